@@ -1,0 +1,35 @@
+"""The one error for what a caller got wrong, and the message for a word that does not exist."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """A caller's mistake, told in one line; programs print it and exit with 2."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a parameter became NaN or infinite; the run that had it has failed."""
+
+
+def check_choice(name: str, value: str, options: Iterable[str]) -> str:
+    """Returns ``value`` if it is one of ``options``.
+
+    Raises:
+        UsageError: it is not; the message lists the options and the nearest one.
+    """
+    known = list(options)
+    if value in known:
+        return value
+    lowered = {option.lower(): option for option in known}
+    near = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.5)
+    hint = f"; did you mean {lowered[near[0]]!r}?" if near else ""
+    shown = ", ".join(known) if len(known) <= 20 else f"{len(known)} known words"
+    raise UsageError(f"{name} must be one of {shown}, got {value!r}{hint}")
+
+
+def check_positive(**values: float) -> None:
+    """Raises UsageError for the first keyword whose value is not above zero."""
+    for name, value in values.items():
+        if not value > 0:
+            raise UsageError(f"{name} must be above zero, got {value!r}")
