@@ -1,0 +1,203 @@
+"""The run folder: one place for a run's configuration, versions, logs, checkpoints and result.
+
+A folder holds ``config.json`` (every resolved value), ``versions.json``, the event file,
+checkpoints and, written last, ``result.json``. A folder without it is unfinished: no table reads
+it, and the next call with the same configuration starts that run again.
+"""
+
+import json
+import os
+import platform
+import random
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wnrl.errors import UsageError
+
+CONFIG, VERSIONS, RESULT, LOCK = "config.json", "versions.json", "result.json", ".lock"
+# What an interrupted attempt may leave behind; other files in the folder are not ours to delete.
+LEFTOVERS = ("events.out.tfevents.*", "*.tmp", "*.zip", "*.pt", "*.pkl", "*.npy", "*.npz", "*.png")
+PACKAGES = ("wnrl", "torch", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds a result, of a run that succeeded or one that failed."""
+        return (self.path / RESULT).is_file()
+
+    def result(self) -> dict[str, Any]:
+        """What ``write_result`` wrote."""
+        return read_json(self.path / RESULT)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Ends the run; call it after everything else is on disk."""
+        write_json(self.path / RESULT, result)
+
+
+@contextmanager
+def open_run(path: str | Path, config: Mapping[str, Any]) -> Iterator[Run]:
+    """Opens a run folder for one process, making it if it is not there.
+
+    An unfinished folder of the same configuration is cleared of what the interrupted attempt
+    left; a finished one is not touched.
+
+    Args:
+        path: the folder itself.
+        config: every value that decides what the run does; JSON types.
+
+    Raises:
+        UsageError: the folder cannot be written, is in use, belongs to something else, or holds
+            a run of another configuration. Nothing in it has been changed then.
+    """
+    path = Path(path)
+    config = json.loads(json.dumps(config))
+    check_run_folder(path, config)
+    with locked(path):
+        run = Run(path, config)
+        if not run.finished:
+            for pattern in LEFTOVERS:
+                for leftover in path.glob(pattern):
+                    leftover.unlink()
+            write_json(path / CONFIG, config)
+            write_json(path / VERSIONS, versions())
+        yield run
+
+
+def check_run_folder(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises UsageError if ``path`` cannot become the folder of a run with ``config``."""
+    make_folder(path)
+    if (path / CONFIG).is_file():
+        theirs = read_json(path / CONFIG)
+        keys = sorted(k for k in theirs.keys() | config.keys() if theirs.get(k) != config.get(k))
+        if keys:
+            shown = ", ".join(f"{k}={theirs.get(k)!r} (asked: {config.get(k)!r})" for k in keys[:4])
+            more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+            raise UsageError(
+                f"run_dir {path} holds a run of another configuration: {shown}{more}; "
+                "choose another folder or delete it"
+            )
+    elif any(entry.name != LOCK for entry in path.iterdir()):
+        raise UsageError(
+            f"run_dir {path} is not empty and holds no {CONFIG}; choose another folder"
+        )
+
+
+def make_folder(path: Path) -> None:
+    """Makes ``path`` a folder that can be written, or raises UsageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"run_dir {path} cannot be made: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"run_dir {path} cannot be written")
+
+
+@contextmanager
+def locked(path: Path, timeout: float = 5.0) -> Iterator[None]:
+    """Holds the folder for this process; the system lets go of it when the process ends.
+
+    Args:
+        path: an existing folder.
+        timeout: seconds to wait for another process, such as the dying worker of a killed study.
+
+    Raises:
+        UsageError: another process still holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path / LOCK).acquire(timeout=timeout):
+            yield
+    except Timeout as error:
+        raise UsageError(f"run_dir {path} is in use by another process") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON beside its destination, then renames, so that no reader sees half a file."""
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    scratch.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The value that ``write_json`` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def versions() -> dict[str, Any]:
+    """Python, packages, GPU and, in a git checkout, the commit and whether it was modified."""
+    found = {package: _version(package) for package in PACKAGES}
+    cuda = torch.version.cuda if torch.cuda.is_available() else None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **found,
+        "cuda": cuda,
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "commit": _git("rev-parse", "HEAD"),
+        "modified": bool(_git("status", "--porcelain")),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*command: str) -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        out = subprocess.run(
+            ["git", *command], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip()
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and torch on every device."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  SB3 and gymnasium draw from the global generator
+    torch.manual_seed(seed)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device for ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:<k>``.
+
+    Raises:
+        UsageError: the word is none of these, or names a GPU that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device must be auto, cpu, cuda or cuda:<k>, got {device!r}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise UsageError(f"device must be auto, cpu, cuda or cuda:<k>, got {device!r}")
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(f"device {device!r} asked for, but torch finds no CUDA GPU here")
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise UsageError(
+                f"device {device!r} asked for, but there are {torch.cuda.device_count()} GPUs here"
+            )
+    return chosen

@@ -1,0 +1,46 @@
+"""Every TensorBoard tag in one place, and the HParams tab.
+
+Tags of agents are SB3's own wherever SB3 has one, so that our curves lie over SB3's.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+# Agents; the x axis is environment steps.
+EVAL_RETURN = "eval/mean_reward"
+EVAL_LENGTH = "eval/mean_ep_length"
+ROLLOUT_RETURN = "rollout/ep_rew_mean"
+TRAIN_LOSS = "train/loss"
+FPS = "time/fps"
+
+# VAEs, in nats an image; the x axis is gradient steps.
+VAE_NLL = "vae/nll"
+VAE_TEST_ELBO = "vae/test_elbo"
+
+
+def write_hparams(
+    writer: "SummaryWriter", hparams: Mapping[str, Any], metrics: Mapping[str, float]
+) -> None:
+    """Fills TensorBoard's HParams tab from the run's own event file.
+
+    ``SummaryWriter.add_hparams`` makes a second run beside the first one, which then has no
+    curves; this writes the same summaries into the writer that has them.
+
+    Args:
+        writer: the run's writer.
+        hparams: names and values; anything but a number, a string or a bool becomes a string.
+        metrics: tags and values to compare runs by; each is also written as a scalar.
+    """
+    from torch.utils.tensorboard.summary import hparams as summaries
+
+    plain = {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in hparams.items()
+    }
+    for summary in summaries(plain, dict(metrics)):
+        writer._get_file_writer().add_summary(summary)
+    for tag, value in metrics.items():
+        writer.add_scalar(tag, value)
