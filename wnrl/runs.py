@@ -33,7 +33,7 @@ class Run:
     """An open run folder."""
 
     path: Path
-    config: dict[str, Any]
+    config: Mapping[str, Any]
 
     @property
     def finished(self) -> bool:
@@ -91,10 +91,8 @@ def check_run_folder(path: Path, config: Mapping[str, Any]) -> None:
                 f"run_dir {path} holds a run of another configuration: {shown}{more}; "
                 "choose another folder or delete it"
             )
-    elif any(entry.name != LOCK for entry in path.iterdir()):
-        raise UsageError(
-            f"run_dir {path} is not empty and holds no {CONFIG}; choose another folder"
-        )
+    elif any(entry.name != LOCK and entry.suffix != ".tmp" for entry in path.iterdir()):
+        raise UsageError(f"run_dir {path} holds other files, and no {CONFIG}; choose another one")
 
 
 def make_folder(path: Path) -> None:
@@ -175,7 +173,7 @@ def _git(*command: str) -> str | None:
 def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy and torch on every device."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  SB3 and gymnasium draw from the global generator
+    np.random.seed(seed)  # noqa: NPY002 (SB3's buffers draw from the global generator)
     torch.manual_seed(seed)
 
 

@@ -1,0 +1,98 @@
+import json
+
+import pytest
+import torch
+
+from wnrl.errors import UsageError
+from wnrl.runs import open_run, resolve_device, seed_everything, write_json
+
+CONFIG = {"norm": "weight", "seed": 0, "hidden": [64, 64]}
+
+
+def test_folder_of_a_new_run_holds_its_config_and_versions(tmp_path):
+    with open_run(tmp_path / "a" / "b", CONFIG) as run:
+        assert not run.finished
+        assert json.loads((run.path / "config.json").read_text()) == CONFIG
+        assert json.loads((run.path / "versions.json").read_text())["torch"] == torch.__version__
+
+
+def test_finished_run_is_read_and_not_touched(tmp_path):
+    with open_run(tmp_path / "x", CONFIG) as run:
+        (run.path / "model.zip").write_text("weights")
+        run.write_result({"status": "finished"})
+    with open_run(tmp_path / "x", CONFIG) as again:
+        assert again.finished
+        assert again.result() == {"status": "finished"}
+        assert (again.path / "model.zip").read_text() == "weights"
+
+
+def test_unfinished_run_loses_the_leftovers_of_the_killed_attempt_only(tmp_path):
+    with open_run(tmp_path / "x", CONFIG) as run:
+        (run.path / "events.out.tfevents.1").write_text("half a curve")
+        (run.path / "notes.txt").write_text("mine")
+    with open_run(tmp_path / "x", CONFIG) as again:
+        assert not (again.path / "events.out.tfevents.1").exists()
+        assert (again.path / "notes.txt").read_text() == "mine"
+
+
+def test_run_killed_while_writing_its_config_can_start_again(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.json.tmp").write_text('{"norm"')
+    with open_run(tmp_path / "x", CONFIG) as run:
+        assert run.config == CONFIG
+
+
+def test_another_configuration_is_refused_by_key_and_nothing_is_lost(tmp_path):
+    with open_run(tmp_path / "x", CONFIG) as run:
+        (run.path / "events.out.tfevents.1").write_text("curve")
+    with pytest.raises(UsageError, match=r"norm='weight' \(asked: 'batch'\)"):
+        open_run(tmp_path / "x", {**CONFIG, "norm": "batch"}).__enter__()
+    assert (tmp_path / "x" / "events.out.tfevents.1").read_text() == "curve"
+
+
+def test_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UsageError, match="holds other files"):
+        open_run(tmp_path, CONFIG).__enter__()
+
+
+def test_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be made"):
+        open_run(tmp_path / "file" / "run", CONFIG).__enter__()
+
+
+def test_folder_in_use_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("wnrl.runs.locked.__wrapped__.__defaults__", (0.05,))
+    with (
+        open_run(tmp_path / "x", CONFIG),
+        pytest.raises(UsageError, match="in use by another process"),
+    ):
+        open_run(tmp_path / "x", CONFIG).__enter__()
+
+
+def test_json_with_a_nan_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "result.json", {"nll": float("nan")})
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_device_words_are_checked():
+    assert resolve_device("cpu") == torch.device("cpu")
+    for word in ("gpu", "mps", "cuda:x"):
+        with pytest.raises(UsageError, match="device must be"):
+            resolve_device(word)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_refused_and_auto_is_the_cpu():
+    assert resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(UsageError, match="finds no CUDA GPU"):
+        resolve_device("cuda")
+
+
+def test_one_seed_gives_one_stream_of_numbers():
+    seed_everything(3)
+    first = torch.randn(4)
+    seed_everything(3)
+    assert torch.equal(first, torch.randn(4))
