@@ -14,7 +14,7 @@ def test_wrong_case_is_told_the_right_one():
 
 
 def test_word_like_no_other_gets_no_guess():
-    with pytest.raises(UsageError, match="got 'xyzzy'$"):
+    with pytest.raises(UsageError, match=r"got 'xyzzy'$"):
         check_choice("norm", "xyzzy", ["none", "weight"])
 
 

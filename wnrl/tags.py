@@ -19,6 +19,7 @@ FPS = "time/fps"
 # VAEs, in nats an image; the x axis is gradient steps.
 VAE_NLL = "vae/nll"
 VAE_TEST_ELBO = "vae/test_elbo"
+VAE_VALID_ELBO = "vae/valid_elbo"
 
 
 def write_hparams(
