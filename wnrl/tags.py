@@ -14,12 +14,24 @@ EVAL_RETURN = "eval/mean_reward"
 EVAL_LENGTH = "eval/mean_ep_length"
 ROLLOUT_RETURN = "rollout/ep_rew_mean"
 TRAIN_LOSS = "train/loss"
+LEARNING_RATE = "train/learning_rate"
 FPS = "time/fps"
+
+# Weight-normalized layers: prefixes, to which the layer's name is added.
+NORM_G = "norm/g"
+NORM_V = "norm/v"
 
 # VAEs, in nats an image; the x axis is gradient steps.
 VAE_NLL = "vae/nll"
 VAE_TEST_ELBO = "vae/test_elbo"
+VAE_TRAIN_ELBO = "vae/train_elbo"
+VAE_TRAIN_RECONSTRUCTION = "vae/train_reconstruction"
+VAE_TRAIN_KL = "vae/train_kl"
 VAE_VALID_ELBO = "vae/valid_elbo"
+VAE_VALID_RECONSTRUCTION = "vae/valid_reconstruction"
+VAE_VALID_KL = "vae/valid_kl"
+VAE_RECONSTRUCTIONS = "vae/reconstructions"  # images: inputs above what becomes of them
+VAE_SAMPLES = "vae/samples"  # images
 
 
 def write_hparams(
