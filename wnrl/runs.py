@@ -125,11 +125,20 @@ def locked(path: Path, timeout: float = 5.0) -> Iterator[None]:
         raise UsageError(f"run_dir {path} is in use by another process") from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON beside its destination, then renames, so that no reader sees half a file."""
+def write_text(path: Path, text: str) -> None:
+    """Writes a file beside its destination, then renames, so that no reader sees half of it."""
     scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON as ``write_text`` does.
+
+    Raises:
+        ValueError: a number in ``value`` is NaN or infinite; JSON has no word for them.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -1,0 +1,92 @@
+"""The figures of a report, as SVG text that stands inside a page."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from wnrl.norms import NORMS
+from wnrl.study.stats import bootstrap_interval, iqm
+from wnrl.study.summary import Row
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; grey is the baseline.
+_PALETTE = ("#555555", "#0072B2", "#56B4E9", "#CC79A7", "#8B5FBF", "#D55E00", "#E69F00",
+            "#009E73", "#8C8C00", "#A6611A")  # fmt: skip
+COLOURS = dict(zip(NORMS, _PALETTE, strict=False))
+
+
+def learning_curves(rows: Sequence[Row]) -> str:
+    """One line a norm: the IQM over runs at each step, with its 95 % bootstrap band.
+
+    Args:
+        rows: of one task.
+    """
+    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    metric = rows[0].task.metric
+    for row in rows:
+        curve = common_curve(row)
+        if curve is None:
+            continue
+        steps, values = curve
+        low, high = bootstrap_interval(values, resamples=1000)
+        axes.fill_between(steps, low, high, color=COLOURS[row.norm], alpha=0.18, linewidth=0)
+        axes.plot(steps, iqm(values), color=COLOURS[row.norm], label=row.norm, linewidth=1.8)
+    axes.set_xlabel(metric.steps)
+    axes.set_ylabel(metric.curve)
+    if axes.lines:
+        axes.legend(frameon=False)
+    return _svg(figure, axes)
+
+
+def final_scores(rows: Sequence[Row]) -> str:
+    """One line a norm: every run as a dot, their IQM as a bar with its 95 % interval.
+
+    Args:
+        rows: of one task.
+    """
+    figure = Figure(figsize=(5.6, 0.9 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for y, row in enumerate(reversed(rows)):
+        if row.score is None:
+            continue
+        colour, score = COLOURS[row.norm], row.score
+        axes.plot([score.low, score.high], [y, y], color=colour, linewidth=7, alpha=0.25)
+        axes.plot([score.value], [y], "|", color=colour, markersize=17, markeredgewidth=2.5)
+        axes.plot(list(row.scores.values()), [y] * len(row.scores), "o", color=colour, markersize=4)
+    axes.set_yticks(range(len(rows)), [row.norm for row in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(rows[0].task.metric.label)
+    return _svg(figure, axes)
+
+
+def common_curve(row: Row) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """The steps that all runs of a row logged and their values, ``(n_steps,), (n_steps, n_runs)``.
+
+    Returns:
+        None where no run finished or no step is common to all.
+    """
+    tag = row.task.metric.curve
+    curves = [
+        dict(zip(result["curve"]["steps"], result["curve"][tag], strict=True))
+        for result in row.results.values()
+    ]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+    if not steps:
+        return None
+    return np.array(steps, float), np.array([[c[step] for c in curves] for step in steps], float)
+
+
+def _svg(figure: Figure, axes: Axes) -> str:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    out = io.StringIO()
+    # No date and no random ids: the same runs give the same page.
+    with rc_context({"svg.hashsalt": "wnrl"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,157 @@
+"""One self-contained HTML page that a study can be sent to someone with."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from wnrl.norms import NORMS
+from wnrl.runs import VERSIONS, read_json, write_text
+from wnrl.study.figures import COLOURS, final_scores, learning_curves
+from wnrl.study.plan import Job, Task
+from wnrl.study.summary import COLUMNS, Row, cells
+
+PICTURE = "samples.png"  # what a generative run leaves in its folder
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+       max-width: 1180px; margin: 2rem auto; padding: 0 1.2rem; }
+h1 { margin-bottom: .2rem; } h2 { margin-top: 2.6rem; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #e4e4e4; }
+th { font-weight: 600; } td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left; }
+.scroll { overflow-x: auto; } .muted { color: #666; font-size: .92rem; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.figures > div { flex: 1 1 430px; } svg { width: 100%; height: auto; }
+.swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
+          margin-right: .5em; }
+figure { margin: 0; } figcaption { font-size: .92rem; margin-bottom: .2rem; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
+img { width: 240px; image-rendering: pixelated; border: 1px solid #ddd; }
+.failed { color: #a40000; } code { background: #f4f4f4; padding: .1em .3em; }
+"""
+
+READING = """
+<p>Every norm of a task has the same network, hyperparameters and seeds; only the normalisation
+differs, and norms that change nothing at the start begin as the same function. <b>IQM</b> is the
+interquartile mean over runs (with three runs, the mean). The interval is a 95 % percentile
+bootstrap over runs: with so few runs it is narrower than the truth, and two intervals that
+overlap do not show a difference. <b>Minus none</b> is the IQM of the differences to the plain
+network at the same seed, with its interval. <b>P(better)</b> is the probability that a run of
+this norm is better than a run of the plain network. Returns are means over evaluation episodes
+after training, on a separate environment; NLLs are on the test split, in nats an image.
+<b>Steps/s</b> is the median over runs of training steps a second in a process of its own while
+other processes trained beside it. One learning rate was used for all norms: a norm that would
+prefer another one is not shown at its best.</p>
+"""
+
+
+def write_report(
+    path: Path, title: str, rows: Sequence[Row], jobs: Sequence[Job], notes: Mapping[str, Any]
+) -> None:
+    """Writes the page, by write-then-rename.
+
+    Args:
+        path: the page; run folders are looked for beside it.
+        title: the study's name.
+        rows: the table.
+        jobs: the runs, for their pictures and versions.
+        notes: facts to list at the foot, such as the command.
+    """
+    root = path.parent
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    norms = list(dict.fromkeys(row.norm for row in rows))
+    seeds = len({job.seed for job in jobs})
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p class=muted>{len(tasks)} tasks, {len(norms)} normalisations, {seeds} seeds each</p>",
+        "<ul>",
+        *(f"<li>{_name(norm)}: {escape(NORMS[norm].meaning)}</li>" for norm in norms),
+        "</ul>",
+        _table(rows),
+        _failures(rows),
+    ]
+    for task in tasks:
+        body.append(_section(task, [row for row in rows if row.task == task], jobs, root))
+    body += [
+        "<h2>How to read this</h2>",
+        READING,
+        "<h2>How it was made</h2>",
+        _facts(root, jobs, notes),
+    ]
+    page = (
+        "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n"
+        + "\n".join(body)
+        + "\n</html>\n"
+    )
+    write_text(path, page)
+
+
+def _name(norm: str) -> str:
+    return f"<span class=swatch style='background:{COLOURS[norm]}'></span><b>{norm}</b>"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in COLUMNS)
+    lines = []
+    for row in rows:
+        task, _, *numbers = (escape(cell) for cell in cells(row))
+        rest = "".join(f"<td>{number}</td>" for number in numbers)
+        lines.append(f"<tr><td>{task}</td><td>{_name(row.norm)}</td>{rest}</tr>")
+    return f"<div class=scroll><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    lines = [
+        f"<li>{escape(row.task.title)} · {row.norm} · {escape(failure)}</li>"
+        for row in rows
+        for failure in row.failures
+    ]
+    return f"<p class=failed>Runs without a score:</p><ul>{''.join(lines)}</ul>" if lines else ""
+
+
+def _section(task: Task, rows: Sequence[Row], jobs: Sequence[Job], root: Path) -> str:
+    better = "higher" if task.metric.higher_is_better else "lower"
+    plain = {
+        row.norm: sorted({part for run in row.results.values() for part in run["plain_parts"]})
+        for row in rows
+    }
+    untouched = "".join(
+        f"<p class=muted>{_name(norm)} does not apply to {escape(', '.join(parts))}: "
+        "built plainly.</p>"
+        for norm, parts in plain.items()
+        if parts
+    )
+    return (
+        f"<h2>{escape(task.title)}</h2>"
+        f"<p class=muted>{escape(task.metric.label)}, {better} is better. Left: while learning, "
+        f"IQM and 95 % interval over runs. Right: at the end, every run a dot.</p>"
+        f"<div class=figures><div>{learning_curves(rows)}</div>"
+        f"<div>{final_scores(rows)}</div></div>{untouched}{_pictures(task, jobs, root)}"
+    )
+
+
+def _pictures(task: Task, jobs: Sequence[Job], root: Path) -> str:
+    figures = []
+    for job in jobs:
+        picture = root / job.folder / PICTURE
+        if job.task == task and job.seed == 0 and picture.is_file():
+            data = base64.b64encode(picture.read_bytes()).decode()
+            figures.append(
+                f"<figure><figcaption>{_name(job.norm)}, samples at seed 0</figcaption>"
+                f"<img alt='samples' src='data:image/png;base64,{data}'></figure>"
+            )
+    return f"<div class=pictures>{''.join(figures)}</div>" if figures else ""
+
+
+def _facts(root: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) -> str:
+    facts = dict(notes)
+    found = [path for job in jobs if (path := root / job.folder / VERSIONS).is_file()]
+    if found:
+        facts |= {key: value for key, value in read_json(found[0]).items() if value is not None}
+    lines = (f"<li>{escape(str(k))}: <code>{escape(str(v))}</code></li>" for k, v in facts.items())
+    return f"<ul>{''.join(lines)}</ul>"
