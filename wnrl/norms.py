@@ -1,9 +1,39 @@
 """The one table of normalisations; its keys are the words in every flag, run name and table."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from torch import nn
+
+from wnrl.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from wnrl.nn.conv import WNConv2d
+from wnrl.nn.linear import WNLinear
+from wnrl.nn.lstm import WNLSTM
+from wnrl.nn.mean_only import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
+from wnrl.nn.normalised import ChannelRMSNorm
+from wnrl.nn.spectral import SPECTRAL
+
+WEIGHT_NORMED: dict[type[nn.Module], Any] = {
+    nn.Linear: WNLinear,
+    nn.Conv2d: WNConv2d,
+    nn.LSTM: WNLSTM,
+}
+
+Normalisers = tuple[
+    Callable[..., nn.Module],
+    Callable[..., nn.Module],
+    Callable[..., nn.Module],
+    Callable[..., nn.Module],
+]
+"""What normalises C features behind a linear layer, and C channels with 1, 2 and 3 spatial axes."""
+
+_MEAN_ONLY = (MeanOnlyBatchNorm1d, MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d)
+_MEAN_ONLY_OPTIONS = ("momentum",)
+# One group: statistics over all channels and positions of one example, as layer norm has them,
+# and independent of the size of the image.
+_group_of_all = partial(nn.GroupNorm, 1)
 
 
 @dataclass(frozen=True)
@@ -12,17 +42,58 @@ class Norm:
 
     meaning: str
     """One line, for help texts and reports."""
-    reparametrised: bool = False
-    """Whether weights become g · v / ‖v‖."""
-    normaliser: Callable[[int], nn.Module] | None = None
-    """From a number of features to the module that normalises activations."""
     paired: bool = False
     """Whether a converted network is, at the start, the same function as the plain one."""
+    layers: Mapping[type[nn.Module], Any] = field(default_factory=dict)
+    """From a plain class to the one that takes its place; each has ``from_plain``."""
+    normalisers: Normalisers | None = None
+    """What is put behind hidden layers."""
+    absorbs_bias: bool = False
+    """Whether the normaliser removes the layer's bias and brings its own."""
+    projected: bool = False
+    """Whether the rows of hidden weights go back to the unit sphere after each step."""
+    options: tuple[str, ...] = ()
+    """Keyword arguments of the normalisers that a caller may choose."""
 
 
 NORMS: dict[str, Norm] = {
     "none": Norm("plain layers", paired=True),
-    "weight": Norm("w = g v/‖v‖, g and v trained", reparametrised=True, paired=True),
-    "batch": Norm("batch norm before each nonlinearity", normaliser=nn.BatchNorm1d),
-    "layer": Norm("layer norm before each nonlinearity", normaliser=nn.LayerNorm),
+    "weight": Norm("w = g v/‖v‖, g and v trained", paired=True, layers=WEIGHT_NORMED),
+    "weight_mean": Norm(
+        "weight norm with mean-only batch norm, the paper's best",
+        layers=WEIGHT_NORMED,
+        normalisers=_MEAN_ONLY,
+        absorbs_bias=True,
+        options=_MEAN_ONLY_OPTIONS,
+    ),
+    "mean": Norm(
+        "mean-only batch norm alone",
+        normalisers=_MEAN_ONLY,
+        absorbs_bias=True,
+        options=_MEAN_ONLY_OPTIONS,
+    ),
+    "projected": Norm("rows of w put back on the unit sphere after each step", projected=True),
+    "batch": Norm(
+        "batch norm",
+        normalisers=(nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+        absorbs_bias=True,
+        options=("momentum", "eps"),
+    ),
+    "batch_renorm": Norm(
+        "batch renormalisation",
+        normalisers=(BatchRenorm1d, BatchRenorm1d, BatchRenorm2d, BatchRenorm3d),
+        absorbs_bias=True,
+        options=("momentum", "eps", "r_max", "d_max", "warmup_steps", "r_steps", "d_steps"),
+    ),
+    "layer": Norm(
+        "layer norm",
+        normalisers=(nn.LayerNorm, _group_of_all, _group_of_all, _group_of_all),
+        options=("eps",),
+    ),
+    "rms": Norm(
+        "RMS norm",
+        normalisers=(nn.RMSNorm, ChannelRMSNorm, ChannelRMSNorm, ChannelRMSNorm),
+        options=("eps",),
+    ),
+    "spectral": Norm("w divided by its largest singular value", layers=SPECTRAL),
 }

@@ -1,53 +1,259 @@
-"""From a plain network to a normalised one, and back."""
+"""From a plain network to a normalised one, in place."""
 
-import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from wnrl.errors import check_choice
-from wnrl.nn.conv import WNConv2d
-from wnrl.nn.linear import WNLinear
-from wnrl.nn.lstm import WNLSTM
-from wnrl.norms import NORMS
+from wnrl.errors import UsageError, check_choice
+from wnrl.nn.normalised import Normalised
+from wnrl.nn.projection import mark_projected, project_
+from wnrl.norms import NORMS, WEIGHT_NORMED, Norm
 
-WEIGHT_NORMED = {nn.Linear: WNLinear, nn.Conv2d: WNConv2d, nn.LSTM: WNLSTM}
-ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.CELU)
+PLACEMENTS = ("pre", "post")
+N_SPATIAL: dict[type[nn.Module], int] = {
+    nn.Linear: 0,
+    nn.Conv1d: 1,
+    nn.Conv2d: 2,
+    nn.Conv3d: 3,
+    nn.ConvTranspose1d: 1,
+    nn.ConvTranspose2d: 2,
+    nn.ConvTranspose3d: 3,
+}
+"""Number of spatial axes of the feed-forward layers that a normaliser can stand behind."""
+N_SPATIAL |= {WEIGHT_NORMED[plain]: n for plain, n in N_SPATIAL.items() if plain in WEIGHT_NORMED}
+
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+WEIGHTED = (*(plain for plain in N_SPATIAL), *RECURRENT, nn.Bilinear, nn.MultiheadAttention)
+NONLINEARITIES = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardshrink,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.PReLU,
+    nn.ReLU,
+    nn.RReLU,
+    nn.SELU,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Softshrink,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Tanhshrink,
+    nn.Threshold,
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place that a layer has in a network; a shared layer has several."""
+
+    name: str
+    parent: nn.Module
+    key: str
+    layer: nn.Module
+
+    @property
+    def following(self) -> tuple[str, nn.Module] | None:
+        """Key and module of what comes next, in an ``nn.Sequential``; None at its end."""
+        if not isinstance(self.parent, nn.Sequential):
+            return None
+        children = [(key, child) for key, child in self.parent._modules.items() if child]
+        index = [key for key, _ in children].index(self.key)
+        return children[index + 1] if index + 1 < len(children) else None
+
+    @property
+    def hidden(self) -> bool:
+        """Whether this is a feed-forward layer directly followed by a nonlinearity."""
+        after = self.following
+        return type(self.layer) in N_SPATIAL and after is not None and _is_nonlinear(after[1])
+
+
+def _is_nonlinear(module: nn.Module) -> bool:
+    return isinstance(module, NONLINEARITIES)
 
 
 def convert(
-    module: nn.Module, norm: str = "weight", *, skip: Collection[str] = (), placement: str = "pre"
+    module: nn.Module,
+    norm: str = "weight",
+    *,
+    skip: Collection[str] = (),
+    placement: str = "pre",
+    norm_kwargs: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Turns the layers of a plain network, in place, into those of ``norm``.
 
+    Reparametrisations (``weight``, ``spectral``) replace every layer they know, output heads
+    included. Normalisers attach to *hidden* layers alone: a linear layer or convolution directly
+    followed by a nonlinearity in an ``nn.Sequential``. A head with a squashing nonlinearity behind
+    it looks like a hidden layer: name it in ``skip``. Names and indices stay as they were. Where a
+    normaliser removes its layer's bias, the bias becomes the normaliser's own. Calling it again
+    changes nothing. Make optimizers afterwards: parameters are new.
+
+    Args:
+        module: what to convert; a container, since a layer cannot be replaced from inside.
+        norm: a key of ``NORMS``.
+        skip: names of layers, or of parts with all that is in them, to leave alone.
+        placement: the normaliser goes ``"pre"`` or ``"post"`` the nonlinearity.
+        norm_kwargs: options of the normaliser, such as ``momentum``; see ``NORMS[norm].options``.
+
     Returns:
-        The names of the converted layers.
+        The names of the converted layers, in the order of ``module.named_modules()``.
+
+    Raises:
+        UsageError: a word, a name or an option that does not exist; ``module`` is itself a layer;
+            a layer has hooks that would be lost; a weight is tied to one that stays plain.
     """
     choice = NORMS[check_choice("norm", norm, NORMS)]
-    done: list[str] = []
-    for path, parent in list(module.named_modules()):
-        children = list(parent.named_children())
-        for i, (key, child) in enumerate(children):
-            name = f"{path}.{key}" if path else key
-            if name in skip:
-                continue
-            if choice.reparametrised and type(child) in WEIGHT_NORMED:
-                setattr(parent, key, WEIGHT_NORMED[type(child)].from_plain(child))
-                done.append(name)
-            elif choice.normaliser and isinstance(parent, nn.Sequential) and isinstance(
-                child, nn.Linear
-            ) and i + 1 < len(children) and isinstance(children[i + 1][1], ACTIVATIONS):
-                norm_layer = choice.normaliser(child.out_features).to(child.weight.device)
-                setattr(parent, key, nn.Sequential(child, norm_layer))
-                done.append(name)
-    return done
+    check_choice("placement", placement, PLACEMENTS)
+    options = _checked_options(norm, choice, norm_kwargs or {})
+    if type(module) in choice.layers or (choice.normalisers and type(module) in N_SPATIAL):
+        raise UsageError(
+            f"module must be a container of layers: {type(module).__name__} cannot be replaced in "
+            f"place, put it in an nn.Sequential or use {type(module).__name__}'s own counterpart"
+        )
+    done: set[str] = set()
+    if choice.normalisers:
+        done |= _attach_normalisers(_unskipped(module, skip), choice, placement, options)
+    done |= _replace_layers(_unskipped(module, skip), choice)
+    if choice.projected:
+        slots = _unskipped(module, skip)
+        recurrent = [slot for slot in slots if isinstance(slot.layer, RECURRENT)]
+        marked = {slot.name for slot in _hidden(slots) + recurrent if mark_projected(slot.layer)}
+        if marked:
+            project_(module)
+        done |= marked
+    return _in_order(module, done)
 
 
-def fold(module: nn.Module) -> nn.Module:
-    """A plain torch copy of ``module`` with the same function."""
-    module = copy.deepcopy(module)
-    for parent in list(module.modules()):
-        for key, child in list(parent.named_children()):
-            if isinstance(child, tuple(WEIGHT_NORMED.values())):
-                setattr(parent, key, child.to_plain())
-    return module
+def _in_order(module: nn.Module, names: Collection[str]) -> list[str]:
+    return [name for name, _ in module.named_modules(remove_duplicate=False) if name in names]
+
+
+def plain_parts(module: nn.Module, norm: str, *, skip: Collection[str] = ()) -> list[str]:
+    """The names of the layers that ``norm`` could not be applied to: built plainly, to be reported.
+
+    For ``weight``, ``weight_mean`` and ``spectral`` that is every layer with a weight matrix that
+    still is a plain one. For norms of hidden layers, it is recurrent layers without a version of
+    their own and feed-forward layers inside a network whose place was not recognised; output
+    heads, which those norms leave alone by definition, are not listed.
+
+    Args:
+        module: a network that ``convert(module, norm)`` has seen.
+        norm: a key of ``NORMS``.
+        skip: what was skipped, which is not listed either.
+    """
+    choice = NORMS[check_choice("norm", norm, NORMS)]
+    if norm == "none":
+        return []
+    plain = {slot.name for slot in _unskipped(module, skip) if _left_plain(slot, choice)}
+    return _in_order(module, plain)
+
+
+def _left_plain(slot: Slot, choice: Norm) -> bool:
+    layer = slot.layer
+    touched = type(layer) in choice.layers.values() or getattr(layer, "projected", False)
+    if touched or not isinstance(layer, WEIGHTED):
+        return False
+    if nn.Linear in choice.layers or type(layer) not in N_SPATIAL:
+        return True
+    after = slot.following
+    if after is None or isinstance(slot.parent, Normalised):  # a head, or normalised itself
+        return False
+    return not (isinstance(after[1], Normalised) and _is_nonlinear(after[1].layer))
+
+
+def _checked_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> dict[str, Any]:
+    for name in options:
+        if name not in choice.options:
+            known = ", ".join(choice.options) or "none"
+            raise UsageError(f"norm_kwargs for {norm!r} may hold: {known}; got {name!r}")
+    return dict(options)
+
+
+def _unskipped(module: nn.Module, skip: Collection[str]) -> list[Slot]:
+    """Every place of every submodule, but those in ``skip`` and what is shared with them."""
+    if isinstance(skip, str):
+        raise UsageError(f"skip must be a collection of names, got the string {skip!r}")
+    names = {name for name, _ in module.named_modules(remove_duplicate=False)}
+    for name in skip:
+        if name not in names:
+            raise UsageError(f"skip names {name!r}, which is no submodule of the module")
+    slots = list(_slots(module))
+    left_alone = {
+        id(slot.layer)
+        for slot in slots
+        if any(slot.name == name or slot.name.startswith(f"{name}.") for name in skip)
+    }
+    return [slot for slot in slots if id(slot.layer) not in left_alone]
+
+
+def _slots(module: nn.Module) -> Iterator[Slot]:
+    for path, parent in module.named_modules(remove_duplicate=False):
+        for key, child in parent._modules.items():
+            if child is not None:
+                yield Slot(f"{path}.{key}" if path else key, parent, key, child)
+
+
+def _hidden(slots: list[Slot]) -> list[Slot]:
+    """The places of hidden layers; a shared layer is hidden if it is so wherever it stands."""
+    elsewhere = {id(slot.layer) for slot in slots if not slot.hidden}
+    return [slot for slot in slots if id(slot.layer) not in elsewhere]
+
+
+def _attach_normalisers(
+    slots: list[Slot], choice: Norm, placement: str, options: dict[str, Any]
+) -> set[str]:
+    places = [
+        (slot, *((slot.key, slot.layer) if placement == "pre" else slot.following or ()))
+        for slot in _hidden(slots)
+    ]
+    attached: dict[tuple[int, int], Normalised] = {}
+    for slot, key, target in places:
+        layer: Any = slot.layer
+        pair = (id(layer), id(target))
+        if pair not in attached:
+            norm = _normaliser(layer, choice, options)
+            attached[pair] = Normalised(target, norm, features_last=not N_SPATIAL[type(layer)])
+            attached[pair].train(target.training)
+            if placement == "pre" and choice.absorbs_bias and layer.bias is not None:
+                norm.bias, layer.bias = layer.bias, None
+        setattr(slot.parent, key, attached[pair])
+    return {slot.name for slot, _, _ in places}
+
+
+def _normaliser(layer: Any, choice: Norm, options: dict[str, Any]) -> Any:
+    assert choice.normalisers is not None
+    n_spatial = N_SPATIAL[type(layer)]
+    features = layer.out_channels if n_spatial else layer.out_features
+    weight = next(layer.parameters())
+    return choice.normalisers[n_spatial](features, **options).to(weight.device, weight.dtype)
+
+
+def _replace_layers(slots: list[Slot], choice: Norm) -> set[str]:
+    """Puts the counterpart of each layer in its place; what was shared or tied stays so."""
+    replaced: dict[int, Any] = {}
+    places = [slot for slot in slots if type(slot.layer) in choice.layers]
+    for slot in places:
+        if _has_hooks(slot.layer):
+            raise UsageError(f"{slot.name} has hooks that conversion would lose; remove them first")
+    for slot in places:
+        if id(slot.layer) not in replaced:
+            counterpart = choice.layers[type(slot.layer)].from_plain(slot.layer)
+            replaced[id(slot.layer)] = counterpart.train(slot.layer.training)
+        setattr(slot.parent, slot.key, replaced[id(slot.layer)])
+    return {slot.name.removesuffix(".layer") for slot in places}
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    return any(
+        getattr(layer, kind) for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    )

@@ -1,0 +1,262 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from wnrl import NORMS, convert, fold
+from wnrl.errors import UsageError
+from wnrl.nn import plain_parts
+from wnrl.nn.normalised import Normalised
+
+NORMALISERS = [key for key, norm in NORMS.items() if norm.normalisers]
+BIAS_REMOVERS = [key for key, norm in NORMS.items() if norm.absorbs_bias]
+KEYS = [
+    "none",
+    "weight",
+    "weight_mean",
+    "mean",
+    "projected",
+    "batch",
+    "batch_renorm",
+    "layer",
+    "rms",
+    "spectral",
+]
+
+
+def conv_net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 16), nn.Tanh(), nn.Linear(16, 2)
+    )
+
+
+def mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ELU(), nn.Linear(8, 8), nn.ELU(), nn.Linear(8, 3))
+
+
+def images():
+    return torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_table_has_the_ten_words_of_every_flag():
+    assert list(NORMS) == KEYS
+    assert all(norm.meaning for norm in NORMS.values())
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if NORMS[key].paired])
+def test_a_paired_norm_leaves_the_function_as_it_was(key):
+    net = conv_net()
+    convert(net, key)
+    torch.testing.assert_close(net(images()), conv_net()(images()), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if not NORMS[key].paired])
+def test_a_norm_that_is_not_called_paired_changes_the_function(key):
+    net = conv_net()
+    convert(net, key)
+    assert (net(images()) - conv_net()(images())).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("key", KEYS)
+def test_converting_again_changes_nothing(key, placement):
+    net = conv_net()
+    first = convert(net, key, placement=placement)
+    before = copy.deepcopy(net.state_dict())
+    assert convert(net, key, placement=placement) == []
+    assert bool(first) == (key != "none")
+    after = net.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in after)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_reparametrisations_take_every_layer_and_the_others_hidden_ones(key):
+    everywhere = nn.Linear in NORMS[key].layers
+    expected = {"none": []}.get(key, ["0", "3", "5"] if everywhere else ["0", "3"])
+    net = conv_net()
+    assert convert(net, key) == expected
+    assert plain_parts(net, key) == []
+
+
+@pytest.mark.parametrize("key", NORMALISERS)
+def test_placement_puts_the_normaliser_before_or_after_the_nonlinearity(key):
+    before, after = mlp(), mlp()
+    convert(before, key, placement="pre")
+    convert(after, key, placement="post")
+    assert [type(child) for child in before] == [
+        Normalised,
+        nn.ELU,
+        Normalised,
+        nn.ELU,
+        type(before[4]),
+    ]
+    assert isinstance(after[1], Normalised)
+    assert isinstance(after[1].layer, nn.ELU)
+    assert after[0].bias is not None
+
+
+@pytest.mark.parametrize("key", BIAS_REMOVERS)
+def test_the_bias_that_a_normaliser_removes_becomes_its_own(key):
+    net, plain = mlp(), mlp()
+    convert(net, key)
+    assert net[0].layer.bias is None
+    assert torch.equal(net[0].norm.bias, plain[0].bias)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_parameter_of_a_converted_network_gets_a_gradient(key):
+    net = conv_net()
+    convert(net, key)
+    net(images()).square().sum().backward()
+    gradients = {name: p.grad for name, p in net.named_parameters()}
+    assert all(g is not None and g.abs().max() > 1e-9 for g in gradients.values())
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("state", ["fresh", "after a step", "after evaluation"])
+def test_deepcopy_and_pickle_keep_the_function(key, state):
+    net = conv_net()
+    convert(net, key)
+    if state == "after a step":
+        net(images()).sum().backward()
+    net.eval()
+    if state == "after evaluation":
+        with torch.no_grad():
+            net(images())
+    expected = net(images())
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        torch.testing.assert_close(twin(images()), expected, atol=0, rtol=0)
+        assert convert(twin, key) == []
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_folding_keeps_the_function_and_the_original(key):
+    net = conv_net()
+    convert(net, key)
+    net(images())
+    net.eval()
+    folded = fold(net)
+    torch.testing.assert_close(folded(images()), net(images()), atol=1e-5, rtol=1e-5)
+    assert not folded.training
+    weighted = [m for m in folded.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    assert {type(layer) for layer in weighted} == {nn.Linear, nn.Conv2d}
+    assert len(weighted) == 3
+    assert not {id(p) for p in folded.parameters()} & {id(p) for p in net.parameters()}
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if NORMS[key].layers])
+def test_a_layer_used_twice_is_one_layer_after_conversion_and_after_folding(key):
+    shared = nn.Linear(8, 8)
+    net = nn.Sequential(shared, nn.Tanh(), shared, nn.Tanh(), nn.Linear(8, 2))
+    convert(net, key)
+    assert net[0] is net[2]
+    folded = fold(net)
+    assert folded[0] is folded[2]
+
+
+def test_a_layer_that_is_hidden_in_one_place_and_a_head_in_another_gets_no_normaliser():
+    shared = nn.Linear(8, 8)
+    net = nn.Sequential(shared, nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), shared)
+    assert convert(net, "batch") == ["2"]
+
+
+def test_skip_takes_names_and_prefixes():
+    net = nn.ModuleDict({"a": mlp(), "b": mlp()})
+    assert convert(net, "weight", skip=("a", "b.4")) == ["b.0", "b.2"]
+    assert all(isinstance(layer, nn.Linear) for layer in (net["a"][0], net["b"][4]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm": "weigth"}, "did you mean 'weight'"),
+        ({"placement": "before"}, "pre, post"),
+        ({"skip": ("4", "head")}, "'head'"),
+        ({"skip": "head"}, "collection"),
+        ({"norm": "batch", "norm_kwargs": {"momentun": 0.1}}, "momentum, eps"),
+    ],
+)
+def test_a_word_that_does_not_exist_is_refused_and_nothing_is_converted(arguments, message):
+    net = mlp()
+    with pytest.raises(UsageError, match=message):
+        convert(net, **arguments)
+    assert [type(child) for child in net] == [type(child) for child in mlp()]
+
+
+def test_a_layer_itself_cannot_be_converted_in_place():
+    with pytest.raises(UsageError, match="Linear cannot be replaced in place"):
+        convert(nn.Linear(3, 3), "weight")
+
+
+def test_hooks_that_conversion_would_lose_are_an_error():
+    net = mlp()
+    net[2].register_forward_hook(lambda *_: None)
+    with pytest.raises(UsageError, match="2 has hooks"):
+        convert(net, "weight")
+
+
+@pytest.mark.parametrize("key", NORMALISERS)
+def test_all_leading_axes_of_a_linear_layer_are_one_batch(key):
+    net = mlp()
+    convert(net, key)
+    net(torch.randn(32, 6))
+    x = torch.randn(5, 4, 6)
+    flat = copy.deepcopy(net)(x.reshape(20, 6))
+    torch.testing.assert_close(net(x), flat.reshape(5, 4, 3))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_mode_device_and_dtype_are_those_of_the_plain_layer(key):
+    net = mlp().double().eval()
+    convert(net, key)
+    assert not any(module.training for module in net.modules())
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("key", ["batch", "batch_renorm", "mean", "weight_mean"])
+def test_momentum_is_an_argument(key):
+    net = mlp()
+    convert(net, key, norm_kwargs={"momentum": 0.25})
+    assert net[0].norm.momentum == 0.25
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_target_networks_can_follow_every_buffer_that_has_to_change(key):
+    """stable-baselines3 copies state whose name holds ``running_``, and averages the parameters."""
+    online, target = conv_net(), conv_net()
+    convert(online, key)
+    convert(target, key)
+    for _ in range(3):
+        online(images() * 3 + 1).square().mean().backward()
+    with torch.no_grad():
+        for mine, theirs in zip(target.parameters(), online.parameters(), strict=True):
+            mine.copy_(theirs)
+        for name, mine in target.state_dict().items():
+            if "running_" in name:
+                assert mine.is_floating_point()
+                mine.mul_(0).add_(online.state_dict()[name])
+    online.eval()
+    target.eval()
+    assert torch.equal(online(images()), target(images()))
+
+
+def test_plain_parts_names_what_a_norm_could_not_reach():
+    net = nn.ModuleDict(
+        {
+            "memory": nn.LSTM(6, 8),
+            "body": nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 2)),
+            "attention": nn.MultiheadAttention(8, 2),
+        }
+    )
+    parts = ["memory", "body.0", "attention", "attention.out_proj"]
+    convert(net, "batch")
+    assert plain_parts(net, "batch") == parts
+    assert plain_parts(net, "batch", skip=("attention",)) == parts[:2]
+    assert plain_parts(net, "none") == []
+    convert(net, "weight")
+    assert plain_parts(net, "weight") == parts[2:]

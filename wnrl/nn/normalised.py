@@ -1,0 +1,67 @@
+"""What ``convert`` puts in the place of a layer: the layer and its normaliser, under one name."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from wnrl.errors import check_positive
+
+
+class Normalised(nn.Sequential):
+    """A layer (or a nonlinearity) followed by a normaliser.
+
+    It takes the slot of what it holds, so the indices and names around it stay as they were.
+    Normalisers of batch statistics want channels in axis 1; behind a linear layer, whose features
+    are last, all leading axes are one batch.
+
+    Args:
+        layer: what was there.
+        norm: what normalises its output.
+        features_last: whether the features of the output are in the last axis, not in axis 1.
+    """
+
+    layer: nn.Module
+    norm: nn.Module
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, features_last: bool) -> None:
+        super().__init__(OrderedDict(layer=layer, norm=norm))
+        self.features_last = features_last
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The normalised output of ``layer``."""
+        t = self.layer(input)
+        if not self.features_last or t.dim() == 2:
+            return self.norm(t)
+        return self.norm(t.reshape(-1, t.shape[-1])).reshape(t.shape)
+
+
+class ChannelRMSNorm(nn.Module):
+    """RMS norm (Zhang & Sennrich 2019, arXiv:1910.07467) of a feature map, one example at a time.
+
+    ``x / sqrt(mean(x²) + eps) · weight``, the mean over channels and positions, as
+    ``nn.GroupNorm(1, C)`` is layer norm over both.
+
+    Args:
+        num_channels: C.
+        eps: added to the mean square.
+
+    Shape:
+        ``(B, C, …)``, the same out.
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        check_positive(num_channels=num_channels, eps=eps)
+        self.num_channels, self.eps = num_channels, eps
+        self.weight = nn.Parameter(torch.ones(num_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, …) -> (B, C, …)``."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = (wide.square().mean(list(range(1, x.dim())), keepdim=True) + self.eps).rsqrt()
+        return (wide * scale).to(x.dtype) * self.weight.view(-1, *[1] * (x.dim() - 2))
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        return f"{self.num_channels}, eps={self.eps}"

@@ -1,0 +1,56 @@
+"""Rows of a weight put back on the unit sphere (CrossQ+WN, NaP, SimbaV2; no g, no gradient)."""
+
+import torch
+from torch import Tensor, nn
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def mark_projected(layer: nn.Module) -> bool:
+    """Marks a layer whose rows ``project_`` puts on the sphere.
+
+    Returns:
+        Whether the mark is new.
+    """
+    new = not getattr(layer, "projected", False)
+    setattr(layer, "projected", True)  # noqa: B010  # mypy takes a Module's attribute for a Tensor
+    return new
+
+
+def projected_weights(module: nn.Module) -> list[tuple[Tensor, int]]:
+    """The weights of marked layers, each once, with their number of groups.
+
+    The rows of a weight run along axis 0; for a transposed convolution, whose output channels are
+    in axis 1, the number of groups is given, and for all others it is 0.
+    """
+    found: dict[int, tuple[Tensor, int]] = {}
+    for layer in module.modules():
+        if getattr(layer, "projected", False):
+            groups = layer.groups if isinstance(layer, TRANSPOSED) else 0
+            for weight in layer.parameters(recurse=False):
+                if weight.dim() > 1:
+                    found[id(weight)] = (weight, groups)
+    return list(found.values())
+
+
+@torch.no_grad()
+def project_(module: nn.Module) -> None:
+    """Divides each row of the weights of marked layers by its length, in place.
+
+    The layers are those that ``convert(module, "projected")`` marked: hidden ones, so that the
+    scale of the outputs stays free. A row is what feeds one output unit or channel; a recurrent
+    layer has one for each gate unit, in its input and in its recurrent weights. A row of zeros
+    stays as it is.
+    """
+    for weight, groups in projected_weights(module):
+        if groups:
+            rows = weight.unflatten(
+                0, (groups, -1)
+            )  # (in, out / groups, …) -> (groups, in / groups, …)
+            axes = [1, *range(3, rows.dim())]
+        else:
+            rows = weight
+            axes = list(range(1, rows.dim()))
+        length = torch.linalg.vector_norm(rows, dim=axes, keepdim=True)
+        # Not div_ on a view: the weight's own version must move, for those who watch it.
+        weight.copy_((rows / length.where(length > 0, 1.0)).view_as(weight))

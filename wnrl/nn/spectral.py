@@ -1,0 +1,178 @@
+"""Spectral normalization (Miyato et al. 2018, arXiv:1802.05957), copyable and picklable.
+
+torch's parametrized modules cannot be pickled, and stable-baselines3 does not copy their singular
+vectors to target networks. Here a layer is a plain subclass that keeps its raw ``weight`` and one
+vector for each normalised weight, in a float buffer named ``running_u_*``.
+"""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wnrl.errors import UsageError
+
+
+def spectral_norm(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
+    """``‖Wᵀu‖``: the largest singular value of W, if ``u`` is its left singular vector.
+
+    Args:
+        weight: W, flattened to a matrix whose rows run along ``dim``.
+        u: ``(weight.shape[dim],)``, of length one; a constant for the gradient.
+        dim: the axis of the output units.
+
+    Returns:
+        A scalar; its gradient is ``u vᵀ`` with ``v = Wᵀu/‖Wᵀu‖``.
+    """
+    return torch.linalg.vector_norm(weight.movedim(dim, 0).flatten(1).T @ u)
+
+
+@torch.no_grad()
+def power_iteration(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
+    """One step of ``u`` towards the first left singular vector of ``weight``."""
+    matrix = weight.movedim(dim, 0).flatten(1)
+    return F.normalize(matrix @ (matrix.T @ u), dim=0)
+
+
+class _Spectral(nn.Module):
+    """What the spectral layers share: the vectors u, and w = W/‖Wᵀu‖."""
+
+    _rows_dim = 0
+
+    @classmethod
+    def from_plain(cls, plain: nn.Module) -> Self:
+        """A layer with the parameters (shared) and settings of ``plain``.
+
+        Raises:
+            UsageError: a weight is all zeros, for which W/σ(W) is not defined.
+        """
+        layer = cls.__new__(cls)
+        # Dicts of its own, so that nothing registered on one layer appears on the other.
+        state = {k: v.copy() if isinstance(v, dict) else v for k, v in vars(plain).items()}
+        layer.__dict__.update(state)
+        for name in layer._normalised_names():
+            weight = getattr(layer, name).detach()
+            if not weight.any():
+                raise UsageError(f"spectral norm needs a weight that is not zero, got {name} = 0")
+            matrix = weight.movedim(cls._rows_dim, 0).flatten(1).double()
+            u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1].to(weight.dtype)
+            layer.register_buffer(f"running_u_{name}", u)
+        return layer
+
+    def _normalised_names(self) -> list[str]:
+        return ["weight"]
+
+    def sigma(self, name: str = "weight") -> Tensor:
+        """The spectral norm of the weight ``name``; in training u takes one step first."""
+        weight, buffer = getattr(self, name), getattr(self, f"running_u_{name}")
+        u = buffer
+        if self.training:
+            u = power_iteration(weight, buffer, self._rows_dim)
+            with torch.no_grad():
+                buffer.copy_(u)  # the graph keeps u, so that a second forward does not spoil it
+        return spectral_norm(weight, u, self._rows_dim)
+
+    def to_plain(self) -> nn.Module:
+        """The plain layer with the same function in evaluation, and parameters of its own."""
+        plain_class = next(plain for plain, ours in SPECTRAL.items() if ours is type(self))
+        plain: Any = plain_class.__new__(plain_class)
+        plain.__dict__.update(
+            {k: v.copy() if isinstance(v, dict) else v for k, v in vars(self).items()}
+        )
+        names = self._normalised_names()
+        plain._buffers = {
+            k: v for k, v in self._buffers.items() if k not in {f"running_u_{n}" for n in names}
+        }
+        training = self.training
+        self.training = False
+        for name, value in self._parameters.items():
+            if value is not None:
+                new = value / self.sigma(name) if name in names else value
+                setattr(plain, name, nn.Parameter(new.detach().clone(), value.requires_grad))
+        self.training = training
+        return plain
+
+
+class _SpectralFeedForward(_Spectral):
+    def forward(self, input: Tensor, *args: Any) -> Tensor:
+        """As the plain layer; dividing the input by σ(W) is dividing W."""
+        return super().forward(input / self.sigma(), *args)
+
+
+class SpectralLinear(_SpectralFeedForward, nn.Linear):
+    """``nn.Linear`` with w = W/σ(W)."""
+
+
+class SpectralConv1d(_SpectralFeedForward, nn.Conv1d):
+    """``nn.Conv1d`` with w = W/σ(W), W flattened to (out_channels, rest)."""
+
+
+class SpectralConv2d(_SpectralFeedForward, nn.Conv2d):
+    """``nn.Conv2d`` with w = W/σ(W), W flattened to (out_channels, rest)."""
+
+
+class SpectralConv3d(_SpectralFeedForward, nn.Conv3d):
+    """``nn.Conv3d`` with w = W/σ(W), W flattened to (out_channels, rest)."""
+
+
+class SpectralConvTranspose1d(_SpectralFeedForward, nn.ConvTranspose1d):
+    """``nn.ConvTranspose1d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
+
+    _rows_dim = 1
+
+
+class SpectralConvTranspose2d(_SpectralFeedForward, nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
+
+    _rows_dim = 1
+
+
+class SpectralConvTranspose3d(_SpectralFeedForward, nn.ConvTranspose3d):
+    """``nn.ConvTranspose3d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
+
+    _rows_dim = 1
+
+
+class _SpectralRecurrent(_Spectral):
+    """The hidden-to-hidden matrices are normalised, each with its gates as one matrix."""
+
+    _flat_weights: Any
+    _flat_weights_names: list[str]
+
+    def _normalised_names(self) -> list[str]:
+        return [name for name in self._flat_weights_names if name.startswith("weight_hh")]
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As the plain layer."""
+        raw = self._flat_weights
+        names = self._normalised_names()
+        try:
+            self._flat_weights = [
+                getattr(self, name) / self.sigma(name) if name in names else getattr(self, name)
+                for name in self._flat_weights_names
+            ]
+            return super().forward(input, hx)
+        finally:
+            self._flat_weights = raw
+
+
+class SpectralLSTM(_SpectralRecurrent, nn.LSTM):
+    """``nn.LSTM`` whose recurrent weights have spectral norm one."""
+
+
+class SpectralGRU(_SpectralRecurrent, nn.GRU):
+    """``nn.GRU`` whose recurrent weights have spectral norm one."""
+
+
+SPECTRAL: dict[type[nn.Module], type[_Spectral]] = {
+    nn.Linear: SpectralLinear,
+    nn.Conv1d: SpectralConv1d,
+    nn.Conv2d: SpectralConv2d,
+    nn.Conv3d: SpectralConv3d,
+    nn.ConvTranspose1d: SpectralConvTranspose1d,
+    nn.ConvTranspose2d: SpectralConvTranspose2d,
+    nn.ConvTranspose3d: SpectralConvTranspose3d,
+    nn.LSTM: SpectralLSTM,
+    nn.GRU: SpectralGRU,
+}
