@@ -1,0 +1,65 @@
+"""A VAE from its configuration, and back from a run folder."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from wnrl.data import DATASETS, Images
+from wnrl.errors import UsageError
+from wnrl.nn import convert
+from wnrl.runs import CONFIG, read_json
+from wnrl.vae.config import VAEConfig
+from wnrl.vae.model import MLPVAE
+
+CHECKPOINT = "model.pt"
+
+
+def build(config: VAEConfig, images: Images | None = None) -> MLPVAE:
+    """The untrained model: built plainly from ``config.seed``, then converted to ``config.norm``.
+
+    A norm that changes nothing at the start gives the same function as ``none`` at the same seed.
+    The global random state is left as it was.
+
+    Args:
+        config: the run.
+        images: the data set, for the output bias; None where a state dict will follow.
+
+    Returns:
+        The model, on the CPU.
+    """
+    dataset = DATASETS[config.dataset]
+    n_pixels = dataset.shape[0] * dataset.shape[1] * dataset.shape[2]
+    means = None
+    if images is not None:
+        means = images.train.flatten(1).double().mean(0).float() / (images.levels - 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = MLPVAE(n_pixels, config.hidden, config.latent_dim, config.activation, means)
+        convert(model, config.norm)
+    return model
+
+
+def save_checkpoint(model: nn.Module, folder: Path) -> None:
+    """Writes the state dict into a run folder, beside its place first and then renamed."""
+    scratch = folder / (CHECKPOINT + ".tmp")
+    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, scratch)
+    scratch.replace(folder / CHECKPOINT)
+
+
+def load(run_folder: str | Path) -> MLPVAE:
+    """The trained model of a run, in eval mode on the CPU.
+
+    It is built from ``config.json`` and filled from the state dict; no code from the folder runs.
+
+    Raises:
+        UsageError: the folder holds no trained VAE.
+    """
+    folder = Path(run_folder)
+    for name in (CONFIG, CHECKPOINT):
+        if not (folder / name).is_file():
+            raise UsageError(f"run_folder {folder} holds no trained VAE: no {name}")
+    model = build(VAEConfig.from_json(read_json(folder / CONFIG)))
+    state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    model.load_state_dict(state)
+    return model.eval()

@@ -1,0 +1,118 @@
+"""What decides a VAE run, and the settings that are known to work for a model and a data set."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from wnrl.data import DATASETS
+from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.norms import NORMS
+from wnrl.vae.model import ACTIVATIONS
+
+# Their statistics are those of the minibatch, and of one image there are none.
+BATCH_STATISTICS = ("weight_mean", "mean", "batch", "batch_renorm")
+MODELS = {"mlp": "MLP encoder and decoder, one stochastic layer"}
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.05 + 0.475 * (1 + math.cos(math.pi * max(0.0, 2 * done - 1))),
+}
+"""From the share of the training that is done to the factor of the learning rate. ``cosine`` stays
+at 1 for the first half and falls to 0.05 over the second."""
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """One VAE run; the same values on the same machine give the same bits.
+
+    Raises:
+        UsageError: a value that no run can have.
+    """
+
+    model: str = "mlp"
+    """A key of ``MODELS``."""
+    dataset: str = "digits"
+    """A key of ``wnrl.data.DATASETS``."""
+    norm: str = "none"
+    """A key of ``wnrl.NORMS``."""
+    seed: int = 0
+    """Seed of the initial weights and, separately, of order, binarisation and noise in training."""
+    hidden: tuple[int, ...] = (200, 200)
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    latent_dim: int = 16
+    """Number of latent variables."""
+    activation: str = "tanh"
+    """A key of ``wnrl.vae.model.ACTIVATIONS``."""
+    epochs: int | None = 150
+    """Passes over the training set (its last, partial batch left out); or give ``n_steps``."""
+    n_steps: int | None = None
+    """Gradient steps, instead of ``epochs``."""
+    batch_size: int = 64
+    """Images in a gradient step."""
+    learning_rate: float = 3e-3
+    """Adam's step size at the start."""
+    schedule: str = "cosine"
+    """A key of ``SCHEDULES``."""
+    n_samples: int = 1000
+    """K importance samples an image for the reported NLL."""
+    n_logs: int = 50
+    """How many points the learning curves have."""
+
+    def __post_init__(self) -> None:
+        check_choice("model", self.model, MODELS)
+        check_choice("dataset", self.dataset, DATASETS)
+        check_choice("norm", self.norm, NORMS)
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        if (self.epochs is None) == (self.n_steps is None):
+            raise UsageError(
+                "give exactly one of epochs and n_steps, "
+                f"got epochs={self.epochs!r} and n_steps={self.n_steps!r}"
+            )
+        for name in ("latent_dim", "epochs", "n_steps", "batch_size", "learning_rate", "n_samples",
+                     "n_logs"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None:
+                check_positive(**{name: value})
+        if self.batch_size == 1 and self.norm in BATCH_STATISTICS:
+            raise UsageError(f"batch_size must be at least 2 for norm {self.norm!r}, got 1")
+        if not self.hidden or min(self.hidden) < 1:
+            raise UsageError(f"hidden must be widths above zero, got {self.hidden!r}")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed must be from 0 to 2^32 - 1, got {self.seed!r}")
+
+    def total_steps(self, n_train: int) -> int:
+        """Gradient steps of the whole run.
+
+        Args:
+            n_train: images in the training set.
+
+        Raises:
+            UsageError: a batch does not fit into the training set.
+        """
+        if self.batch_size > n_train:
+            raise UsageError(
+                f"batch_size must be at most the {n_train} training images, got {self.batch_size}"
+            )
+        return self.n_steps or (self.epochs or 0) * (n_train // self.batch_size)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "VAEConfig":
+        """The config that ``dataclasses.asdict`` and JSON made ``values`` of.
+
+        Raises:
+            UsageError: ``values`` has other keys.
+        """
+        known = {field.name for field in fields(cls)}
+        if values.keys() != known:
+            odd = ", ".join(sorted(values.keys() ^ known))
+            raise UsageError(f"not the configuration of a VAE run; missing or unknown: {odd}")
+        return cls(**{**values, "hidden": tuple(values["hidden"])})
+
+
+PRESETS: dict[tuple[str, str], VAEConfig] = {
+    # About 5 s on one core; the validation bound still rises a little at the end, no norm overfits.
+    ("mlp", "digits"): VAEConfig(),
+}
+"""Settings by (model, data set)."""
