@@ -13,16 +13,8 @@ from wnrl.nn.normalised import Normalised
 NORMALISERS = [key for key, norm in NORMS.items() if norm.normalisers]
 BIAS_REMOVERS = [key for key, norm in NORMS.items() if norm.absorbs_bias]
 KEYS = [
-    "none",
-    "weight",
-    "weight_mean",
-    "mean",
-    "projected",
-    "batch",
-    "batch_renorm",
-    "layer",
-    "rms",
-    "spectral",
+    *["none", "weight", "weight_mean", "mean", "projected"],
+    *["batch", "batch_renorm", "layer", "rms", "spectral"],
 ]
 
 

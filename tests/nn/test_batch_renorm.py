@@ -1,0 +1,118 @@
+import pytest
+import torch
+from torch import nn
+
+from wnrl.errors import UsageError
+from wnrl.nn import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+
+SHAPES = [
+    (BatchRenorm1d, nn.BatchNorm1d, (6, 3)),
+    (BatchRenorm1d, nn.BatchNorm1d, (6, 3, 5)),
+    (BatchRenorm2d, nn.BatchNorm2d, (6, 3, 5, 4)),
+    (BatchRenorm3d, nn.BatchNorm3d, (6, 3, 2, 5, 4)),
+]
+
+
+def warm(norm, steps=10**6, mean=0.0, std=1.0):
+    """``norm`` with open limits and chosen running statistics."""
+    norm.running_steps.fill_(steps)
+    norm.running_mean.fill_(mean)
+    norm.running_var.fill_(std**2)
+    return norm
+
+
+@pytest.mark.parametrize(("ours", "theirs", "shape"), SHAPES)
+def test_during_warm_up_training_is_plain_batch_norm(ours, theirs, shape):
+    x = torch.randn(shape) * 3 + 2
+    torch.testing.assert_close(ours(3)(x), theirs(3)(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "shape"), SHAPES)
+def test_evaluation_is_that_of_batch_norm_with_the_same_statistics(ours, theirs, shape):
+    norm, plain = warm(ours(3), mean=0.5, std=2).eval(), theirs(3).eval()
+    plain.running_mean.fill_(0.5)
+    plain.running_var.fill_(4)
+    x = torch.randn(shape)
+    torch.testing.assert_close(norm(x), plain(x))
+
+
+@pytest.mark.parametrize(("ours", "_theirs", "shape"), SHAPES)
+def test_within_the_limits_training_agrees_with_evaluation(ours, _theirs, shape):
+    norm = warm(ours(3, momentum=0.0), mean=0.3, std=1.2)
+    x = torch.randn(shape)
+    torch.testing.assert_close(norm.train()(x), norm.eval()(x), atol=1e-5, rtol=1e-5)
+
+
+def test_beyond_the_limits_r_and_d_are_clipped():
+    norm = warm(BatchRenorm1d(1, momentum=0.0, eps=1e-12, r_max=3.0, d_max=5.0), std=0.01)
+    x = torch.tensor([[9.0], [11.0]])  # mean 10, std 1, so r = 100 and d = 1000
+    torch.testing.assert_close(norm(x), torch.tensor([[-1.0 * 3 + 5], [1.0 * 3 + 5]]))
+
+
+def test_r_and_d_are_constants_for_the_gradient():
+    norm = warm(BatchRenorm1d(2, momentum=0.0, affine=False), mean=0.2, std=1.5).double()
+    x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(5, 2, dtype=torch.float64)
+    norm(x).backward(upstream)
+    twin = x.detach().clone().requires_grad_()
+    var, mean = torch.var_mean(twin, 0, correction=0)
+    std = (var + norm.eps).sqrt()
+    r = std.detach() / (1.5**2 + norm.eps) ** 0.5
+    ((twin - mean) / std * r).backward(upstream)
+    torch.testing.assert_close(x.grad, twin.grad)
+
+
+@pytest.mark.parametrize(
+    ("steps", "r_limit", "d_limit"), [(100, 1, 0), (150, 2, 5), (200, 3, 5), (1000, 3, 5)]
+)
+def test_the_limits_open_linearly_after_the_warm_up(steps, r_limit, d_limit):
+    norm = warm(
+        BatchRenorm1d(1, momentum=0.0, eps=1e-12, warmup_steps=100, r_steps=200, d_steps=150),
+        steps=steps,
+        std=0.001,
+    )
+    high, low = norm(torch.tensor([[11.0], [9.0]])).flatten().tolist()
+    assert (high - low) / 2 == pytest.approx(r_limit)
+    assert (high + low) / 2 == pytest.approx(d_limit)
+
+
+def test_running_statistics_move_by_the_momentum_and_count_the_batches():
+    norm = BatchRenorm1d(1, momentum=0.25)
+    norm(torch.tensor([[1.0], [3.0]]))  # mean 2, population variance 1
+    norm(torch.tensor([[1.0], [5.0]]))  # mean 3, population variance 4
+    assert norm.running_mean.item() == pytest.approx(0.75 * 0.5 + 0.25 * 3)
+    assert norm.running_var.item() == pytest.approx(0.75 * 1 + 0.25 * 4)
+    assert norm.running_steps.item() == 2
+
+
+def test_all_buffers_are_floats_named_running():
+    buffers = dict(BatchRenorm2d(3).named_buffers())
+    assert sorted(buffers) == ["running_mean", "running_steps", "running_var"]
+    assert all(value.is_floating_point() for value in buffers.values())
+
+
+def test_two_forwards_before_a_backward_work():
+    norm = warm(BatchRenorm1d(3))
+    x = torch.randn(4, 3, requires_grad=True)
+    (norm(x) + norm(x + 1)).square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"r_max": 0.5}, "r_max must be at least 1"),
+        ({"d_max": -1}, "d_max 0"),
+        ({"warmup_steps": 30_000}, "below r_steps and d_steps"),
+        ({"momentum": 2}, "momentum"),
+        ({"eps": 0}, "eps"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        BatchRenorm1d(3, **arguments)
+
+
+def test_training_on_one_example_is_an_error():
+    with pytest.raises(UsageError, match=r"one value for each channel, got shape \(1, 3\)"):
+        BatchRenorm1d(3)(torch.randn(1, 3))

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from torch import nn
+
+from wnrl.errors import UsageError
+from wnrl.nn import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
+
+SHAPES = [
+    (MeanOnlyBatchNorm1d, (6, 3)),
+    (MeanOnlyBatchNorm1d, (6, 3, 5)),
+    (MeanOnlyBatchNorm2d, (6, 3, 5, 4)),
+    (MeanOnlyBatchNorm3d, (6, 3, 2, 5, 4)),
+]
+TORCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+
+@pytest.mark.parametrize(("norm_class", "shape"), SHAPES)
+def test_training_subtracts_the_batch_mean_and_adds_the_bias(norm_class, shape):
+    norm = norm_class(3)
+    nn.init.normal_(norm.bias)
+    out = norm(torch.randn(shape) + 2)
+    torch.testing.assert_close(out.transpose(0, 1).flatten(1).mean(1), norm.bias, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("norm_class", "shape"), SHAPES)
+def test_the_gradient_is_the_centred_one_of_equation_8(norm_class, shape):
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(shape, dtype=torch.float64)
+    norm_class(3).double()(x).backward(upstream)
+    axes = [axis for axis in range(len(shape)) if axis != 1]
+    torch.testing.assert_close(x.grad, upstream - upstream.mean(axes, keepdim=True))
+
+
+def test_gradients_of_first_and_second_order_are_right():
+    norm = MeanOnlyBatchNorm1d(3, track_running_stats=False).double()
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(norm, x)
+    assert torch.autograd.gradgradcheck(norm, x)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+@pytest.mark.parametrize(("norm_class", "shape"), SHAPES)
+def test_the_running_mean_is_that_of_torch_batch_norm(norm_class, shape, momentum):
+    ours, theirs = norm_class(3, momentum=momentum), TORCH[len(shape)](3, momentum=momentum)
+    for _ in range(4):
+        x = torch.randn(shape) + 1
+        ours(x)
+        theirs(x)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    ours.eval()
+    x = torch.randn(shape)
+    view = (1, 3, *[1] * (len(shape) - 2))
+    torch.testing.assert_close(ours(x), x - theirs.running_mean.view(view))
+
+
+def test_evaluation_changes_no_state_and_treats_each_example_alone():
+    norm = MeanOnlyBatchNorm1d(3)
+    norm(torch.randn(8, 3) + 1)
+    norm.eval()
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    x = torch.randn(8, 3)
+    torch.testing.assert_close(norm(x)[:1], norm(x[:1]))
+    assert all(torch.equal(before[name], value) for name, value in norm.state_dict().items())
+
+
+def test_without_tracking_evaluation_uses_the_batch():
+    norm = MeanOnlyBatchNorm1d(3, track_running_stats=False, bias=False).eval()
+    assert norm(torch.randn(8, 3) + 5).mean(0).abs().max() < 1e-5
+    assert norm.state_dict() == {}
+
+
+def test_all_buffers_are_floats_named_running():
+    buffers = dict(MeanOnlyBatchNorm2d(3).named_buffers())
+    assert sorted(buffers) == ["running_mean", "running_steps"]
+    assert all(value.is_floating_point() for value in buffers.values())
+
+
+def test_a_bf16_input_is_averaged_in_float32():
+    norm = MeanOnlyBatchNorm1d(1)
+    x = torch.full((4096, 1), 1.0078125, dtype=torch.bfloat16)
+    out = norm(x)
+    assert out.dtype == torch.bfloat16
+    assert out.abs().max() == 0
+    assert norm.running_mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("norm_class", "shape"), [(MeanOnlyBatchNorm1d, (2, 4)), (MeanOnlyBatchNorm2d, (2, 3, 4))]
+)
+def test_an_input_of_another_shape_is_an_error_that_shows_it(norm_class, shape):
+    with pytest.raises(UsageError, match=r"3 channels in axis 1, got shape \(2,"):
+        norm_class(3)(torch.randn(shape))
+
+
+@pytest.mark.parametrize("arguments", [{"num_features": 0}, {"num_features": 3, "momentum": 1.5}])
+def test_arguments_out_of_range_are_refused(arguments):
+    with pytest.raises(UsageError, match=r"got (0|1\.5)"):
+        MeanOnlyBatchNorm1d(**arguments)

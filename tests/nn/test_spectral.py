@@ -1,0 +1,103 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from wnrl import convert, fold
+from wnrl.errors import UsageError
+from wnrl.nn.spectral import SPECTRAL, SpectralLinear, SpectralLSTM
+
+FEED_FORWARD = [
+    (nn.Linear(5, 4), (3, 5)),
+    (nn.Conv1d(4, 6, 3, groups=2), (3, 4, 7)),
+    (nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), (3, 4, 7, 7)),
+    (nn.Conv3d(2, 3, 2), (2, 2, 4, 4, 4)),
+    (nn.ConvTranspose1d(4, 6, 3), (3, 4, 7)),
+    (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), (3, 4, 5, 5)),
+    (nn.ConvTranspose3d(2, 3, 2), (2, 2, 3, 3, 3)),
+]
+
+
+@pytest.mark.parametrize(("plain", "shape"), FEED_FORWARD)
+def test_the_weight_is_divided_by_its_largest_singular_value(plain, shape):
+    ours = SPECTRAL[type(plain)].from_plain(copy.deepcopy(plain)).eval()
+    dim = 1 if "Transpose" in type(plain).__name__ else 0
+    matrix = plain.weight.detach().movedim(dim, 0).flatten(1)
+    torch.testing.assert_close(ours.sigma(), torch.linalg.matrix_norm(matrix, 2))
+    x = torch.randn(shape)
+    with torch.no_grad():
+        plain_twin = copy.deepcopy(plain)
+        plain_twin.weight /= torch.linalg.matrix_norm(matrix, 2)
+    torch.testing.assert_close(ours(x), plain_twin(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.to_plain()(x), plain_twin(x), atol=1e-5, rtol=1e-5)
+    assert type(ours.to_plain()) is type(plain)
+    assert not dict(ours.to_plain().named_buffers())
+
+
+def test_value_and_gradient_are_those_of_torchs_parametrization():
+    plain = nn.Linear(6, 4).double()
+    theirs = parametrizations.spectral_norm(copy.deepcopy(plain), n_power_iterations=200).eval()
+    ours = SpectralLinear.from_plain(copy.deepcopy(plain)).eval()
+    x = torch.randn(3, 6, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs.train()(x))
+    ours(x).square().sum().backward()
+    theirs(x).square().sum().backward()
+    original = theirs.parametrizations.weight.original
+    torch.testing.assert_close(ours.weight.grad, original.grad, atol=1e-9, rtol=1e-6)
+
+
+def test_u_follows_the_weight_in_training_and_rests_in_evaluation():
+    layer = SpectralLinear.from_plain(nn.Linear(6, 4))
+    nn.init.normal_(layer.weight)
+    before = layer.running_u_weight.clone()
+    layer.eval()(torch.randn(2, 6))
+    assert torch.equal(before, layer.running_u_weight)
+    layer.train()
+    for _ in range(100):
+        layer(torch.randn(2, 6))
+    torch.testing.assert_close(layer.sigma(), torch.linalg.matrix_norm(layer.weight, 2))
+
+
+def test_two_forwards_before_a_backward_give_finite_gradients():
+    layer = SpectralLinear.from_plain(nn.Linear(6, 4))
+    (layer(torch.randn(2, 6)) + layer(torch.randn(2, 6))).sum().backward()
+    assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("plain_class", [nn.LSTM, nn.GRU])
+def test_recurrent_weights_of_every_layer_and_direction_have_norm_one(plain_class):
+    net = nn.ModuleDict({"rnn": plain_class(3, 5, num_layers=2, bidirectional=True)})
+    plain = copy.deepcopy(net["rnn"])
+    assert convert(net, "spectral") == ["rnn"]
+    x = torch.randn(7, 2, 3)
+    with torch.no_grad():
+        for name, weight in plain.named_parameters():
+            if name.startswith("weight_hh"):
+                weight /= torch.linalg.matrix_norm(weight, 2)
+    torch.testing.assert_close(net["rnn"](x)[0], plain(x)[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fold(net)["rnn"](x)[0], plain(x)[0], atol=1e-5, rtol=1e-5)
+    net["rnn"](x)[0].square().sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_the_lstm_survives_copies_after_a_training_forward():
+    lstm = SpectralLSTM.from_plain(nn.LSTM(3, 5))
+    x = torch.randn(4, 2, 3)
+    lstm(x)[0].sum().backward()
+    lstm.eval()
+    for twin in (copy.deepcopy(lstm), pickle.loads(pickle.dumps(lstm))):
+        assert torch.equal(twin(x)[0], lstm(x)[0])
+        with torch.no_grad():
+            twin.weight_hh_l0.mul_(torch.rand(()))
+            twin.weight_ih_l0.add_(1)
+        assert not torch.equal(twin(x)[0], lstm(x)[0])
+
+
+def test_a_zero_weight_has_no_spectral_norm():
+    layer = nn.Linear(3, 2)
+    nn.init.zeros_(layer.weight)
+    with pytest.raises(UsageError, match="weight = 0"):
+        convert(nn.Sequential(layer), "spectral")
