@@ -1,0 +1,103 @@
+"""Evaluation on environments of their own, and what it costs."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+
+from wnrl import tags
+from wnrl.errors import check_positive
+
+
+def evaluate(
+    model: BaseAlgorithm, env: VecEnv, n_episodes: int, seed: int
+) -> tuple[list[float], list[int]]:
+    """Plays episodes with the most likely actions, from the same starts at each call.
+
+    Args:
+        model: the agent.
+        env: from ``agents.vectorize_for_evaluation``; episodes are shared out evenly.
+        n_episodes: how many.
+        seed: of the first environment's starts.
+
+    Returns:
+        Return and length of each episode, in the order in which they ended.
+    """
+    check_positive(n_episodes=n_episodes)
+    env.seed(seed)
+    returns, lengths = evaluate_policy(
+        model, env, n_eval_episodes=n_episodes, return_episode_rewards=True
+    )
+    return [float(r) for r in cast(list[float], returns)], [
+        int(n) for n in cast(list[int], lengths)
+    ]
+
+
+@dataclass
+class Curve:
+    """What ``EvaluateInTraining`` saw."""
+
+    steps: list[int] = field(default_factory=list)
+    """Environment steps before each evaluation."""
+    returns: list[float] = field(default_factory=list)
+    """The mean return of each."""
+
+    def as_json(self) -> dict[str, list[Any]]:
+        """Steps, and returns under their tag."""
+        return {"steps": self.steps, tags.EVAL_RETURN: self.returns}
+
+
+class EvaluateInTraining(BaseCallback):
+    """Evaluates at evenly spaced steps, the last time after the last update.
+
+    It happens between updates and rollouts, draws no random numbers that training uses, and its
+    time is kept apart.
+
+    Args:
+        env: from ``agents.vectorize_for_evaluation``.
+        n_points: evaluations; they fall on the ends of updates, so that there
+            are fewer where training has fewer updates.
+        n_episodes: episodes of each.
+        total_timesteps: length of training.
+        seed: of the starts, the same for each evaluation.
+
+    Attributes:
+        curve: steps and mean returns.
+        seconds: time spent here.
+    """
+
+    def __init__(
+        self, env: VecEnv, n_points: int, n_episodes: int, total_timesteps: int, seed: int
+    ) -> None:
+        super().__init__()
+        check_positive(n_points=n_points, n_episodes=n_episodes)
+        self.env, self.n_episodes, self.seed = env, n_episodes, seed
+        self.every = total_timesteps / n_points
+        self.curve = Curve()
+        self.seconds = 0.0
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= self.every * (len(self.curve.steps) + 1):
+            self._evaluate()
+
+    def _on_training_end(self) -> None:
+        if not self.curve.steps or self.curve.steps[-1] < self.num_timesteps:
+            self._evaluate()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _evaluate(self) -> None:
+        start = time.perf_counter()
+        returns, lengths = evaluate(self.model, self.env, self.n_episodes, self.seed)
+        self.curve.steps.append(self.num_timesteps)
+        self.curve.returns.append(float(np.mean(returns)))
+        self.logger.record(tags.EVAL_RETURN, self.curve.returns[-1])
+        self.logger.record(tags.EVAL_LENGTH, float(np.mean(lengths)))
+        self.logger.dump(self.num_timesteps)
+        self.seconds += time.perf_counter() - start

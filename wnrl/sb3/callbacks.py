@@ -1,0 +1,74 @@
+"""Callbacks for SB3's ``learn``: stop at a NaN, log the lengths of weight-normalized layers."""
+
+import math
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor, nn
+
+from wnrl import tags
+from wnrl.errors import NonFiniteError
+
+
+def check_finite(model: BaseAlgorithm) -> None:
+    """Checks the last logged loss and every parameter of ``model``, with one synchronisation.
+
+    Raises:
+        NonFiniteError: one of them is NaN or infinite; the message names it.
+    """
+    loss = model.logger.name_to_value.get(tags.TRAIN_LOSS)
+    names, parameters = zip(*model.policy.named_parameters(), strict=True)
+    finite = torch.stack([p.detach().isfinite().all() for p in parameters]).tolist()
+    broken = [name for name, fine in zip(names, finite, strict=True) if not fine]
+    if loss is not None and not math.isfinite(loss):
+        broken.insert(0, f"{tags.TRAIN_LOSS} ({loss})")
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise NonFiniteError(
+            f"not finite after {model.num_timesteps} steps: {', '.join(broken[:3])}{more}"
+        )
+
+
+class StopAtNonFinite(BaseCallback):
+    """Raises NonFiniteError after the update in which a loss or a parameter became NaN."""
+
+    def _on_rollout_start(self) -> None:
+        check_finite(self.model)
+
+    def _on_training_end(self) -> None:
+        check_finite(self.model)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class LogNorms(BaseCallback):
+    """Logs mean g and mean ‖v‖ of every weight-normalized layer once a rollout.
+
+    Under plain gradient descent ‖v‖ can only grow, which lowers the effective learning rate; under
+    Adam it need not. The tags are ``norm/g/<layer>`` and ``norm/v/<layer>``.
+    """
+
+    def _on_rollout_end(self) -> None:
+        values = lengths(self.model.policy)
+        if values:
+            for tag, value in zip(values, torch.stack([*values.values()]).tolist(), strict=True):
+                self.logger.record(tag, value)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def lengths(module: nn.Module) -> dict[str, Tensor]:
+    """Mean g and mean ‖v‖ of each weight-normalized weight, by tag, as scalar tensors."""
+    found: dict[str, Tensor] = {}
+    for path, layer in module.named_modules():
+        own = dict(layer.named_parameters(recurse=False))
+        for name in own:
+            weight = name.removesuffix("_g")
+            if name.startswith("weight") and weight != name and f"{weight}_v" in own:
+                rows = own[f"{weight}_v"].detach().flatten(1)
+                found[f"{tags.NORM_G}/{path}.{weight}"] = own[name].detach().mean()
+                found[f"{tags.NORM_V}/{path}.{weight}"] = rows.norm(dim=1).mean()
+    return found
