@@ -1,5 +1,7 @@
 """What every program does around its ``main``: parse flags, say what was wrong, exit."""
 
+import contextlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -24,11 +26,7 @@ def run(
     Exit codes: what ``main`` returns (None is 0), 2 for a bad flag or value, 130 for Ctrl-C.
     """
     try:
-        if default is None:
-            args = tyro.cli(args_type, args=argv, description=description)
-        else:
-            args = tyro.cli(args_type, args=argv, description=description, default=default)
-        code = main(args)
+        code = main(parse(args_type, description, default, argv))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
@@ -36,3 +34,31 @@ def run(
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def parse(
+    args_type: type[ArgsT],
+    description: str | None,
+    default: ArgsT | None,
+    argv: Sequence[str] | None,
+) -> ArgsT:
+    """What ``argv`` says; leaves the process where it is no such thing, or asks for help.
+
+    Raises:
+        UsageError: a check in ``args_type`` or below refused a value; tyro alone would print that
+            in a box of many lines.
+    """
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            if default is None:
+                return tyro.cli(args_type, args=argv, description=description)
+            return tyro.cli(args_type, args=argv, description=description, default=default)
+    except SystemExit as left:
+        cause = left.__context__
+        while cause is not None and not isinstance(cause, UsageError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        sys.stderr.write(told.getvalue())
+        raise

@@ -64,13 +64,16 @@ class Args(Generic[ConfigT]):
     config: tyro.conf.OmitArgPrefixes[ConfigT]
 
     @classmethod
-    def of(cls, algo: str = "ppo", env_id: str = "CartPole-v1", **others: Any) -> "Args[Any]":
+    def of(cls, algo: str = "ppo", env_id: str | None = None, **others: Any) -> "Args[Any]":
         """Arguments with the preset of ``algo`` and ``env_id``, unless ``config`` is given.
+
+        Without ``env_id`` it is the first one that the algorithm has a preset for.
 
         Raises:
             UsageError: no such algorithm.
         """
         check_choice("algo", algo, AGENTS)
+        env_id = env_id or next(iter(AGENTS[algo].presets))
         others.setdefault("config", AGENTS[algo].preset(env_id))
         return cls(algo=algo, env_id=env_id, **others)
 
@@ -203,7 +206,7 @@ def main(args: Args[Any]) -> int:
     from tqdm import tqdm
 
     print(args.folder, flush=True)
-    with tqdm(total=100, unit="%", file=sys.stderr, leave=False) as bar:
+    with tqdm(total=100, unit="%", file=sys.stderr, leave=False, delay=1) as bar:
 
         def show(fraction: float) -> None:
             bar.update(int(100 * fraction) - bar.n)
@@ -223,7 +226,7 @@ def preset_of(argv: Sequence[str]) -> Args[Any]:
     """What the flags that are not given mean, for the algorithm and environment that are."""
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--algo", default="ppo")
-    scan.add_argument("--env-id", "--env_id", default="CartPole-v1")
+    scan.add_argument("--env-id", "--env_id")
     found, _ = scan.parse_known_args(argv)
     algo = found.algo if found.algo in AGENTS else "ppo"  # a wrong word is refused by Args
     return Args.of(algo, found.env_id)
