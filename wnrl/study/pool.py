@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -43,7 +43,7 @@ class Event:
 
 def run_jobs(
     jobs: Iterable[Job], target: Target, *, workers: int, log_dir: Path
-) -> Iterator[Event]:
+) -> Generator[Event]:
     """Runs ``target(job, progress)`` for every job and yields what happens.
 
     Args:

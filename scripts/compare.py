@@ -1,0 +1,167 @@
+"""Compares normalisations on several tasks, in return and in likelihood.
+
+    python scripts/compare.py quick
+
+A study is a table of tasks; every norm of a task is trained with the same seeds, all cores are
+used, and a run that is finished is never done again: the same command goes on where a stopped one
+was. The study's folder has a folder for each run, ``table.csv`` and ``report.html``.
+"""
+
+import os
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from agents import AGENTS
+from scripts import _cli, train_agent, train_vae
+from scripts._progress import show_progress
+from wnrl.errors import check_choice, check_positive
+from wnrl.runs import (
+    CONFIG,
+    RESULT,
+    check_run_folder,
+    locked,
+    resolve_device,
+    write_json,
+    write_text,
+)
+from wnrl.study.plan import NLL, RETURN, Job, Task, plan
+from wnrl.study.pool import Progress, run_jobs
+from wnrl.study.summary import COLUMNS, Row, cells, summarise, to_csv
+
+FEED_FORWARD = ("none", "weight", "batch", "layer")
+
+# The costly tasks first, so that no core is idle at the end.
+STUDIES: dict[str, tuple[Task, ...]] = {
+    "quick": (
+        Task("CartPoleNoVel-v1", "recurrent_ppo", "agent", RETURN, ("none", "weight"),
+             {"total_timesteps": 16_384}),
+        Task("CartPole-v1", "ppo", "agent", RETURN, FEED_FORWARD, {"total_timesteps": 20_480}),
+        Task("digits", "mlp", "vae", NLL, FEED_FORWARD, {"epochs": 100}),
+    ),
+}  # fmt: skip
+
+
+# From a task's program to the setting that says how long it trains.
+STEPS = {"agent": "total_timesteps", "vae": "epochs"}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Compares normalisations; a stopped study goes on with the same command."""
+
+    study: Annotated[str, tyro.conf.Positional]
+    """Which study: quick."""
+    run_dir: Path | None = None
+    """The study's folder; runs/<study> if not given."""
+    seeds: int = 3
+    """Runs of each norm on each task; a larger number later adds runs."""
+    norms: tuple[str, ...] = ()
+    """Only these norms."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:<k>."""
+    workers: int | None = None
+    """Processes that train at a time; one a core if not given."""
+    budget: float = 1.0
+    """Share of each task's steps; for a first look, or more patience."""
+
+
+def main(args: Args) -> int:
+    """Plans, runs, summarises and reports; 1 if a run broke down without a result, else 0."""
+    check_choice("study", args.study, STUDIES)
+    workers = _cores() if args.workers is None else args.workers
+    check_positive(workers=workers, budget=args.budget)
+    tasks = [_scaled(task, args.budget) for task in STUDIES[args.study]]
+    jobs = plan(tasks, args.seeds, args.norms)
+    device = str(resolve_device(args.device))
+    root = (args.run_dir or Path("runs") / args.study).absolute()
+    config = {"study": args.study, "budget": args.budget, "device": device}
+    check_run_folder(root, config)
+    with locked(root):
+        write_json(root / CONFIG, config)
+        print(root, flush=True)
+        started = time.monotonic()
+        try:
+            crashed = _train(jobs, root, device, workers)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            raise
+        notes = {
+            "command": " ".join(["python", *sys.argv]),
+            "device": device,
+            "this call": f"{time.monotonic() - started:.0f} s with {workers} processes",
+        }
+        _publish(root, args.study, summarise(root, jobs, crashed), jobs, notes)
+    return 1 if crashed else 0
+
+
+def _train(jobs: list[Job], root: Path, device: str, workers: int) -> dict[Job, str]:
+    """Trains what has no result yet; returns the reason for each job that still has none."""
+    waiting = [job for job in jobs if not (root / job.folder / RESULT).is_file()]
+    target = partial(run_job, root=root, device=device)
+    with closing(run_jobs(waiting, target, workers=workers, log_dir=root)) as events:
+        return show_progress(events, total=len(jobs), done=len(jobs) - len(waiting))
+
+
+def run_job(job: Job, progress: Progress, *, root: Path, device: str) -> dict[str, Any]:
+    """Trains one job in its folder, or reads its result; runs in a worker process."""
+    task = job.task
+    common: dict[str, Any] = {"norm": job.norm, "seed": job.seed, "device": device}
+    folder = root / job.folder
+    if task.program == "agent":
+        config = replace(AGENTS[task.algo].preset(task.name), **task.settings)
+        agent = train_agent.Args.of(task.algo, task.name, config=config, run_dir=folder, **common)
+        return train_agent.train(agent, progress)
+    vae = train_vae.Args(task.algo, task.name, run_dir=folder, **common, **task.settings)
+    return train_vae.train(vae, progress)
+
+
+def _scaled(task: Task, budget: float) -> Task:
+    """The task with its share of the steps."""
+    key = STEPS[task.program]
+    steps = max(1, round(task.settings[key] * budget))
+    return replace(task, settings={**task.settings, key: steps})
+
+
+def _publish(
+    root: Path, study: str, rows: list[Row], jobs: list[Job], notes: dict[str, Any]
+) -> None:
+    """Writes the report and the CSV, and prints the table and where everything is."""
+    from wnrl.study.report import write_report
+
+    title = f"wnrl study: {study}"
+    write_text(root / "table.csv", to_csv(rows))
+    write_report(root / "report.html", title, rows, jobs, notes)
+    table = Table(*COLUMNS[:2], title=title)
+    for column in COLUMNS[2:]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*cells(row))
+    # A pipe has no width to wrap at.
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(table)
+    for row in rows:
+        for failure in row.failures:
+            print(f"no score: {row.task.title} · {row.norm} · {failure}")
+    print(f"table:   {root / 'table.csv'}")
+    print(f"logs:    tensorboard --logdir {root}")
+    print(f"report:  {root / 'report.html'}")
+
+
+def _cores() -> int:
+    """The cores that this process may use, which in a container can be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    _cli.run(main, Args, description=__doc__)
