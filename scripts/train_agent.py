@@ -194,10 +194,10 @@ def save(run: Run, model: BaseAlgorithm, env: VecEnv) -> None:
 def write_logs(model: BaseAlgorithm, config: dict[str, Any], result: dict[str, Any]) -> None:
     """Ends the event file with the row of the HParams tab."""
     events = cast(TensorBoardOutputFormat, model.logger.output_formats[0])
-    metrics = {tags.FPS: result["steps_per_second"]}
+    metrics = {tags.STEPS_PER_SECOND: result["steps_per_second"]}
     if "final_return" in result:
-        metrics[tags.EVAL_RETURN] = result["final_return"]
-    tags.write_hparams(events.writer, config, metrics)
+        metrics[tags.FINAL_RETURN] = result["final_return"]
+    tags.write_hparams(events.writer, config, metrics, result["steps"])
     model.logger.close()
 
 

@@ -153,7 +153,7 @@ def _train_and_measure(
                     writer.add_image(tags.VAE_SAMPLES, pictures.samples(model, images), log.step)
                 logs.append(log)
                 progress(log.step / log.total_steps)
-            outcome = _measure(model, images, config, folder, writer)
+            outcome = _measure(model, images, config, folder, writer, logs[-1].step)
         except NonFiniteError as error:
             outcome = {"status": "failed", "reason": str(error)}
     steps = logs[-1].step if logs else 0
@@ -171,7 +171,12 @@ def _train_and_measure(
 
 
 def _measure(
-    model: vae.MLPVAE, images: data.Images, config: VAEConfig, folder: Path, writer: SummaryWriter
+    model: vae.MLPVAE,
+    images: data.Images,
+    config: VAEConfig,
+    folder: Path,
+    writer: SummaryWriter,
+    step: int,
 ) -> dict[str, Any]:
     """Measures the trained model and writes everything that belongs to it into the folder."""
     measured = vae.nll(model, images, vae.Protocol(config.dataset, n_samples=config.n_samples))
@@ -181,7 +186,7 @@ def _measure(
     np.save(folder / "per_image_nll.npy", measured.per_image_nll.numpy())
     picture = pictures.samples(model, images).mul(255).byte().permute(1, 2, 0)
     Image.fromarray(picture.squeeze(2).numpy()).save(folder / "samples.png")
-    tags.write_hparams(writer, asdict(config), metrics)
+    tags.write_hparams(writer, asdict(config), metrics, step)
     return {
         "status": "finished",
         "nll": measured.nll,

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 # Agents; the x axis is environment steps.
 EVAL_RETURN = "eval/mean_reward"
+FINAL_RETURN = "eval/final_return"
 EVAL_LENGTH = "eval/mean_ep_length"
 ROLLOUT_RETURN = "rollout/ep_rew_mean"
 TRAIN_LOSS = "train/loss"
 LEARNING_RATE = "train/learning_rate"
-FPS = "time/fps"
+STEPS_PER_SECOND = "time/steps_per_second"
 
 # Weight-normalized layers: prefixes, to which the layer's name is added.
 NORM_G = "norm/g"
@@ -35,7 +36,7 @@ VAE_SAMPLES = "vae/samples"  # images
 
 
 def write_hparams(
-    writer: "SummaryWriter", hparams: Mapping[str, Any], metrics: Mapping[str, float]
+    writer: "SummaryWriter", hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int
 ) -> None:
     """Fills TensorBoard's HParams tab from the run's own event file.
 
@@ -45,7 +46,9 @@ def write_hparams(
     Args:
         writer: the run's writer.
         hparams: names and values; anything but a number, a string or a bool becomes a string.
-        metrics: tags and values to compare runs by; each is also written as a scalar.
+        metrics: tags and values to compare runs by; each is also written as a scalar, which is
+            where the tab takes them from.
+        step: where those scalars stand on the x axis: the end of training.
     """
     from torch.utils.tensorboard.summary import hparams as summaries
 
@@ -56,4 +59,4 @@ def write_hparams(
     for summary in summaries(plain, dict(metrics)):
         writer._get_file_writer().add_summary(summary)
     for tag, value in metrics.items():
-        writer.add_scalar(tag, value)
+        writer.add_scalar(tag, value, step)
