@@ -32,7 +32,7 @@ from wnrl.runs import open_run, resolve_device, seed_everything
 from wnrl.vae import pictures
 from wnrl.vae.build import save_checkpoint
 from wnrl.vae.config import MODELS, PRESETS, VAEConfig
-from wnrl.vae.train import check_finite
+from wnrl.vae.training import check_finite
 
 N_PICTURES = 5  # how often reconstructions and samples are logged over the run
 CURVES = (tags.VAE_TRAIN_ELBO, tags.VAE_VALID_ELBO)

@@ -3,9 +3,9 @@
 from wnrl.vae.bounds import Elbo, elbo, iwae_bound
 from wnrl.vae.build import build, load
 from wnrl.vae.config import PRESETS, VAEConfig
+from wnrl.vae.measure import Likelihood, Protocol, nll
 from wnrl.vae.model import MLPVAE
-from wnrl.vae.nll import Likelihood, Protocol, nll
-from wnrl.vae.train import LogStep, train
+from wnrl.vae.training import LogStep, train
 
 __all__ = [
     "MLPVAE",

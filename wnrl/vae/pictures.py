@@ -5,8 +5,8 @@ from torch import Tensor
 
 from wnrl.data import Images
 from wnrl.vae.binarise import fixed_draw
+from wnrl.vae.measure import evaluating
 from wnrl.vae.model import MLPVAE
-from wnrl.vae.nll import evaluating
 
 TILE_PIXELS = 48  # an image of 8 × 8 is magnified to about this size
 

@@ -17,8 +17,8 @@ from wnrl.norms import NORMS
 from wnrl.vae.binarise import binarise, fixed_draw
 from wnrl.vae.bounds import elbo
 from wnrl.vae.config import SCHEDULES, VAEConfig
+from wnrl.vae.measure import evaluating
 from wnrl.vae.model import MLPVAE
-from wnrl.vae.nll import evaluating
 
 TRAIN_TAGS = (tags.VAE_TRAIN_ELBO, tags.VAE_TRAIN_RECONSTRUCTION, tags.VAE_TRAIN_KL)
 VALID_TAGS = (tags.VAE_VALID_ELBO, tags.VAE_VALID_RECONSTRUCTION, tags.VAE_VALID_KL)

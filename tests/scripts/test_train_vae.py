@@ -1,0 +1,233 @@
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scripts import _cli
+from scripts.train_vae import Args, main, train
+from wnrl import data, tags, vae
+from wnrl.errors import UsageError
+from wnrl.vae import VAEConfig
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_vae.py"
+TINY = {"n_steps": 20, "hidden": (12,), "latent_dim": 2, "n_samples": 5, "n_logs": 4}
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vae") / "run"
+    result = train(Args(norm="weight", run_dir=folder, device="cpu", **TINY))
+    return folder, result
+
+
+def events(folder):
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_result_holds_the_likelihood_with_its_protocol_and_the_costs(run):
+    folder, result = run
+    assert result == json.loads((folder / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert 0 < result["nll"] < -result["elbo"]
+    assert result["nll_standard_error"] > 0
+    assert result["protocol"]["binarisation"] == "one draw for all models, seed 0"
+    assert (result["protocol"]["split"], result["protocol"]["K"]) == ("test", 5)
+    assert result["protocol"]["N"] == 300
+    assert result["steps"] == 20
+    assert result["steps_per_second"] > 0
+    assert result["images_per_second"] == pytest.approx(64 * result["steps_per_second"])
+    assert result["wall_time"] > 20 / result["steps_per_second"]
+    assert result["plain_parts"] == []
+
+
+def test_curve_holds_the_bounds_at_the_logged_steps(run):
+    _, result = run
+    assert set(result["curve"]) == {"steps", tags.VAE_TRAIN_ELBO, tags.VAE_VALID_ELBO}
+    assert result["curve"]["steps"] == [5, 10, 15, 20]
+    assert all(len(values) == 4 for values in result["curve"].values())
+
+
+def test_per_image_nll_averages_to_the_reported_one(run):
+    folder, result = run
+    per_image = np.load(folder / "per_image_nll.npy")
+    assert per_image.shape == (300,)
+    assert per_image.mean() == pytest.approx(result["nll"], abs=1e-12)
+
+
+def test_saved_model_gives_the_reported_numbers_back(run):
+    folder, result = run
+    measured = vae.nll(vae.load(folder), data.load("digits"), vae.Protocol("digits", n_samples=5))
+    assert measured.nll == pytest.approx(result["nll"], abs=1e-6)
+    assert measured.elbo == pytest.approx(result["elbo"], abs=1e-6)
+
+
+def test_config_holds_every_resolved_value(run):
+    folder, _ = run
+    values = json.loads((folder / "config.json").read_text())
+    assert set(values) == {field.name for field in fields(VAEConfig)}
+    assert (values["norm"], values["n_steps"], values["epochs"]) == ("weight", 20, None)
+
+
+def test_tensorboard_gets_scalars_images_and_hparams_in_one_event_file(run):
+    folder, result = run
+    logged = events(folder).Tags()
+    bounds = {
+        f"vae/{split}_{part}"
+        for split in ("train", "valid")
+        for part in ("elbo", "reconstruction", "kl")
+    }
+    lengths = {f"{tags.NORM_G}/encoder.0.weight", f"{tags.NORM_V}/encoder.0.weight"}
+    assert bounds | lengths | {tags.VAE_NLL, tags.VAE_TEST_ELBO} <= set(logged["scalars"])
+    assert {tags.VAE_RECONSTRUCTIONS, tags.VAE_SAMPLES} == set(logged["images"])
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+    hparams = events(folder).summary_metadata["_hparams_/session_start_info"]
+    assert b"weight" in hparams.plugin_data.content
+    assert events(folder).Scalars(tags.VAE_NLL)[0].value == pytest.approx(result["nll"])
+
+
+def test_samples_are_saved_large_enough_to_read(run):
+    picture = Image.open(run[0] / "samples.png")
+    assert picture.size == (16 * 49 + 1, 4 * 49 + 1)
+    assert len(set(picture.tobytes())) > 10
+
+
+def test_calling_a_finished_run_again_shows_its_result_and_changes_nothing(run, capsys):
+    folder, result = run
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert main(Args(norm="weight", run_dir=folder, device="cpu", **TINY)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(folder)
+    assert lines[-1].startswith(f"NLL {result['nll']:.2f}")
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_two_runs_with_one_seed_are_equal_bit_for_bit(run, tmp_path):
+    folder, result = run
+    again = train(Args(norm="weight", run_dir=tmp_path / "again", device="cpu", **TINY))
+    assert (again["nll"], again["curve"]) == (result["nll"], result["curve"])
+    states = [torch.load(f / "model.pt", weights_only=True) for f in (folder, tmp_path / "again")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_an_unfinished_run_is_done_again_from_the_start(run, tmp_path):
+    folder, result = run
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    (tmp_path / "model.pt").write_bytes(b"half of a checkp")
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"")
+    again = train(Args(norm="weight", run_dir=tmp_path, device="cpu", **TINY))
+    assert again["nll"] == result["nll"]
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+
+
+def test_progress_rises_to_one(tmp_path):
+    done = []
+    train(Args(run_dir=tmp_path / "run", **TINY), done.append)
+    assert done == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_a_nan_ends_the_run_as_failed_with_its_reason(tmp_path, capsys):
+    args = Args(run_dir=tmp_path / "run", learning_rate=1e30, **TINY)
+    assert main(args) == 1
+    assert "failed: vae/" in capsys.readouterr().out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "failed"
+    assert "after 5 gradient steps; first parameter" in result["reason"]
+    assert "nll" not in result
+    assert main(args) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--norm", "weigth"], "norm must be one of .*did you mean 'weight'"),
+        (["--model", "mpl"], "model must be one of .*did you mean 'mlp'"),
+        (["--dataset", "digit"], "dataset must be one of .*did you mean 'digits'"),
+        (["--n-steps", "0"], "n_steps must be above zero, got 0"),
+        (["--epochs", "-1"], "epochs must be above zero, got -1"),
+        (["--epochs", "2", "--n-steps", "2"], "exactly one of epochs and n_steps"),
+        (["--batch-size", "5000"], "batch_size must be at most the 1297 training images"),
+        (["--hidden", "0"], "hidden must be widths above zero"),
+        (["--latent-dim", "0"], "latent_dim must be above zero, got 0"),
+        (["--n-samples", "0"], "n_samples must be above zero, got 0"),
+        (["--device", "cdua"], "device must be auto, cpu, cuda"),
+    ],
+)
+def test_bad_flag_is_one_line_and_exit_2_and_writes_nothing(flags, message, tmp_path, capsys):
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit) as ended:
+        _cli.run(main, Args, argv=[*flags, "--run-dir", str(folder)])
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert re.search(message, lines[0])
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+def test_cuda_without_a_gpu_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match="device 'cuda' asked for"):
+        train(Args(device="cuda", run_dir=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_folder_of_another_configuration_is_refused_and_kept(run):
+    folder, _ = run
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UsageError, match=r"norm='weight' .asked: 'none'."):
+        train(Args(run_dir=folder, **TINY))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_run_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"run_dir .* cannot be made"):
+        train(Args(run_dir=tmp_path / "file" / "run", **TINY))
+
+
+def test_every_setting_of_a_run_is_a_flag():
+    flags = {field.name for field in fields(Args)}
+    assert {field.name for field in fields(VAEConfig)} <= flags
+
+
+def test_flags_left_out_are_the_preset():
+    assert Args(norm="layer", seed=3).config() == VAEConfig(norm="layer", seed=3)
+
+
+def test_default_folder_is_named_by_dataset_model_norm_and_seed():
+    assert Args(norm="layer", seed=3).folder == Path("runs/single/digits/mlp/layer/seed3")
+
+
+def test_script_runs_from_another_folder(tmp_path):
+    flags = [f"--{name.replace('_', '-')}" for name in TINY]
+    values = [str(value[0] if isinstance(value, tuple) else value) for value in TINY.values()]
+    words = [word for pair in zip(flags, values, strict=True) for word in pair]
+    out = subprocess.run(
+        [sys.executable, SCRIPT, "--norm", "batch", "--run-dir", "run", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = out.stdout.splitlines()
+    assert lines[0] == "run"
+    assert lines[-1].startswith("NLL ")
+    assert vae.load(tmp_path / "run").latent_dim == 2
+    config = VAEConfig(norm="batch", epochs=None, **TINY)
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == json.loads(
+        json.dumps(asdict(config))
+    )

@@ -1,0 +1,160 @@
+import json
+
+import pytest
+import torch
+
+from tests.vae.exact import exact_log_p, tiny_images, tiny_vae
+from wnrl import convert, data
+from wnrl.errors import UsageError
+from wnrl.vae import MLPVAE, PRESETS, Protocol, build, nll
+from wnrl.vae.measure import bounds_of_chunks, evaluating
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    return build(PRESETS["mlp", "digits"], digits)
+
+
+def test_nll_approaches_the_exact_likelihood_as_k_grows():
+    model, images = tiny_vae(), tiny_images()
+    exact = -exact_log_p(model, images.test.flatten(1).float())
+    measured = nll(model, images, Protocol("tiny", n_samples=20_000))
+    torch.testing.assert_close(measured.per_image_nll, exact, atol=0.05, rtol=0)
+    assert measured.nll == pytest.approx(exact.mean().item(), abs=0.01)
+
+
+def test_nll_falls_with_k_towards_the_likelihood_and_stays_below_minus_elbo():
+    model, images = tiny_vae(), tiny_images(1000)
+    x = images.test.flatten(1).float()
+    exact = -torch.cat([exact_log_p(model, part) for part in x.split(50)]).mean().item()
+    results = [nll(model, images, Protocol("tiny", n_samples=k)) for k in (1, 10, 100, 1000)]
+    falling = [result.nll for result in results]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] - falling[-1] > 0.05
+    assert falling[-1] > exact - 0.01
+    assert all(result.nll <= -result.elbo + 1e-12 for result in results)
+
+
+def test_two_calls_are_equal_bit_for_bit(model, digits):
+    protocol = Protocol("digits", n_samples=20)
+    first, second = nll(model, digits, protocol), nll(model, digits, protocol)
+    assert torch.equal(first.per_image_nll, second.per_image_nll)
+    assert torch.equal(first.per_image_elbo, second.per_image_elbo)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_a_model_left_in_train_mode_gives_the_same_nll(norm, digits):
+    torch.manual_seed(0)
+    model = MLPVAE(64, (10,), 2)
+    convert(model, norm)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    protocol = Protocol("digits", n_samples=5)
+    in_train = nll(model.train(), digits, protocol)
+    assert model.training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(in_train.per_image_nll, nll(model.eval(), digits, protocol).per_image_nll)
+
+
+def test_evaluating_puts_every_part_back_into_its_own_mode():
+    model = tiny_vae().train()
+    model.decoder.eval()
+    before = [part.training for part in model.modules()]
+    with evaluating(model):
+        assert not any(part.training for part in model.modules())
+    assert [part.training for part in model.modules()] == before
+    assert True in before
+    assert False in before
+
+
+def test_evaluating_puts_the_mode_back_after_an_error():
+    model = tiny_vae().train()
+    with pytest.raises(KeyError), evaluating(model):
+        raise KeyError
+    assert model.training
+
+
+def test_joining_chunks_of_any_size_equals_one_logsumexp():
+    weights = torch.randn(100, 7).double() * 30
+    log_p, elbo = bounds_of_chunks(weights.split([1, 50, 9, 40]))
+    torch.testing.assert_close(log_p, weights.logsumexp(0) - torch.tensor(100.0).double().log())
+    torch.testing.assert_close(elbo, weights.mean(0))
+
+
+def test_chunks_are_joined_in_double_precision():
+    weights = torch.full((2**14, 1), -90.0)
+    weights[0] = -80.0
+    log_p, _ = bounds_of_chunks(weights.split(1))
+    exact = weights.double().logsumexp(0) - torch.tensor(2.0**14).double().log()
+    assert log_p.dtype == torch.float64
+    torch.testing.assert_close(log_p, exact, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("n_samples", [3, 64, 100])
+def test_no_pass_decodes_more_rows_than_allowed(model, digits, n_samples, monkeypatch):
+    seen = []
+    log_weights = MLPVAE.log_weights
+
+    def watched(self, x, k, generator=None):
+        seen.append((k, len(x)))
+        return log_weights(self, x, k, generator)
+
+    monkeypatch.setattr(MLPVAE, "log_weights", watched)
+    result = nll(model, digits, Protocol("digits", n_samples=n_samples), rows=64)
+    assert max(k * n_images for k, n_images in seen) <= 64
+    assert sum(k * n_images for k, n_images in seen) == 300 * n_samples
+    assert len(result.per_image_nll) == 300
+
+
+def test_results_are_in_the_order_of_the_split(model, digits):
+    one_pass = nll(model, digits, Protocol("digits", n_samples=500), rows=500 * 300)
+    image_by_image = nll(model, digits, Protocol("digits", n_samples=500), rows=500)
+    difference = (one_pass.per_image_nll - image_by_image.per_image_nll).abs()
+    assert difference.max() < 0.2 < one_pass.per_image_nll.std()
+
+
+def test_two_models_are_measured_on_the_same_binary_images(model, digits):
+    protocol = Protocol("digits", n_samples=2)
+    other = nll(MLPVAE(64, (3,), 1), digits, protocol)
+    assert nll(model, digits, protocol).images_crc32 == other.images_crc32
+    assert nll(model, digits, Protocol("digits", "valid", 2)).images_crc32 != other.images_crc32
+
+
+def test_record_names_everything_the_number_depends_on(model, digits):
+    record = nll(model, digits, Protocol("digits", n_samples=3)).record()
+    assert json.loads(json.dumps(record)) == {
+        "dataset": "digits",
+        "split": "test",
+        "binarisation": "one draw for all models, seed 0",
+        "K": 3,
+        "N": 300,
+        "mode": "eval",
+        "weights": "raw",
+        "noise_seed": 0,
+        "images_crc32": "04b0285f",
+    }
+
+
+def test_standard_error_is_that_of_the_mean_over_images(model, digits):
+    result = nll(model, digits, Protocol("digits", n_samples=3))
+    assert result.standard_error == pytest.approx(result.per_image_nll.std().item() / 300**0.5)
+
+
+def test_protocol_of_another_dataset_is_refused(model, digits):
+    with pytest.raises(UsageError, match="'mnist', got 'digits'"):
+        nll(model, digits, Protocol("mnist"))
+
+
+def test_unknown_split_is_refused_with_the_nearest_word(model, digits):
+    with pytest.raises(UsageError, match="did you mean 'test'"):
+        nll(model, digits, Protocol("digits", split="tset"))
+
+
+@pytest.mark.parametrize("n_samples", [0, -1])
+def test_too_few_samples_are_refused(n_samples):
+    with pytest.raises(UsageError, match=f"n_samples must be above zero, got {n_samples}"):
+        Protocol("digits", n_samples=n_samples)
