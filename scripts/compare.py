@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -155,7 +156,14 @@ def _publish(
             print(f"no score: {row.task.title} · {row.norm} · {failure}")
     print(f"table:   {root / 'table.csv'}")
     print(f"logs:    tensorboard --logdir {root}")
+    print(f"         one colour a norm: http://localhost:6006/{one_colour_a_norm(rows)}")
     print(f"report:  {root / 'report.html'}")
+
+
+def one_colour_a_norm(rows: list[Row]) -> str:
+    """The end of a TensorBoard address whose runs are coloured by norm, whatever task or seed."""
+    pattern = f"/({'|'.join(dict.fromkeys(row.norm for row in rows))})/seed"
+    return f"?runColorGroup={quote('regex:' + pattern, safe='')}#timeseries"
 
 
 def _cores() -> int:

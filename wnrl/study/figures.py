@@ -37,7 +37,7 @@ def learning_curves(rows: Sequence[Row]) -> str:
         axes.fill_between(steps, low, high, color=COLOURS[row.norm], alpha=0.18, linewidth=0)
         axes.plot(steps, iqm(values), color=COLOURS[row.norm], label=row.norm, linewidth=1.8)
     axes.set_xlabel(metric.steps)
-    axes.set_ylabel(metric.curve)
+    axes.set_ylabel(metric.curve_label)
     if axes.lines:
         axes.legend(frameon=False)
     return _svg(figure, axes)

@@ -20,13 +20,29 @@ class Metric:
     """How tables and axes call it, with its unit."""
     curve: str
     """The tag of its learning curve in ``result.json``."""
+    curve_label: str
+    """How an axis calls that curve."""
     steps: str
     """What a step on the x axis is."""
     higher_is_better: bool
 
 
-RETURN = Metric("final_return", "return", tags.EVAL_RETURN, "environment steps", True)
-NLL = Metric("nll", "NLL (nats)", tags.VAE_VALID_ELBO, "gradient steps", False)
+RETURN = Metric(
+    key="final_return",
+    label="return",
+    curve=tags.EVAL_RETURN,
+    curve_label="evaluation return",
+    steps="environment steps",
+    higher_is_better=True,
+)
+NLL = Metric(
+    key="nll",
+    label="NLL in nats",
+    curve=tags.VAE_VALID_ELBO,
+    curve_label="validation ELBO in nats",
+    steps="gradient steps",
+    higher_is_better=False,
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,7 @@ class Task:
     @property
     def title(self) -> str:
         """How tables and figures call it."""
-        return f"{self.algo.replace('_', ' ')} · {self.name}"
+        return f"{self.algo} · {self.name}"
 
 
 @dataclass(frozen=True)

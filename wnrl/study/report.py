@@ -20,7 +20,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
        max-width: 1180px; margin: 2rem auto; padding: 0 1.2rem; }
 h1 { margin-bottom: .2rem; } h2 { margin-top: 2.6rem; border-bottom: 1px solid #ddd; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #e4e4e4; }
+th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #e4e4e4;
+         white-space: nowrap; }
 th { font-weight: 600; } td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left; }
 .scroll { overflow-x: auto; } .muted { color: #666; font-size: .92rem; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
@@ -29,7 +30,8 @@ th { font-weight: 600; } td:nth-child(-n+2), th:nth-child(-n+2) { text-align: le
           margin-right: .5em; }
 figure { margin: 0; } figcaption { font-size: .92rem; margin-bottom: .2rem; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
-img { width: 240px; image-rendering: pixelated; border: 1px solid #ddd; }
+.pictures figure { flex: 1 1 230px; }
+img { width: 100%; image-rendering: pixelated; border: 1px solid #ddd; }
 .failed { color: #a40000; } code { background: #f4f4f4; padding: .1em .3em; }
 """
 

@@ -122,17 +122,15 @@ def _row(
     )
 
 
-COLUMNS = ("task", "norm", "runs", "metric", "IQM [95 %]", "minus none", "P(better)", "steps/s",
-           "failed")  # fmt: skip
+COLUMNS = ("task", "norm", "runs", "IQM [95 %]", "minus none", "P(better)", "steps/s", "failed")
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """The row as text, one cell for each of ``COLUMNS``; – where there is nothing to say."""
     return (
-        row.task.title,
+        f"{row.task.title}, {row.task.metric.label}",
         row.norm,
         str(len(row.scores)),
-        row.task.metric.label,
         str(row.score or "–"),
         str(row.difference or "–"),
         "–" if row.better is None else f"{row.better:.2f}",
