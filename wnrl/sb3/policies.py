@@ -144,7 +144,7 @@ def check_optimized(module: nn.Module, *optimizers: torch.optim.Optimizer) -> No
     held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
     lost = [name for name, p in module.named_parameters() if id(p) not in held]
     if lost:
-        raise UsageError(f"no optimizer holds these parameters: {', '.join(lost)}")
+        raise UsageError(f"parameters in no optimizer: {', '.join(lost)}")
 
 
 def with_norm(

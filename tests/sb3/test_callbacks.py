@@ -1,0 +1,107 @@
+import math
+
+import pytest
+import torch
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+
+import wnrl.sb3 as wn
+from wnrl import tags
+from wnrl.errors import NonFiniteError
+
+
+class Recorder(KVWriter):
+    def __init__(self):
+        self.rows = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.rows.append(dict(key_values))
+
+    def close(self):
+        pass
+
+
+class Poison(BaseCallback):
+    """Puts a NaN into the network at the end of each rollout."""
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        with torch.no_grad():
+            self.model.policy.value_net.bias.fill_(math.nan)
+
+
+def ppo(**others):
+    return PPO("WNMlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu", **others)
+
+
+def test_training_stops_after_the_update_that_broke():
+    with pytest.raises(NonFiniteError, match=r"after 16 steps: train/loss \(nan\), "):
+        ppo().learn(64, [Poison(), wn.StopAtNonFinite()])
+
+
+def test_training_that_breaks_in_its_last_update_fails_as_well():
+    with pytest.raises(NonFiniteError, match=r"after 16 steps: train/loss \(nan\), "):
+        ppo().learn(16, [Poison(), wn.StopAtNonFinite()])
+
+
+def test_the_parameter_that_is_not_finite_is_named():
+    model = ppo()
+    model.set_logger(Logger(None, []))
+    with torch.no_grad():
+        model.policy.value_net.bias.fill_(math.inf)
+    with pytest.raises(NonFiniteError, match=r"after 0 steps: value_net\.bias$"):
+        wn.check_finite(model)
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_value():
+    model = ppo()
+    model.set_logger(Logger(None, []))
+    wn.check_finite(model)
+    model.logger.record(tags.TRAIN_LOSS, math.inf)
+    with pytest.raises(NonFiniteError, match=r"after 0 steps: train/loss \(inf\)$"):
+        wn.check_finite(model)
+
+
+def test_many_broken_parameters_make_a_short_message():
+    model = ppo()
+    model.set_logger(Logger(None, []))
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.fill_(math.nan)
+    with pytest.raises(NonFiniteError, match=r"and \d+ more$") as raised:
+        wn.check_finite(model)
+    assert len(str(raised.value)) < 200
+
+
+def test_healthy_training_is_not_stopped():
+    assert ppo().learn(64, wn.StopAtNonFinite()).num_timesteps == 64
+
+
+def test_lengths_of_every_weight_normalized_layer_are_logged_each_rollout():
+    model = RecurrentPPO(
+        "WNMlpLstmPolicy", "CartPole-v1", n_steps=16, device="cpu",
+        policy_kwargs={"lstm_hidden_size": 8, "net_arch": [4]},
+    )  # fmt: skip
+    recorder = Recorder()
+    model.set_logger(Logger(None, [recorder]))
+    start = model.policy.value_net.weight_g.mean().item()
+    model.learn(32, wn.LogNorms())
+    assert recorder.rows[0]["norm/g/value_net.weight"] == pytest.approx(start)
+    assert recorder.rows[0]["norm/v/value_net.weight"] == pytest.approx(start)
+    last = recorder.rows[-1]
+    for layer in ("lstm_actor.weight_ih_l0", "lstm_critic.weight_hh_l0", "action_net.weight"):
+        assert last[f"norm/g/{layer}"] > 0
+        assert last[f"norm/v/{layer}"] > 0
+
+
+def test_plain_networks_log_no_lengths():
+    model = ppo(policy_kwargs={"norm": "none"})
+    recorder = Recorder()
+    model.set_logger(Logger(None, [recorder]))
+    model.learn(32, wn.LogNorms())
+    assert recorder.rows
+    assert not [tag for row in recorder.rows for tag in row if tag.startswith("norm/")]
