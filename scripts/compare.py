@@ -78,7 +78,7 @@ class Args:
 
 
 def main(args: Args) -> int:
-    """Plans, runs, summarises and reports; 1 if a run broke down without a result, else 0."""
+    """Plans, runs, summarises and reports; 130 if interrupted, 1 if a run left no result."""
     check_choice("study", args.study, STUDIES)
     workers = _cores() if args.workers is None else args.workers
     check_positive(workers=workers, budget=args.budget)
@@ -96,7 +96,7 @@ def main(args: Args) -> int:
             crashed = _train(jobs, root, device, workers)
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)
-            raise
+            return 130
         notes = {
             "command": " ".join(["python", *sys.argv]),
             "device": device,
