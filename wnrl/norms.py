@@ -8,18 +8,10 @@ from typing import Any
 from torch import nn
 
 from wnrl.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from wnrl.nn.conv import WNConv2d
-from wnrl.nn.linear import WNLinear
-from wnrl.nn.lstm import WNLSTM
 from wnrl.nn.mean_only import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
 from wnrl.nn.normalised import ChannelRMSNorm
 from wnrl.nn.spectral import SPECTRAL
-
-WEIGHT_NORMED: dict[type[nn.Module], Any] = {
-    nn.Linear: WNLinear,
-    nn.Conv2d: WNConv2d,
-    nn.LSTM: WNLSTM,
-}
+from wnrl.nn.table import WEIGHT_NORMED
 
 Normalisers = tuple[
     Callable[..., nn.Module],

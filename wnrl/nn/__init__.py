@@ -1,15 +1,29 @@
 """Weight-normalized layers, and what turns a plain network into one of them and back."""
 
+from wnrl.nn.base import WeightNormed
 from wnrl.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from wnrl.nn.conv import WNConv2d
+from wnrl.nn.cells import WNGRUCell, WNLSTMCell
+from wnrl.nn.conv import (
+    WNConv1d,
+    WNConv2d,
+    WNConv3d,
+    WNConvTranspose1d,
+    WNConvTranspose2d,
+    WNConvTranspose3d,
+)
 from wnrl.nn.convert import convert, plain_parts
+from wnrl.nn.embedding import WNEmbedding
 from wnrl.nn.fold import fold
-from wnrl.nn.functional import weight_norm
+from wnrl.nn.functional import row_norm, weight_norm
 from wnrl.nn.linear import WNLinear
-from wnrl.nn.lstm import WNLSTM
 from wnrl.nn.mean_only import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
+from wnrl.nn.recurrent import WNGRU, WNLSTM
+from wnrl.nn.scope import StaleWeightError, frozen, invalidate, shared_weights
+from wnrl.nn.table import WEIGHT_NORMED
 
 __all__ = [
+    "WEIGHT_NORMED",
+    "WNGRU",
     "WNLSTM",
     "BatchRenorm1d",
     "BatchRenorm2d",
@@ -17,10 +31,24 @@ __all__ = [
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",
     "MeanOnlyBatchNorm3d",
+    "StaleWeightError",
+    "WNConv1d",
     "WNConv2d",
+    "WNConv3d",
+    "WNConvTranspose1d",
+    "WNConvTranspose2d",
+    "WNConvTranspose3d",
+    "WNEmbedding",
+    "WNGRUCell",
+    "WNLSTMCell",
     "WNLinear",
+    "WeightNormed",
     "convert",
     "fold",
+    "frozen",
+    "invalidate",
     "plain_parts",
+    "row_norm",
+    "shared_weights",
     "weight_norm",
 ]

@@ -9,7 +9,8 @@ from torch import nn
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn.normalised import Normalised
 from wnrl.nn.projection import mark_projected, project_
-from wnrl.norms import NORMS, WEIGHT_NORMED, Norm
+from wnrl.nn.table import WEIGHT_NORMED
+from wnrl.norms import NORMS, Norm
 
 PLACEMENTS = ("pre", "post")
 N_SPATIAL: dict[type[nn.Module], int] = {

@@ -1,32 +1,156 @@
 """Weight normalization as pure functions of tensors (Salimans & Kingma 2016, arXiv:1602.07868)."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from wnrl.errors import UsageError
+
 EPS = 1e-12
+"""Default of ``eps``: far below any ‖v‖² in use, so that it changes no digit in float32."""
+ZERO_ROW_STD = 0.05
+"""Standard deviation of a v drawn for a row of zeros: the paper's."""
+# From here on eps is below half a unit in the last place of a float32 ‖v‖².
+_NEGLIGIBLE = 2.0**-25
+# Fake and traced tensors have no value to look at.
+_PLAIN_TENSORS = (torch.nn.Parameter, Tensor)
 
 
-def row_norm(v: Tensor, dim: int = 0, eps: float = EPS) -> Tensor:
+def row_norm(v: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tensor:
     """sqrt(Σ v² + eps) over all axes of ``v`` but ``dim``, in float32 or wider.
 
+    Args:
+        v: directions, at least two axes.
+        dim: the axis of the output units.
+        eps: added to ‖v‖².
+        groups: blocks of axis 0 that are normalised apart (transposed convolutions, ``dim=1``).
+
     Returns:
-        The norms, shaped like ``v`` with 1 in every axis but ``dim``.
+        The norms, shaped like ``v`` with 1 in every axis but ``dim``, and ``groups`` in axis 0
+        where that is above 1.
     """
-    axes = [axis for axis in range(v.dim()) if axis != dim % v.dim()]
+    if groups > 1:
+        blocks = v.unflatten(0, (groups, -1))
+        return _norm(blocks, (0, dim % v.dim() + 1), eps).squeeze(1)
+    return _norm(v, (dim % v.dim(),), eps)
+
+
+def _norm(v: Tensor, kept: tuple[int, ...], eps: float) -> Tensor:
+    axes = [axis for axis in range(v.dim()) if axis not in kept]
     wide = v.to(torch.promote_types(v.dtype, torch.float32))
     return (wide.square().sum(axes, keepdim=True) + eps).sqrt()
 
 
-def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS) -> Tensor:
-    """w = g · v / ‖v‖ for every slice of ``v`` along ``dim`` (eq. 2 of the paper).
+def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tensor:
+    """W = g · v / ‖v‖ for every slice of ``v`` along ``dim`` (eq. 2 of the paper).
+
+    Differentiable twice, and usable under ``torch.func``, ``torch.compile`` and ``torch.export``.
+    On a CPU in float32 it runs torch's fused kernel, which has no eps, wherever eps is too small
+    to change a digit; docs/weight_norm.md has the timings of the alternatives.
 
     Args:
         v: directions, any shape of at least two axes.
-        g: lengths, shaped like ``v`` with 1 in every axis but ``dim``.
+        g: lengths, of the shape that ``row_norm`` returns for ``v``.
         dim: the axis of the output units.
         eps: added to ‖v‖², so that a direction which shrinks to nothing gives w = 0.
+        groups: blocks of axis 0 that are normalised apart (transposed convolutions, ``dim=1``).
 
     Returns:
         The effective weight, shape and dtype of ``v``.
     """
-    return v * (g / row_norm(v, dim, eps)).to(v.dtype)
+    if dim == 0 and groups == 1 and _may_fuse(v, g):
+        w, norms = torch._weight_norm_interface(v, g, 0)
+        if norms.min().item() > math.sqrt(eps / _NEGLIGIBLE):
+            return w
+    if groups > 1:
+        blocks = v.unflatten(0, (groups, -1))
+        ratio = (g / row_norm(v, dim, eps, groups)).unsqueeze(1)
+        return (blocks * ratio).to(v.dtype).flatten(0, 1)
+    return (v * (g / row_norm(v, dim, eps))).to(v.dtype)
+
+
+def _may_fuse(v: Tensor, g: Tensor) -> bool:
+    """Whether the fused kernel takes ``v`` and ``g``, and its norms can be looked at."""
+    return (
+        v.is_cpu
+        and v.dtype is torch.float32
+        and g.dtype is torch.float32
+        and not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and type(v) in _PLAIN_TENSORS
+        and v.is_contiguous()
+    )
+
+
+def split_weight(
+    w: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1, v_std: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The inverse of ``weight_norm``: v := w and g := ‖w‖.
+
+    A row of zeros has no direction: it becomes g = 0 with a random v, drawn from a generator of
+    its own, so that torch's is left where a plain network would leave it.
+
+    Args:
+        w: effective weight.
+        dim: the axis of the output units.
+        eps: as given to ``weight_norm``.
+        groups: as given to ``weight_norm``.
+        v_std: None leaves v = w; a number scales every row of v to this root mean square.
+
+    Returns:
+        v and g, new tensors without graph; ``weight_norm(v, g)`` is ``w``, bit for bit where
+        ``v_std`` is None.
+    """
+    with torch.no_grad():
+        v = w.detach().clone()
+        zero = zero_rows(w, dim, groups)
+        empty = (
+            zero
+            if groups == 1
+            else zero.unsqueeze(1)
+            .expand(groups, w.shape[0] // groups, *zero.shape[1:])
+            .flatten(0, 1)
+        )
+        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        noise = torch.randn(v.shape, generator=generator, dtype=torch.float32)
+        v = torch.where(empty, (ZERO_ROW_STD * noise).to(v), v)
+        norms = _norms_in_use(v, dim, eps, groups)
+        g = norms.masked_fill(zero, 0.0)
+        if v_std is not None:
+            count = v.numel() // norms.numel()
+            v = weight_norm(v, torch.full_like(norms, v_std * math.sqrt(count)), dim, eps, groups)
+        return v, g
+
+
+def _norms_in_use(v: Tensor, dim: int, eps: float, groups: int) -> Tensor:
+    """The norms as ``weight_norm`` sums them: the last digit depends on the order of the sum."""
+    norms = row_norm(v, dim, eps, groups)
+    if dim == 0 and groups == 1 and _may_fuse(v, norms):
+        return torch._weight_norm_interface(v, norms, 0)[1].maximum(norms.new_tensor(eps).sqrt())
+    return norms
+
+
+def zero_rows(v: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
+    """Where all of a unit's weights are zero; bool, of the shape that ``row_norm`` returns."""
+    if groups > 1:
+        axes = [axis for axis in range(v.dim() + 1) if axis not in (0, dim + 1)]
+        return (v.unflatten(0, (groups, -1)) == 0).all(axes, keepdim=True).squeeze(1)
+    axes = [axis for axis in range(v.dim()) if axis != dim]
+    return (v == 0).all(axes, keepdim=True)
+
+
+def check_directions(v: Tensor, name: str, dim: int = 0, groups: int = 1) -> None:
+    """Raises UsageError naming ``name`` where ``v`` has an empty axis or a row of zeros."""
+    if v.numel() == 0:
+        raise UsageError(f"{name} must have no empty dimension, got shape {tuple(v.shape)}")
+    if v.is_meta:
+        return
+    zero = zero_rows(v, dim, groups).flatten()
+    if zero.any():
+        first = int(zero.nonzero()[0])
+        raise UsageError(
+            f"{name} must have a direction for every output unit, got {int(zero.sum())} of "
+            f"{zero.numel()} rows with nothing but zeros (the first: {first}); a unit that starts "
+            "at zero is g = 0 with any v other than zero"
+        )

@@ -1,0 +1,265 @@
+"""What every weight-normalized layer shares: its pairs (v, g), and torch's layer behind them."""
+
+import math
+import warnings
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from wnrl.errors import UsageError, check_choice
+from wnrl.nn.functional import EPS, check_directions, row_norm, split_weight, weight_norm
+from wnrl.nn.scope import Scope
+
+SCALES = ("linear", "exp")
+
+
+class WeightNormed(nn.Module):
+    """A torch layer whose every parameter ``weight*`` is computed: w = g · v / ‖v‖.
+
+    Each such parameter is replaced by two, ``<name>_g`` and ``<name>_v``, named and shaped as
+    torch's own weight norm has them. The layer is built by torch's constructor first, so that
+    arguments, defaults, initial values and the use of the random generator are torch's.
+
+    It is no subclass of the plain layer: initialisers that write ``module.weight`` of every
+    ``nn.Linear`` would be lost without a word.
+
+    Args:
+        *args: those of the plain layer.
+        scale: ``"linear"`` trains the length g itself, ``"exp"`` its logarithm (w = exp(g) v/‖v‖).
+        v_init_std: None starts v as torch's initial weight and g as its norm. A number starts as
+            the paper does: v ~ N(0, v_init_std²) and length 1, for ``data_init`` to rescale.
+        eps: added to ‖v‖².
+        **kwargs: those of the plain layer.
+
+    Raises:
+        UsageError: a weight has an empty dimension, or ``scale``, ``v_init_std`` or ``eps`` makes
+            no sense.
+    """
+
+    plain_type: ClassVar[type[nn.Module]]
+    """torch's layer with the same arguments."""
+    arguments: ClassVar[tuple[str, ...]]
+    """Constructor arguments, which are attributes too."""
+    output_dim: ClassVar[int] = 0
+    """The axis of a weight that counts output units."""
+    weight_groups: int = 1
+    """Blocks of axis 0 that are normalised apart."""
+    pairs: tuple[str, ...]
+    """Names of the effective weights."""
+    order: tuple[str, ...]
+    """Names of the plain layer's parameters."""
+
+    _scope: Scope | None = None  # set while frozen() or shared_weights() is open
+
+    def __init__(
+        self,
+        *args: Any,
+        scale: str = "linear",
+        v_init_std: float | None = None,
+        eps: float = EPS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        with warnings.catch_warnings():  # an empty dimension is an error here, three lines below
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            plain = self.plain_type(*args, **kwargs)
+        self._configure(plain, scale, v_init_std, eps)
+        self._adopt(plain)
+        if v_init_std is not None:
+            self._draw_directions(v_init_std)
+
+    @classmethod
+    def from_plain(
+        cls,
+        plain: nn.Module,
+        *,
+        scale: str = "linear",
+        v_init_std: float | None = None,
+        eps: float = EPS,
+    ) -> Self:
+        """A layer with the same function as ``plain``, which keeps and shares its biases.
+
+        Args:
+            plain: a layer of exactly ``plain_type``.
+            scale: as for the constructor.
+            v_init_std: None starts v as the weight. A number rescales every row of v to this root
+                mean square; the function stays.
+            eps: as for the constructor.
+
+        Raises:
+            UsageError: ``plain`` is of another type, has hooks, which would be lost, or a
+                parameter that is not initialised yet.
+        """
+        if type(plain) is not cls.plain_type:
+            raise UsageError(
+                f"plain must be a {cls.plain_type.__name__}, got {type(plain).__name__}"
+            )
+        if plain._forward_hooks or plain._forward_pre_hooks or plain._backward_hooks:
+            raise UsageError(f"plain must have no hooks, they would be lost: {plain}")
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._configure(plain, scale, v_init_std, eps)
+        layer._adopt(plain)
+        return layer.train(plain.training)
+
+    def _configure(
+        self, plain: nn.Module, scale: str, v_init_std: float | None, eps: float
+    ) -> None:
+        self.scale = check_choice("scale", scale, SCALES)
+        if v_init_std is not None and not 0 < v_init_std < math.inf:
+            raise UsageError(f"v_init_std must be None or above zero, got {v_init_std!r}")
+        if not 0 < eps < math.inf:
+            raise UsageError(f"eps must be above zero, got {eps!r}")
+        self.v_init_std, self.eps = v_init_std, eps
+        for name in self.arguments:
+            if name not in plain._parameters:
+                setattr(self, name, getattr(plain, name))
+
+    def _adopt(self, plain: nn.Module) -> None:
+        for name, value in plain._parameters.items():
+            if value is None or not name.startswith("weight"):
+                self.register_parameter(name, value)
+                continue
+            v, g = self._split(name, value.detach())
+            for suffix, part in (("_g", g), ("_v", v)):
+                self.register_parameter(name + suffix, nn.Parameter(part, value.requires_grad))
+        self.order = tuple(plain._parameters)
+        self.pairs = tuple(name for name in self.order if f"{name}_v" in self._parameters)
+
+    def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """V and the parameter g of an effective weight."""
+        label = f"{type(self).__name__}.{name}"
+        dim, groups = self.output_dim, self.weight_groups
+        if weight.numel() == 0:
+            check_directions(weight, label)
+        if weight.is_meta:
+            return weight.clone(), row_norm(weight, dim, self.eps, groups).to(weight.dtype)
+        v, g = split_weight(weight, dim, self.eps, groups, self.v_init_std)
+        if self.scale == "exp":
+            if (g == 0).any():
+                raise UsageError(f"{label} has a row of zeros, which scale='exp' cannot express")
+            g = g.log()
+        return v, g.to(weight.dtype)
+
+    def _draw_directions(self, std: float) -> None:
+        for name in self.pairs:
+            v, g = self.pair(name)
+            nn.init.normal_(v, std=std)
+            nn.init.constant_(g, 0.0 if self.scale == "exp" else 1.0)
+
+    def pair(self, name: str = "weight") -> tuple[nn.Parameter, nn.Parameter]:
+        """The parameters v and g behind the effective weight ``name``."""
+        return getattr(self, f"{name}_v"), getattr(self, f"{name}_g")
+
+    def effective(self, name: str = "weight") -> Tensor:
+        """The effective weight ``name``, computed now, with its graph where grad is on."""
+        v, g = self.pair(name)
+        return weight_norm(v, self._length(g), self.output_dim, self.eps, self.weight_groups)
+
+    def _length(self, g: Tensor) -> Tensor:
+        return g.exp() if self.scale == "exp" else g
+
+    def assign(self, name: str, weight: Tensor) -> None:
+        """Sets v and g so that the effective weight ``name`` becomes ``weight``.
+
+        A row of zeros becomes g = 0 and keeps its v.
+
+        Raises:
+            UsageError: the shape differs, or ``scale="exp"`` and a row is zero.
+        """
+        v, g = self.pair(name)
+        if weight.shape != v.shape:
+            raise UsageError(
+                f"{type(self).__name__}.{name} must have shape {tuple(v.shape)}, "
+                f"got {tuple(weight.shape)}"
+            )
+        with torch.no_grad():
+            new_v, new_g = self._split(name, weight.detach().to(v))
+            v.copy_(new_v)
+            g.copy_(new_g)
+
+    def _weights(self) -> Any:
+        """What ``_compute`` returns; inside a scope, perhaps kept from an earlier call."""
+        scope = self._scope
+        return self._compute() if scope is None else scope.weights(self)
+
+    def _compute(self) -> tuple[Tensor | None, ...]:
+        """Effective weights and biases, named and ordered as the plain layer's parameters."""
+        pairs = self.pairs
+        return tuple(
+            self.effective(name) if name in pairs else getattr(self, name) for name in self.order
+        )
+
+    def _owns_parameters(self) -> bool:
+        """Whether v, g and biases are parameters here, not pruned, parametrized or a replica's."""
+        names = {part for name in self.pairs for part in (f"{name}_v", f"{name}_g")}
+        return (names | {*self.order} - {*self.pairs}) <= self._parameters.keys()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # nn.Module would register a Parameter given as `weight` beside v and g, or refuse it.
+        if isinstance(value, Tensor) and name in self.__dict__.get("pairs", ()):
+            self.assign(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def to_plain(self) -> nn.Module:
+        """The plain torch layer with the same function and parameters of its own."""
+        plain = self._shell()
+        for name in self.order:
+            source = self.pair(name)[0] if name in self.pairs else getattr(self, name)
+            if source is not None:
+                value = self.effective(name) if name in self.pairs else source.clone()
+                setattr(plain, name, nn.Parameter(value.detach(), source.requires_grad))
+        return plain.train(self.training)
+
+    def _shell(self) -> nn.Module:
+        """The plain layer without values."""
+        arguments = {name: getattr(self, name) for name in self.arguments}
+        if "bias" in self.order:
+            arguments["bias"] = self.bias is not None
+        with warnings.catch_warnings():  # dropout in a single recurrent layer: told once already
+            warnings.simplefilter("ignore", UserWarning)
+            return self.plain_type(**arguments, device="meta")
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew, as the constructor does."""
+        shell = self.to_plain()
+        shell.reset_parameters()  # type: ignore[operator]
+        with torch.no_grad():
+            for name, value in shell.named_parameters():
+                if name in self.pairs:
+                    self.assign(name, value)
+                else:
+                    getattr(self, name).copy_(value)
+        if self.v_init_std is not None:
+            self._draw_directions(self.v_init_std)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name in self.pairs:
+            self._check_loaded(name, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _check_loaded(self, name: str, state_dict: dict[str, Any], prefix: str) -> None:
+        v, g = state_dict.get(f"{prefix}{name}_v"), state_dict.get(f"{prefix}{name}_g")
+        if v is not None and v.shape == self.pair(name)[0].shape:
+            check_directions(v, f"{prefix}{name}_v", self.output_dim, self.weight_groups)
+        if g is not None and g.shape != self.pair(name)[1].shape:
+            raise UsageError(
+                f"{prefix}{name}_g must have shape {tuple(self.pair(name)[1].shape)}, "
+                f"got {tuple(g.shape)}"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is in no scope, and a pickle holds no kept weight.
+        return {key: value for key, value in self.__dict__.items() if key != "_scope"}
+
+    def extra_repr(self) -> str:
+        """Torch's description of the plain layer, and what differs from the defaults."""
+        parts = [self._shell().extra_repr()]
+        parts += [f"scale={self.scale!r}"] if self.scale != "linear" else []
+        parts += [f"v_init_std={self.v_init_std}"] if self.v_init_std is not None else []
+        parts += [f"eps={self.eps}"] if self.eps != EPS else []
+        return ", ".join(parts)

@@ -1,0 +1,76 @@
+"""Weight-normalized LSTM and GRU cells: one step a call."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from wnrl.errors import UsageError
+from wnrl.nn.base import WeightNormed
+from wnrl.nn.effective import effective_weight
+
+_ARGUMENTS = ("input_size", "hidden_size", "bias")
+
+
+class WNCell(WeightNormed):
+    """What ``WNLSTMCell`` and ``WNGRUCell`` share.
+
+    Arguments are those of torch's cell and of ``WeightNormed``. A loop over a cell computes the
+    weights at every step, unless it runs inside ``wnrl.shared_weights`` (or, without grad,
+    ``wnrl.frozen``).
+
+    Attributes:
+        weight_ih_v: directions, ``(gates x hidden_size, input_size)``; likewise ``weight_hh_v``.
+        weight_ih_g: lengths, ``(gates x hidden_size, 1)``; likewise ``weight_hh_g``.
+        bias_ih: ``(gates x hidden_size,)`` or None; likewise ``bias_hh``.
+        weight_ih: the effective weight; likewise ``weight_hh``.
+    """
+
+    arguments: ClassVar[tuple[str, ...]] = _ARGUMENTS
+    input_size: int
+    hidden_size: int
+    bias: bool
+    weight_ih = effective_weight()
+    weight_hh = effective_weight()
+
+    def _checked(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """``x`` and the states with a batch axis."""
+        for name, tensor, size in (
+            ("x", x, self.input_size),
+            *(("hx", state, self.hidden_size) for state in states),
+        ):
+            if tensor.dim() != x.dim() or x.dim() not in (1, 2) or tensor.shape[-1] != size:
+                wanted = f"({size},)" if x.dim() == 1 else f"(N, {size})"
+                raise UsageError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
+        tensors = (x, *states)
+        return tensors if x.dim() == 2 else tuple(t.unsqueeze(0) for t in tensors)
+
+    def _zeros(self, x: Tensor) -> Tensor:
+        return x.new_zeros(*x.shape[:-1], self.hidden_size)
+
+
+class WNLSTMCell(WNCell):
+    """``nn.LSTMCell`` with w = g · v / ‖v‖ for both weights."""
+
+    plain_type = nn.LSTMCell
+
+    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """One step: ``x`` is ``(N, input_size)``, h and c are ``(N, hidden_size)``; N may lack."""
+        states = hx if hx is not None else (self._zeros(x), self._zeros(x))
+        batch, h, c = self._checked(x, *states)
+        weights: Any = self._weights()
+        h, c = torch.lstm_cell(batch, (h, c), *weights)
+        return (h, c) if x.dim() == 2 else (h.squeeze(0), c.squeeze(0))
+
+
+class WNGRUCell(WNCell):
+    """``nn.GRUCell`` with w = g · v / ‖v‖ for both weights."""
+
+    plain_type = nn.GRUCell
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
+        """One step: ``x`` is ``(N, input_size)``, h is ``(N, hidden_size)``; N may lack."""
+        batch, h = self._checked(x, self._zeros(x) if hx is None else hx)
+        weights: Any = self._weights()
+        h = torch.gru_cell(batch, h, *weights)
+        return h if x.dim() == 2 else h.squeeze(0)

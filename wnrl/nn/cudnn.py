@@ -1,0 +1,66 @@
+"""Computed weights in the one buffer that cuDNN's recurrences read.
+
+``nn.LSTM`` lays its parameters out in one buffer once. Weights that are computed are new tensors at
+every call, for which torch would warn and copy; these are laid out here, once for each time that
+they are computed. Inside ``frozen`` that is once for a rollout.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+_MODES = {"LSTM": 2, "GRU": 3}  # cudnnRNNMode_t
+
+
+class Recurrent(Protocol):
+    """The sizes that cuDNN asks for."""
+
+    mode: str
+    input_size: int
+    hidden_size: int
+    proj_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    bidirectional: bool
+
+
+def applies_to(weights: tuple[Tensor, ...]) -> bool:
+    """Whether cuDNN would run with these weights."""
+    return (
+        all(w.is_cuda and w.dtype == weights[0].dtype for w in weights)
+        and torch.backends.cudnn.is_acceptable(weights[0])
+        and torch._use_cudnn_rnn_flatten_weight()
+    )
+
+
+def flatten(weights: tuple[Tensor, ...], layer: Recurrent) -> tuple[Tensor, ...]:
+    """The weights as parts of one buffer in cuDNN's own layout; gradients go through."""
+    return _Flatten.apply(layer, *weights)  # type: ignore[no-untyped-call]
+
+
+class _Flatten(torch.autograd.Function):
+    """A copy as a value, the identity as a function."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: Recurrent, *weights: Tensor) -> tuple[Tensor, ...]:
+        # cuDNN's helper points the tensors that it is given at their place in the new buffer:
+        # aliases, so that weights and bias parameters stay where they are.
+        parts = [w.detach() for w in weights]
+        torch._cudnn_rnn_flatten_weight(
+            parts,
+            2 + 2 * layer.bias + (layer.proj_size > 0),
+            layer.input_size,
+            _MODES[layer.mode],
+            layer.hidden_size,
+            layer.proj_size,
+            layer.num_layers,
+            layer.batch_first,
+            layer.bidirectional,
+        )
+        return tuple(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *grads)

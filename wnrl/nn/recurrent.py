@@ -1,0 +1,169 @@
+"""Weight-normalized LSTM and GRU; they compute their weights once a call, at any length."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from wnrl.errors import UsageError, check_choice
+from wnrl.nn import cudnn
+from wnrl.nn.base import WeightNormed
+from wnrl.nn.effective import read_effective
+from wnrl.nn.sequence import Sequences, States, open_sequences
+from wnrl.nn.unrolled import gates_by_row, gru_layer, lstm_layer, unroll
+
+BACKENDS = ("torch", "python")
+_ARGUMENTS = (
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+)
+
+
+class WNRecurrent(WeightNormed):
+    """What ``WNLSTM`` and ``WNGRU`` share.
+
+    Arguments are those of torch's layer and of ``WeightNormed``, and
+
+    Args:
+        backend: ``"torch"`` calls torch's recurrence (cuDNN on a GPU). ``"python"`` loops over
+            time, which is slower in eager mode and is what torch.compile can take with grad.
+
+    Attributes:
+        weight_ih_l0_v: directions, ``(gates x hidden_size, input_size)``; so on for
+            ``weight_hh_l0`` (``weight_hr_l0`` with a projection), further layers and ``_reverse``.
+        weight_ih_l0_g: lengths, one for each unit of each gate, ``(gates x hidden_size, 1)``.
+        bias_ih_l0: ``(gates x hidden_size,)``, as in torch.
+        weight_ih_l0: the effective weight, to read, assign or initialise.
+    """
+
+    mode: str
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    proj_size: int = 0
+
+    def __init__(self, *args: Any, backend: str = "torch", **kwargs: Any) -> None:
+        check_choice("backend", backend, BACKENDS)
+        super().__init__(*args, **kwargs)
+        self.backend = backend
+
+    @classmethod
+    def from_plain(cls, plain: nn.Module, *, backend: str = "torch", **options: Any) -> Any:
+        """As ``WeightNormed.from_plain``, with a choice of ``backend``."""
+        check_choice("backend", backend, BACKENDS)
+        layer = super().from_plain(plain, **options)
+        layer.backend = backend
+        return layer
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__dict__.get("pairs", ()):
+            return read_effective(self, name)
+        return super().__getattr__(name)
+
+    def _compute(self) -> tuple[Tensor, ...]:
+        weights: Any = super()._compute()
+        return cudnn.flatten(weights, self) if cudnn.applies_to(weights) else weights
+
+    def _open(self, x: Tensor | PackedSequence, states: States | None) -> Sequences:
+        out_size = self.proj_size or self.hidden_size
+        return open_sequences(
+            x,
+            states,
+            rows=self.num_layers * (2 if self.bidirectional else 1),
+            widths=(out_size, self.hidden_size) if self.mode == "LSTM" else (out_size,),
+            input_size=self.input_size,
+            batch_first=self.batch_first,
+        )
+
+    def _run(self, seq: Sequences) -> tuple[Tensor, States]:
+        flat = self._weights()
+        if self.backend == "python":
+            return self._loop(seq, flat)
+        run = getattr(torch._VF, self.mode.lower())
+        states: Any = seq.states if self.mode == "LSTM" else seq.states[0]
+        sizes = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
+        if seq.batch_sizes is None:
+            out, *finals = run(seq.data, states, flat, *sizes, False)
+        else:
+            out, *finals = run(seq.data, seq.batch_sizes, states, flat, *sizes)
+        return out, tuple(finals)
+
+    def _loop(self, seq: Sequences, flat: tuple[Tensor, ...]) -> tuple[Tensor, States]:
+        if seq.batch_sizes is not None:
+            raise UsageError("x must be a padded tensor with backend='python', got a packed one")
+        rows = gates_by_row(flat, self.bias, self.proj_size > 0)
+        step = lstm_layer if self.mode == "LSTM" else gru_layer
+        return unroll(
+            seq.data,
+            seq.states,
+            lambda x, states, row: step(x, states, rows[row]),
+            num_layers=self.num_layers,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout if self.training else 0.0,
+        )
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: computed weights are laid out for cuDNN when they are computed."""
+
+    def extra_repr(self) -> str:
+        """Torch's description of the plain layer, and what differs from the defaults."""
+        shown = super().extra_repr()
+        return shown if self.backend == "torch" else f"{shown}, backend={self.backend!r}"
+
+
+class WNLSTM(WNRecurrent):
+    """``nn.LSTM`` with w = g · v / ‖v‖ for its input, recurrent and projection weights."""
+
+    plain_type = nn.LSTM
+    arguments: ClassVar[tuple[str, ...]] = (*_ARGUMENTS, "proj_size")
+    mode = "LSTM"
+
+    def forward(
+        self, x: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """As ``nn.LSTM``.
+
+        Args:
+            x: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
+                ``(T, input_size)``, or a packed sequence.
+            hx: h and c, ``(layers x directions, N, size)``; None for zeros.
+
+        Returns:
+            The output in the form of ``x``, and the last h and c.
+        """
+        seq = self._open(x, hx)
+        out, (h, c) = seq.close(*self._run(seq))
+        return out, (h, c)
+
+
+class WNGRU(WNRecurrent):
+    """``nn.GRU`` with w = g · v / ‖v‖ for its input and recurrent weights."""
+
+    plain_type = nn.GRU
+    arguments: ClassVar[tuple[str, ...]] = _ARGUMENTS
+    mode = "GRU"
+
+    def forward(self, x: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+        """As ``nn.GRU``.
+
+        Args:
+            x: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
+                ``(T, input_size)``, or a packed sequence.
+            hx: h, ``(layers x directions, N, hidden_size)``; None for zeros.
+
+        Returns:
+            The output in the form of ``x``, and the last h.
+        """
+        seq = self._open(x, None if hx is None else (hx,))
+        out, (h,) = seq.close(*self._run(seq))
+        return out, h

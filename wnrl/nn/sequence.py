@@ -1,0 +1,99 @@
+"""What every recurrent layer does to its input: packed, unbatched or batch-first to (T, N, F)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from wnrl.errors import UsageError
+
+States = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Input and initial states as the recurrences take them, and the way back."""
+
+    data: Tensor
+    """``(T, N, F)``, or with ``batch_sizes`` the data of a packed sequence."""
+    states: States
+    """Each ``(layers x directions, N, width)``."""
+    batch_sizes: Tensor | None = None
+    """Number of running sequences at each time step of packed data."""
+    packed: PackedSequence | None = None
+    batch_first: bool = False
+    batched: bool = True
+
+    def close(self, out: Tensor, states: States) -> tuple[Tensor | PackedSequence, States]:
+        """Output and final states in the form in which input and states were given."""
+        if self.packed is not None:
+            back = self.packed.unsorted_indices
+            if back is not None:
+                states = tuple(s.index_select(1, back) for s in states)
+            _, sizes, order, back = self.packed
+            return PackedSequence(out, sizes, order, back), states
+        if not self.batched:
+            return out.squeeze(1), tuple(s.squeeze(1) for s in states)
+        return (out.transpose(0, 1) if self.batch_first else out), states
+
+
+def open_sequences(
+    x: Tensor | PackedSequence,
+    states: States | None,
+    *,
+    rows: int,
+    widths: tuple[int, ...],
+    input_size: int,
+    batch_first: bool,
+) -> Sequences:
+    """Brings input and states into the form of the recurrences.
+
+    Args:
+        x: ``(T, N, F)``, ``(N, T, F)`` with ``batch_first``, ``(T, F)``, or packed.
+        states: each ``(rows, N, width)``, or ``(rows, width)`` for ``(T, F)``; None for zeros.
+        rows: layers x directions.
+        widths: last size of each state.
+        input_size: F.
+        batch_first: whether axis 0 of a padded ``x`` counts sequences.
+
+    Raises:
+        UsageError: a shape does not fit.
+    """
+    packed = x if isinstance(x, PackedSequence) else None
+    data, batch_sizes = (packed.data, packed.batch_sizes) if packed is not None else (x, None)
+    assert isinstance(data, Tensor)
+    if data.shape[-1] != input_size:
+        raise UsageError(
+            f"x must have {input_size} features in its last axis, got {data.shape[-1]}"
+        )
+    if packed is None and data.dim() not in (2, 3):
+        raise UsageError(f"x must have 2 or 3 axes, got shape {tuple(data.shape)}")
+    batched = packed is not None or data.dim() == 3
+    if not batched:
+        data = data.unsqueeze(1)
+    elif packed is None and batch_first:
+        data = data.transpose(0, 1)
+    n = data.shape[1] if batch_sizes is None else int(batch_sizes[0])
+    if states is None:
+        states = tuple(data.new_zeros(rows, n, width) for width in widths)
+    else:
+        states = _checked(states, rows, n, widths, batched)
+        if packed is not None and packed.sorted_indices is not None:
+            states = tuple(s.index_select(1, packed.sorted_indices) for s in states)
+    return Sequences(data, states, batch_sizes, packed, batch_first, batched)
+
+
+def _checked(states: States, rows: int, n: int, widths: tuple[int, ...], batched: bool) -> States:
+    if len(states) != len(widths):
+        raise UsageError(f"hx must hold {len(widths)} tensors, got {len(states)}")
+    for state, width in zip(states, widths, strict=True):
+        wanted = (rows, n, width) if batched else (rows, width)
+        if tuple(state.shape) != wanted:
+            raise UsageError(f"hx must have shape {wanted}, got {tuple(state.shape)}")
+    return states if batched else tuple(state.unsqueeze(1) for state in states)
+
+
+def stack(tensors: list[Tensor]) -> Tensor:
+    """Stacks along a new first axis; a single tensor is not copied."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
