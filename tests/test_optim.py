@@ -1,0 +1,364 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from stable_baselines3 import DQN, PPO
+from torch import nn
+
+from wnrl import convert, fold
+from wnrl.errors import UsageError
+from wnrl.optim import (
+    WNSGD,
+    WNAdam,
+    WNAdamax,
+    WNAdamW,
+    WNRMSprop,
+    param_groups,
+    project_after_step,
+    weight_normalized,
+)
+
+PAIRS = [
+    (WNSGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
+    (WNAdam, torch.optim.Adam, {"lr": 1e-3}),
+    (WNAdamW, torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 0.0}),
+    (WNAdamax, torch.optim.Adamax, {"lr": 1e-3}),
+    (WNRMSprop, torch.optim.RMSprop, {"lr": 1e-3}),
+]
+
+
+def network(dtype=torch.float64):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(64, 8), nn.Tanh()
+    )
+    return net.append(nn.Linear(8, 3)).to(dtype)
+
+
+def mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def batch(step, shape=(4, 2, 6, 6), dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(step), dtype=dtype)
+
+
+def train(net, optimizer, steps, shape=(4, 2, 6, 6), first=0):
+    dtype = next(net.parameters()).dtype
+    for step in range(first, first + steps):
+        optimizer.zero_grad()
+        out = net(batch(step, shape, dtype))
+        (out - 1).square().mean().backward()
+        optimizer.step()
+
+
+def difference(net, other, shape=(4, 2, 6, 6)):
+    x = batch(999, shape, next(net.parameters()).dtype)
+    return (net(x) - other(x)).abs().max().item()
+
+
+@pytest.mark.parametrize(("ours", "plain", "options"), PAIRS)
+def test_300_float64_steps_are_those_of_weight_normalized_layers(ours, plain, options):
+    net, layers = network(), network()
+    convert(layers, "weight")
+    start = network()
+    train(net, ours(net.parameters(), **options), 300)
+    train(layers, plain(layers.parameters(), **options), 300)
+    for mine, theirs in zip(net.parameters(), fold(layers).parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)
+    assert difference(net, layers) < 1e-12 < difference(net, start)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolutions_are_normalised_for_each_output_channel(groups):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=groups)).double()
+    layers = copy.deepcopy(net)
+    convert(layers, "weight")
+    optimizer = WNAdam(param_groups(net, lr=1e-2))
+    train(net, optimizer, 50, (2, 4, 3, 3))
+    train(layers, torch.optim.Adam(layers.parameters(), lr=1e-2), 50, (2, 4, 3, 3))
+    torch.testing.assert_close(net[0].weight, fold(layers)[0].weight, atol=1e-12, rtol=0)
+    assert optimizer.state[net[0].weight]["g"].numel() == 6
+
+
+def test_the_float32_kernels_agree_with_the_layers():
+    net, layers = network(torch.float32), network(torch.float32)
+    convert(layers, "weight")
+    train(net, WNAdam(net.parameters(), lr=1e-3), 100)
+    train(layers, torch.optim.Adam(layers.parameters(), lr=1e-3), 100)
+    assert difference(net, layers) < 1e-4
+
+
+def test_the_length_of_v_does_not_shrink_under_gradient_descent():
+    net = mlp()
+    optimizer = WNSGD(net.parameters(), lr=0.5)
+    before = optimizer.state[net[0].weight]["v"].norm(dim=1)
+    train(net, optimizer, 20, (8, 3))
+    assert (optimizer.state[net[0].weight]["v"].norm(dim=1) > before).all()
+
+
+@pytest.mark.parametrize(("ours", "_plain", "options"), PAIRS)
+@pytest.mark.parametrize("network_first", [True, False])
+def test_a_resumed_run_is_equal_bit_for_bit(ours, _plain, options, network_first, tmp_path):
+    straight, resumed = network(torch.float32), network(torch.float32)
+    optimizer = ours(straight.parameters(), **options)
+    train(straight, optimizer, 5)
+    path = tmp_path / "state.pt"
+    torch.save([straight.state_dict(), optimizer.state_dict()], path)
+    train(straight, optimizer, 5, first=5)
+
+    other = ours(resumed.parameters(), **options)
+    states = list(zip((resumed, other), torch.load(path, weights_only=True), strict=True))
+    for target, state in states if network_first else states[::-1]:
+        target.load_state_dict(state)
+    train(resumed, other, 5, first=5)
+    for mine, theirs in zip(resumed.parameters(), straight.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_copy_with_its_network_goes_on_alone_and_equally(copier, steps):
+    net = network(torch.float32)
+    optimizer = WNAdam(net.parameters(), lr=1e-2)
+    train(net, optimizer, steps)
+    twin, twin_optimizer = copier((net, optimizer))
+    before = copy.deepcopy(net.state_dict())
+    train(twin, twin_optimizer, 3)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    train(net, optimizer, 3)
+    assert difference(net, twin) == 0
+
+
+def test_a_state_without_v_and_g_is_refused_by_name():
+    net = mlp()
+    plain = torch.optim.Adam(net.parameters())
+    train(net, plain, 1, (4, 3))
+    with pytest.raises(UsageError, match=r"parameter 0 has no v and g.*WNAdam"):
+        WNAdam(net.parameters()).load_state_dict(plain.state_dict())
+
+
+def load(net, values):
+    net.load_state_dict(values)
+
+
+def load_assigning_data(net, values):
+    for name, parameter in net.named_parameters():
+        parameter.data = values[name].clone()
+
+
+def write_in_place(net, values):
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            parameter.copy_(values[name])
+
+
+@pytest.mark.parametrize("writer", [load, load_assigning_data, write_in_place])
+def test_weights_that_someone_else_writes_are_followed(writer):
+    net, source = mlp(), nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    optimizer = WNSGD(net.parameters(), lr=1e-6)
+    train(net, optimizer, 3, (4, 3))
+    lengths = optimizer.state[net[0].weight]["v"].norm(dim=1)
+    writer(net, source.state_dict())
+    train(net, optimizer, 1, (4, 3))
+    torch.testing.assert_close(net[0].weight, source[0].weight, atol=1e-5, rtol=0)
+    torch.testing.assert_close(optimizer.state[net[0].weight]["v"].norm(dim=1), lengths)
+
+
+def test_a_write_through_data_is_followed_after_resync():
+    net = mlp()
+    optimizer = WNSGD(net.parameters(), lr=1e-6)
+    train(net, optimizer, 1, (4, 3))
+    net[0].weight.data.mul_(2)
+    expected = net[0].weight.detach().clone()
+    optimizer.resync()
+    train(net, optimizer, 1, (4, 3))
+    torch.testing.assert_close(net[0].weight, expected, atol=1e-5, rtol=0)
+
+
+def test_a_zero_row_starts_with_g_zero_and_learns():
+    net = mlp()
+    nn.init.zeros_(net[2].weight)
+    optimizer = WNAdam(net.parameters(), lr=1e-2)
+    state = optimizer.state[net[2].weight]
+    assert state["g"].abs().max() == 0 < state["v"].norm(dim=1).min()
+    train(net, optimizer, 2, (4, 3))
+    assert net[2].weight.isfinite().all()
+    assert net[2].weight.norm(dim=1).min() > 0
+
+
+def test_weight_decay_acts_on_neither_v_nor_g():
+    net, decayed = mlp(), mlp()
+    train(net, WNAdamW(net.parameters(), lr=1e-2, weight_decay=0.0), 3, (4, 3))
+    train(decayed, WNAdamW(decayed.parameters(), lr=1e-2, weight_decay=0.5), 3, (4, 3))
+    one = copy.deepcopy(decayed)
+    with torch.no_grad():  # the biases alone differ
+        for mine, theirs in zip(one[::2], net[::2], strict=True):
+            mine.bias.copy_(theirs.bias)
+    torch.testing.assert_close(one[0].weight, net[0].weight, atol=1e-3, rtol=0)
+    assert (decayed[0].bias - net[0].bias).abs().max() > 1e-3
+
+
+def test_the_learning_rate_of_g_has_a_factor():
+    net = mlp()
+    optimizer = WNSGD(param_groups(net, lr=0.1, g_lr_scale=1e-9), lr=0.1)
+    before = net[0].weight.norm(dim=1)
+    train(net, optimizer, 5, (4, 3))
+    torch.testing.assert_close(net[0].weight.norm(dim=1), before)
+    assert (net[0].weight - mlp()[0].weight).abs().max() > 1e-3
+
+
+def test_a_schedule_reaches_the_update():
+    net = mlp()
+    optimizer = WNSGD(net.parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0 if step else 1.0)
+    train(net, optimizer, 1, (4, 3))
+    scheduler.step()
+    before = copy.deepcopy(net)
+    train(net, optimizer, 1, (4, 3))
+    torch.testing.assert_close(net[0].weight, before[0].weight, atol=1e-7, rtol=1e-6)
+
+
+def test_a_weight_without_gradient_rests():
+    net = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2)])
+    optimizer = WNAdam(net.parameters(), lr=0.1)
+    net[0](torch.ones(1, 3)).sum().backward()
+    net[1](torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    before = net[1].weight.clone()
+    optimizer.zero_grad()
+    net[0](torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert torch.equal(net[1].weight, before)
+
+
+def test_a_closure_is_called_once_and_its_loss_returned():
+    net, calls = mlp(), []
+    optimizer = WNSGD(net.parameters(), lr=0.1)
+
+    def closure():
+        calls.append(1)
+        optimizer.zero_grad()
+        loss = net(torch.ones(2, 3)).square().mean()
+        loss.backward()
+        return loss
+
+    first = optimizer.step(closure)
+    assert optimizer.step(closure) < first
+    assert len(calls) == 2
+
+
+def test_v_and_g_are_float32_where_the_weight_is_bf16():
+    net = mlp().bfloat16()
+    optimizer = WNAdam(net.parameters(), lr=1e-2)
+    train(net, optimizer, 2, (4, 3))
+    state = optimizer.state[net[0].weight]
+    assert {state["v"].dtype, state["g"].dtype} == {torch.float32}
+    effective = state["g"] * state["v"] / state["v"].norm(dim=1, keepdim=True)
+    assert torch.equal(net[0].weight, effective.bfloat16())
+
+
+def test_a_gradient_scaler_sees_the_gradients_of_the_network():
+    net, scaled = mlp(), mlp()
+    train(net, WNSGD(net.parameters(), lr=0.1), 1, (4, 3))
+    optimizer = WNSGD(scaled.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale((scaled(batch(0, (4, 3), torch.float32)) - 1).square().mean()).backward()
+    scaler.step(optimizer)
+    torch.testing.assert_close(scaled[0].weight, net[0].weight)
+
+
+def test_v_init_std_is_the_size_of_v_and_leaves_the_function():
+    net = mlp()
+    optimizer = WNAdam(net.parameters(), lr=1e-3, v_init_std=0.05)
+    v = optimizer.state[net[0].weight]["v"]
+    torch.testing.assert_close(v.square().mean(1).sqrt(), torch.full((5,), 0.05))
+    torch.testing.assert_close(net[0].weight, mlp()[0].weight)
+
+
+@pytest.mark.parametrize("base", [torch.optim.LBFGS, torch.optim.SparseAdam])
+def test_an_optimizer_that_mixes_numbers_is_refused(base):
+    with pytest.raises(UsageError, match=base.__name__):
+        weight_normalized(base)
+
+
+@pytest.mark.parametrize("base", [torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adagrad])
+def test_any_elementwise_optimizer_can_be_wrapped(base):
+    ours = weight_normalized(base)
+    net, layers = network(), network()
+    convert(layers, "weight")
+    train(net, ours(net.parameters(), lr=1e-2), 20)
+    train(layers, base(layers.parameters(), lr=1e-2), 20)
+    assert ours.__name__ == f"WN{base.__name__}"
+    assert difference(net, layers) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"v_init_std": 0.0}, "v_init_std"), ({"lr": -1.0}, "learning rate")],
+)
+def test_numbers_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        WNAdam(mlp().parameters(), **arguments)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN])
+def test_stable_baselines3_trains_saves_and_resumes_with_it(algorithm, tmp_path):
+    short = {"n_steps": 32, "batch_size": 16} if algorithm is PPO else {"learning_starts": 20}
+    policy_kwargs = {"optimizer_class": WNAdam, "net_arch": [8]}
+    model = algorithm("MlpPolicy", "CartPole-v1", policy_kwargs=policy_kwargs, seed=0, **short)
+    before = copy.deepcopy(model.policy.state_dict())
+    model.learn(64)
+    model.save(tmp_path / "agent")
+    loaded = algorithm.load(tmp_path / "agent", env=model.get_env())
+    assert isinstance(loaded.policy.optimizer, WNAdam)
+    pairs = zip(model.policy.parameters(), loaded.policy.parameters(), strict=True)
+    for mine, theirs in pairs:
+        assert torch.equal(mine, theirs)
+        states = model.policy.optimizer.state[mine], loaded.policy.optimizer.state[theirs]
+        if mine.dim() > 1 and states[0]:
+            assert torch.equal(states[0]["v"], states[1]["v"])
+    after = model.policy.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+    loaded.learn(64)
+
+
+def test_groups_hold_each_parameter_once_and_decay_only_plain_weights():
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 2))
+    convert(net, "weight_mean", skip=("4",))
+    groups = param_groups(net, lr=0.1, weight_decay=0.01, g_lr_scale=0.5)
+    members = [id(p) for group in groups for p in group["params"]]
+    assert sorted(members) == sorted(id(p) for p in net.parameters())
+    assert [id(p) for g in groups if g["weight_decay"] for p in g["params"]] == [id(net[4].weight)]
+    assert [g["params"][0].shape for g in groups if g["lr"] == 0.05] == [(5, 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"lr": 0}, "lr"), ({"weight_decay": -1}, "weight_decay"), ({"g_lr_scale": 0}, "g_lr_scale")],
+)
+def test_groups_refuse_numbers_out_of_range(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        param_groups(mlp(), **{"lr": 0.1, **arguments})
+
+
+def test_projection_follows_each_step_until_its_hook_is_removed():
+    net = mlp()
+    convert(net, "projected")
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    handle = project_after_step(optimizer, net)
+    for _ in range(3):
+        train(net, optimizer, 1, (4, 3))
+        torch.testing.assert_close(net[0].weight.norm(dim=1), torch.ones(5))
+    handle.remove()
+    train(net, optimizer, 1, (4, 3))
+    assert (net[0].weight.norm(dim=1) - 1).abs().max() > 1e-3
+
+
+def test_a_projection_that_would_do_nothing_is_an_error():
+    net = mlp()
+    with pytest.raises(UsageError, match='convert\\(module, "projected"\\)'):
+        project_after_step(torch.optim.SGD(net.parameters(), lr=0.1), net)
