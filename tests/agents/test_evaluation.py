@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+import envs
+from agents import AGENTS, vectorize, vectorize_for_evaluation
+from agents.evaluation import EvaluateInTraining, evaluate
+from agents.recurrent_ppo import RecurrentPPOConfig
+from wnrl.errors import UsageError
+from wnrl.sb3 import LogNorms
+
+FACTORY = envs.factory("CartPoleNoVel-v1")
+CONFIG = RecurrentPPOConfig(
+    n_envs=2, n_steps=16, batch_size=16, n_epochs=2, lstm_hidden_size=8, normalize=True
+)
+
+
+def agent(seed=0):
+    env = vectorize(FACTORY, CONFIG.n_envs, seed, CONFIG.normalize)
+    return AGENTS["recurrent_ppo"].build(CONFIG, env, "weight", seed, "cpu"), env
+
+
+def test_environments_count_on_from_the_seed():
+    first = vectorize(FACTORY, 3, seed=5).reset()
+    np.testing.assert_array_equal(vectorize(FACTORY, 3, seed=5).reset(), first)
+    np.testing.assert_array_equal(vectorize(FACTORY, 1, seed=6).reset(), first[1:2])
+    assert len(np.unique(first, axis=0)) == 3
+
+
+def test_no_environment_is_no_vector():
+    with pytest.raises(UsageError, match="n_envs must be above zero, got 0"):
+        vectorize(FACTORY, 0, 0)
+
+
+def test_evaluation_sees_observations_as_the_agent_and_raw_rewards_and_updates_nothing():
+    model, env = agent()
+    model.learn(64)
+    evaluation = vectorize_for_evaluation(FACTORY, 2, 9, env)
+    count = env.obs_rms.count
+    observed = evaluation.reset()
+    np.testing.assert_allclose(
+        observed, env.normalize_obs(evaluation.get_original_obs()), rtol=1e-6
+    )
+    _, rewards, _, _ = evaluation.step(np.zeros(2, dtype=int))
+    np.testing.assert_array_equal(rewards, 1.0)
+    assert env.obs_rms.count == count
+    model.learn(64)
+    assert evaluation.obs_rms.count == env.obs_rms.count > count
+
+
+def test_evaluation_without_scaling_is_raw():
+    env = vectorize(FACTORY, 2, 0)
+    evaluation = vectorize_for_evaluation(FACTORY, 2, 3, env)
+    np.testing.assert_array_equal(evaluation.reset(), vectorize(FACTORY, 2, 3).reset())
+
+
+def test_evaluation_repeats_itself():
+    model, env = agent()
+    evaluation = vectorize_for_evaluation(FACTORY, 3, 0, env)
+    first = evaluate(model, evaluation, 7, seed=4)
+    assert len(first[0]) == len(first[1]) == 7
+    assert evaluate(model, evaluation, 7, seed=4) == first
+    assert evaluate(model, evaluation, 7, seed=5) != first
+    with pytest.raises(UsageError, match="n_episodes must be above zero, got 0"):
+        evaluate(model, evaluation, 0, seed=4)
+
+
+def test_evaluation_in_training_leaves_training_as_it_is():
+    trained = []
+    for n_points in (None, 4):
+        model, env = agent()
+        callbacks = [LogNorms()]
+        if n_points:
+            evaluation = vectorize_for_evaluation(FACTORY, 2, 0, env)
+            callbacks.append(EvaluateInTraining(evaluation, n_points, 2, 128, seed=7))
+        trained.append(model.learn(128, callbacks).policy.parameters_to_vector())
+    np.testing.assert_array_equal(trained[0], trained[1])
+
+
+@pytest.mark.parametrize(
+    ("n_points", "steps"), [(1, [128]), (2, [64, 128]), (3, [64, 96, 128]), (50, [32, 64, 96, 128])]
+)
+def test_evaluations_are_evenly_spaced_and_end_with_training(n_points, steps):
+    model, env = agent()
+    evaluation = vectorize_for_evaluation(FACTORY, 2, 0, env)
+    callback = EvaluateInTraining(evaluation, n_points, 2, 128, seed=7)
+    model.learn(128, callback)
+    assert callback.curve.steps == steps
+    assert callback.curve.as_json().keys() == {"steps", "eval/mean_reward"}
+    assert len(callback.curve.returns) == len(steps)
+    assert callback.seconds > 0
+
+
+def test_last_point_of_the_curve_is_the_trained_agent():
+    model, env = agent()
+    evaluation = vectorize_for_evaluation(FACTORY, 2, 0, env)
+    callback = EvaluateInTraining(evaluation, 2, 4, 64, seed=7)
+    model.learn(64, callback)
+    returns, _ = evaluate(model, evaluation, 4, seed=7)
+    assert callback.curve.returns[-1] == np.mean(returns)
+    assert torch.is_grad_enabled()

@@ -1,0 +1,270 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import envs
+from scripts.train_agent import Args, cli, train
+from wnrl import tags
+from wnrl.errors import UsageError
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_agent.py"
+TINY = ["--total-timesteps", "64", "--n-envs", "2", "--n-steps", "16", "--batch-size", "16",
+        "--n-epochs", "2", "--eval-episodes", "3", "--eval-points", "2"]  # fmt: skip
+
+
+def tiny(folder, algo="ppo", **others):
+    args = Args.of(
+        algo, run_dir=folder, eval_episodes=3, eval_points=2, eval_point_episodes=2, **others
+    )
+    config = dataclasses.replace(
+        args.config, total_timesteps=64, n_envs=2, n_steps=16, batch_size=16, n_epochs=2
+    )
+    return dataclasses.replace(args, config=config)
+
+
+def leave(*flags):
+    """The exit code of the program, run in this process."""
+    with pytest.raises(SystemExit) as left:
+        cli(list(flags))
+    return left.value.code
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The run folder and result of a recurrent agent."""
+    folder = tmp_path_factory.mktemp("run") / "recurrent"
+    return folder, train(tiny(folder, "recurrent_ppo", norm="batch"))
+
+
+def test_result_holds_what_the_tables_read(finished):
+    folder, result = finished
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert result["status"] == "finished"
+    assert len(result["eval_returns"]) == 3
+    assert result["final_return"] == pytest.approx(np.mean(result["eval_returns"]))
+    assert result["steps"] == 64
+    assert result["curve"]["steps"] == [32, 64]
+    assert len(result["curve"][tags.EVAL_RETURN]) == 2
+    assert result["plain_parts"] == ["lstm_actor", "lstm_critic"]
+    assert 0 < result["steps"] / result["steps_per_second"] < result["wall_time"]
+
+
+def test_folder_holds_configuration_versions_events_model_and_statistics(finished):
+    folder, _ = finished
+    names = {path.name for path in folder.rglob("*") if not path.name.startswith("events")}
+    assert names - {".lock"} == {
+        "config.json",
+        "versions.json",
+        "result.json",
+        "model.zip",
+        "vecnormalize.pkl",
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert config["env_id"] == "CartPoleNoVel-v1"
+    assert config["lstm_hidden_size"] == 64
+    assert config["total_timesteps"] == 64
+
+
+def test_event_file_has_sb3s_tags_and_the_hparams_tab(finished):
+    folder, result = finished
+    (path,) = folder.glob("events*")
+    events = EventAccumulator(str(path)).Reload()
+    scalars = events.Tags()["scalars"]
+    assert {"train/loss", "train/value_loss", "time/fps", tags.EVAL_LENGTH} <= set(scalars)
+    points = [(e.step, e.value) for e in events.Scalars(tags.EVAL_RETURN)]
+    assert [step for step, _ in points][:2] == [32, 64]
+    assert points[0][1] == pytest.approx(result["curve"][tags.EVAL_RETURN][0])
+    plugin = events.PluginTagToContent("hparams")
+    assert b"norm" in plugin["_hparams_/session_start_info"]
+
+
+def test_saved_agent_and_statistics_give_the_final_return_again(tmp_path):
+    args = tiny(tmp_path / "run", env_id="Acrobot-v1")
+    result = train(args)
+    raw = DummyVecEnv([envs.factory("Acrobot-v1")] * 3)
+    env = VecNormalize.load(str(args.folder / "vecnormalize.pkl"), raw)
+    env.training, env.norm_reward = False, False
+    env.seed(20_000)
+    model = PPO.load(args.folder / "model.zip", device="cpu")
+    obs, returns = env.reset(), np.zeros(3)
+    running = np.ones(3, dtype=bool)
+    while running.any():
+        obs, rewards, dones, _ = env.step(model.predict(obs, deterministic=True)[0])
+        returns += rewards * running
+        running &= ~dones
+    assert sorted(returns) == sorted(result["eval_returns"])
+
+
+def test_a_finished_run_is_read_and_not_repeated(finished):
+    folder, result = finished
+    stamps = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+    assert train(tiny(folder, "recurrent_ppo", norm="batch")) == result
+    assert stamps == {p: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".lock"}
+
+
+@pytest.mark.parametrize("algo", ["ppo", "recurrent_ppo"])
+def test_two_runs_of_one_seed_are_equal_bit_for_bit(tmp_path, algo):
+    parameters, returns = [], []
+    for name in ("one", "two"):
+        args = tiny(tmp_path / name, algo)
+        result = train(args)
+        returns.append((result["eval_returns"], result["curve"]))
+        model = PPO.load(args.folder / "model.zip", device="cpu") if algo == "ppo" else None
+        if model is None:
+            from sb3_contrib import RecurrentPPO
+
+            model = RecurrentPPO.load(args.folder / "model.zip", device="cpu")
+        parameters.append(model.policy.parameters_to_vector())
+    assert returns[0] == returns[1]
+    np.testing.assert_array_equal(parameters[0], parameters[1])
+
+
+def test_another_seed_is_another_run(tmp_path):
+    vectors = []
+    for seed in (0, 1):
+        args = tiny(tmp_path / str(seed), seed=seed)
+        train(args)
+        model = PPO.load(args.folder / "model.zip", device="cpu")
+        vectors.append(model.policy.parameters_to_vector())
+    assert not np.array_equal(vectors[0], vectors[1])
+
+
+def test_program_prints_the_folder_first_and_the_result_last(tmp_path, capsys):
+    assert leave(*TINY, "--run-dir", str(tmp_path / "run")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(tmp_path / "run")
+    assert lines[-1].startswith("final_return ")
+    assert lines[-1].endswith(" steps/s")
+
+
+def test_a_loss_that_is_not_finite_ends_as_failed_with_its_reason(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert leave(*TINY, "--learning-rate", "1e30", "--run-dir", str(folder)) == 1
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "failed"
+    assert "not finite after" in result["reason"]
+    assert "final_return" not in result
+    assert result["curve"]["steps"] == result["curve"]["steps"][:2]
+    assert capsys.readouterr().out.splitlines()[-1] == f"failed: {result['reason']}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--norm", "wieght"], "did you mean 'weight'?"),
+        (["--algo", "recurent_ppo"], "did you mean 'recurrent_ppo'?"),
+        (["--env-id", "CartPole-v11"], "did you mean 'CartPole-v1'?"),
+        (["--n-steps", "0"], "n_steps must be above zero, got 0"),
+        (["--total-timesteps", "-1"], "total_timesteps must be above zero, got -1"),
+        (["--eval-episodes", "0"], "eval_episodes must be above zero, got 0"),
+        (["--seed", "-1"], "seed must be from 0 to 2**31 - 1, got -1"),
+        (["--device", "cuda:99"], "device 'cuda:99' asked for"),
+        (["--device", "tpu"], "device must be auto, cpu, cuda or cuda:<k>, got 'tpu'"),
+        (["--env-id", "Blackjack-v1"], "observations must be"),
+        (["--use-sde", "--env-id", "CartPole-v1"], "use_sde needs continuous actions"),
+    ],
+)
+def test_a_wrong_word_is_one_line_and_exit_2_and_leaves_no_folder(tmp_path, capsys, flags, message):
+    folder = tmp_path / "run"
+    assert leave(*flags, "--run-dir", str(folder)) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.startswith("error: ")
+    assert "\n" not in told
+    assert message in told
+    assert not folder.exists()
+
+
+def test_a_folder_of_another_configuration_is_refused_and_untouched(finished, capsys):
+    folder, result = finished
+    assert leave(*TINY, "--run-dir", str(folder)) == 2
+    told = capsys.readouterr().err
+    assert "holds a run of another configuration: " in told
+    assert "env_id='CartPoleNoVel-v1' (asked: 'CartPole-v1')" in told
+    assert json.loads((folder / "result.json").read_text()) == result
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert leave(*TINY, "--run-dir", str(tmp_path / "file" / "run")) == 2
+    assert "cannot be made" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_help_of_an_algorithm_has_its_own_flags(capsys):
+    assert leave("--algo", "recurrent_ppo", "--help") == 0
+    told = capsys.readouterr().out
+    assert "--lstm-hidden-size" in told
+    assert "CartPoleNoVel-v1" in told
+    assert leave("--help") == 0
+    told = capsys.readouterr().out
+    assert "--lstm-hidden-size" not in told
+    assert "--clip-range" in told
+
+
+def test_flags_go_over_the_preset_of_the_environment(tmp_path):
+    folder = tmp_path / "run"
+    flags = ["--env-id", "Pendulum-v1", "--no-use-sde", *TINY]
+    assert leave(*flags, "--run-dir", str(folder)) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["gamma"], config["learning_rate"]) == (0.9, 1e-3)
+    assert (config["n_steps"], config["use_sde"]) == (16, False)
+
+
+def test_arguments_of_an_unknown_algorithm_are_refused():
+    with pytest.raises(UsageError, match="algo must be one of ppo, recurrent_ppo, got 'pp'"):
+        Args.of("pp")
+
+
+def test_progress_rises_to_one(tmp_path):
+    seen = []
+    train(tiny(tmp_path / "run"), seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert seen[0] >= 0.0
+
+
+def test_interrupted_run_leaves_no_result(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, str(SCRIPT), "--run-dir", str(folder)]
+    child = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    for _ in range(600):
+        if list(folder.glob("events*")):
+            break
+        time.sleep(0.1)
+    time.sleep(1.0)
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "interrupted" in told
+    assert not (folder / "result.json").exists()
+    assert (folder / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["none", "weight", "layer"])
+def test_ppo_solves_cartpole(tmp_path, norm):
+    args = Args.of("ppo", norm=norm, run_dir=tmp_path / "run")
+    assert train(args)["final_return"] >= 475
+
+
+@pytest.mark.slow
+def test_recurrent_ppo_solves_masked_cartpole_and_a_policy_without_memory_does_not(tmp_path):
+    recurrent = train(Args.of("recurrent_ppo", run_dir=tmp_path / "recurrent"))
+    assert recurrent["final_return"] >= 450
+    config = Args.of("ppo").config
+    forward = Args.of("ppo", "CartPoleNoVel-v1", config=config, run_dir=tmp_path / "forward")
+    assert train(forward)["final_return"] < 250
