@@ -45,7 +45,7 @@ class Args:
     model: str = "mlp"
     """The kind of VAE: mlp."""
     dataset: str = "digits"
-    """What it learns: digits."""
+    """What it learns: digits, or mnist (from files in data_dir, WNRL_DATA or the user's cache)."""
     norm: str = "none"
     """Normalisation, a key of wnrl.NORMS: none, weight, batch, layer, ..."""
     seed: int = 0

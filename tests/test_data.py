@@ -1,3 +1,6 @@
+import gzip
+import hashlib
+import os
 import zlib
 
 import pytest
@@ -8,6 +11,7 @@ from wnrl import data
 from wnrl.errors import UsageError
 
 CHECKSUMS = [2204355587, 2356445317, 645888276]
+needs_mnist = pytest.mark.skipif("WNRL_DATA" not in os.environ, reason="WNRL_DATA is not set")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def test_every_part_of_digits_comes_evenly_from_the_whole_file(digits):
         assert (counts / len(part) - 1 / 13).abs().max() < 0.01
 
 
-@pytest.mark.parametrize("name", data.DATASETS)
+@pytest.mark.parametrize("name", ["digits", pytest.param("mnist", marks=needs_mnist)])
 def test_table_knows_shape_and_levels_without_reading(name):
     images = data.load(name)
     assert data.DATASETS[name].shape == images.shape
@@ -70,3 +74,78 @@ def test_unknown_dataset_is_refused_with_the_nearest_word():
 def test_unknown_part_is_refused_with_the_nearest_word(digits):
     with pytest.raises(UsageError, match=r"split must be one of .*did you mean 'valid'"):
         digits.part("validation")
+
+
+@pytest.fixture
+def small_mnist(tmp_path, monkeypatch):
+    """A folder with two small idx files that stand for MNIST's."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    checksums = {}
+    for i, (name, n) in enumerate(zip(data.MNIST_FILES, (500, 7), strict=True)):
+        header = bytes([0, 0, 8, 3]) + b"".join(k.to_bytes(4, "big") for k in (n, 28, 28))
+        pixels = bytes((i + k) % 256 for k in range(n * 28 * 28))
+        (folder / name).write_bytes(gzip.compress(header + pixels))
+        checksums[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(data, "MNIST_FILES", checksums)
+    monkeypatch.delenv("WNRL_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+def test_idx_files_are_read_pixel_by_pixel_in_order(small_mnist):
+    images = data.load("mnist", small_mnist)
+    assert images.test.shape == (7, 1, 28, 28)
+    assert images.test[0, 0, 0, :3].tolist() == [1, 2, 3]
+    assert images.test[0, 0, 1, 0] == 29
+
+
+def test_the_last_400_training_images_of_mnist_are_for_validation(small_mnist):
+    images = data.load("mnist", small_mnist)
+    assert (len(images.train), len(images.valid)) == (100, 400)
+    assert images.valid[0, 0, 0, 0] == 100 * 784 % 256
+
+
+@pytest.mark.parametrize("below", ["", "mnist"])
+def test_files_are_found_in_wnrl_data_and_in_the_cache(below, small_mnist, tmp_path, monkeypatch):
+    cache = tmp_path / "cache" / "wnrl" / below
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    if below:
+        small_mnist.rename(cache)
+    else:
+        monkeypatch.setenv("WNRL_DATA", str(small_mnist))
+    assert len(data.load("mnist").test) == 7
+
+
+def test_the_folder_that_was_named_is_looked_into_first(small_mnist, tmp_path, monkeypatch):
+    monkeypatch.setenv("WNRL_DATA", str(tmp_path))
+    name = next(iter(data.MNIST_FILES))
+    (tmp_path / name).write_bytes(b"of another kind")
+    assert data.find_file("mnist", name, small_mnist, "") == small_mnist / name
+    assert data.find_file("mnist", name, None, "") == tmp_path / name
+
+
+def test_a_missing_file_is_one_line_that_says_where_to_put_it(small_mnist, tmp_path):
+    for path in small_mnist.iterdir():
+        path.unlink()
+    with pytest.raises(UsageError) as refused:
+        data.load("mnist", small_mnist)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert "needs train-images-idx3-ubyte.gz" in message
+    assert str(small_mnist) in message
+    assert str(tmp_path / "cache" / "wnrl") in message
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:50] + b"?" + b[51:]])
+def test_a_truncated_or_altered_file_is_refused(damage, small_mnist):
+    path = small_mnist / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UsageError, match=r"t10k-images-idx3-ubyte.gz is damaged or another file"):
+        data.load("mnist", small_mnist)
+
+
+@needs_mnist
+def test_mnist_has_its_published_sizes():
+    images = data.load("mnist")
+    assert [len(images.part(p)) for p in ("train", "valid", "test")] == [59_600, 400, 10_000]

@@ -1,16 +1,28 @@
 """Image data sets: one table, fixed splits, uint8 tensors that fit on the training device whole."""
 
+import gzip
+import hashlib
 import math
+import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from wnrl.errors import check_choice
+from wnrl.errors import UsageError, check_choice
 
 DIGITS_STRIDE = 1111
+MNIST_FILES = {
+    "train-images-idx3-ubyte.gz": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+}
+MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,79 @@ def load_digits(data_dir: Path | None = None) -> Images:
     return Images("digits", train, valid, test, levels=17, split=split)
 
 
+def load_mnist(data_dir: Path | None = None) -> Images:
+    """MNIST, 28 × 28, 256 grey levels, with the split of Burda et al. (2016, arXiv:1509.00519).
+
+    Args:
+        data_dir: where ``train-images-idx3-ubyte.gz`` and ``t10k-images-idx3-ubyte.gz`` are.
+
+    Raises:
+        UsageError: a file is nowhere, or is not the published one.
+    """
+    everything, test = (
+        read_idx(find_file("mnist", name, data_dir, MNIST_URL), sha256).unsqueeze(1)
+        for name, sha256 in MNIST_FILES.items()
+    )
+    n = len(everything) - 400
+    split = f"the first {n} training images / the last 400 / the {len(test)} test images"
+    return Images("mnist", everything[:n], everything[n:], test, levels=256, split=split)
+
+
+def find_file(dataset: str, name: str, data_dir: Path | None, url: str) -> Path:
+    """The file ``name`` or ``<dataset>/<name>`` in ``data_dir``, WNRL_DATA or the user's cache.
+
+    Args:
+        dataset: a key of ``DATASETS``.
+        name: of the file.
+        data_dir: looked into first; None where none was given.
+        url: where the file can be had, for the error.
+
+    Raises:
+        UsageError: it is in none of them; the message says where it was looked for.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wnrl"
+    folders = [cache]
+    if "WNRL_DATA" in os.environ:
+        folders.insert(0, Path(os.environ["WNRL_DATA"]))
+    if data_dir is not None:
+        folders.insert(0, data_dir)
+    for folder in folders:
+        for path in (folder / name, folder / dataset / name):
+            if path.is_file():
+                return path
+    looked = ", ".join(map(str, folders))
+    raise UsageError(
+        f"dataset {dataset!r} needs {name}, which is not in {looked}; get it from {url} "
+        "and put it there, or say where it is with data_dir or WNRL_DATA"
+    )
+
+
+def read_idx(path: Path, sha256: str) -> Tensor:
+    """Reads a gzipped idx file of bytes, whose content is known beforehand.
+
+    Args:
+        path: the file.
+        sha256: of the file as it is, compressed.
+
+    Returns:
+        uint8, with the shape that the file states.
+
+    Raises:
+        UsageError: the file is another one, truncated or corrupted; nothing of it was used.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UsageError(f"{path} is damaged or another file: its sha256 is not {sha256}")
+    raw = gzip.decompress(content)
+    # Two zeros, the type (8: unsigned bytes), the number of axes; then each axis, big-endian.
+    _, kind, n_axes = struct.unpack(">HBB", raw[:4])
+    assert kind == 8
+    shape = struct.unpack(f">{n_axes}I", raw[4 : 4 + 4 * n_axes])
+    pixels = np.frombuffer(raw, np.uint8, offset=4 + 4 * n_axes).reshape(shape)
+    return torch.from_numpy(pixels.copy())
+
+
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset("handwritten digits, 8 × 8, from scikit-learn", (1, 8, 8), 17, load_digits),
+    "mnist": Dataset("handwritten digits, 28 × 28, from files", (1, 28, 28), 256, load_mnist),
 }

@@ -32,7 +32,8 @@ def build(config: VAEConfig, images: Images | None = None) -> MLPVAE:
     n_pixels = dataset.shape[0] * dataset.shape[1] * dataset.shape[2]
     means = None
     if images is not None:
-        means = images.train.flatten(1).double().mean(0).float() / (images.levels - 1)
+        total = images.train.flatten(1).sum(0, dtype=torch.int64)
+        means = total / (len(images.train) * (images.levels - 1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = MLPVAE(n_pixels, config.hidden, config.latent_dim, config.activation, means)

@@ -1,5 +1,7 @@
 """What a VAE sees and dreams, as image tensors for TensorBoard and PNG files."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from wnrl.vae.binarise import fixed_draw
 from wnrl.vae.measure import evaluating
 from wnrl.vae.model import MLPVAE
 
-TILE_PIXELS = 48  # an image of 8 × 8 is magnified to about this size
+TILE_PIXELS = 48  # smaller images are magnified to at least this size
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
@@ -26,7 +28,7 @@ def grid(images: Tensor, columns: int) -> Tensor:
     rows, rest = divmod(n, columns)
     if rest:
         raise ValueError(f"columns must divide the {n} images, got {columns}")
-    factor = max(1, TILE_PIXELS // max(height, width))
+    factor = math.ceil(TILE_PIXELS / max(height, width))
     large = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     tiles = torch.nn.functional.pad(large, (1, 0, 1, 0), value=0.5)
     tiles = tiles.reshape(rows, columns, channels, *tiles.shape[2:]).permute(2, 0, 3, 1, 4)
