@@ -1,0 +1,174 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.weight_norm import WeightNorm
+
+from wnrl import convert, fold
+from wnrl.errors import UsageError
+from wnrl.nn import WNConvTranspose2d, WNLinear
+from wnrl.nn.checkpoint import LAYOUTS, load_weights, state_dict_as
+
+
+def plain_net(seed=0):
+    torch.manual_seed(seed)
+    return nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(2, 3, 3),
+            "rnn": nn.LSTM(3, 4),
+            "body": nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2, bias=False)),
+        }
+    )
+
+
+def weight_names(net):
+    for module in net.modules():
+        if not isinstance(module, nn.BatchNorm1d):
+            for name, _ in list(module.named_parameters(recurse=False)):
+                if name.startswith("weight"):
+                    yield module, name
+
+
+def torch_net(layout, seed=0):
+    """The plain network with torch's own weight norm, as other programs have it."""
+    net = plain_net(seed)
+    for module, name in list(weight_names(net)):
+        if layout == "weight_norm":
+            WeightNorm.apply(module, name, 0)  # the public function warns that it is deprecated
+        elif layout == "parametrize":
+            parametrizations.weight_norm(module, name)
+    return net
+
+
+def our_net(seed=0):
+    net = plain_net(seed)
+    convert(net, "weight")
+    return net
+
+
+def outputs(net):
+    x = torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(3))
+    net.eval()
+    # The legacy hook recomputes weights in the layer's own forward, so each layer is called whole.
+    features = net["conv"](x).mean((2, 3))
+    return net["body"](net["rnn"](features)[0])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_torch_wrote_loads_and_gives_the_same_function(layout):
+    theirs, ours = torch_net(layout, seed=1), our_net()
+    load_weights(ours, theirs.state_dict())
+    torch.testing.assert_close(outputs(ours), outputs(theirs))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_we_write_is_what_torch_reads(layout):
+    theirs, ours = torch_net(layout), our_net(seed=1)
+    theirs.load_state_dict(state_dict_as(ours, layout))
+    torch.testing.assert_close(outputs(theirs), outputs(ours))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_writing_and_loading_again_keeps_the_function(layout):
+    source, target = our_net(seed=1), our_net()
+    load_weights(target, state_dict_as(source, layout))
+    torch.testing.assert_close(outputs(target), outputs(source))
+
+
+def test_pairs_keep_the_length_of_v():
+    source, target = our_net(seed=1), our_net()
+    with torch.no_grad():
+        source["body"][0].weight_v.mul_(7)
+    for layout in ("weight_norm", "parametrize"):
+        load_weights(target, state_dict_as(source, layout))
+        assert torch.equal(target["body"][0].weight_v, source["body"][0].weight_v)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_loads_into_plain_layers(layout):
+    source, target = our_net(seed=1), plain_net()
+    load_weights(target, state_dict_as(source, layout))
+    torch.testing.assert_close(outputs(target), outputs(source))
+
+
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_a_pair_normalised_along_another_axis_loads_by_its_effective_weight(dim):
+    theirs = parametrizations.weight_norm(nn.ConvTranspose2d(2, 3, 3), dim=dim)
+    ours = nn.Sequential(WNConvTranspose2d(2, 3, 3))
+    with torch.no_grad():
+        theirs.parametrizations.weight.original1.mul_(2)
+    load_weights(ours, {f"0.{key}": value for key, value in theirs.state_dict().items()})
+    torch.testing.assert_close(ours[0].effective(), theirs.weight)
+
+
+@pytest.mark.parametrize("layout", ["plain", "parametrize"])
+def test_the_exponential_scale_is_written_as_a_length_and_read_as_one(layout):
+    source, target = WNLinear(3, 2, scale="exp"), WNLinear(3, 2, scale="exp")
+    state = state_dict_as(source, layout)
+    load_weights(target, state)
+    torch.testing.assert_close(target.effective(), source.effective())
+    linear = WNLinear(3, 2)
+    load_weights(linear, state)
+    torch.testing.assert_close(linear.effective(), source.effective())
+
+
+@pytest.mark.parametrize(
+    ("layer", "layout", "message"),
+    [
+        (WNLinear(3, 2, scale="exp"), "weight_norm", "logarithm"),
+        (WNConvTranspose2d(4, 6, 3, groups=2), "parametrize", "2 groups"),
+        (WNLinear(3, 2), "torch", "plain, weight_norm, parametrize"),
+    ],
+)
+def test_what_a_layout_cannot_say_is_an_error(layer, layout, message):
+    with pytest.raises(UsageError, match=message):
+        state_dict_as(nn.Sequential(layer), layout)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"body.0.weight": None}, r"lacks body\.0\.weight"),
+        ({"body.0.bias": None}, r"lacks body\.0\.bias"),
+        ({"head.weight": torch.ones(1)}, r"no place .* head\.weight"),
+        (
+            {"conv.weight": torch.ones(3, 2, 5, 5)},
+            r"conv\.weight.* \(3, 2, 3, 3\), got \(3, 2, 5, 5\)",
+        ),
+        ({"body.0.bias": torch.ones(4)}, r"body\.0\.bias must have shape \(5,\), got \(4,\)"),
+    ],
+)
+def test_a_mismatch_names_the_key_and_changes_nothing(change, message):
+    net, state = our_net(), plain_net(seed=1).state_dict()
+    for key, value in change.items():
+        if value is None:
+            del state[key]
+        else:
+            state[key] = value
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(UsageError, match=message):
+        load_weights(net, state)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_a_g_of_a_shape_that_fits_no_axis_is_an_error():
+    net = nn.Sequential(WNLinear(3, 2))
+    state = {
+        "0.weight_g": torch.ones(3, 3),
+        "0.weight_v": torch.ones(2, 3),
+        "0.bias": torch.ones(2),
+    }
+    with pytest.raises(UsageError, match=r"0\.weight: g of shape \(3, 3\)"):
+        load_weights(net, state)
+
+
+def test_a_shared_layer_is_written_under_each_of_its_names():
+    layer = WNLinear(3, 3)
+    net = nn.Sequential(layer, nn.Tanh(), layer)
+    state = state_dict_as(net)
+    assert sorted(state) == ["0.bias", "0.weight", "2.bias", "2.weight"]
+    load_weights(fold(net), state)

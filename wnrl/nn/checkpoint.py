@@ -1,0 +1,166 @@
+"""Weights in torch's three layouts: plain, the legacy weight-norm hook, and the parametrization."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from wnrl.errors import UsageError, check_choice
+from wnrl.nn.base import WeightNormed
+from wnrl.nn.functional import split_weight, weight_norm
+
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "plain": ("{}",),
+    "weight_norm": ("{}_g", "{}_v"),
+    "parametrize": ("parametrizations.{}.original0", "parametrizations.{}.original1"),
+}
+"""The keys that stand for one effective weight: w itself, or g and v."""
+
+
+def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Tensor]:
+    """The state of ``module`` as torch's own modules would write and read it.
+
+    Args:
+        module: a network with weight-normalized layers.
+        layout: ``"plain"`` for networks of plain layers; ``"weight_norm"`` for those with
+            ``nn.utils.weight_norm``; ``"parametrize"`` for those with
+            ``nn.utils.parametrizations.weight_norm`` (transposed convolutions: ``dim=1``).
+
+    Returns:
+        A state dict of tensors without graph; what belongs to no weight-normalized layer is
+        unchanged, and shared with ``module`` as in ``module.state_dict()``.
+
+    Raises:
+        UsageError: an unknown layout, or a layer that it cannot express: ``weight_norm`` has no
+            ``scale="exp"``, and neither of torch's has groups of transposed convolutions.
+    """
+    check_choice("layout", layout, LAYOUTS)
+    state: dict[str, Tensor] = dict(module.state_dict())
+    for prefix, layer in _layers(module):
+        for name in layer.pairs:
+            del state[f"{prefix}{name}_v"], state[f"{prefix}{name}_g"]
+            keys = [f"{prefix}{key.format(name)}" for key in LAYOUTS[layout]]
+            if layout == "plain":
+                state[keys[0]] = layer.effective(name).detach()
+                continue
+            _check_expressible(layer, layout, f"{prefix}{name}")
+            v, g = layer.pair(name)
+            length = g.detach().exp() if layer.scale == "exp" else g.detach()
+            state.update(zip(keys, (length, v.detach()), strict=True))
+    return state
+
+
+def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Loads a state dict in any of the layouts, mixed if need be, into plain or normalized layers.
+
+    A plain weight becomes v := w, g := ‖w‖. A pair (v, g) that was normalised along another axis
+    is loaded by its effective weight. ``weight_g`` of a layer with ``scale="exp"`` is taken as that
+    layer writes it, a logarithm. Nothing is changed if anything is wrong.
+
+    Args:
+        module: plain, converted or in part.
+        state_dict: of a network with the same layers under the same names.
+
+    Raises:
+        UsageError: a key is missing, has no place or another shape; the message names it.
+    """
+    left = dict(state_dict)
+    loaded: dict[str, Tensor] = {}
+    ours = {
+        f"{prefix}{name}": (layer, name)
+        for prefix, layer in _layers(module)
+        for name in layer.pairs
+    }
+    for stem, (layer, name) in ours.items():
+        loaded[f"{stem}_v"], loaded[f"{stem}_g"] = _take_pair(left, stem, layer, name)
+    missing = []
+    for key, target in module.state_dict().items():
+        if key in loaded:
+            continue
+        value = left.pop(key) if key in left else _take_weight(left, key, target)
+        if value is None:
+            missing.append(key)
+        else:
+            _check_shape(key, value, target)
+            loaded[key] = value
+    if missing:
+        raise UsageError(f"state_dict lacks {', '.join(missing)}")
+    if left:
+        raise UsageError(f"state_dict has no place in the module for {', '.join(left)}")
+    module.load_state_dict(loaded)
+
+
+def _layers(module: nn.Module) -> Iterator[tuple[str, WeightNormed]]:
+    """Weight-normalized layers with the prefix of their keys; a shared one has several."""
+    for path, layer in module.named_modules(remove_duplicate=False):
+        if isinstance(layer, WeightNormed):
+            yield (f"{path}." if path else ""), layer
+
+
+def _check_expressible(layer: WeightNormed, layout: str, stem: str) -> None:
+    if layer.weight_groups > 1:
+        raise UsageError(
+            f"{stem} is normalised for each of {layer.weight_groups} groups, which torch's weight "
+            'norm cannot express; write the layout "plain"'
+        )
+    if layout == "weight_norm" and layer.scale == "exp":
+        raise UsageError(
+            f"{stem}_g holds a logarithm (scale='exp'), which the layout 'weight_norm' has no "
+            'word for; write "parametrize" or "plain"'
+        )
+
+
+def _take_pair(
+    left: dict[str, Any], stem: str, layer: WeightNormed, name: str
+) -> tuple[Tensor, Tensor]:
+    """The layer's own v and g from what stands for the weight ``stem``, removed from ``left``."""
+    own_v, own_g = layer.pair(name)
+    found = _pop_layout(left, stem)
+    if found is None:
+        raise UsageError(f"state_dict lacks {stem}, and {stem}_g with {stem}_v")
+    layout, values = found
+    v = values[-1]
+    _check_shape(f"{stem}, from {layout}", v, own_v)
+    if layout == "weight_norm" and layer.scale == "exp":
+        return v, values[0]
+    if layout != "plain":
+        if values[0].shape == own_g.shape:
+            g = values[0]
+            return v, g.log() if layer.scale == "exp" else g
+        v = _effective(stem, *values)
+    v, g = split_weight(v.to(own_v), layer.output_dim, layer.eps, layer.weight_groups)
+    return v, g.log() if layer.scale == "exp" else g
+
+
+def _take_weight(left: dict[str, Any], key: str, target: Any) -> Tensor | None:
+    """As ``_take_pair``, for a plain weight."""
+    found = _pop_layout(left, key)
+    return None if found is None else _effective(key, *found[1])
+
+
+def _pop_layout(left: dict[str, Any], stem: str) -> tuple[str, list[Tensor]] | None:
+    prefix, _, name = stem.rpartition(".")
+    for layout, keys in LAYOUTS.items():
+        full = [f"{prefix}.{key.format(name)}" if prefix else key.format(name) for key in keys]
+        if all(key in left for key in full):
+            return layout, [left.pop(key) for key in full]
+    return None
+
+
+def _effective(stem: str, g: Tensor, v: Tensor) -> Tensor:
+    """``g v/‖v‖`` along the axis that the shape of g tells; a g of one number is for the whole."""
+    if g.numel() == 1:
+        return g.reshape(()) * v / v.norm()
+    dims = [dim for dim in range(v.dim()) if g.shape == _lengths_shape(v, dim)]
+    if not dims:
+        raise UsageError(f"{stem}: g of shape {tuple(g.shape)} fits no axis of v {tuple(v.shape)}")
+    return weight_norm(v, g, dims[0])
+
+
+def _lengths_shape(v: Tensor, dim: int) -> tuple[int, ...]:
+    return tuple(size if axis == dim else 1 for axis, size in enumerate(v.shape))
+
+
+def _check_shape(key: str, value: Tensor, target: Tensor) -> None:
+    if value.shape != target.shape:
+        raise UsageError(f"{key} must have shape {tuple(target.shape)}, got {tuple(value.shape)}")
