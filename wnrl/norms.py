@@ -10,6 +10,12 @@ from torch import nn
 from wnrl.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from wnrl.nn.mean_only import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
 from wnrl.nn.normalised import ChannelRMSNorm
+from wnrl.nn.normed_lstm import (
+    LayerNormLSTM,
+    LayerNormLSTMCell,
+    RMSNormLSTM,
+    RMSNormLSTMCell,
+)
 from wnrl.nn.spectral import SPECTRAL
 from wnrl.nn.table import WEIGHT_NORMED
 
@@ -79,11 +85,13 @@ NORMS: dict[str, Norm] = {
     ),
     "layer": Norm(
         "layer norm",
+        layers={nn.LSTM: LayerNormLSTM, nn.LSTMCell: LayerNormLSTMCell},
         normalisers=(nn.LayerNorm, _group_of_all, _group_of_all, _group_of_all),
         options=("eps",),
     ),
     "rms": Norm(
         "RMS norm",
+        layers={nn.LSTM: RMSNormLSTM, nn.LSTMCell: RMSNormLSTMCell},
         normalisers=(nn.RMSNorm, ChannelRMSNorm, ChannelRMSNorm, ChannelRMSNorm),
         options=("eps",),
     ),

@@ -3,6 +3,7 @@
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from wnrl.nn.cells import WNGRUCell, WNLSTMCell
+from wnrl.nn.checkpoint import load_weights, state_dict_as
 from wnrl.nn.conv import (
     WNConv1d,
     WNConv2d,
@@ -17,6 +18,12 @@ from wnrl.nn.fold import fold
 from wnrl.nn.functional import row_norm, weight_norm
 from wnrl.nn.linear import WNLinear
 from wnrl.nn.mean_only import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
+from wnrl.nn.normed_lstm import (
+    LayerNormLSTM,
+    LayerNormLSTMCell,
+    RMSNormLSTM,
+    RMSNormLSTMCell,
+)
 from wnrl.nn.recurrent import WNGRU, WNLSTM
 from wnrl.nn.scope import StaleWeightError, frozen, invalidate, shared_weights
 from wnrl.nn.table import WEIGHT_NORMED
@@ -28,9 +35,13 @@ __all__ = [
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
+    "LayerNormLSTM",
+    "LayerNormLSTMCell",
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",
     "MeanOnlyBatchNorm3d",
+    "RMSNormLSTM",
+    "RMSNormLSTMCell",
     "StaleWeightError",
     "WNConv1d",
     "WNConv2d",
@@ -47,8 +58,10 @@ __all__ = [
     "fold",
     "frozen",
     "invalidate",
+    "load_weights",
     "plain_parts",
     "row_norm",
     "shared_weights",
+    "state_dict_as",
     "weight_norm",
 ]

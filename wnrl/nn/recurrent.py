@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from wnrl.errors import UsageError, check_choice
+from wnrl.errors import check_choice
 from wnrl.nn import cudnn
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.effective import read_effective
 from wnrl.nn.sequence import Sequences, States, open_sequences
-from wnrl.nn.unrolled import gates_by_row, gru_layer, lstm_layer, unroll
+from wnrl.nn.unrolled import gates_by_row, gru_recurrence, lstm_recurrence, unroll
 
 BACKENDS = ("torch", "python")
 _ARGUMENTS = (
@@ -99,16 +99,11 @@ class WNRecurrent(WeightNormed):
         return out, tuple(finals)
 
     def _loop(self, seq: Sequences, flat: tuple[Tensor, ...]) -> tuple[Tensor, States]:
-        if seq.batch_sizes is not None:
-            raise UsageError("x must be a padded tensor with backend='python', got a packed one")
-        rows = gates_by_row(flat, self.bias, self.proj_size > 0)
-        step = lstm_layer if self.mode == "LSTM" else gru_layer
+        recurrence = lstm_recurrence if self.mode == "LSTM" else gru_recurrence
         return unroll(
-            seq.data,
-            seq.states,
-            lambda x, states, row: step(x, states, rows[row]),
+            seq,
+            [recurrence(row) for row in gates_by_row(flat, self.bias, self.proj_size > 0)],
             num_layers=self.num_layers,
-            bidirectional=self.bidirectional,
             dropout=self.dropout if self.training else 0.0,
         )
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -92,8 +91,3 @@ def _checked(states: States, rows: int, n: int, widths: tuple[int, ...], batched
         if tuple(state.shape) != wanted:
             raise UsageError(f"hx must have shape {wanted}, got {tuple(state.shape)}")
     return states if batched else tuple(state.unsqueeze(1) for state in states)
-
-
-def stack(tensors: list[Tensor]) -> Tensor:
-    """Stacks along a new first axis; a single tensor is not copied."""
-    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)

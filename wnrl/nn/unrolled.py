@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wnrl.nn.sequence import States, stack
+from wnrl.nn.sequence import Sequences, States
 
 
 class Gates(NamedTuple):
@@ -20,68 +20,94 @@ class Gates(NamedTuple):
     w_hr: Tensor | None = None
 
 
-Layer = Callable[[Tensor, States, int], tuple[Tensor, States]]
-"""From input ``(T, N, F)``, states ``(N, width)`` and the row of the layer to output and states."""
+class Recurrence(NamedTuple):
+    """One layer in one direction, in the two parts that cost differently."""
+
+    prepare: Callable[[Tensor], Tensor]
+    """What depends on the input alone, for all time steps at once."""
+    step: Callable[[Tensor, States], States]
+    """From the prepared input ``(N, ...)`` of a step and the states to the new states, h first."""
 
 
 def gates_by_row(flat: Sequence[Tensor], bias: bool, projected: bool) -> list[Gates]:
     """Splits torch's flat list of weights by layer and direction."""
     size = 2 + 2 * bias + projected
-    rows = [flat[i : i + size] for i in range(0, len(flat), size)]
-    last = {"w_hr": 4 if bias else 2} if projected else {}
-    return [
-        Gates(*row[: 4 if bias else 2], **{name: row[i] for name, i in last.items()})
-        for row in rows
-    ]
+    rows = []
+    for start in range(0, len(flat), size):
+        row = flat[start : start + size]
+        rows.append(
+            Gates(
+                row[0],
+                row[1],
+                row[2] if bias else None,
+                row[3] if bias else None,
+                row[-1] if projected else None,
+            )
+        )
+    return rows
 
 
 def unroll(
-    x: Tensor,
-    states: States,
-    layer: Layer,
+    seq: Sequences,
+    rows: Sequence[Recurrence],
     *,
     num_layers: int,
-    bidirectional: bool,
     dropout: float,
 ) -> tuple[Tensor, States]:
-    """Runs ``layer`` for all layers and directions.
+    """Runs all layers and directions.
 
     Args:
-        x: ``(T, N, F)``.
-        states: each ``(layers x directions, N, width)``.
-        layer: the recurrence of one layer in one direction.
+        seq: the input and the initial states.
+        rows: the recurrences, layer by layer, and direction by direction in a layer.
         num_layers: number of layers.
-        bidirectional: whether a second direction reads the sequence from its end.
         dropout: share of the outputs of all layers but the last to drop; zero in eval mode.
 
     Returns:
-        Output ``(T, N, directions x width)`` and the final states, shaped as given.
+        Output ``(T, N, directions x width)``, or packed data, and the final states.
     """
-    directions = 2 if bidirectional else 1
-    finals: list[States] = []
-    for depth in range(num_layers):
-        outputs = []
-        for direction in range(directions):
-            row = depth * directions + direction
-            read = x.flip(0) if direction else x
-            out, final = layer(read, tuple(state[row] for state in states), row)
-            outputs.append(out.flip(0) if direction else out)
-            finals.append(final)
-        x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
-        if dropout and depth < num_layers - 1:
-            x = F.dropout(x, dropout)
-    return x, tuple(stack(list(parts)) for parts in zip(*finals, strict=True))
+    directions = len(rows) // num_layers
+    x, finals = seq.data, []
+    for i, row in enumerate(rows):
+        if i % directions == 0:
+            outputs: list[Tensor] = []
+        states = tuple(state[i] for state in seq.states)
+        out, final = _over_time(row, x, states, seq.batch_sizes, backwards=i % directions == 1)
+        outputs.append(out)
+        finals.append(final)
+        if len(outputs) == directions:
+            x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+            if dropout and i < len(rows) - 1:
+                x = F.dropout(x, dropout)
+    return x, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 
 
-def lstm_layer(x: Tensor, states: States, weights: Gates) -> tuple[Tensor, States]:
-    """One LSTM layer in one direction; ``x`` is ``(T, N, F)``, the states are h and c."""
-    h, c = states
-    from_input = F.linear(x, weights.w_ih, weights.b_ih)
-    outputs = []
-    for given in from_input.unbind(0):
-        h, c = lstm_step(given + F.linear(h, weights.w_hh, weights.b_hh), c, weights.w_hr)
-        outputs.append(h)
-    return torch.stack(outputs), (h, c)
+def _over_time(
+    row: Recurrence, x: Tensor, states: States, batch_sizes: Tensor | None, backwards: bool
+) -> tuple[Tensor, States]:
+    prepared = row.prepare(x)
+    given = prepared.unbind(0) if batch_sizes is None else prepared.split(batch_sizes.tolist())
+    outputs: list[Tensor] = []
+    for part in reversed(given) if backwards else given:
+        n = part.shape[0]
+        if batch_sizes is None or n == states[0].shape[0]:
+            states = row.step(part, states)
+        else:  # sequences that have ended, or read backwards not begun, keep their states
+            running = row.step(part, tuple(s[:n] for s in states))
+            states = tuple(torch.cat((r, s[n:])) for r, s in zip(running, states, strict=True))
+        outputs.append(states[0][:n])
+    if backwards:
+        outputs.reverse()
+    return (torch.stack(outputs) if batch_sizes is None else torch.cat(outputs)), states
+
+
+def lstm_recurrence(weights: Gates) -> Recurrence:
+    """The LSTM; states are h and c."""
+
+    def step(given: Tensor, states: States) -> States:
+        h, c = states
+        return lstm_step(given + F.linear(h, weights.w_hh, weights.b_hh), c, weights.w_hr)
+
+    return Recurrence(lambda x: F.linear(x, weights.w_ih, weights.b_ih), step)
 
 
 def lstm_step(
@@ -97,16 +123,14 @@ def lstm_step(
     return (h if w_hr is None else F.linear(h, w_hr)), c
 
 
-def gru_layer(x: Tensor, states: States, weights: Gates) -> tuple[Tensor, States]:
-    """One GRU layer in one direction; ``x`` is ``(T, N, F)``, the only state is h."""
-    (h,) = states
-    from_input = F.linear(x, weights.w_ih, weights.b_ih)
-    outputs = []
-    for given in from_input.unbind(0):
+def gru_recurrence(weights: Gates) -> Recurrence:
+    """The GRU; the only state is h."""
+
+    def step(given: Tensor, states: States) -> States:
+        (h,) = states
         r, z, n = given.chunk(3, -1)
         r_h, z_h, n_h = F.linear(h, weights.w_hh, weights.b_hh).chunk(3, -1)
-        z = (z + z_h).sigmoid()
         n = (n + (r + r_h).sigmoid() * n_h).tanh()
-        h = n + z * (h - n)
-        outputs.append(h)
-    return torch.stack(outputs), (h,)
+        return (n + (z + z_h).sigmoid() * (h - n),)
+
+    return Recurrence(lambda x: F.linear(x, weights.w_ih, weights.b_ih), step)

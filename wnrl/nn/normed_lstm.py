@@ -1,0 +1,204 @@
+"""LSTMs whose gates are normalised at every step, by layer norm or RMS norm.
+
+The layer-normalised LSTM is that of Ba et al. (2016, arXiv:1607.06450, equations 20 to 22)::
+
+    gates = N(W_ih x; scale_ih, bias_ih) + N(W_hh h; scale_hh, bias_hh)
+    c' = σ(f) c + σ(i) tanh(g),    h' = σ(o) tanh(N(c'; scale_c, shift_c))
+
+where N normalises all gates of a step together, not each gate apart, as torch's TorchScript
+example ``LayerNormLSTMCell`` does too. The RMS version (Zhang & Sennrich 2019, arXiv:1910.07467)
+has the same scales, adds the biases outside of N and leaves the cell without a shift.
+"""
+
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
+
+from wnrl.errors import UsageError, check_positive
+from wnrl.nn.sequence import States, open_sequences
+from wnrl.nn.unrolled import Recurrence, lstm_step, unroll
+
+
+def normalise(x: Tensor, centred: bool, scale: Tensor, shift: Tensor | None, eps: float) -> Tensor:
+    """Layer norm (``centred``) or RMS norm over the last axis, scaled and shifted."""
+    if centred:
+        return F.layer_norm(x, x.shape[-1:], scale, shift, eps)
+    y = F.rms_norm(x, x.shape[-1:], scale, eps)
+    return y if shift is None else y + shift
+
+
+class NormedRecurrent(nn.Module):
+    """What the normalised LSTMs and their cells share: torch's parameters, and scales.
+
+    Args:
+        *args: those of torch's layer.
+        eps: added to the variance or mean square.
+        **kwargs: those of torch's layer.
+
+    Attributes:
+        weight_ih_l0: and all other parameters of the plain layer, named, shaped and initialised
+            as there; the biases serve as the shifts of the normalisations.
+        scale_ih_l0: ``(4 hidden_size,)``, ones at first; likewise ``scale_hh_l0``.
+        scale_c_l0: ``(hidden_size,)``, ones at first; ``shift_c_l0``, zeros, with layer norm only.
+    """
+
+    plain_type: ClassVar[type[nn.Module]]
+    copied: ClassVar[tuple[str, ...]]
+    centred: ClassVar[bool]
+    """Layer norm, which also shifts the cell, rather than RMS norm."""
+    input_size: int
+    hidden_size: int
+    bias: bool
+    proj_size: int = 0
+
+    def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
+        super().__init__()
+        self._adopt(self.plain_type(*args, **kwargs), eps)
+
+    @classmethod
+    def from_plain(cls, plain: nn.Module, *, eps: float = 1e-5) -> Self:
+        """A layer with the parameters of ``plain``, which it shares, and scales of one.
+
+        Raises:
+            UsageError: ``plain`` is of another type.
+        """
+        if type(plain) is not cls.plain_type:
+            raise UsageError(
+                f"plain must be a {cls.plain_type.__name__}, got {type(plain).__name__}"
+            )
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._adopt(plain, eps)
+        return layer.train(plain.training)
+
+    def _adopt(self, plain: nn.Module, eps: float) -> None:
+        check_positive(eps=eps)
+        self.eps = eps
+        for name in self.copied:
+            setattr(self, name, getattr(plain, name))
+        for name, value in plain._parameters.items():
+            self.register_parameter(name, value)
+        for name, w_hh in plain.named_parameters():
+            if name.startswith("weight_hh"):
+                suffix = name.removeprefix("weight_hh")
+                n_gates = w_hh.shape[0]
+                for scale, size in (("ih", n_gates), ("hh", n_gates), ("c", self.hidden_size)):
+                    ones = w_hh.detach().new_ones(size)
+                    self.register_parameter(f"scale_{scale}{suffix}", nn.Parameter(ones))
+                if self.centred:
+                    zeros = w_hh.detach().new_zeros(self.hidden_size)
+                    self.register_parameter(f"shift_c{suffix}", nn.Parameter(zeros))
+
+    def _recurrence(self, suffix: str = "") -> Recurrence:
+        """The layer whose parameter names end in ``suffix``."""
+
+        def part(name: str) -> Any:
+            return getattr(self, f"{name}{suffix}", None)
+
+        scales = {name: part(f"scale_{name}") for name in ("ih", "hh", "c")}
+
+        def norm(x: Tensor, name: str, shift: Tensor | None) -> Tensor:
+            return normalise(x, self.centred, scales[name], shift, self.eps)
+
+        def prepare(x: Tensor) -> Tensor:
+            return norm(F.linear(x, part("weight_ih")), "ih", part("bias_ih"))
+
+        w_hh, w_hr = part("weight_hh"), part("weight_hr")
+        bias_hh, shift_c = part("bias_hh"), part("shift_c")
+
+        def step(given: Tensor, states: States) -> States:
+            h, c = states
+            gates = given + norm(F.linear(h, w_hh), "hh", bias_hh)
+            return lstm_step(gates, c, w_hr, lambda cell: norm(cell, "c", shift_c))
+
+        return Recurrence(prepare, step)
+
+    def extra_repr(self) -> str:
+        """The sizes, and what else the plain layer was given."""
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self.copied)
+
+
+class NormedLSTM(NormedRecurrent):
+    """What ``LayerNormLSTM`` and ``RMSNormLSTM`` share; arguments are those of ``nn.LSTM``."""
+
+    plain_type = nn.LSTM
+    copied: ClassVar[tuple[str, ...]] = (
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "proj_size",
+    )
+    num_layers: int
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+
+    def forward(
+        self, x: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """As ``nn.LSTM``: padded, unbatched or packed input; hx is h and c, or None for zeros."""
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        suffixes = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in directions]
+        seq = open_sequences(
+            x,
+            hx,
+            rows=len(suffixes),
+            widths=(self.proj_size or self.hidden_size, self.hidden_size),
+            input_size=self.input_size,
+            batch_first=self.batch_first,
+        )
+        rows = [self._recurrence(suffix) for suffix in suffixes]
+        dropout = self.dropout if self.training else 0.0
+        out, (h, c) = seq.close(*unroll(seq, rows, num_layers=self.num_layers, dropout=dropout))
+        return out, (h, c)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: cuDNN has no recurrence with normalised gates."""
+
+
+class LayerNormLSTM(NormedLSTM):
+    """The layer-normalised LSTM of Ba et al. (2016), called like ``nn.LSTM``."""
+
+    centred = True
+
+
+class RMSNormLSTM(NormedLSTM):
+    """The LSTM with RMS-normalised gates and cell, called like ``nn.LSTM``."""
+
+    centred = False
+
+
+class NormedLSTMCell(NormedRecurrent):
+    """What the normalised cells share; arguments are those of ``nn.LSTMCell``."""
+
+    plain_type = nn.LSTMCell
+    copied: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")
+
+    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """One step: ``x`` is ``(N, input_size)``, h and c are ``(N, hidden_size)``; N may lack."""
+        if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
+            raise UsageError(f"x must have shape (N, {self.input_size}), got {tuple(x.shape)}")
+        if hx is None:
+            zeros = x.new_zeros(*x.shape[:-1], self.hidden_size)
+            hx = (zeros, zeros)
+        recurrence = self._recurrence()
+        h, c = recurrence.step(recurrence.prepare(x), hx)
+        return h, c
+
+
+class LayerNormLSTMCell(NormedLSTMCell):
+    """One step of ``LayerNormLSTM``, called like ``nn.LSTMCell``."""
+
+    centred = True
+
+
+class RMSNormLSTMCell(NormedLSTMCell):
+    """One step of ``RMSNormLSTM``, called like ``nn.LSTMCell``."""
+
+    centred = False
