@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.effective import effective_weight
+from wnrl.nn.functional import in_transform
+from wnrl.nn.unrolled import Gates, gru_recurrence, lstm_recurrence, step_once
 
 _ARGUMENTS = ("input_size", "hidden_size", "bias")
 
@@ -59,7 +61,10 @@ class WNLSTMCell(WNCell):
         states = hx if hx is not None else (self._zeros(x), self._zeros(x))
         batch, h, c = self._checked(x, *states)
         weights: Any = self._weights()
-        h, c = torch.lstm_cell(batch, (h, c), *weights)
+        if in_transform():  # torch's cells have no vmap
+            h, c = step_once(lstm_recurrence(Gates(*weights)), batch, (h, c))
+        else:
+            h, c = torch.lstm_cell(batch, (h, c), *weights)
         return (h, c) if x.dim() == 2 else (h.squeeze(0), c.squeeze(0))
 
 
@@ -72,5 +77,8 @@ class WNGRUCell(WNCell):
         """One step: ``x`` is ``(N, input_size)``, h is ``(N, hidden_size)``; N may lack."""
         batch, h = self._checked(x, self._zeros(x) if hx is None else hx)
         weights: Any = self._weights()
-        h = torch.gru_cell(batch, h, *weights)
+        if in_transform():
+            (h,) = step_once(gru_recurrence(Gates(*weights)), batch, (h,))
+        else:
+            h = torch.gru_cell(batch, h, *weights)
         return h if x.dim() == 2 else h.squeeze(0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wnrl.errors import UsageError
+from wnrl.nn.functional import in_transform
 
 Assign = Callable[[Tensor], None]
 
@@ -44,7 +45,7 @@ class effective_weight:  # noqa: N801 - reads as what it makes of a class attrib
 def read_effective(layer: Owner, name: str) -> Tensor:
     """The effective weight for a caller: a write into it reaches v and g."""
     weight = layer.effective(name)
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch.compiler.is_compiling() or in_transform():
         return weight
     return EffectiveWeight.wrap(
         weight, lambda new: layer.assign(name, new), f"{type(layer).__name__}.{name}"

@@ -70,6 +70,11 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: in
     return (v * (g / row_norm(v, dim, eps))).to(v.dtype)
 
 
+def in_transform() -> bool:
+    """Whether a ``torch.func`` transform (vmap, grad, ...) is running."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _may_fuse(v: Tensor, g: Tensor) -> bool:
     """Whether the fused kernel takes ``v`` and ``g``, and its norms can be looked at."""
     return (
@@ -77,7 +82,7 @@ def _may_fuse(v: Tensor, g: Tensor) -> bool:
         and v.dtype is torch.float32
         and g.dtype is torch.float32
         and not torch.compiler.is_compiling()
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not in_transform()
         and type(v) in _PLAIN_TENSORS
         and v.is_contiguous()
     )

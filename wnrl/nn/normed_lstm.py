@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.sequence import States, open_sequences
-from wnrl.nn.unrolled import Recurrence, lstm_step, unroll
+from wnrl.nn.unrolled import Recurrence, lstm_step, step_once, unroll
 
 
 def normalise(x: Tensor, centred: bool, scale: Tensor, shift: Tensor | None, eps: float) -> Tensor:
@@ -187,8 +187,7 @@ class NormedLSTMCell(NormedRecurrent):
         if hx is None:
             zeros = x.new_zeros(*x.shape[:-1], self.hidden_size)
             hx = (zeros, zeros)
-        recurrence = self._recurrence()
-        h, c = recurrence.step(recurrence.prepare(x), hx)
+        h, c = step_once(self._recurrence(), x, hx)
         return h, c
 
 

@@ -10,6 +10,7 @@ from wnrl.errors import check_choice
 from wnrl.nn import cudnn
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.effective import read_effective
+from wnrl.nn.functional import in_transform
 from wnrl.nn.sequence import Sequences, States, open_sequences
 from wnrl.nn.unrolled import gates_by_row, gru_recurrence, lstm_recurrence, unroll
 
@@ -87,7 +88,7 @@ class WNRecurrent(WeightNormed):
 
     def _run(self, seq: Sequences) -> tuple[Tensor, States]:
         flat = self._weights()
-        if self.backend == "python":
+        if self.backend == "python" or in_transform():  # torch's recurrence has no vmap
             return self._loop(seq, flat)
         run = getattr(torch._VF, self.mode.lower())
         states: Any = seq.states if self.mode == "LSTM" else seq.states[0]

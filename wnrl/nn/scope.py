@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from wnrl.nn.functional import in_transform
+
 Weights = tuple[Tensor | None, ...]
 
 
@@ -41,7 +43,6 @@ class Keeper(Protocol):
 _steps = 0  # optimizer steps of this process
 _checking = os.environ.get("WNRL_CHECK_FROZEN", "0") != "0"
 _lock = threading.Lock()
-_in_transform = torch._C._functorch.peek_interpreter_stack
 
 
 def _count_step(*_: Any) -> None:
@@ -111,7 +112,7 @@ class Scope:
 
     def weights(self, layer: Keeper) -> Weights:
         """The layer's weights: kept ones where they are right, else computed."""
-        if torch.compiler.is_compiling() or _in_transform() is not None:
+        if torch.compiler.is_compiling() or in_transform():
             return layer._compute()
         if torch.is_grad_enabled():
             return self._with_graph(layer)

@@ -100,6 +100,11 @@ def _over_time(
     return (torch.stack(outputs) if batch_sizes is None else torch.cat(outputs)), states
 
 
+def step_once(row: Recurrence, x: Tensor, states: States) -> States:
+    """One step of a recurrence: ``x`` is ``(N, F)``, the states are ``(N, width)``."""
+    return row.step(row.prepare(x), states)
+
+
 def lstm_recurrence(weights: Gates) -> Recurrence:
     """The LSTM; states are h and c."""
 
