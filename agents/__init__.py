@@ -1,7 +1,7 @@
 """Algorithms of stable-baselines3 with a norm: what to train, and how it is put together."""
 
 from agents import ppo, recurrent_ppo
-from agents.common import Agent, log_to, vectorize, vectorize_for_evaluation
+from agents.common import Agent, vectorize, vectorize_for_evaluation
 
 AGENTS: dict[str, Agent] = {
     "ppo": Agent(ppo.PPOConfig, ppo.PRESETS, ppo.build),
@@ -10,4 +10,4 @@ AGENTS: dict[str, Agent] = {
     ),
 }
 
-__all__ = ["AGENTS", "Agent", "log_to", "vectorize", "vectorize_for_evaluation"]
+__all__ = ["AGENTS", "Agent", "vectorize", "vectorize_for_evaluation"]

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
@@ -69,14 +67,17 @@ def vectorize(
     return venv
 
 
-def vectorize_for_evaluation(factory: Factory, n_envs: int, seed: int, training: VecEnv) -> VecEnv:
+def vectorize_for_evaluation(factory: Factory, n_envs: int, training: VecEnv | None) -> VecEnv:
     """Environments to evaluate in: raw rewards, observations as the agent knows them.
 
-    The statistics of observations are those of ``training`` itself, at any time, never updated
-    from here.
+    Args:
+        factory: makes one environment.
+        n_envs: how many.
+        training: what the agent learns in; the statistics of its observations are used as they
+            are at any time, and never updated from here.
     """
-    venv = vectorize(factory, n_envs, seed)
-    normalizer = unwrap_vec_normalize(training)
+    venv = vectorize(factory, n_envs, seed=0)
+    normalizer = None if training is None else unwrap_vec_normalize(training)
     if normalizer is not None:
         venv = VecNormalize(venv, training=False, norm_reward=False)
         venv.obs_rms = normalizer.obs_rms
@@ -111,11 +112,6 @@ def check_spaces(env: VecEnv, use_sde: bool) -> None:
         raise UsageError(f"actions must be a Box or a discrete space, got {acted}")
     if use_sde and not isinstance(acted, spaces.Box):
         raise UsageError(f"use_sde needs continuous actions (a Box), got {acted}")
-
-
-def log_to(model: BaseAlgorithm, run_dir: Path) -> None:
-    """Sends what ``model`` logs to an event file in ``run_dir`` itself, and nowhere else."""
-    model.set_logger(Logger(str(run_dir), [TensorBoardOutputFormat(str(run_dir))]))
 
 
 def check_sizes(name: str, sizes: tuple[int, ...]) -> None:

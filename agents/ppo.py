@@ -16,10 +16,10 @@ from agents.common import (
     check_fraction,
     check_sizes,
     check_spaces,
-    log_to,
     policy_name,
     schedule,
 )
+from agents.training import log_to
 from wnrl.errors import UsageError, check_choice, check_positive
 
 

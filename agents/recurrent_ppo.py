@@ -8,8 +8,9 @@ import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.common import check_spaces, log_to, policy_name
+from agents.common import check_spaces, policy_name
 from agents.ppo import PPOConfig
+from agents.training import log_to
 from wnrl.errors import UsageError, check_positive
 
 

@@ -8,7 +8,8 @@ Hyperparameters come from the preset of the algorithm and environment; each is a
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -18,22 +19,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 import tyro
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import TensorBoardOutputFormat
-from stable_baselines3.common.vec_env import VecEnv
+from tqdm import tqdm
 
 import envs
-from agents import AGENTS, log_to, vectorize, vectorize_for_evaluation
+from agents import AGENTS, vectorize, vectorize_for_evaluation
 from agents.evaluation import EvaluateInTraining, evaluate
+from agents.training import BaseAlgorithm, Progress, ReportProgress, end_logs, learn, log_to, save
+from envs import EnvFactory
 from scripts._cli import run
 from wnrl import NORMS, tags
 from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
-from wnrl.runs import Run, open_run, resolve_device
-from wnrl.sb3 import LogNorms, StopAtNonFinite, check_finite
+from wnrl.runs import open_run, resolve_device
 
 ConfigT = TypeVar("ConfigT")
-Progress = Callable[[float], None]
+METRICS = ((tags.FINAL_RETURN, "final_return"), (tags.STEPS_PER_SECOND, "steps_per_second"))
 EVAL_SEED, FINAL_SEED = 10_000, 20_000  # added to the seed: starts that training has not seen
 
 
@@ -111,100 +110,70 @@ def train(args: Args[Any], progress: Progress = lambda fraction: None) -> dict[s
         progress: called with the finished fraction, from 0 to 1, a few times a second.
 
     Returns:
-        What ``result.json`` holds.
+        What ``result.json`` holds. ``steps_per_second`` is environment steps over the time of
+        rollouts and updates, without evaluations; ``wall_time`` has everything, in seconds.
 
     Raises:
         UsageError: the run cannot be done; its folder is as it was.
     """
-    config = args.as_config()
+    started = time.perf_counter()
+    settings = args.as_config()
+    config = args.config
     factory = envs.factory(args.env_id)
     torch.set_num_threads(args.threads)
-    c = args.config
-    env = vectorize(factory, c.n_envs, args.seed, c.normalize, c.gamma)
-    model = AGENTS[args.algo].build(c, env, args.norm, args.seed, config["device"])
-    with open_run(args.folder, config) as run:
-        if run.finished:
-            return run.result()
-        log_to(model, run.path)
-        seen_starts = vectorize_for_evaluation(factory, args.eval_point_episodes, 0, env)
-        points = EvaluateInTraining(
-            seen_starts, args.eval_points, args.eval_point_episodes, c.total_timesteps,
-            args.seed + EVAL_SEED,
-        )  # fmt: skip
-        start = time.perf_counter()
-        result: dict[str, Any] = {"status": "finished"}
+    with closing(
+        vectorize(factory, config.n_envs, args.seed, config.normalize, config.gamma)
+    ) as env:
+        model = AGENTS[args.algo].build(config, env, args.norm, args.seed, settings["device"])
+        with open_run(args.folder, settings) as run:
+            if run.finished:
+                return run.result()
+            log_to(model, run.path)
+            result = learn_with_curve(args, model, factory, progress)
+            if result["status"] == "finished":
+                returns = final_returns(args, model, factory)
+                result |= {"final_return": float(np.mean(returns)), "eval_returns": returns}
+                save(model, run.path)
+            end_logs(model, settings, {tag: result[key] for tag, key in METRICS if key in result})
+            result["wall_time"] = time.perf_counter() - started
+            run.write_result(result)
+            return result
+
+
+def learn_with_curve(
+    args: Args[Any], model: BaseAlgorithm, factory: EnvFactory, progress: Progress
+) -> dict[str, Any]:
+    """Trains ``model`` and returns what became of it, with its learning curve."""
+    steps = args.config.total_timesteps
+    result: dict[str, Any] = {"status": "finished"}
+    n_episodes = args.eval_point_episodes
+    with closing(vectorize_for_evaluation(factory, n_episodes, model.env)) as env:
+        points = EvaluateInTraining(env, args.eval_points, n_episodes, steps, args.seed + EVAL_SEED)
+        started = time.perf_counter()
         try:
-            learn(model, c.total_timesteps, [points, Report(progress, c.total_timesteps)])
+            learn(model, steps, points, ReportProgress(progress, steps))
         except NonFiniteError as error:
             result = {"status": "failed", "reason": str(error)}
-        seconds = time.perf_counter() - start - points.seconds
-        result |= {"steps": model.num_timesteps, "steps_per_second": model.num_timesteps / seconds}
-        result |= {"curve": points.curve.as_json(), "plain_parts": model.policy.plain_parts}
-        if result["status"] == "finished":
-            final = vectorize_for_evaluation(factory, min(args.eval_episodes, 20), 0, env)
-            returns, _ = evaluate(model, final, args.eval_episodes, args.seed + FINAL_SEED)
-            result |= {"final_return": float(np.mean(returns)), "eval_returns": returns}
-            save(run, model, env)
-        write_logs(model, config, result)
-        result["wall_time"] = time.perf_counter() - start
-        run.write_result(result)
-        return result
+        seconds = time.perf_counter() - started - points.seconds
+    return {
+        **result,
+        "steps": model.num_timesteps,
+        "steps_per_second": model.num_timesteps / seconds,
+        "curve": points.curve.as_json(),
+        "plain_parts": model.policy.plain_parts,
+    }
 
 
-def learn(model: BaseAlgorithm, total_timesteps: int, callbacks: list[BaseCallback]) -> None:
-    """Trains ``model``, and stops with NonFiniteError where a loss or a parameter is NaN."""
-    try:
-        model.learn(total_timesteps, [StopAtNonFinite(), *callbacks, LogNorms()])
-    except ValueError:
-        check_finite(model)  # torch's distributions refuse a NaN before any loss is logged
-        raise
-
-
-class Report(BaseCallback):
-    """Tells ``progress`` how far training is, at most five times a second."""
-
-    def __init__(self, progress: Progress, total_timesteps: int) -> None:
-        super().__init__()
-        self.progress, self.total = progress, total_timesteps
-        self.last = 0.0
-
-    def _on_step(self) -> bool:
-        now = time.monotonic()
-        if now - self.last > 0.2:
-            self.last = now
-            self.progress(min(1.0, self.num_timesteps / self.total))
-        return True
-
-    def _on_training_end(self) -> None:
-        self.progress(1.0)
-
-
-def save(run: Run, model: BaseAlgorithm, env: VecEnv) -> None:
-    """Writes ``model.zip`` and, where observations are scaled, ``vecnormalize.pkl``."""
-    scratch = run.path / "model.tmp.zip"
-    model.save(scratch)
-    scratch.replace(run.path / "model.zip")
-    normalizer = model.get_vec_normalize_env()
-    if normalizer is not None:
-        scratch = run.path / "vecnormalize.pkl.tmp"
-        normalizer.save(str(scratch))
-        scratch.replace(run.path / "vecnormalize.pkl")
-
-
-def write_logs(model: BaseAlgorithm, config: dict[str, Any], result: dict[str, Any]) -> None:
-    """Ends the event file with the row of the HParams tab."""
-    events = cast(TensorBoardOutputFormat, model.logger.output_formats[0])
-    metrics = {tags.STEPS_PER_SECOND: result["steps_per_second"]}
-    if "final_return" in result:
-        metrics[tags.FINAL_RETURN] = result["final_return"]
-    tags.write_hparams(events.writer, config, metrics, result["steps"])
-    model.logger.close()
+def final_returns(args: Args[Any], model: BaseAlgorithm, factory: EnvFactory) -> list[float]:
+    """The returns of the evaluation after training."""
+    n_envs = min(args.eval_episodes, 20)
+    with closing(vectorize_for_evaluation(factory, n_envs, model.env)) as env:
+        returns, _ = evaluate(model, env, args.eval_episodes, args.seed + FINAL_SEED)
+    return returns
 
 
 def main(args: Args[Any]) -> int:
     """Trains with a progress bar on stderr; 1 if the run failed."""
-    from tqdm import tqdm
-
     print(args.folder, flush=True)
     with tqdm(total=100, unit="%", file=sys.stderr, leave=False, delay=1) as bar:
 

@@ -9,8 +9,9 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 
 import envs
-from agents import AGENTS, log_to, vectorize
+from agents import AGENTS, vectorize
 from agents.common import policy_name
+from agents.training import log_to
 from wnrl.errors import UsageError
 
 TINY = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2, "total_timesteps": 32}

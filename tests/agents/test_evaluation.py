@@ -35,7 +35,7 @@ def test_no_environment_is_no_vector():
 def test_evaluation_sees_observations_as_the_agent_and_raw_rewards_and_updates_nothing():
     model, env = agent()
     model.learn(64)
-    evaluation = vectorize_for_evaluation(FACTORY, 2, 9, env)
+    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
     count = env.obs_rms.count
     observed = evaluation.reset()
     np.testing.assert_allclose(
@@ -50,13 +50,13 @@ def test_evaluation_sees_observations_as_the_agent_and_raw_rewards_and_updates_n
 
 def test_evaluation_without_scaling_is_raw():
     env = vectorize(FACTORY, 2, 0)
-    evaluation = vectorize_for_evaluation(FACTORY, 2, 3, env)
-    np.testing.assert_array_equal(evaluation.reset(), vectorize(FACTORY, 2, 3).reset())
+    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
+    np.testing.assert_array_equal(evaluation.reset(), vectorize(FACTORY, 2, 0).reset())
 
 
 def test_evaluation_repeats_itself():
     model, env = agent()
-    evaluation = vectorize_for_evaluation(FACTORY, 3, 0, env)
+    evaluation = vectorize_for_evaluation(FACTORY, 3, env)
     first = evaluate(model, evaluation, 7, seed=4)
     assert len(first[0]) == len(first[1]) == 7
     assert evaluate(model, evaluation, 7, seed=4) == first
@@ -71,7 +71,7 @@ def test_evaluation_in_training_leaves_training_as_it_is():
         model, env = agent()
         callbacks = [LogNorms()]
         if n_points:
-            evaluation = vectorize_for_evaluation(FACTORY, 2, 0, env)
+            evaluation = vectorize_for_evaluation(FACTORY, 2, env)
             callbacks.append(EvaluateInTraining(evaluation, n_points, 2, 128, seed=7))
         trained.append(model.learn(128, callbacks).policy.parameters_to_vector())
     np.testing.assert_array_equal(trained[0], trained[1])
@@ -82,7 +82,7 @@ def test_evaluation_in_training_leaves_training_as_it_is():
 )
 def test_evaluations_are_evenly_spaced_and_end_with_training(n_points, steps):
     model, env = agent()
-    evaluation = vectorize_for_evaluation(FACTORY, 2, 0, env)
+    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
     callback = EvaluateInTraining(evaluation, n_points, 2, 128, seed=7)
     model.learn(128, callback)
     assert callback.curve.steps == steps
@@ -93,7 +93,7 @@ def test_evaluations_are_evenly_spaced_and_end_with_training(n_points, steps):
 
 def test_last_point_of_the_curve_is_the_trained_agent():
     model, env = agent()
-    evaluation = vectorize_for_evaluation(FACTORY, 2, 0, env)
+    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
     callback = EvaluateInTraining(evaluation, 2, 4, 64, seed=7)
     model.learn(64, callback)
     returns, _ = evaluate(model, evaluation, 4, seed=7)

@@ -5,9 +5,9 @@ import math
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from torch import Tensor, nn
 
 from wnrl import tags
+from wnrl.diagnostics import weight_lengths
 from wnrl.errors import NonFiniteError
 
 
@@ -51,24 +51,8 @@ class LogNorms(BaseCallback):
     """
 
     def _on_rollout_end(self) -> None:
-        values = lengths(self.model.policy)
-        if values:
-            for tag, value in zip(values, torch.stack([*values.values()]).tolist(), strict=True):
-                self.logger.record(tag, value)
+        for tag, value in weight_lengths(self.model.policy).items():
+            self.logger.record(tag, value)
 
     def _on_step(self) -> bool:
         return True
-
-
-def lengths(module: nn.Module) -> dict[str, Tensor]:
-    """Mean g and mean ‖v‖ of each weight-normalized weight, by tag, as scalar tensors."""
-    found: dict[str, Tensor] = {}
-    for path, layer in module.named_modules():
-        own = dict(layer.named_parameters(recurse=False))
-        for name in own:
-            weight = name.removesuffix("_g")
-            if name.startswith("weight") and weight != name and f"{weight}_v" in own:
-                rows = own[f"{weight}_v"].detach().flatten(1)
-                found[f"{tags.NORM_G}/{path}.{weight}"] = own[name].detach().mean()
-                found[f"{tags.NORM_V}/{path}.{weight}"] = rows.norm(dim=1).mean()
-    return found

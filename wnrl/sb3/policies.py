@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn import convert, plain_parts
-from wnrl.nn.projection import project_
 from wnrl.norms import NORMS
+from wnrl.optim import project_after_step
 
 if TYPE_CHECKING:
     _Policy = ActorCriticPolicy
@@ -84,7 +84,7 @@ class NormMixin(_Policy):
         )
         check_optimized(self, self.optimizer)
         if NORMS[self.norm].projected:
-            self.optimizer.register_step_post_hook(lambda *_: project_(self))
+            project_after_step(self.optimizer, self)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
