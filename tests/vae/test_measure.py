@@ -47,6 +47,14 @@ def test_two_calls_are_equal_bit_for_bit(model, digits):
     assert torch.equal(first.per_image_elbo, second.per_image_elbo)
 
 
+def test_the_noise_seed_decides_the_importance_samples(model, digits):
+    first, other = (
+        nll(model, digits, Protocol("digits", n_samples=20, noise_seed=seed)) for seed in (0, 1)
+    )
+    assert not torch.equal(first.per_image_nll, other.per_image_nll)
+    assert first.nll == pytest.approx(other.nll, abs=0.2)
+
+
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_a_model_left_in_train_mode_gives_the_same_nll(norm, digits):
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ import torch
 
 from wnrl import NORMS, data, tags
 from wnrl.errors import NonFiniteError
-from wnrl.vae import MLPVAE, Protocol, VAEConfig, build, nll, train
+from wnrl.vae import MLPVAE, Protocol, VAEConfig, build, elbo, nll, train
 
 CONFIG = VAEConfig(hidden=(30,), latent_dim=4, epochs=None, n_steps=25, batch_size=50, n_logs=5)
 
@@ -28,6 +28,14 @@ def test_two_runs_with_one_seed_are_equal_bit_for_bit(digits):
     assert [log.scalars for log in logs] == [log.scalars for log in again]
     states = first.state_dict(), second.state_dict()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_the_seed_decides_the_order_and_the_noise_and_not_only_the_weights(digits):
+    models = [build(CONFIG, digits) for _ in range(2)]
+    logs = [
+        next(train(model, digits, replace(CONFIG, seed=seed))) for seed, model in enumerate(models)
+    ]
+    assert logs[0].scalars != logs[1].scalars
 
 
 def test_training_does_not_depend_on_the_global_random_state(digits):
@@ -64,7 +72,7 @@ def test_every_norm_sees_the_same_images_and_noise_in_the_same_order(digits, mon
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_norm_learns(norm, digits):
-    config = replace(CONFIG, norm=norm, n_steps=150, learning_rate=5e-3)
+    config = replace(CONFIG, norm=norm, n_steps=300, learning_rate=5e-3)
     before = nll(build(config, digits), digits, Protocol("digits", n_samples=10))
     model, logs = trained(config, digits)
     after = nll(model, digits, Protocol("digits", n_samples=10))
@@ -111,6 +119,22 @@ def test_time_between_two_logs_is_not_counted_as_training(digits):
             seconds.append(log.seconds)
             clock[0] += 100.0  # whatever the caller does with a log
     assert seconds == [0] * 5
+
+
+def test_logged_training_bound_is_the_mean_since_the_last_log(digits, monkeypatch):
+    values = []
+
+    def watched(model, x, generator):
+        bound = elbo(model, x, generator)
+        if model.training:
+            values.append(bound.value.mean().item())
+        return bound
+
+    monkeypatch.setattr("wnrl.vae.training.elbo", watched)
+    _, logs = trained(CONFIG, digits)
+    for i, log in enumerate(logs):
+        since = values[5 * i : 5 * i + 5]
+        assert log.scalars[tags.VAE_TRAIN_ELBO] == pytest.approx(sum(since) / 5, rel=1e-5)
 
 
 def test_logged_bound_is_reconstruction_minus_kl(digits):
