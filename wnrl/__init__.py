@@ -1,7 +1,33 @@
 """Weight-normalized networks for reinforcement learning and generative models."""
 
 from wnrl._version import __version__
-from wnrl.nn import WNLSTM, WNConv2d, WNLinear, convert, fold
+from wnrl.nn import (
+    WNGRU,
+    WNLSTM,
+    WNConv2d,
+    WNLinear,
+    convert,
+    data_init,
+    fold,
+    frozen,
+    load_weights,
+    shared_weights,
+    state_dict_as,
+)
 from wnrl.norms import NORMS
 
-__all__ = ["NORMS", "WNLSTM", "WNConv2d", "WNLinear", "__version__", "convert", "fold"]
+__all__ = [
+    "NORMS",
+    "WNGRU",
+    "WNLSTM",
+    "WNConv2d",
+    "WNLinear",
+    "__version__",
+    "convert",
+    "data_init",
+    "fold",
+    "frozen",
+    "load_weights",
+    "shared_weights",
+    "state_dict_as",
+]
