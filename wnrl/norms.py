@@ -29,6 +29,7 @@ Normalisers = tuple[
 
 _MEAN_ONLY = (MeanOnlyBatchNorm1d, MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d)
 _MEAN_ONLY_OPTIONS = ("momentum",)
+_WEIGHT_OPTIONS = ("scale", "v_init_std", "eps")
 # One group: statistics over all channels and positions of one example, as layer norm has them,
 # and independent of the size of the image.
 _group_of_all = partial(nn.GroupNorm, 1)
@@ -52,17 +53,25 @@ class Norm:
     """Whether the rows of hidden weights go back to the unit sphere after each step."""
     options: tuple[str, ...] = ()
     """Keyword arguments of the normalisers that a caller may choose."""
+    layer_options: tuple[str, ...] = ()
+    """Keyword arguments of ``from_plain`` that a caller may choose."""
 
 
 NORMS: dict[str, Norm] = {
     "none": Norm("plain layers", paired=True),
-    "weight": Norm("w = g v/‖v‖, g and v trained", paired=True, layers=WEIGHT_NORMED),
+    "weight": Norm(
+        "w = g v/‖v‖, g and v trained",
+        paired=True,
+        layers=WEIGHT_NORMED,
+        layer_options=_WEIGHT_OPTIONS,
+    ),
     "weight_mean": Norm(
         "weight norm with mean-only batch norm, the paper's best",
         layers=WEIGHT_NORMED,
         normalisers=_MEAN_ONLY,
         absorbs_bias=True,
         options=_MEAN_ONLY_OPTIONS,
+        layer_options=_WEIGHT_OPTIONS,
     ),
     "mean": Norm(
         "mean-only batch norm alone",

@@ -237,6 +237,38 @@ def test_target_networks_can_follow_every_buffer_that_has_to_change(key):
     assert torch.equal(online(images()), target(images()))
 
 
+def test_weight_norm_takes_its_options():
+    net = mlp()
+    convert(net, "weight", norm_kwargs={"v_init_std": 0.05, "scale": "exp"})
+    torch.testing.assert_close(net[0].weight_v.square().mean(1).sqrt(), torch.full((8,), 0.05))
+    x = torch.randn(4, 6)
+    torch.testing.assert_close(net(x), mlp()(x))
+
+
+def test_tied_weights_stay_tied():
+    net = nn.ModuleDict({"words": nn.Embedding(7, 4), "out": nn.Linear(4, 7, bias=False)})
+    net["out"].weight = net["words"].weight
+    convert(net, "weight")
+    assert net["out"].weight_v is net["words"].weight_v
+    assert net["out"].weight_g is net["words"].weight_g
+
+
+def test_a_weight_tied_to_a_layer_that_stays_plain_is_an_error():
+    net = nn.ModuleDict({"words": nn.Embedding(7, 4), "out": nn.Linear(4, 7, bias=False)})
+    net["out"].weight = net["words"].weight
+    with pytest.raises(UsageError, match=r"words\.weight and out\.weight are one parameter"):
+        convert(net, "weight", skip=("out",))
+    assert convert(net, "weight", skip=("out", "words")) == []
+
+
+@pytest.mark.parametrize("key", ["layer", "rms"])
+def test_lstms_are_replaced_by_normalised_ones_and_other_recurrent_layers_reported(key):
+    net = nn.ModuleDict({"lstm": nn.LSTM(3, 4), "gru": nn.GRU(3, 4)})
+    assert convert(net, key) == ["lstm"]
+    assert type(net["lstm"]).__name__ == {"layer": "LayerNormLSTM", "rms": "RMSNormLSTM"}[key]
+    assert plain_parts(net, key) == ["gru"]
+
+
 def test_plain_parts_names_what_a_norm_could_not_reach():
     net = nn.ModuleDict(
         {

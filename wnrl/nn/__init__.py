@@ -13,6 +13,7 @@ from wnrl.nn.conv import (
     WNConvTranspose3d,
 )
 from wnrl.nn.convert import convert, plain_parts
+from wnrl.nn.data_init import DataInitReport, data_init
 from wnrl.nn.embedding import WNEmbedding
 from wnrl.nn.fold import fold
 from wnrl.nn.functional import row_norm, weight_norm
@@ -35,6 +36,7 @@ __all__ = [
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
+    "DataInitReport",
     "LayerNormLSTM",
     "LayerNormLSTMCell",
     "MeanOnlyBatchNorm1d",
@@ -55,6 +57,7 @@ __all__ = [
     "WNLinear",
     "WeightNormed",
     "convert",
+    "data_init",
     "fold",
     "frozen",
     "invalidate",

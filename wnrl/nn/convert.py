@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from wnrl.errors import UsageError, check_choice
+from wnrl.nn.base import WeightNormed
 from wnrl.nn.normalised import Normalised
 from wnrl.nn.projection import mark_projected, project_
 from wnrl.nn.table import WEIGHT_NORMED
@@ -75,10 +76,11 @@ class Slot:
     def hidden(self) -> bool:
         """Whether this is a feed-forward layer directly followed by a nonlinearity."""
         after = self.following
-        return type(self.layer) in N_SPATIAL and after is not None and _is_nonlinear(after[1])
+        return type(self.layer) in N_SPATIAL and after is not None and is_nonlinear(after[1])
 
 
-def _is_nonlinear(module: nn.Module) -> bool:
+def is_nonlinear(module: nn.Module) -> bool:
+    """Whether ``module`` is an activation, as ``convert`` looks for behind hidden layers."""
     return isinstance(module, NONLINEARITIES)
 
 
@@ -104,7 +106,8 @@ def convert(
         norm: a key of ``NORMS``.
         skip: names of layers, or of parts with all that is in them, to leave alone.
         placement: the normaliser goes ``"pre"`` or ``"post"`` the nonlinearity.
-        norm_kwargs: options of the normaliser, such as ``momentum``; see ``NORMS[norm].options``.
+        norm_kwargs: options of the norm, such as ``momentum`` or ``v_init_std``: those in
+            ``options`` and ``layer_options`` of ``NORMS[norm]``.
 
     Returns:
         The names of the converted layers, in the order of ``module.named_modules()``.
@@ -115,16 +118,17 @@ def convert(
     """
     choice = NORMS[check_choice("norm", norm, NORMS)]
     check_choice("placement", placement, PLACEMENTS)
-    options = _checked_options(norm, choice, norm_kwargs or {})
+    options, layer_options = _checked_options(norm, choice, norm_kwargs or {})
     if type(module) in choice.layers or (choice.normalisers and type(module) in N_SPATIAL):
         raise UsageError(
             f"module must be a container of layers: {type(module).__name__} cannot be replaced in "
             f"place, put it in an nn.Sequential or use {type(module).__name__}'s own counterpart"
         )
+    _check_replaceable(module, _unskipped(module, skip), choice)
     done: set[str] = set()
     if choice.normalisers:
         done |= _attach_normalisers(_unskipped(module, skip), choice, placement, options)
-    done |= _replace_layers(_unskipped(module, skip), choice)
+    done |= _replace_layers(_unskipped(module, skip), choice, layer_options)
     if choice.projected:
         slots = _unskipped(module, skip)
         recurrent = [slot for slot in slots if isinstance(slot.layer, RECURRENT)]
@@ -169,32 +173,43 @@ def _left_plain(slot: Slot, choice: Norm) -> bool:
     after = slot.following
     if after is None or isinstance(slot.parent, Normalised):  # a head, or normalised itself
         return False
-    return not (isinstance(after[1], Normalised) and _is_nonlinear(after[1].layer))
+    return not (isinstance(after[1], Normalised) and is_nonlinear(after[1].layer))
 
 
-def _checked_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_options(
+    norm: str, choice: Norm, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the normalisers are told, and what the layers."""
+    allowed = choice.options + choice.layer_options
     for name in options:
-        if name not in choice.options:
-            known = ", ".join(choice.options) or "none"
-            raise UsageError(f"norm_kwargs for {norm!r} may hold: {known}; got {name!r}")
-    return dict(options)
+        if name not in allowed:
+            known = ", ".join(allowed) or "nothing"
+            raise UsageError(f"norm_kwargs for {norm!r} may hold {known}; got {name!r}")
+    chosen = options.items()
+    return (
+        {name: value for name, value in chosen if name in choice.options},
+        {name: value for name, value in chosen if name in choice.layer_options},
+    )
+
+
+def skipped_modules(module: nn.Module, skip: Collection[str]) -> set[int]:
+    """The ids of the modules that ``skip`` names, of what is in them and wherever that is shared.
+
+    Raises:
+        UsageError: a name that no submodule has.
+    """
+    if isinstance(skip, str):
+        raise UsageError(f"skip must be a collection of names, got the string {skip!r}")
+    parts = dict(module.named_modules(remove_duplicate=False))
+    for name in skip:
+        if name not in parts:
+            raise UsageError(f"skip names {name!r}, which is no submodule of the module")
+    return {id(part) for name in skip for part in parts[name].modules()}
 
 
 def _unskipped(module: nn.Module, skip: Collection[str]) -> list[Slot]:
-    """Every place of every submodule, but those in ``skip`` and what is shared with them."""
-    if isinstance(skip, str):
-        raise UsageError(f"skip must be a collection of names, got the string {skip!r}")
-    names = {name for name, _ in module.named_modules(remove_duplicate=False)}
-    for name in skip:
-        if name not in names:
-            raise UsageError(f"skip names {name!r}, which is no submodule of the module")
-    slots = list(_slots(module))
-    left_alone = {
-        id(slot.layer)
-        for slot in slots
-        if any(slot.name == name or slot.name.startswith(f"{name}.") for name in skip)
-    }
-    return [slot for slot in slots if id(slot.layer) not in left_alone]
+    left_alone = skipped_modules(module, skip)
+    return [slot for slot in _slots(module) if id(slot.layer) not in left_alone]
 
 
 def _slots(module: nn.Module) -> Iterator[Slot]:
@@ -239,22 +254,45 @@ def _normaliser(layer: Any, choice: Norm, options: dict[str, Any]) -> Any:
     return choice.normalisers[n_spatial](features, **options).to(weight.device, weight.dtype)
 
 
-def _replace_layers(slots: list[Slot], choice: Norm) -> set[str]:
+def _replace_layers(slots: list[Slot], choice: Norm, options: dict[str, Any]) -> set[str]:
     """Puts the counterpart of each layer in its place; what was shared or tied stays so."""
-    replaced: dict[int, Any] = {}
     places = [slot for slot in slots if type(slot.layer) in choice.layers]
+    replaced: dict[int, Any] = {}
+    pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
     for slot in places:
-        if _has_hooks(slot.layer):
-            raise UsageError(f"{slot.name} has hooks that conversion would lose; remove them first")
+        layer = slot.layer
+        if id(layer) not in replaced:
+            counterpart = choice.layers[type(layer)].from_plain(layer, **options)
+            replaced[id(layer)] = counterpart.train(layer.training)
+            for name in getattr(counterpart, "pairs", ()):
+                pair = pairs.setdefault(id(getattr(layer, name)), counterpart.pair(name))
+                for suffix, parameter in zip(("_v", "_g"), pair, strict=True):
+                    setattr(counterpart, name + suffix, parameter)
     for slot in places:
-        if id(slot.layer) not in replaced:
-            counterpart = choice.layers[type(slot.layer)].from_plain(slot.layer)
-            replaced[id(slot.layer)] = counterpart.train(slot.layer.training)
         setattr(slot.parent, slot.key, replaced[id(slot.layer)])
     return {slot.name.removesuffix(".layer") for slot in places}
 
 
-def _has_hooks(layer: nn.Module) -> bool:
-    return any(
-        getattr(layer, kind) for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    )
+def _check_replaceable(module: nn.Module, slots: list[Slot], choice: Norm) -> None:
+    """Refuses to lose hooks, and to normalise a weight in one layer and not in another."""
+    places = [slot for slot in slots if type(slot.layer) in choice.layers]
+    for slot in places:
+        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+        if any(getattr(slot.layer, kind) for kind in kinds):
+            raise UsageError(f"{slot.name} has hooks that conversion would lose; remove them first")
+    if not any(issubclass(layer, WeightNormed) for layer in choice.layers.values()):
+        return
+    ours = {id(slot.layer) for slot in places}
+    names: dict[int, list[str]] = {}
+    plain: set[int] = set()
+    for path, part in module.named_modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            if parameter.dim() > 1:
+                names.setdefault(id(parameter), []).append(f"{path}.{name}")
+                plain |= set() if id(part) in ours else {id(parameter)}
+    for key in plain:
+        if len(names[key]) > 1 and any(id(p) == key for s in places for p in s.layer.parameters()):
+            raise UsageError(
+                f"{' and '.join(names[key])} are one parameter, and only a part of its layers can "
+                "be converted: skip them all"
+            )

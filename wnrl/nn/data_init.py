@@ -1,0 +1,269 @@
+"""Data-dependent initialisation (Salimans & Kingma 2016, arXiv:1602.07868, eq. 5 and 6)."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
+
+from wnrl.errors import UsageError, check_positive
+from wnrl.nn.base import WeightNormed
+from wnrl.nn.convert import N_SPATIAL, WEIGHTED, is_nonlinear, skipped_modules
+from wnrl.nn.normalised import Normalised
+from wnrl.nn.projection import TRANSPOSED
+from wnrl.nn.spectral import SPECTRAL
+
+CONSTANT = 1e-6
+"""A feature that deviates by less than this share of its size does not vary: it is rounding."""
+SPECTRAL_TYPES = tuple(SPECTRAL.values())
+FEED_FORWARD = dict(N_SPATIAL)
+FEED_FORWARD |= {SPECTRAL[plain]: n for plain, n in N_SPATIAL.items() if plain in SPECTRAL}
+
+
+@dataclass(frozen=True)
+class DataInitReport:
+    """What ``data_init`` did, by the names of ``module.named_modules()``."""
+
+    initialised: list[str] = field(default_factory=list)
+    """Layers, in the order in which they ran."""
+    constant: dict[str, list[int]] = field(default_factory=dict)
+    """Features that do not vary on these inputs: centred, with their length as it was."""
+    incomplete: dict[str, str] = field(default_factory=dict)
+    """Layers whose mean or scale could not be set, and why."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Layers that were left as they were, and why."""
+
+
+@torch.no_grad()
+def data_init(
+    module: nn.Module, *inputs: Any, init_scale: float = 1.0, skip: Collection[str] = ()
+) -> DataInitReport:
+    """Scales and shifts each layer so that its pre-activations are standardised on ``inputs``.
+
+    In one forward pass, layer by layer: with ``t = v·x/‖v‖`` (eq. 5) and the mean and population
+    deviation of t over batch and positions, ``g := init_scale/σ[t]`` and
+    ``b := −μ[t] init_scale/σ[t]`` (eq. 6). Plain layers are treated alike: their weight is scaled.
+    Behind a normaliser that ``convert`` put before the nonlinearity, it is the normaliser's output
+    that is standardised, and its running statistics become those of this batch.
+
+    It is one call and leaves no flag: nothing of it is repeated when a checkpoint is loaded. Where
+    ``torch.distributed`` is initialised, each process calls it with its share of the batch and the
+    same weights (call it on the ``DistributedDataParallel`` module), and the statistics are those
+    of all. Target networks and other copies have to be loaded again afterwards.
+
+    Args:
+        module: plain or converted; called as ``module(*inputs)``, in the mode it is in.
+        *inputs: a batch that represents the data.
+        init_scale: the standard deviation afterwards.
+        skip: names of layers, or of parts with all that is in them, to leave as they are; heads
+            whose gain was chosen belong here.
+
+    Returns:
+        The layers that were initialised, and all that needs to be known about the others.
+
+    Raises:
+        UsageError: ``init_scale`` is not above zero, ``skip`` has an unknown name, a layer sees
+            one value for each feature, or pre-activations are not finite. The module is unchanged.
+    """
+    check_positive(init_scale=init_scale)
+    net = module.module if isinstance(module, DistributedDataParallel) else module
+    report = DataInitReport()
+    targets = _targets(net, skipped_modules(net, skip), init_scale, report)
+    saved = {name: value.clone() for name, value in net.state_dict().items()}
+    handles = [handle for target in targets for handle in target.hook(report)]
+    try:
+        net(*inputs)
+    except BaseException:
+        net.load_state_dict(saved)
+        raise
+    finally:
+        for handle in handles:
+            handle.remove()
+    for target in targets:
+        if not target.done:
+            report.skipped.setdefault(target.name, "these inputs did not reach it")
+    return report
+
+
+def _targets(
+    net: nn.Module, skipped: set[int], init_scale: float, report: DataInitReport
+) -> list["_Target"]:
+    """What will be standardised; ``report`` takes what cannot be."""
+    behind: dict[int, nn.Module] = {}  # the normaliser behind a layer
+    for part in net.modules():
+        if isinstance(part, Normalised) and not is_nonlinear(part.layer):
+            behind[id(part.layer)] = part.norm
+    owners: dict[int, str] = {}
+    targets: list[_Target] = []
+    for path, part in net.named_modules():
+        if id(part) in skipped or isinstance(part, nn.Embedding):
+            continue
+        norm = behind.get(id(part))
+        name = path if norm is None else path.removesuffix(".layer")
+        weights = {id(p) for p in part.parameters(recurse=False) if p.dim() > 1}
+        if type(part) not in FEED_FORWARD:
+            if isinstance(part, (*WEIGHTED, WeightNormed)):
+                report.skipped[name] = f"{type(part).__name__} has no pre-activation of its own"
+            continue
+        if tied := weights & owners.keys():
+            report.skipped[name] = f"shares its weight with {owners[tied.pop()]}"
+            continue
+        owners |= dict.fromkeys(weights, name)
+        n_spatial = FEED_FORWARD[type(part)]
+        scaled_later = getattr(norm, "weight", None) is not None
+        goal = 1.0 if scaled_later else init_scale
+        targets.append(_Layer(name, part, n_spatial, goal, norm))
+        if norm is not None:
+            targets.append(_Norm(name, norm, n_spatial, init_scale))
+    return targets
+
+
+class _Target:
+    """A layer, or the normaliser behind one, whose output is to be standardised.
+
+    Args:
+        name: how it is reported.
+        module: the layer or the normaliser.
+        n_spatial: the number of axes of its output behind that of the features.
+        goal: the standard deviation that its output gets.
+        norm: the normaliser behind a layer.
+    """
+
+    def __init__(
+        self, name: str, module: Any, n_spatial: int, goal: float, norm: nn.Module | None = None
+    ) -> None:
+        self.name, self.module, self.n_spatial = name, module, n_spatial
+        self.goal, self.norm, self.done = goal, norm, False
+
+    def hook(self, report: DataInitReport) -> list[RemovableHandle]:
+        """Standardises at the first call: a layer that is used twice is initialised once."""
+        lengths: list[Tensor | None] = []
+
+        def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if not self.done:
+                lengths.append(self.to_unit(args[0]))
+
+        def after(_: nn.Module, args: tuple[Tensor, ...], t: Tensor) -> Tensor | None:
+            if self.done:
+                return None
+            self.done = True
+            return self.standardise(t, lengths[0], report)
+
+        pre = self.module.register_forward_pre_hook(before)
+        return [pre, self.module.register_forward_hook(after)]
+
+    def standardise(self, t: Tensor, length: Tensor | None, report: DataInitReport) -> Tensor:
+        """Sets scale and shift by equation 6; returns what the output becomes."""
+        mean, std = _statistics(t, t.dim() - 1 - self.n_spatial, self.name)
+        scale, shift = torch.ones_like(mean), torch.zeros_like(mean)
+        if length is not None:
+            constant = std <= CONSTANT * (mean.square() + std.square()).sqrt()
+            if constant.any():
+                report.constant[self.name] = constant.nonzero().flatten().tolist()
+            scale = torch.where(constant, length.to(std), self.goal / std.where(~constant, 1.0))
+            self.set_scale(scale)
+        if getattr(self.module, "bias", None) is not None:
+            shift = -mean * scale
+            self.module.bias.copy_(shift)
+        self.note(report, scaled=length is not None)
+        view = [-1, *[1] * self.n_spatial]
+        return (t * scale.view(view) + shift.view(view)).to(t.dtype)
+
+    def to_unit(self, x: Tensor) -> Tensor | None:
+        """Takes bias and length away, for an input ``x``.
+
+        Returns:
+            The length ``(C,)`` that a constant feature keeps; None if the scale cannot be set.
+        """
+        raise NotImplementedError
+
+    def set_scale(self, scale: Tensor) -> None:
+        """Multiplies the unit output by ``scale``, ``(C,)``."""
+        raise NotImplementedError
+
+    def note(self, report: DataInitReport, scaled: bool) -> None:
+        """Writes down what was done and what could not be."""
+        raise NotImplementedError
+
+
+class _Layer(_Target):
+    """A linear layer or a convolution."""
+
+    def to_unit(self, x: Tensor) -> Tensor | None:
+        layer = self.module
+        if layer.bias is not None:
+            layer.bias.zero_()
+        if isinstance(layer, SPECTRAL_TYPES) or getattr(layer, "projected", False):
+            return None
+        if not isinstance(layer, WeightNormed):
+            features = layer.out_channels if self.n_spatial else layer.out_features
+            return torch.ones(features, device=layer.weight.device)
+        g = layer.pair()[1]
+        length = (g.exp() if layer.scale == "exp" else g).detach().flatten().clone()
+        g.fill_(0.0 if layer.scale == "exp" else 1.0)
+        return length
+
+    def set_scale(self, scale: Tensor) -> None:
+        layer = self.module
+        if isinstance(layer, WeightNormed):
+            g = scale.log() if layer.scale == "exp" else scale
+            layer.pair()[1].copy_(g.view_as(layer.pair()[1]))
+        elif isinstance(layer, TRANSPOSED):
+            rows = layer.weight.unflatten(0, (layer.groups, -1))  # (groups, in, out / groups, …)
+            rows *= scale.view(layer.groups, 1, -1, *[1] * self.n_spatial)
+        else:
+            layer.weight *= scale.view(-1, *[1] * (layer.weight.dim() - 1))
+
+    def note(self, report: DataInitReport, scaled: bool) -> None:
+        report.initialised.append(self.name)
+        if not scaled:
+            report.incomplete[self.name] = "its norm fixes the length of w: only the mean was set"
+        elif self.module.bias is None and self.norm is None:
+            report.incomplete[self.name] = "it has no bias: only the deviation was set"
+
+
+class _Norm(_Target):
+    """The normaliser behind a layer, in front of the nonlinearity."""
+
+    def to_unit(self, x: Tensor) -> Tensor | None:
+        norm = self.module
+        if getattr(norm, "running_mean", None) is not None:
+            mean, std = _statistics(x, x.dim() - 1 - self.n_spatial, self.name)
+            norm.running_mean.copy_(mean)
+            if hasattr(norm, "running_var"):
+                norm.running_var.copy_(std.square())
+        if getattr(norm, "bias", None) is not None:
+            norm.bias.zero_()
+        if getattr(norm, "weight", None) is None:
+            return None
+        return torch.ones_like(norm.weight.fill_(1.0))
+
+    def set_scale(self, scale: Tensor) -> None:
+        self.module.weight.copy_(scale)
+
+    def note(self, report: DataInitReport, scaled: bool) -> None:
+        if getattr(self.module, "bias", None) is None:
+            report.incomplete[self.name] = "its normaliser has no bias: only the deviation was set"
+
+
+def _statistics(t: Tensor, axis: int, name: str) -> tuple[Tensor, Tensor]:
+    """Mean and population deviation of each feature, ``(C,)``, over all processes."""
+    rows = t.detach().movedim(axis, 0).flatten(1)  # (C, batch and positions)
+    rows = rows.to(torch.promote_types(t.dtype, torch.float32))
+    together = distributed.is_available() and distributed.is_initialized()
+    total = torch.cat([rows.sum(1), rows.new_tensor([rows.shape[1]])])
+    if together:
+        distributed.all_reduce(total)
+    count = total[-1]
+    mean = total[:-1] / count
+    squares = (rows - mean.unsqueeze(1)).square().sum(1)
+    if together:
+        distributed.all_reduce(squares)
+    if count < 2:
+        raise UsageError(f"data_init needs more than one value for each feature, {name} has one")
+    if not (mean.isfinite() & squares.isfinite()).all():
+        raise UsageError(f"data_init met pre-activations of {name} that are not finite")
+    return mean, (squares / count).sqrt()
