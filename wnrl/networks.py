@@ -1,0 +1,226 @@
+"""MLPs and convolutional networks from words: a norm, an activation, an initialisation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.nn.conv import WNConvTransposed
+from wnrl.nn.convert import N_SPATIAL, convert
+from wnrl.nn.projection import TRANSPOSED
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "celu": nn.CELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+}
+"""Nonlinearities by name, with torch's default arguments."""
+
+
+def _normal(variance: Callable[[int, int], float]) -> Callable[[Tensor, int, int], Any]:
+    def fill(weight: Tensor, fan_in: int, fan_out: int) -> None:
+        nn.init.normal_(weight, std=variance(fan_in, fan_out) ** 0.5)
+
+    return fill
+
+
+def _orthogonal(weight: Tensor, fan_in: int, fan_out: int) -> None:
+    nn.init.orthogonal_(weight)
+
+
+@dataclass(frozen=True)
+class Init:
+    """One initialisation of the weights of linear layers and convolutions."""
+
+    meaning: str
+    """One line, for help texts."""
+    fill: Callable[[Tensor, int, int], Any] | None
+    """Fills a weight in place, given its fans; None leaves weights and biases to torch."""
+
+
+INITS: dict[str, Init] = {
+    "torch": Init("torch's default, uniform within ±1/√k", None),
+    "xavier": Init("normal, variance 1/k", _normal(lambda k, _: 1 / k)),
+    "he": Init("normal, variance 2/k", _normal(lambda k, _: 2 / k)),
+    "fan_sum": Init("normal, variance 1/(d_in + d_out)", _normal(lambda k, out: 1 / (k + out))),
+    "orthogonal": Init("orthogonal rows or columns, gain 1", _orthogonal),
+}
+"""Initialisations by name; k = d_in is the number of inputs that one output unit adds up."""
+
+
+@torch.no_grad()
+def init_weights(module: nn.Module, init: str) -> None:
+    """Draws the weights of every linear layer and convolution anew; biases become zero.
+
+    Weight-normalized layers receive the drawn weight as their effective one. Recurrent layers,
+    embeddings and normalisers are left alone, and ``init="torch"`` leaves everything alone.
+
+    Args:
+        module: plain or converted.
+        init: a key of ``INITS``.
+
+    Raises:
+        UsageError: an unknown word, or no such layer in ``module``.
+    """
+    fill = INITS[check_choice("init", init, INITS)].fill
+    layers: list[Any] = [layer for layer in module.modules() if type(layer) in N_SPATIAL]
+    if not layers:
+        raise UsageError("module has no linear layer and no convolution to initialise")
+    if fill is None:
+        return
+    for layer in layers:
+        fill(layer.weight, *fans(layer))
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
+def fans(layer: Any) -> tuple[int, int]:
+    """How many inputs an output unit of ``layer`` adds up, and how many outputs an input reaches.
+
+    Strides are not counted. For transposed convolutions, the axes of whose weight are swapped,
+    torch's own count takes the one for the other.
+    """
+    weight = layer.weight
+    inputs, outputs = weight.shape[1], weight.shape[0]
+    window = prod(weight.shape[2:])
+    groups = layer.groups if N_SPATIAL[type(layer)] else 1
+    if isinstance(layer, (*TRANSPOSED, WNConvTransposed)):
+        inputs, outputs = outputs // groups, inputs
+    else:
+        outputs //= groups
+    return inputs * window, outputs * window
+
+
+def mlp(
+    in_features: int,
+    hidden: Sequence[int],
+    out_features: int | None,
+    *,
+    norm: str = "none",
+    activation: str = "relu",
+    init: str = "torch",
+    placement: str = "pre",
+    norm_kwargs: Mapping[str, Any] | None = None,
+) -> nn.Sequential:
+    """A multilayer perceptron, ``(..., in_features) -> (..., out_features)``.
+
+    ``mlp(4, (64, 64), 2, norm="batch", norm_kwargs={"momentum": 0.01}, placement="post")`` has
+    batch norm behind each nonlinearity, with running statistics that move by 1 % a batch.
+
+    Args:
+        in_features: size of the input.
+        hidden: sizes of the hidden layers, each followed by the nonlinearity.
+        out_features: size of the output, linear; None ends with the last nonlinearity.
+        norm: a key of ``NORMS``.
+        activation: a key of ``ACTIVATIONS``.
+        init: a key of ``INITS``.
+        placement: a normaliser goes ``"pre"`` or ``"post"`` the nonlinearity.
+        norm_kwargs: options of the norm, as ``convert`` takes them.
+
+    Raises:
+        UsageError: an unknown word or option, a size that is not above zero, or no layer at all.
+    """
+    act = ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
+    layers: list[nn.Module] = []
+    for width in hidden:
+        check_positive(in_features=in_features, hidden=width)
+        layers += [nn.Linear(in_features, width), act()]
+        in_features = width
+    if out_features is not None:
+        check_positive(in_features=in_features, out_features=out_features)
+        layers.append(nn.Linear(in_features, out_features))
+    return _finish(layers, norm, init, placement, norm_kwargs)
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """One convolution of ``cnn``."""
+
+    channels: int
+    """Number of output channels."""
+    kernel_size: int
+    """Height and width of the window."""
+    stride: int = 1
+    """Step of the window."""
+    padding: int = 0
+    """Rows and columns of zeros on each side."""
+
+
+NATURE = (ConvSpec(32, 8, 4), ConvSpec(64, 4, 2), ConvSpec(64, 3, 1))
+"""The convolutions of Mnih et al. (2015), for images of 84×84."""
+
+
+def cnn(
+    image_shape: tuple[int, int, int],
+    out_features: int | None,
+    *,
+    convs: Sequence[ConvSpec] = NATURE,
+    hidden: Sequence[int] = (512,),
+    norm: str = "none",
+    activation: str = "relu",
+    init: str = "torch",
+    placement: str = "pre",
+    norm_kwargs: Mapping[str, Any] | None = None,
+) -> nn.Sequential:
+    """Convolutions and an MLP behind them, ``(B, C, H, W) -> (B, out_features)``.
+
+    Args:
+        image_shape: (C, H, W); the default convolutions want at least 36×36.
+        out_features: size of the output, linear; None ends with the last nonlinearity.
+        convs: the convolutions, each followed by the nonlinearity; the Nature CNN's by default.
+        hidden: sizes of the hidden linear layers.
+        norm: a key of ``NORMS``.
+        activation: a key of ``ACTIVATIONS``.
+        init: a key of ``INITS``.
+        placement: a normaliser goes ``"pre"`` or ``"post"`` the nonlinearity.
+        norm_kwargs: options of the norm, as ``convert`` takes them.
+
+    Raises:
+        UsageError: an unknown word or option, or an image too small for the windows.
+    """
+    act = ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
+    channels, height, width = image_shape
+    layers: list[nn.Module] = []
+    for spec in convs:
+        height, width = (
+            (size + 2 * spec.padding - spec.kernel_size) // spec.stride + 1
+            for size in (height, width)
+        )
+        if min(height, width) < 1:
+            raise UsageError(f"image_shape {image_shape} is too small for the windows of {spec}")
+        conv = nn.Conv2d(channels, spec.channels, spec.kernel_size, spec.stride, spec.padding)
+        layers += [conv, act()]
+        channels = spec.channels
+    layers.append(nn.Flatten())
+    features = channels * height * width
+    for size in hidden:
+        check_positive(hidden=size)
+        layers += [nn.Linear(features, size), act()]
+        features = size
+    if out_features is not None:
+        check_positive(out_features=out_features)
+        layers.append(nn.Linear(features, out_features))
+    return _finish(layers, norm, init, placement, norm_kwargs)
+
+
+def _finish(
+    layers: list[nn.Module],
+    norm: str,
+    init: str,
+    placement: str,
+    norm_kwargs: Mapping[str, Any] | None,
+) -> nn.Sequential:
+    """Initialises while the layers are plain, so that every norm starts from the same draw."""
+    net = nn.Sequential(*layers)
+    init_weights(net, init)
+    convert(net, norm, placement=placement, norm_kwargs=norm_kwargs)
+    return net
