@@ -87,7 +87,7 @@ class EffectiveWeight(Tensor):
                         "assign the new weight to the attribute itself"
                     )
                 if tensor._version != version:
-                    _hand_over(tensor)
+                    _hand_over(tensor, by_initialiser=_initialises(func))
             return _guard_views(result, given[0][0]) if given else result
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -109,8 +109,13 @@ def _guarded(values: Sequence[Any]) -> Iterator[EffectiveWeight]:
             yield from _guarded(value)
 
 
-def _hand_over(tensor: EffectiveWeight) -> None:
-    if torch.is_grad_enabled() and tensor.requires_grad:
+def _initialises(func: Callable[..., Any]) -> bool:
+    return getattr(func, "__module__", None) == "torch.nn.init"
+
+
+def _hand_over(tensor: EffectiveWeight, by_initialiser: bool) -> None:
+    # Initialisers write without grad even where it is on.
+    if torch.is_grad_enabled() and tensor.requires_grad and not by_initialiser:
         raise UsageError(
             f"{tensor._owner} is computed from v and g: change it in place under torch.no_grad(), "
             "or assign to it"

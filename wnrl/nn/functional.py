@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from wnrl.errors import UsageError
+from wnrl.nn.fused import fused_weight_norm
 
 EPS = 1e-12
 """Default of ``eps``: far below any ‖v‖² in use, so that it changes no digit in float32."""
@@ -60,8 +61,8 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: in
         The effective weight, shape and dtype of ``v``.
     """
     if dim == 0 and groups == 1 and _may_fuse(v, g):
-        w, norms = torch._weight_norm_interface(v, g, 0)
-        if norms.min().item() > math.sqrt(eps / _NEGLIGIBLE):
+        w, norms = fused_weight_norm(v, g)
+        if _eps_is_negligible(norms, eps):
             return w
     if groups > 1:
         blocks = v.unflatten(0, (groups, -1))
@@ -86,6 +87,10 @@ def _may_fuse(v: Tensor, g: Tensor) -> bool:
         and type(v) in _PLAIN_TENSORS
         and v.is_contiguous()
     )
+
+
+def _eps_is_negligible(norms: Tensor, eps: float) -> bool:
+    return norms.min().item() > math.sqrt(eps / _NEGLIGIBLE)
 
 
 def split_weight(
@@ -132,7 +137,8 @@ def _norms_in_use(v: Tensor, dim: int, eps: float, groups: int) -> Tensor:
     """The norms as ``weight_norm`` sums them: the last digit depends on the order of the sum."""
     norms = row_norm(v, dim, eps, groups)
     if dim == 0 and groups == 1 and _may_fuse(v, norms):
-        return torch._weight_norm_interface(v, norms, 0)[1].maximum(norms.new_tensor(eps).sqrt())
+        by_kernel = fused_weight_norm(v, norms)[1]
+        return by_kernel if _eps_is_negligible(by_kernel, eps) else norms
     return norms
 
 

@@ -1,0 +1,140 @@
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.nn.cases import CASES
+from wnrl import nn as wn
+from wnrl.errors import UsageError
+
+INITIALISERS = {
+    "orthogonal_": nn.init.orthogonal_,
+    "xavier_uniform_": nn.init.xavier_uniform_,
+    "xavier_normal_": nn.init.xavier_normal_,
+    "kaiming_uniform_": nn.init.kaiming_uniform_,
+    "kaiming_normal_": nn.init.kaiming_normal_,
+    "uniform_": nn.init.uniform_,
+    "normal_": nn.init.normal_,
+    "trunc_normal_": nn.init.trunc_normal_,
+    "ones_": nn.init.ones_,
+    "zeros_": nn.init.zeros_,
+    "eye_": nn.init.eye_,
+    "sparse_": lambda w: nn.init.sparse_(w, 0.4),
+    "constant_": lambda w: nn.init.constant_(w, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", INITIALISERS)
+def test_every_initialiser_takes_effect(name):
+    layer, plain = wn.WNLinear(5, 7), nn.Linear(5, 7)
+    for target in (plain, layer):
+        torch.manual_seed(3)
+        INITIALISERS[name](target.weight)
+    assert torch.equal(layer.weight, plain.weight)
+    assert torch.equal(
+        layer(torch.eye(5)), nn.functional.linear(torch.eye(5), plain.weight, layer.bias)
+    )
+
+
+def test_dirac_takes_effect_on_a_convolution():
+    layer, plain = wn.WNConv2d(4, 6, 3), nn.Conv2d(4, 6, 3)
+    for target in (plain, layer):
+        nn.init.dirac_(target.weight)
+    assert torch.equal(layer.weight, plain.weight)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_initialiser_reaches_every_weight_of_every_layer(name):
+    layer = CASES[name].build()
+    for weight in layer.pairs:
+        nn.init.constant_(getattr(layer, weight), 0.25)
+        assert torch.equal(layer.effective(weight), torch.full_like(layer.effective(weight), 0.25))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("wrap", [lambda w: w, nn.Parameter], ids=["tensor", "parameter"])
+def test_assigning_a_weight_sets_v_and_g(name, wrap):
+    layer = CASES[name].build()
+    names = [name for name, _ in layer.named_parameters()]
+    for weight in layer.pairs:
+        new = torch.randn_like(layer.effective(weight))
+        setattr(layer, weight, wrap(new))
+        assert torch.equal(layer.effective(weight), new)
+    assert [name for name, _ in layer.named_parameters()] == names
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda w: w.data.fill_(0.5),
+        lambda w: w.detach().fill_(0.5),
+        lambda w: w.data.view(-1).copy_(torch.full((6,), 0.5)),
+        lambda w: w.data.t().fill_(0.5),
+        lambda w: w.data.__setitem__(slice(None), 0.5),
+        lambda w: torch.full((3, 2), 0.5, out=w.data),
+        lambda w: torch._foreach_copy_([w.data], [torch.full((3, 2), 0.5)]),
+        lambda w: [row.fill_(0.5) for row in w.data.unbind(0)],
+    ],
+    ids=["data", "detach", "view", "transpose", "index", "out", "foreach", "unbind"],
+)
+def test_writes_through_views_and_data_take_effect(write):
+    layer = wn.WNLinear(2, 3)
+    write(layer.weight)
+    assert torch.equal(layer.weight, torch.full((3, 2), 0.5))
+
+
+def test_a_zero_row_keeps_its_direction():
+    layer = wn.WNLinear(2, 3)
+    with torch.no_grad():
+        layer.weight[1].zero_()
+    assert layer.weight_g[1] == 0
+    assert torch.count_nonzero(layer.weight_v[1]) == 2
+
+
+def test_writing_with_grad_raises():
+    with pytest.raises(UsageError, match=r"WNLinear\.weight is computed .* torch\.no_grad"):
+        wn.WNLinear(2, 3).weight.mul_(2.0)
+
+
+def test_replacing_the_data_raises():
+    with pytest.raises(UsageError, match="no storage to replace"):
+        wn.WNLinear(2, 3).weight.data = torch.zeros(3, 2)
+
+
+def test_a_weight_of_another_shape_is_refused():
+    layer = wn.WNLinear(2, 3)
+    with pytest.raises(UsageError, match=r"must have shape \(3, 2\), got \(2, 3\)"):
+        layer.weight = torch.zeros(2, 3)
+
+
+def test_gradients_flow_through_the_weight_that_is_read():
+    layer = wn.WNLinear(2, 3)
+    layer.weight.square().sum().backward()
+    torch.testing.assert_close(layer.weight_g.grad, 2 * layer.weight_g.detach())
+
+
+def test_what_is_computed_from_the_weight_is_an_ordinary_tensor():
+    layer = wn.WNLinear(2, 3)
+    with torch.no_grad():
+        before = layer.weight.clone()
+        result = layer.weight * 2
+        result.zero_()
+    assert type(result) is Tensor
+    assert type(layer.weight @ torch.ones(2)) is Tensor
+    assert type(layer.weight.detach().clone()) is Tensor
+    assert torch.equal(layer.weight, before)
+
+
+def test_a_pickled_weight_is_an_ordinary_tensor():
+    weight = wn.WNLinear(2, 3).weight.detach()
+    loaded = pickle.loads(pickle.dumps(weight))
+    assert type(loaded) is Tensor
+    assert torch.equal(loaded, weight)
+
+
+def test_the_weight_can_be_read_in_compiled_code():
+    layer = wn.WNLinear(2, 3)
+    compiled = torch.compile(lambda: layer.weight.sum(), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(), layer.weight.sum())
+    torch._dynamo.reset()

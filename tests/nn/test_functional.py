@@ -1,0 +1,174 @@
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+
+from wnrl.errors import UsageError
+from wnrl.nn.functional import (
+    EPS,
+    check_directions,
+    row_norm,
+    split_weight,
+    weight_norm,
+    zero_rows,
+)
+
+SHAPES = {
+    "linear": ((4, 3), 0, 1),
+    "conv": ((4, 2, 3), 0, 1),
+    "transposed": ((4, 3, 2), 1, 1),
+    "transposed-groups": ((4, 3, 2), 1, 2),
+}
+every_shape = pytest.mark.parametrize(("shape", "dim", "groups"), SHAPES.values(), ids=SHAPES)
+
+
+def random_pair(shape, dim, groups, dtype=torch.float64):
+    torch.manual_seed(0)
+    v = torch.randn(shape, dtype=dtype)
+    g = torch.rand_like(row_norm(v, dim, EPS, groups)).to(dtype) + 0.5
+    return v.requires_grad_(), g.requires_grad_()
+
+
+@every_shape
+def test_first_and_second_derivatives_are_right(shape, dim, groups):
+    inputs = random_pair(shape, dim, groups)
+
+    def function(v, g):
+        return weight_norm(v, g, dim, EPS, groups)
+
+    assert gradcheck(function, inputs)
+    assert gradgradcheck(function, inputs)
+
+
+def test_gradients_are_equations_3_and_4():
+    v, g = random_pair((5, 3), 0, 1)
+    w = weight_norm(v, g)
+    by_w = torch.randn_like(w)
+    by_v, by_g = torch.autograd.grad(w, (v, g), by_w)
+    norm = v.norm(dim=1, keepdim=True)
+    expected_g = (by_w * v).sum(1, keepdim=True) / norm
+    torch.testing.assert_close(by_g, expected_g)
+    torch.testing.assert_close(by_v, g / norm * by_w - g * expected_g / norm**2 * v)
+    for row in range(5):
+        direction = w[row] / w[row].norm()
+        projection = torch.eye(3, dtype=torch.float64) - direction.outer(direction)
+        torch.testing.assert_close(by_v[row], g[row] / norm[row] * projection @ by_w[row])
+
+
+@every_shape
+def test_the_gradient_of_v_is_orthogonal_to_each_row_of_v(shape, dim, groups):
+    v, g = random_pair(shape, dim, groups)
+    (by_v,) = torch.autograd.grad(weight_norm(v, g, dim, EPS, groups).sin().sum(), v)
+    along = (v * by_v).detach()
+    blocks = along if groups == 1 else along.unflatten(0, (groups, -1))
+    kept = (dim,) if groups == 1 else (0, dim + 1)
+    dots = blocks.sum([axis for axis in range(blocks.dim()) if axis not in kept])
+    torch.testing.assert_close(dots, torch.zeros_like(dots), atol=1e-10, rtol=0)
+
+
+@every_shape
+def test_w_has_the_norms_g(shape, dim, groups):
+    v, g = random_pair(shape, dim, groups)
+    w = weight_norm(v, g, dim, EPS, groups)
+    torch.testing.assert_close(row_norm(w, dim, EPS, groups), g)
+    assert row_norm(v, dim, EPS, groups).dim() == v.dim()
+
+
+def test_the_fused_kernel_agrees_with_the_formula_to_second_order():
+    v, g = random_pair((6, 5), 0, 1, torch.float32)
+    by_w = torch.randn(6, 5)
+
+    def derivatives(v, g):
+        w = weight_norm(v, g)
+        first = torch.autograd.grad(w, (v, g), by_w.to(w), create_graph=True)
+        second = torch.autograd.grad(sum(d.square().sum() for d in first), (v, g))
+        return w, *first, *second
+
+    wide = [t.detach().double().requires_grad_() for t in (v, g)]
+    for fused, formula in zip(derivatives(v, g), derivatives(*wide), strict=True):
+        torch.testing.assert_close(fused.double(), formula, rtol=1e-4, atol=1e-5)
+    assert "WeightNormInterface" in type(weight_norm(v, g).grad_fn).__name__
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_vanishing_direction_gives_zero_and_bounded_gradients(dtype):
+    v = torch.zeros(2, 3, dtype=dtype)
+    v[0] = 1.0
+    v.requires_grad_()
+    g = torch.ones(2, 1, dtype=dtype, requires_grad=True)
+    w = weight_norm(v, g)
+    w.sum().backward()
+    assert torch.count_nonzero(w[1]) == 0
+    assert v.grad[1].abs().max() <= 1.01 / EPS**0.5
+    assert g.grad.isfinite().all()
+
+
+def test_eps_is_the_callers():
+    v, g = torch.ones(1, 4), torch.ones(1, 1)
+    torch.testing.assert_close(weight_norm(v, g, eps=12.0), v / 4)
+
+
+@every_shape
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_split_weight_is_the_inverse_bit_for_bit(shape, dim, groups, dtype):
+    w, _ = random_pair(shape, dim, groups, dtype)
+    v, g = split_weight(w, dim, EPS, groups)
+    assert torch.equal(v, w)
+    assert torch.equal(weight_norm(v, g, dim, EPS, groups), w)
+
+
+@every_shape
+def test_split_weight_gives_v_the_asked_deviation(shape, dim, groups):
+    w, _ = random_pair(shape, dim, groups)
+    v, g = split_weight(w, dim, EPS, groups, v_std=0.05)
+    per_unit = v.numel() // g.numel()
+    norms = row_norm(v, dim, EPS, groups)
+    torch.testing.assert_close(norms, torch.full_like(norms, 0.05 * per_unit**0.5))
+    torch.testing.assert_close(weight_norm(v, g, dim, EPS, groups), w)
+
+
+@every_shape
+def test_a_zero_row_gets_a_direction_without_touching_torchs_generator(shape, dim, groups):
+    w, _ = random_pair(shape, dim, groups)
+    w = w.detach()
+    w[:, 1] = 0.0
+    if dim == 0:
+        w[1] = 0.0
+    before = torch.random.get_rng_state()
+    v, g = split_weight(w, dim, EPS, groups)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not zero_rows(v, dim, groups).any()
+    assert (g == 0).sum() == (1 if dim == 0 else groups)
+    assert torch.equal(weight_norm(v, g, dim, EPS, groups), w)
+
+
+def test_a_vanishing_row_is_reported_with_its_index():
+    v = torch.ones(4, 3)
+    v[2] = 0.0
+    with pytest.raises(UsageError, match=r"enc\.v must .* 1 of 4 rows .*\(the first: 2\)"):
+        check_directions(v, "enc.v")
+
+
+def test_weight_norm_maps_over_stacked_pairs():
+    v, g = torch.randn(3, 4, 5), torch.rand(3, 4, 1)
+    expected = torch.stack([weight_norm(*pair) for pair in zip(v, g, strict=True)])
+    torch.testing.assert_close(torch.vmap(weight_norm)(v, g), expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_weight_norm_compiles_into_one_graph_with_gradients(backend):
+    v, g = random_pair((4, 3), 0, 1, torch.float32)
+    compiled = torch.compile(weight_norm, fullgraph=True, backend=backend)
+    expected = torch.autograd.grad(weight_norm(v, g).sin().sum(), (v, g))
+    actual = torch.autograd.grad(compiled(v, g).sin().sum(), (v, g))
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+    torch._dynamo.reset()
+
+
+def test_it_agrees_with_torchs_parametrization():
+    torch.manual_seed(0)
+    plain = nn.utils.parametrizations.weight_norm(nn.Linear(5, 4))
+    parts = plain.parametrizations.weight
+    torch.testing.assert_close(weight_norm(parts.original1, parts.original0), plain.weight)
