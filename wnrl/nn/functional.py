@@ -86,6 +86,7 @@ def _may_fuse(v: Tensor, g: Tensor) -> bool:
         and not in_transform()
         and type(v) in _PLAIN_TENSORS
         and v.is_contiguous()
+        and v.numel() > 0
     )
 
 
