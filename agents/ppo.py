@@ -75,6 +75,8 @@ class PPOConfig:
     """Orthogonal initialisation, 0.01 at the action head."""
     log_std_init: float = 0.0
     """Initial log standard deviation of continuous actions."""
+    norm_heads: bool = False
+    """Give the norm to the action and value heads too; see wnrl.sb3."""
 
     def __post_init__(self) -> None:
         check_positive(
@@ -121,6 +123,7 @@ class PPOConfig:
             "activation_fn": ACTIVATIONS[self.activation_fn],
             "ortho_init": self.ortho_init,
             "log_std_init": self.log_std_init,
+            "norm_heads": self.norm_heads,
         }
 
 

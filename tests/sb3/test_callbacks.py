@@ -84,7 +84,7 @@ def test_healthy_training_is_not_stopped():
 def test_lengths_of_every_weight_normalized_layer_are_logged_each_rollout():
     model = RecurrentPPO(
         "WNMlpLstmPolicy", "CartPole-v1", n_steps=16, device="cpu",
-        policy_kwargs={"lstm_hidden_size": 8, "net_arch": [4]},
+        policy_kwargs={"lstm_hidden_size": 8, "net_arch": [4], "norm_heads": True},
     )  # fmt: skip
     recorder = Recorder()
     model.set_logger(Logger(None, [recorder]))

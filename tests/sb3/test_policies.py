@@ -92,13 +92,28 @@ def test_paired_norms_start_as_the_same_function_as_stock_at_the_same_seed(alias
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_action_head_keeps_its_gain_of_one_hundredth():
-    policy = make(PPO, "WNMlpPolicy", "CartPole-v1").policy
-    assert isinstance(policy.action_net, WNLinear)
-    torch.testing.assert_close(policy.action_net.weight_g, torch.full((2, 1), 0.01))
-    torch.testing.assert_close(
-        policy.mlp_extractor.policy_net[0].weight_g.square().sum(), torch.tensor(4 * 2.0)
-    )
+@pytest.mark.parametrize("norm", NORMS)
+def test_action_head_keeps_its_gain_of_one_hundredth(norm):
+    policy = make(PPO, "WNMlpPolicy", "CartPole-v1", norm=norm).policy
+    torch.testing.assert_close(policy.action_net.weight.norm(dim=1), torch.full((2,), 0.01))
+
+
+def test_hidden_layers_keep_their_orthogonal_rows():
+    hidden = make(PPO, "WNMlpPolicy", "CartPole-v1").policy.mlp_extractor.policy_net[2]
+    torch.testing.assert_close(hidden.weight_g, torch.full((64, 1), 2**0.5))
+    torch.testing.assert_close(hidden.weight @ hidden.weight.T, 2 * torch.eye(64))
+
+
+@pytest.mark.parametrize(("norm_heads", "head"), [(False, torch.nn.Linear), (True, WNLinear)])
+def test_output_heads_take_the_norm_only_when_asked(norm_heads, head):
+    model = make(PPO, "WNMlpPolicy", RandomTask(VECTOR), norm_heads=norm_heads)
+    stock = make(PPO, "MlpPolicy", RandomTask(VECTOR))
+    assert type(model.policy.action_net) is type(model.policy.value_net) is head
+    assert type(model.policy.mlp_extractor.value_net[2]) is WNLinear
+    for expected, actual in zip(
+        act(stock, sample(VECTOR)), act(model, sample(VECTOR)), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +176,7 @@ def test_policy_save_and_load_keep_every_argument(tmp_path, norm):
         "norm_kwargs": {} if norm == "weight" else {"eps": 1e-3},
         "lstm_hidden_size": 6,
         "n_lstm_layers": 2,
+        "norm_heads": True,
         "enable_critic_lstm": False,
         "lstm_kwargs": {"bias": False},
     }

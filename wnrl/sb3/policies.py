@@ -27,6 +27,8 @@ from wnrl.nn import convert, plain_parts
 from wnrl.norms import NORMS
 from wnrl.optim import project_after_step
 
+HEADS = ("action_net", "value_net")
+
 if TYPE_CHECKING:
     _Policy = ActorCriticPolicy
 else:
@@ -34,12 +36,19 @@ else:
 
 
 class NormMixin(_Policy):
-    """Gives an actor-critic policy two more arguments, and its network a norm.
+    """Gives an actor-critic policy three more arguments, and its network a norm.
+
+    Output heads stay plain under every norm unless asked for. Normalisers and projection leave
+    them alone by definition, spectral norm would undo the 0.01 of the action head, and a
+    weight-normalized value head learns too slowly: Adam moves its length g by one learning rate a
+    step, however many inputs there are, so that hidden units saturate before the head reaches the
+    returns.
 
     Args:
         *args: those of the policy.
         norm: a key of ``NORMS``; None takes the class's own (``weight`` unless said otherwise).
-        norm_kwargs: options of the norm, as ``NORMS[norm].options`` names them.
+        norm_kwargs: options of the norm, as ``wnrl.convert`` takes them.
+        norm_heads: whether the action and value heads take the norm too, where it has a way.
         **kwargs: those of the policy.
 
     Attributes:
@@ -59,14 +68,17 @@ class NormMixin(_Policy):
         *args: Any,
         norm: str | None = None,
         norm_kwargs: dict[str, Any] | None = None,
+        norm_heads: bool = False,
         **kwargs: Any,
     ) -> None:
         self.norm = check_choice("norm", self.default_norm if norm is None else norm, NORMS)
         self.norm_kwargs = dict(norm_kwargs or {})
+        self.norm_heads = norm_heads
         self._arguments = _named_arguments(super().__init__, *args, **kwargs)
         super().__init__(*args, **kwargs)
-        convert(self, self.norm, norm_kwargs=self.norm_kwargs)
-        self.plain_parts = plain_parts(self, self.norm)
+        skip = () if norm_heads else HEADS
+        convert(self, self.norm, skip=skip, norm_kwargs=self.norm_kwargs)
+        self.plain_parts = plain_parts(self, self.norm, skip=skip)
         self._renew_optimizer()
 
     def _renew_optimizer(self) -> None:
@@ -92,6 +104,7 @@ class NormMixin(_Policy):
             **self._arguments,
             "norm": self.norm,
             "norm_kwargs": self.norm_kwargs,
+            "norm_heads": self.norm_heads,
         }
 
 
