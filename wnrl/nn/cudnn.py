@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.backends.cudnn import rnn
 
-_MODES = {"LSTM": 2, "GRU": 3}  # cudnnRNNMode_t
+from wnrl.nn.functional import in_transform
 
 
 class Recurrent(Protocol):
@@ -30,6 +31,8 @@ def applies_to(weights: tuple[Tensor, ...]) -> bool:
     """Whether cuDNN would run with these weights."""
     return (
         all(w.is_cuda and w.dtype == weights[0].dtype for w in weights)
+        and not torch.compiler.is_compiling()
+        and not in_transform()
         and torch.backends.cudnn.is_acceptable(weights[0])
         and torch._use_cudnn_rnn_flatten_weight()
     )
@@ -48,17 +51,18 @@ class _Flatten(torch.autograd.Function):
         # cuDNN's helper points the tensors that it is given at their place in the new buffer:
         # aliases, so that weights and bias parameters stay where they are.
         parts = [w.detach() for w in weights]
-        torch._cudnn_rnn_flatten_weight(
-            parts,
-            2 + 2 * layer.bias + (layer.proj_size > 0),
-            layer.input_size,
-            _MODES[layer.mode],
-            layer.hidden_size,
-            layer.proj_size,
-            layer.num_layers,
-            layer.batch_first,
-            layer.bidirectional,
-        )
+        with torch.cuda.device_of(weights[0]):
+            torch._cudnn_rnn_flatten_weight(
+                parts,
+                2 + 2 * layer.bias + (layer.proj_size > 0),
+                layer.input_size,
+                rnn.get_cudnn_mode(layer.mode),
+                layer.hidden_size,
+                layer.proj_size,
+                layer.num_layers,
+                layer.batch_first,
+                layer.bidirectional,
+            )
         return tuple(parts)
 
     @staticmethod

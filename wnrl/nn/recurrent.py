@@ -73,7 +73,9 @@ class WNRecurrent(WeightNormed):
 
     def _compute(self) -> tuple[Tensor, ...]:
         weights: Any = super()._compute()
-        return cudnn.flatten(weights, self) if cudnn.applies_to(weights) else weights
+        if self.backend == "torch" and cudnn.applies_to(weights):
+            return cudnn.flatten(weights, self)
+        return weights
 
     def _open(self, x: Tensor | PackedSequence, states: States | None) -> Sequences:
         out_size = self.proj_size or self.hidden_size

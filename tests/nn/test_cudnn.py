@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch.backends.cudnn import rnn
+
+from wnrl import nn as wn
+from wnrl.nn import cudnn
+
+
+@pytest.fixture
+def flattened(monkeypatch):
+    """torch's helper needs a GPU: one that lays tensors out in one buffer, as it does."""
+    calls = []
+
+    def lay_out(parts, *sizes):
+        calls.append(sizes)
+        buffer = torch.cat([part.reshape(-1) for part in parts])
+        start = 0
+        for part in parts:
+            part.data = buffer[start : start + part.numel()].view(part.shape)
+            start += part.numel()
+
+    monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", lay_out)
+    monkeypatch.setattr(rnn, "get_cudnn_mode", {"LSTM": 2, "GRU": 3}.get)
+    monkeypatch.setattr(cudnn, "applies_to", lambda weights: True)
+    return calls
+
+
+def test_flat_weights_share_one_buffer_and_leave_the_biases_where_they_are(flattened):
+    layer = wn.WNLSTM(3, 4, num_layers=2)
+    addresses = [p.data_ptr() for p in layer.parameters()]
+    weights = layer._weights()
+    assert len({w.untyped_storage().data_ptr() for w in weights}) == 1
+    assert [p.data_ptr() for p in layer.parameters()] == addresses
+    for name, w in zip(layer.order, weights, strict=True):
+        source = layer.effective(name) if name in layer.pairs else getattr(layer, name)
+        assert torch.equal(w, source)
+
+
+@pytest.mark.parametrize(
+    ("layer", "sizes"),
+    [
+        (wn.WNLSTM(3, 4, 2, bidirectional=True), (4, 3, 2, 4, 0, 2, False, True)),
+        (wn.WNLSTM(3, 4, proj_size=2, bias=False), (3, 3, 2, 4, 2, 1, False, False)),
+        (wn.WNGRU(3, 4, batch_first=True), (4, 3, 3, 4, 0, 1, True, False)),
+    ],
+)
+def test_torchs_helper_gets_the_sizes_that_nn_lstm_gives_it(flattened, layer, sizes):
+    layer._weights()
+    assert flattened == [sizes]
+
+
+def test_gradients_go_through_the_buffer(flattened, monkeypatch):
+    layer, x = wn.WNLSTM(3, 4), torch.randn(5, 2, 3)
+    layer(x)[0].square().sum().backward()
+    actual = [p.grad for p in layer.parameters()]
+    layer.zero_grad()
+    monkeypatch.setattr(cudnn, "applies_to", lambda weights: False)
+    layer(x)[0].square().sum().backward()
+    for grad, p in zip(actual, layer.parameters(), strict=True):
+        torch.testing.assert_close(grad, p.grad)
+
+
+def test_a_frozen_layer_is_laid_out_once_and_a_changed_bias_is_seen(flattened):
+    layer, x = wn.WNLSTM(3, 4), torch.randn(5, 2, 3)
+    with wn.frozen(layer), torch.no_grad():
+        for _ in range(3):
+            before = layer(x)[0]
+        assert len(flattened) == 1
+        layer.bias_ih_l0.add_(1.0)
+        assert not torch.equal(layer(x)[0], before)
+
+
+def test_weights_on_a_cpu_are_not_laid_out():
+    assert not cudnn.applies_to(wn.WNLSTM(3, 4)._weights())
