@@ -1,0 +1,27 @@
+"""One of the processes of test_ddp: trains every layer on its own half of a batch."""
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.nn.cases import CASES, NORMED, PASTS, out
+
+
+def inputs(case, rank):
+    return case.input(seed=1 + rank)
+
+
+def train(rank, world_size, file, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world_size)
+    for name, case in {**CASES, **NORMED}.items():
+        for past in PASTS:
+            layer = case.build()
+            past(layer, inputs(case, rank))
+            layer.zero_grad()
+            parallel = DistributedDataParallel(layer)
+            out(parallel(inputs(case, rank))).square().sum().backward()
+            if rank == 0:
+                grads = {key: p.grad for key, p in layer.named_parameters()}
+                torch.save(grads, results / f"{name}-{past.__name__}.pt")
+    dist.destroy_process_group()

@@ -1,0 +1,30 @@
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tests.nn.cases import CASES, NORMED, PASTS, out
+from tests.nn.ddp_worker import inputs, train
+
+ALL = {**CASES, **NORMED}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of the gradients that two processes agreed on."""
+    if not (dist.is_available() and dist.is_gloo_available()):
+        pytest.skip("needs gloo")
+    folder = tmp_path_factory.mktemp("ddp")
+    mp.spawn(train, args=(2, folder / "rendezvous", folder), nprocs=2)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("past", PASTS, ids=lambda past: past.__name__)
+def test_two_processes_agree_on_the_mean_gradient(trained, name, past):
+    layer = ALL[name].build()
+    sum(out(layer(inputs(ALL[name], rank))).square().sum() / 2 for rank in (0, 1)).backward()
+    grads = torch.load(trained / f"{name}-{past.__name__}.pt")
+    for key, p in layer.named_parameters():
+        torch.testing.assert_close(grads[key], p.grad, rtol=1e-4, atol=1e-4)
