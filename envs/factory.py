@@ -9,8 +9,8 @@ from gymnasium.error import DependencyNotInstalled
 
 from wnrl.errors import UsageError, check_choice
 
-# What part of a module's name says which extra of this project installs it.
-EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari", "minatar": "minatar"}
+# Extras of this project, each of which is also a part of the names of the modules that need it.
+EXTRAS = ("box2d", "mujoco")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class EnvFactory:
 
     def _missing(self, error: Exception) -> UsageError:
         entry_point = str(gym.spec(self.env_id).entry_point).lower()
-        extra = next((extra for part, extra in EXTRAS.items() if part in entry_point), None)
+        extra = next((extra for extra in EXTRAS if extra in entry_point), None)
         reason = str(error).strip().splitlines()[0]
         install = f"pip install -e '.[{extra}]'" if extra else reason
         return UsageError(f"env_id {self.env_id!r} needs a package that is missing: {install}")

@@ -46,12 +46,13 @@ class MaskVelocity(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstr
             )
         if (space.low[places] > 0).any() or (space.high[places] < 0).any():
             raise UsageError(f"velocities {places} cannot be zero within the bounds of {space}")
-        self._keep = np.ones(space.shape, dtype=space.dtype)
-        self._keep[places] = 0
+        self._places = places
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """The observation with zeros for the hidden velocities."""
-        return observation * self._keep
+        hidden = np.array(observation)
+        hidden[self._places] = 0  # not times zero, which would keep the sign
+        return hidden
 
 
 def register_no_velocity() -> None:

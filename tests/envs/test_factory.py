@@ -1,9 +1,12 @@
 import pickle
+import tomllib
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
 
 from envs import factory
+from envs.factory import EXTRAS
 from wnrl.errors import UsageError
 
 
@@ -67,3 +70,9 @@ def test_package_missed_only_when_the_environment_is_made_is_told_as_well(lackin
     lacking("Late-v0", make)
     with pytest.raises(UsageError, match=r"^env_id 'Late-v0' needs .*odd is not installed$"):
         factory("Late-v0")()
+
+
+def test_the_extras_that_messages_name_exist():
+    root = Path(__file__).resolve().parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(EXTRAS) <= set(project["optional-dependencies"])

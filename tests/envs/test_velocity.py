@@ -22,6 +22,7 @@ def test_masked_task_is_its_base_task_with_zeros_for_velocities(env_id):
         kept = [i for i in range(len(seen)) if i not in velocities]
         np.testing.assert_array_equal(hidden[kept], seen[kept])
         np.testing.assert_array_equal(hidden[list(velocities)], 0)
+        assert not np.signbit(hidden[list(velocities)]).any()
         assert masked.observation_space.contains(hidden)
         base.action_space.seed(step)
         action = base.action_space.sample()
