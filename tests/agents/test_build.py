@@ -1,4 +1,5 @@
 import dataclasses
+from contextlib import closing
 
 import gymnasium as gym
 import numpy as np
@@ -9,8 +10,9 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 
 import envs
-from agents import AGENTS, vectorize
+from agents import AGENTS, vectorize, vectorize_for_evaluation
 from agents.common import policy_name
+from agents.evaluation import evaluate
 from agents.training import log_to
 from wnrl.errors import UsageError
 
@@ -93,11 +95,6 @@ def test_the_policy_fits_the_observations(space, name):
     assert policy_name(space, recurrent=True) == name.replace("Policy", "LstmPolicy")
 
 
-class Odd(gym.Env):
-    def __init__(self, seen, acted):
-        self.observation_space, self.action_space = seen, acted
-
-
 @pytest.mark.parametrize(
     ("seen", "acted", "changes", "message"),
     [
@@ -114,3 +111,34 @@ def test_spaces_that_do_not_fit_are_refused(algo, seen, acted, changes, message)
     config = AGENTS[algo].config(**changes)
     with pytest.raises(UsageError, match=message):
         AGENTS[algo].build(config, Spaces(), "weight", 0, "cpu")
+
+
+class Picture(gym.Env):
+    """Three steps of noise in channel-last pictures."""
+
+    def __init__(self):
+        self.observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+        self.action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 3
+        return self.picture(), {}
+
+    def step(self, action):
+        self.left -= 1
+        return self.picture(), 1.0, self.left == 0, False, {}
+
+    def picture(self):
+        return self.np_random.integers(0, 256, (36, 36, 1), np.uint8)
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_agents_of_pictures_train_and_are_evaluated(algo):
+    config = dataclasses.replace(AGENTS[algo].config(), **TINY)
+    model = AGENTS[algo].build(config, vectorize(Picture, 2, 0), "weight", 0, "cpu")
+    model.learn(32)
+    with closing(vectorize_for_evaluation(Picture, 2, model.env)) as env:
+        returns, lengths = evaluate(model, env, 3, seed=1)
+    assert returns == [3.0] * 3
+    assert lengths == [3] * 3
