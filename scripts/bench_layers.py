@@ -33,6 +33,7 @@ from wnrl.optim import WNAdam
 from wnrl.runs import resolve_device
 
 ADAM: dict[str, dict[str, bool]] = {
+    "default": {},
     "loop": {"foreach": False, "fused": False},
     "foreach": {"foreach": True},
     "fused": {"fused": True},
@@ -50,9 +51,9 @@ class Args:
     """CPU threads."""
     seconds: float = 5.0
     """Time for each row of each table."""
-    adam: str = "loop"
-    """Adam's implementation, the same for every alternative: loop (torch's default on a CPU and
-    SB3's), foreach or fused."""
+    adam: str = "default"
+    """Adam's implementation: default (each optimizer's own: on a CPU torch's Adam loops, as in
+    SB3, and WNAdam is fused), or the same for all: loop, foreach or fused."""
     only: str = ""
     """Rows whose name contains this; all by default."""
     seed: int = 0

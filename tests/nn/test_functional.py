@@ -1,9 +1,13 @@
 import pytest
 import torch
 from torch import nn
-from torch.autograd import gradcheck, gradgradcheck
+from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 from wnrl.errors import UsageError
+from wnrl.nn import WNLinear
 from wnrl.nn.functional import (
     EPS,
     check_directions,
@@ -165,6 +169,51 @@ def test_weight_norm_compiles_into_one_graph_with_gradients(backend):
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e)
     torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_forward_mode_derivatives_are_those_of_the_formula():
+    v, g = (t.detach() for t in random_pair((4, 3), 0, 1, torch.float32))
+    by_v, by_g = torch.randn_like(v), torch.randn_like(g)
+    _, expected = torch.func.jvp(weight_norm, (v, g), (by_v, by_g))
+    with forward_ad.dual_level():
+        dual = weight_norm(forward_ad.make_dual(v, by_v), forward_ad.make_dual(g, by_g))
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, expected)
+
+
+def test_it_is_traced_by_make_fx_and_under_fake_tensors():
+    v, g = (t.detach() for t in random_pair((4, 3), 0, 1, torch.float32))
+    traced = make_fx(lambda v, g: weight_norm(v, g))(v, g)
+    torch.testing.assert_close(traced(2 * v, 3 * g), weight_norm(2 * v, 3 * g))
+    with FakeTensorMode() as mode:
+        assert weight_norm(mode.from_tensor(v), mode.from_tensor(g)).shape == (4, 3)
+
+
+def test_third_derivatives_and_those_of_one_argument_are_right():
+    def third(dtype, by_v, by_g):
+        v, g = (t.detach().to(dtype) for t in random_pair((4, 3), 0, 1))
+        inputs = [t.requires_grad_() for t, wanted in ((v, by_v), (g, by_g)) if wanted]
+        value = weight_norm(v, g).pow(4).sum()
+        for _ in range(2):
+            grads = torch.autograd.grad(value, inputs, create_graph=True)
+            value = sum(grad.square().sum() for grad in grads)
+        return torch.autograd.grad(value, inputs)
+
+    for wanted in ((True, True), (True, False), (False, True)):
+        for fused, formula in zip(
+            third(torch.float32, *wanted), third(torch.float64, *wanted), strict=True
+        ):
+            torch.testing.assert_close(fused.double(), formula, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_gives_the_same_gradients(reentrant):
+    layer, x = WNLinear(3, 4), torch.randn(2, 3, requires_grad=True)
+    layer(x).square().sum().backward()
+    expected = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad()
+    checkpoint(layer, x, use_reentrant=reentrant).square().sum().backward()
+    assert all(torch.equal(p.grad, e) for p, e in zip(layer.parameters(), expected, strict=True))
 
 
 def test_it_agrees_with_torchs_parametrization():

@@ -59,7 +59,7 @@ def test_batch_norm_is_left_out_where_it_does_not_exist():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"adam": "slow"}, "adam must be one of loop, foreach, fused"),
+        ({"adam": "slow"}, "adam must be one of default, loop, foreach, fused"),
         ({"only": "transformer"}, "only must be part of the name of a row"),
         ({"seconds": 0.0}, "seconds must be above zero"),
     ],

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from wnrl.errors import UsageError
 from wnrl.nn.fused import fused_weight_norm
@@ -14,7 +15,6 @@ ZERO_ROW_STD = 0.05
 """Standard deviation of a v drawn for a row of zeros: the paper's."""
 # From here on eps is below half a unit in the last place of a float32 ‖v‖².
 _NEGLIGIBLE = 2.0**-25
-# Fake and traced tensors have no value to look at.
 _PLAIN_TENSORS = (torch.nn.Parameter, Tensor)
 
 
@@ -84,6 +84,8 @@ def _may_fuse(v: Tensor, g: Tensor) -> bool:
         and g.dtype is torch.float32
         and not torch.compiler.is_compiling()
         and not in_transform()
+        and not torch._C._len_torch_dispatch_stack()  # fake and traced tensors have no value
+        and forward_ad._current_level < 0  # the kernel has no forward-mode derivative
         and type(v) in _PLAIN_TENSORS
         and v.is_contiguous()
         and v.numel() > 0
