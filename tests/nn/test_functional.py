@@ -107,6 +107,12 @@ def test_a_vanishing_direction_gives_zero_and_bounded_gradients(dtype):
     assert g.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("shape", [(4,), (1, 1), (1, 3), (4, 3), (1, 4, 1)])
+def test_a_length_of_the_wrong_shape_is_refused(shape):
+    with pytest.raises(UsageError, match=r"with shape \(4, 3\); got"):
+        weight_norm(torch.ones(4, 3), torch.ones(shape))
+
+
 def test_eps_is_the_callers():
     v, g = torch.ones(1, 4), torch.ones(1, 1)
     torch.testing.assert_close(weight_norm(v, g, eps=12.0), v / 4)

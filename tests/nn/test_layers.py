@@ -332,6 +332,24 @@ def test_an_empty_dimension_is_an_error_that_names_the_layer():
         wn.WNLinear(0, 4)
 
 
+def test_a_parameter_of_the_wrong_shape_or_without_direction_is_refused_where_it_is_set():
+    layer = wn.WNLinear(2, 3)
+    with pytest.raises(wn.functional.UsageError, match=r"weight_g must have shape \(3, 1\)"):
+        layer.weight_g = nn.Parameter(torch.ones(3))
+    with pytest.raises(wn.functional.UsageError, match=r"WNLinear\.weight_v must have a direction"):
+        layer.weight_v = nn.Parameter(torch.zeros(3, 2))
+    layer.weight_g.data = torch.ones(3)
+    with pytest.raises(wn.functional.UsageError, match="one length for each output unit"):
+        layer(torch.ones(2))
+
+
+def test_a_weight_assigned_to_a_layer_with_a_deviation_is_split_with_it():
+    layer = wn.WNLinear(5, 4, v_init_std=0.05)
+    layer.weight = nn.init.orthogonal_(torch.empty(4, 5))
+    assert layer.weight_v.square().mean().sqrt().item() == pytest.approx(0.05, rel=1e-4)
+    torch.testing.assert_close(layer.weight_g, torch.ones(4, 1))
+
+
 def test_a_layer_of_another_type_is_refused():
     with pytest.raises(wn.functional.UsageError, match="must be a Linear, got Conv1d"):
         wn.WNLinear.from_plain(nn.Conv1d(1, 1, 1))

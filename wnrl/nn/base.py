@@ -205,8 +205,20 @@ class WeightNormed(nn.Module):
         # nn.Module would register a Parameter given as `weight` beside v and g, or refuse it.
         if isinstance(value, Tensor) and name in self.__dict__.get("pairs", ()):
             self.assign(name, value)
-        else:
-            super().__setattr__(name, value)
+            return
+        if isinstance(value, nn.Parameter) and name[-2:] in ("_v", "_g"):
+            self._check_replacement(name, value)
+        super().__setattr__(name, value)
+
+    def _check_replacement(self, name: str, value: nn.Parameter) -> None:
+        old = self._parameters.get(name)
+        label = f"{type(self).__name__}.{name}"
+        if old is not None and old.shape != value.shape:
+            raise UsageError(
+                f"{label} must have shape {tuple(old.shape)}, got {tuple(value.shape)}"
+            )
+        if old is not None and name.endswith("_v"):
+            check_directions(value.detach(), label, self.output_dim, self.weight_groups)
 
     def to_plain(self) -> nn.Module:
         """The plain torch layer with the same function and parameters of its own."""

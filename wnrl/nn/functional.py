@@ -59,7 +59,15 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: in
 
     Returns:
         The effective weight, shape and dtype of ``v``.
+
+    Raises:
+        UsageError: ``g`` has another shape; broadcasting would give wrong numbers.
     """
+    if g.dim() != v.dim() or g.numel() != v.size(dim) * groups:
+        raise UsageError(
+            "g must have one length for each output unit and as many axes as v, with shape "
+            f"{tuple(v.shape)}; got {tuple(g.shape)}"
+        )
     if dim == 0 and groups == 1 and _may_fuse(v, g):
         w, norms = fused_weight_norm(v, g)
         if _eps_is_negligible(norms, eps):
