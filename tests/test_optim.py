@@ -18,6 +18,7 @@ from wnrl.optim import (
     project_after_step,
     weight_normalized,
 )
+from wnrl.optim.pairs import SMALL
 
 PAIRS = [
     (WNSGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
@@ -69,6 +70,18 @@ def test_300_float64_steps_are_those_of_weight_normalized_layers(ours, plain, op
     for mine, theirs in zip(net.parameters(), fold(layers).parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)
     assert difference(net, layers) < 1e-12 < difference(net, start)
+
+
+def test_weights_too_large_to_be_bundled_step_alike():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, 2)).double()
+    layers = copy.deepcopy(net)
+    convert(layers, "weight")
+    optimizer = WNAdam(net.parameters(), lr=1e-3)
+    assert net[0].weight.numel() > SMALL > net[2].weight.numel()
+    train(net, optimizer, 20, (4, 300))
+    train(layers, torch.optim.Adam(layers.parameters(), lr=1e-3), 20, (4, 300))
+    assert difference(net, layers, (4, 300)) < 1e-12
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -233,6 +246,44 @@ def test_a_weight_without_gradient_rests():
     net[0](torch.ones(1, 3)).sum().backward()
     optimizer.step()
     assert torch.equal(net[1].weight, before)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(("ours", "plain", "options"), PAIRS)
+def test_weights_that_have_a_gradient_now_and_then_step_as_layers_do(ours, plain, options, resume):
+    nets = [nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2)]).double() for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    convert(nets[1], "weight")
+    optimizers = [ours(nets[0].parameters(), **options), plain(nets[1].parameters(), **options)]
+    for step in range(30):
+        if resume and step == 20:
+            state = optimizers[0].state_dict()
+            optimizers[0] = ours(nets[0].parameters(), **options)
+            optimizers[0].load_state_dict(state)
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            optimizer.zero_grad()
+            for head in net if step % 3 == 0 else net[:1]:
+                (head(batch(step, (4, 3))) - 1).square().mean().backward()
+            optimizer.step()
+    for mine, theirs in zip(nets[0].parameters(), fold(nets[1]).parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)
+
+
+def test_a_resumed_bf16_run_keeps_the_digits_of_v():
+    net = mlp().bfloat16()
+    optimizer = WNAdam(net.parameters(), lr=1e-3)
+    train(net, optimizer, 3, (4, 3))
+    twin = mlp().bfloat16()
+    twin.load_state_dict(net.state_dict())
+    other = WNAdam(twin.parameters(), lr=1e-3)
+    other.load_state_dict(optimizer.state_dict())
+    for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
+        assert optimizer.state[mine].keys() >= other.state[theirs].keys()
+        if mine.dim() > 1:
+            assert torch.equal(optimizer.state[mine]["v"], other.state[theirs]["v"])
+    train(net, optimizer, 3, (4, 3))
+    train(twin, other, 3, (4, 3))
+    assert torch.equal(net[0].weight, twin[0].weight)
 
 
 def test_a_closure_is_called_once_and_its_loss_returned():
