@@ -9,7 +9,7 @@ from torch import nn
 
 from wnrl.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from wnrl.nn.mean_only import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
-from wnrl.nn.normalised import ChannelRMSNorm
+from wnrl.nn.normalised import ChannelRMSNorm, FeatureRMSNorm
 from wnrl.nn.normed_lstm import (
     LayerNormLSTM,
     LayerNormLSTMCell,
@@ -101,7 +101,7 @@ NORMS: dict[str, Norm] = {
     "rms": Norm(
         "RMS norm",
         layers={nn.LSTM: RMSNormLSTM, nn.LSTMCell: RMSNormLSTMCell},
-        normalisers=(nn.RMSNorm, ChannelRMSNorm, ChannelRMSNorm, ChannelRMSNorm),
+        normalisers=(FeatureRMSNorm, ChannelRMSNorm, ChannelRMSNorm, ChannelRMSNorm),
         options=("eps",),
     ),
     "spectral": Norm("w divided by its largest singular value", layers=SPECTRAL),

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state
 
-from wnrl import NORMS, convert, fold
+from wnrl import NORMS, convert, data_init, fold
+from wnrl.optim import WNSGD, param_groups
 
 
 def network(seed=0):
@@ -112,6 +113,36 @@ def test_onnx_of_the_folded_network_runs_in_onnxruntime(key, tmp_path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (out,) = session.run(None, {session.get_inputs()[0].name: images().numpy()})
     np.testing.assert_allclose(out, net(images()).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_autocast_to_bf16_trains_and_stays_near_float32(key):
+    net = trained(key).train()
+    expected = copy.deepcopy(net)(images())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = net(images())
+    torch.testing.assert_close(out.float(), expected, atol=0.05, rtol=0.05)
+    out.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    assert {p.dtype for p in (*net.parameters(), *net.buffers()) if p.dim()} == {torch.float32}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("key", NORMS)
+def test_a_gpu_initialises_and_trains_as_the_cpu_does(key):
+    results = []
+    for device in ("cpu", "cuda"):
+        net = network().to(device)
+        convert(net, key)
+        data_init(net, images(1).to(device))
+        optimizer = WNSGD(param_groups(net, lr=0.01))
+        for step in range(3):
+            optimizer.zero_grad()
+            net(images(step).to(device)).square().mean().backward()
+            optimizer.step()
+        results.append(fold(net.eval())(images().to(device)).cpu())
+    torch.testing.assert_close(*results, atol=2e-2, rtol=2e-2)
 
 
 WORKER = """

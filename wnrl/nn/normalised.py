@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wnrl.errors import check_positive
 
@@ -34,6 +35,15 @@ class Normalised(nn.Sequential):
         if not self.features_last or t.dim() == 2:
             return self.norm(t)
         return self.norm(t.reshape(-1, t.shape[-1])).reshape(t.shape)
+
+
+class FeatureRMSNorm(nn.RMSNorm):
+    """``nn.RMSNorm`` that keeps its fused kernel, and its peace, under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C) -> (..., C)``."""
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 class ChannelRMSNorm(nn.Module):

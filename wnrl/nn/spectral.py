@@ -25,14 +25,20 @@ def spectral_norm(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
     Returns:
         A scalar; its gradient is ``u vᵀ`` with ``v = Wᵀu/‖Wᵀu‖``.
     """
-    return torch.linalg.vector_norm(weight.movedim(dim, 0).flatten(1).T @ u)
+    matrix = _matrix(weight, dim)
+    return torch.linalg.vector_norm(matrix.T @ u.to(matrix.dtype)).to(weight.dtype)
 
 
 @torch.no_grad()
 def power_iteration(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
     """One step of ``u`` towards the first left singular vector of ``weight``."""
-    matrix = weight.movedim(dim, 0).flatten(1)
-    return F.normalize(matrix @ (matrix.T @ u), dim=0)
+    matrix = _matrix(weight, dim)
+    return F.normalize(matrix @ (matrix.T @ u.to(matrix.dtype)), dim=0).to(u.dtype)
+
+
+def _matrix(weight: Tensor, dim: int) -> Tensor:
+    """``(units, rest)``, in float32 or wider."""
+    return weight.movedim(dim, 0).flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
 
 
 class _Spectral(nn.Module):
@@ -55,7 +61,7 @@ class _Spectral(nn.Module):
             weight = getattr(layer, name).detach()
             if not weight.any():
                 raise UsageError(f"spectral norm needs a weight that is not zero, got {name} = 0")
-            matrix = weight.movedim(cls._rows_dim, 0).flatten(1).double()
+            matrix = _matrix(weight, cls._rows_dim).double()
             u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1].to(weight.dtype)
             layer.register_buffer(f"running_u_{name}", u)
         return layer
@@ -67,11 +73,12 @@ class _Spectral(nn.Module):
         """The spectral norm of the weight ``name``; in training u takes one step first."""
         weight, buffer = getattr(self, name), getattr(self, f"running_u_{name}")
         u = buffer
-        if self.training:
-            u = power_iteration(weight, buffer, self._rows_dim)
-            with torch.no_grad():
-                buffer.copy_(u)  # the graph keeps u, so that a second forward does not spoil it
-        return spectral_norm(weight, u, self._rows_dim)
+        with torch.autocast(weight.device.type, enabled=False):
+            if self.training:
+                u = power_iteration(weight, buffer, self._rows_dim)
+                with torch.no_grad():
+                    buffer.copy_(u)  # the graph keeps u: a second forward does not spoil it
+            return spectral_norm(weight, u, self._rows_dim)
 
     def to_plain(self) -> nn.Module:
         """The plain layer with the same function in evaluation, and parameters of its own."""

@@ -27,9 +27,10 @@ class WeightNormalized(Optimizer):
     (embeddings too: one for each word). A parameter group may differ: ``weight_norm=False`` leaves
     its parameters to the base optimizer; ``transposed=n`` says that they are weights of transposed
     convolutions with n groups, whose output channels are in axis 1; ``g_lr_scale`` multiplies the
-    learning rate of g. ``param_groups(module)`` makes such groups. ``weight_decay`` does not act on
-    v (it would only raise the effective learning rate) nor on g (it would shrink w), so it acts on
-    what is not weight-normalized alone.
+    learning rate of g. ``param_groups(module)`` makes such groups, and leaves alone what
+    ``convert`` has weight-normalized already. ``weight_decay`` does not act on v (it would only
+    raise the effective learning rate) nor on g (it would shrink w), so it acts on what is not
+    weight-normalized alone.
 
     v and g are float32 or wider, whatever the type of w. If someone writes w between two steps
     (``load_state_dict``, an average, a new ``.data``), v takes the new direction with its old
