@@ -179,6 +179,13 @@ def test_a_cell_stepped_inside_shared_weights_is_the_lstm():
     torch.testing.assert_close(torch.stack(outputs), lstm(x)[0])
 
 
+@every_backend
+def test_states_may_come_as_a_list(backend):
+    layer, plain = pair("lstm", {}, backend)
+    x, hx = torch.randn(5, 4, 3), states_of("lstm", {}, 4)
+    assert_same(layer(x, list(hx)), plain(x, hx))
+
+
 def test_the_sizes_that_sb3_reads_are_there():
     layer = wn.WNLSTM(3, 4, num_layers=2)
     assert (layer.input_size, layer.hidden_size, layer.num_layers) == (3, 4, 2)

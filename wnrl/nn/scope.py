@@ -41,7 +41,7 @@ class Keeper(Protocol):
 
 
 _steps = 0  # optimizer steps of this process
-_checking = os.environ.get("WNRL_CHECK_FROZEN", "0") != "0"
+_checking = os.environ.get("WNRL_CHECK_FROZEN", "") not in ("", "0")
 _lock = threading.Lock()
 
 

@@ -90,4 +90,4 @@ def _checked(states: States, rows: int, n: int, widths: tuple[int, ...], batched
         wanted = (rows, n, width) if batched else (rows, width)
         if tuple(state.shape) != wanted:
             raise UsageError(f"hx must have shape {wanted}, got {tuple(state.shape)}")
-    return states if batched else tuple(state.unsqueeze(1) for state in states)
+    return tuple(state if batched else state.unsqueeze(1) for state in states)
