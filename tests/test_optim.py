@@ -18,7 +18,7 @@ from wnrl.optim import (
     project_after_step,
     weight_normalized,
 )
-from wnrl.optim.pairs import SMALL
+from wnrl.optim.pairs import LARGE, SMALL
 
 PAIRS = [
     (WNSGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
@@ -72,13 +72,15 @@ def test_300_float64_steps_are_those_of_weight_normalized_layers(ours, plain, op
     assert difference(net, layers) < 1e-12 < difference(net, start)
 
 
-def test_weights_too_large_to_be_bundled_step_alike():
+def test_weights_of_every_size_step_alike():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(300, 300), nn.Tanh(), nn.Linear(300, 2)).double()
+    net = nn.Sequential(nn.Linear(300, 900), nn.Tanh(), nn.Linear(900, 30), nn.Linear(30, 2))
+    net = net.double()
     layers = copy.deepcopy(net)
     convert(layers, "weight")
     optimizer = WNAdam(net.parameters(), lr=1e-3)
-    assert net[0].weight.numel() > SMALL > net[2].weight.numel()
+    sizes = [net[i].weight.numel() for i in (0, 2, 3)]
+    assert sizes[0] > LARGE > sizes[1] > SMALL > sizes[2]
     train(net, optimizer, 20, (4, 300))
     train(layers, torch.optim.Adam(layers.parameters(), lr=1e-3), 20, (4, 300))
     assert difference(net, layers, (4, 300)) < 1e-12

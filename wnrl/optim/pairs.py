@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from wnrl.errors import UsageError
-from wnrl.nn.functional import row_norm, split_weight
+from wnrl.nn.functional import EPS, row_norm, split_weight
 
 _SAME = 8
 """How many units in the last place w may be from g v/‖v‖, computed on another device perhaps."""
 SMALL = 2**14
 """Weights of at most this many numbers are bundled; copying larger ones costs more than a call."""
+LARGE = 2**18
+"""From here on, the time goes into fresh memory, and existing memory is written to instead."""
 _kernel_backward = torch.ops.aten._weight_norm_interface_backward.default
 
 
@@ -29,6 +31,8 @@ class Pair:
     def __init__(self, w: Tensor, transposed: int, v: Tensor, g: Tensor) -> None:
         self.w, self.transposed, self.v, self.g = w, transposed, v, g
         self.norm = row_norm(v)
+        self.large = v.numel() > LARGE
+        self.buffer: Tensor | None = None  # ∇v of a large one
         self.written: Tensor | None = None  # holds the storage, so that its address stays taken
         self.version = -1
 
@@ -57,10 +61,37 @@ class Pair:
             grad = _units_first(grad, self.transposed).flatten(0, 1)
         # torch's fused optimizers ignore strides: a gradient must be laid out as its tensor is.
         grad = grad.to(self.v.dtype).contiguous()
+        if self.large:
+            return self._buffered_gradients(grad)
         if _has_kernel(self.v):
             return _kernel_backward(grad, self.v, self.g, self.norm, 0)
         along = (grad * self.v).flatten(1).sum(1).view_as(self.g) / self.norm
         return self.g / self.norm * (grad - self.v * (along / self.norm)), along
+
+    def _buffered_gradients(self, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without a new tensor as large as v."""
+        if self.buffer is None:
+            self.buffer = torch.empty_like(self.v)
+        v_grad = torch.mul(grad, self.v, out=self.buffer)
+        along = v_grad.flatten(1).sum(1).view_as(self.g) / self.norm
+        scale = self.g / self.norm
+        torch.mul(grad, scale, out=v_grad)
+        return v_grad.addcmul_(self.v, scale * along / self.norm, value=-1), along
+
+    def write(self) -> bool:
+        """Writes a large w in one go.
+
+        Returns:
+            Whether it could: w has the layout and the type of v.
+        """
+        if not self.large or self.transposed or self.written is None:
+            return False
+        if self.written.dtype != self.v.dtype:
+            return False
+        length = torch.linalg.vector_norm(self.v.flatten(1), dim=1).view_as(self.g)
+        self.norm = (length.square() + EPS).sqrt()
+        torch.mul(self.v, self.g / self.norm, out=self.written)
+        return True
 
     def follow(self) -> None:
         """Where w is not g v/‖v‖ any more: v takes its direction and keeps its length, g = ‖w‖."""
@@ -88,10 +119,13 @@ def write_weights(pairs: Sequence[Pair]) -> None:
     targets, values = [], []
     for pair in pairs:
         assert pair.written is not None
+        if pair.write():
+            continue
         target = _units_first(pair.written, pair.transposed)
         targets.append(target)
         values.append(pair.effective().view(target.shape))
-    torch._foreach_copy_(targets, values)
+    if targets:
+        torch._foreach_copy_(targets, values)
     for pair in pairs:
         pair.version = pair.w._version
 
