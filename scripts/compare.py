@@ -46,7 +46,7 @@ FEED_FORWARD = ("none", "weight", "batch", "layer")
 STUDIES: dict[str, tuple[Task, ...]] = {
     "quick": (
         Task("CartPoleNoVel-v1", "recurrent_ppo", "agent", RETURN, ("none", "weight"),
-             {"total_timesteps": 16_384}),
+             {"total_timesteps": 20_480}),
         Task("CartPole-v1", "ppo", "agent", RETURN, FEED_FORWARD, {"total_timesteps": 20_480}),
         Task("digits", "mlp", "vae", NLL, FEED_FORWARD, {"epochs": 100}),
     ),
