@@ -10,6 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.training import telling_non_finite
 from wnrl import tags
 from wnrl.errors import check_positive
 
@@ -27,12 +28,17 @@ def evaluate(
 
     Returns:
         Return and length of each episode, in the order in which they ended.
+
+    Raises:
+        UsageError: ``n_episodes`` is not above zero.
+        NonFiniteError: the agent's distribution over actions is not finite.
     """
     check_positive(n_episodes=n_episodes)
     env.seed(seed)
-    returns, lengths = evaluate_policy(
-        model, env, n_eval_episodes=n_episodes, return_episode_rewards=True
-    )
+    with telling_non_finite(model):
+        returns, lengths = evaluate_policy(
+            model, env, n_eval_episodes=n_episodes, return_episode_rewards=True
+        )
     return [float(r) for r in cast(list[float], returns)], [
         int(n) for n in cast(list[int], lengths)
     ]

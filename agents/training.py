@@ -1,15 +1,18 @@
 """A training run around SB3's ``learn``: NaN, progress, what is saved and what is logged."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import torch.distributions
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
 from wnrl import tags
+from wnrl.errors import NonFiniteError
 from wnrl.sb3 import LogNorms, StopAtNonFinite, check_finite
 
 __all__ = ["BaseAlgorithm", "Progress", "ReportProgress", "end_logs", "learn", "log_to", "save"]
@@ -23,11 +26,36 @@ def learn(model: BaseAlgorithm, total_timesteps: int, *callbacks: BaseCallback) 
     Raises:
         NonFiniteError: a loss or a parameter became NaN or infinite.
     """
-    try:
+    with telling_non_finite(model):
         model.learn(total_timesteps, [StopAtNonFinite(), *callbacks, LogNorms()])
-    except ValueError:
-        check_finite(model)  # torch's distributions refuse a NaN before any loss is logged
-        raise
+
+
+@contextmanager
+def telling_non_finite(model: BaseAlgorithm) -> Iterator[None]:
+    """Turns what torch's distributions say of a NaN into NonFiniteError.
+
+    They refuse it with a ValueError, before any loss is logged; the parameters of ``model`` may
+    still be finite then, though too large to compute with.
+    """
+    try:
+        yield
+    except ValueError as error:
+        check_finite(model)
+        if not _is_from_distributions(error):
+            raise
+        refused = str(error).partition("\n")[0].partition(" (Tensor")[0]
+        raise NonFiniteError(
+            f"not finite after {model.num_timesteps} steps: torch.distributions: {refused}"
+        ) from error
+
+
+def _is_from_distributions(error: Exception) -> bool:
+    """Whether torch.distributions raised ``error`` itself."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    folder = Path(torch.distributions.__file__).parent
+    return trace is not None and folder in Path(trace.tb_frame.f_code.co_filename).parents
 
 
 class ReportProgress(BaseCallback):

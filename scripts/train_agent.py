@@ -131,8 +131,8 @@ def train(args: Args[Any], progress: Progress = lambda fraction: None) -> dict[s
             log_to(model, run.path)
             result = learn_with_curve(args, model, factory, progress)
             if result["status"] == "finished":
-                returns = final_returns(args, model, factory)
-                result |= {"final_return": float(np.mean(returns)), "eval_returns": returns}
+                result |= final_evaluation(args, model, factory)
+            if result["status"] == "finished":
                 save(model, run.path)
             end_logs(model, settings, {tag: result[key] for tag, key in METRICS if key in result})
             result["wall_time"] = time.perf_counter() - started
@@ -164,12 +164,15 @@ def learn_with_curve(
     }
 
 
-def final_returns(args: Args[Any], model: BaseAlgorithm, factory: EnvFactory) -> list[float]:
-    """The returns of the evaluation after training."""
+def final_evaluation(args: Args[Any], model: BaseAlgorithm, factory: EnvFactory) -> dict[str, Any]:
+    """What the evaluation after training adds to the result."""
     n_envs = min(args.eval_episodes, 20)
     with closing(vectorize_for_evaluation(factory, n_envs, model.env)) as env:
-        returns, _ = evaluate(model, env, args.eval_episodes, args.seed + FINAL_SEED)
-    return returns
+        try:
+            returns, _ = evaluate(model, env, args.eval_episodes, args.seed + FINAL_SEED)
+        except NonFiniteError as error:
+            return {"status": "failed", "reason": str(error)}
+    return {"final_return": float(np.mean(returns)), "eval_returns": returns}
 
 
 def main(args: Args[Any]) -> int:

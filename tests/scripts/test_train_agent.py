@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import envs
 from scripts.train_agent import Args, cli, train
 from wnrl import tags
-from wnrl.errors import UsageError
+from wnrl.errors import NonFiniteError, UsageError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_agent.py"
 TINY = ["--total-timesteps", "64", "--n-envs", "2", "--n-steps", "16", "--batch-size", "16",
@@ -148,15 +148,30 @@ def test_program_prints_the_folder_first_and_the_result_last(tmp_path, capsys):
     assert lines[-1].endswith(" steps/s")
 
 
-def test_a_loss_that_is_not_finite_ends_as_failed_with_its_reason(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("algo", "norm"), [("ppo", "weight"), ("ppo", "layer"), ("recurrent_ppo", "weight")]
+)
+def test_a_loss_that_is_not_finite_ends_as_failed_with_its_reason(tmp_path, capsys, algo, norm):
     folder = tmp_path / "run"
-    assert leave(*TINY, "--learning-rate", "1e30", "--run-dir", str(folder)) == 1
+    flags = ["--algo", algo, "--norm", norm, "--learning-rate", "1e30"]
+    assert leave(*flags, *TINY, "--run-dir", str(folder)) == 1
     result = json.loads((folder / "result.json").read_text())
     assert result["status"] == "failed"
     assert "not finite after" in result["reason"]
     assert "final_return" not in result
-    assert result["curve"]["steps"] == result["curve"]["steps"][:2]
+    assert result["curve"]["steps"] == []  # it broke in the first update
+    assert not (folder / "model.zip").exists()
     assert capsys.readouterr().out.splitlines()[-1] == f"failed: {result['reason']}"
+
+
+def test_an_agent_that_cannot_be_evaluated_at_the_end_ends_as_failed(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise NonFiniteError("not finite after 64 steps: logits")
+
+    monkeypatch.setattr("scripts.train_agent.evaluate", refuse)
+    result = train(tiny(tmp_path / "run"))
+    assert (result["status"], result["reason"]) == ("failed", "not finite after 64 steps: logits")
+    assert not (tmp_path / "run" / "model.zip").exists()
 
 
 @pytest.mark.parametrize(

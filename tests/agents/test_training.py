@@ -1,0 +1,60 @@
+import dataclasses
+from contextlib import closing
+
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+
+import envs
+from agents import AGENTS, vectorize, vectorize_for_evaluation
+from agents.evaluation import evaluate
+from agents.training import learn
+from wnrl import NORMS
+from wnrl.errors import NonFiniteError
+
+TINY = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2, "net_arch": (8,)}
+
+
+def agent(algo="ppo", norm="none", **changes):
+    preset = AGENTS[algo].preset("CartPoleNoVel-v1")
+    if algo == "recurrent_ppo":
+        changes["lstm_hidden_size"] = 8
+    config = dataclasses.replace(preset, **TINY, **changes)
+    env = vectorize(envs.factory("CartPoleNoVel-v1"), config.n_envs, 0)
+    return AGENTS[algo].build(config, env, norm, 0, "cpu")
+
+
+@pytest.mark.parametrize("learning_rate", [1e20, 1e30])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("algo", AGENTS)
+def test_training_that_blows_up_is_told_in_one_line(algo, norm, learning_rate):
+    model = agent(algo, norm, learning_rate=learning_rate)
+    with pytest.raises(NonFiniteError, match=r"^not finite after \d+ steps: \S.*\S$") as raised:
+        learn(model, 320)
+    assert "\n" not in str(raised.value)
+
+
+class Refuse(BaseCallback):
+    """An environment, say, that takes no such action."""
+
+    def _on_step(self):
+        raise ValueError("no such action")
+
+
+def test_an_error_that_has_nothing_to_do_with_numbers_is_passed_on():
+    with pytest.raises(ValueError, match="^no such action$") as raised:
+        learn(agent(), 32, Refuse())
+    assert not isinstance(raised.value, NonFiniteError)
+
+
+def test_an_agent_whose_finite_weights_overflow_cannot_be_evaluated():
+    model = agent()
+    learn(model, 32)
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.fill_(3e38)
+    with (
+        closing(vectorize_for_evaluation(envs.factory("CartPoleNoVel-v1"), 2, model.env)) as env,
+        pytest.raises(NonFiniteError, match="after 32 steps: torch.distributions: Expected"),
+    ):
+        evaluate(model, env, 2, seed=0)
