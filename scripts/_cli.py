@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -42,11 +43,11 @@ def parse(
     default: ArgsT | None,
     argv: Sequence[str] | None,
 ) -> ArgsT:
-    """What ``argv`` says; leaves the process where it is no such thing, or asks for help.
+    """What ``argv`` says; leaves the process if it asks for help.
 
     Raises:
-        UsageError: a check in ``args_type`` or below refused a value; tyro alone would print that
-            in a box of many lines.
+        UsageError: a flag is malformed, or a check in ``args_type`` or below refused its value;
+            tyro alone would print that in a box of many lines.
     """
     told = io.StringIO()
     try:
@@ -55,10 +56,19 @@ def parse(
                 return tyro.cli(args_type, args=argv, description=description)
             return tyro.cli(args_type, args=argv, description=description, default=default)
     except SystemExit as left:
+        if left.code in (0, None):
+            raise
         cause = left.__context__
         while cause is not None and not isinstance(cause, UsageError):
             cause = cause.__context__
-        if cause is not None:
-            raise cause from None
-        sys.stderr.write(told.getvalue())
-        raise
+        raise (cause or UsageError(_one_line(told.getvalue()))) from None
+
+
+def _one_line(box: str) -> str:
+    """What tyro's box says above its first rule, and the flag that it guesses was meant."""
+    rows = [row.strip("│ ") for row in box.splitlines() if row.startswith("│")]
+    said = " ".join(itertools.takewhile(lambda row: not row.startswith("─"), rows))
+    guess = "Perhaps you meant:"
+    if guess in rows:
+        said += f"; did you mean {rows[rows.index(guess) + 1].split()[0]}?"
+    return f"{said}; --help lists all flags"

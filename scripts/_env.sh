@@ -37,6 +37,10 @@ enter_environment() {
     fi
   fi
   PYTHON=$PREFIX/bin/python
+  if [[ ! -x $PYTHON ]]; then
+    echo "error: the active environment $PREFIX has no Python; deactivate it" >&2
+    return 1
+  fi
   if ! new_enough "$PYTHON"; then
     echo "error: $PYTHON is older than Python 3.11" >&2
     return 1
@@ -51,6 +55,10 @@ install_extra() {
     return
   fi
   echo "installing wnrl[$1] into $PREFIX" >&2
+  if ! "$PYTHON" -m pip --version >/dev/null 2>&1 && ! "$PYTHON" -m ensurepip >/dev/null 2>&1; then
+    echo "error: $PREFIX has no pip; install it there, or deactivate the environment" >&2
+    return 1
+  fi
   "$PYTHON" -m pip install --quiet --disable-pip-version-check \
     --constraint "$constraints" --editable "$ROOT[$1]" || return 1
   printf '%s\n' "$state" >"$stamp"

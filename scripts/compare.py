@@ -140,17 +140,13 @@ def _publish(
     """Writes the report and the CSV, and prints the table and where everything is."""
     from wnrl.study.report import write_report
 
-    title = f"wnrl study: {study}"
     write_text(root / "table.csv", to_csv(rows))
-    write_report(root / "report.html", title, rows, jobs, notes)
-    table = Table(*COLUMNS[:2], title=title)
-    for column in COLUMNS[2:]:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*cells(row))
-    # A pipe has no width to wrap at.
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(table)
+    write_report(root / "report.html", f"wnrl study: {study}", rows, jobs, notes)
+    # A pipe has no width to wrap at; a narrow terminal wraps lines rather than loses digits.
+    console = Console()
+    console = Console(width=max(console.width, 100))
+    for task in dict.fromkeys(row.task for row in rows):
+        console.print(as_table(task, [row for row in rows if row.task == task]), end="\n\n")
     for row in rows:
         for failure in row.failures:
             print(f"no score: {row.task.title} · {row.norm} · {failure}")
@@ -158,6 +154,18 @@ def _publish(
     print(f"logs:    tensorboard --logdir {root}")
     print(f"         one colour a norm: http://localhost:6006/{one_colour_a_norm(rows)}")
     print(f"report:  {root / 'report.html'}")
+
+
+def as_table(task: Task, rows: list[Row]) -> Table:
+    """A table of one task that fits a terminal of 80 columns."""
+    better = "higher" if task.metric.higher_is_better else "lower"
+    title = f"{task.title}: {task.metric.label}, {better} is better"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for k, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if k else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*cells(row))
+    return table
 
 
 def one_colour_a_norm(rows: list[Row]) -> str:

@@ -22,3 +22,8 @@ def test_word_like_no_other_gets_no_guess():
 def test_sizes_must_be_above_zero(value):
     with pytest.raises(UsageError, match="batch_size must be above zero"):
         check_positive(learning_rate=1.0, batch_size=value)
+
+
+def test_endless_sizes_are_refused():
+    with pytest.raises(UsageError, match="budget must be finite, got inf"):
+        check_positive(budget=float("inf"))

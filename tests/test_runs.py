@@ -1,10 +1,13 @@
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from filelock import FileLock
 
 from wnrl.errors import UsageError
-from wnrl.runs import open_run, resolve_device, seed_everything, write_json
+from wnrl.runs import open_run, resolve_device, seed_everything, versions, write_json
 
 CONFIG = {"norm": "weight", "seed": 0, "hidden": [64, 64]}
 
@@ -63,12 +66,41 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path):
 
 
 def test_folder_in_use_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("wnrl.runs.locked.__wrapped__.__defaults__", (0.05,))
+    monkeypatch.setattr("wnrl.runs.LOCK_SECONDS", 0.05)
     with (
         open_run(tmp_path / "x", CONFIG),
         pytest.raises(UsageError, match="in use by another process"),
     ):
         open_run(tmp_path / "x", CONFIG).__enter__()
+
+
+def test_waiting_for_the_folder_of_another_run_ends_in_its_refusal(tmp_path):
+    (tmp_path / "x").mkdir()
+    with ThreadPoolExecutor() as pool, FileLock(tmp_path / "x" / ".lock"):
+        waiting = pool.submit(open_run(tmp_path / "x", CONFIG).__enter__)
+        time.sleep(0.3)
+        (tmp_path / "x" / "config.json").write_text(json.dumps({**CONFIG, "norm": "batch"}))
+    with pytest.raises(UsageError, match="another configuration"):
+        waiting.result()
+
+
+@pytest.mark.parametrize("damage", ["", '{"norm": "we', "[]"])
+def test_damaged_file_is_named(tmp_path, damage):
+    (tmp_path / "config.json").write_text(damage)
+    with pytest.raises(UsageError, match=r"config\.json is damaged"):
+        open_run(tmp_path, CONFIG).__enter__()
+
+
+def test_configuration_with_an_infinite_number_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(UsageError, match="ent_coef must be finite, got nan"):
+        open_run(tmp_path / "x", {"ent_coef": float("nan")}).__enter__()
+    assert not (tmp_path / "x").exists()
+
+
+def test_commit_of_another_project_is_not_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr("wnrl.runs._HOME", tmp_path)
+    found = versions()
+    assert (found["commit"], found["modified"]) == (None, None)
 
 
 def test_json_with_a_nan_is_not_written(tmp_path):

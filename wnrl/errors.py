@@ -1,6 +1,7 @@
 """The one error for what a caller got wrong, and the message for a word that does not exist."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -29,7 +30,9 @@ def check_choice(name: str, value: str, options: Iterable[str]) -> str:
 
 
 def check_positive(**values: float) -> None:
-    """Raises UsageError for the first keyword whose value is not above zero."""
+    """Raises UsageError for the first keyword whose value is not above zero, or not finite."""
     for name, value in values.items():
         if not value > 0:
             raise UsageError(f"{name} must be above zero, got {value!r}")
+        if value == math.inf:
+            raise UsageError(f"{name} must be finite, got {value!r}")

@@ -6,6 +6,7 @@ it, and the next call with the same configuration starts that run again.
 """
 
 import json
+import math
 import os
 import platform
 import random
@@ -24,7 +25,18 @@ from wnrl.errors import UsageError
 
 CONFIG, VERSIONS, RESULT, LOCK = "config.json", "versions.json", "result.json", ".lock"
 # What an interrupted attempt may leave behind; other files in the folder are not ours to delete.
-LEFTOVERS = ("events.out.tfevents.*", "*.tmp", "*.zip", "*.pt", "*.pkl", "*.npy", "*.npz", "*.png")
+LEFTOVERS = (
+    "events.out.tfevents.*",
+    "*.tmp",
+    "model.tmp.zip",
+    "model.zip",
+    "vecnormalize.pkl",
+    "model.pt",
+    "samples.png",
+    "per_image_nll.npy",
+)
+LOCK_SECONDS = 5.0  # how long the dying worker of a killed study may take to let go
+_HOME = Path(__file__).resolve().parents[1]  # the checkout, where there is one
 PACKAGES = ("wnrl", "torch", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib")
 
 
@@ -38,7 +50,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the folder holds a result, of a run that succeeded or one that failed."""
-        return (self.path / RESULT).is_file()
+        return is_finished(self.path)
 
     def result(self) -> dict[str, Any]:
         """What ``write_result`` wrote."""
@@ -65,9 +77,10 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> Iterator[Run]:
             a run of another configuration. Nothing in it has been changed then.
     """
     path = Path(path)
-    config = json.loads(json.dumps(config))
+    config = plain_json(config)
     check_run_folder(path, config)
     with locked(path):
+        check_run_folder(path, config)  # another process may have begun a run meanwhile
         run = Run(path, config)
         if not run.finished:
             for pattern in LEFTOVERS:
@@ -105,21 +118,22 @@ def make_folder(path: Path) -> None:
         raise UsageError(f"run_dir {path} cannot be written")
 
 
-@contextmanager
-def locked(path: Path, timeout: float = 5.0) -> Iterator[None]:
-    """Holds the folder for this process; the system lets go of it when the process ends.
+def is_finished(path: Path) -> bool:
+    """Whether ``path`` is the folder of a run that ended, with success or as a failure."""
+    return (path / RESULT).is_file()
 
-    Args:
-        path: an existing folder.
-        timeout: seconds to wait for another process, such as the dying worker of a killed study.
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an existing folder for this process; the system lets go when the process ends.
 
     Raises:
-        UsageError: another process still holds it.
+        UsageError: another process has held it for ``LOCK_SECONDS``.
     """
     from filelock import FileLock, Timeout
 
     try:
-        with FileLock(path / LOCK).acquire(timeout=timeout):
+        with FileLock(path / LOCK).acquire(timeout=LOCK_SECONDS):
             yield
     except Timeout as error:
         raise UsageError(f"run_dir {path} is in use by another process") from error
@@ -128,7 +142,10 @@ def locked(path: Path, timeout: float = 5.0) -> Iterator[None]:
 def write_text(path: Path, text: str) -> None:
     """Writes a file beside its destination, then renames, so that no reader sees half of it."""
     scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(text, encoding="utf-8")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
     scratch.replace(path)
 
 
@@ -141,23 +158,48 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The value that ``write_json`` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that ``write_json`` wrote.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}); delete its folder") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} is damaged (no JSON object); delete its folder")
+    return value
+
+
+def plain_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as it reads from a file, tuples as lists.
+
+    Raises:
+        UsageError: a number is NaN or infinite.
+    """
+    for name, value in config.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{name} must be finite, got {value!r}")
+    return json.loads(json.dumps(config, allow_nan=False))
 
 
 def versions() -> dict[str, Any]:
     """Python, packages, GPU and, in a git checkout, the commit and whether it was modified."""
     found = {package: _version(package) for package in PACKAGES}
     cuda = torch.version.cuda if torch.cuda.is_available() else None
+    commit = (
+        _git("rev-parse", "HEAD") if _git("rev-parse", "--show-toplevel") == str(_HOME) else None
+    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         **found,
         "cuda": cuda,
         "gpu": torch.cuda.get_device_name() if cuda else None,
-        "commit": _git("rev-parse", "HEAD"),
-        "modified": bool(_git("status", "--porcelain")),
+        "commit": commit,
+        "modified": bool(_git("status", "--porcelain")) if commit else None,
     }
 
 
@@ -169,10 +211,9 @@ def _version(package: str) -> str | None:
 
 
 def _git(*command: str) -> str | None:
-    here = Path(__file__).resolve().parent
     try:
         out = subprocess.run(
-            ["git", *command], cwd=here, capture_output=True, text=True, timeout=10, check=True
+            ["git", *command], cwd=_HOME, capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import signal
 import subprocess
@@ -8,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from scripts import compare
+from wnrl.study.summary import Interval, Row
 
 ROOT = Path(__file__).resolve().parents[2]
 # Three tasks, two norms, one seed, and hardly any training.
@@ -112,6 +115,15 @@ def test_interrupted_study_stops_its_workers_and_says_how_to_go_on(tmp_path):
     assert len(before) < N_RUNS
 
 
+def test_table_of_ordinary_numbers_fits_eighty_columns(tmp_path):
+    task = compare.STUDIES["quick"][1]
+    wide = Interval(-252.9, -385.9, -166.0)
+    row = Row(task, "weight", {0: 1.0}, wide, wide, 0.0, 3526.0, {}, [])
+    console = Console(width=80, file=io.StringIO())
+    console.print(compare.as_table(task, [row]))
+    assert "-252.9 [-385.9, -166.0] -252.9 [-385.9, -166.0]" in console.file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -120,7 +132,11 @@ def test_interrupted_study_stops_its_workers_and_says_how_to_go_on(tmp_path):
         (["quick", "--seeds", "0"], "seeds must be above zero, got 0"),
         (["quick", "--workers", "-1"], "workers must be above zero, got -1"),
         (["quick", "--budget", "0"], "budget must be above zero, got 0"),
+        (["quick", "--budget", "inf"], "budget must be finite, got inf"),
         (["quick", "--device", "gpu"], "device must be"),
+        (["quick", "--seeds", "abc"], "Error parsing --seeds"),
+        (["quick", "--norm", "weight"], "did you mean --norms?"),
+        ([], "Which study"),
     ],
 )
 def test_wrong_word_is_one_line_and_leaves_nothing(tmp_path, words, message):

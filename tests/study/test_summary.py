@@ -79,7 +79,36 @@ def test_norm_whose_runs_all_failed_still_has_its_row(root):
             write_json(root / job.folder / "result.json", {"status": "failed", "reason": "nan"})
     found = row(summarise(root, JOBS, {}), CARTPOLE, "weight")
     assert found.score is None
-    assert cells(found)[COLUMNS.index("failed")] == "3"
+    assert cells(found)[COLUMNS.index("failed")] == "3/3"
+
+
+def test_failed_run_is_worse_than_any(root):
+    for job in JOBS:
+        if job.task == CARTPOLE and job.norm == "weight" and job.seed != 2:
+            write_json(root / job.folder / "result.json", {"status": "failed", "reason": "nan"})
+    # The run that is left is better than all three plain ones; the two failed ones are not.
+    assert row(summarise(root, JOBS, {}), CARTPOLE, "weight").better == pytest.approx(3 / 9)
+
+
+def test_damaged_result_costs_its_own_run_only(root):
+    damaged = next(job for job in JOBS if job.task == DIGITS and job.norm == "layer")
+    (root / damaged.folder / "result.json").write_text('{"status": "fin')
+    found = row(summarise(root, JOBS, {}), DIGITS, "layer")
+    assert len(found.scores) == 2
+    assert "is damaged" in found.failures[0]
+
+
+def test_single_run_has_no_interval(root):
+    only = row(summarise(root, [job for job in JOBS if job.seed == 0], {}), CARTPOLE, "weight")
+    assert (only.score.value, only.score.low, only.score.high) == (110.0, None, None)
+    assert str(only.score) == "110.00"
+
+
+def test_report_names_all_versions_that_runs_were_made_with(root):
+    for job, version in zip(JOBS, ("2.12", "2.13", "2.13"), strict=False):
+        write_json(root / job.folder / "versions.json", {"torch": version})
+    write_report(root / "report.html", "quick", summarise(root, JOBS, {}), JOBS, {})
+    assert "torch: <code>2.12 and 2.13</code>" in (root / "report.html").read_text()
 
 
 def test_csv_has_a_line_a_row_and_full_precision(root):

@@ -16,7 +16,7 @@ from wnrl.study.summary import Row
 # Okabe and Ito's colours, which colour-blind readers can tell apart; grey is the baseline.
 _PALETTE = ("#555555", "#0072B2", "#56B4E9", "#CC79A7", "#8B5FBF", "#D55E00", "#E69F00",
             "#009E73", "#8C8C00", "#A6611A")  # fmt: skip
-COLOURS = dict(zip(NORMS, _PALETTE, strict=False))
+COLOURS = dict(zip(NORMS, _PALETTE, strict=True))
 
 
 def learning_curves(rows: Sequence[Row]) -> str:
@@ -55,7 +55,8 @@ def final_scores(rows: Sequence[Row]) -> str:
         if row.score is None:
             continue
         colour, score = COLOURS[row.norm], row.score
-        axes.plot([score.low, score.high], [y, y], color=colour, linewidth=7, alpha=0.25)
+        if score.low is not None and score.high is not None:
+            axes.plot([score.low, score.high], [y, y], color=colour, linewidth=7, alpha=0.25)
         axes.plot([score.value], [y], "|", color=colour, markersize=17, markeredgewidth=2.5)
         axes.plot(list(row.scores.values()), [y] * len(row.scores), "o", color=colour, markersize=4)
     axes.set_yticks(range(len(rows)), [row.norm for row in reversed(rows)])

@@ -151,7 +151,8 @@ def _work(conn: "Connection[Any, Any]", target: Target, log: Path) -> None:
             conn.send(("refused", str(error)))
         except Exception as error:
             traceback.print_exc()
-            conn.send(("crashed", f"{type(error).__name__}: {error}"))
+            first_line = (str(error).splitlines() or [""])[0]
+            conn.send(("crashed", f"{type(error).__name__}: {first_line}"))
 
 
 def _leave_with_parent() -> None:

@@ -37,16 +37,18 @@ img { width: 100%; image-rendering: pixelated; border: 1px solid #ddd; }
 
 READING = """
 <p>Every norm of a task has the same network, hyperparameters and seeds; only the normalisation
-differs, and norms that change nothing at the start begin as the same function. <b>IQM</b> is the
-interquartile mean over runs (with three runs, the mean). The interval is a 95 % percentile
-bootstrap over runs: with so few runs it is narrower than the truth, and two intervals that
-overlap do not show a difference. <b>Minus none</b> is the IQM of the differences to the plain
+differs, and norms that change nothing at the start begin as the same function. Norms act on
+hidden layers; weight norm acts on output layers too where a task does not list them as built
+plainly. <b>IQM</b> is the interquartile mean over the runs that finished (of up to three, the
+mean); see <b>failed</b> for the others. The interval is a 95 % percentile bootstrap over runs:
+with so few runs it is narrower than the truth, and two intervals that overlap do not show a
+difference; a single run has none. <b>Minus none</b> is the IQM of the differences to the plain
 network at the same seed, with its interval. <b>P(better)</b> is the probability that a run of
-this norm is better than a run of the plain network. Returns are means over evaluation episodes
-after training, on a separate environment; NLLs are on the test split, in nats an image.
-<b>Steps/s</b> is the median over runs of training steps a second in a process of its own while
-other processes trained beside it. One learning rate was used for all norms: a norm that would
-prefer another one is not shown at its best.</p>
+this norm is better than a run of the plain network; a failed run is worse than any other. Returns
+are means over evaluation episodes after training, on a separate environment; NLLs are on the test
+split, in nats an image. <b>Steps/s</b> is the median over runs of training steps a second in a
+process of its own while other processes trained beside it. One learning rate was used for all
+norms: a norm that would prefer another one is not shown at its best.</p>
 """
 
 
@@ -98,10 +100,11 @@ def _name(norm: str) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in COLUMNS)
+    head = "".join(f"<th>{escape(column)}</th>" for column in ("task", *COLUMNS))
     lines = []
     for row in rows:
-        task, _, *numbers = (escape(cell) for cell in cells(row))
+        _, *numbers = (escape(cell) for cell in cells(row))
+        task = escape(f"{row.task.title}, {row.task.metric.label}")
         rest = "".join(f"<td>{number}</td>" for number in numbers)
         lines.append(f"<tr><td>{task}</td><td>{_name(row.norm)}</td>{rest}</tr>")
     return f"<div class=scroll><table><tr>{head}</tr>{''.join(lines)}</table></div>"
@@ -151,9 +154,13 @@ def _pictures(task: Task, jobs: Sequence[Job], root: Path) -> str:
 
 
 def _facts(root: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) -> str:
-    facts = dict(notes)
     found = [path for job in jobs if (path := root / job.folder / VERSIONS).is_file()]
-    if found:
-        facts |= {key: value for key, value in read_json(found[0]).items() if value is not None}
+    seen: dict[str, set[str]] = {}
+    for versions in map(read_json, found):
+        for key, value in versions.items():
+            if value is not None:
+                seen.setdefault(key, set()).add(str(value))
+    # More than one value: the runs were not all made with the same code.
+    facts = {**notes, **{key: " and ".join(sorted(values)) for key, values in seen.items()}}
     lines = (f"<li>{escape(str(k))}: <code>{escape(str(v))}</code></li>" for k, v in facts.items())
     return f"<ul>{''.join(lines)}</ul>"

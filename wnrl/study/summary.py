@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from wnrl.runs import RESULT, read_json
+from wnrl.errors import UsageError
+from wnrl.runs import RESULT, is_finished, read_json
 from wnrl.study.plan import Job, Task
 from wnrl.study.stats import bootstrap_interval, iqm, probability_of_improvement
 
@@ -18,19 +19,23 @@ BASELINE = "none"
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic with its 95 % bootstrap interval."""
+    """A statistic with its 95 % bootstrap interval; a single run has none."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @classmethod
     def of(cls, scores: Sequence[float]) -> "Interval":
         """The IQM of ``scores``, one a run."""
+        if len(scores) == 1:
+            return cls(scores[0], None, None)
         low, high = bootstrap_interval(scores)
         return cls(float(iqm(scores)), float(low), float(high))
 
     def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.2f}"
         digits = 1 if max(abs(self.value), abs(self.low), abs(self.high)) >= 100 else 2
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
@@ -48,7 +53,7 @@ class Row:
     difference: Interval | None
     """IQM of the differences to ``none`` at the same seed; None without pairs, and for ``none``."""
     better: float | None
-    """P(a run of this norm is better than a run of ``none``)."""
+    """P(a run of this norm is better than a run of ``none``); a failed run is worse than any."""
     steps_per_second: float | None
     """Median over runs."""
     results: dict[int, dict[str, Any]] = field(repr=False)
@@ -72,37 +77,39 @@ def summarise(root: Path, jobs: Iterable[Job], crashed: dict[Job, str]) -> list[
     for job in jobs:
         groups.setdefault((job.task, job.norm), []).append(job)
     read = {key: _read(root, group, crashed) for key, group in groups.items()}
+    nothing: Runs = ({}, {})
     return [
-        _row(task, norm, results, failures, read.get((task, BASELINE), ({}, []))[0])
-        for (task, norm), (results, failures) in read.items()
+        _row(task, norm, runs, read.get((task, BASELINE), nothing))
+        for (task, norm), runs in read.items()
     ]
 
 
-def _read(
-    root: Path, group: list[Job], crashed: dict[Job, str]
-) -> tuple[dict[int, dict[str, Any]], list[str]]:
-    results, failures = {}, []
+# What the finished runs wrote and why the others have no score, each by seed.
+Runs = tuple[dict[int, dict[str, Any]], dict[int, str]]
+
+
+def _read(root: Path, group: list[Job], crashed: dict[Job, str]) -> Runs:
+    results, failures = {}, {}
     for job in group:
-        path = root / job.folder / RESULT
-        result = read_json(path) if path.is_file() else {"status": "unfinished"}
-        if result["status"] == "finished":
+        folder = root / job.folder
+        result: dict[str, Any] = {"reason": crashed.get(job, "unfinished")}
+        if is_finished(folder):
+            try:
+                result = read_json(folder / RESULT)
+            except UsageError as error:
+                result = {"reason": str(error)}
+        if result.get("status") == "finished":
             results[job.seed] = result
         else:
-            reason = result.get("reason") or crashed.get(job, "unfinished")
-            failures.append(f"seed {job.seed}: {reason}")
+            failures[job.seed] = result["reason"]
     return results, failures
 
 
-def _row(
-    task: Task,
-    norm: str,
-    results: dict[int, dict[str, Any]],
-    failures: list[str],
-    baseline: dict[int, dict[str, Any]],
-) -> Row:
-    key, sign = task.metric.key, 1 if task.metric.higher_is_better else -1
+def _row(task: Task, norm: str, runs: Runs, baseline: Runs) -> Row:
+    key = task.metric.key
+    results, failures = runs
     scores = {seed: result[key] for seed, result in results.items()}
-    plain = {seed: result[key] for seed, result in baseline.items()}
+    plain = {seed: result[key] for seed, result in baseline[0].items()}
     paired = [] if norm == BASELINE else sorted(scores.keys() & plain.keys())
     speeds = [result["steps_per_second"] for result in results.values()]
     return Row(
@@ -111,31 +118,34 @@ def _row(
         scores=scores,
         score=Interval.of(list(scores.values())) if scores else None,
         difference=Interval.of([scores[s] - plain[s] for s in paired]) if paired else None,
-        better=probability_of_improvement(
-            [sign * score for score in scores.values()], [sign * score for score in plain.values()]
-        )
+        better=probability_of_improvement(_ranked(task, runs), _ranked(task, baseline))
         if paired
         else None,
         steps_per_second=float(np.median(speeds)) if speeds else None,
         results=results,
-        failures=failures,
+        failures=[f"seed {seed}: {reason}" for seed, reason in failures.items()],
     )
 
 
-COLUMNS = ("task", "norm", "runs", "IQM [95 %]", "minus none", "P(better)", "steps/s", "failed")
+def _ranked(task: Task, runs: Runs) -> list[float]:
+    """The runs' scores so that higher is better, those without one below all others."""
+    results, failures = runs
+    sign = 1 if task.metric.higher_is_better else -1
+    return [sign * r[task.metric.key] for r in results.values()] + [-np.inf] * len(failures)
+
+
+COLUMNS = ("norm", "IQM [95 %]", "minus none", "P(better)", "steps/s", "failed")
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """The row as text, one cell for each of ``COLUMNS``; – where there is nothing to say."""
     return (
-        f"{row.task.title}, {row.task.metric.label}",
         row.norm,
-        str(len(row.scores)),
         str(row.score or "–"),
         str(row.difference or "–"),
         "–" if row.better is None else f"{row.better:.2f}",
         "–" if row.steps_per_second is None else f"{row.steps_per_second:,.0f}",
-        str(len(row.failures)),
+        f"{len(row.failures)}/{len(row.scores) + len(row.failures)}",
     )
 
 
@@ -153,7 +163,11 @@ def to_csv(rows: Iterable[Row]) -> str:
         intervals = [
             number
             for interval in (row.score, row.difference)
-            for number in ((interval.value, interval.low, interval.high) if interval else [""] * 3)
+            for number in (
+                (interval.value, _blank(interval.low), _blank(interval.high))
+                if interval
+                else ("", "", "")
+            )
         ]
         writer.writerow(
             [row.task.name, row.task.algo, row.norm, row.task.metric.key, len(row.scores),
