@@ -42,7 +42,7 @@ class Refuse(BaseCallback):
 
 
 def test_an_error_that_has_nothing_to_do_with_numbers_is_passed_on():
-    with pytest.raises(ValueError, match="^no such action$") as raised:
+    with pytest.raises(ValueError, match=r"^no such action$") as raised:
         learn(agent(), 32, Refuse())
     assert not isinstance(raised.value, NonFiniteError)
 
@@ -55,6 +55,6 @@ def test_an_agent_whose_finite_weights_overflow_cannot_be_evaluated():
             parameter.fill_(3e38)
     with (
         closing(vectorize_for_evaluation(envs.factory("CartPoleNoVel-v1"), 2, model.env)) as env,
-        pytest.raises(NonFiniteError, match="after 32 steps: torch.distributions: Expected"),
+        pytest.raises(NonFiniteError, match=r"after 32 steps: torch\.distributions: Expected"),
     ):
         evaluate(model, env, 2, seed=0)
