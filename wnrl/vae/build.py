@@ -1,6 +1,10 @@
 """A VAE from its configuration, and back from a run folder."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import nn
@@ -42,10 +46,20 @@ def build(config: VAEConfig, images: Images | None = None) -> MLPVAE:
 
 
 def save_checkpoint(model: nn.Module, folder: Path) -> None:
-    """Writes the state dict into a run folder, beside its place first and then renamed."""
-    scratch = folder / (CHECKPOINT + ".tmp")
-    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, scratch)
-    scratch.replace(folder / CHECKPOINT)
+    """Writes the state dict into a run folder."""
+    with whole_file(folder / CHECKPOINT) as file:
+        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, file)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file beside ``path`` for bytes; it is renamed to ``path`` once all are on disk."""
+    scratch = path.with_name(path.name + ".tmp")
+    with scratch.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
 
 
 def load(run_folder: str | Path) -> MLPVAE:
