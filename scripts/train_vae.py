@@ -26,15 +26,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import _cli
 from wnrl import data, tags, vae
-from wnrl.errors import NonFiniteError, UsageError, check_choice
+from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
 from wnrl.nn import plain_parts
 from wnrl.runs import open_run, resolve_device, seed_everything
 from wnrl.vae import pictures
-from wnrl.vae.build import save_checkpoint
+from wnrl.vae.build import save_checkpoint, whole_file
 from wnrl.vae.config import MODELS, PRESETS, VAEConfig
 from wnrl.vae.training import check_finite
 
 N_PICTURES = 5  # how often reconstructions and samples are logged over the run
+METRICS = (
+    (tags.VAE_NLL, "nll"),
+    (tags.VAE_TEST_ELBO, "elbo"),
+    (tags.STEPS_PER_SECOND, "steps_per_second"),
+)
 CURVES = (tags.VAE_TRAIN_ELBO, tags.VAE_VALID_ELBO)
 
 
@@ -46,7 +51,7 @@ class Args:
     """The kind of VAE: mlp."""
     dataset: str = "digits"
     """What it learns: digits, or mnist (from files in data_dir, WNRL_DATA or the user's cache)."""
-    norm: str = "none"
+    norm: str = "weight"
     """Normalisation, a key of wnrl.NORMS: none, weight, batch, layer, ..."""
     seed: int = 0
     """Seed of the weights and of everything random in training."""
@@ -54,6 +59,8 @@ class Args:
     """auto, cpu, cuda or cuda:<k>."""
     run_dir: Path | None = None
     """The run's own folder; by default runs/single/<dataset>/<model>/<norm>/seed<k>."""
+    threads: int = 1
+    """CPU threads of torch; for small networks one is the fastest."""
     data_dir: Path | None = None
     """The folder with the files of data sets that are not embedded in a package."""
     epochs: int | None = None
@@ -100,12 +107,17 @@ class Args:
         return replace(PRESETS[self.model, self.dataset], **asked)
 
 
-def train(args: Args, progress: Callable[[float], None] = lambda done: None) -> dict[str, Any]:
+def train(
+    args: Args,
+    progress: Callable[[float], None] = lambda done: None,
+    accepted: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Does the run, or reads what it gave when it is finished already.
 
     Args:
         args: the flags.
         progress: called with the share that is done, at every log step.
+        accepted: called once, when nothing in ``args`` can be refused any more.
 
     Returns:
         What stands in ``result.json``. ``nll`` (positive, from K importance samples) and ``elbo``
@@ -118,14 +130,21 @@ def train(args: Args, progress: Callable[[float], None] = lambda done: None) -> 
         UsageError: a flag is wrong; nothing was written.
     """
     config = args.config()
+    check_positive(threads=args.threads)
     device = resolve_device(args.device)
     images = data.load(config.dataset, args.data_dir)
     config.total_steps(len(images.train))
-    with open_run(args.folder, asdict(config)) as run:
+    settings = {**asdict(config), "device": str(device), "threads": args.threads}
+    with open_run(args.folder, settings) as run:
+        accepted()
         if run.finished:
             return run.result()
+        torch.set_num_threads(args.threads)
         seed_everything(config.seed)
-        result = _train_and_measure(config, images, device, run.path, progress)
+        with SummaryWriter(str(run.path)) as writer:
+            result = _train_and_measure(config, images, device, run.path, writer, progress)
+            metrics = {tag: result[key] for tag, key in METRICS if key in result}
+            tags.write_hparams(writer, settings, metrics, result["steps"])
         run.write_result(result)
     return result
 
@@ -135,27 +154,27 @@ def _train_and_measure(
     images: data.Images,
     device: torch.device,
     folder: Path,
+    writer: SummaryWriter,
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
     start = time.perf_counter()
     model = vae.build(config, images).to(device)
     logs: list[vae.LogStep] = []
-    with SummaryWriter(str(folder)) as writer:
-        try:
-            for log in vae.train(model, images, config):
-                for tag, value in log.scalars.items():
-                    writer.add_scalar(tag, value, log.step)
-                shown = logs[-1].step * N_PICTURES // log.total_steps if logs else 0
-                if log.step * N_PICTURES // log.total_steps > shown:
-                    writer.add_image(
-                        tags.VAE_RECONSTRUCTIONS, pictures.reconstructions(model, images), log.step
-                    )
-                    writer.add_image(tags.VAE_SAMPLES, pictures.samples(model, images), log.step)
-                logs.append(log)
-                progress(log.step / log.total_steps)
-            outcome = _measure(model, images, config, folder, writer, logs[-1].step)
-        except NonFiniteError as error:
-            outcome = {"status": "failed", "reason": str(error)}
+    try:
+        for log in vae.train(model, images, config):
+            for tag, value in log.scalars.items():
+                writer.add_scalar(tag, value, log.step)
+            shown = logs[-1].step * N_PICTURES // log.total_steps if logs else 0
+            if log.step * N_PICTURES // log.total_steps > shown:
+                writer.add_image(
+                    tags.VAE_RECONSTRUCTIONS, pictures.reconstructions(model, images), log.step
+                )
+                writer.add_image(tags.VAE_SAMPLES, pictures.samples(model, images), log.step)
+            logs.append(log)
+            progress(log.step / log.total_steps)
+        outcome = _measure(model, images, config, folder)
+    except NonFiniteError as error:
+        outcome = {"status": "failed", "reason": str(error)}
     steps = logs[-1].step if logs else 0
     rate = steps / logs[-1].seconds if logs else 0.0
     curves = {tag: [log.scalars[tag] for log in logs] for tag in CURVES}
@@ -171,22 +190,18 @@ def _train_and_measure(
 
 
 def _measure(
-    model: vae.MLPVAE,
-    images: data.Images,
-    config: VAEConfig,
-    folder: Path,
-    writer: SummaryWriter,
-    step: int,
+    model: vae.MLPVAE, images: data.Images, config: VAEConfig, folder: Path
 ) -> dict[str, Any]:
     """Measures the trained model and writes everything that belongs to it into the folder."""
     measured = vae.nll(model, images, vae.Protocol(config.dataset, n_samples=config.n_samples))
-    metrics = {tags.VAE_NLL: measured.nll, tags.VAE_TEST_ELBO: measured.elbo}
-    check_finite(metrics, model, "on the test split")
+    bounds = {tags.VAE_NLL: measured.nll, tags.VAE_TEST_ELBO: measured.elbo}
+    check_finite(bounds, model, "on the test split")
     save_checkpoint(model, folder)
-    np.save(folder / "per_image_nll.npy", measured.per_image_nll.numpy())
+    with whole_file(folder / "per_image_nll.npy") as file:
+        np.save(file, measured.per_image_nll.numpy())
     picture = pictures.samples(model, images).mul(255).byte().permute(1, 2, 0)
-    Image.fromarray(picture.squeeze(2).numpy()).save(folder / "samples.png")
-    tags.write_hparams(writer, asdict(config), metrics, step)
+    with whole_file(folder / "samples.png") as file:
+        Image.fromarray(picture.squeeze(2).numpy()).save(file, "PNG")
     return {
         "status": "finished",
         "nll": measured.nll,
@@ -198,14 +213,13 @@ def _measure(
 
 def main(args: Args) -> int:
     """Prints the run folder, trains, prints the result; 1 if the run failed."""
-    print(args.folder, flush=True)
-    torch.set_num_threads(1)  # an MLP of this size is slower with more
-    with tqdm(total=1.0, bar_format="{l_bar}{bar}| {elapsed}<{remaining}", disable=None) as bar:
+    shape = "{l_bar}{bar}| {elapsed}<{remaining}"
+    with tqdm(total=1.0, bar_format=shape, disable=None, delay=1) as bar:
 
         def advance(done: float) -> None:
             bar.update(done - bar.n)
 
-        result = train(args, advance)
+        result = train(args, advance, lambda: print(args.folder, flush=True))
     if result["status"] == "failed":
         print(f"failed: {result['reason']}")
         return 1

@@ -2,7 +2,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +81,9 @@ def test_saved_model_gives_the_reported_numbers_back(run):
 def test_config_holds_every_resolved_value(run):
     folder, _ = run
     values = json.loads((folder / "config.json").read_text())
-    assert set(values) == {field.name for field in fields(VAEConfig)}
+    assert set(values) == {field.name for field in fields(VAEConfig)} | {"device", "threads"}
     assert (values["norm"], values["n_steps"], values["epochs"]) == ("weight", 20, None)
+    assert (values["device"], values["threads"]) == ("cpu", 1)
 
 
 def test_tensorboard_gets_scalars_images_and_hparams_in_one_event_file(run):
@@ -100,6 +101,8 @@ def test_tensorboard_gets_scalars_images_and_hparams_in_one_event_file(run):
     hparams = events(folder).summary_metadata["_hparams_/session_start_info"]
     assert b"weight" in hparams.plugin_data.content
     assert events(folder).Scalars(tags.VAE_NLL)[0].value == pytest.approx(result["nll"])
+    speed = events(folder).Scalars(tags.STEPS_PER_SECOND)[0].value
+    assert speed == pytest.approx(result["steps_per_second"])
 
 
 def test_samples_are_saved_large_enough_to_read(run):
@@ -143,7 +146,7 @@ def test_progress_rises_to_one(tmp_path):
 
 
 def test_a_nan_ends_the_run_as_failed_with_its_reason(tmp_path, capsys):
-    args = Args(run_dir=tmp_path / "run", learning_rate=1e30, **TINY)
+    args = Args(norm="none", run_dir=tmp_path / "run", learning_rate=1e30, **TINY)
     assert main(args) == 1
     assert "failed: vae/" in capsys.readouterr().out
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -151,6 +154,34 @@ def test_a_nan_ends_the_run_as_failed_with_its_reason(tmp_path, capsys):
     assert "after 5 gradient steps; first parameter" in result["reason"]
     assert "nll" not in result
     assert main(args) == 1
+    hparams = events(tmp_path / "run").summary_metadata["_hparams_/session_start_info"]
+    assert b"none" in hparams.plugin_data.content
+
+
+@pytest.mark.parametrize(
+    ("saver", "name"),
+    [
+        ("torch.save", "model.pt"),
+        ("numpy.save", "per_image_nll.npy"),
+        ("PIL.Image.Image.save", "samples.png"),
+    ],
+)
+def test_a_file_appears_under_its_name_only_when_it_is_whole(saver, name, tmp_path, monkeypatch):
+    module, _, attribute = saver.rpartition(".")
+    save = getattr(Image.Image if module.startswith("PIL") else sys.modules[module], attribute)
+
+    def stop_half_way(*arguments, **keywords):
+        for file in arguments:
+            if isinstance(getattr(file, "name", None), str):
+                file.write(b"half")
+                raise KeyboardInterrupt
+        return save(*arguments, **keywords)  # TensorBoard's own, into memory
+
+    monkeypatch.setattr(saver, stop_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        train(Args(run_dir=tmp_path, **TINY))
+    assert not (tmp_path / name).exists()
+    assert b"half" in [path.read_bytes() for path in tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
@@ -167,6 +198,7 @@ def test_a_nan_ends_the_run_as_failed_with_its_reason(tmp_path, capsys):
         (["--latent-dim", "0"], "latent_dim must be above zero, got 0"),
         (["--n-samples", "0"], "n_samples must be above zero, got 0"),
         (["--device", "cdua"], "device must be auto, cpu, cuda"),
+        (["--threads", "0"], "threads must be above zero, got 0"),
     ],
 )
 def test_bad_flag_is_one_line_and_exit_2_and_writes_nothing(flags, message, tmp_path, capsys):
@@ -174,7 +206,9 @@ def test_bad_flag_is_one_line_and_exit_2_and_writes_nothing(flags, message, tmp_
     with pytest.raises(SystemExit) as ended:
         _cli.run(main, Args, argv=[*flags, "--run-dir", str(folder)])
     assert ended.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert re.search(message, lines[0])
@@ -188,12 +222,37 @@ def test_cuda_without_a_gpu_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_run_folder_of_another_configuration_is_refused_and_kept(run):
+def test_run_folder_of_another_configuration_is_refused_and_kept(run, capsys):
     folder, _ = run
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UsageError, match=r"norm='weight' .asked: 'none'."):
-        train(Args(run_dir=folder, **TINY))
+        main(Args(norm="none", run_dir=folder, device="cpu", **TINY))
+    assert capsys.readouterr().out == ""
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_result_from_one_device_is_not_shown_for_another(run, monkeypatch):
+    monkeypatch.setattr("scripts.train_vae.resolve_device", torch.device)
+    with pytest.raises(UsageError, match=r"device='cpu' .asked: 'cuda:0'."):
+        train(Args(norm="weight", run_dir=run[0], device="cuda:0", **TINY))
+
+
+def test_the_run_folder_is_printed_before_training_starts(tmp_path, capsys, monkeypatch):
+    printed = []
+
+    def look(*arguments):
+        printed.append(capsys.readouterr().out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scripts.train_vae.vae.train", look)
+    with pytest.raises(KeyboardInterrupt):
+        main(Args(run_dir=tmp_path, **TINY))
+    assert printed == [f"{tmp_path}\n"]
+
+
+def test_torch_runs_on_the_threads_that_were_asked_for(tmp_path):
+    train(Args(run_dir=tmp_path, threads=2, **TINY))
+    assert torch.get_num_threads() == 2
 
 
 def test_run_folder_that_cannot_be_made_is_refused(tmp_path):
@@ -208,7 +267,8 @@ def test_every_setting_of_a_run_is_a_flag():
 
 
 def test_flags_left_out_are_the_preset():
-    assert Args(norm="layer", seed=3).config() == VAEConfig(norm="layer", seed=3)
+    assert Args(seed=3).config() == VAEConfig(seed=3)
+    assert Args().norm == VAEConfig().norm == "weight"
 
 
 def test_default_folder_is_named_by_dataset_model_norm_and_seed():
@@ -227,7 +287,5 @@ def test_script_runs_from_another_folder(tmp_path):
     assert lines[0] == "run"
     assert lines[-1].startswith("NLL ")
     assert vae.load(tmp_path / "run").latent_dim == 2
-    config = VAEConfig(norm="batch", epochs=None, **TINY)
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == json.loads(
-        json.dumps(asdict(config))
-    )
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert VAEConfig.from_json(config) == VAEConfig(norm="batch", epochs=None, **TINY)

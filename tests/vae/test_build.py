@@ -9,7 +9,7 @@ from wnrl.errors import UsageError
 from wnrl.vae import VAEConfig, build, load
 from wnrl.vae.build import save_checkpoint
 
-CONFIG = VAEConfig(hidden=(20, 12), latent_dim=3)
+CONFIG = VAEConfig(norm="none", hidden=(20, 12), latent_dim=3)
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,11 @@ def test_config_survives_json():
     assert VAEConfig.from_json(json.loads(json.dumps(asdict(config)))) == config
 
 
+def test_config_is_read_from_beside_the_device_of_the_run():
+    values = asdict(VAEConfig(seed=3)) | {"device": "cuda:0", "threads": 2}
+    assert VAEConfig.from_json(values) == VAEConfig(seed=3)
+
+
 def test_json_of_something_else_is_refused_by_its_keys():
     with pytest.raises(UsageError, match="missing or unknown: algo"):
         VAEConfig.from_json(asdict(VAEConfig()) | {"algo": "ppo"})

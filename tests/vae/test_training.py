@@ -10,7 +10,9 @@ from wnrl import NORMS, data, tags
 from wnrl.errors import NonFiniteError
 from wnrl.vae import MLPVAE, Protocol, VAEConfig, build, elbo, nll, train
 
-CONFIG = VAEConfig(hidden=(30,), latent_dim=4, epochs=None, n_steps=25, batch_size=50, n_logs=5)
+CONFIG = VAEConfig(
+    norm="none", hidden=(30,), latent_dim=4, epochs=None, n_steps=25, batch_size=50, n_logs=5
+)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from wnrl.vae.model import ACTIVATIONS
 
 # Their statistics are those of the minibatch, and of one image there are none.
 BATCH_STATISTICS = ("weight_mean", "mean", "batch", "batch_renorm")
+# They stand in a run's config.json too: the bits, but nothing else, depend on them.
+MACHINE = ("device", "threads")
 MODELS = {"mlp": "MLP encoder and decoder, one stochastic layer"}
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -34,10 +36,11 @@ class VAEConfig:
     """A key of ``MODELS``."""
     dataset: str = "digits"
     """A key of ``wnrl.data.DATASETS``."""
-    norm: str = "none"
+    norm: str = "weight"
     """A key of ``wnrl.NORMS``."""
     seed: int = 0
-    """Seed of the initial weights and, separately, of order, binarisation and noise in training."""
+    """Seeds two generators alike: one draws the initial weights; the other order, binarisation and
+    noise in training."""
     hidden: tuple[int, ...] = (200, 200)
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent_dim: int = 16
@@ -99,16 +102,20 @@ class VAEConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "VAEConfig":
-        """The config that ``dataclasses.asdict`` and JSON made ``values`` of.
+        """The config from the values in a run's ``config.json``.
+
+        Args:
+            values: every field by its name; those of ``MACHINE`` may stand beside them.
 
         Raises:
             UsageError: ``values`` has other keys.
         """
         known = {field.name for field in fields(cls)}
-        if values.keys() != known:
-            odd = ", ".join(sorted(values.keys() ^ known))
+        found = {name: value for name, value in values.items() if name not in MACHINE}
+        if found.keys() != known:
+            odd = ", ".join(sorted(found.keys() ^ known))
             raise UsageError(f"not the configuration of a VAE run; missing or unknown: {odd}")
-        return cls(**{**values, "hidden": tuple(values["hidden"])})
+        return cls(**{**found, "hidden": tuple(found["hidden"])})
 
 
 PRESETS: dict[tuple[str, str], VAEConfig] = {
