@@ -6,6 +6,7 @@ Hyperparameters come from the preset of the algorithm and environment; each is a
 """
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ class Args(Generic[ConfigT]):
     algo: str = "ppo"
     """Algorithm: ppo or recurrent_ppo."""
     env_id: str = "CartPole-v1"
-    """Environment: an id of Gymnasium's registry, ours included."""
+    """Environment: an id of Gymnasium's registry, ours included, or module:Env-v0."""
     norm: str = "weight"
     """Normalisation: none, weight, batch, layer, ...; a key of wnrl.NORMS."""
     seed: int = 0
@@ -91,7 +92,7 @@ class Args(Generic[ConfigT]):
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        task = Path("runs", "single", self.env_id.replace("/", "_"))
+        task = Path("runs", "single", re.sub("[/:]", "_", self.env_id))
         return self.run_dir or task / self.algo / self.norm / f"seed{self.seed}"
 
     def as_config(self) -> dict[str, Any]:

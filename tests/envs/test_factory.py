@@ -37,11 +37,11 @@ def test_unknown_id_is_refused_with_the_nearest_one(wrong, nearest):
 
 
 @pytest.fixture
-def lacking():
+def register():
     ids = []
 
-    def register(env_id, entry_point):
-        gym.register(env_id, entry_point)
+    def register(env_id, entry_point, **others):
+        gym.register(env_id, entry_point, **others)
         ids.append(env_id)
 
     yield register
@@ -49,27 +49,61 @@ def lacking():
         del gym.registry[env_id]
 
 
-def test_missing_package_is_told_in_one_line_with_its_extra(lacking):
-    lacking("Lander-v0", "envs.no_such_box2d_module:Lander")
+def test_missing_package_is_told_in_one_line_with_its_extra(register):
+    register("Lander-v0", "envs.no_such_box2d_module:Lander")
     with pytest.raises(UsageError, match=r"^env_id 'Lander-v0' needs .* '\.\[box2d\]'$"):
         factory("Lander-v0")
 
 
-def test_missing_package_without_an_extra_of_ours_is_named(lacking):
-    lacking("Odd-v0", "envs.no_such_module:Odd")
+def test_missing_package_without_an_extra_of_ours_is_named(register):
+    register("Odd-v0", "envs.no_such_module:Odd")
     with pytest.raises(
-        UsageError, match=r"^env_id 'Odd-v0' needs .*No module named 'envs\.no_such"
+        UsageError, match=r"^env_id 'Odd-v0' cannot be made: No module named 'envs\.no_such"
     ):
         factory("Odd-v0")
 
 
-def test_package_missed_only_when_the_environment_is_made_is_told_as_well(lacking):
+def test_package_missed_only_when_the_environment_is_made_is_told_as_well(register):
     def make():
         raise gym.error.DependencyNotInstalled("odd is not installed\nsee its page")
 
-    lacking("Late-v0", make)
-    with pytest.raises(UsageError, match=r"^env_id 'Late-v0' needs .*odd is not installed$"):
-        factory("Late-v0")()
+    register("Late-v0", make)
+    with pytest.raises(
+        UsageError, match=r"^env_id 'Late-v0' cannot be made: odd is not installed$"
+    ):
+        factory("Late-v0")
+
+
+@pytest.mark.parametrize("env_id", ["Humanoid-v3", "Hopper-v2"])
+def test_an_id_that_gymnasium_gave_up_is_refused_with_its_own_reason_and_no_warning(env_id):
+    with pytest.raises(UsageError, match=r"cannot be made: .* moved to the gymnasium-robotics"):
+        factory(env_id)
+
+
+def test_an_environment_without_a_time_limit_is_refused(register):
+    with pytest.raises(UsageError, match=r"^env_id 'CliffWalking-v1' has no time limit: "):
+        factory("CliffWalking-v1")
+    register("ShortCliff-v0", gym.spec("CliffWalking-v1").entry_point, max_episode_steps=100)
+    assert factory("ShortCliff-v0")().spec.max_episode_steps == 100
+
+
+def test_a_module_that_registers_the_environment_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "my_cartpoles.py").write_text(
+        "import gymnasium as gym\n"
+        "gym.register('Mine-v0', gym.spec('CartPole-v1').entry_point, max_episode_steps=7)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    make = pickle.loads(pickle.dumps(factory("my_cartpoles:Mine-v0")))
+    assert make().spec.max_episode_steps == 7
+    with pytest.raises(UsageError, match="got 'Min-v0'; did you mean 'Mine-v0'"):
+        factory("my_cartpoles:Min-v0")
+    del gym.registry["Mine-v0"]
+
+
+@pytest.mark.parametrize("env_id", ["no_such_module:Mine-v0", ":Mine-v0", ".odd:Mine-v0"])
+def test_a_module_that_cannot_be_imported_is_refused_in_one_line(env_id):
+    with pytest.raises(UsageError, match=f"^env_id '{env_id}': .+$"):
+        factory(env_id)
 
 
 def test_the_extras_that_messages_name_exist():

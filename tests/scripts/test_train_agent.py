@@ -7,8 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -186,11 +188,17 @@ def test_an_agent_that_cannot_be_evaluated_at_the_end_ends_as_failed(tmp_path, m
         (["--seed", "-1"], "seed must be from 0 to 2**31 - 1, got -1"),
         (["--device", "cuda:99"], "device 'cuda:99' asked for"),
         (["--device", "tpu"], "device must be auto, cpu, cuda or cuda:<k>, got 'tpu'"),
-        (["--env-id", "Blackjack-v1"], "observations must be"),
+        (["--env-id", "Humanoid-v3"], "moved to the gymnasium-robotics project"),
+        (["--env-id", "CliffWalking-v1"], "'CliffWalking-v1' has no time limit"),
+        (["--env-id", "ShortBlackjack-v0"], "observations must be"),
         (["--use-sde", "--env-id", "CartPole-v1"], "use_sde needs continuous actions"),
     ],
 )
-def test_a_wrong_word_is_one_line_and_exit_2_and_leaves_no_folder(tmp_path, capsys, flags, message):
+def test_a_wrong_word_is_one_line_and_exit_2_and_leaves_no_folder(
+    tmp_path, capsys, monkeypatch, flags, message
+):
+    pairs = EnvSpec("ShortBlackjack-v0", gym.spec("Blackjack-v1").entry_point, max_episode_steps=9)
+    monkeypatch.setitem(gym.registry, pairs.id, pairs)
     folder = tmp_path / "run"
     assert leave(*flags, "--run-dir", str(folder)) == 2
     told = capsys.readouterr().err.strip()
