@@ -65,12 +65,8 @@ class Images:
 class Dataset:
     """What is known of a data set without reading it, and how to read it."""
 
-    meaning: str
-    """One line, for help texts and reports."""
     shape: tuple[int, int, int]
     """Channels, height, width of an image."""
-    levels: int
-    """Number of grey levels of a pixel."""
     read: Callable[[Path | None], Images]
     """From the folder with the files (None: the usual places) to the images."""
 
@@ -185,6 +181,6 @@ def read_idx(path: Path, sha256: str) -> Tensor:
 
 
 DATASETS: dict[str, Dataset] = {
-    "digits": Dataset("handwritten digits, 8 × 8, from scikit-learn", (1, 8, 8), 17, load_digits),
-    "mnist": Dataset("handwritten digits, 28 × 28, from files", (1, 28, 28), 256, load_mnist),
+    "digits": Dataset((1, 8, 8), load_digits),
+    "mnist": Dataset((1, 28, 28), load_mnist),
 }
