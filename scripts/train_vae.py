@@ -31,7 +31,8 @@ from wnrl.nn import plain_parts
 from wnrl.runs import open_run, resolve_device, seed_everything
 from wnrl.vae import pictures
 from wnrl.vae.build import save_checkpoint, whole_file
-from wnrl.vae.config import MODELS, PRESETS, VAEConfig
+from wnrl.vae.config import PRESETS, VAEConfig
+from wnrl.vae.model import MODELS
 from wnrl.vae.training import check_finite
 
 N_PICTURES = 5  # how often reconstructions and samples are logged over the run
@@ -78,7 +79,7 @@ class Args:
     latent_dim: int | None = None
     """Number of latent variables."""
     activation: str | None = None
-    """tanh, relu or elu."""
+    """A key of wnrl.networks.ACTIVATIONS: tanh, relu, elu, ..."""
     n_samples: int | None = None
     """K importance samples an image for the reported NLL."""
     n_logs: int | None = None

@@ -68,8 +68,11 @@ def test_loading_refuses_a_folder_without_a_trained_vae(tmp_path):
 def test_loading_refuses_the_run_of_an_agent(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"algo": "ppo", "norm": "none"}))
     (tmp_path / "model.pt").write_bytes(b"")
-    with pytest.raises(UsageError, match="not the configuration of a VAE run"):
+    with pytest.raises(UsageError) as refused:
         load(tmp_path)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.startswith(f"run_folder {tmp_path} holds no trained VAE: not the configuration")
 
 
 def test_loading_runs_no_code_from_a_checkpoint(tmp_path):

@@ -14,7 +14,7 @@ from wnrl.errors import UsageError
 from wnrl.nn import convert
 from wnrl.runs import CONFIG, read_json
 from wnrl.vae.config import VAEConfig
-from wnrl.vae.model import MLPVAE
+from wnrl.vae.model import MLPVAE, MODELS
 
 CHECKPOINT = "model.pt"
 
@@ -40,7 +40,9 @@ def build(config: VAEConfig, images: Images | None = None) -> MLPVAE:
         means = total / (len(images.train) * (images.levels - 1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = MLPVAE(n_pixels, config.hidden, config.latent_dim, config.activation, means)
+        model = MODELS[config.model](
+            n_pixels, config.hidden, config.latent_dim, config.activation, means
+        )
         convert(model, config.norm)
     return model
 
@@ -74,7 +76,11 @@ def load(run_folder: str | Path) -> MLPVAE:
     for name in (CONFIG, CHECKPOINT):
         if not (folder / name).is_file():
             raise UsageError(f"run_folder {folder} holds no trained VAE: no {name}")
-    model = build(VAEConfig.from_json(read_json(folder / CONFIG)))
+    try:
+        config = VAEConfig.from_json(read_json(folder / CONFIG))
+    except UsageError as error:
+        raise UsageError(f"run_folder {folder} holds no trained VAE: {error}") from error
+    model = build(config)
     state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
     model.load_state_dict(state)
     return model.eval()

@@ -4,26 +4,15 @@ Built plainly, then converted: hidden layers are a Linear directly followed by i
 ``nn.Sequential``, which is what ``wnrl.convert`` looks for.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from wnrl.errors import check_choice
+from wnrl.networks import mlp
 from wnrl.vae.likelihoods import bernoulli_log_prob, normal_log_prob, standard_normal_log_prob
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
 MEAN_RANGE = (0.001, 0.999)
-
-
-def mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
-    """Linear layers of the given sizes, an activation between each two, none after the last."""
-    act = ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
-    layers: list[nn.Module] = []
-    for n_in, n_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out), act()]
-    return nn.Sequential(*layers[:-1])
 
 
 class MLPVAE(nn.Module):
@@ -33,7 +22,7 @@ class MLPVAE(nn.Module):
         n_pixels: D, binary values in an image.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
         latent_dim: Z.
-        activation: a key of ``ACTIVATIONS``.
+        activation: a key of ``wnrl.networks.ACTIVATIONS``.
         pixel_means: mean of each pixel over the training set in [0, 1], ``(D,)``: the output bias
             starts at its logit, clipped to [.001, .999] (Burda et al., 2016). None leaves torch's.
     """
@@ -48,8 +37,8 @@ class MLPVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.n_pixels, self.latent_dim = n_pixels, latent_dim
-        self.encoder = mlp([n_pixels, *hidden, 2 * latent_dim], activation)
-        self.decoder = mlp([latent_dim, *reversed(hidden), n_pixels], activation)
+        self.encoder = mlp(n_pixels, hidden, 2 * latent_dim, activation=activation)
+        self.decoder = mlp(latent_dim, hidden[::-1], n_pixels, activation=activation)
         if pixel_means is not None:
             head = self.decoder[-1]
             assert isinstance(head, nn.Linear)
@@ -92,3 +81,7 @@ class MLPVAE(nn.Module):
         device = next(self.parameters()).device
         z = torch.randn((n, self.latent_dim), generator=generator, device=device)
         return self.decode(z).sigmoid()
+
+
+MODELS: dict[str, type[MLPVAE]] = {"mlp": MLPVAE}
+"""Kinds of VAE by name."""
