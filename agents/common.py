@@ -20,6 +20,10 @@ from torch import nn
 
 from wnrl.errors import UsageError, check_positive
 
+# Of environments: a run with seed k owns the numbers from k * SEED_STRIDE on; the starts of its
+# evaluations are numbered from these places behind them.
+SEED_STRIDE, CURVE_STARTS, FINAL_STARTS = 100_000, 50_000, 75_000
+
 Factory = Callable[[], gym.Env[Any, Any]]
 Schedule = Literal["constant", "linear"]
 Activation = Literal["tanh", "relu", "elu", "silu"]
@@ -45,6 +49,15 @@ class Agent:
     def preset(self, env_id: str) -> Any:
         """The hyperparameters for ``env_id``: its preset, or the algorithm's defaults."""
         return self.presets.get(env_id, self.config())
+
+
+def first_env_seed(seed: int) -> int:
+    """The seed of a run's first environment to learn in; the others count on from it.
+
+    Those of different runs stay apart, as do the starts of their evaluations, while counting on
+    from the run's own seed would give neighbours all but one environment in common.
+    """
+    return SEED_STRIDE * seed
 
 
 def vectorize(

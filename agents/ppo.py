@@ -16,6 +16,7 @@ from agents.common import (
     check_fraction,
     check_sizes,
     check_spaces,
+    first_env_seed,
     policy_name,
     schedule,
 )
@@ -188,7 +189,8 @@ def build(
         config: hyperparameters.
         env: what to learn in, from ``agents.vectorize``.
         norm: a key of ``wnrl.NORMS``.
-        seed: seeds Python, NumPy, torch and the environments.
+        seed: seeds Python, NumPy and torch; the environments count on from
+            ``agents.common.first_env_seed(seed)``.
         device: where the network lives.
         run_dir: where the event file goes; None logs nothing.
 
@@ -204,6 +206,7 @@ def build(
         device=device,
         **config.algorithm_arguments(),
     )
+    env.seed(first_env_seed(seed))  # SB3 has seeded them with seed, seed + 1, ...
     if run_dir is not None:
         log_to(model, run_dir)
     return model

@@ -8,7 +8,7 @@ import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.common import check_spaces, policy_name
+from agents.common import check_spaces, first_env_seed, policy_name
 from agents.ppo import PPOConfig
 from agents.training import log_to
 from wnrl.errors import UsageError, check_positive
@@ -123,6 +123,7 @@ def build(
         device=device,
         **config.algorithm_arguments(),
     )
+    env.seed(first_env_seed(seed))  # SB3 has seeded them with seed, seed + 1, ...
     if run_dir is not None:
         log_to(model, run_dir)
     return model

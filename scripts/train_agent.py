@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import envs
 from agents import AGENTS, vectorize, vectorize_for_evaluation
+from agents.common import CURVE_STARTS, FINAL_STARTS, first_env_seed
 from agents.evaluation import EvaluateInTraining, evaluate
 from agents.training import BaseAlgorithm, Progress, ReportProgress, end_logs, learn, log_to, save
 from envs import EnvFactory
@@ -34,7 +35,6 @@ from wnrl.runs import open_run, resolve_device
 
 ConfigT = TypeVar("ConfigT")
 METRICS = ((tags.FINAL_RETURN, "final_return"), (tags.STEPS_PER_SECOND, "steps_per_second"))
-EVAL_SEED, FINAL_SEED = 10_000, 20_000  # added to the seed: starts that training has not seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def train(args: Args[Any], progress: Progress = lambda fraction: None) -> dict[s
     factory = envs.factory(args.env_id)
     torch.set_num_threads(args.threads)
     with closing(
-        vectorize(factory, config.n_envs, args.seed, config.normalize, config.gamma)
+        vectorize(factory, config.n_envs, first_env_seed(args.seed), config.normalize, config.gamma)
     ) as env:
         model = AGENTS[args.algo].build(config, env, args.norm, args.seed, settings["device"])
         with open_run(args.folder, settings) as run:
@@ -149,7 +149,8 @@ def learn_with_curve(
     result: dict[str, Any] = {"status": "finished"}
     n_episodes = args.eval_point_episodes
     with closing(vectorize_for_evaluation(factory, n_episodes, model.env)) as env:
-        points = EvaluateInTraining(env, args.eval_points, n_episodes, steps, args.seed + EVAL_SEED)
+        starts = first_env_seed(args.seed) + CURVE_STARTS
+        points = EvaluateInTraining(env, args.eval_points, n_episodes, steps, starts)
         started = time.perf_counter()
         try:
             learn(model, steps, points, ReportProgress(progress, steps))
@@ -169,8 +170,9 @@ def final_evaluation(args: Args[Any], model: BaseAlgorithm, factory: EnvFactory)
     """What the evaluation after training adds to the result."""
     n_envs = min(args.eval_episodes, 20)
     with closing(vectorize_for_evaluation(factory, n_envs, model.env)) as env:
+        starts = first_env_seed(args.seed) + FINAL_STARTS
         try:
-            returns, _ = evaluate(model, env, args.eval_episodes, args.seed + FINAL_SEED)
+            returns, _ = evaluate(model, env, args.eval_episodes, starts)
         except NonFiniteError as error:
             return {"status": "failed", "reason": str(error)}
     return {"final_return": float(np.mean(returns)), "eval_returns": returns}

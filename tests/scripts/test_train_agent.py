@@ -10,6 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -97,7 +98,7 @@ def test_saved_agent_and_statistics_give_the_final_return_again(tmp_path):
     raw = DummyVecEnv([envs.factory("Acrobot-v1")] * 3)
     env = VecNormalize.load(str(args.folder / "vecnormalize.pkl"), raw)
     env.training, env.norm_reward = False, False
-    env.seed(20_000)
+    env.seed(75_000)
     model = PPO.load(args.folder / "model.zip", device="cpu")
     obs, returns = env.reset(), np.zeros(3)
     running = np.ones(3, dtype=bool)
@@ -140,6 +141,30 @@ def test_another_seed_is_another_run(tmp_path):
         model = PPO.load(args.folder / "model.zip", device="cpu")
         vectors.append(model.policy.parameters_to_vector())
     assert not np.array_equal(vectors[0], vectors[1])
+
+
+@pytest.mark.parametrize("algo", ["ppo", "recurrent_ppo"])
+def test_neighbouring_seeds_share_no_start_neither_in_training_nor_in_evaluation(
+    tmp_path, monkeypatch, algo
+):
+    seen = []
+    reset = CartPoleEnv.reset
+
+    def remember(self, *, seed=None, options=None):
+        if seed is not None:
+            seen[-1].append(seed)
+        return reset(self, seed=seed, options=options)
+
+    monkeypatch.setattr(CartPoleEnv, "reset", remember)
+    for seed in (0, 1, 2):
+        seen.append([])
+        args = tiny(tmp_path / str(seed), algo, env_id="CartPoleNoVel-v1", seed=seed)
+        train(dataclasses.replace(args, eval_points=1))
+        training, curve, final = seen[-1][:2], seen[-1][2:4], seen[-1][4:]
+        assert training == [100_000 * seed, 100_000 * seed + 1]
+        assert curve == [100_000 * seed + 50_000, 100_000 * seed + 50_001]
+        assert final == [100_000 * seed + 75_000 + i for i in range(3)]
+    assert len({*seen[0], *seen[1], *seen[2]}) == 21
 
 
 def test_program_prints_the_folder_first_and_the_result_last(tmp_path, capsys):
