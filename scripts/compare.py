@@ -146,7 +146,8 @@ def _publish(
     console = Console()
     console = Console(width=max(console.width, 100))
     for task in dict.fromkeys(row.task for row in rows):
-        console.print(as_table(task, [row for row in rows if row.task == task]), end="\n\n")
+        console.print(as_table(task, [row for row in rows if row.task == task]))
+        console.print()
     for row in rows:
         for failure in row.failures:
             print(f"no score: {row.task.title} · {row.norm} · {failure}")
