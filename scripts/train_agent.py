@@ -9,7 +9,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from envs import EnvFactory
 from scripts._cli import run
 from wnrl import NORMS, tags
 from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
-from wnrl.runs import open_run, resolve_device
+from wnrl.runs import is_finished, open_run, resolve_device
 
 ConfigT = TypeVar("ConfigT")
 METRICS = ((tags.FINAL_RETURN, "final_return"), (tags.STEPS_PER_SECOND, "steps_per_second"))
@@ -103,12 +103,17 @@ class Args(Generic[ConfigT]):
         return {**flat, **asdict(hyperparameters)}
 
 
-def train(args: Args[Any], progress: Progress = lambda fraction: None) -> dict[str, Any]:
+def train(
+    args: Args[Any],
+    progress: Progress = lambda fraction: None,
+    accepted: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Trains, evaluates and saves one agent, or reads the result of a run that was finished.
 
     Args:
         args: what to do.
         progress: called with the finished fraction, from 0 to 1, a few times a second.
+        accepted: called once, when nothing in ``args`` can be refused any more.
 
     Returns:
         What ``result.json`` holds. ``steps_per_second`` is environment steps over the time of
@@ -119,6 +124,10 @@ def train(args: Args[Any], progress: Progress = lambda fraction: None) -> dict[s
     """
     started = time.perf_counter()
     settings = args.as_config()
+    if is_finished(args.folder):  # nothing needs to be made
+        with open_run(args.folder, settings) as run:
+            accepted()
+            return run.result()
     config = args.config
     factory = envs.factory(args.env_id)
     torch.set_num_threads(args.threads)
@@ -127,7 +136,8 @@ def train(args: Args[Any], progress: Progress = lambda fraction: None) -> dict[s
     ) as env:
         model = AGENTS[args.algo].build(config, env, args.norm, args.seed, settings["device"])
         with open_run(args.folder, settings) as run:
-            if run.finished:
+            accepted()
+            if run.finished:  # by another process, while this one was waiting for the folder
                 return run.result()
             log_to(model, run.path)
             result = learn_with_curve(args, model, factory, progress)
@@ -179,14 +189,13 @@ def final_evaluation(args: Args[Any], model: BaseAlgorithm, factory: EnvFactory)
 
 
 def main(args: Args[Any]) -> int:
-    """Trains with a progress bar on stderr; 1 if the run failed."""
-    print(args.folder, flush=True)
+    """Prints the folder of a run that can be done, trains, prints the result; 1 if it failed."""
     with tqdm(total=100, unit="%", file=sys.stderr, leave=False, delay=1) as bar:
 
         def show(fraction: float) -> None:
             bar.update(int(100 * fraction) - bar.n)
 
-        result = train(args, show)
+        result = train(args, show, lambda: print(args.folder, flush=True))
     if result["status"] == "failed":
         print(f"failed: {result['reason']}")
         return 1

@@ -116,6 +116,23 @@ def test_a_finished_run_is_read_and_not_repeated(finished):
     assert stamps == {p: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".lock"}
 
 
+def test_a_finished_run_is_shown_without_making_an_environment_or_an_agent(finished, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("something was made")
+
+    folder, result = finished
+    args = tiny(folder, "recurrent_ppo", norm="batch")
+    monkeypatch.setattr(gym, "make", refuse)
+    monkeypatch.setattr("torch.nn.Module.__init__", refuse)
+    assert train(args) == result
+
+
+def test_a_finished_run_of_another_configuration_is_not_shown(finished):
+    folder, _ = finished
+    with pytest.raises(UsageError, match="norm='batch' "):
+        train(tiny(folder, "recurrent_ppo", norm="layer"))
+
+
 @pytest.mark.parametrize("algo", ["ppo", "recurrent_ppo"])
 def test_two_runs_of_one_seed_are_equal_bit_for_bit(tmp_path, algo):
     parameters, returns = [], []
@@ -226,7 +243,9 @@ def test_a_wrong_word_is_one_line_and_exit_2_and_leaves_no_folder(
     monkeypatch.setitem(gym.registry, pairs.id, pairs)
     folder = tmp_path / "run"
     assert leave(*flags, "--run-dir", str(folder)) == 2
-    told = capsys.readouterr().err.strip()
+    printed = capsys.readouterr()
+    told = printed.err.strip()
+    assert printed.out == ""
     assert told.startswith("error: ")
     assert "\n" not in told
     assert message in told
