@@ -13,7 +13,7 @@ from wnrl.vae.model import MODELS
 
 # Their statistics are those of the minibatch, and of one image there are none.
 BATCH_STATISTICS = ("weight_mean", "mean", "batch", "batch_renorm")
-# They stand in a run's config.json too: the bits, but nothing else, depend on them.
+# Where a run was done: in its config.json too, and no part of what model it is.
 MACHINE = ("device", "threads")
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
