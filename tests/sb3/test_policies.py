@@ -125,7 +125,14 @@ def test_weight_is_the_norm_of_the_named_policies_unless_said_otherwise(alias, l
     policy = make(algorithm, alias, RandomTask(space), **small(algorithm)).policy
     assert policy.norm == "weight"
     assert any(isinstance(module, layers) for module in policy.modules())
-    assert policy.plain_parts == []
+
+
+@pytest.mark.parametrize("norm_heads", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+def test_heads_are_listed_as_plain_where_the_norm_could_have_taken_them(norm, norm_heads):
+    policy = make(PPO, "WNMlpPolicy", "CartPole-v1", norm=norm, norm_heads=norm_heads).policy
+    listed = norm in ("weight", "weight_mean", "spectral") and not norm_heads
+    assert policy.plain_parts == (["action_net", "value_net"] if listed else [])
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -256,6 +263,9 @@ class OwnPolicy(ActorCriticPolicy):
         super().__init__(*args, net_arch=[width], **kwargs)
 
 
+WNOwnPolicy = wn.with_norm(OwnPolicy)
+
+
 class TwoGroups(ActorCriticPolicy):
     def _build(self, lr_schedule):
         super()._build(lr_schedule)
@@ -272,6 +282,19 @@ def test_with_norm_gives_a_users_policy_a_norm_and_keeps_its_arguments(tmp_path)
     model.policy.save(tmp_path / "policy.pt")
     assert model.policy.value_net.in_features == 5
     assert model.policy._get_constructor_parameters()["width"] == 5
+
+
+def test_a_class_made_by_with_norm_survives_pickle_and_sb3s_saving(tmp_path):
+    model = make(PPO, WNOwnPolicy, RandomTask(VECTOR), width=5).learn(16)
+    model.save(tmp_path / "model")
+    obs = sample(VECTOR)
+    expected = act(model, obs)
+    again = PPO.load(tmp_path / "model", device="cpu")
+    for left, right in zip(expected, act(again, obs), strict=True):
+        assert torch.equal(left, right)
+    model.policy = pickle.loads(pickle.dumps(model.policy))
+    for left, right in zip(expected, act(model, obs), strict=True):
+        assert torch.equal(left, right)
 
 
 def test_with_norm_runs_a_recurrent_policy_over_whole_sequences():

@@ -39,10 +39,10 @@ class NormMixin(_Policy):
     """Gives an actor-critic policy three more arguments, and its network a norm.
 
     Output heads stay plain under every norm unless asked for. Normalisers and projection leave
-    them alone by definition, spectral norm would undo the 0.01 of the action head, and a
-    weight-normalized value head learns too slowly: Adam moves its length g by one learning rate a
-    step, however many inputs there are, so that hidden units saturate before the head reaches the
-    returns.
+    them alone by definition, and spectral norm would undo the 0.01 of the action head. Weight norm
+    could take them; what that did to returns is in docs/results.md. Under Adam it bounds how fast
+    a head can grow: each step changes its length g by about one learning rate, however many inputs
+    it has.
 
     Args:
         *args: those of the policy.
@@ -53,8 +53,10 @@ class NormMixin(_Policy):
 
     Attributes:
         norm: the key in use.
-        plain_parts: names of the layers that this norm could not be applied to, such as an LSTM
-            under batch norm; they are built plainly.
+        plain_parts: names of the layers that are plain though the norm is for such layers: those
+            that it cannot be applied to, such as an LSTM under batch norm, and the heads under
+            ``weight``, ``weight_mean`` and ``spectral`` unless ``norm_heads``. Norms of hidden
+            layers alone do not list the heads.
 
     Raises:
         UsageError: the norm or one of its options is unknown, or the policy has an optimizer with
@@ -78,7 +80,7 @@ class NormMixin(_Policy):
         super().__init__(*args, **kwargs)
         skip = () if norm_heads else HEADS
         convert(self, self.norm, skip=skip, norm_kwargs=self.norm_kwargs)
-        self.plain_parts = plain_parts(self, self.norm, skip=skip)
+        self.plain_parts = plain_parts(self, self.norm)
         self._renew_optimizer()
 
     def _renew_optimizer(self) -> None:
@@ -165,6 +167,10 @@ def with_norm(
 ) -> type[ActorCriticPolicy]:
     """A user's own policy class, with ``norm`` and ``norm_kwargs`` as further arguments.
 
+    SB3's ``save`` and ``load`` take what it returns as it is. Plain pickle looks classes up by
+    name, and needs it as ``WN<name>`` at the top level of the module that has the class:
+    ``WNMyPolicy = with_norm(MyPolicy)``.
+
     Args:
         policy_class: an actor-critic policy, recurrent or not.
         norm: the key of ``NORMS`` that the new class takes unless told otherwise.
@@ -181,7 +187,11 @@ def with_norm(
     if not issubclass(policy_class, NormMixin):
         recurrent = issubclass(policy_class, RecurrentActorCriticPolicy)
         bases = (RecurrentNormMixin if recurrent else NormMixin, policy_class)
-    return type(f"WN{policy_class.__name__}", bases, {"default_norm": norm})
+    return type(
+        f"WN{policy_class.__name__}",
+        bases,
+        {"default_norm": norm, "__module__": policy_class.__module__},
+    )
 
 
 def _named_arguments(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
