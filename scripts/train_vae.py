@@ -145,7 +145,8 @@ def train(
         with SummaryWriter(str(run.path)) as writer:
             result = _train_and_measure(config, images, device, run.path, writer, progress)
             metrics = {tag: result[key] for tag, key in METRICS if key in result}
-            tags.write_hparams(writer, settings, metrics, result["steps"])
+            row = {"task": config.dataset, "algo": config.model, **settings}
+            tags.write_hparams(writer, row, metrics, result["steps"])
         run.write_result(result)
     return result
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from scripts import _cli
 from scripts.train_vae import Args, main, train
@@ -99,7 +100,10 @@ def test_tensorboard_gets_scalars_images_and_hparams_in_one_event_file(run):
     assert {tags.VAE_RECONSTRUCTIONS, tags.VAE_SAMPLES} == set(logged["images"])
     assert len(list(folder.glob("events.out.tfevents.*"))) == 1
     hparams = events(folder).summary_metadata["_hparams_/session_start_info"]
-    assert b"weight" in hparams.plugin_data.content
+    started = HParamsPluginData.FromString(hparams.plugin_data.content).session_start_info.hparams
+    identity = {"task": "digits", "algo": "mlp", "norm": "weight"}
+    assert {key: started[key].string_value for key in identity} == identity
+    assert started["seed"].number_value == 0
     assert events(folder).Scalars(tags.VAE_NLL)[0].value == pytest.approx(result["nll"])
     speed = events(folder).Scalars(tags.STEPS_PER_SECOND)[0].value
     assert speed == pytest.approx(result["steps_per_second"])
