@@ -16,7 +16,6 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
     unwrap_vec_normalize,
 )
-from torch import nn
 
 from wnrl.errors import UsageError, check_positive
 
@@ -26,13 +25,6 @@ SEED_STRIDE, CURVE_STARTS, FINAL_STARTS = 100_000, 50_000, 75_000
 
 Factory = Callable[[], gym.Env[Any, Any]]
 Schedule = Literal["constant", "linear"]
-Activation = Literal["tanh", "relu", "elu", "silu"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-}
 
 
 @dataclass(frozen=True)

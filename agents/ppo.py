@@ -10,8 +10,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
 from agents.common import (
-    ACTIVATIONS,
-    Activation,
     Schedule,
     check_fraction,
     check_sizes,
@@ -22,6 +20,7 @@ from agents.common import (
 )
 from agents.training import log_to
 from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.networks import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ class PPOConfig:
     """Steps between new exploration matrices; -1: once a rollout."""
     net_arch: tuple[int, ...] = (64, 64)
     """Hidden units of the policy and of the value network."""
-    activation_fn: Activation = "tanh"
-    """Nonlinearity of hidden layers."""
+    activation_fn: str = "tanh"
+    """Nonlinearity of hidden layers: tanh, relu, elu, ...; a key of wnrl.networks.ACTIVATIONS."""
     ortho_init: bool = True
     """Orthogonal initialisation, 0.01 at the action head."""
     log_std_init: float = 0.0
