@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import envs
 from scripts.train_agent import Args, cli, train
@@ -88,8 +89,10 @@ def test_event_file_has_sb3s_tags_and_the_hparams_tab(finished):
     points = [(e.step, e.value) for e in events.Scalars(tags.EVAL_RETURN)]
     assert [step for step, _ in points][:2] == [32, 64]
     assert points[0][1] == pytest.approx(result["curve"][tags.EVAL_RETURN][0])
-    plugin = events.PluginTagToContent("hparams")
-    assert b"norm" in plugin["_hparams_/session_start_info"]
+    plugin = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    hparams = HParamsPluginData.FromString(plugin).session_start_info.hparams
+    assert hparams["norm"].string_value == "batch"
+    assert hparams["lstm_hidden_size"].number_value == 64
 
 
 def test_saved_agent_and_statistics_give_the_final_return_again(tmp_path):
@@ -227,6 +230,7 @@ def test_an_agent_that_cannot_be_evaluated_at_the_end_ends_as_failed(tmp_path, m
         (["--n-steps", "0"], "n_steps must be above zero, got 0"),
         (["--total-timesteps", "-1"], "total_timesteps must be above zero, got -1"),
         (["--eval-episodes", "0"], "eval_episodes must be above zero, got 0"),
+        (["--activation-fn", "rel"], "did you mean 'relu'?"),
         (["--seed", "-1"], "seed must be from 0 to 2**31 - 1, got -1"),
         (["--device", "cuda:99"], "device 'cuda:99' asked for"),
         (["--device", "tpu"], "device must be auto, cpu, cuda or cuda:<k>, got 'tpu'"),
