@@ -15,12 +15,12 @@ from wnrl import tags
 from wnrl.errors import NonFiniteError
 from wnrl.sb3 import LogNorms, StopAtNonFinite, check_finite
 
-__all__ = ["BaseAlgorithm", "Progress", "ReportProgress", "end_logs", "learn", "log_to", "save"]
-
+Model = BaseAlgorithm
+"""An agent as SB3 has it: what ``Agent.build`` gives."""
 Progress = Callable[[float], None]
 
 
-def learn(model: BaseAlgorithm, total_timesteps: int, *callbacks: BaseCallback) -> None:
+def learn(model: Model, total_timesteps: int, *callbacks: BaseCallback) -> None:
     """Trains ``model``, with the lengths of weight-normalized layers in its logs.
 
     Raises:
@@ -31,7 +31,7 @@ def learn(model: BaseAlgorithm, total_timesteps: int, *callbacks: BaseCallback) 
 
 
 @contextmanager
-def telling_non_finite(model: BaseAlgorithm) -> Iterator[None]:
+def telling_non_finite(model: Model) -> Iterator[None]:
     """Turns what torch's distributions say of a NaN into NonFiniteError.
 
     They refuse it with a ValueError, before any loss is logged; the parameters of ``model`` may
@@ -77,7 +77,7 @@ class ReportProgress(BaseCallback):
         self.progress(1.0)
 
 
-def save(model: BaseAlgorithm, run_dir: Path) -> None:
+def save(model: Model, run_dir: Path) -> None:
     """Writes ``model.zip`` and, where observations are scaled, ``vecnormalize.pkl``."""
     scratch = run_dir / "model.tmp.zip"
     model.save(scratch)
@@ -89,14 +89,12 @@ def save(model: BaseAlgorithm, run_dir: Path) -> None:
         scratch.replace(run_dir / "vecnormalize.pkl")
 
 
-def log_to(model: BaseAlgorithm, run_dir: Path) -> None:
+def log_to(model: Model, run_dir: Path) -> None:
     """Sends what ``model`` logs to an event file in ``run_dir`` itself, and nowhere else."""
     model.set_logger(Logger(str(run_dir), [TensorBoardOutputFormat(str(run_dir))]))
 
 
-def end_logs(
-    model: BaseAlgorithm, hparams: Mapping[str, Any], metrics: Mapping[str, float]
-) -> None:
+def end_logs(model: Model, hparams: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
     """Writes the row of TensorBoard's HParams tab, and closes what ``log_to`` opened."""
     events = cast(TensorBoardOutputFormat, model.logger.output_formats[0])
     tags.write_hparams(events.writer, hparams, metrics, model.num_timesteps)

@@ -26,7 +26,7 @@ import envs
 from agents import AGENTS, vectorize, vectorize_for_evaluation
 from agents.common import CURVE_STARTS, FINAL_STARTS, first_env_seed
 from agents.evaluation import EvaluateInTraining, evaluate
-from agents.training import BaseAlgorithm, Progress, ReportProgress, end_logs, learn, log_to, save
+from agents.training import Model, Progress, ReportProgress, end_logs, learn, log_to, save
 from envs import EnvFactory
 from scripts._cli import run
 from wnrl import NORMS, tags
@@ -152,7 +152,7 @@ def train(
 
 
 def learn_with_curve(
-    args: Args[Any], model: BaseAlgorithm, factory: EnvFactory, progress: Progress
+    args: Args[Any], model: Model, factory: EnvFactory, progress: Progress
 ) -> dict[str, Any]:
     """Trains ``model`` and returns what became of it, with its learning curve."""
     steps = args.config.total_timesteps
@@ -176,7 +176,7 @@ def learn_with_curve(
     }
 
 
-def final_evaluation(args: Args[Any], model: BaseAlgorithm, factory: EnvFactory) -> dict[str, Any]:
+def final_evaluation(args: Args[Any], model: Model, factory: EnvFactory) -> dict[str, Any]:
     """What the evaluation after training adds to the result."""
     n_envs = min(args.eval_episodes, 20)
     with closing(vectorize_for_evaluation(factory, n_envs, model.env)) as env:
