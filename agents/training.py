@@ -24,7 +24,7 @@ def learn(model: Model, total_timesteps: int, *callbacks: BaseCallback) -> None:
     """Trains ``model``, with the lengths of weight-normalized layers in its logs.
 
     Raises:
-        NonFiniteError: a loss or a parameter became NaN or infinite.
+        NonFiniteError: a loss, a parameter or the policy's distribution became NaN or infinite.
     """
     with telling_non_finite(model):
         model.learn(total_timesteps, [StopAtNonFinite(), *callbacks, LogNorms()])
