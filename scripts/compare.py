@@ -29,9 +29,10 @@ from scripts._progress import show_progress
 from wnrl.errors import check_choice, check_positive
 from wnrl.runs import (
     CONFIG,
-    RESULT,
     check_run_folder,
+    is_finished,
     locked,
+    plain_json,
     resolve_device,
     write_json,
     write_text,
@@ -88,6 +89,7 @@ def main(args: Args) -> int:
     root = (args.run_dir or Path("runs") / args.study).absolute()
     config = {"study": args.study, "budget": args.budget, "device": device}
     check_run_folder(root, config)
+    check_runs(jobs, root, device)
     with locked(root):
         write_json(root / CONFIG, config)
         print(root, flush=True)
@@ -108,7 +110,7 @@ def main(args: Args) -> int:
 
 def _train(jobs: list[Job], root: Path, device: str, workers: int) -> dict[Job, str]:
     """Trains what has no result yet; returns the reason for each job that still has none."""
-    waiting = [job for job in jobs if not (root / job.folder / RESULT).is_file()]
+    waiting = [job for job in jobs if not is_finished(root / job.folder)]
     target = partial(run_job, root=root, device=device)
     with closing(run_jobs(waiting, target, workers=workers, log_dir=root)) as events:
         return show_progress(events, total=len(jobs), done=len(jobs) - len(waiting))
@@ -116,15 +118,28 @@ def _train(jobs: list[Job], root: Path, device: str, workers: int) -> dict[Job, 
 
 def run_job(job: Job, progress: Progress, *, root: Path, device: str) -> dict[str, Any]:
     """Trains one job in its folder, or reads its result; runs in a worker process."""
-    task = job.task
+    args = arguments(job, root, device)
+    if isinstance(args, train_vae.Args):
+        return train_vae.train(args, progress)
+    return train_agent.train(args, progress)
+
+
+def arguments(job: Job, root: Path, device: str) -> train_agent.Args[Any] | train_vae.Args:
+    """The flags with which a job's program would do the same run alone."""
+    task, folder = job.task, root / job.folder
     common: dict[str, Any] = {"norm": job.norm, "seed": job.seed, "device": device}
-    folder = root / job.folder
     if task.program == "agent":
         config = replace(AGENTS[task.algo].preset(task.name), **task.settings)
-        agent = train_agent.Args.of(task.algo, task.name, config=config, run_dir=folder, **common)
-        return train_agent.train(agent, progress)
-    vae = train_vae.Args(task.algo, task.name, run_dir=folder, **common, **task.settings)
-    return train_vae.train(vae, progress)
+        return train_agent.Args.of(task.algo, task.name, config=config, run_dir=folder, **common)
+    return train_vae.Args(task.algo, task.name, run_dir=folder, **common, **task.settings)
+
+
+def check_runs(jobs: list[Job], root: Path, device: str) -> None:
+    """Raises UsageError if a folder holds a run that differs from its job: no table mixes them."""
+    for job in jobs:
+        folder = root / job.folder
+        if (folder / CONFIG).is_file():
+            check_run_folder(folder, plain_json(arguments(job, root, device).as_config()))
 
 
 def _scaled(task: Task, budget: float) -> Task:

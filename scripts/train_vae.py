@@ -107,6 +107,11 @@ class Args:
             asked.setdefault("epochs", None)
         return replace(PRESETS[self.model, self.dataset], **asked)
 
+    def as_config(self) -> dict[str, Any]:
+        """Every value that decides what the run does."""
+        device = str(resolve_device(self.device))
+        return {**asdict(self.config()), "device": device, "threads": self.threads}
+
 
 def train(
     args: Args,
@@ -130,12 +135,11 @@ def train(
     Raises:
         UsageError: a flag is wrong; nothing was written.
     """
-    config = args.config()
+    config, settings = args.config(), args.as_config()
     check_positive(threads=args.threads)
     device = resolve_device(args.device)
     images = data.load(config.dataset, args.data_dir)
     config.total_steps(len(images.train))
-    settings = {**asdict(config), "device": str(device), "threads": args.threads}
     with open_run(args.folder, settings) as run:
         accepted()
         if run.finished:

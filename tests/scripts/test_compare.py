@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from scripts import compare
+from wnrl.errors import UsageError
 from wnrl.study.summary import Interval, Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,6 +152,29 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
     refused = call(tmp_path / "file" / "study", "quick")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+
+
+def test_more_seeds_later_add_runs_and_redo_none(tmp_path, monkeypatch):
+    monkeypatch.setitem(compare.STUDIES, "quick", compare.STUDIES["quick"][2:])
+    args = compare.Args("quick", tmp_path, seeds=1, norms=("none",), device="cpu", budget=0.02)
+    compare.main(args)
+    before = results(tmp_path)
+    compare.main(replace(args, seeds=2))
+    assert len(results(tmp_path)) == 2
+    assert before.items() <= results(tmp_path).items()
+
+
+def test_runs_of_a_study_that_has_changed_are_not_mixed_with_new_ones(tmp_path, monkeypatch):
+    digits = compare.STUDIES["quick"][2]
+    monkeypatch.setitem(compare.STUDIES, "quick", (digits,))
+    args = compare.Args("quick", tmp_path, seeds=1, norms=("none",), device="cpu", budget=0.02)
+    compare.main(args)
+    before = results(tmp_path)
+    changed = replace(digits, settings={**digits.settings, "learning_rate": 1.0})
+    monkeypatch.setitem(compare.STUDIES, "quick", (changed,))
+    with pytest.raises(UsageError, match=r"learning_rate=0.004 \(asked: 1.0\)"):
+        compare.main(args)
+    assert results(tmp_path) == before
 
 
 def test_run_with_a_nan_is_failed_with_its_reason_and_the_rest_goes_on(
