@@ -145,7 +145,8 @@ def train(
                 result |= final_evaluation(args, model, factory)
             if result["status"] == "finished":
                 save(model, run.path)
-            end_logs(model, settings, {tag: result[key] for tag, key in METRICS if key in result})
+            metrics = {tag: result[key] for tag, key in METRICS if key in result}
+            end_logs(model, {"task": args.env_id, **settings}, metrics)
             result["wall_time"] = time.perf_counter() - started
             run.write_result(result)
             return result
