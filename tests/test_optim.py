@@ -183,6 +183,35 @@ def test_weights_that_someone_else_writes_are_followed(writer):
     torch.testing.assert_close(optimizer.state[net[0].weight]["v"].norm(dim=1), lengths)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_write_of_two_per_cent_into_a_half_precision_weight_is_followed(dtype, resume):
+    net = mlp().to(dtype)
+    optimizer = WNSGD(net.parameters(), lr=0.0)
+    train(net, optimizer, 1, (4, 3))
+    if resume:
+        state = optimizer.state_dict()
+        optimizer = WNSGD(net.parameters(), lr=0.0)
+        optimizer.load_state_dict(state)
+    with torch.no_grad():
+        net[0].weight.mul_(1.02)
+    expected = net[0].weight.detach().clone()
+    train(net, optimizer, 1, (4, 3))
+    assert torch.equal(net[0].weight, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_write_into_the_last_bits_of_a_half_precision_weight_is_followed(dtype):
+    net = mlp().to(dtype)
+    optimizer = WNSGD(net.parameters(), lr=0.0)
+    train(net, optimizer, 1, (4, 3))
+    with torch.no_grad():
+        net[0].weight.mul_(1 + torch.finfo(dtype).eps)
+    expected = net[0].weight.detach().clone()
+    train(net, optimizer, 1, (4, 3))
+    assert torch.equal(net[0].weight, expected)
+
+
 def test_a_write_through_data_is_followed_after_resync():
     net = mlp()
     optimizer = WNSGD(net.parameters(), lr=1e-6)

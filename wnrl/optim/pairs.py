@@ -11,6 +11,8 @@ from wnrl.nn.functional import EPS, row_norm, split_weight
 
 _SAME = 8
 """How many units in the last place w may be from g v/‖v‖, computed on another device perhaps."""
+_SAME_IN_HALF = 1
+"""The same for a w narrower than float32, where eight units are several per cent."""
 SMALL = 2**14
 """Weights of at most this many numbers are bundled; copying larger ones costs more than a call."""
 LARGE = 2**18
@@ -95,15 +97,22 @@ class Pair:
 
     def follow(self) -> None:
         """Where w is not g v/‖v‖ any more: v takes its direction and keeps its length, g = ‖w‖."""
-        expected = self.effective()
         w = _units_first(self.w.detach(), self.transposed).reshape(self.v.shape)
-        tolerance = _SAME * torch.finfo(w.dtype).eps
-        if not torch.allclose(expected.to(w.dtype), w, atol=0.0, rtol=tolerance):
+        if not self._stands_for(w):
             direction, length = split_weight(w.to(self.v.dtype))
             self.v.copy_(direction * (self.norm / row_norm(direction)))
             self.g.copy_(length)
             self.norm = row_norm(self.v)
         self.written, self.version = self.w.detach(), self.w._version
+
+    def _stands_for(self, w: Tensor) -> bool:
+        """Whether ``w`` is g v/‖v‖; a narrow one that was written here is so to the last bit."""
+        expected = self.effective().to(w.dtype)
+        narrow = w.dtype != self.v.dtype
+        if narrow and self.written is not None:
+            return torch.equal(expected, w)
+        tolerance = (_SAME_IN_HALF if narrow else _SAME) * torch.finfo(w.dtype).eps
+        return torch.allclose(expected, w, atol=0.0, rtol=tolerance)
 
     def is_as_written(self) -> bool:
         """Whether nobody wrote w since this optimizer did, as far as torch counts writes."""
