@@ -38,10 +38,10 @@ img { width: 100%; image-rendering: pixelated; border: 1px solid #ddd; }
 READING = """
 <p>Every norm of a task has the same network, hyperparameters and seeds; only the normalisation
 differs, and norms that change nothing at the start begin as the same function. Norms act on
-hidden layers; weight norm acts on output layers too where a task does not list them as built
-plainly. <b>IQM</b> is the interquartile mean over the runs that finished (of up to three, the
-mean); see <b>failed</b> for the others. The interval is a 95 % percentile bootstrap over runs:
-with so few runs it is narrower than the truth, and two intervals that overlap do not show a
+hidden layers; weight norm acts on output layers too, unless a task says below that it was not
+applied to them. <b>IQM</b> is the interquartile mean over the runs that finished (of up to three,
+the mean); see <b>failed</b> for the others. The interval is a 95 % percentile bootstrap over
+runs: with so few runs it is narrower than the truth, and two intervals that overlap do not show a
 difference; a single run has none. <b>Minus none</b> is the IQM of the differences to the plain
 network at the same seed, with its interval. <b>P(better)</b> is the probability that a run of
 this norm is better than a run of the plain network; a failed run is worse than any other. Returns
@@ -126,8 +126,7 @@ def _section(task: Task, rows: Sequence[Row], jobs: Sequence[Job], root: Path) -
         for row in rows
     }
     untouched = "".join(
-        f"<p class=muted>{_name(norm)} does not apply to {escape(', '.join(parts))}: "
-        "built plainly.</p>"
+        f"<p class=muted>{_name(norm)} was not applied to {escape(', '.join(parts))}.</p>"
         for norm, parts in plain.items()
         if parts
     )
