@@ -161,6 +161,18 @@ def test_a_shared_layer_is_initialised_at_its_first_use():
     torch.testing.assert_close(first.std(0, correction=0), torch.ones(6), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("key", ["none", "weight"])
+def test_layers_that_are_called_by_keyword_are_initialised(key):
+    class ByKeyword(nn.Sequential):
+        def forward(self, x):
+            return self[0](input=x)
+
+    net = ByKeyword(nn.Linear(6, 6))
+    convert(net, key)
+    assert data_init(net, data(64, 6)).initialised == ["0"]
+    torch.testing.assert_close(net(data(64, 6)).mean(0), torch.zeros(6), atol=1e-4, rtol=0)
+
+
 def test_a_layer_that_shares_its_weight_with_another_is_reported():
     net = mlp()
     net[2].weight = nn.Parameter(net[2].weight.detach())

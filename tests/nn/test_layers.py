@@ -1,4 +1,5 @@
 import copy
+import inspect
 import io
 import pickle
 
@@ -348,6 +349,14 @@ def test_a_weight_assigned_to_a_layer_with_a_deviation_is_split_with_it():
     layer.weight = nn.init.orthogonal_(torch.empty(4, 5))
     assert layer.weight_v.square().mean().sqrt().item() == pytest.approx(0.05, rel=1e-4)
     torch.testing.assert_close(layer.weight_g, torch.ones(4, 1))
+
+
+@every_layer
+def test_every_layer_names_its_arguments_as_torch_does(case):
+    ours, theirs = case.layer.forward, case.layer.plain_type.forward
+    assert [*inspect.signature(ours).parameters] == [*inspect.signature(theirs).parameters]
+    layer, x = case.build(), case.input()
+    assert torch.equal(out(layer(input=x)), out(layer(x)))
 
 
 def test_a_layer_of_another_type_is_refused():

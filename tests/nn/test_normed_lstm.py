@@ -133,7 +133,7 @@ def test_a_gru_is_refused():
 
 
 def test_the_input_of_a_cell_is_checked():
-    with pytest.raises(UsageError, match=r"x must have shape \(N, 3\), got \(2, 4\)"):
+    with pytest.raises(UsageError, match=r"input must have shape \(N, 3\), got \(2, 4\)"):
         wn.RMSNormLSTMCell(3, 4)(torch.zeros(2, 4))
 
 

@@ -200,8 +200,8 @@ def test_reading_an_unknown_attribute_fails_as_everywhere():
 @pytest.mark.parametrize(
     ("x", "hx", "message"),
     [
-        ((5, 2, 4), None, "x must have 3 features"),
-        ((5, 2, 1, 3), None, r"x must have 2 or 3 axes, got shape \(5, 2, 1, 3\)"),
+        ((5, 2, 4), None, "input must have 3 features"),
+        ((5, 2, 1, 3), None, r"input must have 2 or 3 axes, got shape \(5, 2, 1, 3\)"),
         ((5, 2, 3), ((1, 2, 4), (1, 2, 3)), r"hx must have shape \(1, 2, 4\), got \(1, 2, 3\)"),
         ((5, 2, 3), ((1, 2, 4),), "hx must hold 2 tensors, got 1"),
         ((5, 3), ((1, 1, 4), (1, 1, 4)), r"hx must have shape \(1, 4\)"),
@@ -214,7 +214,7 @@ def test_shapes_that_do_not_fit_are_refused(x, hx, message):
 
 
 def test_shapes_that_do_not_fit_a_cell_are_refused():
-    with pytest.raises(UsageError, match=r"x must have shape \(N, 3\), got \(2, 4\)"):
+    with pytest.raises(UsageError, match=r"input must have shape \(N, 3\), got \(2, 4\)"):
         wn.WNGRUCell(3, 4)(torch.zeros(2, 4))
     with pytest.raises(UsageError, match=r"hx must have shape \(N, 4\), got \(2, 3\)"):
         wn.WNGRUCell(3, 4)(torch.zeros(2, 3), torch.zeros(2, 3))

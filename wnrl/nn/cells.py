@@ -35,20 +35,20 @@ class WNCell(WeightNormed):
     weight_ih = effective_weight()
     weight_hh = effective_weight()
 
-    def _checked(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """``x`` and the states with a batch axis."""
+    def _checked(self, input: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """``input`` and the states with a batch axis."""
         for name, tensor, size in (
-            ("x", x, self.input_size),
+            ("input", input, self.input_size),
             *(("hx", state, self.hidden_size) for state in states),
         ):
-            if tensor.dim() != x.dim() or x.dim() not in (1, 2) or tensor.shape[-1] != size:
-                wanted = f"({size},)" if x.dim() == 1 else f"(N, {size})"
+            if tensor.dim() != input.dim() or input.dim() not in (1, 2) or tensor.shape[-1] != size:
+                wanted = f"({size},)" if input.dim() == 1 else f"(N, {size})"
                 raise UsageError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
-        tensors = (x, *states)
-        return tensors if x.dim() == 2 else tuple(t.unsqueeze(0) for t in tensors)
+        tensors = (input, *states)
+        return tensors if input.dim() == 2 else tuple(t.unsqueeze(0) for t in tensors)
 
-    def _zeros(self, x: Tensor) -> Tensor:
-        return x.new_zeros(*x.shape[:-1], self.hidden_size)
+    def _zeros(self, input: Tensor) -> Tensor:
+        return input.new_zeros(*input.shape[:-1], self.hidden_size)
 
 
 class WNLSTMCell(WNCell):
@@ -56,16 +56,18 @@ class WNLSTMCell(WNCell):
 
     plain_type = nn.LSTMCell
 
-    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """One step: ``x`` is ``(N, input_size)``, h and c are ``(N, hidden_size)``; N may lack."""
-        states = hx if hx is not None else (self._zeros(x), self._zeros(x))
-        batch, h, c = self._checked(x, *states)
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One step: ``input`` is ``(N, input_size)``, h and c ``(N, hidden_size)``; N may lack."""
+        states = hx if hx is not None else (self._zeros(input), self._zeros(input))
+        batch, h, c = self._checked(input, *states)
         weights: Any = self._weights()
         if in_transform():  # torch's cells have no vmap
             h, c = step_once(lstm_recurrence(Gates(*weights)), batch, (h, c))
         else:
             h, c = torch.lstm_cell(batch, (h, c), *weights)
-        return (h, c) if x.dim() == 2 else (h.squeeze(0), c.squeeze(0))
+        return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))
 
 
 class WNGRUCell(WNCell):
@@ -73,12 +75,12 @@ class WNGRUCell(WNCell):
 
     plain_type = nn.GRUCell
 
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
-        """One step: ``x`` is ``(N, input_size)``, h is ``(N, hidden_size)``; N may lack."""
-        batch, h = self._checked(x, self._zeros(x) if hx is None else hx)
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """One step: ``input`` is ``(N, input_size)``, h is ``(N, hidden_size)``; N may lack."""
+        batch, h = self._checked(input, self._zeros(input) if hx is None else hx)
         weights: Any = self._weights()
         if in_transform():
             (h,) = step_once(gru_recurrence(Gates(*weights)), batch, (h,))
         else:
             h = torch.gru_cell(batch, h, *weights)
-        return h if x.dim() == 2 else h.squeeze(0)
+        return h if input.dim() == 2 else h.squeeze(0)

@@ -50,13 +50,13 @@ class WNConvolution(WeightNormed):
     bias: nn.Parameter | None
     weight = effective_weight()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """As torch's layer: ``(N, C, *spatial)`` or ``(C, *spatial)``."""
         weight, bias = self._weights()
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self._margins(), mode=self.padding_mode), 0
-        return self.convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+            input, padding = F.pad(input, self._margins(), mode=self.padding_mode), 0
+        return self.convolve(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def _margins(self) -> list[int]:
         """The padding as ``F.pad`` wants it: last axis first, both sides of each."""
@@ -131,25 +131,25 @@ class WNConvTransposed(WeightNormed):
         super()._configure(plain, *options)
         self.weight_groups = self.groups
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As torch's layer.
 
         Args:
-            x: ``(N, C, *spatial)`` or ``(C, *spatial)``.
+            input: ``(N, C, *spatial)`` or ``(C, *spatial)``.
             output_size: spatial shape of the output, where the stride leaves a choice; may have
                 the leading axes of the output too.
         """
         weight, bias = self._weights()
-        extra = self.output_padding if output_size is None else self._extra(x, output_size)
+        extra = self.output_padding if output_size is None else self._extra(input, output_size)
         return self.convolve(
-            x, weight, bias, self.stride, self.padding, extra, self.groups, self.dilation
+            input, weight, bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
 
-    def _extra(self, x: Tensor, output_size: Sequence[int]) -> list[int]:
+    def _extra(self, input: Tensor, output_size: Sequence[int]) -> list[int]:
         """The output padding that gives ``output_size``."""
         n = len(self.kernel_size)
         wanted, extra = list(output_size)[-n:], []
-        for axis, size in enumerate(x.shape[-n:]):
+        for axis, size in enumerate(input.shape[-n:]):
             smallest = (
                 (size - 1) * self.stride[axis]
                 - 2 * self.padding[axis]

@@ -142,9 +142,9 @@ class _Target:
         """Standardises at the first call: a layer that is used twice is initialised once."""
         lengths: list[Tensor | None] = []
 
-        def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        def before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             if not self.done:
-                lengths.append(self.to_unit(args[0]))
+                lengths.append(self.to_unit((*args, *kwargs.values())[0]))
 
         def after(_: nn.Module, args: tuple[Tensor, ...], t: Tensor) -> Tensor | None:
             if self.done:
@@ -152,7 +152,7 @@ class _Target:
             self.done = True
             return self.standardise(t, lengths[0], report)
 
-        pre = self.module.register_forward_pre_hook(before)
+        pre = self.module.register_forward_pre_hook(before, with_kwargs=True)
         return [pre, self.module.register_forward_hook(after)]
 
     def standardise(self, t: Tensor, length: Tensor | None, report: DataInitReport) -> Tensor:

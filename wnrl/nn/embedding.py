@@ -58,15 +58,17 @@ class WNEmbedding(WeightNormed):
         if self.sparse:
             raise UsageError("sparse must be False: a sparse gradient does not go through a norm")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Indices ``(*)`` to rows of the effective weight, ``(*, embedding_dim)``."""
-        if self._scope is None and 0 < x.numel() < self.num_embeddings:
+        if self._scope is None and 0 < input.numel() < self.num_embeddings:
             # Fewer rows than the table has: normalise those alone.
-            rows = self._look_up(x, self.weight_v).reshape(-1, self.embedding_dim)
-            lengths = self._length(self._look_up(x, self.weight_g).reshape(-1, 1))
-            return weight_norm(rows, lengths, 0, self.eps).reshape(*x.shape, self.embedding_dim)
+            rows = self._look_up(input, self.weight_v).reshape(-1, self.embedding_dim)
+            lengths = self._length(self._look_up(input, self.weight_g).reshape(-1, 1))
+            return weight_norm(rows, lengths, 0, self.eps).reshape(*input.shape, self.embedding_dim)
         (weight,) = self._weights()
-        return self._look_up(x, weight)
+        return self._look_up(input, weight)
 
-    def _look_up(self, x: Tensor, table: Tensor) -> Tensor:
-        return F.embedding(x, table, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
+    def _look_up(self, input: Tensor, table: Tensor) -> Tensor:
+        return F.embedding(
+            input, table, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq
+        )

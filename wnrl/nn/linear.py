@@ -31,7 +31,7 @@ class WNLinear(WeightNormed):
     bias: nn.Parameter | None
     weight = effective_weight()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """``(..., in_features) -> (..., out_features)``."""
         weight, bias = self._weights()
-        return F.linear(x, weight, bias)
+        return F.linear(input, weight, bias)

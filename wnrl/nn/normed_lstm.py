@@ -140,13 +140,13 @@ class NormedLSTM(NormedRecurrent):
     bidirectional: bool
 
     def forward(
-        self, x: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Any, tuple[Tensor, Tensor]]:
         """As ``nn.LSTM``: padded, unbatched or packed input; hx is h and c, or None for zeros."""
         directions = ("", "_reverse") if self.bidirectional else ("",)
         suffixes = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in directions]
         seq = open_sequences(
-            x,
+            input,
             hx,
             rows=len(suffixes),
             widths=(self.proj_size or self.hidden_size, self.hidden_size),
@@ -180,14 +180,18 @@ class NormedLSTMCell(NormedRecurrent):
     plain_type = nn.LSTMCell
     copied: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")
 
-    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """One step: ``x`` is ``(N, input_size)``, h and c are ``(N, hidden_size)``; N may lack."""
-        if x.dim() not in (1, 2) or x.shape[-1] != self.input_size:
-            raise UsageError(f"x must have shape (N, {self.input_size}), got {tuple(x.shape)}")
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One step: ``input`` is ``(N, input_size)``, h and c ``(N, hidden_size)``; N may lack."""
+        if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
+            raise UsageError(
+                f"input must have shape (N, {self.input_size}), got {tuple(input.shape)}"
+            )
         if hx is None:
-            zeros = x.new_zeros(*x.shape[:-1], self.hidden_size)
+            zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = (zeros, zeros)
-        h, c = step_once(self._recurrence(), x, hx)
+        h, c = step_once(self._recurrence(), input, hx)
         return h, c
 
 

@@ -77,10 +77,10 @@ class WNRecurrent(WeightNormed):
             return cudnn.flatten(weights, self)
         return weights
 
-    def _open(self, x: Tensor | PackedSequence, states: States | None) -> Sequences:
+    def _open(self, input: Tensor | PackedSequence, states: States | None) -> Sequences:
         out_size = self.proj_size or self.hidden_size
         return open_sequences(
-            x,
+            input,
             states,
             rows=self.num_layers * (2 if self.bidirectional else 1),
             widths=(out_size, self.hidden_size) if self.mode == "LSTM" else (out_size,),
@@ -127,19 +127,19 @@ class WNLSTM(WNRecurrent):
     mode = "LSTM"
 
     def forward(
-        self, x: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Any, tuple[Tensor, Tensor]]:
         """As ``nn.LSTM``.
 
         Args:
-            x: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
+            input: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
                 ``(T, input_size)``, or a packed sequence.
             hx: h and c, ``(layers x directions, N, size)``; None for zeros.
 
         Returns:
-            The output in the form of ``x``, and the last h and c.
+            The output in the form of ``input``, and the last h and c.
         """
-        seq = self._open(x, hx)
+        seq = self._open(input, hx)
         out, (h, c) = seq.close(*self._run(seq))
         return out, (h, c)
 
@@ -151,17 +151,19 @@ class WNGRU(WNRecurrent):
     arguments: ClassVar[tuple[str, ...]] = _ARGUMENTS
     mode = "GRU"
 
-    def forward(self, x: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None
+    ) -> tuple[Any, Tensor]:
         """As ``nn.GRU``.
 
         Args:
-            x: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
+            input: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
                 ``(T, input_size)``, or a packed sequence.
             hx: h, ``(layers x directions, N, hidden_size)``; None for zeros.
 
         Returns:
-            The output in the form of ``x``, and the last h.
+            The output in the form of ``input``, and the last h.
         """
-        seq = self._open(x, None if hx is None else (hx,))
+        seq = self._open(input, None if hx is None else (hx,))
         out, (h,) = seq.close(*self._run(seq))
         return out, h

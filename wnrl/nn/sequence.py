@@ -38,7 +38,7 @@ class Sequences:
 
 
 def open_sequences(
-    x: Tensor | PackedSequence,
+    input: Tensor | PackedSequence,
     states: States | None,
     *,
     rows: int,
@@ -49,25 +49,25 @@ def open_sequences(
     """Brings input and states into the form of the recurrences.
 
     Args:
-        x: ``(T, N, F)``, ``(N, T, F)`` with ``batch_first``, ``(T, F)``, or packed.
+        input: ``(T, N, F)``, ``(N, T, F)`` with ``batch_first``, ``(T, F)``, or packed.
         states: each ``(rows, N, width)``, or ``(rows, width)`` for ``(T, F)``; None for zeros.
         rows: layers x directions.
         widths: last size of each state.
         input_size: F.
-        batch_first: whether axis 0 of a padded ``x`` counts sequences.
+        batch_first: whether axis 0 of a padded ``input`` counts sequences.
 
     Raises:
         UsageError: a shape does not fit.
     """
-    packed = x if isinstance(x, PackedSequence) else None
-    data, batch_sizes = (packed.data, packed.batch_sizes) if packed is not None else (x, None)
+    packed = input if isinstance(input, PackedSequence) else None
+    data, batch_sizes = (packed.data, packed.batch_sizes) if packed is not None else (input, None)
     assert isinstance(data, Tensor)
     if data.shape[-1] != input_size:
         raise UsageError(
-            f"x must have {input_size} features in its last axis, got {data.shape[-1]}"
+            f"input must have {input_size} features in its last axis, got {data.shape[-1]}"
         )
     if packed is None and data.dim() not in (2, 3):
-        raise UsageError(f"x must have 2 or 3 axes, got shape {tuple(data.shape)}")
+        raise UsageError(f"input must have 2 or 3 axes, got shape {tuple(data.shape)}")
     batched = packed is not None or data.dim() == 3
     if not batched:
         data = data.unsqueeze(1)
