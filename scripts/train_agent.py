@@ -191,7 +191,7 @@ def final_evaluation(args: Args[Any], model: Model, factory: EnvFactory) -> dict
 
 def main(args: Args[Any]) -> int:
     """Prints the folder of a run that can be done, trains, prints the result; 1 if it failed."""
-    with tqdm(total=100, unit="%", file=sys.stderr, leave=False, delay=1) as bar:
+    with tqdm(total=100, unit="%", leave=False, delay=1, disable=None) as bar:
 
         def show(fraction: float) -> None:
             bar.update(int(100 * fraction) - bar.n)
