@@ -123,6 +123,15 @@ def test_cuda_without_a_gpu_is_refused_and_auto_is_the_cpu():
         resolve_device("cuda")
 
 
+def test_a_gpu_has_one_name_however_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [str(resolve_device(word)) for word in ("auto", "cuda", "cuda:0")] == ["cuda:0"] * 3
+    assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(UsageError, match="there are 2 GPUs"):
+        resolve_device("cuda:2")
+
+
 def test_one_seed_gives_one_stream_of_numbers():
     seed_everything(3)
     first = torch.randn(4)

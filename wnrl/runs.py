@@ -234,18 +234,21 @@ def resolve_device(device: str) -> torch.device:
         UsageError: the word is none of these, or names a GPU that is not there.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    expected = f"device must be auto, cpu, cuda or cuda:<k>, got {device!r}"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise UsageError(f"device must be auto, cpu, cuda or cuda:<k>, got {device!r}") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise UsageError(f"device must be auto, cpu, cuda or cuda:<k>, got {device!r}")
-    if chosen.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UsageError(f"device {device!r} asked for, but torch finds no CUDA GPU here")
-        if (chosen.index or 0) >= torch.cuda.device_count():
-            raise UsageError(
-                f"device {device!r} asked for, but there are {torch.cuda.device_count()} GPUs here"
-            )
-    return chosen
+        raise UsageError(expected) from error
+    if chosen.type == "cpu":
+        return chosen
+    if chosen.type != "cuda":
+        raise UsageError(expected)
+    if not torch.cuda.is_available():
+        raise UsageError(f"device {device!r} asked for, but torch finds no CUDA GPU here")
+    index = chosen.index or 0  # by number, so that one GPU has one name in every configuration
+    if index >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {device!r} asked for, but there are {torch.cuda.device_count()} GPUs here"
+        )
+    return torch.device("cuda", index)
