@@ -156,6 +156,7 @@ def test_a_shared_layer_is_initialised_at_its_first_use():
     net = nn.Sequential(shared, nn.Tanh(), shared)
     report = data_init(net, data(64, 6))
     assert report.initialised == ["0"]
+    assert report.incomplete == {"0": "used more than once: standardised at its first use"}
     first = shared(data(64, 6))
     torch.testing.assert_close(first.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
     torch.testing.assert_close(first.std(0, correction=0), torch.ones(6), atol=1e-4, rtol=0)
@@ -180,6 +181,42 @@ def test_a_layer_that_shares_its_weight_with_another_is_reported():
     twin.weight = net[2].weight
     net.insert(3, twin)
     assert data_init(net, data(64, 6)).skipped == {"3": "shares its weight with 2"}
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_head_tied_to_an_embedding_is_reported_and_left_alone(converted):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
+    net[2].weight = net[0].weight
+    if converted:
+        convert(net, "weight")
+    before = copy.deepcopy(net[0].state_dict())
+    report = data_init(net, torch.arange(9))
+    assert report.initialised == ["1"]
+    assert report.skipped["2"] == "shares its weight with 0"
+    assert all(torch.equal(before[k], v) for k, v in net[0].state_dict().items())
+
+
+def test_a_layer_tied_to_a_skipped_one_is_left_alone_too():
+    net = nn.Sequential(nn.Linear(6, 6), nn.ELU(), nn.Linear(6, 6))
+    net[0].weight = net[2].weight
+    before = net[2].weight.detach().clone()
+    assert data_init(net, data(64, 6), skip=("2",)).skipped == {"0": "shares its weight with 2"}
+    assert torch.equal(net[2].weight, before)
+
+
+def test_a_layer_that_shares_its_bias_with_another_is_reported():
+    net = nn.Sequential(nn.Linear(6, 6), nn.ELU(), nn.Linear(6, 6))
+    net[2].bias = net[0].bias
+    report = data_init(net, data(64, 6))
+    assert report.skipped == {"2": "shares its bias with 0"}
+    torch.testing.assert_close(net[0](data(64, 6)).mean(0), torch.zeros(6), atol=1e-4, rtol=0)
+
+
+def test_a_layer_without_a_bias_that_is_used_twice_has_both_reasons():
+    shared = nn.Linear(6, 6, bias=False)
+    report = data_init(nn.Sequential(shared, nn.Tanh(), shared), data(64, 6))
+    assert report.incomplete["0"].startswith("it has no bias: only the deviation was set; used")
 
 
 def test_what_the_inputs_do_not_reach_is_reported():

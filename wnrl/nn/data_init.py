@@ -18,6 +18,7 @@ from wnrl.nn.spectral import SPECTRAL
 
 CONSTANT = 1e-6
 """A feature that deviates by less than this share of its size does not vary: it is rounding."""
+REUSED = "used more than once: standardised at its first use"
 SPECTRAL_TYPES = tuple(SPECTRAL.values())
 FEED_FORWARD = dict(N_SPATIAL)
 FEED_FORWARD |= {SPECTRAL[plain]: n for plain, n in N_SPATIAL.items() if plain in SPECTRAL}
@@ -32,7 +33,7 @@ class DataInitReport:
     constant: dict[str, list[int]] = field(default_factory=dict)
     """Features that do not vary on these inputs: centred, with their length as it was."""
     incomplete: dict[str, str] = field(default_factory=dict)
-    """Layers whose mean or scale could not be set, and why."""
+    """Layers that are not standardised at every use, in mean and scale, and why."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Layers that were left as they were, and why."""
 
@@ -96,22 +97,23 @@ def _targets(
     for part in net.modules():
         if isinstance(part, Normalised) and not is_nonlinear(part.layer):
             behind[id(part.layer)] = part.norm
-    owners: dict[int, str] = {}
+    owners = _kept(net, skipped)
     targets: list[_Target] = []
     for path, part in net.named_modules():
         if id(part) in skipped or isinstance(part, nn.Embedding):
             continue
         norm = behind.get(id(part))
         name = path if norm is None else path.removesuffix(".layer")
-        weights = {id(p) for p in part.parameters(recurse=False) if p.dim() > 1}
         if type(part) not in FEED_FORWARD:
             if isinstance(part, (*WEIGHTED, WeightNormed)):
                 report.skipped[name] = f"{type(part).__name__} has no pre-activation of its own"
             continue
-        if tied := weights & owners.keys():
-            report.skipped[name] = f"shares its weight with {owners[tied.pop()]}"
+        own = {id(p): key for key, p in part.named_parameters(recurse=False)}
+        if tied := [key for key in own if key in owners]:
+            kind = own[tied[0]].removesuffix("_g").removesuffix("_v")
+            report.skipped[name] = f"shares its {kind} with {owners[tied[0]]}"
             continue
-        owners |= dict.fromkeys(weights, name)
+        owners |= dict.fromkeys(own, name)
         n_spatial = FEED_FORWARD[type(part)]
         scaled_later = getattr(norm, "weight", None) is not None
         goal = 1.0 if scaled_later else init_scale
@@ -119,6 +121,25 @@ def _targets(
         if norm is not None:
             targets.append(_Norm(name, norm, n_spatial, init_scale))
     return targets
+
+
+def _kept(net: nn.Module, skipped: set[int]) -> dict[int, str]:
+    """The parameters that must stay as they are, by identity, with the name of their module."""
+    return {
+        id(parameter): path
+        for path, part in net.named_modules()
+        if id(part) in skipped or type(part) not in FEED_FORWARD
+        for parameter in part.parameters(recurse=False)
+    }
+
+
+def _explain(reasons: dict[str, str], name: str, reason: str) -> None:
+    """Adds ``reason`` to what ``reasons`` says of ``name``, once."""
+    known = reasons.get(name)
+    if known is None:
+        reasons[name] = reason
+    elif reason not in known:
+        reasons[name] = f"{known}; {reason}"
 
 
 class _Target:
@@ -148,6 +169,7 @@ class _Target:
 
         def after(_: nn.Module, args: tuple[Tensor, ...], t: Tensor) -> Tensor | None:
             if self.done:
+                _explain(report.incomplete, self.name, REUSED)
                 return None
             self.done = True
             return self.standardise(t, lengths[0], report)
