@@ -116,6 +116,38 @@ def test_the_exponential_scale_is_written_as_a_length_and_read_as_one(layout):
     torch.testing.assert_close(linear.effective(), source.effective())
 
 
+@pytest.mark.parametrize("scale", ["linear", "exp"])
+def test_a_negative_length_loads_with_the_same_function(scale):
+    theirs = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 4)))
+    with torch.no_grad():
+        theirs[0].parametrizations.weight.original0[1] *= -1
+    ours = nn.Sequential(WNLinear(3, 4, scale=scale))
+    load_weights(ours, theirs.state_dict())
+    torch.testing.assert_close(ours[0].effective(), theirs[0].weight)
+
+
+@pytest.mark.parametrize("layout", ["plain", "parametrize"])
+def test_a_row_of_length_zero_has_no_logarithm_and_is_an_error_that_names_it(layout):
+    source = nn.Sequential(WNLinear(3, 4))
+    with torch.no_grad():
+        source[0].weight_g[2] = 0
+    target = nn.Sequential(WNLinear(3, 4, scale="exp"))
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(UsageError, match=r"0\.weight has rows of length zero \(the first: 2\)"):
+        load_weights(target, state_dict_as(source, layout))
+    assert all(torch.equal(before[key], value) for key, value in target.state_dict().items())
+
+
+def test_a_logarithm_of_another_shape_is_an_error_and_changes_nothing():
+    net = nn.Sequential(WNLinear(3, 3), WNLinear(3, 2, scale="exp"))
+    state = {key: value + 1 for key, value in net.state_dict().items()}
+    state["1.weight_g"] = torch.ones(1, 3)
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(UsageError, match=r"1\.weight_g must have shape \(2, 1\), got \(1, 3\)"):
+        load_weights(net, state)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("layer", "layout", "message"),
     [
@@ -140,6 +172,14 @@ def test_what_a_layout_cannot_say_is_an_error(layer, layout, message):
             r"conv\.weight.* \(3, 2, 3, 3\), got \(3, 2, 5, 5\)",
         ),
         ({"body.0.bias": torch.ones(4)}, r"body\.0\.bias must have shape \(5,\), got \(4,\)"),
+        (
+            {
+                "body.2.weight": None,
+                "body.2.weight_v": torch.tensor([[1.0], [0.0]]).expand(2, 5),
+                "body.2.weight_g": torch.ones(2, 1),
+            },
+            r"body\.2\.weight_v must have a direction .* 1 of 2 .* \(the first: 1\)",
+        ),
     ],
 )
 def test_a_mismatch_names_the_key_and_changes_nothing(change, message):

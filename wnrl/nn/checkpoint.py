@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.functional import split_weight, weight_norm
+from wnrl.nn.functional import check_directions, split_weight, weight_norm
 
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
@@ -55,14 +55,16 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
 
     A plain weight becomes v := w, g := ‖w‖. A pair (v, g) that was normalised along another axis
     is loaded by its effective weight. ``weight_g`` of a layer with ``scale="exp"`` is taken as that
-    layer writes it, a logarithm. Nothing is changed if anything is wrong.
+    layer writes it, a logarithm; for a negative length from elsewhere, which has none, the row of v
+    is turned around. Nothing is changed if anything is wrong.
 
     Args:
         module: plain, converted or in part.
         state_dict: of a network with the same layers under the same names.
 
     Raises:
-        UsageError: a key is missing, has no place or another shape; the message names it.
+        UsageError: a key is missing, has no place or another shape, a row of v is zero, or the
+            length of a row is zero and ``scale="exp"``; the message names it.
     """
     left = dict(state_dict)
     loaded: dict[str, Tensor] = {}
@@ -122,14 +124,36 @@ def _take_pair(
     v = values[-1]
     _check_shape(f"{stem}, from {layout}", v, own_v)
     if layout == "weight_norm" and layer.scale == "exp":
-        return v, values[0]
-    if layout != "plain":
-        if values[0].shape == own_g.shape:
-            g = values[0]
-            return v, g.log() if layer.scale == "exp" else g
-        v = _effective(stem, *values)
-    v, g = split_weight(v.to(own_v), layer.output_dim, layer.eps, layer.weight_groups)
-    return v, g.log() if layer.scale == "exp" else g
+        g = values[0]
+        _check_shape(f"{stem}_g", g, own_g)
+    elif layout != "plain" and values[0].shape == own_g.shape:
+        v, g = _as_written(stem, layer, v, values[0])
+    else:
+        w = v if layout == "plain" else _effective(stem, *values)
+        parts = split_weight(w.to(own_v), layer.output_dim, layer.eps, layer.weight_groups)
+        v, g = _as_written(stem, layer, *parts)
+    check_directions(v, f"{stem}_v", layer.output_dim, layer.weight_groups)
+    return v, g
+
+
+def _as_written(stem: str, layer: WeightNormed, v: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions and the parameter g of ``layer``, for directions v and signed lengths.
+
+    Raises:
+        UsageError: a length is zero, and ``layer`` holds logarithms.
+    """
+    if layer.scale != "exp":
+        return v, length
+    zero = (length == 0).flatten()
+    if zero.any():
+        raise UsageError(
+            f"{stem} has rows of length zero (the first: {int(zero.nonzero()[0])}), which "
+            "scale='exp' cannot express"
+        )
+    sign = length.sign().to(v.dtype)
+    if layer.weight_groups > 1:
+        sign = sign.repeat_interleave(len(v) // layer.weight_groups, 0)
+    return v * sign, length.abs().log()
 
 
 def _take_weight(left: dict[str, Any], key: str, target: Any) -> Tensor | None:
