@@ -38,7 +38,7 @@ def test_evaluation_is_that_of_batch_norm_with_the_same_statistics(ours, theirs,
 
 @pytest.mark.parametrize(("ours", "_theirs", "shape"), SHAPES)
 def test_within_the_limits_training_agrees_with_evaluation(ours, _theirs, shape):
-    norm = warm(ours(3, momentum=0.0), mean=0.3, std=1.2)
+    norm = warm(ours(3, momentum=0.0, r_max=100.0, d_max=100.0), mean=0.3, std=1.2)
     x = torch.randn(shape)
     torch.testing.assert_close(norm.train()(x), norm.eval()(x), atol=1e-5, rtol=1e-5)
 
@@ -50,7 +50,8 @@ def test_beyond_the_limits_r_and_d_are_clipped():
 
 
 def test_r_and_d_are_constants_for_the_gradient():
-    norm = warm(BatchRenorm1d(2, momentum=0.0, affine=False), mean=0.2, std=1.5).double()
+    norm = BatchRenorm1d(2, momentum=0.0, affine=False, r_max=100.0, d_max=100.0)
+    norm = warm(norm, mean=0.2, std=1.5).double()
     x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(5, 2, dtype=torch.float64)
     norm(x).backward(upstream)
@@ -83,6 +84,36 @@ def test_running_statistics_move_by_the_momentum_and_count_the_batches():
     assert norm.running_mean.item() == pytest.approx(0.75 * 0.5 + 0.25 * 3)
     assert norm.running_var.item() == pytest.approx(0.75 * 1 + 0.25 * 4)
     assert norm.running_steps.item() == 2
+
+
+def test_without_momentum_the_running_statistics_are_averages_of_all_batches():
+    norm = BatchRenorm1d(1, momentum=None)
+    norm(torch.tensor([[1.0], [3.0]]))  # mean 2, population variance 1
+    norm(torch.tensor([[1.0], [5.0]]))  # mean 3, population variance 4
+    assert norm.running_mean.item() == pytest.approx(2.5)
+    assert norm.running_var.item() == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_the_statistics_stay_float32_and_go_on_counting(dtype):
+    norm = BatchRenorm1d(1)
+    norm.running_mean.fill_(1.0001)
+    norm.to(dtype)
+    assert norm.running_mean.item() == pytest.approx(1.0001, abs=1e-7)
+    for _ in range(600):
+        out = norm(torch.tensor([[1.0], [3.0]], dtype=dtype))
+    assert norm.running_steps.item() == 600
+    assert out.dtype == norm.weight.dtype == dtype
+    made = BatchRenorm1d(1, dtype=dtype)
+    assert {b.dtype for m in (norm, made) for b in m.buffers()} == {torch.float32}
+
+
+def test_an_empty_batch_changes_no_statistics():
+    norm = BatchRenorm1d(3)
+    norm(torch.randn(8, 3))
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    assert norm(torch.zeros(0, 3)).shape == (0, 3)
+    assert all(torch.equal(before[name], value) for name, value in norm.state_dict().items())
 
 
 def test_all_buffers_are_floats_named_running():

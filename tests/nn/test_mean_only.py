@@ -84,6 +84,26 @@ def test_a_bf16_input_is_averaged_in_float32():
     assert norm.running_mean.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_the_statistics_stay_float32_and_go_on_averaging(dtype):
+    norm = MeanOnlyBatchNorm1d(1, momentum=None).to(dtype)
+    for step in range(600):
+        out = norm(torch.full((2, 1), float(step >= 300), dtype=dtype))
+    assert norm.running_steps.item() == 600
+    assert norm.running_mean.item() == pytest.approx(0.5)
+    assert out.dtype == norm.bias.dtype == dtype
+    made = MeanOnlyBatchNorm1d(1, dtype=dtype)
+    assert {b.dtype for m in (norm, made) for b in m.buffers()} == {torch.float32}
+
+
+def test_an_empty_batch_changes_no_statistics():
+    norm = MeanOnlyBatchNorm1d(3)
+    norm(torch.randn(8, 3))
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    assert norm(torch.zeros(0, 3)).shape == (0, 3)
+    assert all(torch.equal(before[name], value) for name, value in norm.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("norm_class", "shape"), [(MeanOnlyBatchNorm1d, (2, 4)), (MeanOnlyBatchNorm2d, (2, 3, 4))]
 )

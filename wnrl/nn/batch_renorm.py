@@ -1,10 +1,19 @@
 """Batch renormalization (Ioffe 2017, arXiv:1702.03275)."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn.mean_only import along_channels, channel_axes, check_momentum
+from wnrl.nn.mean_only import (
+    along_channels,
+    channel_axes,
+    check_momentum,
+    rewiden,
+    wide_dtype,
+)
 
 
 class BatchRenorm(nn.Module):
@@ -14,11 +23,13 @@ class BatchRenorm(nn.Module):
     ``d = (μ_B − μ)/σ`` clipped to [−d_max, d_max], both constants for the gradient (Algorithm 1).
     Within the limits the output is ``(x − μ)/σ``: what evaluation computes. For the first
     ``warmup_steps`` it is plain batch norm; then the limits open linearly. All state is in float
-    buffers named ``running_*``, which the target networks of stable-baselines3 copy.
+    buffers named ``running_*``, which the target networks of stable-baselines3 copy; they stay
+    float32 where the module goes to half precision. An empty batch changes none of them.
 
     Args:
         num_features: number of channels C.
-        momentum: share of the newest batch in the running statistics.
+        momentum: share of the newest batch in the running statistics; None averages all batches
+            equally.
         eps: added to variances.
         affine: whether to scale by ``weight`` and shift by ``bias``.
         r_max: final limit of r.
@@ -51,7 +62,7 @@ class BatchRenorm(nn.Module):
     def __init__(
         self,
         num_features: int,
-        momentum: float = 0.01,
+        momentum: float | None = 0.01,
         eps: float = 1e-5,
         affine: bool = True,
         r_max: float = 3.0,
@@ -78,15 +89,22 @@ class BatchRenorm(nn.Module):
         ones = torch.ones(num_features, device=device, dtype=dtype)
         self.weight = nn.Parameter(ones.clone()) if affine else None
         self.bias = nn.Parameter(torch.zeros_like(ones)) if affine else None
-        self.register_buffer("running_mean", torch.zeros_like(ones))
-        self.register_buffer("running_var", ones)
-        self.register_buffer("running_steps", torch.zeros((), device=device))
+        wide = ones.to(wide_dtype(ones.dtype))
+        self.register_buffer("running_mean", torch.zeros_like(wide))
+        self.register_buffer("running_var", wide)
+        self.register_buffer("running_steps", wide.new_zeros(()))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        rewiden(self, before)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …) -> (B, C, …)``."""
         axes = channel_axes(x, self.num_features, self._spatial)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if self.training:
+        if self.training and x.numel():
             scale, shift = self._renormalise(wide, axes)
         else:
             scale = (self.running_var + self.eps).rsqrt()
@@ -112,9 +130,10 @@ class BatchRenorm(nn.Module):
             d_limit = self.d_max * self._opening(self.d_steps)
             r = (std / running_std).clamp(1 / r_limit, r_limit)
             d = ((mean - self.running_mean) / running_std).clamp(-d_limit, d_limit)
-            self.running_mean += self.momentum * (mean - self.running_mean)
-            self.running_var += self.momentum * (var - self.running_var)
             self.running_steps += 1
+            share = 1 / self.running_steps if self.momentum is None else self.momentum
+            self.running_mean += share * (mean - self.running_mean)
+            self.running_var += share * (var - self.running_var)
         scale = r / std
         return scale, d - mean * scale
 

@@ -1,5 +1,8 @@
 """Mean-only batch normalization (Salimans & Kingma 2016, arXiv:1602.07868, section 4)."""
 
+from collections.abc import Callable, Mapping
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -37,13 +40,27 @@ def along_channels(value: Tensor, x: Tensor) -> Tensor:
     return value.view(1, -1, *[1] * (x.dim() - 2))
 
 
+def wide_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    """The type of running statistics: in half precision, 256 + 1 is 256."""
+    return torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
+
+
+def rewiden(module: nn.Module, before: Mapping[str, Tensor | None]) -> None:
+    """Undoes the narrowing of buffers below float32, from what they held ``before``."""
+    for name, old in before.items():
+        new = module._buffers[name]
+        if old is not None and new is not None and new.dtype != wide_dtype(new.dtype):
+            module._buffers[name] = old.to(new.device, wide_dtype(new.dtype))
+
+
 class MeanOnlyBatchNorm(nn.Module):
     """t − μ[t] + b for each channel (eq. 7); its gradient is centred in turn (eq. 8).
 
     In training μ is the mean of the batch, in evaluation the running mean, as in ``nn.BatchNorm``;
     there is no division by a standard deviation, so the noise that the batch adds is small and
     close to Gaussian. All state is in float buffers whose names start with ``running_``: those
-    are the ones that the target networks of stable-baselines3 copy.
+    are the ones that the target networks of stable-baselines3 copy. They stay float32 where the
+    module goes to half precision. An empty batch changes none of them.
 
     Args:
         num_features: number of channels C.
@@ -85,16 +102,21 @@ class MeanOnlyBatchNorm(nn.Module):
         self.num_features, self.momentum = num_features, momentum
         zeros = torch.zeros(num_features, device=device, dtype=dtype)
         self.bias = nn.Parameter(zeros.clone()) if bias else None
-        self.register_buffer("running_mean", zeros if track_running_stats else None)
-        self.register_buffer(
-            "running_steps", torch.zeros((), device=device) if track_running_stats else None
-        )
+        wide = zeros.to(wide_dtype(zeros.dtype))
+        self.register_buffer("running_mean", wide if track_running_stats else None)
+        self.register_buffer("running_steps", wide.new_zeros(()) if track_running_stats else None)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        rewiden(self, before)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …) -> (B, C, …)``."""
         axes = channel_axes(x, self.num_features, self._spatial)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bf16 sums lose whole digits
-        if self.training or self.running_mean is None:
+        if (self.training and x.numel()) or self.running_mean is None:
             mean = wide.mean(axes)
             self._track(mean)
         else:
