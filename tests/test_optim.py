@@ -156,6 +156,53 @@ def test_a_state_without_v_and_g_is_refused_by_name():
         WNAdam(net.parameters()).load_state_dict(plain.state_dict())
 
 
+def test_a_state_of_another_network_is_refused_by_parameter():
+    wide = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4))
+    net = mlp()
+    optimizer = WNAdam(net.parameters())
+    train(net, optimizer, 1, (4, 3))
+    before = copy.deepcopy(optimizer.state_dict()["state"][2]["v"])
+    with pytest.raises(
+        UsageError, match=r"v of parameter 2 must have shape \(2, 5\), got \(4, 5\)"
+    ):
+        optimizer.load_state_dict(WNAdam(wide.parameters()).state_dict())
+    assert torch.equal(optimizer.state_dict()["state"][2]["v"], before)
+
+
+def test_a_sparse_gradient_is_refused():
+    words = nn.Embedding(10, 4, sparse=True)
+    optimizer = WNSGD(words.parameters(), lr=0.1)
+    words(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(UsageError, match=r"shape \(10, 4\) must have a dense gradient"):
+        optimizer.step()
+
+
+def test_a_differentiable_step_is_refused():
+    with pytest.raises(UsageError, match="differentiable must be False"):
+        WNAdam(mlp().parameters(), differentiable=True)
+
+
+@pytest.mark.parametrize("shape", [(64, 1), (6, 1, 1, 1)])
+def test_a_parameter_with_one_number_in_each_row_is_stepped_on_by_the_base(shape):
+    mine, theirs = (nn.Parameter(torch.full(shape, -2.0)) for _ in range(2))
+    ours, plain = WNAdam([mine], lr=0.1), torch.optim.Adam([theirs], lr=0.1)
+    for _ in range(40):
+        for parameter in (mine, theirs):
+            parameter.grad = torch.full(shape, -1.0)
+        assert "v" not in ours.state[mine]
+        ours.step()
+        plain.step()
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_one_channel_of_a_transposed_convolution_has_no_direction_either():
+    net = nn.ConvTranspose2d(2, 2, 1, groups=2)
+    pointwise, spread = nn.ConvTranspose2d(2, 6, 1, groups=2), nn.ConvTranspose2d(4, 2, 1, groups=2)
+    for layer, expected in ((net, False), (pointwise, False), (spread, True)):
+        optimizer = WNAdam(param_groups(layer, lr=0.1))
+        assert ("v" in optimizer.state[layer.weight]) is expected
+
+
 def load(net, values):
     net.load_state_dict(values)
 

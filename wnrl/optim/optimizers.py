@@ -24,13 +24,14 @@ class WeightNormalized(Optimizer):
     """An optimizer on (v, g) for a network that holds w; see ``weight_normalized``.
 
     Every parameter with two axes or more is a weight, with one g for each slice along axis 0
-    (embeddings too: one for each word). A parameter group may differ: ``weight_norm=False`` leaves
-    its parameters to the base optimizer; ``transposed=n`` says that they are weights of transposed
-    convolutions with n groups, whose output channels are in axis 1; ``g_lr_scale`` multiplies the
-    learning rate of g. ``param_groups(module)`` makes such groups, and leaves alone what
-    ``convert`` has weight-normalized already. ``weight_decay`` does not act on v (it would only
-    raise the effective learning rate) nor on g (it would shrink w), so it acts on what is not
-    weight-normalized alone.
+    (embeddings too: one for each word); but one whose slices hold a single number each, as the
+    ``(features, 1)`` of stable-baselines3's gSDE, has no directions and is left alone. A parameter
+    group may differ: ``weight_norm=False`` leaves its parameters to the base optimizer;
+    ``transposed=n`` says that they are weights of transposed convolutions with n groups, whose
+    output channels are in axis 1; ``g_lr_scale`` multiplies the learning rate of g.
+    ``param_groups(module)`` makes such groups, and leaves alone what ``convert`` has
+    weight-normalized already. ``weight_decay`` does not act on v (it would only raise the effective
+    learning rate) nor on g (it would shrink w), so it acts on what is not weight-normalized alone.
 
     v and g are float32 or wider, whatever the type of w. If someone writes w between two steps
     (``load_state_dict``, an average, a new ``.data``), v takes the new direction with its old
@@ -43,8 +44,8 @@ class WeightNormalized(Optimizer):
         **kwargs: arguments of the base optimizer.
 
     Raises:
-        UsageError: a weight has an empty dimension, a number is out of range, or the base
-            optimizer needs more than one evaluation a step.
+        UsageError: a weight has an empty dimension, a number is out of range, or
+            ``differentiable`` is asked for.
     """
 
     base: ClassVar[type[Optimizer]]
@@ -59,6 +60,8 @@ class WeightNormalized(Optimizer):
     ) -> None:
         if v_init_std is not None:
             check_positive(v_init_std=v_init_std)
+        if kwargs.get("differentiable"):
+            raise UsageError("differentiable must be False: steps on v and g are not recorded")
         self.v_init_std = v_init_std
         self._bundles: list[list[Bundle]] = []  # one list for each parameter group
         # The base optimizer refuses an empty list; what it steps on is set at each step.
@@ -117,7 +120,8 @@ class WeightNormalized(Optimizer):
         """Resumes bit for bit, where the network is loaded as well (in either order).
 
         Raises:
-            UsageError: the state of a weight has no v and g: another optimizer's.
+            UsageError: the state of a weight has no v and g (another optimizer's), or those of
+                another shape (another network's). The optimizer is unchanged.
         """
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
         params = (w for group in self.param_groups for w in group["params"])
@@ -130,6 +134,13 @@ class WeightNormalized(Optimizer):
                         f"the state of parameter {index} has no v and g: "
                         f"it was saved by another optimizer than {type(self).__name__}"
                     )
+                for key in ("v", "g"):
+                    wanted, got = (tuple(s[key].shape) for s in (self.state[w], state))
+                    if wanted != got:
+                        raise UsageError(
+                            f"{key} of parameter {index} must have shape {wanted}, got {got}: "
+                            "the state was saved for another network"
+                        )
                 exact[w] = state
         super().load_state_dict(state_dict)
         # torch casts state to the type of its parameter, which may be bf16.
@@ -162,7 +173,7 @@ class WeightNormalized(Optimizer):
         alike: dict[Any, list[Pair]] = {}
         for w in group["params"]:
             state = self.state[w]
-            if not group["weight_norm"] or w.dim() < 2:
+            if not group["weight_norm"] or not Pair.suits(w, group["transposed"]):
                 self._inner.state[w] = state
                 continue
             if "v" in state:

@@ -38,6 +38,13 @@ class Pair:
         self.written: Tensor | None = None  # holds the storage, so that its address stays taken
         self.version = -1
 
+    @staticmethod
+    def suits(w: Tensor, transposed: int) -> bool:
+        """Whether w has rows of two numbers or more: a single number has no direction to learn."""
+        if w.dim() < 2:
+            return False
+        return not w.numel() or w.numel() > (transposed * w.shape[1] if transposed else len(w))
+
     @classmethod
     def split(cls, w: Tensor, transposed: int, v_init_std: float | None) -> "Pair":
         """The pair that stands for w as it is."""
@@ -56,9 +63,18 @@ class Pair:
         return self.v * (self.g / self.norm)
 
     def gradients(self) -> tuple[Tensor, Tensor]:
-        """∇v = g/‖v‖ ∇w − g ∇g/‖v‖² v and ∇g = ∇w·v/‖v‖ (eq. 3)."""
+        """∇v = g/‖v‖ ∇w − g ∇g/‖v‖² v and ∇g = ∇w·v/‖v‖ (eq. 3).
+
+        Raises:
+            UsageError: ∇w is sparse.
+        """
         grad = self.w.grad
         assert grad is not None
+        if grad.layout is not torch.strided:
+            raise UsageError(
+                f"a weight of shape {tuple(self.w.shape)} must have a dense gradient, got a sparse "
+                "one: make its layer with sparse=False, or its group with weight_norm=False"
+            )
         if self.transposed:
             grad = _units_first(grad, self.transposed).flatten(0, 1)
         # torch's fused optimizers ignore strides: a gradient must be laid out as its tensor is.
