@@ -108,6 +108,16 @@ def test_a_weight_of_another_shape_is_refused():
         layer.weight = torch.zeros(2, 3)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_weight_cannot_be_taken_away(name):
+    layer = CASES[name].build()
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    for weight in layer.pairs:
+        with pytest.raises(UsageError, match=rf"{weight} must have shape .* got None"):
+            setattr(layer, weight, None)
+    assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
+
+
 def test_gradients_flow_through_the_weight_that_is_read():
     layer = wn.WNLinear(2, 3)
     layer.weight.square().sum().backward()

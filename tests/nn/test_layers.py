@@ -364,9 +364,18 @@ def test_a_layer_of_another_type_is_refused():
         wn.WNLinear.from_plain(nn.Conv1d(1, 1, 1))
 
 
-def test_hooks_that_would_be_lost_are_refused():
+@pytest.mark.parametrize(
+    "register",
+    [
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+    ],
+)
+def test_hooks_that_would_be_lost_are_refused(register):
     plain = nn.Linear(2, 2)
-    plain.register_forward_hook(lambda *_: None)
+    getattr(plain, register)(lambda *_: None)
     with pytest.raises(wn.functional.UsageError, match="hooks"):
         wn.WNLinear.from_plain(plain)
 

@@ -4,6 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from tests.nn.cases import NORMED
 from wnrl import nn as wn
 from wnrl.errors import UsageError
 
@@ -140,3 +141,14 @@ def test_the_input_of_a_cell_is_checked():
 def test_an_eps_of_zero_is_refused():
     with pytest.raises(UsageError, match="eps must be above zero"):
         wn.LayerNormLSTM(3, 4, eps=0.0)
+
+
+@pytest.mark.parametrize("case", NORMED.values(), ids=NORMED)
+def test_reset_parameters_draws_as_the_constructor_does(case):
+    layer, fresh = case.build(), case.build()
+    for parameter in layer.parameters():
+        nn.init.constant_(parameter, 7.0)
+    torch.manual_seed(0)
+    layer.reset_parameters()
+    for name, value in fresh.state_dict().items():
+        assert torch.equal(layer.state_dict()[name], value), name

@@ -95,7 +95,8 @@ class WeightNormed(nn.Module):
             raise UsageError(
                 f"plain must be a {cls.plain_type.__name__}, got {type(plain).__name__}"
             )
-        if plain._forward_hooks or plain._forward_pre_hooks or plain._backward_hooks:
+        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        if any(getattr(plain, kind) for kind in kinds):
             raise UsageError(f"plain must have no hooks, they would be lost: {plain}")
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
@@ -171,13 +172,14 @@ class WeightNormed(nn.Module):
         A row of zeros becomes g = 0 and keeps its v.
 
         Raises:
-            UsageError: the shape differs, or ``scale="exp"`` and a row is zero.
+            UsageError: ``weight`` is no tensor or of another shape, or ``scale="exp"`` and a row
+                is zero.
         """
         v, g = self.pair(name)
-        if weight.shape != v.shape:
+        if not isinstance(weight, Tensor) or weight.shape != v.shape:
+            got = tuple(weight.shape) if isinstance(weight, Tensor) else repr(weight)
             raise UsageError(
-                f"{type(self).__name__}.{name} must have shape {tuple(v.shape)}, "
-                f"got {tuple(weight.shape)}"
+                f"{type(self).__name__}.{name} must have shape {tuple(v.shape)}, got {got}"
             )
         with torch.no_grad():
             new_v, new_g = self._split(name, weight.detach().to(v))
@@ -203,7 +205,7 @@ class WeightNormed(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # nn.Module would register a Parameter given as `weight` beside v and g, or refuse it.
-        if isinstance(value, Tensor) and name in self.__dict__.get("pairs", ()):
+        if name in self.__dict__.get("pairs", ()):
             self.assign(name, value)
             return
         if isinstance(value, nn.Parameter) and name[-2:] in ("_v", "_g"):

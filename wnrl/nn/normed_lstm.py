@@ -10,6 +10,7 @@ example ``LayerNormLSTMCell`` does too. The RMS version (Zhang & Sennrich 2019, 
 has the same scales, adds the biases outside of N and leaves the cell without a shift.
 """
 
+import math
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -90,6 +91,17 @@ class NormedRecurrent(nn.Module):
                 if self.centred:
                     zeros = w_hh.detach().new_zeros(self.hidden_size)
                     self.register_parameter(f"shift_c{suffix}", nn.Parameter(zeros))
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew, as the constructor does."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for name, parameter in self.named_parameters():
+            if name.startswith("scale"):
+                nn.init.ones_(parameter)
+            elif name.startswith("shift"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def _recurrence(self, suffix: str = "") -> Recurrence:
         """The layer whose parameter names end in ``suffix``."""
