@@ -253,6 +253,79 @@ def test_tied_weights_stay_tied():
     assert net["out"].weight_g is net["words"].weight_g
 
 
+def test_tied_weights_stay_tied_in_the_folded_copy():
+    net = nn.ModuleDict({"words": nn.Embedding(7, 4), "out": nn.Linear(4, 7, bias=False)})
+    net["out"].weight = net["words"].weight
+    convert(net, "weight")
+    folded = fold(net)
+    assert folded["out"].weight is folded["words"].weight
+    torch.testing.assert_close(folded["out"].weight, net["out"].effective())
+
+
+@pytest.mark.parametrize("key", ["weight", "spectral"])
+def test_hooks_that_folding_would_lose_are_an_error(key):
+    net = nn.ModuleDict({"body": mlp()})
+    convert(net, key)
+    net["body"][4].register_forward_hook(lambda *_: None)
+    with pytest.raises(UsageError, match=r"body\.4 has hooks"):
+        fold(net)
+
+
+@pytest.mark.parametrize(
+    ("key", "options"), [("weight_mean", {"scale": "exp"}), ("weight", {"scale": "exp"})]
+)
+def test_a_conversion_that_fails_names_the_layer_and_changes_nothing(key, options):
+    net = mlp()
+    nn.init.zeros_(net[4].weight)
+    before = copy.deepcopy(net)
+    with pytest.raises(UsageError, match=r"^4: .* row of zeros"):
+        convert(net, key, norm_kwargs=options)
+    assert repr(net) == repr(before)
+    assert all(torch.equal(net.state_dict()[k], v) for k, v in before.state_dict().items())
+
+
+def test_a_zero_head_under_spectral_norm_is_named():
+    net = nn.ModuleDict({"body": mlp()})
+    nn.init.zeros_(net["body"][4].weight)
+    with pytest.raises(UsageError, match=r"^body\.4: spectral norm needs"):
+        convert(net, "spectral")
+    assert type(net["body"][0]) is nn.Linear
+
+
+def test_an_option_that_a_normaliser_refuses_names_the_layer():
+    with pytest.raises(UsageError, match=r"^0: .*momentum"):
+        convert(mlp(), "mean", norm_kwargs={"momentum": 2})
+
+
+def test_momentum_none_averages_under_batch_renorm():
+    net = mlp()
+    convert(net, "batch_renorm", norm_kwargs={"momentum": None})
+    assert net(torch.randn(8, 6)).isfinite().all()
+
+
+class Functional(nn.Module):
+    """Nonlinearities as functions, which ``convert`` cannot see."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.out = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+
+HIDDEN_ONLY = [key for key in KEYS if key not in ("none", "weight", "weight_mean", "spectral")]
+
+
+@pytest.mark.parametrize("key", HIDDEN_ONLY)
+def test_a_norm_that_finds_no_hidden_layer_warns_and_every_layer_is_reported(key):
+    net = Functional()
+    with pytest.warns(UserWarning, match=rf"'{key}' changed nothing: none of fc1, fc2, out"):
+        assert convert(net, key) == []
+    assert plain_parts(net, key) == ["fc1", "fc2", "out"]
+    assert convert(net, key, skip=("fc1", "fc2", "out")) == []
+
+
 def test_a_weight_tied_to_a_layer_that_stays_plain_is_an_error():
     net = nn.ModuleDict({"words": nn.Embedding(7, 4), "out": nn.Linear(4, 7, bias=False)})
     net["out"].weight = net["words"].weight
@@ -275,6 +348,7 @@ def test_plain_parts_names_what_a_norm_could_not_reach():
             "memory": nn.LSTM(6, 8),
             "body": nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 2)),
             "attention": nn.MultiheadAttention(8, 2),
+            "reached": nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)),
         }
     )
     parts = ["memory", "body.0", "attention", "attention.out_proj"]

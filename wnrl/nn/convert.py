@@ -1,6 +1,8 @@
 """From a plain network to a normalised one, in place."""
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +116,11 @@ def convert(
 
     Raises:
         UsageError: a word, a name or an option that does not exist; ``module`` is itself a layer;
-            a layer has hooks that would be lost; a weight is tied to one that stays plain.
+            a layer has hooks that would be lost; a weight is tied to one that stays plain; a
+            layer's weight is one that the norm cannot take. ``module`` is as it was then.
+
+    Warns:
+        UserWarning: a norm of hidden layers found none, though there are layers.
     """
     choice = NORMS[check_choice("norm", norm, NORMS)]
     check_choice("placement", placement, PLACEMENTS)
@@ -124,11 +130,13 @@ def convert(
             f"module must be a container of layers: {type(module).__name__} cannot be replaced in "
             f"place, put it in an nn.Sequential or use {type(module).__name__}'s own counterpart"
         )
-    _check_replaceable(module, _unskipped(module, skip), choice)
-    done: set[str] = set()
-    if choice.normalisers:
-        done |= _attach_normalisers(_unskipped(module, skip), choice, placement, options)
-    done |= _replace_layers(_unskipped(module, skip), choice, layer_options)
+    slots = _unskipped(module, skip)
+    _check_replaceable(module, slots, choice)
+    # All that can fail comes before the first change.
+    counterparts = _counterparts(slots, choice, layer_options)
+    normalisers = _normalisers(_hidden(slots), choice, options) if choice.normalisers else {}
+    done = _attach_normalisers(_hidden(slots), normalisers, counterparts, choice, placement)
+    done |= _replace_layers(_unskipped(module, skip), counterparts)
     if choice.projected:
         slots = _unskipped(module, skip)
         recurrent = [slot for slot in slots if isinstance(slot.layer, RECURRENT)]
@@ -136,7 +144,31 @@ def convert(
         if marked:
             project_(module)
         done |= marked
+    if not done:
+        _warn_if_nothing_was_found(norm, choice, module, _unskipped(module, skip))
     return _in_order(module, done)
+
+
+def _warn_if_nothing_was_found(
+    norm: str, choice: Norm, module: nn.Module, slots: list[Slot]
+) -> None:
+    if (choice.normalisers or choice.projected) and not _is_normalised(module, choice):
+        names = [slot.name for slot in slots if type(slot.layer) in N_SPATIAL]
+        if names:
+            warnings.warn(
+                f"norm {norm!r} changed nothing: none of {', '.join(names)} is directly followed "
+                "by a nonlinearity (a module, not a function) in an nn.Sequential",
+                stacklevel=3,
+            )
+
+
+def _is_normalised(module: nn.Module, choice: Norm) -> bool:
+    """Whether ``choice`` has a hold on any part of ``module``."""
+    ours = tuple(choice.layers.values())
+    return any(
+        isinstance(part, Normalised) or type(part) in ours or getattr(part, "projected", False)
+        for part in module.modules()
+    )
 
 
 def _in_order(module: nn.Module, names: Collection[str]) -> list[str]:
@@ -149,7 +181,9 @@ def plain_parts(module: nn.Module, norm: str, *, skip: Collection[str] = ()) -> 
     For ``weight``, ``weight_mean`` and ``spectral`` that is every layer with a weight matrix that
     still is a plain one. For norms of hidden layers, it is recurrent layers without a version of
     their own and feed-forward layers inside a network whose place was not recognised; output
-    heads, which those norms leave alone by definition, are not listed.
+    heads, which those norms leave alone by definition, are not listed. A layer at the end of its
+    ``nn.Sequential``, or in none, is taken for a head, unless no hidden layer was recognised at
+    all: then every layer is listed.
 
     Args:
         module: a network that ``convert(module, norm)`` has seen.
@@ -159,16 +193,18 @@ def plain_parts(module: nn.Module, norm: str, *, skip: Collection[str] = ()) -> 
     choice = NORMS[check_choice("norm", norm, NORMS)]
     if norm == "none":
         return []
-    plain = {slot.name for slot in _unskipped(module, skip) if _left_plain(slot, choice)}
+    heads = _is_normalised(module, choice)
+    plain = {slot.name for slot in _unskipped(module, skip) if _left_plain(slot, choice, heads)}
     return _in_order(module, plain)
 
 
-def _left_plain(slot: Slot, choice: Norm) -> bool:
+def _left_plain(slot: Slot, choice: Norm, heads: bool) -> bool:
+    """Whether ``slot`` is to be reported; ``heads`` says that what looks like a head is one."""
     layer = slot.layer
     touched = type(layer) in choice.layers.values() or getattr(layer, "projected", False)
     if touched or not isinstance(layer, WEIGHTED):
         return False
-    if nn.Linear in choice.layers or type(layer) not in N_SPATIAL:
+    if nn.Linear in choice.layers or type(layer) not in N_SPATIAL or not heads:
         return True
     after = slot.following
     if after is None or isinstance(slot.parent, Normalised):  # a head, or normalised itself
@@ -225,51 +261,80 @@ def _hidden(slots: list[Slot]) -> list[Slot]:
     return [slot for slot in slots if id(slot.layer) not in elsewhere]
 
 
+@contextmanager
+def _naming(slot: Slot) -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{slot.name}: {error}") from error
+
+
+def _counterparts(slots: list[Slot], choice: Norm, options: dict[str, Any]) -> dict[int, Any]:
+    """What takes the place of each layer, by its id; what was tied stays so."""
+    made: dict[int, Any] = {}
+    pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+    for slot in slots:
+        layer = slot.layer
+        if type(layer) not in choice.layers or id(layer) in made:
+            continue
+        with _naming(slot):
+            counterpart = choice.layers[type(layer)].from_plain(layer, **options)
+        made[id(layer)] = counterpart.train(layer.training)
+        for name in getattr(counterpart, "pairs", ()):
+            pair = pairs.setdefault(id(getattr(layer, name)), counterpart.pair(name))
+            for suffix, parameter in zip(("_v", "_g"), pair, strict=True):
+                setattr(counterpart, name + suffix, parameter)
+    return made
+
+
+def _normalisers(hidden: list[Slot], choice: Norm, options: dict[str, Any]) -> dict[str, Any]:
+    """A normaliser for each of the places, by its name."""
+    assert choice.normalisers is not None
+    made: dict[str, Any] = {}
+    for slot in hidden:
+        layer: Any = slot.layer
+        n_spatial = N_SPATIAL[type(layer)]
+        features = layer.out_channels if n_spatial else layer.out_features
+        weight = next(layer.parameters())
+        with _naming(slot):
+            norm = choice.normalisers[n_spatial](features, **options)
+        made[slot.name] = norm.to(weight.device, weight.dtype)
+    return made
+
+
 def _attach_normalisers(
-    slots: list[Slot], choice: Norm, placement: str, options: dict[str, Any]
+    hidden: list[Slot],
+    normalisers: Mapping[str, Any],
+    counterparts: Mapping[int, Any],
+    choice: Norm,
+    placement: str,
 ) -> set[str]:
+    attached: dict[tuple[int, int], Normalised] = {}
     places = [
         (slot, *((slot.key, slot.layer) if placement == "pre" else slot.following or ()))
-        for slot in _hidden(slots)
+        for slot in hidden
+        if slot.name in normalisers
     ]
-    attached: dict[tuple[int, int], Normalised] = {}
     for slot, key, target in places:
-        layer: Any = slot.layer
-        pair = (id(layer), id(target))
+        pair = (id(slot.layer), id(target))
         if pair not in attached:
-            norm = _normaliser(layer, choice, options)
-            attached[pair] = Normalised(target, norm, features_last=not N_SPATIAL[type(layer)])
-            attached[pair].train(target.training)
+            norm: Any = normalisers[slot.name]
+            layer: Any = counterparts.get(id(slot.layer), slot.layer)
+            held = layer if placement == "pre" else target
+            attached[pair] = Normalised(
+                held, norm, features_last=not N_SPATIAL[type(slot.layer)]
+            ).train(target.training)
             if placement == "pre" and choice.absorbs_bias and layer.bias is not None:
                 norm.bias, layer.bias = layer.bias, None
         setattr(slot.parent, key, attached[pair])
     return {slot.name for slot, _, _ in places}
 
 
-def _normaliser(layer: Any, choice: Norm, options: dict[str, Any]) -> Any:
-    assert choice.normalisers is not None
-    n_spatial = N_SPATIAL[type(layer)]
-    features = layer.out_channels if n_spatial else layer.out_features
-    weight = next(layer.parameters())
-    return choice.normalisers[n_spatial](features, **options).to(weight.device, weight.dtype)
-
-
-def _replace_layers(slots: list[Slot], choice: Norm, options: dict[str, Any]) -> set[str]:
-    """Puts the counterpart of each layer in its place; what was shared or tied stays so."""
-    places = [slot for slot in slots if type(slot.layer) in choice.layers]
-    replaced: dict[int, Any] = {}
-    pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+def _replace_layers(slots: list[Slot], counterparts: Mapping[int, Any]) -> set[str]:
+    """Puts counterparts wherever the layers still stand."""
+    places = [slot for slot in slots if id(slot.layer) in counterparts]
     for slot in places:
-        layer = slot.layer
-        if id(layer) not in replaced:
-            counterpart = choice.layers[type(layer)].from_plain(layer, **options)
-            replaced[id(layer)] = counterpart.train(layer.training)
-            for name in getattr(counterpart, "pairs", ()):
-                pair = pairs.setdefault(id(getattr(layer, name)), counterpart.pair(name))
-                for suffix, parameter in zip(("_v", "_g"), pair, strict=True):
-                    setattr(counterpart, name + suffix, parameter)
-    for slot in places:
-        setattr(slot.parent, slot.key, replaced[id(slot.layer)])
+        setattr(slot.parent, slot.key, counterparts[id(slot.layer)])
     return {slot.name.removesuffix(".layer") for slot in places}
 
 
