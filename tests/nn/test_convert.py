@@ -185,9 +185,10 @@ def test_a_layer_itself_cannot_be_converted_in_place():
         convert(nn.Linear(3, 3), "weight")
 
 
-def test_hooks_that_conversion_would_lose_are_an_error():
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_hooks_that_conversion_would_lose_are_an_error(kind):
     net = mlp()
-    net[2].register_forward_hook(lambda *_: None)
+    getattr(net[2], f"register_{kind}_hook")(lambda *_: None)
     with pytest.raises(UsageError, match="2 has hooks"):
         convert(net, "weight")
 
@@ -320,10 +321,16 @@ HIDDEN_ONLY = [key for key in KEYS if key not in ("none", "weight", "weight_mean
 @pytest.mark.parametrize("key", HIDDEN_ONLY)
 def test_a_norm_that_finds_no_hidden_layer_warns_and_every_layer_is_reported(key):
     net = Functional()
-    with pytest.warns(UserWarning, match=rf"'{key}' changed nothing: none of fc1, fc2, out"):
+    with pytest.warns(UserWarning, match=rf"'{key}' found no hidden layer: none of fc1, fc2, out"):
         assert convert(net, key) == []
     assert plain_parts(net, key) == ["fc1", "fc2", "out"]
     assert convert(net, key, skip=("fc1", "fc2", "out")) == []
+
+
+def test_weight_norm_with_a_mean_warns_where_it_had_no_place_for_the_mean():
+    net = Functional()
+    with pytest.warns(UserWarning, match="'weight_mean' found no hidden layer"):
+        assert convert(net, "weight_mean") == ["fc1", "fc2", "out"]
 
 
 def test_a_weight_tied_to_a_layer_that_stays_plain_is_an_error():

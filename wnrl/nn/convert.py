@@ -10,6 +10,7 @@ from torch import nn
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn.base import WeightNormed
+from wnrl.nn.fold import HOOKS
 from wnrl.nn.normalised import Normalised
 from wnrl.nn.projection import mark_projected, project_
 from wnrl.nn.table import WEIGHT_NORMED
@@ -144,8 +145,7 @@ def convert(
         if marked:
             project_(module)
         done |= marked
-    if not done:
-        _warn_if_nothing_was_found(norm, choice, module, _unskipped(module, skip))
+    _warn_if_nothing_was_found(norm, choice, module, _unskipped(module, skip))
     return _in_order(module, done)
 
 
@@ -156,15 +156,15 @@ def _warn_if_nothing_was_found(
         names = [slot.name for slot in slots if type(slot.layer) in N_SPATIAL]
         if names:
             warnings.warn(
-                f"norm {norm!r} changed nothing: none of {', '.join(names)} is directly followed "
-                "by a nonlinearity (a module, not a function) in an nn.Sequential",
+                f"norm {norm!r} found no hidden layer: none of {', '.join(names)} is directly "
+                "followed by a nonlinearity (a module, not a function) in an nn.Sequential",
                 stacklevel=3,
             )
 
 
 def _is_normalised(module: nn.Module, choice: Norm) -> bool:
-    """Whether ``choice`` has a hold on any part of ``module``."""
-    ours = tuple(choice.layers.values())
+    """Whether ``module`` has a normaliser, a normalised recurrence or a projected layer."""
+    ours = () if nn.Linear in choice.layers else tuple(choice.layers.values())
     return any(
         isinstance(part, Normalised) or type(part) in ours or getattr(part, "projected", False)
         for part in module.modules()
@@ -342,8 +342,7 @@ def _check_replaceable(module: nn.Module, slots: list[Slot], choice: Norm) -> No
     """Refuses to lose hooks, and to normalise a weight in one layer and not in another."""
     places = [slot for slot in slots if type(slot.layer) in choice.layers]
     for slot in places:
-        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-        if any(getattr(slot.layer, kind) for kind in kinds):
+        if any(getattr(slot.layer, kind) for kind in HOOKS):
             raise UsageError(f"{slot.name} has hooks that conversion would lose; remove them first")
     if not any(issubclass(layer, WeightNormed) for layer in choice.layers.values()):
         return
