@@ -146,7 +146,7 @@ def test_a_gpu_initialises_and_trains_as_the_cpu_does(key):
 
 
 WORKER = """
-import sys, torch
+import os, sys, torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from wnrl import NORMS, convert
@@ -165,7 +165,8 @@ for key in NORMS:
         optimizer.step()
     states[key] = dict(net.module.named_parameters())
 torch.save(states, f"{folder}/rank{rank}.pt")
-distributed.destroy_process_group()
+distributed.barrier()
+os._exit(0)  # gloo's threads can abort an orderly exit
 """
 
 

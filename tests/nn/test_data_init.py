@@ -292,7 +292,7 @@ def test_it_runs_in_half_precision_with_float32_statistics(key):
 
 
 WORKER = """
-import sys, torch
+import os, sys, torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from wnrl import convert
@@ -305,7 +305,8 @@ convert(net, "weight")
 net = DistributedDataParallel(net)
 report = data_init(net, torch.load(f"{folder}/data.pt")[rank])
 torch.save([net.module.state_dict(), report.initialised], f"{folder}/rank{rank}.pt")
-distributed.destroy_process_group()
+distributed.barrier()
+os._exit(0)  # gloo's threads can abort an orderly exit
 """
 
 
