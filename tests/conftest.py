@@ -1,7 +1,13 @@
 """What every test starts from."""
 
+import signal
+
 import pytest
 import torch
+
+# A shell starts background jobs with SIGINT ignored, which programs that tests interrupt would
+# inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
