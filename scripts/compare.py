@@ -91,6 +91,7 @@ def main(args: Args) -> int:
     check_run_folder(root, config)
     check_runs(jobs, root, device)
     with locked(root):
+        check_run_folder(root, config)  # another process may have begun a study meanwhile
         write_json(root / CONFIG, config)
         print(root, flush=True)
         started = time.monotonic()
