@@ -1,5 +1,6 @@
 """Data-dependent initialisation (Salimans & Kingma 2016, arXiv:1602.07868, eq. 5 and 6)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,7 +143,7 @@ def _explain(reasons: dict[str, str], name: str, reason: str) -> None:
         reasons[name] = f"{known}; {reason}"
 
 
-class _Target:
+class _Target(ABC):
     """A layer, or the normaliser behind one, whose output is to be standardised.
 
     Args:
@@ -194,21 +195,21 @@ class _Target:
         view = [-1, *[1] * self.n_spatial]
         return (t * scale.view(view) + shift.view(view)).to(t.dtype)
 
+    @abstractmethod
     def to_unit(self, x: Tensor) -> Tensor | None:
         """Takes bias and length away, for an input ``x``.
 
         Returns:
             The length ``(C,)`` that a constant feature keeps; None if the scale cannot be set.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def set_scale(self, scale: Tensor) -> None:
         """Multiplies the unit output by ``scale``, ``(C,)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def note(self, report: DataInitReport, scaled: bool) -> None:
         """Writes down what was done and what could not be."""
-        raise NotImplementedError
 
 
 class _Layer(_Target):
