@@ -37,7 +37,7 @@ from wnrl.runs import (
     write_json,
     write_text,
 )
-from wnrl.study.plan import NLL, RETURN, Job, Task, plan
+from wnrl.study.plan import BEST_RETURN, NLL, RETURN, Job, Task, plan
 from wnrl.study.pool import Progress, run_jobs
 from wnrl.study.summary import COLUMNS, Row, cells, summarise, to_csv
 
@@ -51,6 +51,19 @@ STUDIES: dict[str, tuple[Task, ...]] = {
         Task("CartPole-v1", "ppo", "agent", RETURN, FEED_FORWARD, {"total_timesteps": 20_480}),
         Task("digits", "mlp", "vae", NLL, FEED_FORWARD, {"epochs": 100}),
     ),
+    # What each algorithm learns with its preset: hours on two cores.
+    "agents": (
+        Task("Pendulum-v1", "crossq", "agent", RETURN,
+             ("none", "weight", "batch_renorm", "projected"), {"total_timesteps": 20_000}),
+        Task("Pendulum-v1", "sac", "agent", RETURN, FEED_FORWARD, {"total_timesteps": 20_000}),
+        Task("CartPole-v1", "dqn", "agent", RETURN, ("none", "weight", "layer"),
+             {"total_timesteps": 50_000}, also=(BEST_RETURN,)),
+        Task("CartPoleNoVel-v1", "recurrent_ppo", "agent", RETURN, ("none", "weight", "layer"),
+             {"total_timesteps": 100_000}),
+        Task("CartPoleNoVel-v1", "ppo", "agent", RETURN, ("none", "weight"),
+             {"total_timesteps": 100_000}),
+        Task("CartPole-v1", "ppo", "agent", RETURN, FEED_FORWARD, {"total_timesteps": 100_000}),
+    ),
 }  # fmt: skip
 
 
@@ -63,13 +76,15 @@ class Args:
     """Compares normalisations; a stopped study goes on with the same command."""
 
     study: Annotated[str, tyro.conf.Positional]
-    """Which study: quick."""
+    """Which study: quick (minutes) or agents (hours)."""
     run_dir: Path | None = None
     """The study's folder; runs/<study> if not given."""
     seeds: int = 3
     """Runs of each norm on each task; a larger number later adds runs."""
     norms: tuple[str, ...] = ()
     """Only these norms."""
+    algos: tuple[str, ...] = ()
+    """Only tasks with these algorithms or models."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:<k>."""
     workers: int | None = None
@@ -83,7 +98,7 @@ def main(args: Args) -> int:
     check_choice("study", args.study, STUDIES)
     workers = _cores() if args.workers is None else args.workers
     check_positive(workers=workers, budget=args.budget)
-    tasks = [_scaled(task, args.budget) for task in STUDIES[args.study]]
+    tasks = [_scaled(task, args.budget) for task in _chosen(args.study, args.algos)]
     jobs = plan(tasks, args.seeds, args.norms)
     device = str(resolve_device(args.device))
     root = (args.run_dir or Path("runs") / args.study).absolute()
@@ -141,6 +156,14 @@ def check_runs(jobs: list[Job], root: Path, device: str) -> None:
         folder = root / job.folder
         if (folder / CONFIG).is_file():
             check_run_folder(folder, plain_json(arguments(job, root, device).as_config()))
+
+
+def _chosen(study: str, algos: tuple[str, ...]) -> list[Task]:
+    """The tasks of a study, or those of them with one of ``algos``."""
+    tasks = STUDIES[study]
+    for algo in algos:
+        check_choice("algos", algo, dict.fromkeys(task.algo for task in tasks))
+    return [task for task in tasks if not algos or task.algo in algos]
 
 
 def _scaled(task: Task, budget: float) -> Task:

@@ -130,6 +130,7 @@ def test_table_of_ordinary_numbers_fits_eighty_columns(tmp_path):
     [
         (["quik"], "did you mean 'quick'"),
         (["quick", "--norms", "wieght"], "did you mean 'weight'"),
+        (["quick", "--algos", "pppo"], "did you mean 'ppo'"),
         (["quick", "--seeds", "0"], "seeds must be above zero, got 0"),
         (["quick", "--workers", "-1"], "workers must be above zero, got -1"),
         (["quick", "--budget", "0"], "budget must be above zero, got 0"),

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from wnrl.runs import write_json
-from wnrl.study.plan import NLL, RETURN, Task, plan
+from wnrl.study.plan import BEST_RETURN, NLL, RETURN, Task, plan
 from wnrl.study.report import write_report
 from wnrl.study.summary import COLUMNS, cells, summarise, to_csv
 
@@ -48,6 +48,21 @@ def test_plain_network_is_not_compared_with_itself(root):
     plain = row(summarise(root, JOBS, {}), CARTPOLE, "none")
     assert plain.difference is None
     assert plain.better is None
+
+
+def test_further_numbers_of_the_same_runs_have_rows_of_their_own(tmp_path):
+    task = Task("CartPole-v1", "dqn", "agent", RETURN, ("none", "weight"), also=(BEST_RETURN,))
+    jobs = plan([task], 2)
+    for job in jobs:
+        finish(tmp_path, job, 100.0, best_return=400.0 + (job.norm == "weight"))
+    rows = summarise(tmp_path, jobs, {})
+    table = [(r.task.metric.key, r.norm, r.score.value) for r in rows]
+    assert table == [
+        ("final_return", "none", 100.0),
+        ("final_return", "weight", 100.0),
+        ("best_return", "none", 400.0),
+        ("best_return", "weight", 401.0),
+    ]
 
 
 def test_lower_is_better_for_likelihoods(root):

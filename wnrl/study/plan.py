@@ -1,7 +1,7 @@
 """What a comparison consists of: tasks, norms and seeds, and from them one job a run."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -35,6 +35,14 @@ RETURN = Metric(
     steps="environment steps",
     higher_is_better=True,
 )
+BEST_RETURN = Metric(
+    key="best_return",
+    label="return of the best checkpoint",
+    curve=tags.EVAL_RETURN,
+    curve_label="evaluation return",
+    steps="environment steps",
+    higher_is_better=True,
+)
 NLL = Metric(
     key="nll",
     label="NLL in nats",
@@ -60,11 +68,17 @@ class Task:
     """The norms that this task compares."""
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What the program gets besides norm, seed, device and folder."""
+    also: tuple[Metric, ...] = ()
+    """Further numbers of the same runs, each with a table of its own behind the first one's."""
 
     @property
     def title(self) -> str:
         """How tables and figures call it."""
         return f"{self.algo} · {self.name}"
+
+    def views(self) -> "list[Task]":
+        """The task, and what it looks like by each of the further numbers."""
+        return [self, *(replace(self, metric=metric, also=()) for metric in self.also)]
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def summarise(root: Path, jobs: Iterable[Job], crashed: dict[Job, str]) -> list[
         crashed: the reason for each job that left no result.
 
     Returns:
-        A row for each task and norm, in the order of the jobs.
+        A row for each task, number that it is compared by, and norm, in the order of the jobs.
     """
     groups: dict[tuple[Task, str], list[Job]] = {}
     for job in jobs:
@@ -79,8 +79,11 @@ def summarise(root: Path, jobs: Iterable[Job], crashed: dict[Job, str]) -> list[
     read = {key: _read(root, group, crashed) for key, group in groups.items()}
     nothing: Runs = ({}, {})
     return [
-        _row(task, norm, runs, read.get((task, BASELINE), nothing))
-        for (task, norm), runs in read.items()
+        _row(view, norm, runs, read.get((task, BASELINE), nothing))
+        for task in dict.fromkeys(task for task, _ in read)
+        for view in task.views()
+        for (of, norm), runs in read.items()
+        if of == task
     ]
 
 
