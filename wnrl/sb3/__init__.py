@@ -3,21 +3,18 @@
 Importing this package teaches SB3 the policies by name: ``PPO("WNMlpPolicy", env)``.
 """
 
-from sb3_contrib import RecurrentPPO
+from sb3_contrib import TRPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
+from wnrl.sb3.actor_critic import WNCnnPolicy, WNMlpPolicy, WNMultiInputPolicy
 from wnrl.sb3.callbacks import LogNorms, StopAtNonFinite, check_finite
-from wnrl.sb3.policies import (
-    WNCnnLstmPolicy,
-    WNCnnPolicy,
-    WNMlpLstmPolicy,
-    WNMlpPolicy,
-    WNMultiInputLstmPolicy,
-    WNMultiInputPolicy,
-    with_norm,
-)
+from wnrl.sb3.policies import with_norm
+from wnrl.sb3.recurrent import WNCnnLstmPolicy, WNMlpLstmPolicy, WNMultiInputLstmPolicy
 
 __all__ = [
+    "ALIASES",
     "LogNorms",
     "StopAtNonFinite",
     "WNCnnLstmPolicy",
@@ -30,8 +27,22 @@ __all__ = [
     "with_norm",
 ]
 
-for _algorithm in (PPO, A2C):
-    for _policy in (WNMlpPolicy, WNCnnPolicy, WNMultiInputPolicy):
-        _algorithm.policy_aliases[_policy.__name__] = _policy
-for _recurrent in (WNMlpLstmPolicy, WNCnnLstmPolicy, WNMultiInputLstmPolicy):
-    RecurrentPPO.policy_aliases[_recurrent.__name__] = _recurrent
+_ACTOR_CRITIC: dict[str, type[BasePolicy]] = {
+    "WNMlpPolicy": WNMlpPolicy,
+    "WNCnnPolicy": WNCnnPolicy,
+    "WNMultiInputPolicy": WNMultiInputPolicy,
+}
+ALIASES: dict[type[BaseAlgorithm], dict[str, type[BasePolicy]]] = {
+    PPO: _ACTOR_CRITIC,
+    A2C: _ACTOR_CRITIC,
+    TRPO: _ACTOR_CRITIC,
+    RecurrentPPO: {
+        "WNMlpLstmPolicy": WNMlpLstmPolicy,
+        "WNCnnLstmPolicy": WNCnnLstmPolicy,
+        "WNMultiInputLstmPolicy": WNMultiInputLstmPolicy,
+    },
+}
+"""The policies that SB3 knows by name once this package is imported, by algorithm."""
+
+for _algorithm, _policies in ALIASES.items():
+    _algorithm.policy_aliases.update(_policies)

@@ -1,0 +1,194 @@
+"""What the normalised policies of all algorithms share."""
+
+import inspect
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+from torch.optim import Optimizer
+
+from wnrl.errors import UsageError, check_choice
+from wnrl.nn import convert, plain_parts
+from wnrl.nn.projection import projected_weights
+from wnrl.norms import NORMS
+from wnrl.optim import project_after_step
+
+Net = TypeVar("Net", bound=nn.Module)
+
+HEAD_NORMS = {"weight": "weight", "weight_mean": "weight", "spectral": "spectral"}
+"""What a head takes when it takes the norm at all; other norms are for hidden layers alone."""
+
+if TYPE_CHECKING:
+    _Policy = BasePolicy
+else:
+    _Policy = object
+
+
+class NormBase(_Policy):
+    """Gives a policy of SB3 four more arguments, and its networks a norm.
+
+    Mixins derive from it, one a family of algorithms, and stand in front of SB3's class. SB3
+    builds and initialises its plain networks first, so that the initialisation (orthogonal, 0.01
+    at the action head) is exactly SB3's. A mixin says where conversion follows:
+
+    - where SB3 makes networks in methods of the policy, ``make_actor`` say, it overrides these
+      and returns ``self._normed(super().make_actor(...), heads)``. Targets, which SB3 makes with
+      the same methods, and optimizers, which it makes afterwards, are right by construction;
+    - otherwise it overrides ``_after_init``, converts ``self`` there and makes the optimizer anew
+      with ``self._renew_optimizer()``.
+
+    After both, this class checks that every trained parameter is in an optimizer, and projects
+    after each step where the norm asks for it. What is named ``*_target`` is not trained.
+
+    Output heads stay plain under every norm unless asked for. Normalisers and projection leave
+    them alone by definition, also where a squashing function follows, and spectral norm would undo
+    the 0.01 of the action head. Weight norm could take them; what that did to returns is in
+    docs/results.md. Under Adam it bounds how fast a head can grow: each step changes its length g
+    by about one learning rate, however many inputs it has.
+
+    Args:
+        *args: those of the policy.
+        norm: a key of ``NORMS``; None takes the class's own (``weight`` unless said otherwise).
+        norm_kwargs: options of the norm, as ``wnrl.convert`` takes them.
+        norm_heads: whether the output heads take the norm too, where it has a way.
+        data_init: number of real observations on which the networks are initialised, once; None
+            leaves SB3's initialisation.
+        **kwargs: those of the policy.
+
+    Attributes:
+        norm: the key in use.
+        plain_parts: names of the layers that are plain though the norm is for such layers: those
+            that it cannot be applied to, such as an LSTM under batch norm, and the heads under
+            ``weight``, ``weight_mean`` and ``spectral`` unless ``norm_heads``. Norms of hidden
+            layers alone do not list the heads, and targets, made like their originals, are left
+            out.
+
+    Raises:
+        UsageError: the norm or one of its options is unknown, or a parameter is in no optimizer.
+    """
+
+    default_norm: ClassVar[str] = "weight"
+
+    def __init__(
+        self,
+        *args: Any,
+        norm: str | None = None,
+        norm_kwargs: dict[str, Any] | None = None,
+        norm_heads: bool = False,
+        data_init: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.norm = check_choice("norm", self.default_norm if norm is None else norm, NORMS)
+        self.norm_kwargs = dict(norm_kwargs or {})
+        self.norm_heads = norm_heads
+        self.data_init = data_init
+        self._arguments = named_arguments(super().__init__, *args, **kwargs)
+        super().__init__(*args, **kwargs)
+        self._after_init()
+        parts = plain_parts(self, self.norm)
+        self.plain_parts = [name for name in parts if not _is_target(name.split(".")[0])]
+        self._finish_optimizers()
+
+    def _after_init(self) -> None:
+        """Converts what SB3's constructor made, where no ``make_*`` did."""
+
+    def _normed(self, net: Net, heads: Iterable[str]) -> Net:
+        """Gives ``net`` the norm, in place.
+
+        Args:
+            net: as SB3 made it.
+            heads: names of its submodules that end in an output layer: ``("mu", "log_std")`` for
+                the actor of SAC. Of each, the last linear layer is the head. A name that ``net``
+                does not have is passed over: ``log_std`` is no layer under gSDE.
+        """
+        skip = output_layers(net, heads)
+        convert(net, self.norm, skip=skip, norm_kwargs=self.norm_kwargs)
+        head_norm = HEAD_NORMS.get(self.norm)
+        if self.norm_heads and head_norm:
+            options = NORMS[head_norm].layer_options
+            kept = {key: value for key, value in self.norm_kwargs.items() if key in options}
+            convert(net, head_norm, norm_kwargs=kept)  # only the heads are still plain
+        return net
+
+    def _renew_optimizer(self) -> None:
+        """Makes ``self.optimizer`` anew: conversion has replaced parameters that it held."""
+        if len(self.optimizer.param_groups) != 1:
+            raise UsageError(
+                f"{type(self).__name__} has an optimizer of {len(self.optimizer.param_groups)} "
+                "parameter groups; a policy with a norm can have only one"
+            )
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=learning_rate,  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+    def _finish_optimizers(self) -> None:
+        """Checks that the optimizers have all that is trained; projects after their steps."""
+        owned = [(part, getattr(part, "optimizer", None)) for part in self.modules()]
+        optimizers = [(part, found) for part, found in owned if isinstance(found, Optimizer)]
+        check_optimized(_trained(self), *(optimizer for _, optimizer in optimizers))
+        if NORMS[self.norm].projected:
+            for part, optimizer in optimizers:
+                if projected_weights(trained := _trained(part)):
+                    project_after_step(optimizer, trained)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            **super()._get_constructor_parameters(),
+            **self._arguments,
+            "norm": self.norm,
+            "norm_kwargs": self.norm_kwargs,
+            "norm_heads": self.norm_heads,
+            "data_init": self.data_init,
+        }
+
+
+def _is_target(name: str) -> bool:
+    return name.endswith("_target")
+
+
+def _trained(module: nn.Module) -> nn.Module:
+    """The parts of ``module`` that an optimizer trains, under their names: all but targets."""
+    trained = nn.Module()
+    for name, child in module.named_children():
+        if not _is_target(name):
+            trained.add_module(name, child)
+    for name, parameter in module.named_parameters(recurse=False):
+        trained.register_parameter(name, parameter)
+    return trained
+
+
+def output_layers(net: nn.Module, heads: Iterable[str]) -> list[str]:
+    """The name of the last linear layer in each of the submodules ``heads`` that ``net`` has."""
+    parts = dict(net.named_modules())
+    found = []
+    for head in heads:
+        inside = parts[head].named_modules(prefix=head) if head in parts else ()
+        layers = [name for name, part in inside if isinstance(part, nn.Linear)]
+        found += layers[-1:]
+    return found
+
+
+def check_optimized(module: nn.Module, *optimizers: Optimizer) -> None:
+    """Raises UsageError if a parameter of ``module`` is in none of the optimizers."""
+    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+    lost = [name for name, p in module.named_parameters() if id(p) not in held]
+    if lost:
+        raise UsageError(f"parameters in no optimizer: {', '.join(lost)}")
+
+
+def named_arguments(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arguments of a policy by name, less its schedule: what loading it again needs."""
+    signature = inspect.signature(function)
+    named: dict[str, Any] = {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            named.update(value)
+        elif kind is not inspect.Parameter.VAR_POSITIONAL:
+            named[name] = value
+    named.pop("lr_schedule", None)
+    return named
