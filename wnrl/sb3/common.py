@@ -129,10 +129,10 @@ class NormBase(_Policy):
         """Checks that the optimizers have all that is trained; projects after their steps."""
         owned = [(part, getattr(part, "optimizer", None)) for part in self.modules()]
         optimizers = [(part, found) for part, found in owned if isinstance(found, Optimizer)]
-        check_optimized(_trained(self), *(optimizer for _, optimizer in optimizers))
+        check_optimized(trained_parts(self), *(optimizer for _, optimizer in optimizers))
         if NORMS[self.norm].projected:
             for part, optimizer in optimizers:
-                if projected_weights(trained := _trained(part)):
+                if projected_weights(trained := trained_parts(part)):
                     project_after_step(optimizer, trained)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _is_target(name: str) -> bool:
     return name.endswith("_target")
 
 
-def _trained(module: nn.Module) -> nn.Module:
+def trained_parts(module: nn.Module) -> nn.Module:
     """The parts of ``module`` that an optimizer trains, under their names: all but targets."""
     trained = nn.Module()
     for name, child in module.named_children():
