@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.conv import WNConvTransposed
-from wnrl.nn.convert import N_SPATIAL, convert
+from wnrl.nn.convert import convert
 from wnrl.nn.projection import TRANSPOSED
+from wnrl.nn.slots import N_SPATIAL
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -13,78 +12,14 @@ from wnrl.nn.base import WeightNormed
 from wnrl.nn.fold import HOOKS
 from wnrl.nn.normalised import Normalised
 from wnrl.nn.projection import mark_projected, project_
+from wnrl.nn.slots import N_SPATIAL, RECURRENT, Slot, hidden_slots, is_nonlinear, slots
 from wnrl.nn.table import WEIGHT_NORMED
 from wnrl.norms import NORMS, Norm
 
 PLACEMENTS = ("pre", "post")
-N_SPATIAL: dict[type[nn.Module], int] = {
-    nn.Linear: 0,
-    nn.Conv1d: 1,
-    nn.Conv2d: 2,
-    nn.Conv3d: 3,
-    nn.ConvTranspose1d: 1,
-    nn.ConvTranspose2d: 2,
-    nn.ConvTranspose3d: 3,
-}
-"""Number of spatial axes of the feed-forward layers that a normaliser can stand behind."""
-N_SPATIAL |= {WEIGHT_NORMED[plain]: n for plain, n in N_SPATIAL.items() if plain in WEIGHT_NORMED}
-
-RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-WEIGHTED = (*(plain for plain in N_SPATIAL), *RECURRENT, nn.Bilinear, nn.MultiheadAttention)
-NONLINEARITIES = (
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.Hardshrink,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.LeakyReLU,
-    nn.LogSigmoid,
-    nn.Mish,
-    nn.PReLU,
-    nn.ReLU,
-    nn.RReLU,
-    nn.SELU,
-    nn.Sigmoid,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Softshrink,
-    nn.Softsign,
-    nn.Tanh,
-    nn.Tanhshrink,
-    nn.Threshold,
-)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One place that a layer has in a network; a shared layer has several."""
-
-    name: str
-    parent: nn.Module
-    key: str
-    layer: nn.Module
-
-    @property
-    def following(self) -> tuple[str, nn.Module] | None:
-        """Key and module of what comes next, in an ``nn.Sequential``; None at its end."""
-        if not isinstance(self.parent, nn.Sequential):
-            return None
-        children = [(key, child) for key, child in self.parent._modules.items() if child]
-        index = [key for key, _ in children].index(self.key)
-        return children[index + 1] if index + 1 < len(children) else None
-
-    @property
-    def hidden(self) -> bool:
-        """Whether this is a feed-forward layer directly followed by a nonlinearity."""
-        after = self.following
-        return type(self.layer) in N_SPATIAL and after is not None and is_nonlinear(after[1])
-
-
-def is_nonlinear(module: nn.Module) -> bool:
-    """Whether ``module`` is an activation, as ``convert`` looks for behind hidden layers."""
-    return isinstance(module, NONLINEARITIES)
+_PLAIN = tuple(layer for layer in N_SPATIAL if layer not in WEIGHT_NORMED.values())
+WEIGHTED = (*_PLAIN, *RECURRENT, nn.Bilinear, nn.MultiheadAttention)
+"""torch's layers with a weight matrix, but for embeddings."""
 
 
 def convert(
@@ -99,9 +34,14 @@ def convert(
 
     Reparametrisations (``weight``, ``spectral``) replace every layer they know, output heads
     included. Normalisers attach to *hidden* layers alone: a linear layer or convolution directly
-    followed by a nonlinearity in an ``nn.Sequential``. A head with a squashing nonlinearity behind
-    it looks like a hidden layer: name it in ``skip``. Names and indices stay as they were. Where a
-    normaliser removes its layer's bias, the bias becomes the normaliser's own. Calling it again
+    followed by a nonlinearity in an ``nn.Sequential``, or across the borders of Sequentials inside
+    of each other. A head with a squashing nonlinearity behind it looks like a hidden layer: name it
+    in ``skip``.
+
+    Names and indices stay as they were, and so do the keys of all that is not converted. A
+    normaliser stands under the name of what it follows: ``0.weight`` and ``0.bias`` become
+    ``0.layer.weight`` and, where the normaliser takes over the bias of its layer, ``0.norm.bias``;
+    weight norm alone turns ``0.weight`` into ``0.weight_g`` and ``0.weight_v``. Calling it again
     changes nothing. Make optimizers afterwards: parameters are new.
 
     Args:
@@ -131,29 +71,30 @@ def convert(
             f"module must be a container of layers: {type(module).__name__} cannot be replaced in "
             f"place, put it in an nn.Sequential or use {type(module).__name__}'s own counterpart"
         )
-    slots = _unskipped(module, skip)
-    _check_replaceable(module, slots, choice)
+    found = slots(module, skip)
+    hidden = hidden_slots(found, placement)
+    _check_replaceable(module, found, choice)
     # All that can fail comes before the first change.
-    counterparts = _counterparts(slots, choice, layer_options)
-    normalisers = _normalisers(_hidden(slots), choice, options) if choice.normalisers else {}
-    done = _attach_normalisers(_hidden(slots), normalisers, counterparts, choice, placement)
-    done |= _replace_layers(_unskipped(module, skip), counterparts)
+    counterparts = _counterparts(found, choice, layer_options)
+    normalisers = _normalisers(hidden, choice, options) if choice.normalisers else {}
+    done = _attach_normalisers(hidden, normalisers, counterparts, choice, placement)
+    done |= _replace_layers(slots(module, skip), counterparts)
     if choice.projected:
-        slots = _unskipped(module, skip)
-        recurrent = [slot for slot in slots if isinstance(slot.layer, RECURRENT)]
-        marked = {slot.name for slot in _hidden(slots) + recurrent if mark_projected(slot.layer)}
+        recurrent = [slot for slot in found if isinstance(slot.layer, RECURRENT)]
+        places = hidden_slots(found) + recurrent
+        marked = {slot.name for slot in places if mark_projected(slot.layer)}
         if marked:
             project_(module)
         done |= marked
-    _warn_if_nothing_was_found(norm, choice, module, _unskipped(module, skip))
+    _warn_if_nothing_was_found(norm, choice, module, found)
     return _in_order(module, done)
 
 
 def _warn_if_nothing_was_found(
-    norm: str, choice: Norm, module: nn.Module, slots: list[Slot]
+    norm: str, choice: Norm, module: nn.Module, found: list[Slot]
 ) -> None:
     if (choice.normalisers or choice.projected) and not _is_normalised(module, choice):
-        names = [slot.name for slot in slots if type(slot.layer) in N_SPATIAL]
+        names = [slot.name for slot in found if type(slot.layer) in N_SPATIAL]
         if names:
             warnings.warn(
                 f"norm {norm!r} found no hidden layer: none of {', '.join(names)} is directly "
@@ -178,12 +119,13 @@ def _in_order(module: nn.Module, names: Collection[str]) -> list[str]:
 def plain_parts(module: nn.Module, norm: str, *, skip: Collection[str] = ()) -> list[str]:
     """The names of the layers that ``norm`` could not be applied to: built plainly, to be reported.
 
-    For ``weight``, ``weight_mean`` and ``spectral`` that is every layer with a weight matrix that
-    still is a plain one. For norms of hidden layers, it is recurrent layers without a version of
-    their own and feed-forward layers inside a network whose place was not recognised; output
-    heads, which those norms leave alone by definition, are not listed. A layer at the end of its
-    ``nn.Sequential``, or in none, is taken for a head, unless no hidden layer was recognised at
-    all: then every layer is listed.
+    For ``weight`` and ``spectral`` that is every layer with a weight matrix that still is a plain
+    one. For norms of hidden layers, it is recurrent layers without a version of their own and
+    feed-forward layers inside a network whose place was not recognised; output heads, which those
+    norms leave alone by definition, are not listed. A layer at the end of its ``nn.Sequential``, or
+    in none, is taken for a head, unless no hidden layer was recognised at all: then every layer is
+    listed. For ``weight_mean`` it is both: what weight norm did not reach, and what it did reach
+    but without the mean.
 
     Args:
         module: a network that ``convert(module, norm)`` has seen.
@@ -194,7 +136,7 @@ def plain_parts(module: nn.Module, norm: str, *, skip: Collection[str] = ()) -> 
     if norm == "none":
         return []
     heads = _is_normalised(module, choice)
-    plain = {slot.name for slot in _unskipped(module, skip) if _left_plain(slot, choice, heads)}
+    plain = {slot.name for slot in slots(module, skip) if _left_plain(slot, choice, heads)}
     return _in_order(module, plain)
 
 
@@ -202,14 +144,16 @@ def _left_plain(slot: Slot, choice: Norm, heads: bool) -> bool:
     """Whether ``slot`` is to be reported; ``heads`` says that what looks like a head is one."""
     layer = slot.layer
     touched = type(layer) in choice.layers.values() or getattr(layer, "projected", False)
-    if touched or not isinstance(layer, WEIGHTED):
+    if nn.Linear in choice.layers and not touched:
+        return isinstance(layer, WEIGHTED)
+    if type(layer) not in N_SPATIAL or not (choice.normalisers or choice.projected):
+        return isinstance(layer, WEIGHTED) and not touched
+    if isinstance(slot.parent, Normalised) or getattr(layer, "projected", False):
         return False
-    if nn.Linear in choice.layers or type(layer) not in N_SPATIAL or not heads:
-        return True
     after = slot.following
-    if after is None or isinstance(slot.parent, Normalised):  # a head, or normalised itself
-        return False
-    return not (isinstance(after[1], Normalised) and is_nonlinear(after[1].layer))
+    if after is None or not heads:
+        return not heads
+    return not (isinstance(after.layer, Normalised) and is_nonlinear(after.layer.layer))
 
 
 def _checked_options(
@@ -228,39 +172,6 @@ def _checked_options(
     )
 
 
-def skipped_modules(module: nn.Module, skip: Collection[str]) -> set[int]:
-    """The ids of the modules that ``skip`` names, of what is in them and wherever that is shared.
-
-    Raises:
-        UsageError: a name that no submodule has.
-    """
-    if isinstance(skip, str):
-        raise UsageError(f"skip must be a collection of names, got the string {skip!r}")
-    parts = dict(module.named_modules(remove_duplicate=False))
-    for name in skip:
-        if name not in parts:
-            raise UsageError(f"skip names {name!r}, which is no submodule of the module")
-    return {id(part) for name in skip for part in parts[name].modules()}
-
-
-def _unskipped(module: nn.Module, skip: Collection[str]) -> list[Slot]:
-    left_alone = skipped_modules(module, skip)
-    return [slot for slot in _slots(module) if id(slot.layer) not in left_alone]
-
-
-def _slots(module: nn.Module) -> Iterator[Slot]:
-    for path, parent in module.named_modules(remove_duplicate=False):
-        for key, child in parent._modules.items():
-            if child is not None:
-                yield Slot(f"{path}.{key}" if path else key, parent, key, child)
-
-
-def _hidden(slots: list[Slot]) -> list[Slot]:
-    """The places of hidden layers; a shared layer is hidden if it is so wherever it stands."""
-    elsewhere = {id(slot.layer) for slot in slots if not slot.hidden}
-    return [slot for slot in slots if id(slot.layer) not in elsewhere]
-
-
 @contextmanager
 def _naming(slot: Slot) -> Iterator[None]:
     try:
@@ -269,11 +180,11 @@ def _naming(slot: Slot) -> Iterator[None]:
         raise UsageError(f"{slot.name}: {error}") from error
 
 
-def _counterparts(slots: list[Slot], choice: Norm, options: dict[str, Any]) -> dict[int, Any]:
+def _counterparts(found: list[Slot], choice: Norm, options: dict[str, Any]) -> dict[int, Any]:
     """What takes the place of each layer, by its id; what was tied stays so."""
     made: dict[int, Any] = {}
     pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
-    for slot in slots:
+    for slot in found:
         layer = slot.layer
         if type(layer) not in choice.layers or id(layer) in made:
             continue
@@ -310,37 +221,35 @@ def _attach_normalisers(
     placement: str,
 ) -> set[str]:
     attached: dict[tuple[int, int], Normalised] = {}
-    places = [
-        (slot, *((slot.key, slot.layer) if placement == "pre" else slot.following or ()))
-        for slot in hidden
-        if slot.name in normalisers
-    ]
-    for slot, key, target in places:
-        pair = (id(slot.layer), id(target))
+    placed = [slot for slot in hidden if slot.name in normalisers]
+    for slot in placed:
+        target = slot if placement == "pre" else slot.following
+        assert target is not None
+        pair = (id(slot.layer), id(target.layer))
         if pair not in attached:
             norm: Any = normalisers[slot.name]
             layer: Any = counterparts.get(id(slot.layer), slot.layer)
-            held = layer if placement == "pre" else target
+            held = layer if placement == "pre" else target.layer
             attached[pair] = Normalised(
                 held, norm, features_last=not N_SPATIAL[type(slot.layer)]
-            ).train(target.training)
+            ).train(target.layer.training)
             if placement == "pre" and choice.absorbs_bias and layer.bias is not None:
                 norm.bias, layer.bias = layer.bias, None
-        setattr(slot.parent, key, attached[pair])
-    return {slot.name for slot, _, _ in places}
+        setattr(target.parent, target.key, attached[pair])
+    return {slot.name for slot in placed}
 
 
-def _replace_layers(slots: list[Slot], counterparts: Mapping[int, Any]) -> set[str]:
+def _replace_layers(found: list[Slot], counterparts: Mapping[int, Any]) -> set[str]:
     """Puts counterparts wherever the layers still stand."""
-    places = [slot for slot in slots if id(slot.layer) in counterparts]
+    places = [slot for slot in found if id(slot.layer) in counterparts]
     for slot in places:
         setattr(slot.parent, slot.key, counterparts[id(slot.layer)])
     return {slot.name.removesuffix(".layer") for slot in places}
 
 
-def _check_replaceable(module: nn.Module, slots: list[Slot], choice: Norm) -> None:
+def _check_replaceable(module: nn.Module, found: list[Slot], choice: Norm) -> None:
     """Refuses to lose hooks, and to normalise a weight in one layer and not in another."""
-    places = [slot for slot in slots if type(slot.layer) in choice.layers]
+    places = [slot for slot in found if type(slot.layer) in choice.layers]
     for slot in places:
         if any(getattr(slot.layer, kind) for kind in HOOKS):
             raise UsageError(f"{slot.name} has hooks that conversion would lose; remove them first")

@@ -12,9 +12,10 @@ from torch.utils.hooks import RemovableHandle
 
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.convert import N_SPATIAL, WEIGHTED, is_nonlinear, skipped_modules
+from wnrl.nn.convert import WEIGHTED
 from wnrl.nn.normalised import Normalised
 from wnrl.nn.projection import TRANSPOSED
+from wnrl.nn.slots import N_SPATIAL, is_nonlinear, skipped_modules
 from wnrl.nn.spectral import SPECTRAL
 
 CONSTANT = 1e-6

@@ -1,0 +1,149 @@
+"""Where the layers of a network stand, and what runs behind each of them."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import nn
+
+from wnrl.errors import UsageError
+from wnrl.nn.table import WEIGHT_NORMED
+
+N_SPATIAL: dict[type[nn.Module], int] = {
+    nn.Linear: 0,
+    nn.Conv1d: 1,
+    nn.Conv2d: 2,
+    nn.Conv3d: 3,
+    nn.ConvTranspose1d: 1,
+    nn.ConvTranspose2d: 2,
+    nn.ConvTranspose3d: 3,
+}
+"""Number of spatial axes of the feed-forward layers that a normaliser can stand behind."""
+N_SPATIAL |= {WEIGHT_NORMED[plain]: n for plain, n in N_SPATIAL.items()}
+
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+NONLINEARITIES = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardshrink,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.PReLU,
+    nn.ReLU,
+    nn.RReLU,
+    nn.SELU,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Softshrink,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Tanhshrink,
+    nn.Threshold,
+)
+
+
+def is_nonlinear(module: nn.Module) -> bool:
+    """Whether ``module`` is an activation, as ``convert`` looks for behind hidden layers."""
+    return isinstance(module, NONLINEARITIES)
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One place that a layer has in a network; a shared layer has several."""
+
+    name: str
+    parent: nn.Module
+    key: str
+    layer: nn.Module
+    following: "Slot | None" = None
+    """What runs next, where an ``nn.Sequential`` says so; it has no ``following`` of its own."""
+
+    @property
+    def hidden(self) -> bool:
+        """Whether this is a feed-forward layer directly followed by a nonlinearity."""
+        after = self.following
+        return type(self.layer) in N_SPATIAL and after is not None and is_nonlinear(after.layer)
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """The same for every name under which a shared container is reached."""
+        return id(self.parent), self.key
+
+
+def slots(module: nn.Module, skip: Collection[str] = ()) -> list[Slot]:
+    """All places in ``module`` but those that ``skip`` names, with what runs next.
+
+    Children of an ``nn.Sequential`` run one after the other, those of Sequentials inside of it
+    too. What follows a container with a ``forward`` of its own, or comes first in it, is not known.
+
+    Raises:
+        UsageError: a name that no submodule has.
+    """
+    left_alone = skipped_modules(module, skip)
+    places: dict[str, tuple[str, nn.Module, str, nn.Module]] = {}
+    following: dict[str, str] = {}
+    for path, parent in module.named_modules(remove_duplicate=False):
+        for key, child in parent._modules.items():
+            if child is not None:
+                name = f"{path}.{key}" if path else key
+                places[name] = (name, parent, key, child)
+        if isinstance(parent, nn.Sequential):
+            following |= pairwise(_in_turn(path, parent))
+    return [
+        Slot(*place, Slot(*places[following[name]]) if name in following else None)
+        for name, place in places.items()
+        if id(place[-1]) not in left_alone
+    ]
+
+
+def _in_turn(path: str, sequence: nn.Sequential) -> Iterator[str]:
+    """The names of what runs in ``sequence``, in order."""
+    for key, child in sequence._modules.items():
+        name = f"{path}.{key}" if path else key
+        if isinstance(child, nn.Sequential) and type(child).forward is nn.Sequential.forward:
+            yield from _in_turn(name, child)
+        elif child is not None:
+            yield name
+
+
+def hidden_slots(found: list[Slot], placement: str = "pre") -> list[Slot]:
+    """The places of hidden layers; a shared layer is hidden if it is so wherever it stands.
+
+    Args:
+        found: from ``slots``.
+        placement: behind a nonlinearity, ``"post"``, there must be room: it is not skipped, and
+            follows the same layer wherever it stands.
+    """
+    uses = Counter(slot.place for slot in found)
+    pairs = Counter((id(s.layer), s.following.place) for s in found if s.following is not None)
+
+    def fits(slot: Slot) -> bool:
+        after = slot.following
+        if after is None or not slot.hidden:
+            return False
+        return placement == "pre" or pairs[id(slot.layer), after.place] == uses[after.place]
+
+    elsewhere = {id(slot.layer) for slot in found if not fits(slot)}
+    return [slot for slot in found if id(slot.layer) not in elsewhere]
+
+
+def skipped_modules(module: nn.Module, skip: Collection[str]) -> set[int]:
+    """The ids of the modules that ``skip`` names, of what is in them and wherever that is shared.
+
+    Raises:
+        UsageError: a name that no submodule has.
+    """
+    if isinstance(skip, str):
+        raise UsageError(f"skip must be a collection of names, got the string {skip!r}")
+    parts = dict(module.named_modules(remove_duplicate=False))
+    for name in skip:
+        if name not in parts:
+            raise UsageError(f"skip names {name!r}, which is no submodule of the module")
+    return {id(part) for name in skip for part in parts[name].modules()}
