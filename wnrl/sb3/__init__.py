@@ -3,14 +3,29 @@
 Importing this package teaches SB3 the policies by name: ``PPO("WNMlpPolicy", env)``.
 """
 
-from sb3_contrib import TRPO, RecurrentPPO
-from stable_baselines3 import A2C, PPO
+from sb3_contrib import QRDQN, TRPO, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from wnrl.sb3.actor_critic import WNCnnPolicy, WNMlpPolicy, WNMultiInputPolicy
+from wnrl.sb3.actor_critic import (
+    WNCnnPolicy,
+    WNMaskableCnnPolicy,
+    WNMaskableMlpPolicy,
+    WNMaskableMultiInputPolicy,
+    WNMlpPolicy,
+    WNMultiInputPolicy,
+)
 from wnrl.sb3.callbacks import LogNorms, StopAtNonFinite, check_finite
 from wnrl.sb3.policies import with_norm
+from wnrl.sb3.q_network import (
+    WNDQNCnnPolicy,
+    WNDQNMlpPolicy,
+    WNDQNMultiInputPolicy,
+    WNQRDQNCnnPolicy,
+    WNQRDQNMlpPolicy,
+    WNQRDQNMultiInputPolicy,
+)
 from wnrl.sb3.recurrent import WNCnnLstmPolicy, WNMlpLstmPolicy, WNMultiInputLstmPolicy
 
 __all__ = [
@@ -19,10 +34,19 @@ __all__ = [
     "StopAtNonFinite",
     "WNCnnLstmPolicy",
     "WNCnnPolicy",
+    "WNDQNCnnPolicy",
+    "WNDQNMlpPolicy",
+    "WNDQNMultiInputPolicy",
+    "WNMaskableCnnPolicy",
+    "WNMaskableMlpPolicy",
+    "WNMaskableMultiInputPolicy",
     "WNMlpLstmPolicy",
     "WNMlpPolicy",
     "WNMultiInputLstmPolicy",
     "WNMultiInputPolicy",
+    "WNQRDQNCnnPolicy",
+    "WNQRDQNMlpPolicy",
+    "WNQRDQNMultiInputPolicy",
     "check_finite",
     "with_norm",
 ]
@@ -36,6 +60,21 @@ ALIASES: dict[type[BaseAlgorithm], dict[str, type[BasePolicy]]] = {
     PPO: _ACTOR_CRITIC,
     A2C: _ACTOR_CRITIC,
     TRPO: _ACTOR_CRITIC,
+    MaskablePPO: {
+        "WNMlpPolicy": WNMaskableMlpPolicy,
+        "WNCnnPolicy": WNMaskableCnnPolicy,
+        "WNMultiInputPolicy": WNMaskableMultiInputPolicy,
+    },
+    DQN: {
+        "WNMlpPolicy": WNDQNMlpPolicy,
+        "WNCnnPolicy": WNDQNCnnPolicy,
+        "WNMultiInputPolicy": WNDQNMultiInputPolicy,
+    },
+    QRDQN: {
+        "WNMlpPolicy": WNQRDQNMlpPolicy,
+        "WNCnnPolicy": WNQRDQNCnnPolicy,
+        "WNMultiInputPolicy": WNQRDQNMultiInputPolicy,
+    },
     RecurrentPPO: {
         "WNMlpLstmPolicy": WNMlpLstmPolicy,
         "WNCnnLstmPolicy": WNCnnLstmPolicy,

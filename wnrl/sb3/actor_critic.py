@@ -1,7 +1,10 @@
-"""Policies with a norm for PPO, A2C and TRPO."""
+"""Policies with a norm for PPO, A2C, TRPO and MaskablePPO."""
 
-from typing import TYPE_CHECKING
-
+from sb3_contrib.common.maskable.policies import (
+    MaskableActorCriticCnnPolicy,
+    MaskableActorCriticPolicy,
+    MaskableMultiInputActorCriticPolicy,
+)
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -12,13 +15,8 @@ from wnrl.sb3.common import NormBase
 
 HEADS = ("action_net", "value_net")
 
-if TYPE_CHECKING:
-    _Policy = ActorCriticPolicy
-else:
-    _Policy = object
 
-
-class NormMixin(NormBase, _Policy):
+class NormMixin(NormBase):
     """``NormBase`` for policies in which actor and critic have one optimizer."""
 
     def _after_init(self) -> None:
@@ -36,3 +34,15 @@ class WNCnnPolicy(NormMixin, ActorCriticCnnPolicy):
 
 class WNMultiInputPolicy(NormMixin, MultiInputActorCriticPolicy):
     """SB3's ``MultiInputPolicy`` for PPO, A2C and TRPO, with a norm."""
+
+
+class WNMaskableMlpPolicy(NormMixin, MaskableActorCriticPolicy):
+    """sb3-contrib's ``MlpPolicy`` for MaskablePPO, with a norm."""
+
+
+class WNMaskableCnnPolicy(NormMixin, MaskableActorCriticCnnPolicy):
+    """sb3-contrib's ``CnnPolicy`` for MaskablePPO, with a norm."""
+
+
+class WNMaskableMultiInputPolicy(NormMixin, MaskableMultiInputActorCriticPolicy):
+    """sb3-contrib's ``MultiInputPolicy`` for MaskablePPO, with a norm."""

@@ -1,17 +1,24 @@
 """A norm for a user's own policy class."""
 
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.qrdqn.policies import QRDQNPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.dqn.policies import DQNPolicy
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.norms import NORMS
 from wnrl.sb3.actor_critic import NormMixin
 from wnrl.sb3.common import NormBase
+from wnrl.sb3.q_network import DQNNormMixin, QRDQNNormMixin
 from wnrl.sb3.recurrent import RecurrentNormMixin
 
-MIXINS: dict[type[BasePolicy], type[NormBase]] = {
+MIXINS: dict[type, type] = {
     RecurrentActorCriticPolicy: RecurrentNormMixin,
     ActorCriticPolicy: NormMixin,
+    MaskableActorCriticPolicy: NormMixin,
+    DQNPolicy: DQNNormMixin,
+    QRDQNPolicy: QRDQNNormMixin,
 }
 """The mixin of each family of policies; of two that fit, the first one counts."""
 
