@@ -147,3 +147,61 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 def test_training_on_one_example_is_an_error():
     with pytest.raises(UsageError, match=r"one value for each channel, got shape \(1, 3\)"):
         BatchRenorm1d(3)(torch.randn(1, 3))
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+@pytest.mark.parametrize(("ours", "theirs", "shape"), SHAPES)
+def test_running_statistics_are_those_of_torch_batch_norm_but_of_the_population(
+    ours, theirs, shape, momentum
+):
+    norm, plain = ours(3, momentum=momentum), theirs(3, momentum=momentum)
+    first = plain.running_var.clone()
+    n = torch.Size(shape).numel() / 3
+    for mode in (True, True, False, True):  # evaluation between batches changes nothing
+        x = torch.randn(shape) * 2 + 1
+        norm.train(mode)(x)
+        plain.train(mode)(x)
+    torch.testing.assert_close(norm.running_mean, plain.running_mean)
+    # torch keeps n/(n - 1) of the population variance, but counts the initial one as it is.
+    kept = 0.0 if momentum is None else (1 - momentum) ** 3
+    theirs_of_population = (plain.running_var - kept * first) * (n - 1) / n + kept * first
+    torch.testing.assert_close(norm.running_var, theirs_of_population)
+    assert norm.running_steps.item() == plain.num_batches_tracked.item() == 3
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("ours", "theirs", "shape"), SHAPES)
+def test_without_tracking_it_is_torch_batch_norm_without_tracking(ours, theirs, shape, training):
+    norm = ours(3, track_running_stats=False).train(training)
+    plain = theirs(3, track_running_stats=False).train(training)
+    for _ in range(2):
+        x = torch.randn(shape) * 3 + 2
+        torch.testing.assert_close(norm(x), plain(x), atol=1e-5, rtol=1e-5)
+    assert norm.running_mean is norm.running_var is norm.running_steps is None
+    assert list(norm.state_dict()) == list(plain.state_dict()) == ["weight", "bias"]
+
+
+def test_reset_running_stats_and_parameters_are_those_of_torch_batch_norm():
+    norm, fresh = BatchRenorm1d(3), BatchRenorm1d(3)
+    norm(torch.randn(8, 3) + 2)
+    norm.reset_running_stats()
+    assert all(map(torch.equal, norm.state_dict().values(), fresh.state_dict().values()))
+    norm(torch.randn(8, 3) + 2)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    norm.reset_parameters()
+    assert all(map(torch.equal, norm.state_dict().values(), fresh.state_dict().values()))
+
+
+def test_arguments_by_position_are_those_of_torch_batch_norm():
+    ours, theirs = BatchRenorm1d(3, 1e-3, 0.2, False, False), nn.BatchNorm1d(3, 1e-3, 0.2, False)
+    for name in ("num_features", "eps", "momentum", "affine"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    assert ours.weight is ours.bias is ours.running_mean is None
+    with pytest.raises(TypeError):
+        BatchRenorm1d(3, 1e-3, 0.2, False, False, 3.0)
+
+
+def test_without_tracking_one_value_is_an_error_in_evaluation_too():
+    with pytest.raises(UsageError, match=r"one value for each channel, got shape \(1, 3\)"):
+        BatchRenorm1d(3, track_running_stats=False).eval()(torch.randn(1, 3))

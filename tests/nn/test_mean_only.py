@@ -116,3 +116,47 @@ def test_an_input_of_another_shape_is_an_error_that_shows_it(norm_class, shape):
 def test_arguments_out_of_range_are_refused(arguments):
     with pytest.raises(UsageError, match=r"got (0|1\.5)"):
         MeanOnlyBatchNorm1d(**arguments)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("norm_class", "shape"), SHAPES)
+def test_tracking_and_mode_choose_the_mean_as_in_torch_batch_norm(norm_class, shape, training):
+    """Divided by torch's own factor, batch norm's output is the centred one."""
+    x = torch.randn(shape, dtype=torch.float64) + 2
+    view = (1, 3, *[1] * (len(shape) - 2))
+    axes = [axis for axis in range(len(shape)) if axis != 1]
+    for tracked in (True, False):
+        ours = norm_class(3, track_running_stats=tracked).double()
+        theirs = TORCH[len(shape)](3, track_running_stats=tracked).double()
+        for norm in (ours, theirs):
+            norm(x)
+            norm.train(training)
+        y = x * 1.5
+        uses_batch = training or not tracked
+        var = y.var(axes, correction=0) if uses_batch else theirs.running_var
+        expected = theirs(y) * (var + theirs.eps).sqrt().view(view)
+        torch.testing.assert_close(ours(y), expected)
+
+
+def test_one_value_for_each_channel_has_no_mean_to_train_on():
+    with pytest.raises(UsageError, match=r"one value for each channel, got shape \(1, 3\)"):
+        MeanOnlyBatchNorm1d(3)(torch.randn(1, 3))
+    with pytest.raises(UsageError, match="one value for each channel"):
+        MeanOnlyBatchNorm1d(3, track_running_stats=False).eval()(torch.randn(1, 3))
+    assert MeanOnlyBatchNorm1d(3).eval()(torch.randn(1, 3)).shape == (1, 3)
+
+
+def test_reset_running_stats_and_parameters_are_those_of_torch_batch_norm():
+    norm, fresh = MeanOnlyBatchNorm1d(3), MeanOnlyBatchNorm1d(3)
+    for reset in (norm.reset_running_stats, norm.reset_parameters):
+        norm(torch.randn(8, 3) + 2)
+        reset()
+        assert all(map(torch.equal, norm.state_dict().values(), fresh.state_dict().values()))
+    nn.init.normal_(norm.bias)
+    norm.reset_parameters()
+    assert norm.bias.abs().max() == 0
+
+
+def test_options_are_given_by_name_since_there_is_no_eps():
+    with pytest.raises(TypeError):
+        MeanOnlyBatchNorm1d(3, 1e-5)

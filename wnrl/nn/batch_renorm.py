@@ -10,7 +10,9 @@ from wnrl.errors import UsageError, check_positive
 from wnrl.nn.mean_only import (
     along_channels,
     channel_axes,
+    check_batch,
     check_momentum,
+    reset_buffers,
     rewiden,
     wide_dtype,
 )
@@ -28,10 +30,12 @@ class BatchRenorm(nn.Module):
 
     Args:
         num_features: number of channels C.
+        eps: added to variances.
         momentum: share of the newest batch in the running statistics; None averages all batches
             equally.
-        eps: added to variances.
         affine: whether to scale by ``weight`` and shift by ``bias``.
+        track_running_stats: False has no running statistics to agree with: it is plain batch norm
+            by the statistics of the batch, in evaluation too.
         r_max: final limit of r.
         d_max: final limit of d.
         warmup_steps: training batches before r and d start to act.
@@ -44,27 +48,29 @@ class BatchRenorm(nn.Module):
         ``(B, C)`` or ``(B, C, …)``, the same out.
 
     Attributes:
-        running_mean: ``(C,)``.
+        running_mean: ``(C,)``; None, as those below, if nothing is tracked.
         running_var: ``(C,)``, of the population (divided by n, not n − 1), so that r is 1 for a
             batch that is like the ones before it.
         running_steps: ``()``, the training batches seen so far.
 
     Raises:
         UsageError: a number outside of its range, an input with another number of axes or
-            channels, or a training batch with one value for each channel.
+            channels, or a batch with one value for each channel whose statistics are wanted.
     """
 
     _spatial: tuple[int, ...] = ()
-    running_mean: Tensor
-    running_var: Tensor
-    running_steps: Tensor
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    running_steps: Tensor | None
 
     def __init__(
         self,
         num_features: int,
-        momentum: float | None = 0.01,
         eps: float = 1e-5,
+        momentum: float | None = 0.01,
         affine: bool = True,
+        track_running_stats: bool = True,
+        *,
         r_max: float = 3.0,
         d_max: float = 5.0,
         warmup_steps: int = 5_000,
@@ -83,16 +89,20 @@ class BatchRenorm(nn.Module):
                 "warmup_steps must be at least 0 and below r_steps and d_steps, "
                 f"got {warmup_steps}, {r_steps} and {d_steps}"
             )
-        self.num_features, self.momentum, self.eps = num_features, momentum, eps
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
         self.r_max, self.d_max = r_max, d_max
         self.warmup_steps, self.r_steps, self.d_steps = warmup_steps, r_steps, d_steps
         ones = torch.ones(num_features, device=device, dtype=dtype)
         self.weight = nn.Parameter(ones.clone()) if affine else None
         self.bias = nn.Parameter(torch.zeros_like(ones)) if affine else None
         wide = ones.to(wide_dtype(ones.dtype))
-        self.register_buffer("running_mean", torch.zeros_like(wide))
-        self.register_buffer("running_var", wide)
-        self.register_buffer("running_steps", wide.new_zeros(()))
+        for name, value in (
+            ("running_mean", torch.zeros_like(wide)),
+            ("running_var", wide),
+            ("running_steps", wide.new_zeros(())),
+        ):
+            self.register_buffer(name, value if track_running_stats else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = dict(self._buffers)
@@ -104,7 +114,9 @@ class BatchRenorm(nn.Module):
         """``(B, C, …) -> (B, C, …)``."""
         axes = channel_axes(x, self.num_features, self._spatial)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if self.training and x.numel():
+        if self.running_mean is None or self.running_var is None:
+            scale, shift = self._standardise(wide, axes)
+        elif self.training and x.numel():
             scale, shift = self._renormalise(wide, axes)
         else:
             scale = (self.running_var + self.eps).rsqrt()
@@ -113,39 +125,60 @@ class BatchRenorm(nn.Module):
             scale, shift = scale * self.weight, shift * self.weight + self.bias
         return (wide * along_channels(scale, x) + along_channels(shift, x)).to(x.dtype)
 
+    def _statistics(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, population variance and deviation of the batch, each ``(C,)``."""
+        check_batch(wide)
+        var, mean = torch.var_mean(wide, axes, correction=0)
+        return mean, var, (var + self.eps).sqrt()
+
+    def _standardise(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
+        """The scale and shift, each ``(C,)``, of plain batch norm."""
+        mean, _, std = self._statistics(wide, axes)
+        return 1 / std, -mean / std
+
     def _renormalise(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
         """The scale and shift, each ``(C,)``, of x̂, and the update of the running statistics."""
-        if wide.numel() == wide.shape[1]:
-            raise UsageError(
-                "batch renormalization cannot train on one value for each channel, "
-                f"got shape {tuple(wide.shape)}"
-            )
-        var, mean = torch.var_mean(wide, axes, correction=0)
-        std = (var + self.eps).sqrt()
+        mean, var, std = self._statistics(wide, axes)
+        steps, running_mean, running_var = self.running_steps, self.running_mean, self.running_var
+        assert steps is not None
+        assert running_mean is not None
+        assert running_var is not None
         with torch.no_grad():
-            running_std = (self.running_var + self.eps).sqrt()
+            running_std = (running_var + self.eps).sqrt()
             # Tensors, not numbers: reading running_steps would make a GPU wait.
-            r_opening = self._opening(self.r_steps)
+            r_opening = self._opening(steps, self.r_steps)
             r_limit = 1 + (self.r_max - 1) * r_opening
-            d_limit = self.d_max * self._opening(self.d_steps)
+            d_limit = self.d_max * self._opening(steps, self.d_steps)
             r = (std / running_std).clamp(1 / r_limit, r_limit)
-            d = ((mean - self.running_mean) / running_std).clamp(-d_limit, d_limit)
-            self.running_steps += 1
-            share = 1 / self.running_steps if self.momentum is None else self.momentum
-            self.running_mean += share * (mean - self.running_mean)
-            self.running_var += share * (var - self.running_var)
+            d = ((mean - running_mean) / running_std).clamp(-d_limit, d_limit)
+            steps += 1
+            share = 1 / steps if self.momentum is None else self.momentum
+            running_mean += share * (mean - running_mean)
+            running_var += share * (var - running_var)
         scale = r / std
         return scale, d - mean * scale
 
-    def _opening(self, last_step: int) -> Tensor:
+    def _opening(self, steps: Tensor, last_step: int) -> Tensor:
         """From 0 (up to ``warmup_steps``) to 1 (from ``last_step`` on)."""
-        done = self.running_steps - self.warmup_steps
+        done = steps - self.warmup_steps
         return (done / (last_step - self.warmup_steps)).clamp(0, 1)
+
+    def reset_running_stats(self) -> None:
+        """Forgets all batches; the warm-up begins anew."""
+        reset_buffers(self)
+
+    def reset_parameters(self) -> None:
+        """Forgets all batches, and sets scale and shift to one and zero."""
+        reset_buffers(self)
+        if self.weight is not None and self.bias is not None:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
         return (
-            f"{self.num_features}, momentum={self.momentum}, eps={self.eps}, r_max={self.r_max}, "
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}, r_max={self.r_max}, "
             f"d_max={self.d_max}, warmup_steps={self.warmup_steps}"
         )
 

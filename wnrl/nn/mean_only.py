@@ -53,6 +53,22 @@ def rewiden(module: nn.Module, before: Mapping[str, Tensor | None]) -> None:
             module._buffers[name] = old.to(new.device, wide_dtype(new.dtype))
 
 
+def reset_buffers(module: nn.Module) -> None:
+    """Zeros, but ones for a variance, in every buffer of ``module`` that is there."""
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            buffer.fill_(1.0 if name == "running_var" else 0.0)
+
+
+def check_batch(x: Tensor) -> None:
+    """Raises UsageError where each channel of ``x`` has one value, which is its own mean."""
+    if x.numel() == x.shape[1]:
+        raise UsageError(
+            "statistics of a batch need more than one value for each channel, "
+            f"got shape {tuple(x.shape)}"
+        )
+
+
 class MeanOnlyBatchNorm(nn.Module):
     """t − μ[t] + b for each channel (eq. 7); its gradient is centred in turn (eq. 8).
 
@@ -79,8 +95,9 @@ class MeanOnlyBatchNorm(nn.Module):
         running_steps: ``()``, the training batches seen so far, or None.
 
     Raises:
-        UsageError: ``num_features`` is not above zero, ``momentum`` is not in [0, 1], or an input
-            has another number of axes or channels.
+        UsageError: ``num_features`` is not above zero, ``momentum`` is not in [0, 1], an input has
+            another number of axes or channels, or a batch that is averaged has one value for each
+            channel.
     """
 
     _spatial: tuple[int, ...] = ()
@@ -90,6 +107,7 @@ class MeanOnlyBatchNorm(nn.Module):
     def __init__(
         self,
         num_features: int,
+        *,
         momentum: float | None = 0.1,
         bias: bool = True,
         track_running_stats: bool = True,
@@ -100,6 +118,7 @@ class MeanOnlyBatchNorm(nn.Module):
         check_positive(num_features=num_features)
         check_momentum(momentum)
         self.num_features, self.momentum = num_features, momentum
+        self.track_running_stats = track_running_stats
         zeros = torch.zeros(num_features, device=device, dtype=dtype)
         self.bias = nn.Parameter(zeros.clone()) if bias else None
         wide = zeros.to(wide_dtype(zeros.dtype))
@@ -117,6 +136,7 @@ class MeanOnlyBatchNorm(nn.Module):
         axes = channel_axes(x, self.num_features, self._spatial)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bf16 sums lose whole digits
         if (self.training and x.numel()) or self.running_mean is None:
+            check_batch(x)
             mean = wide.mean(axes)
             self._track(mean)
         else:
@@ -131,9 +151,22 @@ class MeanOnlyBatchNorm(nn.Module):
             share = 1 / self.running_steps if self.momentum is None else self.momentum
             self.running_mean += share * (mean - self.running_mean)
 
+    def reset_running_stats(self) -> None:
+        """Forgets all batches."""
+        reset_buffers(self)
+
+    def reset_parameters(self) -> None:
+        """Forgets all batches, and sets b to zero."""
+        reset_buffers(self)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
-        return f"{self.num_features}, momentum={self.momentum}, bias={self.bias is not None}"
+        return (
+            f"{self.num_features}, momentum={self.momentum}, bias={self.bias is not None}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
 
 
 class MeanOnlyBatchNorm1d(MeanOnlyBatchNorm):
