@@ -98,7 +98,7 @@ class Args:
             UsageError: a word or a value that no run can have.
         """
         check_choice("model", self.model, MODELS)
-        check_choice("dataset", self.dataset, data.DATASETS)
+        data.dataset(self.dataset)
         if (self.model, self.dataset) not in PRESETS:
             raise UsageError(f"no preset for model {self.model!r} on dataset {self.dataset!r}")
         names = [field.name for field in fields(VAEConfig)]

@@ -1,5 +1,6 @@
 """A VAE from its configuration, and back from a run folder."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import BinaryIO
 import torch
 from torch import nn
 
-from wnrl.data import DATASETS, Images
+from wnrl.data import Images, dataset
 from wnrl.errors import UsageError
 from wnrl.nn import convert
 from wnrl.runs import CONFIG, read_json
@@ -32,8 +33,7 @@ def build(config: VAEConfig, images: Images | None = None) -> MLPVAE:
     Returns:
         The model, on the CPU.
     """
-    dataset = DATASETS[config.dataset]
-    n_pixels = dataset.shape[0] * dataset.shape[1] * dataset.shape[2]
+    n_pixels = math.prod(dataset(config.dataset).shape)
     means = None
     if images is not None:
         total = images.train.flatten(1).sum(0, dtype=torch.int64)

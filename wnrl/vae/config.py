@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from wnrl.data import DATASETS
+from wnrl.data import dataset
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.networks import ACTIVATIONS
 from wnrl.norms import NORMS
@@ -35,7 +35,7 @@ class VAEConfig:
     model: str = "mlp"
     """A key of ``wnrl.vae.model.MODELS``."""
     dataset: str = "digits"
-    """A key of ``wnrl.data.DATASETS``."""
+    """What ``wnrl.data.load`` reads: a key of ``DATASETS``, or ``frames:<env id>``."""
     norm: str = "weight"
     """A key of ``wnrl.NORMS``."""
     seed: int = 0
@@ -64,7 +64,7 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         check_choice("model", self.model, MODELS)
-        check_choice("dataset", self.dataset, DATASETS)
+        dataset(self.dataset)
         check_choice("norm", self.norm, NORMS)
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("schedule", self.schedule, SCHEDULES)

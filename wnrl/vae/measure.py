@@ -28,7 +28,7 @@ class Protocol:
     """How a likelihood is measured; numbers under different protocols do not compare."""
 
     dataset: str
-    """A key of ``wnrl.data.DATASETS``."""
+    """What ``wnrl.data.load`` was asked for."""
     split: str = "test"
     """``train``, ``valid`` or ``test``; all of it is used."""
     n_samples: int = 1000

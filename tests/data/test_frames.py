@@ -1,0 +1,100 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from wnrl import data
+from wnrl.data import frames
+from wnrl.errors import UsageError
+
+
+class Clock(gym.Env):
+    """Draws its episode's seed and its step; an episode has ten frames."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    observation_space = gym.spaces.Box(0, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, render_mode=None, shape=(128, 128, 3)):
+        self.render_mode, self.size = render_mode, shape
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.episode = 0, seed % 250
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.zeros(1, np.float32), 0.0, False, self.time == 9, {}
+
+    def render(self):
+        picture = np.zeros(self.size, np.uint8)
+        picture[:64] = self.episode
+        picture[64:] = self.time
+        return picture
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setitem(gym.registry, "Clock-v0", gym.envs.registration.EnvSpec("Clock-v0", Clock))
+    monkeypatch.setattr(frames, "N_TRAIN", 25)
+    monkeypatch.setattr(frames, "N_VALID", 5)
+    monkeypatch.setattr(frames, "N_TEST", 5)
+
+
+def test_frames_are_those_of_whole_episodes_in_order(clock, tmp_path):
+    train = data.load("frames:Clock-v0", tmp_path).train
+    assert train.shape == (25, 3, 64, 64)
+    assert train.dtype == torch.uint8
+    assert train[:, 0, 63, 0].tolist() == [*range(9), *range(9), *range(7)]
+    assert train[:, 0, 0, 0].tolist() == [0] * 9 + [1] * 9 + [2] * 7
+
+
+def test_no_episode_is_in_two_parts(clock, tmp_path):
+    images = data.load("frames:Clock-v0", tmp_path)
+    seen = [set(images.part(p)[:, 0, 0, 0].tolist()) for p in ("train", "valid", "test")]
+    # Seeds 0, 1, 2; 1 000 000; 2 000 000, each modulo 250: so the episode's own number shows below.
+    assert seen[0] == {0, 1, 2}
+    assert [len(images.valid), len(images.test)] == [5, 5]
+
+
+def test_frames_are_rendered_once(clock, tmp_path, monkeypatch):
+    first = data.load("frames:Clock-v0", tmp_path)
+    monkeypatch.setattr(frames, "_collect", None)
+    assert torch.equal(data.load("frames:Clock-v0", tmp_path).train, first.train)
+
+
+def test_damaged_frames_are_refused_with_what_to_do(clock, tmp_path):
+    data.load("frames:Clock-v0", tmp_path)
+    path = next((tmp_path / "frames").iterdir())
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UsageError, match="is damaged; delete it"):
+        data.load("frames:Clock-v0", tmp_path)
+
+
+def test_altered_frames_are_refused_by_their_checksum(clock, tmp_path):
+    data.load("frames:Clock-v0", tmp_path)
+    path = next((tmp_path / "frames").iterdir())
+    with np.load(path) as kept:
+        arrays = dict(kept)
+    arrays["train"] = arrays["train"] + 1
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(UsageError, match="is damaged; delete it"):
+        data.load("frames:Clock-v0", tmp_path)
+
+
+def test_an_environment_that_does_not_exist_is_one_line(tmp_path):
+    with pytest.raises(UsageError, match="frames:NoSuch-v0") as refused:
+        data.load("frames:NoSuch-v0", tmp_path)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_environment_that_renders_no_picture_is_refused(clock, tmp_path, monkeypatch):
+    monkeypatch.setattr(Clock, "render", lambda self: "text")
+    with pytest.raises(UsageError, match=r"must give an image .* got str"):
+        data.load("frames:Clock-v0", tmp_path)
+
+
+def test_shape_is_known_without_rendering():
+    assert data.dataset("frames:Any-v0").shape == (3, 64, 64)

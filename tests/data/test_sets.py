@@ -1,0 +1,158 @@
+import hashlib
+import io
+import tarfile
+import zlib
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from wnrl import data
+from wnrl.data import sets
+from wnrl.data.files import File, fetch, find, read_idx
+from wnrl.errors import UsageError
+
+CHECKSUMS = [2204355587, 2356445317, 645888276]
+FILES = {
+    "mnist": sets.MNIST,
+    "mnist-static": sets.STATIC_IDX,
+    "omniglot-small": (sets.OMNIGLOT_SMALL,),
+}
+SIZES = {
+    "mnist": [59_600, 400, 10_000],
+    "mnist-static": [50_000, 10_000, 10_000],
+    "omniglot-small": [3872, 484, 484],
+}
+
+
+def needs(name):
+    """Skips a test where the files of a data set are not."""
+    here = all(find(name, file, None) for file in FILES[name])
+    return pytest.mark.skipif(not here, reason=f"the files of {name} are not here")
+
+
+PUBLISHED = [pytest.param(name, marks=needs(name)) for name in FILES]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def test_digits_parts_have_the_documented_sizes_and_type(digits):
+    sizes = [tuple(digits.part(name).shape) for name in ("train", "valid", "test")]
+    assert sizes == [(1297, 1, 8, 8), (200, 1, 8, 8), (300, 1, 8, 8)]
+    assert {digits.part(name).dtype for name in ("train", "valid", "test")} == {torch.uint8}
+
+
+def test_digits_split_is_disjoint_and_total(digits):
+    rows = torch.cat([digits.train, digits.valid, digits.test]).flatten(1)
+    everything = torch.from_numpy(load_digits().data).to(torch.uint8)
+    assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, everything.tolist()))
+    # No two of the 1797 images are equal, so equal rows in two parts would show here.
+    assert len(set(map(tuple, rows.tolist()))) == len(rows)
+
+
+def test_digits_split_is_the_same_for_ever(digits):
+    checksums = [zlib.crc32(digits.part(p).numpy().tobytes()) for p in ("train", "valid", "test")]
+    assert checksums == CHECKSUMS
+
+
+def test_digits_step_reaches_every_row_once():
+    rows = torch.arange(1797) * sets.DIGITS_STRIDE % 1797
+    assert rows.unique().numel() == 1797
+
+
+def test_every_part_of_digits_holds_every_digit_in_about_the_same_share(digits):
+    target = torch.from_numpy(load_digits().target)
+    labels = target[torch.arange(1797) * sets.DIGITS_STRIDE % 1797]
+    for part in labels.split([1297, 200, 300]):
+        shares = part.bincount(minlength=10) / len(part)
+        assert (shares - 0.1).abs().max() < 0.03
+
+
+def test_every_part_of_digits_comes_evenly_from_the_whole_file(digits):
+    rows = torch.arange(1797) * sets.DIGITS_STRIDE % 1797
+    for part in rows.split([1297, 200, 300]):
+        counts = torch.histc(part.float(), bins=13, min=0, max=1797)
+        assert (counts / len(part) - 1 / 13).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("name", ["digits", *PUBLISHED])
+def test_table_knows_shape_and_levels_without_reading(name):
+    images = data.load(name)
+    assert data.DATASETS[name].shape == images.shape
+    assert data.DATASETS[name].levels == images.levels
+
+
+@pytest.mark.parametrize("name", ["digits", *PUBLISHED])
+def test_white_is_the_last_of_the_levels(name):
+    images = data.load(name)
+    assert int(images.train.max()) == images.levels - 1
+
+
+def test_unknown_dataset_is_refused_with_the_nearest_word():
+    with pytest.raises(UsageError, match=r"dataset must be one of .*did you mean 'digits'"):
+        data.load("digit")
+
+
+def test_unknown_part_is_refused_with_the_nearest_word(digits):
+    with pytest.raises(UsageError, match=r"split must be one of .*did you mean 'valid'"):
+        digits.part("validation")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parts_have_their_published_sizes(name):
+    images = data.load(name)
+    assert [len(images.part(p)) for p in ("train", "valid", "test")] == SIZES[name]
+
+
+@needs("mnist-static")
+def test_published_text_holds_the_bits_of_the_idx_files(tmp_path, monkeypatch):
+    """The text is made from the idx files; its md5 is that of the published one."""
+    images = data.load("mnist-static")
+    text = torch.full((10_000, 2 * 784), ord(" "), dtype=torch.uint8)
+    text[:, ::2] = images.test.flatten(1) + ord("0")
+    text[:, -1] = ord("\n")
+    path = tmp_path / sets.STATIC_TEXT[2].name
+    path.write_bytes(text.numpy().tobytes())
+    assert fetch("mnist-static", sets.STATIC_TEXT[2], tmp_path) == path
+    assert torch.equal(sets.read_amat(path), images.test)
+
+
+@needs("mnist")
+def test_the_last_400_training_images_of_mnist_are_for_validation():
+    images = data.load("mnist")
+    everything = read_idx(fetch("mnist", sets.MNIST[0], None)).unsqueeze(1)
+    assert torch.equal(torch.cat([images.train, images.valid]), everything)
+
+
+@needs("omniglot-small")
+def test_every_part_of_omniglot_has_every_character_by_writers_of_its_own():
+    drawings = read_idx(fetch("omniglot-small", sets.OMNIGLOT_SMALL, None))
+    images = data.load("omniglot-small")
+    # The second character's writer 16 is the third validation image.
+    drawing = torch.nn.functional.pad(drawings[20 + 16], (3, 4, 3, 4))
+    rows = [drawing[4 * i : 4 * i + 4, :].amax(0) for i in range(28)]
+    by_hand = torch.stack([torch.stack([r[4 * j : 4 * j + 4].amax() for j in range(28)])
+                           for r in rows])  # fmt: skip
+    assert torch.equal(images.valid[2, 0], by_hand)
+
+
+def test_cifar_is_read_plane_by_plane(tmp_path, monkeypatch):
+    path = tmp_path / "cifar.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for k, part in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+            pixels = (torch.arange(3072) % 251).to(torch.uint8)
+            row = bytes([9]) + pixels.numpy().tobytes()
+            content = row * (k + 1)
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{part}.bin")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    checksum = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(sets, "CIFAR10", File(path.name, checksum, ""))
+    images = data.load("cifar10", tmp_path)
+    assert [len(images.part(p)) for p in ("train", "valid", "test")] == [1 + 2 + 3 + 4, 5, 6]
+    assert images.shape == (3, 32, 32)
+    assert images.test[0, 1, 0, 2] == (1024 + 2) % 251
+    assert images.test[0, 0, 1, 0] == 32
