@@ -113,6 +113,7 @@ def test_an_empty_batch_changes_no_statistics():
     norm(torch.randn(8, 3))
     before = {name: value.clone() for name, value in norm.state_dict().items()}
     assert norm(torch.zeros(0, 3)).shape == (0, 3)
+    assert BatchRenorm1d(3, track_running_stats=False)(torch.zeros(0, 3)).shape == (0, 3)
     assert all(torch.equal(before[name], value) for name, value in norm.state_dict().items())
 
 

@@ -114,9 +114,11 @@ class BatchRenorm(nn.Module):
         """``(B, C, …) -> (B, C, …)``."""
         axes = channel_axes(x, self.num_features, self._spatial)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if self.running_mean is None or self.running_var is None:
+        if not x.numel():
+            scale, shift = wide.new_ones(self.num_features), wide.new_zeros(self.num_features)
+        elif self.running_mean is None or self.running_var is None:
             scale, shift = self._standardise(wide, axes)
-        elif self.training and x.numel():
+        elif self.training:
             scale, shift = self._renormalise(wide, axes)
         else:
             scale = (self.running_var + self.eps).rsqrt()
