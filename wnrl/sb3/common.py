@@ -86,12 +86,16 @@ class NormBase(_Policy):
         self._arguments = named_arguments(super().__init__, *args, **kwargs)
         super().__init__(*args, **kwargs)
         self._after_init()
-        parts = plain_parts(self, self.norm)
-        self.plain_parts = [name for name in parts if not _is_target(name.split(".")[0])]
+        self.plain_parts = self._find_plain_parts()
         self._finish_optimizers()
 
     def _after_init(self) -> None:
         """Converts what SB3's constructor made, where no ``make_*`` did."""
+
+    def _find_plain_parts(self) -> list[str]:
+        """What the attribute ``plain_parts`` is to hold."""
+        parts = plain_parts(self, self.norm)
+        return [name for name in parts if not _is_target(name.split(".")[0])]
 
     def _normed(self, net: Net, heads: Iterable[str]) -> Net:
         """Gives ``net`` the norm, in place.
