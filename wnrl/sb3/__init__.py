@@ -3,8 +3,8 @@
 Importing this package teaches SB3 the policies by name: ``PPO("WNMlpPolicy", env)``.
 """
 
-from sb3_contrib import QRDQN, TRPO, MaskablePPO, RecurrentPPO
-from stable_baselines3 import A2C, DQN, PPO
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
@@ -17,6 +17,18 @@ from wnrl.sb3.actor_critic import (
     WNMultiInputPolicy,
 )
 from wnrl.sb3.callbacks import LogNorms, StopAtNonFinite, check_finite
+from wnrl.sb3.continuous import (
+    WNSACCnnPolicy,
+    WNSACMlpPolicy,
+    WNSACMultiInputPolicy,
+    WNTD3CnnPolicy,
+    WNTD3MlpPolicy,
+    WNTD3MultiInputPolicy,
+    WNTQCCnnPolicy,
+    WNTQCMlpPolicy,
+    WNTQCMultiInputPolicy,
+)
+from wnrl.sb3.crossq import WNCrossQMlpPolicy
 from wnrl.sb3.policies import with_norm
 from wnrl.sb3.q_network import (
     WNDQNCnnPolicy,
@@ -34,6 +46,7 @@ __all__ = [
     "StopAtNonFinite",
     "WNCnnLstmPolicy",
     "WNCnnPolicy",
+    "WNCrossQMlpPolicy",
     "WNDQNCnnPolicy",
     "WNDQNMlpPolicy",
     "WNDQNMultiInputPolicy",
@@ -47,6 +60,15 @@ __all__ = [
     "WNQRDQNCnnPolicy",
     "WNQRDQNMlpPolicy",
     "WNQRDQNMultiInputPolicy",
+    "WNSACCnnPolicy",
+    "WNSACMlpPolicy",
+    "WNSACMultiInputPolicy",
+    "WNTD3CnnPolicy",
+    "WNTD3MlpPolicy",
+    "WNTD3MultiInputPolicy",
+    "WNTQCCnnPolicy",
+    "WNTQCMlpPolicy",
+    "WNTQCMultiInputPolicy",
     "check_finite",
     "with_norm",
 ]
@@ -75,6 +97,22 @@ ALIASES: dict[type[BaseAlgorithm], dict[str, type[BasePolicy]]] = {
         "WNCnnPolicy": WNQRDQNCnnPolicy,
         "WNMultiInputPolicy": WNQRDQNMultiInputPolicy,
     },
+    SAC: {
+        "WNMlpPolicy": WNSACMlpPolicy,
+        "WNCnnPolicy": WNSACCnnPolicy,
+        "WNMultiInputPolicy": WNSACMultiInputPolicy,
+    },
+    TD3: {
+        "WNMlpPolicy": WNTD3MlpPolicy,
+        "WNCnnPolicy": WNTD3CnnPolicy,
+        "WNMultiInputPolicy": WNTD3MultiInputPolicy,
+    },
+    TQC: {
+        "WNMlpPolicy": WNTQCMlpPolicy,
+        "WNCnnPolicy": WNTQCCnnPolicy,
+        "WNMultiInputPolicy": WNTQCMultiInputPolicy,
+    },
+    CrossQ: {"WNMlpPolicy": WNCrossQMlpPolicy},
     RecurrentPPO: {
         "WNMlpLstmPolicy": WNMlpLstmPolicy,
         "WNCnnLstmPolicy": WNCnnLstmPolicy,

@@ -2,14 +2,20 @@
 
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.crossq.policies import CrossQPolicy
 from sb3_contrib.qrdqn.policies import QRDQNPolicy
+from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.norms import NORMS
 from wnrl.sb3.actor_critic import NormMixin
 from wnrl.sb3.common import NormBase
+from wnrl.sb3.continuous import ContinuousMixin
+from wnrl.sb3.crossq import CrossQMixin
 from wnrl.sb3.q_network import DQNNormMixin, QRDQNNormMixin
 from wnrl.sb3.recurrent import RecurrentNormMixin
 
@@ -19,6 +25,10 @@ MIXINS: dict[type, type] = {
     MaskableActorCriticPolicy: NormMixin,
     DQNPolicy: DQNNormMixin,
     QRDQNPolicy: QRDQNNormMixin,
+    SACPolicy: ContinuousMixin,
+    TD3Policy: ContinuousMixin,
+    TQCPolicy: ContinuousMixin,
+    CrossQPolicy: CrossQMixin,
 }
 """The mixin of each family of policies; of two that fit, the first one counts."""
 

@@ -1,0 +1,128 @@
+"""When the batch norms of an off-policy actor and critic use the statistics of the batch.
+
+The training loops of stable-baselines3 put actor and critic into train mode and leave them there.
+With batch norm that is wrong in five places: SAC and TQC draw the next actions from the statistics
+of the next batch and mix those into the running ones; the loss of the actor runs the critic on
+(s, π(s)), which changes the critic's statistics and lets the examples of the actor's batch reach
+each other through them; TD3's ``q1_forward`` does the same behind ``critic.__call__``; a critic
+that does not train a shared features extractor still moves its statistics; and the critic learns
+from (s, a) alone, so that (s', a'), which its target then evaluates with the same statistics, is
+out of distribution (Bhatt et al. 2024, arXiv:1902.05605, which is CrossQ, section 3).
+
+Here a batch norm uses, and tracks, the batch in one place only: the forward that its network learns
+from. That is, for an actor, a forward with grad; for a critic, a forward with grad whose actions
+have none (actions that carry a gradient come from an actor that learns). Everywhere else the
+running statistics are used and stay as they are. It holds for SAC, TD3, TQC and CrossQ alike, and
+needs no change to their loops: forward hooks see all of it.
+
+Joint statistics are CrossQ's remedy for the last point, brought to algorithms with target networks:
+the critic remembers (s', a') from the call of its target and, when it learns from (s, a), runs both
+as one batch. Its statistics are then those of the mixture, and so are the running ones, which
+stable-baselines3 copies to the target.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from wnrl.nn.batch_renorm import BatchRenorm
+from wnrl.nn.mean_only import MeanOnlyBatchNorm
+
+Observations = Tensor | dict[str, Tensor]
+
+
+def batch_norms(*modules: nn.Module) -> list[nn.Module]:
+    """The modules that normalise by statistics of the batch, each once."""
+    kinds = (_BatchNorm, BatchRenorm, MeanOnlyBatchNorm)
+    found = {id(m): m for module in modules for m in module.modules() if isinstance(m, kinds)}
+    return list(found.values())
+
+
+def use_batch_statistics(norms: list[nn.Module], mode: bool) -> None:
+    """Switches between the statistics of the batch, which are tracked, and the running ones."""
+    for norm in norms:
+        norm.training = mode
+
+
+class LearningForward:
+    """Forward hooks by which the batch norms of a network use the batch where it learns from it.
+
+    Outside of such a forward they are left with their running statistics. Copyable and picklable.
+
+    Args:
+        network: the network, whose mode says whether it is in training at all.
+        part: the module in it whose forwards are watched.
+        norms: the batch norms in ``part``.
+    """
+
+    def __init__(self, network: nn.Module, part: nn.Module, norms: list[nn.Module]) -> None:
+        self.network, self.norms = network, norms
+        part.register_forward_pre_hook(self.before)
+        part.register_forward_hook(self.after, always_call=True)
+
+    def learns(self, args: tuple[Any, ...]) -> bool:
+        """Whether the network learns from this forward."""
+        return self.network.training and torch.is_grad_enabled()
+
+    def before(self, _: nn.Module, args: tuple[Any, ...]) -> Any:
+        """Pre-hook; may return other arguments."""
+        use_batch_statistics(self.norms, self.learns(args))
+
+    def after(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Hook; may return another output. It is called after an error as well."""
+        use_batch_statistics(self.norms, False)
+
+
+class CriticForward(LearningForward):
+    """The same for a critic, called as ``critic(obs, actions)``, with joint statistics if asked.
+
+    Args:
+        critic: the critic.
+        norms: its batch norms, less those of a features extractor that the actor trains.
+        target: its target network, for joint statistics; None for statistics of (s, a) alone.
+    """
+
+    def __init__(
+        self, critic: nn.Module, norms: list[nn.Module], target: nn.Module | None = None
+    ) -> None:
+        super().__init__(critic, critic, norms)
+        self.next_batch: tuple[Observations, Tensor] | None = None
+        self.batch_size: int | None = None  # of (s, a), while a joint forward runs
+        if target is not None:
+            target.register_forward_pre_hook(self.remember)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "next_batch": None, "batch_size": None}
+
+    def remember(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        """Pre-hook of the target: keeps (s', a') until the critic learns."""
+        self.next_batch = args
+
+    def learns(self, args: tuple[Any, ...]) -> bool:
+        """Whether the critic learns: not where the actions carry a gradient to an actor."""
+        return super().learns(args) and not args[1].requires_grad
+
+    def before(self, critic: nn.Module, args: tuple[Any, ...]) -> Any:
+        """Puts (s', a') behind (s, a)."""
+        super().before(critic, args)
+        if self.next_batch is None or not self.learns(args):
+            return None
+        (obs, actions), (next_obs, next_actions) = args, self.next_batch
+        self.next_batch, self.batch_size = None, len(actions)
+        return _join(obs, next_obs), torch.cat([actions, next_actions.detach()])
+
+    def after(self, critic: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Takes the outputs for (s', a') away."""
+        super().after(critic, args, output)
+        n, self.batch_size = self.batch_size, None
+        if n is None or output is None:
+            return output
+        return output[:n] if isinstance(output, Tensor) else tuple(q[:n] for q in output)
+
+
+def _join(obs: Any, next_obs: Any) -> Any:
+    if isinstance(obs, dict):
+        return {key: torch.cat([value, next_obs[key]]) for key, value in obs.items()}
+    return torch.cat([obs, next_obs])

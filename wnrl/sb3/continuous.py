@@ -1,0 +1,127 @@
+"""Policies with a norm for SAC, TD3 (DDPG) and TQC."""
+
+from typing import TYPE_CHECKING, Any
+
+from sb3_contrib.tqc import policies as tqc
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.sac import policies as sac
+from stable_baselines3.td3 import policies as td3
+from torch import nn
+
+from wnrl.sb3.batch_statistics import (
+    CriticForward,
+    LearningForward,
+    batch_norms,
+    use_batch_statistics,
+)
+from wnrl.sb3.common import HEAD_NORMS, NormBase, output_layers
+
+ACTOR_HEADS = ("mu", "log_std")
+
+if TYPE_CHECKING:
+
+    class _Policy(BasePolicy):
+        """What the policies of the family have in common, which SB3 has no class for."""
+
+        actor: Any
+        critic: Any
+
+        def make_actor(self, features_extractor: BaseFeaturesExtractor | None) -> Any: ...
+        def make_critic(self, features_extractor: BaseFeaturesExtractor | None) -> Any: ...
+        def _build(self, lr_schedule: Schedule) -> None: ...
+
+else:
+    _Policy = object
+
+
+class ContinuousMixin(NormBase, _Policy):
+    """``NormBase`` for policies of an actor and critics that learn from a replay buffer.
+
+    Actor and critic are converted as SB3 makes them, before it makes their optimizers and loads
+    their targets. Batch norms use the statistics of the batch in the forward that their network
+    learns from and nowhere else: ``wnrl.sb3.batch_statistics`` has the reasons. Targets are always
+    in evaluation, and SB3 copies the running statistics to them.
+
+    Args:
+        *args: those of the policy.
+        joint_statistics: whether the critic's batch norms see (s, a) and (s', a') as one batch.
+            It doubles the critic's batch and is without effect under norms that have no batch
+            statistics.
+        **kwargs: those of ``NormBase`` and of the policy.
+    """
+
+    def __init__(self, *args: Any, joint_statistics: bool = True, **kwargs: Any) -> None:
+        self.joint_statistics = joint_statistics
+        super().__init__(*args, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """SB3's actor, with the norm."""
+        return self._normed(super().make_actor(features_extractor), ACTOR_HEADS)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """SB3's critic, with the norm."""
+        critic = super().make_critic(features_extractor)
+        names = [name for name, _ in critic.named_children() if name != "features_extractor"]
+        return self._normed(critic, names)
+
+    def _after_init(self) -> None:
+        for part in self.actor.children():
+            if norms := batch_norms(part):
+                LearningForward(self.actor, part, norms)
+        actors = {id(norm) for norm in batch_norms(self.actor)}
+        if norms := [norm for norm in batch_norms(self.critic) if id(norm) not in actors]:
+            target = getattr(self, "critic_target", None) if self.joint_statistics else None
+            CriticForward(self.critic, norms, target)
+        self._batch_norms: list[nn.Module] = batch_norms(self.actor, self.critic)
+
+    def _find_plain_parts(self) -> list[str]:
+        # TD3 has tanh behind its action head, and gSDE a clip: they look like hidden layers.
+        heads = [] if self.norm in HEAD_NORMS else output_layers(self.actor, ACTOR_HEADS)
+        actors = [f"actor.{head}" for head in heads]
+        return [name for name in super()._find_plain_parts() if name not in actors]
+
+    def set_training_mode(self, mode: bool) -> None:
+        """As SB3's; batch norms leave evaluation only while their network learns."""
+        super().set_training_mode(mode)
+        use_batch_statistics(self._batch_norms, False)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "joint_statistics": self.joint_statistics}
+
+
+class WNSACMlpPolicy(ContinuousMixin, sac.SACPolicy):
+    """SB3's ``MlpPolicy`` for SAC, with a norm."""
+
+
+class WNSACCnnPolicy(ContinuousMixin, sac.CnnPolicy):
+    """SB3's ``CnnPolicy`` for SAC, with a norm."""
+
+
+class WNSACMultiInputPolicy(ContinuousMixin, sac.MultiInputPolicy):
+    """SB3's ``MultiInputPolicy`` for SAC, with a norm."""
+
+
+class WNTD3MlpPolicy(ContinuousMixin, td3.TD3Policy):
+    """SB3's ``MlpPolicy`` for TD3 and DDPG, with a norm."""
+
+
+class WNTD3CnnPolicy(ContinuousMixin, td3.CnnPolicy):
+    """SB3's ``CnnPolicy`` for TD3 and DDPG, with a norm."""
+
+
+class WNTD3MultiInputPolicy(ContinuousMixin, td3.MultiInputPolicy):
+    """SB3's ``MultiInputPolicy`` for TD3 and DDPG, with a norm."""
+
+
+class WNTQCMlpPolicy(ContinuousMixin, tqc.TQCPolicy):
+    """sb3-contrib's ``MlpPolicy`` for TQC, with a norm."""
+
+
+class WNTQCCnnPolicy(ContinuousMixin, tqc.CnnPolicy):
+    """sb3-contrib's ``CnnPolicy`` for TQC, with a norm."""
+
+
+class WNTQCMultiInputPolicy(ContinuousMixin, tqc.MultiInputPolicy):
+    """sb3-contrib's ``MultiInputPolicy`` for TQC, with a norm."""
