@@ -328,3 +328,29 @@ def test_two_processes_use_the_statistics_of_both_batches(tmp_path):
         assert initialised == ["0", "2"]
         for name, value in alone.state_dict().items():
             torch.testing.assert_close(state[name], value, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("key", FREE)
+@pytest.mark.parametrize("magnitude", [1e-30, 1e-25, 1e20, 1e30])
+def test_inputs_of_any_magnitude_are_standardised(key, magnitude):
+    """Squares of these are zero or infinite in float32."""
+    net, x = mlp(), data(64, 6) * magnitude
+    convert(net, key)
+    report = data_init(net, x)
+    assert report.constant == report.incomplete == {}
+    for t in pre_activations(net, x):
+        torch.testing.assert_close(t.mean(1), torch.zeros(len(t)), atol=1e-4, rtol=0)
+        torch.testing.assert_close(t.std(1, correction=0), torch.ones(len(t)), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("key", ["none", "weight"])
+def test_a_length_that_the_type_cannot_hold_is_reported_and_left(key):
+    net = mlp().half()
+    convert(net, key)
+    before = copy.deepcopy(net)
+    report = data_init(net, data(64, 6).half() * 1e-7)
+    assert report.incomplete["0"].startswith("features [0, 1, 2, 3, 4, 5, 6, 7] keep their length")
+    assert "float16" in report.incomplete["0"]
+    for name, value in net[0].state_dict().items():
+        assert value.isfinite().all()
+        assert name == "bias" or torch.equal(value, before[0].state_dict()[name])

@@ -20,6 +20,7 @@ from wnrl.nn.spectral import SPECTRAL
 
 CONSTANT = 1e-6
 """A feature that deviates by less than this share of its size does not vary: it is rounding."""
+BEYOND = "keep their length: what they need is beyond"
 REUSED = "used more than once: standardised at its first use"
 SPECTRAL_TYPES = tuple(SPECTRAL.values())
 FEED_FORWARD = dict(N_SPATIAL)
@@ -184,10 +185,15 @@ class _Target(ABC):
         mean, std = _statistics(t, t.dim() - 1 - self.n_spatial, self.name)
         scale, shift = torch.ones_like(mean), torch.zeros_like(mean)
         if length is not None:
+            scale = self.goal / std
             constant = std <= CONSTANT * (mean.square() + std.square()).sqrt()
+            beyond = ~constant & ~_fits(scale, mean * scale, length.dtype)
             if constant.any():
                 report.constant[self.name] = constant.nonzero().flatten().tolist()
-            scale = torch.where(constant, length.to(std), self.goal / std.where(~constant, 1.0))
+            if beyond.any():
+                which = beyond.nonzero().flatten().tolist()
+                _explain(report.incomplete, self.name, f"features {which} {BEYOND} {length.dtype}")
+            scale = torch.where(constant | beyond, length.to(std), scale)
             self.set_scale(scale)
         if getattr(self.module, "bias", None) is not None:
             shift = -mean * scale
@@ -224,7 +230,7 @@ class _Layer(_Target):
             return None
         if not isinstance(layer, WeightNormed):
             features = layer.out_channels if self.n_spatial else layer.out_features
-            return torch.ones(features, device=layer.weight.device)
+            return layer.weight.new_ones(features)
         g = layer.pair()[1]
         length = (g.exp() if layer.scale == "exp" else g).detach().flatten().clone()
         g.fill_(0.0 if layer.scale == "exp" else 1.0)
@@ -246,7 +252,7 @@ class _Layer(_Target):
         if not scaled:
             report.incomplete[self.name] = "its norm fixes the length of w: only the mean was set"
         elif self.module.bias is None and self.norm is None:
-            report.incomplete[self.name] = "it has no bias: only the deviation was set"
+            _explain(report.incomplete, self.name, "it has no bias: only the deviation was set")
 
 
 class _Norm(_Target):
@@ -270,13 +276,21 @@ class _Norm(_Target):
 
     def note(self, report: DataInitReport, scaled: bool) -> None:
         if getattr(self.module, "bias", None) is None:
-            report.incomplete[self.name] = "its normaliser has no bias: only the deviation was set"
+            reason = "its normaliser has no bias: only the deviation was set"
+            _explain(report.incomplete, self.name, reason)
+
+
+def _fits(scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+    """Where ``dtype`` holds both: neither overflows, nor does the scale underflow."""
+    limits = torch.finfo(dtype)
+    return (scale <= limits.max) & (scale >= limits.tiny) & (shift.abs() <= limits.max)
 
 
 def _statistics(t: Tensor, axis: int, name: str) -> tuple[Tensor, Tensor]:
     """Mean and population deviation of each feature, ``(C,)``, over all processes."""
     rows = t.detach().movedim(axis, 0).flatten(1)  # (C, batch and positions)
-    rows = rows.to(torch.promote_types(t.dtype, torch.float32))
+    # Squares of float32 overflow from 1e19 on; Apple's GPUs have no wider type.
+    rows = rows.to(torch.float32 if t.device.type == "mps" else torch.float64)
     together = distributed.is_available() and distributed.is_initialized()
     total = torch.cat([rows.sum(1), rows.new_tensor([rows.shape[1]])])
     if together:
