@@ -32,7 +32,7 @@ from wnrl.runs import open_run, resolve_device, seed_everything
 from wnrl.vae import pictures
 from wnrl.vae.build import save_checkpoint, whole_file
 from wnrl.vae.config import PRESETS, VAEConfig
-from wnrl.vae.model import MODELS
+from wnrl.vae.models import MODELS
 from wnrl.vae.training import check_finite
 
 N_PICTURES = 5  # how often reconstructions and samples are logged over the run
@@ -196,7 +196,7 @@ def _train_and_measure(
 
 
 def _measure(
-    model: vae.MLPVAE, images: data.Images, config: VAEConfig, folder: Path
+    model: vae.VAE, images: data.Images, config: VAEConfig, folder: Path
 ) -> dict[str, Any]:
     """Measures the trained model and writes everything that belongs to it into the folder."""
     measured = vae.nll(model, images, vae.Protocol(config.dataset, n_samples=config.n_samples))

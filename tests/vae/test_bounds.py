@@ -26,7 +26,7 @@ def test_iwae_bound_refuses_two_shapes():
 
 
 def test_elbo_is_reconstruction_minus_kl_image_by_image():
-    model, x = tiny_vae(), tiny_images().test.flatten(1).float()
+    model, x = tiny_vae(), tiny_images().test.float()
     bound = elbo(model, x)
     assert bound.value.shape == (len(x),)
     assert torch.equal(bound.value, bound.reconstruction - bound.kl)
@@ -34,8 +34,8 @@ def test_elbo_is_reconstruction_minus_kl_image_by_image():
 
 @torch.no_grad()
 def test_closed_form_kl_and_sampled_log_weights_give_one_elbo():
-    model, x = tiny_vae(), tiny_images().test[:8].flatten(1).float()
-    many = x.repeat(4000, 1)
+    model, x = tiny_vae(), tiny_images().test[:8].float()
+    many = x.repeat(4000, 1, 1, 1)
     closed = elbo(model, many, torch.Generator().manual_seed(0)).value.reshape(4000, 8).mean(0)
     sampled = model.log_weights(x, 4000, torch.Generator().manual_seed(1)).mean(0)
     torch.testing.assert_close(closed, sampled, atol=0.1, rtol=0)
@@ -43,7 +43,7 @@ def test_closed_form_kl_and_sampled_log_weights_give_one_elbo():
 
 @torch.no_grad()
 def test_elbo_is_below_iwae_which_is_below_the_log_likelihood_and_tightens():
-    model, x = tiny_vae(), tiny_images().test.flatten(1).float()
+    model, x = tiny_vae(), tiny_images().test.float()
     log_p = exact_log_p(model, x).mean()
     weights = model.log_weights(x, 6000, torch.Generator().manual_seed(0)).double()
     zeros = torch.zeros_like

@@ -21,7 +21,7 @@ def digits():
 def test_a_norm_that_changes_nothing_at_the_start_is_the_same_function_as_none(norm, digits):
     plain = build(CONFIG, digits)
     normed = build(replace(CONFIG, norm=norm), digits)
-    x, z = torch.rand(5, 64), torch.randn(5, 3)
+    x, z = torch.rand(5, 1, 8, 8), torch.randn(5, 3)
     torch.testing.assert_close(normed.encode(x), plain.encode(x), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(normed.decode(z), plain.decode(z), atol=1e-6, rtol=1e-5)
 
@@ -39,7 +39,7 @@ def test_building_leaves_the_global_random_state_alone(digits):
 
 
 def test_an_untrained_model_predicts_about_the_training_mean(digits):
-    means = digits.train.flatten(1).float().mean(0) / 16
+    means = digits.train.float().mean(0) / 16
     predicted = build(CONFIG, digits).sample(2000).mean(0)
     assert (predicted - means).abs().max() < 0.1
 
@@ -48,7 +48,7 @@ def test_an_untrained_model_predicts_about_the_training_mean(digits):
 def test_loading_a_run_folder_gives_the_same_function_back(norm, digits, tmp_path):
     config = replace(CONFIG, norm=norm)
     model = build(config, digits).train()
-    x = torch.rand(30, 64)
+    x = torch.rand(30, 1, 8, 8)
     model.encode(x)  # running statistics move
     (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
     save_checkpoint(model, tmp_path)

@@ -4,28 +4,43 @@ import torch
 from wnrl import convert
 from wnrl.errors import UsageError
 from wnrl.vae import MLPVAE
-from wnrl.vae.likelihoods import bernoulli_log_prob, normal_log_prob, standard_normal_log_prob
+from wnrl.vae.likelihoods import (
+    DiscretisedLogistic,
+    LogisticMixture,
+    NormalDensity,
+    normal_log_prob,
+    standard_normal_log_prob,
+)
+
+IMAGE = (1, 2, 3)
 
 
 def small(norm="none", **kwargs):
     torch.manual_seed(0)
-    model = MLPVAE(6, (5, 4), 2, **kwargs)
+    model = MLPVAE(IMAGE, (5, 4), 2, **kwargs)
     convert(model, norm)
     return model.eval()
 
 
 def test_encoder_and_decoder_have_the_documented_shapes():
-    model = small()
-    mu, log_var = model.encode(torch.zeros(3, 6))
+    model, x = small(), torch.zeros(3, *IMAGE)
+    mu, log_var = model.encode(x)
     assert mu.shape == log_var.shape == (3, 2)
-    assert model.decode(torch.zeros(7, 3, 2)).shape == (7, 3, 6)
-    assert model.log_weights(torch.zeros(3, 6), 7).shape == (7, 3)
-    assert model.sample(9).shape == (9, 6)
+    assert model.decode(torch.zeros(7, 3, 2)).shape == (7, 3, *IMAGE)
+    assert model.log_weights(x, 7).shape == (7, 3)
+    assert model.sample(9).shape == (9, *IMAGE)
+    assert model.reconstruct(x).shape == x.shape
+    terms = model(x, 7)
+    assert terms.reconstruction.shape == (7, 3)
+    assert terms.log_ratio.shape == terms.kl.shape == (7, 3, 2)
 
 
-def test_decoder_mirrors_the_encoder():
-    widths = [part.weight.shape[0] for part in small().decoder if hasattr(part, "weight")]
-    assert widths == [4, 5, 6]
+def test_the_default_is_the_architecture_of_burda_et_al():
+    model = MLPVAE((1, 28, 28))
+    shapes = [tuple(part.weight.shape) for part in model.encoder if hasattr(part, "weight")]
+    assert shapes == [(200, 784), (200, 200), (100, 200)]
+    shapes = [tuple(part.weight.shape) for part in model.decoder if hasattr(part, "weight")]
+    assert shapes == [(200, 50), (200, 200), (784, 200)]
 
 
 @pytest.mark.parametrize("norm", ["none", "weight", "batch", "layer"])
@@ -35,21 +50,31 @@ def test_decoding_samples_together_equals_decoding_them_one_by_one(norm):
     torch.testing.assert_close(model.decode(z), one_by_one)
 
 
+def test_batch_norm_in_train_mode_sees_the_samples_of_all_images_as_one_batch():
+    model, x = small("batch").train(), torch.rand(3, *IMAGE).round()
+    seen = []
+    model.decoder[0].norm.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    model.log_weights(x, 5)
+    assert seen == [(5 * 3, 4)]
+
+
 def test_output_bias_starts_at_the_logit_of_the_clipped_training_mean():
     means = torch.tensor([0.0, 0.0005, 0.25, 0.5, 0.9995, 1.0])
-    bias = small(pixel_means=means).decoder[-1].bias
+    bias = small(pixel_means=means.reshape(IMAGE)).decoder[-1].bias
     expected = torch.tensor([0.001, 0.001, 0.25, 0.5, 0.999, 0.999])
     torch.testing.assert_close(bias.sigmoid(), expected)
 
 
 def test_log_weights_are_log_joint_minus_log_posterior_of_the_same_samples():
-    model, x = small(), torch.ones(3, 6)
+    model, x = small(), torch.ones(3, *IMAGE)
     weights = model.log_weights(x, 4, torch.Generator().manual_seed(5))
     mu, log_var = model.encode(x)
     noise = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(5))
     z = mu + (log_var / 2).exp() * noise
-    log_joint = bernoulli_log_prob(x, model.decode(z)) + standard_normal_log_prob(z)
-    torch.testing.assert_close(weights, log_joint - normal_log_prob(z, mu, log_var))
+    log_likelihood = model.likelihood.log_prob(x, model.decode(z))
+    log_joint = log_likelihood + standard_normal_log_prob(z).sum(-1)
+    torch.testing.assert_close(weights, log_joint - normal_log_prob(z, mu, log_var).sum(-1))
+    torch.testing.assert_close(model.log_joint(x, z), log_joint)
 
 
 def test_samples_are_probabilities():
@@ -57,6 +82,34 @@ def test_samples_are_probabilities():
     assert ((means > 0) & (means < 1)).all()
 
 
-def test_unknown_activation_is_refused_with_the_nearest_word():
-    with pytest.raises(UsageError, match=r"activation must be one of .*did you mean 'tanh'"):
-        MLPVAE(6, (5,), 2, "tan")
+@pytest.mark.parametrize("likelihood", [DiscretisedLogistic, LogisticMixture, NormalDensity])
+def test_the_likelihood_decides_the_parameters_of_the_decoder(likelihood):
+    chosen = likelihood(3)
+    model = MLPVAE((3, 2, 2), (5,), 2, likelihood=chosen, pixel_means=torch.rand(3, 2, 2))
+    assert model.decode(torch.zeros(4, 2)).shape == (4, chosen.maps, 2, 2)
+    x = torch.rand(6, 3, 2, 2)
+    assert model.log_weights(x, 5).isfinite().all()
+    assert model.sample(7).shape == (7, 3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MLPVAE(IMAGE, (5,), 2, "tan"), r"activation must be one of .*mean 'tanh'"),
+        (lambda: MLPVAE((0, 2, 3)), "channels must be above zero, got 0"),
+        (lambda: MLPVAE(IMAGE, latent_dim=0), "latent_dim must be above zero, got 0"),
+        (
+            lambda: MLPVAE((3, 2, 3), likelihood=DiscretisedLogistic(1)),
+            "likelihood must be of 3 channels, .* got 1",
+        ),
+        (
+            lambda: MLPVAE(IMAGE, pixel_means=torch.zeros(6)),
+            r"pixel_means must have shape \(1, 2, 3\), got \(6,\)",
+        ),
+        (lambda: small().encode(torch.zeros(4, 6)), r"shape \(B, 1, 2, 3\), got \(4, 6\)"),
+        (lambda: small()(torch.zeros(4, 1, 3, 2)), r"shape \(B, 1, 2, 3\), got \(4, 1, 3, 2\)"),
+    ],
+)
+def test_what_makes_no_model_and_what_is_no_image_is_refused(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()

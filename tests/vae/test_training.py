@@ -88,11 +88,11 @@ def test_an_epoch_uses_every_image_at_most_once(digits, monkeypatch):
     used = []
 
     def keep(pixels, levels, generator):
-        used.append(pixels[:, 0].tolist())
+        used.append(pixels[:, 0, 0, 0].tolist())
         return (pixels > 9).float()
 
     monkeypatch.setattr("wnrl.vae.training.binarise", keep)
-    model = MLPVAE(2, (3,), 1)
+    model = MLPVAE((1, 1, 2), (3,), 1)
     images = replace(images, valid=rows.contiguous())
     list(train(model, images, replace(CONFIG, n_steps=12, batch_size=6)))
     for epoch in range(4):

@@ -1,22 +1,35 @@
-"""Lower bounds on log p(x), in nats an image."""
+"""Lower bounds on log p(x) in nats an image, and what is trained in their place.
+
+All are differentiable functions of tensors and models, to be maximised, without state.
+"""
 
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from wnrl.vae.likelihoods import bernoulli_log_prob, kl_from_standard_normal
-from wnrl.vae.model import MLPVAE
+from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.vae.likelihoods import wide
+from wnrl.vae.model import VAE
+
+FREE_BITS = ("group", "example")
 
 
 class Elbo(NamedTuple):
-    """The two terms of the evidence lower bound, ``(B,)`` each."""
+    """The two terms of the evidence lower bound."""
 
     reconstruction: Tensor
-    """log p(x | z) at one sample z from q(z | x)."""
-    kl: Tensor
-    """KL(q(z | x) ‖ p(z)), in closed form."""
+    """log p(x | z), the mean over samples z from q(z | x), ``(B,)``."""
+    kl_groups: Tensor
+    """KL(q(z | x) ‖ p(z)) by latent variable or group, ``(B, G)``; in closed form wherever there
+    is one."""
+
+    @property
+    def kl(self) -> Tensor:
+        """KL(q(z | x) ‖ p(z)), ``(B,)``."""
+        return self.kl_groups.sum(-1)
 
     @property
     def value(self) -> Tensor:
@@ -24,18 +37,54 @@ class Elbo(NamedTuple):
         return self.reconstruction - self.kl
 
 
-def elbo(model: MLPVAE, x: Tensor, generator: torch.Generator | None = None) -> Elbo:
-    """The ELBO at one reparametrised sample (Kingma & Welling 2014, arXiv:1312.6114, eq. 10).
+def elbo(
+    model: VAE, x: Tensor, generator: torch.Generator | None = None, n_samples: int = 1
+) -> Elbo:
+    """The ELBO at reparametrised samples (Kingma & Welling 2014, arXiv:1312.6114, eq. 10).
 
     Args:
-        model: the VAE, in the mode the caller wants.
-        x: binary images, ``(B, D)``.
-        generator: for the sample, on the device of ``x``.
+        model: the VAE, in the mode the caller wants; compiled or wrapped for several processes too.
+        x: images, ``(B, C, H, W)``.
+        generator: for the samples, on the device of ``x``.
+        n_samples: over how many samples an image is averaged.
     """
-    mu, log_var = model.encode(x)
-    noise = torch.randn(mu.shape, generator=generator, device=x.device)
-    z = mu + (0.5 * log_var).exp() * noise
-    return Elbo(bernoulli_log_prob(x, model.decode(z)), kl_from_standard_normal(mu, log_var))
+    terms = model(x, n_samples, generator)
+    return Elbo(terms.reconstruction.mean(0), terms.kl.mean(0))
+
+
+def beta_elbo(
+    bound: Elbo, beta: float = 1.0, free_bits: float = 0.0, free_bits_per: str = "group"
+) -> Tensor:
+    """What to maximise in the place of the ELBO; never what to report.
+
+    Args:
+        bound: from ``elbo``.
+        beta: factor of the KL (Higgins et al., 2017); see ``warm_up``.
+        free_bits: nats that each group has free, 0 for the plain KL. The KL of a group counts as
+            at least that much, and is not pressed below it.
+        free_bits_per: where it is compared: ``"group"``, the mean over the batch (Kingma et al.,
+            2016, arXiv:1606.04934, eq. 15), or ``"example"``, each image alone.
+
+    Returns:
+        reconstruction − beta · KL with the free bits filled up, ``(B,)``.
+
+    Raises:
+        UsageError: an unknown word, or a number below zero.
+    """
+    check_choice("free_bits_per", free_bits_per, FREE_BITS)
+    for name, value in (("beta", beta), ("free_bits", free_bits)):
+        if not 0 <= value < math.inf:
+            raise UsageError(f"{name} must be zero or above, got {value!r}")
+    kl = bound.kl_groups
+    if free_bits:
+        kl = kl.mean(0, keepdim=True) if free_bits_per == "group" else kl
+        kl = kl.clamp_min(free_bits)
+    return bound.reconstruction - beta * kl.sum(-1)
+
+
+def warm_up(step: int, n_steps: int) -> float:
+    """A beta that rises evenly from 0 at step 0 to 1 at ``n_steps`` (Sønderby et al., 2016)."""
+    return min(1.0, step / n_steps) if n_steps else 1.0
 
 
 def iwae_bound(log_joint: Tensor, log_posterior: Tensor) -> Tensor:
@@ -56,4 +105,101 @@ def iwae_bound(log_joint: Tensor, log_posterior: Tensor) -> Tensor:
             "log_joint and log_posterior must have one shape, "
             f"got {tuple(log_joint.shape)} and {tuple(log_posterior.shape)}"
         )
-    return (log_joint - log_posterior).logsumexp(0) - math.log(len(log_joint))
+    return log_mean_exp(log_joint - log_posterior)
+
+
+def log_mean_exp(log_weights: Tensor) -> Tensor:
+    """The logarithm of the mean over K of ``exp(log_weights)``, ``(K, B)`` to ``(B,)``."""
+    return wide(log_weights).logsumexp(0) - math.log(len(log_weights))
+
+
+def iwae(
+    model: VAE,
+    x: Tensor,
+    n_samples: int,
+    generator: torch.Generator | None = None,
+    *,
+    chunk: int | None = None,
+) -> Tensor:
+    """The importance-weighted bound of a model, in as little memory as one wants.
+
+    With ``chunk``, samples go through the model in chunks whose activations are not kept: the
+    backward pass computes them again from the same noise. Value and gradient are those of all
+    samples at once (but for norms with batch statistics in train mode, whose batch is a chunk, and
+    whose running statistics then move twice).
+
+    Args:
+        model: the VAE.
+        x: images, ``(B, C, H, W)``.
+        n_samples: K.
+        generator: for the samples, on the device of ``x``; None for the global one.
+        chunk: samples an image in one pass; None for all.
+
+    Returns:
+        The bound in nats, ``(B,)``.
+
+    Raises:
+        UsageError: ``n_samples`` or ``chunk`` is not above zero.
+    """
+    check_positive(n_samples=n_samples)
+    if chunk is None or chunk >= n_samples:
+        return log_mean_exp(model(x, n_samples, generator).log_weights)
+    check_positive(chunk=chunk)
+
+    def part(k: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        own = torch.Generator(x.device)
+        own.set_state(state)  # the same noise again in the backward pass
+        return model(x, k, own).log_weights, own.get_state()
+
+    source = generator or default_generator(x.device)
+    state, parts = source.get_state(), []
+    for start in range(0, n_samples, chunk):
+        k = min(chunk, n_samples - start)
+        log_weights, state = checkpoint(
+            part, k, state, use_reentrant=False, preserve_rng_state=False
+        )
+        parts.append(log_weights)
+    source.set_state(state)
+    return log_mean_exp(torch.cat(parts))
+
+
+def dreg(model: VAE, x: Tensor, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
+    """The importance-weighted bound, with the doubly reparametrised gradient for the encoder.
+
+    The gradient of the encoder's parameters has the same expectation as that of ``iwae``, and a
+    signal that does not vanish as K grows (Tucker et al., 2019, arXiv:1810.04152, eq. 7 and 8): it
+    is that of the samples alone, weighted by the squared importance weights. The gradient of the
+    decoder's parameters is that of ``iwae`` exactly.
+
+    Args:
+        model: one whose posterior has a density at any z: not IAF, not DRAW.
+        x: images, ``(B, C, H, W)``.
+        n_samples: K.
+        generator: for the samples, on the device of ``x``; None for the global one.
+
+    Returns:
+        The bound in nats, ``(B,)``.
+
+    Raises:
+        UsageError: the model's posterior has a density at its own samples only.
+    """
+    check_positive(n_samples=n_samples)
+    q = model.posterior(x)
+    z = q.sample((n_samples,), generator)
+    with torch.enable_grad():
+        at = z.detach().requires_grad_()
+        log_joint = model.log_joint(x, at)
+        log_weights = log_joint - q.log_prob(at).sum(-1)
+        shares = log_weights.detach().softmax(0)  # (K, B)
+        (slope,) = torch.autograd.grad((shares * log_weights).sum(), at, retain_graph=True)
+    slope = shares.unsqueeze(-1) * slope  # the second factor of the weights
+    surrogate = (shares * log_joint).sum(0) + (slope * z).sum((0, -1))
+    return log_mean_exp(log_weights.detach()) + surrogate - surrogate.detach()
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """The generator that torch draws from on ``device`` where none is given."""
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    return torch.default_generator

@@ -1,6 +1,6 @@
 """A VAE from its configuration, and back from a run folder."""
 
-import math
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +15,14 @@ from wnrl.errors import UsageError
 from wnrl.nn import convert
 from wnrl.runs import CONFIG, read_json
 from wnrl.vae.config import VAEConfig
-from wnrl.vae.model import MLPVAE, MODELS
+from wnrl.vae.model import VAE
+from wnrl.vae.models import MODELS
 
 CHECKPOINT = "model.pt"
+SIZES = ("hidden", "latent_dim", "activation")  # what a model may take of a configuration
 
 
-def build(config: VAEConfig, images: Images | None = None) -> MLPVAE:
+def build(config: VAEConfig, images: Images | None = None) -> VAE:
     """The untrained model: built plainly from ``config.seed``, then converted to ``config.norm``.
 
     A norm that changes nothing at the start gives the same function as ``none`` at the same seed.
@@ -33,16 +35,17 @@ def build(config: VAEConfig, images: Images | None = None) -> MLPVAE:
     Returns:
         The model, on the CPU.
     """
-    n_pixels = math.prod(dataset(config.dataset).shape)
     means = None
     if images is not None:
-        total = images.train.flatten(1).sum(0, dtype=torch.int64)
+        total = images.train.sum(0, dtype=torch.int64)
         means = total / (len(images.train) * (images.levels - 1))
+    make = MODELS[config.model]
+    sizes = {
+        name: getattr(config, name) for name in SIZES if name in inspect.signature(make).parameters
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = MODELS[config.model](
-            n_pixels, config.hidden, config.latent_dim, config.activation, means
-        )
+        model = make(dataset(config.dataset).shape, pixel_means=means, **sizes)
         convert(model, config.norm)
     return model
 
@@ -64,7 +67,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     scratch.replace(path)
 
 
-def load(run_folder: str | Path) -> MLPVAE:
+def load(run_folder: str | Path) -> VAE:
     """The trained model of a run, in eval mode on the CPU.
 
     It is built from ``config.json`` and filled from the state dict; no code from the folder runs.

@@ -9,7 +9,7 @@ from wnrl.data import dataset
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.networks import ACTIVATIONS
 from wnrl.norms import NORMS
-from wnrl.vae.model import MODELS
+from wnrl.vae.models import MODELS
 
 # Their statistics are those of the minibatch, and of one image there are none.
 BATCH_STATISTICS = ("weight_mean", "mean", "batch", "batch_renorm")
@@ -33,7 +33,7 @@ class VAEConfig:
     """
 
     model: str = "mlp"
-    """A key of ``wnrl.vae.model.MODELS``."""
+    """A key of ``wnrl.vae.models.MODELS``."""
     dataset: str = "digits"
     """What ``wnrl.data.load`` reads: a key of ``DATASETS``, or ``frames:<env id>``."""
     norm: str = "weight"

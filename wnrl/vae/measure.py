@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wnrl.data import Images
 from wnrl.errors import UsageError, check_positive
 from wnrl.vae.binarise import fixed_draw
-from wnrl.vae.model import MLPVAE
+from wnrl.vae.model import VAE
 
 ROWS = 8192  # decoder rows (images times samples) in one pass: bounds the memory, whatever K is
 
@@ -87,7 +87,7 @@ class Likelihood:
         }
 
 
-def nll(model: MLPVAE, images: Images, protocol: Protocol, *, rows: int = ROWS) -> Likelihood:
+def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int = ROWS) -> Likelihood:
     """Measures −log p(x) on a whole split with K importance samples an image.
 
     The model is evaluated in eval mode, and every part of it is put back into the mode it was in.
@@ -111,7 +111,7 @@ def nll(model: MLPVAE, images: Images, protocol: Protocol, *, rows: int = ROWS) 
     generator = torch.Generator(device).manual_seed(protocol.noise_seed)
     nlls, elbos = [], []
     with evaluating(model), torch.no_grad():
-        for batch in binary.flatten(1).split(max(1, min(rows // protocol.n_samples, 500))):
+        for batch in binary.split(max(1, min(rows // protocol.n_samples, 500))):
             x = batch.to(device).float()
             chunks = log_weight_chunks(model, x, protocol.n_samples, rows, generator)
             log_p, elbo = bounds_of_chunks(chunks)
@@ -122,7 +122,7 @@ def nll(model: MLPVAE, images: Images, protocol: Protocol, *, rows: int = ROWS) 
 
 
 def log_weight_chunks(
-    model: MLPVAE, x: Tensor, n_samples: int, rows: int, generator: torch.Generator
+    model: VAE, x: Tensor, n_samples: int, rows: int, generator: torch.Generator
 ) -> Iterator[Tensor]:
     """The K log weights of each image in pieces ``(k, B)`` of at most ``rows`` decoder rows."""
     k = max(1, rows // len(x))

@@ -1,61 +1,183 @@
-"""The MLP variational autoencoder with a Bernoulli likelihood.
+"""What a variational autoencoder is here, and the base class with one stochastic layer.
 
-Built plainly, then converted: hidden layers are a Linear directly followed by its activation in an
-``nn.Sequential``, which is what ``wnrl.convert`` looks for.
+Models are built plainly and then converted: hidden layers are a linear layer or convolution
+directly followed by its activation in an ``nn.Sequential``, which is what ``wnrl.convert`` finds.
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from wnrl.networks import mlp
-from wnrl.vae.likelihoods import bernoulli_log_prob, normal_log_prob, standard_normal_log_prob
+from wnrl.errors import UsageError, check_positive
+from wnrl.vae.likelihoods import (
+    Bernoulli,
+    PixelLikelihood,
+    kl_from_standard_normal,
+    normal_log_prob,
+    standard_normal_log_prob,
+    wide,
+)
 
-MEAN_RANGE = (0.001, 0.999)
+ImageShape = tuple[int, int, int]
 
 
-class MLPVAE(nn.Module):
-    """p(z) = N(0, I), p(x | z) = Bernoulli(decoder(z)), q(z | x) = N(mu(x), diag exp(log_var(x))).
+class Terms(NamedTuple):
+    """What every bound is made of, at K samples z from q(z | x), in nats.
 
-    Args:
-        n_pixels: D, binary values in an image.
-        hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        latent_dim: Z.
-        activation: a key of ``wnrl.networks.ACTIVATIONS``.
-        pixel_means: mean of each pixel over the training set in [0, 1], ``(D,)``: the output bias
-            starts at its logit, clipped to [.001, .999] (Burda et al., 2016). None leaves torch's.
+    G counts latent variables, or groups of them: ``latent_dim`` for one stochastic layer.
     """
 
+    reconstruction: Tensor
+    """log p(x | z), ``(K, B)``."""
+    log_ratio: Tensor
+    """log q(z | x) − log p(z) by variable, ``(K, B, G)``."""
+    kl: Tensor
+    """The expectation of ``log_ratio`` in closed form where there is one (given the variables
+    before), else ``log_ratio`` itself, ``(K, B, G)``."""
+
+    @property
+    def log_weights(self) -> Tensor:
+        """What one sample says of log p(x): log p(x, z) − log q(z | x), ``(K, B)``."""
+        return self.reconstruction - self.log_ratio.sum(-1)
+
+
+class Posterior(Protocol):
+    """q(z | x) of B images, over all latent variables."""
+
+    def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
+        """Reparametrised samples, ``(*shape, B, Z)``."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of each variable (given those before) in nats, shape of ``z``."""
+
+
+class DiagonalNormal(NamedTuple):
+    """N(mu, diag exp(log_var)), any leading axes; densities are by variable."""
+
+    mu: Tensor
+    log_var: Tensor
+
+    @classmethod
+    def from_output(cls, output: Tensor) -> "DiagonalNormal":
+        """From a network's output: mu in the first half of the features, log_var in the second."""
+        mu, log_var = wide(output).chunk(2, -1)
+        return cls(mu, log_var)
+
+    def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
+        """Reparametrised samples, ``(*shape, *mu.shape)``."""
+        noise = torch.randn(
+            (*shape, *self.mu.shape),
+            generator=generator,
+            device=self.mu.device,
+            dtype=self.mu.dtype,
+        )
+        return self.mu + (0.5 * self.log_var).exp() * noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of each variable in nats."""
+        return normal_log_prob(z, self.mu, self.log_var)
+
+    def kl(self) -> Tensor:
+        """KL from N(0, I) by variable in nats."""
+        return kl_from_standard_normal(self.mu, self.log_var)
+
+
+class VAE(nn.Module):
+    """p(z) = N(0, I), p(x | z) of independent pixels, q(z | x) = N(mu(x), diag exp(log_var(x))).
+
+    Calling it gives ``Terms``, so that a model wrapped by ``torch.compile`` or
+    ``DistributedDataParallel`` trains like the model itself.
+
+    Subclasses set ``encoder``, images to ``(B, 2 Z)``, and ``decoder``, ``(R, Z)`` to the R · P · H
+    · W parameters of R images in any shape. K samples of B images always go through the decoder as
+    one batch of K · B: batch norm in train mode sees them all together.
+
+    Args:
+        image_shape: C, H, W of the images.
+        latent_dim: Z.
+        likelihood: of the pixels; Bernoulli by default.
+
+    Attributes:
+        image_shape: as given.
+        latent_dim: as given.
+        likelihood: what ``decode``'s parameters mean.
+
+    Raises:
+        UsageError: a size is not above zero, or the likelihood is of other images.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+
     def __init__(
-        self,
-        n_pixels: int,
-        hidden: Sequence[int],
-        latent_dim: int,
-        activation: str = "tanh",
-        pixel_means: Tensor | None = None,
+        self, image_shape: ImageShape, latent_dim: int, likelihood: PixelLikelihood | None = None
     ) -> None:
         super().__init__()
-        self.n_pixels, self.latent_dim = n_pixels, latent_dim
-        self.encoder = mlp(n_pixels, hidden, 2 * latent_dim, activation=activation)
-        self.decoder = mlp(latent_dim, hidden[::-1], n_pixels, activation=activation)
-        if pixel_means is not None:
-            head = self.decoder[-1]
-            assert isinstance(head, nn.Linear)
-            with torch.no_grad():
-                head.bias.copy_(pixel_means.clamp(*MEAN_RANGE).logit())
+        channels, height, width = image_shape
+        check_positive(channels=channels, height=height, width=width, latent_dim=latent_dim)
+        self.image_shape, self.latent_dim = (channels, height, width), latent_dim
+        self.likelihood = likelihood or Bernoulli(channels)
+        if self.likelihood.channels != channels:
+            raise UsageError(
+                f"likelihood must be of {channels} channels, as image_shape {image_shape} is, "
+                f"got {self.likelihood.channels}"
+            )
+
+    @property
+    def params_shape(self) -> ImageShape:
+        """P, H, W of the likelihood's parameters."""
+        return (self.likelihood.maps, *self.image_shape[1:])
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Binary images ``(B, D)`` to mu and log_var of q(z | x), ``(B, Z)`` each."""
-        mu, log_var = self.encoder(x).chunk(2, dim=-1)
+        """Images to the posterior of the first stochastic layer.
+
+        Args:
+            x: grey levels divided by (levels − 1), ``(B, C, H, W)``.
+
+        Returns:
+            mu and log_var, ``(B, Z)`` each, float32 at least.
+
+        Raises:
+            UsageError: images of another shape.
+        """
+        mu, log_var = DiagonalNormal.from_output(self.encoder(self.checked(x)))
         return mu, log_var
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents ``(..., Z)`` to Bernoulli logits ``(..., D)``.
+        """Latents ``(..., Z)`` to parameters of the likelihood, ``(..., P, H, W)``."""
+        params = self.decoder(z.reshape(-1, z.shape[-1]))
+        return params.reshape(*z.shape[:-1], *self.params_shape)
 
-        Leading axes are flattened on the way: batch norm would take a second one for channels.
+    def forward(
+        self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
+    ) -> Terms:
+        """The terms of the bounds on log p(x).
+
+        Args:
+            x: images, ``(B, C, H, W)``.
+            n_samples: K.
+            generator: for the samples, on the device of ``x``; None for the global one.
         """
-        return self.decoder(z.reshape(-1, self.latent_dim)).reshape(*z.shape[:-1], self.n_pixels)
+        q = DiagonalNormal(*self.encode(x))
+        z = q.sample((n_samples,), generator)
+        log_ratio = q.log_prob(z) - standard_normal_log_prob(z)
+        reconstruction = self.likelihood.log_prob(x, self.decode(z))
+        return Terms(reconstruction, log_ratio, q.kl().expand_as(log_ratio))
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """q(z | x), where its density can be had at any z.
+
+        Raises:
+            UsageError: the model has it at its own samples only.
+        """
+        return DiagonalNormal(*self.encode(x))
+
+    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+        """Nats of log p(x, z) for images ``(B, C, H, W)`` and latents ``(K, B, Z)``, ``(K, B)``."""
+        log_prior = standard_normal_log_prob(z).sum(-1)
+        return self.likelihood.log_prob(x, self.decode(z)) + log_prior
 
     def log_weights(
         self, x: Tensor, n_samples: int, generator: torch.Generator | None = None
@@ -63,25 +185,60 @@ class MLPVAE(nn.Module):
         """Log importance weights log p(x, z_k) − log q(z_k | x) of samples from q.
 
         Args:
-            x: binary images, ``(B, D)``.
+            x: images, ``(B, C, H, W)``.
             n_samples: K.
-            generator: for the samples, on the device of ``x``.
+            generator: for the samples, on the device of ``x``; None for the global one.
 
         Returns:
             Nats, ``(K, B)``. Their mean over K estimates the ELBO, log-mean-exp the IWAE bound.
         """
-        mu, log_var = self.encode(x)
-        noise = torch.randn((n_samples, *mu.shape), generator=generator, device=x.device)
-        z = mu + (0.5 * log_var).exp() * noise
-        log_joint = bernoulli_log_prob(x, self.decode(z)) + standard_normal_log_prob(z)
-        return log_joint - normal_log_prob(z, mu, log_var)
+        return self(x, n_samples, generator).log_weights
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Pixel means p(x = 1 | z) for ``n`` draws of z from the prior, ``(n, D)``."""
-        device = next(self.parameters()).device
-        z = torch.randn((n, self.latent_dim), generator=generator, device=device)
-        return self.decode(z).sigmoid()
+        """Expected images given draws of z from the prior, within [0, 1], ``(n, C, H, W)``."""
+        return self.likelihood.mean(self.decode(self.draw_prior(n, generator)))
 
+    def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` draws of what ``decode`` takes, from the prior, ``(n, Z)``."""
+        return self.standard_noise((n, self.latent_dim), generator)
 
-MODELS: dict[str, type[MLPVAE]] = {"mlp": MLPVAE}
-"""Kinds of VAE by name."""
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Expected images at the middle of the posterior, within [0, 1], shape of ``x``."""
+        return self.likelihood.mean(self.decode(self.encode(x)[0]))
+
+    def standard_noise(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+        """Draws from N(0, 1) on the device of the model and in its type."""
+        like = next(self.parameters())
+        return torch.randn(tuple(shape), generator=generator, device=like.device, dtype=like.dtype)
+
+    def checked(self, x: Tensor) -> Tensor:
+        """``x``, if it is a batch of images of the model's shape.
+
+        Raises:
+            UsageError: it is not.
+        """
+        if x.dim() != 4 or x.shape[1:] != self.image_shape:
+            wanted = ", ".join(map(str, self.image_shape))
+            raise UsageError(f"x must have shape (B, {wanted}), got {tuple(x.shape)}")
+        return x
+
+    @torch.no_grad()
+    def start_at(self, head: Any, pixel_means: Tensor | None) -> None:
+        """Sets an output bias so that an untrained model's images are about ``pixel_means``.
+
+        Args:
+            head: what has the ``bias`` of the parameters, ``(P · H · W,)`` or, by map, ``(P,)``.
+            pixel_means: means of the training set in [0, 1], ``(C, H, W)``; None changes nothing.
+
+        Raises:
+            UsageError: ``pixel_means`` has another shape.
+        """
+        if pixel_means is None:
+            return
+        if pixel_means.shape != self.image_shape:
+            raise UsageError(
+                f"pixel_means must have shape {self.image_shape}, got {tuple(pixel_means.shape)}"
+            )
+        if head.bias.numel() == self.likelihood.maps:
+            pixel_means = pixel_means.mean((1, 2), keepdim=True)
+        head.bias.copy_(self.likelihood.start(pixel_means).flatten())

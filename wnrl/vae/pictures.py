@@ -8,7 +8,7 @@ from torch import Tensor
 from wnrl.data import Images
 from wnrl.vae.binarise import fixed_draw
 from wnrl.vae.measure import evaluating
-from wnrl.vae.model import MLPVAE
+from wnrl.vae.model import VAE
 
 TILE_PIXELS = 48  # smaller images are magnified to at least this size
 
@@ -37,20 +37,19 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 
 @torch.no_grad()
-def reconstructions(model: MLPVAE, images: Images, columns: int = 16, rows: int = 2) -> Tensor:
-    """Validation images, each row of them above its row of reconstructions from the mean of q."""
+def reconstructions(model: VAE, images: Images, columns: int = 16, rows: int = 2) -> Tensor:
+    """Validation images, each row of them above its row of reconstructions."""
     pixels = images.valid[: columns * rows]
-    x = fixed_draw(pixels, images.levels, seed=0).flatten(1).float()
+    x = fixed_draw(pixels, images.levels, seed=0).float()
     with evaluating(model):
-        mu, _ = model.encode(x.to(next(model.parameters()).device))
-        decoded = model.decode(mu).sigmoid().cpu()
+        decoded = model.reconstruct(x.to(next(model.parameters()).device)).cpu()
     pairs = torch.stack([x, decoded]).reshape(2, rows, columns, *images.shape)
     return grid(pairs.transpose(0, 1).reshape(-1, *images.shape), columns)
 
 
 @torch.no_grad()
-def samples(model: MLPVAE, images: Images, columns: int = 16, rows: int = 4) -> Tensor:
-    """Pixel means of samples from the prior, the same noise at every call."""
+def samples(model: VAE, images: Images, columns: int = 16, rows: int = 4) -> Tensor:
+    """Expected images of samples from the prior, the same noise at every call."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
     with evaluating(model):
         means = model.sample(columns * rows, generator).cpu()

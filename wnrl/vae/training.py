@@ -18,7 +18,7 @@ from wnrl.vae.binarise import binarise, fixed_draw
 from wnrl.vae.bounds import elbo
 from wnrl.vae.config import SCHEDULES, VAEConfig
 from wnrl.vae.measure import evaluating
-from wnrl.vae.model import MLPVAE
+from wnrl.vae.model import VAE
 
 TRAIN_TAGS = (tags.VAE_TRAIN_ELBO, tags.VAE_TRAIN_RECONSTRUCTION, tags.VAE_TRAIN_KL)
 VALID_TAGS = (tags.VAE_VALID_ELBO, tags.VAE_VALID_RECONSTRUCTION, tags.VAE_VALID_KL)
@@ -38,7 +38,7 @@ class LogStep:
     """TensorBoard tags and values: means over the steps since the last log, and validation."""
 
 
-def train(model: MLPVAE, images: Images, config: VAEConfig) -> Iterator[LogStep]:
+def train(model: VAE, images: Images, config: VAEConfig) -> Iterator[LogStep]:
     """Maximises the ELBO with Adam; yields at every log step, and is done when exhausted.
 
     Order, binarisation and noise come from one generator seeded by ``config.seed``, so that every
@@ -54,8 +54,8 @@ def train(model: MLPVAE, images: Images, config: VAEConfig) -> Iterator[LogStep]
         UsageError: a batch does not fit into the training set.
     """
     device = next(model.parameters()).device
-    data = images.train.flatten(1).to(device)
-    valid = fixed_draw(images.valid, images.levels, seed=0).flatten(1).float().to(device)
+    data = images.train.to(device)
+    valid = fixed_draw(images.valid, images.levels, seed=0).float().to(device)
     generator = torch.Generator(device).manual_seed(config.seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     total_steps = config.total_steps(len(data))
@@ -107,7 +107,7 @@ def bound_scalars(
 
 
 @torch.no_grad()
-def validate(model: MLPVAE, x: Tensor) -> dict[str, float]:
+def validate(model: VAE, x: Tensor) -> dict[str, float]:
     """The bound on binary images in eval mode, with the same noise at every call."""
     generator = torch.Generator(x.device).manual_seed(0)
     with evaluating(model):
