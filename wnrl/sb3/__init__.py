@@ -38,12 +38,20 @@ from wnrl.sb3.q_network import (
     WNQRDQNMlpPolicy,
     WNQRDQNMultiInputPolicy,
 )
-from wnrl.sb3.recurrent import WNCnnLstmPolicy, WNMlpLstmPolicy, WNMultiInputLstmPolicy
+from wnrl.sb3.recurrent import (
+    WNCnnGruPolicy,
+    WNCnnLstmPolicy,
+    WNMlpGruPolicy,
+    WNMlpLstmPolicy,
+    WNMultiInputGruPolicy,
+    WNMultiInputLstmPolicy,
+)
 
 __all__ = [
     "ALIASES",
     "LogNorms",
     "StopAtNonFinite",
+    "WNCnnGruPolicy",
     "WNCnnLstmPolicy",
     "WNCnnPolicy",
     "WNCrossQMlpPolicy",
@@ -53,8 +61,10 @@ __all__ = [
     "WNMaskableCnnPolicy",
     "WNMaskableMlpPolicy",
     "WNMaskableMultiInputPolicy",
+    "WNMlpGruPolicy",
     "WNMlpLstmPolicy",
     "WNMlpPolicy",
+    "WNMultiInputGruPolicy",
     "WNMultiInputLstmPolicy",
     "WNMultiInputPolicy",
     "WNQRDQNCnnPolicy",
@@ -117,6 +127,9 @@ ALIASES: dict[type[BaseAlgorithm], dict[str, type[BasePolicy]]] = {
         "WNMlpLstmPolicy": WNMlpLstmPolicy,
         "WNCnnLstmPolicy": WNCnnLstmPolicy,
         "WNMultiInputLstmPolicy": WNMultiInputLstmPolicy,
+        "WNMlpGruPolicy": WNMlpGruPolicy,
+        "WNCnnGruPolicy": WNCnnGruPolicy,
+        "WNMultiInputGruPolicy": WNMultiInputGruPolicy,
     },
 }
 """The policies that SB3 knows by name once this package is imported, by algorithm."""
