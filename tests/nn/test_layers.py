@@ -2,6 +2,7 @@ import copy
 import inspect
 import io
 import pickle
+import pydoc
 
 import cloudpickle
 import pytest
@@ -438,3 +439,40 @@ def test_the_shapes_are_those_of_torchs_weight_norm():
             if layer.weight_groups == 1:
                 assert g.shape == length.shape
                 torch.testing.assert_close(g, length)
+
+
+@every_case
+def test_the_signature_is_torchs_with_our_options_by_name(case):
+    shown = inspect.signature(case.layer).parameters
+    torchs = nn.RNNBase if issubclass(case.layer.plain_type, nn.RNNBase) else case.layer.plain_type
+    theirs = {n: p for n, p in inspect.signature(torchs).parameters.items() if n != "mode"}
+    if case.layer is wn.WNGRU:
+        del theirs["proj_size"]
+    own = ["scale", "v_init_std", "eps"]
+    own = ["backend", *own] if issubclass(torchs, nn.RNNBase) else own
+    assert list(shown) == [*theirs, *own]
+    assert all(shown[name] == parameter for name, parameter in theirs.items())
+    assert all(shown[name].kind is inspect.Parameter.KEYWORD_ONLY for name in own)
+    text = pydoc.plain(pydoc.render_doc(case.layer))
+    assert f"class {case.layer.__name__}(" in text
+    assert "v_init_std: float | None = None" in text
+
+
+@every_case
+def test_skip_init_makes_a_layer_to_be_filled(case):
+    layer = torch.nn.utils.skip_init(case.layer, *case.args, **case.kwargs)
+    layer.load_state_dict(case.build().state_dict())
+    torch.testing.assert_close(out(layer(case.input())), out(case.build()(case.input())))
+
+
+def test_a_class_derived_from_a_layer_shows_its_own_constructor():
+    class Square(wn.WNLinear):
+        def __init__(self, size: int, *, bias: bool = False) -> None:
+            super().__init__(size, size, bias=bias)
+
+    class Named(wn.WNLinear):
+        pass
+
+    assert str(inspect.signature(Square)) == "(size: int, *, bias: bool = False)"
+    assert inspect.signature(Named) == inspect.signature(wn.WNLinear)
+    assert Square(3)(torch.ones(2, 3)).shape == (2, 3)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn.functional import EPS, check_directions, row_norm, split_weight, weight_norm
 from wnrl.nn.scope import Scope
+from wnrl.nn.signature import show_arguments
 
 SCALES = ("linear", "exp")
 
@@ -68,6 +69,10 @@ class WeightNormed(nn.Module):
         self._adopt(plain)
         if v_init_std is not None:
             self._draw_directions(v_init_std)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        show_arguments(cls)
 
     @classmethod
     def from_plain(

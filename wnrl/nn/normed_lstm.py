@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.sequence import States, open_sequences
+from wnrl.nn.signature import show_arguments
 from wnrl.nn.unrolled import Recurrence, lstm_step, step_once, unroll
 
 
@@ -57,6 +58,10 @@ class NormedRecurrent(nn.Module):
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__()
         self._adopt(self.plain_type(*args, **kwargs), eps)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        show_arguments(cls)
 
     @classmethod
     def from_plain(cls, plain: nn.Module, *, eps: float = 1e-5) -> Self:
