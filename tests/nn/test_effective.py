@@ -1,5 +1,6 @@
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -148,3 +149,27 @@ def test_the_weight_can_be_read_in_compiled_code():
     compiled = torch.compile(lambda: layer.weight.sum(), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(), layer.weight.sum())
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    "compare", [torch.testing.assert_close, lambda a, b: torch.testing.assert_close(b, a)]
+)
+def test_torchs_comparison_takes_it_beside_a_parameter_or_a_tensor(compare):
+    plain = nn.Linear(5, 7)
+    layer = wn.WNLinear.from_plain(plain)
+    compare(plain.weight, layer.weight)
+    compare(plain.weight.detach(), layer.weight)
+    compare(layer.weight, layer.weight)
+    with pytest.raises(AssertionError, match="not close"):
+        compare(plain.weight + 1, layer.weight)
+    assert not isinstance(layer.weight, nn.Parameter)
+
+
+@pytest.mark.parametrize("view", [lambda w: w.numpy(), np.asarray, lambda w: w[0].numpy()])
+def test_numpy_which_writes_without_telling_sees_it_read_only(view):
+    layer = wn.WNLinear(5, 7)
+    with pytest.raises(ValueError, match="read-only"):
+        view(layer.weight.detach())[...] = 0
+    copied = view(layer.weight.detach()).copy()
+    copied[...] = 0
+    assert layer.weight.abs().max() > 0

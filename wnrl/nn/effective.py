@@ -2,12 +2,15 @@
 
 The effective weight is computed, so an initialiser that fills it in place would fill a temporary
 and be lost without a word. ``EffectiveWeight`` notices: whatever writes into it, or into a view of
-it, is handed to the layer, which splits the new values into v and g.
+it, is handed to the layer, which splits the new values into v and g. numpy writes without telling:
+its arrays of it are read-only. What gets hold of the memory in another way (DLPack, an address)
+holds a copy.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,11 +55,18 @@ def read_effective(layer: Owner, name: str) -> Tensor:
     )
 
 
-class EffectiveWeight(Tensor):
+class _LikeAnyTensor(torch._C._TensorMeta):
+    """Lets ``torch.testing.assert_close``, which asks how types are related, compare any tensor."""
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return isinstance(instance, Tensor)
+
+
+class EffectiveWeight(Tensor, metaclass=_LikeAnyTensor):
     """A weight that reports in-place writes to the layer it came from.
 
-    Views and ``.data`` report too; every other result of an operation is an ordinary tensor.
-    Autograd goes through it as through any tensor.
+    Views and ``.data`` report too, and what numpy sees cannot be written to; every other result of
+    an operation is an ordinary tensor. Autograd goes through it as through any tensor.
     """
 
     _whole: Tensor
@@ -103,7 +113,7 @@ def _guard(tensor: Tensor, whole: Tensor, assign: Assign, owner: str) -> Effecti
 def _guarded(values: Sequence[Any]) -> Iterator[EffectiveWeight]:
     """The effective weights among arguments, also in lists of them (``torch._foreach_*``)."""
     for value in values:
-        if isinstance(value, EffectiveWeight):
+        if type(value) is EffectiveWeight:
             yield value
         elif isinstance(value, list | tuple):
             yield from _guarded(value)
@@ -126,7 +136,9 @@ def _hand_over(tensor: EffectiveWeight, by_initialiser: bool) -> None:
 def _guard_views(result: Any, source: EffectiveWeight) -> Any:
     if isinstance(result, list | tuple) and type(result) in (list, tuple):
         return type(result)(_guard_views(part, source) for part in result)
-    if not isinstance(result, Tensor) or isinstance(result, EffectiveWeight):
+    if isinstance(result, np.ndarray) and result.base is not None:  # no copy
+        result.flags.writeable = False
+    if not isinstance(result, Tensor) or type(result) is EffectiveWeight:
         return result
     if result.layout is not torch.strided or not result.numel():
         return result

@@ -19,7 +19,9 @@ class WNLinear(WeightNormed):
         weight_g: lengths, ``(out_features, 1)``.
         bias: ``(out_features,)`` or None.
         weight: the effective weight, ``(out_features, in_features)``; assigning to it, or writing
-            into it without grad, sets v and g.
+            into it without grad, sets v and g. It is computed at each reading: keep it in a
+            variable to use it twice. numpy's view of it is read-only, since what numpy writes
+            cannot be noticed; write ``layer.weight = torch.from_numpy(array)`` instead.
     """
 
     plain_type = nn.Linear
