@@ -17,9 +17,22 @@ TRAIN_LOSS = "train/loss"
 LEARNING_RATE = "train/learning_rate"
 STEPS_PER_SECOND = "time/steps_per_second"
 
-# Weight-normalized layers: prefixes, to which the layer's name is added.
+# Layers: prefixes, to which a name is added. TensorBoard makes one group of cards of all tags with
+# the same first word, so each measure of several layers has a word of its own.
 NORM_G = "norm/g"
 NORM_V = "norm/v"
+EFFECTIVE_LR = "effective_lr"
+GRADIENT_NORM = "grad_norm"
+DORMANT = "dormant"
+DEAD = "dead"
+RANK = "rank"
+# How far the policy that learns is from the one that acted.
+PRE_UPDATE_KL = "norm/pre_update_kl"
+PRE_UPDATE_CLIP_FRACTION = "norm/pre_update_clip_fraction"
+# Of the Hessian of the loss.
+CURVATURE_LARGEST = "curvature/largest"
+CURVATURE_SMALLEST = "curvature/smallest"
+CURVATURE_CONDITION = "curvature/condition"
 
 # VAEs, in nats an image; the x axis is gradient steps.
 VAE_NLL = "vae/nll"

@@ -29,6 +29,7 @@ from wnrl.sb3.continuous import (
     WNTQCMultiInputPolicy,
 )
 from wnrl.sb3.crossq import WNCrossQMlpPolicy
+from wnrl.sb3.diagnostics import Diagnostics
 from wnrl.sb3.policies import with_norm
 from wnrl.sb3.q_network import (
     WNDQNCnnPolicy,
@@ -49,6 +50,7 @@ from wnrl.sb3.recurrent import (
 
 __all__ = [
     "ALIASES",
+    "Diagnostics",
     "LogNorms",
     "StopAtNonFinite",
     "WNCnnGruPolicy",

@@ -1,0 +1,28 @@
+"""What to watch in a network while it learns: pure functions of tensors and modules.
+
+They return tensors on the device of the network, so that ``to_floats`` can bring all of a log step
+to the host with one synchronisation.
+"""
+
+from wnrl.diagnostics.activations import dormant_share, effective_rank, recorded
+from wnrl.diagnostics.curvature import Curvature, curvature, lanczos, ritz_values
+from wnrl.diagnostics.transfer import to_floats
+from wnrl.diagnostics.undisturbed import undisturbed
+from wnrl.diagnostics.updates import StepWatch
+from wnrl.diagnostics.weights import effective_weights, relative_change, weight_lengths
+
+__all__ = [
+    "Curvature",
+    "StepWatch",
+    "curvature",
+    "dormant_share",
+    "effective_rank",
+    "effective_weights",
+    "lanczos",
+    "recorded",
+    "relative_change",
+    "ritz_values",
+    "to_floats",
+    "undisturbed",
+    "weight_lengths",
+]

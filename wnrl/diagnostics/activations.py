@@ -1,0 +1,149 @@
+"""What flows through a network: dormant units, and the rank of its features."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wnrl.diagnostics.weights import named_layers
+from wnrl.errors import UsageError
+from wnrl.nn.normed_lstm import NormedLSTM
+from wnrl.nn.recurrent import WNRecurrent
+from wnrl.nn.slots import is_nonlinear, slots
+
+RECURRENT = (nn.RNNBase, WNRecurrent, NormedLSTM)
+
+
+@torch.no_grad()
+def dormant_share(activations: Tensor, tau: float = 0.0) -> Tensor:
+    """The share of units whose mean |activation| is at most τ times the layer's mean.
+
+    The τ-dormant units of Sokar et al. (2023, arXiv:2302.12902, definition 3.1):
+    mean|a_i| / mean_i(mean|a_i|) ≤ τ. With τ = 0 they are those that are zero on every row, such
+    as dead ReLUs; in a layer that is all zeros, every unit is dormant.
+
+    Args:
+        activations: ``(B, U, …)``: rows, units (channels), and positions of a feature map.
+        tau: at least 0; the paper's is 0.025 for networks that learn, 0 counts dead units.
+
+    Returns:
+        A scalar within [0, 1].
+
+    Raises:
+        UsageError: ``tau`` is negative, or ``activations`` has fewer than two axes or no number.
+    """
+    if not tau >= 0:
+        raise UsageError(f"tau must be at least 0, got {tau!r}")
+    if activations.dim() < 2 or activations.numel() == 0:
+        raise UsageError(f"activations must be (B, U, ...), got shape {tuple(activations.shape)}")
+    wide = _wide(activations)
+    means = wide.abs().mean([axis for axis in range(wide.dim()) if axis != 1])  # (U,)
+    return (means <= tau * means.mean()).to(wide.dtype).mean()
+
+
+@torch.no_grad()
+def effective_rank(features: Tensor, share: float = 0.99) -> Tensor:
+    """How many singular values it takes to make up ``share`` of the sum of all.
+
+    The effective rank of Kumar et al. (2021, arXiv:2010.14498, section 3), which falls when a
+    network loses the power to tell its inputs apart. It is at most min(B, F): give it more rows
+    than features.
+
+    Args:
+        features: ``(B, F)``, the inputs of an output layer; further axes count as features.
+        share: above 0, at most 1.
+
+    Returns:
+        A scalar; 0 for features that are all zero, NaN for features that are not finite. On a GPU,
+        the singular values alone make the host wait.
+
+    Raises:
+        UsageError: ``share`` is outside of (0, 1], or ``features`` has fewer than two axes or no
+            number.
+    """
+    if not 0 < share <= 1:
+        raise UsageError(f"share must be above 0 and at most 1, got {share!r}")
+    if features.dim() < 2 or features.numel() == 0:
+        raise UsageError(f"features must be (B, F), got shape {tuple(features.shape)}")
+    matrix = _wide(features.flatten(1))
+    finite = matrix.isfinite().all()
+    # LAPACK raises an error for NaN, and a diverging run would end with its message.
+    values = torch.linalg.svdvals(torch.where(finite, matrix, torch.zeros_like(matrix)))
+    sums = values.cumsum(0)
+    rank = (sums < share * sums[-1]).sum() + (sums[-1] > 0)
+    return torch.where(finite, rank.to(matrix.dtype), torch.nan)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+@dataclass
+class Recorded:
+    """What ``recorded`` saw; rows of repeated calls stand one after the other."""
+
+    hidden: dict[str, Tensor] = field(default_factory=dict)
+    """From nonlinearities and recurrent layers by name, ``(B, U, …)``."""
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """Inputs of the output layers by name, ``(B, F)``."""
+
+
+@contextmanager
+def recorded(module: nn.Module, heads: Collection[str] = ()) -> Iterator[Recorded]:
+    """Records the hidden activations of the forwards inside; filled when the context ends.
+
+    Hidden are the outputs of nonlinearities that are modules, less those that directly follow an
+    output layer, and of recurrent layers: theirs, ``(T, N, H)`` or ``(N, T, H)`` with
+    ``batch_first``, become ``(N * T, H)``, sequence after sequence. The outputs of functions
+    (``torch.relu``) are not seen.
+
+    Args:
+        module: what will run.
+        heads: names of its output layers.
+
+    Raises:
+        UsageError: a head is no submodule of ``module``.
+    """
+    parts = dict(module.named_modules())
+    unknown = sorted(set(heads) - parts.keys())
+    if unknown:
+        raise UsageError(f"heads must be submodules, got {', '.join(unknown)}")
+    squashing = {
+        id(slot.following.layer) for slot in slots(module) if slot.name in heads and slot.following
+    }
+    hidden: dict[str, list[Tensor]] = defaultdict(list)
+    features: dict[str, list[Tensor]] = defaultdict(list)
+
+    def keep_output(name: str) -> Any:
+        return lambda _, args, output: hidden[name].append(output.detach())
+
+    def keep_sequence(name: str, batch_first: bool) -> Any:
+        def keep(_: nn.Module, args: Any, output: Any) -> None:
+            out = getattr(output[0], "data", output[0]).detach()  # packed data has no time axis
+            if out.dim() == 3:
+                out = (out if batch_first else out.transpose(0, 1)).flatten(0, 1)
+            hidden[name].append(out)
+
+        return keep
+
+    def keep_input(name: str) -> Any:
+        return lambda _, args: features[name].append(args[0].detach())
+
+    hooks = [parts[name].register_forward_pre_hook(keep_input(name)) for name in heads]
+    for name, part in named_layers(module):
+        if isinstance(part, RECURRENT):
+            hooks.append(part.register_forward_hook(keep_sequence(name, part.batch_first)))
+        elif is_nonlinear(part) and id(part) not in squashing:
+            hooks.append(part.register_forward_hook(keep_output(name)))
+    seen = Recorded()
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+    seen.hidden |= {name: torch.cat(found) for name, found in hidden.items()}
+    seen.features |= {name: torch.cat(found) for name, found in features.items()}

@@ -1,0 +1,42 @@
+"""Looking at a network without a trace in its training."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Puts back, at the end, all that a look at ``module`` may change without being asked to.
+
+    Those are the mode of each module, every buffer (running statistics, the vectors of spectral
+    norm) and the random generators of Python, NumPy and torch, on the CPU and on the devices of
+    ``module``. Parameters and their gradients are not kept: what runs inside must leave them alone.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    buffers = [
+        (part._buffers, name, buffer, buffer.clone())
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
+    numpy_state = np.random.get_state()  # noqa: NPY002 (SB3's buffers draw from this generator)
+    python_state = random.getstate()
+    tensors = [*module.parameters(), *module.buffers()]
+    devices = {tensor.device for tensor in tensors if tensor.device.type != "cpu"}
+    kind = next(iter(devices)).type if devices else "cuda"
+    with torch.random.fork_rng([device.index or 0 for device in devices], device_type=kind):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            with torch.no_grad():
+                for owner, name, buffer, value in buffers:
+                    owner[name] = buffer.copy_(value)  # the same tensor: targets share it
+            for part, training in modes:
+                part.training = training

@@ -1,0 +1,130 @@
+"""Lengths of weights, and how far they move."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from wnrl import tags
+from wnrl.diagnostics.transfer import to_floats
+from wnrl.errors import UsageError
+from wnrl.nn.base import WeightNormed
+from wnrl.nn.functional import row_norm
+from wnrl.nn.normalised import Normalised
+from wnrl.nn.spectral import spectral_norm
+
+
+def weight_lengths(module: nn.Module) -> dict[str, float]:
+    """Mean g and mean ‖v‖ of every weight-normalized weight, with one synchronisation.
+
+    Under plain gradient descent ‖v‖ can only grow, which lowers the effective learning rate; under
+    Adam it need not.
+
+    Returns:
+        ``norm/g/<weight>`` and ``norm/v/<weight>`` to their means over the output units; empty
+        where no weight is normalized.
+    """
+    return to_floats(length_tensors(module))
+
+
+@torch.no_grad()
+def length_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """What ``weight_lengths`` returns, still on the device."""
+    found: dict[str, Tensor] = {}
+    for path, layer in named_layers(module):
+        if isinstance(layer, WeightNormed):
+            for name in layer.pairs:
+                v, g = layer.pair(name)
+                norms = row_norm(v, layer.output_dim, layer.eps, layer.weight_groups)
+                weight = joined(path, name)
+                found[f"{tags.NORM_G}/{weight}"] = (g.exp() if layer.scale == "exp" else g).mean()
+                found[f"{tags.NORM_V}/{weight}"] = norms.mean()
+    return found
+
+
+def named_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """As ``module.named_modules()``, with the names that a plain network has.
+
+    What stands behind a normaliser, in one slot with it, is called as if it stood alone, so that
+    curves of one layer under several norms have one name.
+    """
+    names: dict[str, str] = {}
+    slots: set[str] = set()
+    for path, layer in module.named_modules():
+        parent, _, key = path.rpartition(".")
+        inside = parent in slots and key == "layer"
+        names[path] = names[parent] if inside else joined(names.get(parent, ""), key)
+        if isinstance(layer, Normalised):
+            slots.add(path)
+        else:
+            yield names[path], layer
+
+
+def joined(path: str, name: str) -> str:
+    """The name of a part of what ``path`` names; the root has none."""
+    return f"{path}.{name}" if path else name
+
+
+@torch.no_grad()
+def effective_weights(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of every weight as the layer applies it: g v/‖v‖, W/σ(W), or the parameter itself.
+
+    Biases, scales of normalisers and whatever else has no ``weight`` of two axes or more are left
+    out; a layer that stands in several places is listed once. Nothing in ``module`` changes, the
+    vectors of spectral norm included.
+
+    Returns:
+        ``<layer>.<weight>``, as ``named_parameters`` of the plain network has it, to the weight.
+    """
+    found: dict[str, Tensor] = {}
+    for path, layer in named_layers(module):
+        found |= layer_weights(layer, path)
+    return found
+
+
+@torch.no_grad()
+def layer_weights(layer: nn.Module, path: str = "") -> dict[str, Tensor]:
+    """What ``effective_weights`` says of ``layer``, called ``path``, less its submodules."""
+    if isinstance(layer, WeightNormed):
+        return {joined(path, name): layer.effective(name) for name in layer.pairs}
+    return {
+        joined(path, name): _applied(layer, name, parameter)
+        for name, parameter in layer.named_parameters(recurse=False)
+        if name.startswith("weight") and parameter.dim() > 1
+    }
+
+
+def _applied(layer: nn.Module, name: str, weight: Tensor) -> Tensor:
+    u = getattr(layer, f"running_u_{name}", None)
+    if u is None:
+        return weight.clone()
+    units = 1 if getattr(layer, "transposed", False) else 0
+    return weight / spectral_norm(weight, u, units)
+
+
+@torch.no_grad()
+def relative_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """‖after − before‖ / ‖before‖ of every weight: the effective learning rate.
+
+    With scale-invariant layers this, and not the learning rate, says how fast the function changes
+    (van Laarhoven, 2017, arXiv:1706.05350).
+
+    Args:
+        before: from ``effective_weights``.
+        after: the same weights later: one optimizer step later, say.
+
+    Returns:
+        A scalar for each weight; 0 for one that did not move, and infinity for one that left zero.
+
+    Raises:
+        UsageError: the two have other names or shapes.
+    """
+    shapes = [{name: tuple(w.shape) for name, w in side.items()} for side in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise UsageError(f"before and after must hold the same weights, got {shapes}")
+    found = {}
+    for name, old in before.items():
+        moved = torch.linalg.vector_norm(after[name] - old)
+        ratio = moved / torch.linalg.vector_norm(old)
+        found[name] = torch.where(moved == 0, torch.zeros_like(moved), ratio)
+    return found

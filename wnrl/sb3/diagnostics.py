@@ -1,0 +1,231 @@
+"""A callback that logs how a policy's networks fare while they learn."""
+
+from typing import Any
+
+import torch
+from sb3_contrib import TRPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import DISABLED, HumanOutputFormat, KVWriter, Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import Tensor
+
+from wnrl import tags
+from wnrl.diagnostics import (
+    StepWatch,
+    curvature,
+    dormant_share,
+    effective_rank,
+    effective_weights,
+    recorded,
+    relative_change,
+    to_floats,
+    undisturbed,
+)
+from wnrl.diagnostics.weights import length_tensors
+from wnrl.errors import UsageError
+from wnrl.sb3 import probe
+from wnrl.sb3.common import trained_parts
+
+EVERY = 1_000
+"""Environment steps between measurements; what they cost: scripts/bench_diagnostics.py."""
+ROWS = 512
+"""Observations that dormant units and ranks are counted on."""
+TAU = 0.025
+
+
+class Diagnostics(BaseCallback):
+    """Logs what tells a network that learns from one that has stopped, for every algorithm of SB3.
+
+    It looks at the first update at or after each multiple of ``every`` environment steps, so that
+    runs that differ in their norm or seed have their points at the same steps. Training goes on as
+    without it, bit for bit: random generators, running statistics, modes and gradients stay.
+
+    The layers are those that are trained, targets left out. How to read the curves:
+
+    ``norm/g/<weight>``, ``norm/v/<weight>``
+        Mean length g and mean ‖v‖ of a weight-normalized weight over its units, before the update.
+        Growing ‖v‖ makes the same steps turn v less. Under plain gradient descent it can only grow.
+    ``effective_lr/<weight>``
+        ‖Δw‖/‖w‖ of the weight as applied, over *one optimizer step*, the first of the update
+        (TRPO, which moves its policy without an optimizer: over the whole update). Healthy
+        networks have 1e-4 to 1e-2; a layer far below the others has stopped learning, a rate that
+        falls while the schedule is flat comes from growing weights.
+    ``grad_norm/<layer>``
+        The length of the gradient at that step, before clipping, of all parameters of the layer
+        (v, g and bias; so it compares a norm with itself, not with another). Towards zero in the
+        first layers: vanishing gradients. Many times ``max_grad_norm``: clipping decides the step.
+        TRPO has it for the critic alone.
+    ``dormant/<layer>``, ``dead/<layer>``
+        The share of units with mean|a_i| / mean_i(mean|a_i|) ≤ 0.025, and ≤ 0, of the output of
+        each nonlinearity and LSTM, on at most 512 observations of the rollout or replay buffer, in
+        evaluation mode. A share that grows and stays: capacity that is lost. Units of tanh are
+        never dead; they saturate instead.
+    ``rank/<head>``
+        How many singular values make up 99 % of the features that enter an output layer, on the
+        same observations. A collapse often comes before the return's.
+    ``norm/pre_update_kl``, ``norm/pre_update_clip_fraction``
+        On-policy algorithms; the second for those that clip. How far the policy that learns, in
+        training mode, is from the one that acted, before any gradient step: SB3's ``approx_kl``
+        and ``clip_fraction`` on the first minibatch. Zero for a norm that treats examples alone;
+        with batch norm, what the statistics of the batch cost.
+    ``curvature/largest``, ``curvature/smallest``, ``curvature/condition``
+        With ``curvature=True``: of the Hessian of the loss on the update's first minibatch; see
+        ``wnrl.diagnostics.Curvature``. Gradient descent at rates above 2/largest is unstable.
+        PPO, MaskablePPO, RecurrentPPO, A2C, DQN and QRDQN have it; it costs about twenty updates
+        of one minibatch.
+
+    It writes rows of its own to TensorBoard, CSV and the like, and nothing to the console.
+
+    Args:
+        every: environment steps, above zero.
+        curvature: whether to log curvature.
+
+    Raises:
+        UsageError: ``every`` is no whole number above zero; when training begins: the algorithm has
+            no rollouts, or no loss for ``curvature``.
+    """
+
+    def __init__(self, every: int = EVERY, curvature: bool = False) -> None:
+        super().__init__()
+        if not isinstance(every, int) or every <= 0:
+            raise UsageError(f"every must be a whole number above zero, got {every!r}")
+        self.every, self.curvature = every, curvature
+        self._last = -1  # environment steps at the latest update
+        self._step = 0  # and at the one that is looked at
+        self._watches: list[StepWatch] = []
+        self._scalars: dict[str, Tensor] = {}
+        self._numbers: dict[str, float] = {}
+        self._before: dict[str, Tensor] | None = None
+
+    def _init_callback(self) -> None:
+        name = type(self.model).__name__
+        if not isinstance(self.model, probe.Algorithm):
+            raise UsageError(f"Diagnostics needs an on- or off-policy algorithm of SB3, got {name}")
+        self.algorithm: probe.Algorithm = self.model
+        if self.curvature and probe.loss_of(self.algorithm) is None:
+            known = ", ".join(kind.__name__ for kind in probe.LOSSES)
+            raise UsageError(f"curvature needs one of {known}, got {name}")
+
+    def _on_training_start(self) -> None:
+        self._forget()  # what an interrupted run may have left
+        self._last = self.model.num_timesteps or -1
+
+    def _on_rollout_end(self) -> None:
+        if self._is_due():
+            self._measure()
+
+    def _is_due(self) -> bool:
+        now = self.model.num_timesteps
+        if isinstance(self.model, OffPolicyAlgorithm) and now <= self.model.learning_starts:
+            return False  # no update follows
+        due = now // self.every > self._last // self.every
+        self._last = now
+        return due
+
+    def _measure(self) -> None:
+        model = self.algorithm
+        trained = trained_parts(model.policy)
+        with undisturbed(model.policy):
+            draw = probe.drawer(model)
+            first = draw(probe.update_rows(model))
+            with torch.no_grad():
+                self._scalars = length_tensors(trained)
+                if isinstance(model, OnPolicyAlgorithm):
+                    self._scalars |= pre_update(model, first)
+                self._scalars |= activations(model, draw(ROWS))
+            if self.curvature:
+                self._numbers = curvatures(model, first)
+        self._step = model.num_timesteps
+        self._before = effective_weights(trained) if isinstance(model, TRPO) else None
+        self._watches = [StepWatch(trained, found) for found in probe.optimizers(model.policy)]
+
+    def _on_rollout_start(self) -> None:
+        self._finish()
+
+    def _on_training_end(self) -> None:
+        self._finish()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _finish(self) -> None:
+        """Takes up what the update did, and writes the row."""
+        if not self._watches:
+            return
+        changes: dict[str, Tensor] = {}
+        for watch in self._watches:
+            changes |= watch.relative_change
+            self._scalars |= {
+                f"{tags.GRADIENT_NORM}/{layer}": norm
+                for layer, norm in watch.gradient_norms.items()
+            }
+        if self._before is not None:
+            changes = relative_change(
+                self._before, effective_weights(trained_parts(self.model.policy))
+            )
+        self._scalars |= {f"{tags.EFFECTIVE_LR}/{name}": value for name, value in changes.items()}
+        write(self.logger, {**to_floats(self._scalars), **self._numbers}, self._step)
+        self._forget()
+
+    def _forget(self) -> None:
+        for watch in self._watches:
+            watch.close()
+        self._watches, self._before, self._scalars, self._numbers = [], None, {}, {}
+
+
+def pre_update(model: OnPolicyAlgorithm, data: Any) -> dict[str, Tensor]:
+    """How far the policy in training mode is from the one that acted (Schulman's estimate)."""
+    model.policy.set_training_mode(True)
+    _, log_probs, _ = probe.evaluate(model, data)
+    rows = probe.real_rows(data)
+    log_ratio = log_probs - (data.old_log_prob if rows is None else data.old_log_prob[rows])
+    found = {tags.PRE_UPDATE_KL: (log_ratio.expm1() - log_ratio).mean()}
+    if (clip_range := getattr(model, "clip_range", None)) is not None:
+        limit = clip_range(1 - model.num_timesteps / model._total_timesteps)
+        outside = log_ratio.expm1().abs() > limit
+        found[tags.PRE_UPDATE_CLIP_FRACTION] = outside.to(log_ratio.dtype).mean()
+    return found
+
+
+def activations(model: probe.Algorithm, data: Any) -> dict[str, Tensor]:
+    """Dormant shares and ranks of a policy in evaluation mode."""
+    with recorded(trained_parts(model.policy), probe.heads(model.policy)) as seen:
+        probe.forward(model, data)
+    rows = probe.real_rows(data)
+
+    def real(found: Tensor) -> Tensor:
+        return found if rows is None or len(found) != len(rows) else found[rows]
+
+    scalars = {}
+    for name, values in seen.hidden.items():
+        scalars[f"{tags.DORMANT}/{name}"] = dormant_share(real(values), TAU)
+        scalars[f"{tags.DEAD}/{name}"] = dormant_share(real(values))
+    for name, values in seen.features.items():
+        scalars[f"{tags.RANK}/{name}"] = effective_rank(real(values))
+    return scalars
+
+
+def curvatures(model: probe.Algorithm, data: Any) -> dict[str, float]:
+    """What bends the loss of an update, in training mode."""
+    loss = probe.loss_of(model)
+    assert loss is not None
+    model.policy.set_training_mode(True)
+    found = curvature(lambda: loss(model, data), trained_parts(model.policy).parameters())
+    return {
+        tags.CURVATURE_LARGEST: found.largest,
+        tags.CURVATURE_SMALLEST: found.smallest,
+        tags.CURVATURE_CONDITION: found.condition,
+    }
+
+
+def write(logger: Logger, values: dict[str, float], step: int) -> None:
+    """Writes a row to all outputs of ``logger`` but the console's, ahead of what it has collected.
+
+    SB3's tables on the console shorten names, and stop the program where two become the same.
+    """
+    if logger.level == DISABLED:
+        return
+    for output in logger.output_formats:
+        if isinstance(output, KVWriter) and not isinstance(output, HumanOutputFormat):
+            output.write(dict(values), dict.fromkeys(values, ("",)), step)

@@ -1,0 +1,165 @@
+"""What a diagnosis needs of SB3's algorithms: their data, their forwards and their losses.
+
+The data is what the coming update will learn from; drawing it leaves the buffers as they are, but
+not NumPy's random generator.
+"""
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from sb3_contrib import QRDQN, MaskablePPO, RecurrentPPO
+from sb3_contrib.common.utils import quantile_huber_loss
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from wnrl.sb3.common import output_layers
+
+Algorithm = OnPolicyAlgorithm | OffPolicyAlgorithm
+HEADS = re.compile(r"action_net|value_net|(q_net|quantile_net)\.\1|actor\.mu|critic\.qf\d+")
+"""Parts of SB3's policies that end in an output layer."""
+
+
+def heads(policy: nn.Module) -> list[str]:
+    """The names of the output layers of a policy of SB3."""
+    parts = [name for name, _ in policy.named_modules() if HEADS.fullmatch(name)]
+    return output_layers(policy, parts)
+
+
+def optimizers(policy: nn.Module) -> list[Optimizer]:
+    """The optimizers of a policy: its own, or its actor's and its critic's."""
+    found = [vars(part).get("optimizer") for part in (policy, *policy.children())]
+    return [optimizer for optimizer in found if isinstance(optimizer, Optimizer)]
+
+
+def drawer(model: Algorithm) -> Callable[[int | None], Any]:
+    """A function that draws a batch of so many rows, at most, of what ``model`` learns from.
+
+    That is the rollout that has just been collected (None: all of it), or the replay buffer. The
+    first batch of ``update_rows(model)`` is the first minibatch of the coming update, if nothing
+    else draws from NumPy's generator.
+    """
+    if isinstance(model, OffPolicyAlgorithm):
+        replay: Any = model.replay_buffer
+        return lambda rows: replay.sample(rows, env=model._vec_normalize_env)
+    rollout: Any = copy.copy(model.rollout_buffer)  # `get` reshapes a buffer's arrays for good
+    if isinstance(rollout.observations, dict):
+        rollout.observations = dict(rollout.observations)
+    return lambda rows: next(iter(rollout.get(rows)))
+
+
+def update_rows(model: Algorithm) -> int | None:
+    """The size of the minibatches of the coming update, None for the whole rollout."""
+    whole = isinstance(model, OnPolicyAlgorithm) and not hasattr(model, "clip_range")
+    return None if whole else model.batch_size  # type: ignore[union-attr]
+
+
+def evaluate(model: OnPolicyAlgorithm, data: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Values ``(B,)``, log-probabilities ``(B,)`` and entropy of the actions in ``data``.
+
+    Rows that only pad sequences are left out.
+    """
+    actions = data.actions
+    if isinstance(model.action_space, spaces.Discrete):
+        actions = actions.long().flatten()
+    found = model.policy.evaluate_actions(data.observations, actions, **_further(data))
+    values, log_probs, entropy = found
+    rows = real_rows(data)
+    values = values.flatten()
+    if rows is None:
+        return values, log_probs, entropy
+    return values[rows], log_probs[rows], None if entropy is None else entropy[rows]
+
+
+def _further(data: Any) -> dict[str, Any]:
+    """What the policies of RecurrentPPO and MaskablePPO take beside observations and actions."""
+    names = ("lstm_states", "episode_starts", "action_masks")
+    return {name: getattr(data, name) for name in names if hasattr(data, name)}
+
+
+def real_rows(data: Any) -> Tensor | None:
+    """Which rows are no padding of sequences; None where there are no sequences."""
+    return data.mask > 1e-8 if hasattr(data, "mask") else None
+
+
+def forward(model: Algorithm, data: Any) -> None:
+    """Runs actor and critic on ``data`` as a rollout would, for hooks to see."""
+    model.policy.set_training_mode(False)
+    if isinstance(model, OnPolicyAlgorithm):
+        evaluate(model, data)
+        return
+    model.policy._predict(data.observations, deterministic=True)
+    if isinstance(critic := getattr(model.policy, "critic", None), nn.Module):
+        critic(data.observations, data.actions)
+
+
+def ppo_loss(model: Any, data: Any) -> Tensor:
+    """PPO's loss less its clipping, which leaves the derivatives alone where the ratio is 1."""
+    return _actor_critic_loss(model, data, lambda log_ratio: log_ratio.exp())
+
+
+def a2c_loss(model: Any, data: Any) -> Tensor:
+    """A2C's loss."""
+    return _actor_critic_loss(model, data, lambda log_ratio: log_ratio)
+
+
+def _actor_critic_loss(model: Any, data: Any, gain: Callable[[Tensor], Tensor]) -> Tensor:
+    values, log_probs, entropy = evaluate(model, data)
+    rows = real_rows(data)
+    old_log_probs, advantages, returns = (
+        column if rows is None else column[rows]
+        for column in (data.old_log_prob, data.advantages, data.returns)
+    )
+    if model.normalize_advantage and len(advantages) > 1:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    policy_loss = -(advantages * gain(log_probs - old_log_probs)).mean()
+    entropy_loss = log_probs.mean() if entropy is None else -entropy.mean()
+    value_loss = F.mse_loss(values, returns)
+    return policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
+
+
+def dqn_loss(model: Any, data: Any) -> Tensor:
+    """DQN's temporal-difference loss."""
+    with torch.no_grad():
+        best = model.q_net_target(data.next_observations).amax(dim=1, keepdim=True)
+        targets = data.rewards + (1 - data.dones) * _discounts(model, data) * best
+    values = model.q_net(data.observations).gather(1, data.actions.long())
+    return F.smooth_l1_loss(values, targets)
+
+
+def qrdqn_loss(model: Any, data: Any) -> Tensor:
+    """QR-DQN's quantile regression loss."""
+    rows = torch.arange(len(data.rewards), device=data.rewards.device)
+    with torch.no_grad():
+        ahead = model.quantile_net_target(data.next_observations)  # (B, quantiles, actions)
+        best = ahead.mean(dim=1).argmax(dim=1)
+        targets = data.rewards + (1 - data.dones) * _discounts(model, data) * ahead[rows, :, best]
+    quantiles = model.quantile_net(data.observations)[rows, :, data.actions.long().flatten()]
+    return quantile_huber_loss(quantiles, targets, sum_over_quantiles=True)
+
+
+def _discounts(model: Any, data: Any) -> Any:
+    return model.gamma if data.discounts is None else data.discounts
+
+
+LOSSES: dict[type[Algorithm], Callable[[Any, Any], Tensor]] = {
+    PPO: ppo_loss,
+    MaskablePPO: ppo_loss,
+    RecurrentPPO: ppo_loss,
+    A2C: a2c_loss,
+    DQN: dqn_loss,
+    QRDQN: qrdqn_loss,
+}
+"""The loss of each algorithm that has one, of one network, without sampling: for its curvature."""
+
+
+def loss_of(model: Algorithm) -> Callable[[Any, Any], Tensor] | None:
+    """The row of ``LOSSES`` for ``model``, None if there is none."""
+    return next((LOSSES[kind] for kind in type(model).__mro__ if kind in LOSSES), None)
