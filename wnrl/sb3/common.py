@@ -9,10 +9,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from wnrl.errors import UsageError, check_choice
-from wnrl.nn import convert, plain_parts
+from wnrl.nn import DataInitReport, convert, data_init, plain_parts
+from wnrl.nn.data_init import FEED_FORWARD
 from wnrl.nn.projection import projected_weights
 from wnrl.norms import NORMS
-from wnrl.optim import project_after_step
+from wnrl.optim import WeightNormalized, project_after_step
+from wnrl.sb3.data_init import FirstBatch, Observations, PolicyInit
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -52,8 +54,9 @@ class NormBase(_Policy):
         norm: a key of ``NORMS``; None takes the class's own (``weight`` unless said otherwise).
         norm_kwargs: options of the norm, as ``wnrl.convert`` takes them.
         norm_heads: whether the output heads take the norm too, where it has a way.
-        data_init: number of real observations on which the networks are initialised, once; None
-            leaves SB3's initialisation.
+        data_init: number of observations on which the hidden layers are initialised, once, before
+            the first gradient step; ``wnrl.sb3.data_init`` says how. None leaves SB3's
+            initialisation.
         **kwargs: those of the policy.
 
     Attributes:
@@ -63,12 +66,17 @@ class NormBase(_Policy):
             ``weight``, ``weight_mean`` and ``spectral`` unless ``norm_heads``. Norms of hidden
             layers alone do not list the heads, and targets, made like their originals, are left
             out.
+        data_init_report: what ``wnrl.data_init`` did, once it was done in this process.
 
     Raises:
-        UsageError: the norm or one of its options is unknown, or a parameter is in no optimizer.
+        UsageError: the norm or one of its options is unknown, ``data_init`` makes no sense, a
+            parameter is in no optimizer, or the optimizer would normalise v.
     """
 
     default_norm: ClassVar[str] = "weight"
+    policy_init: ClassVar[type[PolicyInit]] = FirstBatch
+    """Where the observations of ``data_init`` come from."""
+    data_init_report: DataInitReport
 
     def __init__(
         self,
@@ -84,10 +92,14 @@ class NormBase(_Policy):
         self.norm_heads = norm_heads
         self.data_init = data_init
         self._arguments = named_arguments(super().__init__, *args, **kwargs)
+        self._heads: list[nn.Module] = []
+        self._init: PolicyInit | None = None
         super().__init__(*args, **kwargs)
         self._after_init()
         self.plain_parts = self._find_plain_parts()
         self._finish_optimizers()
+        if data_init is not None:
+            self._init = self.policy_init(self, data_init)
 
     def _after_init(self) -> None:
         """Converts what SB3's constructor made, where no ``make_*`` did."""
@@ -106,14 +118,19 @@ class NormBase(_Policy):
                 the actor of SAC. Of each, the last linear layer is the head. A name that ``net``
                 does not have is passed over: ``log_std`` is no layer under gSDE.
         """
-        skip = output_layers(net, heads)
-        convert(net, self.norm, skip=skip, norm_kwargs=self.norm_kwargs)
+        names = output_layers(net, heads)
+        self._convert(net, names)
+        self._heads += [net.get_submodule(name) for name in names]
+        return net
+
+    def _convert(self, net: nn.Module, heads: list[str]) -> None:
+        """Gives the layers of ``net`` the norm; ``heads`` are its output layers."""
+        convert(net, self.norm, skip=heads, norm_kwargs=self.norm_kwargs)
         head_norm = HEAD_NORMS.get(self.norm)
         if self.norm_heads and head_norm:
             options = NORMS[head_norm].layer_options
             kept = {key: value for key, value in self.norm_kwargs.items() if key in options}
             convert(net, head_norm, norm_kwargs=kept)  # only the heads are still plain
-        return net
 
     def _renew_optimizer(self) -> None:
         """Makes ``self.optimizer`` anew: conversion has replaced parameters that it held."""
@@ -134,10 +151,47 @@ class NormBase(_Policy):
         owned = [(part, getattr(part, "optimizer", None)) for part in self.modules()]
         optimizers = [(part, found) for part, found in owned if isinstance(found, Optimizer)]
         check_optimized(trained_parts(self), *(optimizer for _, optimizer in optimizers))
+        for _, optimizer in optimizers:
+            if isinstance(optimizer, WeightNormalized) and HEAD_NORMS.get(self.norm) == "weight":
+                raise UsageError(
+                    f"norm {self.norm!r} trains v and g already, which "
+                    f"{type(optimizer).__name__} would normalise again: take norm='none' with it"
+                )
         if NORMS[self.norm].projected:
             for part, optimizer in optimizers:
-                if projected_weights(trained := trained_parts(part)):
+                if projected_weights(trained := _stepped_parts(part, optimizer)):
                     project_after_step(optimizer, trained)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """As SB3's, which calls it before each rollout and before each update."""
+        super().set_training_mode(mode)
+        if self._init is not None:
+            self._init.enter(mode)
+
+    def _run_hidden(self, obs: Observations) -> None:
+        """Runs the hidden layers that are trained, each once, on preprocessed observations.
+
+        ``data_init`` sets the layers that this reaches.
+        """
+        raise NotImplementedError
+
+    def _hidden_layers(self) -> list[str]:
+        """The names of the layers that ``data_init`` is for."""
+        heads = {id(head) for head in self._heads}
+        parts = trained_parts(self).named_modules()
+        return [name for name, p in parts if type(p) in FEED_FORWARD and id(p) not in heads]
+
+    def _init_hidden(self, obs: Observations) -> DataInitReport:
+        """Initialises what ``_run_hidden`` reaches, on preprocessed observations, and targets."""
+        parts: Any = trained_parts(self)
+        parts.forward = self._run_hidden
+        heads = {id(head) for head in self._heads}
+        skip = [name for name, part in parts.named_modules() if id(part) in heads]
+        report = data_init(parts, obs, skip=skip)
+        for name, target in self.named_children():
+            if _is_target(name):
+                target.load_state_dict(getattr(self, name.removesuffix("_target")).state_dict())
+        return report
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -163,6 +217,16 @@ def trained_parts(module: nn.Module) -> nn.Module:
     for name, parameter in module.named_parameters(recurse=False):
         trained.register_parameter(name, parameter)
     return trained
+
+
+def _stepped_parts(module: nn.Module, optimizer: Optimizer) -> nn.Module:
+    """``trained_parts`` less children that another optimizer steps: a shared features extractor."""
+    stepped = trained_parts(module)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, child in list(stepped.named_children()):
+        if not any(id(p) in held for p in child.parameters()):
+            delattr(stepped, name)
+    return stepped
 
 
 def output_layers(net: nn.Module, heads: Iterable[str]) -> list[str]:

@@ -6,6 +6,7 @@ from sb3_contrib.qrdqn import policies as qrdqn
 from stable_baselines3.dqn import policies as dqn
 
 from wnrl.sb3.common import NormBase
+from wnrl.sb3.data_init import Observations
 
 if TYPE_CHECKING:
     _DQNPolicy = dqn.DQNPolicy
@@ -21,6 +22,9 @@ class DQNNormMixin(NormBase, _DQNPolicy):
         """SB3's network, with the norm."""
         return self._normed(super().make_q_net(), ("q_net",))
 
+    def _run_hidden(self, obs: Observations) -> None:
+        self.q_net.q_net(self.q_net.features_extractor(obs))
+
 
 class QRDQNNormMixin(NormBase, _QRDQNPolicy):
     """``NormBase`` for QRDQN: the network and its target are converted as they are made."""
@@ -28,6 +32,9 @@ class QRDQNNormMixin(NormBase, _QRDQNPolicy):
     def make_quantile_net(self) -> qrdqn.QuantileNetwork:
         """sb3-contrib's network, with the norm."""
         return self._normed(super().make_quantile_net(), ("quantile_net",))
+
+    def _run_hidden(self, obs: Observations) -> None:
+        self.quantile_net.quantile_net(self.quantile_net.features_extractor(obs))
 
 
 class WNDQNMlpPolicy(DQNNormMixin, dqn.DQNPolicy):

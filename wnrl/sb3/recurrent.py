@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError
 from wnrl.nn import shared_weights
 from wnrl.sb3.actor_critic import NormMixin
+from wnrl.sb3.data_init import Observations
 from wnrl.sb3.padding import padding_left_out
 
 if TYPE_CHECKING:
@@ -52,6 +53,14 @@ class RecurrentNormMixin(NormMixin, _Policy):
             if self.lstm_critic is not None:
                 self.lstm_critic = self._in_place_of(self.lstm_critic)
         super()._after_init()
+
+    def _run_hidden(self, obs: Observations) -> None:
+        # What stands behind a recurrent layer depends on states, and is left as it is.
+        for extractor in dict.fromkeys((self.pi_features_extractor, self.vf_features_extractor)):
+            extractor(obs)
+
+    def _hidden_layers(self) -> list[str]:
+        return [name for name in super()._hidden_layers() if "features_extractor" in name]
 
     def _in_place_of(self, lstm: nn.LSTM) -> Any:
         """A recurrent layer of the class's own kind with the sizes of ``lstm``."""
