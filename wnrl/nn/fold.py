@@ -3,12 +3,12 @@
 import copy
 from typing import Any
 
+import torch
 from torch import nn
 
 from wnrl.errors import UsageError
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-SETTINGS = ("scale", "eps", "output_dim", "weight_groups")
 
 
 def fold(module: nn.Module) -> nn.Module:
@@ -16,8 +16,11 @@ def fold(module: nn.Module) -> nn.Module:
 
     Weight-normalized and spectral layers become plain layers with the effective weight. What
     depends on the activations (batch, layer, RMS norm, layer-normalised recurrence) stays a module
-    of its own. A layer used twice is one layer in the copy too, and weight-normalized layers with
-    one weight have one weight. The mode is that of ``module``.
+    of its own. A layer used twice is one layer in the copy too, and parameters that were tied stay
+    tied: biases with any other, weights where they have the same effective value. (Spectral layers
+    that share a weight but were used unequally often in training may differ in it.) The mode is
+    that of ``module``. ``torch.onnx.export`` takes the copy; a layer-normalised recurrence, a loop
+    in Python, is unrolled there at the length of the example.
 
     Raises:
         UsageError: a layer that becomes plain has hooks, which would be lost.
@@ -26,32 +29,31 @@ def fold(module: nn.Module) -> nn.Module:
         if hasattr(layer, "to_plain") and any(getattr(layer, kind) for kind in HOOKS):
             label = name or type(layer).__name__
             raise UsageError(f"{label} has hooks that folding would lose; remove them first")
-    copied = copy.deepcopy(module)
-    if hasattr(copied, "to_plain"):
-        return _plain(copied)
+    root = nn.ModuleList([copy.deepcopy(module)])  # so that a layer by itself has a parent too
     folded: dict[int, nn.Module] = {}
-    weights: dict[tuple[Any, ...], nn.Parameter] = {}
+    made: dict[tuple[int, ...], nn.Parameter] = {}
     sources: list[nn.Module] = []  # kept alive: the ids of their parameters are keys
-    for parent in list(copied.modules()):
+    for parent in list(root.modules()):
         for key, child in list(parent._modules.items()):
             if child is not None and hasattr(child, "to_plain"):
                 if id(child) not in folded:
                     sources.append(child)
-                    folded[id(child)] = _plain(child)
-                    _tie(folded[id(child)], child, weights)
+                    folded[id(child)] = child.to_plain().train(child.training)  # type: ignore[operator]
+                    _tie(folded[id(child)], child, made)
                 setattr(parent, key, folded[id(child)])
-    return copied
+    return root[0]
 
 
-def _plain(layer: Any) -> nn.Module:
-    return layer.to_plain().train(layer.training)
-
-
-def _tie(plain: nn.Module, source: Any, weights: dict[tuple[Any, ...], nn.Parameter]) -> None:
-    """Gives ``plain`` the weight that was computed before from the same v and g."""
-    parameters = source._parameters
-    for name in getattr(source, "pairs", ()):
-        v, g = parameters.get(f"{name}_v"), parameters.get(f"{name}_g")
-        if v is not None and g is not None:
-            key = (id(v), id(g), *(getattr(source, setting) for setting in SETTINGS))
-            setattr(plain, name, weights.setdefault(key, getattr(plain, name)))
+def _tie(plain: nn.Module, source: Any, made: dict[tuple[int, ...], nn.Parameter]) -> None:
+    """Gives ``plain`` its parameters anew: unchanged ones, and those made of the same before."""
+    for name, value in list(plain._parameters.items()):
+        pair = name in getattr(source, "pairs", ())
+        origins = [source._parameters.get(name + end) for end in (("_v", "_g") if pair else ("",))]
+        if value is None or any(origin is None for origin in origins):
+            continue  # pruned or parametrized: no parameter that could be tied
+        unchanged = None if pair else origins[0]
+        earlier = made.setdefault(tuple(id(origin) for origin in origins), value)
+        for candidate in (unchanged, earlier):
+            if candidate is not None and torch.equal(candidate, value):
+                setattr(plain, name, candidate)
+                break
