@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -7,7 +8,8 @@ from tests.vae.exact import exact_log_p, tiny_images, tiny_vae
 from wnrl import convert, data
 from wnrl.errors import UsageError
 from wnrl.vae import MLPVAE, PRESETS, Protocol, build, nll
-from wnrl.vae.measure import bounds_of_chunks, evaluating
+from wnrl.vae.likelihoods import DiscretisedLogistic
+from wnrl.vae.measure import bounds_of_chunks, evaluating, paired_difference
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,7 @@ def test_record_names_everything_the_number_depends_on(model, digits):
     assert json.loads(json.dumps(record)) == {
         "dataset": "digits",
         "split": "test",
+        "likelihood": "Bernoulli, from logits",
         "binarisation": "one draw for all models, seed 0",
         "K": 3,
         "N": 300,
@@ -160,6 +163,64 @@ def test_protocol_of_another_dataset_is_refused(model, digits):
 def test_unknown_split_is_refused_with_the_nearest_word(model, digits):
     with pytest.raises(UsageError, match="did you mean 'test'"):
         nll(model, digits, Protocol("digits", split="tset"))
+
+
+def test_active_units_are_those_whose_posterior_mean_the_images_move():
+    model, images = tiny_vae(), tiny_images(1000)
+    used = nll(model, images, Protocol("tiny", n_samples=2))
+    assert (used.active_units, used.latent_units) == (1, 1)
+    with torch.no_grad():
+        model.encoder[-1].weight.zero_()
+    assert nll(model, images, Protocol("tiny", n_samples=2)).active_units == 0
+
+
+def test_binary_images_have_no_bits_per_dimension_and_grey_levels_have(digits):
+    assert (
+        nll(MLPVAE((1, 8, 8), (3,), 1), digits, Protocol("digits", n_samples=2)).bits_per_dim
+        is None
+    )
+    model = MLPVAE((1, 8, 8), (3,), 1, likelihood=DiscretisedLogistic(1, 17))
+    measured = nll(model, digits, Protocol("digits", n_samples=2))
+    assert measured.bits_per_dim == pytest.approx(measured.nll / (64 * math.log(2)))
+
+
+def test_grey_levels_reach_the_model_undrawn(digits):
+    seen = []
+
+    class Watching(MLPVAE):
+        def log_weights(self, x, n_samples, generator=None):
+            seen.append(x)
+            return super().log_weights(x, n_samples, generator)
+
+    model = Watching((1, 8, 8), (3,), 1, likelihood=DiscretisedLogistic(1, 17))
+    nll(model, digits, Protocol("digits", n_samples=2))
+    assert torch.equal((torch.cat(seen) * 16).round().to(torch.uint8), digits.test)
+
+
+def test_a_likelihood_of_other_grey_levels_is_refused(digits):
+    model = MLPVAE((1, 8, 8), (3,), 1, likelihood=DiscretisedLogistic(1, 256))
+    with pytest.raises(UsageError, match="256 grey levels, and dataset 'digits' has 17"):
+        nll(model, digits, Protocol("digits"))
+
+
+def test_paired_differences_leave_out_what_the_images_differ_by():
+    hard = torch.randn(1000, generator=torch.Generator().manual_seed(0)).double() * 10 + 90
+    noise = torch.randn(1000, generator=torch.Generator().manual_seed(1)).double()
+    found = paired_difference(hard + 0.5 + noise, hard)
+    assert found.n_images == 1000
+    assert found.mean == pytest.approx(0.5 + noise.mean().item())
+    assert found.standard_error == pytest.approx(noise.std().item() / 1000**0.5)
+
+
+@pytest.mark.parametrize("shape", [(4,), (1,), (5, 1)])
+def test_differences_of_other_images_are_refused(shape):
+    with pytest.raises(UsageError, match="of the same two or more images"):
+        paired_difference(torch.zeros(shape), torch.zeros(5 if shape != (1,) else 1))
+
+
+def test_unknown_weights_are_refused():
+    with pytest.raises(UsageError, match="did you mean 'averaged'"):
+        Protocol("digits", weights="average")
 
 
 @pytest.mark.parametrize("n_samples", [0, -1])

@@ -3,7 +3,7 @@ import torch
 
 from wnrl import data
 from wnrl.vae import VAEConfig, build
-from wnrl.vae.binarise import fixed_draw
+from wnrl.vae.inputs import fixed_draw
 from wnrl.vae.pictures import grid, reconstructions, samples
 
 

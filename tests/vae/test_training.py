@@ -87,11 +87,11 @@ def test_an_epoch_uses_every_image_at_most_once(digits, monkeypatch):
     images = replace(digits, train=rows.contiguous(), levels=21)
     used = []
 
-    def keep(pixels, levels, generator):
+    def keep(likelihood, pixels, levels, generator):
         used.append(pixels[:, 0, 0, 0].tolist())
         return (pixels > 9).float()
 
-    monkeypatch.setattr("wnrl.vae.training.binarise", keep)
+    monkeypatch.setattr("wnrl.vae.training.training_inputs", keep)
     model = MLPVAE((1, 1, 2), (3,), 1)
     images = replace(images, valid=rows.contiguous())
     list(train(model, images, replace(CONFIG, n_steps=12, batch_size=6)))

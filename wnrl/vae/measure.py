@@ -16,11 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.data import Images
-from wnrl.errors import UsageError, check_positive
-from wnrl.vae.binarise import fixed_draw
+from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.nn import frozen
+from wnrl.vae.inputs import check_levels, fixed_inputs
+from wnrl.vae.likelihoods import bits_per_dim
 from wnrl.vae.model import VAE
 
 ROWS = 8192  # decoder rows (images times samples) in one pass: bounds the memory, whatever K is
+IMAGES = 500  # the most that are encoded in one pass
+WEIGHTS = ("raw", "averaged")
+ACTIVE = 0.01  # variance of a latent variable's posterior mean over images, above which it is used
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,11 @@ class Protocol:
     noise_seed: int = 0
     """Seed of the importance samples' standard normal noise."""
     weights: str = "raw"
-    """Whether the model carries its last weights (``raw``) or averaged ones."""
+    """Whether the model carries its last weights (``raw``) or averaged ones (``averaged``)."""
 
     def __post_init__(self) -> None:
         check_positive(n_samples=self.n_samples)
+        check_choice("weights", self.weights, WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -53,23 +59,33 @@ class Likelihood:
     """−log p(x), estimated from above with K importance samples, ``(N,)``."""
     per_image_elbo: Tensor
     """The ELBO, a negative number, estimated from the same samples, ``(N,)``."""
+    active_units: int
+    """Latent variables of the first stochastic layer that the images change: those whose posterior
+    mean has a variance over the split above 0.01 (Burda et al., 2016, arXiv:1509.00519, 5.2)."""
+    latent_units: int
+    """How many there are."""
+    bits_per_dim: float | None
+    """``nll`` in bits a value; None for binary images, where it is not in use, and densities."""
     images_crc32: str
-    """Checksum of the binary images: two results are paired only where it is the same."""
+    """Checksum of the images as the model saw them: two results are paired only where it is the
+    same."""
+    kind: str
+    """What p(x | z) is, in words."""
 
     @property
     def nll(self) -> float:
-        """Mean of −log p(x) over the split, positive."""
+        """Mean of −log p(x) over the split, positive for a probability."""
         return self.per_image_nll.mean().item()
 
     @property
     def elbo(self) -> float:
-        """Mean ELBO over the split, negative: ``nll`` ≤ −``elbo`` always."""
+        """Mean ELBO over the split: ``nll`` ≤ −``elbo`` always."""
         return self.per_image_elbo.mean().item()
 
     @property
     def standard_error(self) -> float:
         """Standard error of ``nll`` over the images of the split."""
-        return (self.per_image_nll.std() / math.sqrt(len(self.per_image_nll))).item()
+        return standard_error(self.per_image_nll)
 
     def record(self) -> dict[str, Any]:
         """The whole protocol in JSON types, to stand beside the number."""
@@ -77,6 +93,7 @@ class Likelihood:
         return {
             "dataset": protocol.dataset,
             "split": protocol.split,
+            "likelihood": self.kind,
             "binarisation": f"one draw for all models, seed {protocol.binarisation_seed}",
             "K": protocol.n_samples,
             "N": len(self.per_image_nll),
@@ -87,11 +104,48 @@ class Likelihood:
         }
 
 
+@dataclass(frozen=True)
+class Difference:
+    """How much higher one model's NLL is than another's, on the same images."""
+
+    mean: float
+    """Nats an image; below zero where the first model is better."""
+    standard_error: float
+    """Over images. Both models may be off by more than this at another seed of training."""
+    n_images: int
+    """N."""
+
+
+def paired_difference(per_image: Tensor, other: Tensor) -> Difference:
+    """Compares two models image by image, which removes what images differ by.
+
+    Args:
+        per_image: −log p(x) in nats under the first model, ``(N,)``.
+        other: under the second, of the same images in the same order, measured with the same K.
+
+    Raises:
+        UsageError: the two have different lengths, or fewer than two images.
+    """
+    if per_image.shape != other.shape or per_image.dim() != 1 or len(per_image) < 2:
+        raise UsageError(
+            "per_image and other must be of the same two or more images, got shapes "
+            f"{tuple(per_image.shape)} and {tuple(other.shape)}"
+        )
+    difference = per_image.double() - other.double()
+    return Difference(difference.mean().item(), standard_error(difference), len(difference))
+
+
+def standard_error(values: Tensor) -> float:
+    """Standard error of the mean of ``values``, ``(N,)``."""
+    return (values.std() / math.sqrt(len(values))).item()
+
+
 def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int = ROWS) -> Likelihood:
     """Measures −log p(x) on a whole split with K importance samples an image.
 
-    The model is evaluated in eval mode, and every part of it is put back into the mode it was in.
-    Log weights are joined in float64 by one running logsumexp.
+    The model is evaluated in eval mode, with the weights of normalised layers computed once, and
+    every part of it is put back into the mode it was in. Log weights are joined in float64 by one
+    running logsumexp. Memory does not depend on K.
 
     Args:
         model: on any device.
@@ -101,24 +155,43 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int = ROWS) -> 
             which noise meets which image, and nothing else.
 
     Raises:
-        UsageError: ``protocol`` names another data set or no split.
+        UsageError: ``protocol`` names another data set or no split, or the model's likelihood is of
+            other grey levels.
     """
     if protocol.dataset != images.name:
         raise UsageError(f"protocol is for dataset {protocol.dataset!r}, got {images.name!r}")
     check_positive(rows=rows)
-    binary = fixed_draw(images.part(protocol.split), images.levels, protocol.binarisation_seed)
+    likelihood = model.likelihood
+    check_levels(likelihood, images)
+    pixels, scale = fixed_inputs(
+        likelihood, images.part(protocol.split), images.levels, protocol.binarisation_seed
+    )
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(protocol.noise_seed)
-    nlls, elbos = [], []
-    with evaluating(model), torch.no_grad():
-        for batch in binary.split(max(1, min(rows // protocol.n_samples, 500))):
-            x = batch.to(device).float()
+    nlls, elbos, means = [], [], []
+    with evaluating(model), torch.no_grad(), frozen(model):
+        for batch in pixels.split(max(1, min(rows // protocol.n_samples, IMAGES))):
+            x = batch.to(device) / scale
             chunks = log_weight_chunks(model, x, protocol.n_samples, rows, generator)
             log_p, elbo = bounds_of_chunks(chunks)
             nlls.append(-log_p.cpu())
             elbos.append(elbo.cpu())
-    crc = f"{zlib.crc32(binary.numpy().tobytes()):08x}"
-    return Likelihood(protocol, torch.cat(nlls), torch.cat(elbos), crc)
+        for batch in pixels.split(IMAGES):
+            means.append(model.encode(batch.to(device) / scale)[0].double().cpu())
+    spread = torch.cat(means).var(0)
+    per_image = torch.cat(nlls)
+    return Likelihood(
+        protocol,
+        per_image,
+        torch.cat(elbos),
+        active_units=int((spread > ACTIVE).sum()),
+        latent_units=len(spread),
+        bits_per_dim=bits_per_dim(per_image.mean().item(), images.shape, likelihood)
+        if likelihood.levels not in (2, None)
+        else None,
+        images_crc32=f"{zlib.crc32(pixels.numpy().tobytes()):08x}",
+        kind=likelihood.meaning,
+    )
 
 
 def log_weight_chunks(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wnrl.data import Images
-from wnrl.vae.binarise import fixed_draw
+from wnrl.vae.inputs import fixed_inputs
 from wnrl.vae.measure import evaluating
 from wnrl.vae.model import VAE
 
@@ -39,8 +39,10 @@ def grid(images: Tensor, columns: int) -> Tensor:
 @torch.no_grad()
 def reconstructions(model: VAE, images: Images, columns: int = 16, rows: int = 2) -> Tensor:
     """Validation images, each row of them above its row of reconstructions."""
-    pixels = images.valid[: columns * rows]
-    x = fixed_draw(pixels, images.levels, seed=0).float()
+    pixels, scale = fixed_inputs(
+        model.likelihood, images.valid[: columns * rows], images.levels, seed=0
+    )
+    x = pixels / scale
     with evaluating(model):
         decoded = model.reconstruct(x.to(next(model.parameters()).device)).cpu()
     pairs = torch.stack([x, decoded]).reshape(2, rows, columns, *images.shape)

@@ -14,9 +14,9 @@ from wnrl.diagnostics import weight_lengths
 from wnrl.errors import NonFiniteError
 from wnrl.nn.projection import project_
 from wnrl.norms import NORMS
-from wnrl.vae.binarise import binarise, fixed_draw
 from wnrl.vae.bounds import elbo
 from wnrl.vae.config import SCHEDULES, VAEConfig
+from wnrl.vae.inputs import fixed_inputs, training_inputs
 from wnrl.vae.measure import evaluating
 from wnrl.vae.model import VAE
 
@@ -55,7 +55,8 @@ def train(model: VAE, images: Images, config: VAEConfig) -> Iterator[LogStep]:
     """
     device = next(model.parameters()).device
     data = images.train.to(device)
-    valid = fixed_draw(images.valid, images.levels, seed=0).float().to(device)
+    valid, scale = fixed_inputs(model.likelihood, images.valid, images.levels, seed=0)
+    valid = valid.to(device) / scale
     generator = torch.Generator(device).manual_seed(config.seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     total_steps = config.total_steps(len(data))
@@ -70,7 +71,7 @@ def train(model: VAE, images: Images, config: VAEConfig) -> Iterator[LogStep]:
         if not batches:
             order = torch.randperm(len(data), generator=generator, device=device)
             batches = [b for b in order.split(config.batch_size) if len(b) == config.batch_size]
-        x = binarise(data[batches.pop()], images.levels, generator)
+        x = training_inputs(model.likelihood, data[batches.pop()], images.levels, generator)
         rate = config.learning_rate * SCHEDULES[config.schedule](step / total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -3,7 +3,7 @@ import zlib
 import torch
 
 from wnrl import data
-from wnrl.vae.binarise import binarise, fixed_draw
+from wnrl.vae.inputs import binarise, fixed_draw
 
 
 def test_pixels_are_on_in_proportion_to_their_grey_level():

@@ -1,0 +1,82 @@
+"""From grey levels to the images that a likelihood is about.
+
+Grey levels under a Bernoulli are not a likelihood: such models see binary images. Training draws
+each afresh at every use (Burda et al., 2016). Evaluation uses one draw, made on the CPU from a
+stated seed, so that every model, norm, seed and device is measured on the same images and
+differences are paired. Other likelihoods see the grey levels, divided by (levels − 1).
+"""
+
+import torch
+from torch import Tensor
+
+from wnrl.data import Images
+from wnrl.errors import UsageError
+from wnrl.vae.likelihoods import PixelLikelihood
+
+
+def binarise(pixels: Tensor, levels: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draws every pixel from a Bernoulli with p = grey level / (levels − 1).
+
+    Args:
+        pixels: grey levels 0 … levels − 1, uint8, any shape, on any device.
+        levels: number of grey levels.
+        generator: on the same device.
+
+    Returns:
+        Zeros and ones, float32, shape of ``pixels``. Black is always 0 and white always 1.
+    """
+    if levels == 2:
+        return pixels.float()
+    u = torch.rand(pixels.shape, generator=generator, device=pixels.device)
+    return (u * (levels - 1) < pixels).float()
+
+
+def fixed_draw(pixels: Tensor, levels: int, seed: int) -> Tensor:
+    """The one binary version of ``pixels`` that belongs to ``seed``, uint8, on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    return binarise(pixels.cpu(), levels, generator).to(torch.uint8)
+
+
+def training_inputs(
+    likelihood: PixelLikelihood,
+    pixels: Tensor,
+    levels: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One use of images in training: a fresh binary draw, or their grey levels.
+
+    Args:
+        likelihood: of the model.
+        pixels: grey levels, uint8, ``(B, C, H, W)``, on any device.
+        levels: their number.
+        generator: on the same device.
+
+    Returns:
+        What a model takes, float32, ``(B, C, H, W)``, within [0, 1].
+    """
+    if likelihood.levels == 2:
+        return binarise(pixels, levels, generator)
+    return pixels.float() / (levels - 1)
+
+
+def fixed_inputs(
+    likelihood: PixelLikelihood, pixels: Tensor, levels: int, seed: int
+) -> tuple[Tensor, int]:
+    """Images that every model with such a likelihood is measured on.
+
+    Returns:
+        uint8 images on the CPU, ``(N, C, H, W)``, and what to divide them by: a binary draw and
+        1, or the grey levels and (levels − 1).
+    """
+    if likelihood.levels == 2:
+        return fixed_draw(pixels, levels, seed), 1
+    return pixels.cpu(), levels - 1
+
+
+def check_levels(likelihood: PixelLikelihood, images: Images) -> None:
+    """Raises UsageError where the likelihood is a probability of other grey levels."""
+    if likelihood.levels not in (2, None, images.levels):
+        raise UsageError(
+            f"likelihood is of {likelihood.levels} grey levels, and dataset {images.name!r} has "
+            f"{images.levels}"
+        )
