@@ -71,7 +71,7 @@ def curvature(
         grads = torch.autograd.grad(
             value, trained, create_graph=True, allow_unused=True, materialize_grads=True
         )
-    flat = torch.cat([grad.flatten() for grad in grads])
+        flat = torch.cat([grad.flatten() for grad in grads])
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(flat.shape, generator=generator, dtype=flat.dtype).to(flat.device)
     values, shares = ritz_values(*lanczos(_products(flat, trained), start, steps))
