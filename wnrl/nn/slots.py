@@ -8,10 +8,12 @@ from itertools import pairwise
 from torch import nn
 
 from wnrl.errors import UsageError
+from wnrl.nn.masked import MaskedLinear
 from wnrl.nn.table import WEIGHT_NORMED
 
 N_SPATIAL: dict[type[nn.Module], int] = {
     nn.Linear: 0,
+    MaskedLinear: 0,
     nn.Conv1d: 1,
     nn.Conv2d: 2,
     nn.Conv3d: 3,

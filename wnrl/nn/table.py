@@ -14,12 +14,14 @@ from wnrl.nn.conv import (
 )
 from wnrl.nn.embedding import WNEmbedding
 from wnrl.nn.linear import WNLinear
+from wnrl.nn.masked import WNMaskedLinear
 from wnrl.nn.recurrent import WNGRU, WNLSTM
 
 WEIGHT_NORMED: dict[type[nn.Module], type[WeightNormed]] = {
     layer.plain_type: layer
     for layer in (
         WNLinear,
+        WNMaskedLinear,
         WNConv1d,
         WNConv2d,
         WNConv3d,

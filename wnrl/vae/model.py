@@ -5,7 +5,7 @@ directly followed by its activation in an ``nn.Sequential``, which is what ``wnr
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -223,11 +223,11 @@ class VAE(nn.Module):
         return x
 
     @torch.no_grad()
-    def start_at(self, head: Any, pixel_means: Tensor | None) -> None:
+    def start_at(self, bias: Tensor, pixel_means: Tensor | None) -> None:
         """Sets an output bias so that an untrained model's images are about ``pixel_means``.
 
         Args:
-            head: what has the ``bias`` of the parameters, ``(P · H · W,)`` or, by map, ``(P,)``.
+            bias: of the parameters, P · H · W values in any shape or, by map, ``(P,)``.
             pixel_means: means of the training set in [0, 1], ``(C, H, W)``; None changes nothing.
 
         Raises:
@@ -239,6 +239,6 @@ class VAE(nn.Module):
             raise UsageError(
                 f"pixel_means must have shape {self.image_shape}, got {tuple(pixel_means.shape)}"
             )
-        if head.bias.numel() == self.likelihood.maps:
+        if bias.shape == (self.likelihood.maps,):
             pixel_means = pixel_means.mean((1, 2), keepdim=True)
-        head.bias.copy_(self.likelihood.start(pixel_means).flatten())
+        bias.copy_(self.likelihood.start(pixel_means).reshape(bias.shape))

@@ -1,11 +1,25 @@
 """The variational autoencoders, one idea a file."""
 
 from collections.abc import Callable
+from functools import partial
 
 from wnrl.vae.model import VAE
+from wnrl.vae.models.conv import ConvVAE
+from wnrl.vae.models.draw import DRAW
+from wnrl.vae.models.frames import FrameVAE
+from wnrl.vae.models.iaf import ConvIAFVAE
 from wnrl.vae.models.mlp import MLPVAE
+from wnrl.vae.models.two_layer import TwoLayerVAE
 
-__all__ = ["MLPVAE", "MODELS"]
+__all__ = ["DRAW", "MLPVAE", "MODELS", "ConvIAFVAE", "ConvVAE", "FrameVAE", "TwoLayerVAE"]
 
-MODELS: dict[str, Callable[..., VAE]] = {"mlp": MLPVAE}
+MODELS: dict[str, Callable[..., VAE]] = {
+    "mlp": MLPVAE,
+    "mlp2": TwoLayerVAE,
+    "conv": ConvVAE,
+    "conv_iaf": ConvIAFVAE,
+    "draw": partial(DRAW, attention=False),
+    "draw_attention": DRAW,
+    "frames": FrameVAE,
+}
 """Models by name; each takes ``image_shape``, ``likelihood``, ``pixel_means`` and its own sizes."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 from torch import Tensor
 
@@ -44,7 +45,8 @@ class MLPVAE(VAE):
         n_values, n_params = prod(self.image_shape), prod(self.params_shape)
         self.encoder = mlp(n_values, hidden, 2 * latent_dim, activation=activation)
         self.decoder = mlp(latent_dim, hidden[::-1], n_params, activation=activation)
-        self.start_at(self.decoder[-1], pixel_means)
+        head: Any = self.decoder[-1]
+        self.start_at(head.bias, pixel_means)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As ``VAE.encode``."""

@@ -1,0 +1,131 @@
+"""Where DRAW looks and writes: a grid of Gaussian filters (Gregor et al., 2015, section 3.2)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wnrl.vae.likelihoods import wide
+
+ImageShape = tuple[int, int, int]
+
+
+class Window(NamedTuple):
+    """An N × N grid of filters over an image, for each of R rows."""
+
+    vertical: Tensor
+    """``(R, N, H)``; each filter sums to one."""
+    horizontal: Tensor
+    """``(R, N, W)``; each filter sums to one."""
+    gain: Tensor
+    """The intensity γ, ``(R, 1)``."""
+
+    @classmethod
+    def place(cls, where: Tensor, n: int, height: int, width: int) -> "Window":
+        """The window that five numbers describe (arXiv:1502.04623, eq. 19 to 26).
+
+        Args:
+            where: vertical and horizontal centre (±1 are the edges), the logarithms of the
+                filters' variance, of their stride (1 spreads them over the image) and of γ,
+                ``(R, 5)``.
+            n: N, above 1.
+            height: H.
+            width: W.
+        """
+        g_y, g_x, log_var, log_stride, log_gain = wide(where).unsqueeze(-1).unbind(1)  # (R, 1)
+        stride = (max(height, width) - 1) / (n - 1) * log_stride.exp()
+        offsets = torch.arange(n, device=where.device) - (n - 1) / 2
+
+        def filters(centre: Tensor, size: int) -> Tensor:
+            middle = 0.5 * (size - 1) * (centre + 1)  # pixels count from 0
+            means = (middle + offsets * stride).unsqueeze(-1)  # (R, N, 1)
+            squares = (torch.arange(size, device=where.device) - means).square()
+            # A softmax is the Gaussian over its sum, also for a window far outside the image.
+            return (-0.5 * squares * (-log_var).exp().unsqueeze(-1)).softmax(-1)
+
+        return cls(filters(g_y, height), filters(g_x, width), log_gain.exp())
+
+    def read(self, images: Tensor) -> Tensor:
+        """The filters' view of ``(R, C, H, W)``: ``(R, C, N, N)``, without γ."""
+        across = images @ self.horizontal.mT.unsqueeze(1)
+        return self.vertical.unsqueeze(1) @ across
+
+    def write(self, patches: Tensor) -> Tensor:
+        """What filters spread over the image of ``(R, C, N, N)``: ``(R, C, H, W)``, without γ."""
+        across = patches @ self.horizontal.unsqueeze(1)
+        return self.vertical.mT.unsqueeze(1) @ across
+
+
+class ReadAll(nn.Module):
+    """No attention: the whole image and the whole error, ``(R, 2 C H W)``."""
+
+    def __init__(self, image_shape: ImageShape) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.n_features = 2 * channels * height * width
+
+    def forward(self, x: Tensor, error: Tensor, h: Tensor) -> Tensor:
+        """From the image, what is wrong with the canvas, and the decoder's state ``(R, H)``."""
+        return torch.cat([x, error], 1).flatten(1)
+
+
+class ReadWindow(nn.Module):
+    """N × N filters over image and error, where the decoder's state says (eq. 27).
+
+    Args:
+        image_shape: C, H, W.
+        hidden_size: of the decoder's state.
+        n: N.
+    """
+
+    def __init__(self, image_shape: ImageShape, hidden_size: int, n: int) -> None:
+        super().__init__()
+        self.n, self.n_features = n, 2 * image_shape[0] * n * n
+        self.where = nn.Linear(hidden_size, 5)
+
+    def forward(self, x: Tensor, error: Tensor, h: Tensor) -> Tensor:
+        """From the image, what is wrong with the canvas, and the decoder's state ``(R, H)``."""
+        window = Window.place(self.where(h), self.n, *x.shape[2:])
+        return window.gain * window.read(torch.cat([x, error], 1)).flatten(1)
+
+
+class WriteAll(nn.Module):
+    """No attention: an increment for every parameter of every pixel.
+
+    Args:
+        params_shape: P, H, W.
+        hidden_size: of the decoder's state.
+    """
+
+    def __init__(self, params_shape: ImageShape, hidden_size: int) -> None:
+        super().__init__()
+        maps, height, width = params_shape
+        self.params_shape = params_shape
+        self.what = nn.Linear(hidden_size, maps * height * width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """From the decoder's state ``(R, H)``: ``(R, P, H, W)``."""
+        return self.what(h).reshape(-1, *self.params_shape)
+
+
+class WriteWindow(nn.Module):
+    """An N × N patch, put where the decoder's state says (eq. 28 and 29).
+
+    Args:
+        params_shape: P, H, W.
+        hidden_size: of the decoder's state.
+        n: N.
+    """
+
+    def __init__(self, params_shape: ImageShape, hidden_size: int, n: int) -> None:
+        super().__init__()
+        self.n, self.params_shape = n, params_shape
+        self.where = nn.Linear(hidden_size, 5)
+        self.what = nn.Linear(hidden_size, params_shape[0] * n * n)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """From the decoder's state ``(R, H)``: ``(R, P, H, W)``."""
+        maps, height, width = self.params_shape
+        window = Window.place(self.where(h), self.n, height, width)
+        patches = wide(self.what(h)).reshape(-1, maps, self.n, self.n)
+        return window.write(patches) / window.gain[:, :, None, None]

@@ -1,0 +1,123 @@
+"""The convolutional residual VAE of Salimans & Kingma (2016, arXiv:1602.07868, section 5.2)."""
+
+from collections import OrderedDict
+from typing import Any
+
+from torch import Tensor, nn
+
+from wnrl.errors import UsageError
+from wnrl.vae.likelihoods import PixelLikelihood
+from wnrl.vae.model import VAE, ImageShape
+
+MAPS = (16, 32, 32)
+"""Feature maps of the three stages; each of the first two halves height and width at its end."""
+N_UNITS = 450
+BRANCH_SCALE = 0.1
+
+
+class ResidualBlock(nn.Module):
+    """``x + 0.1 · conv(ELU(conv(ELU(x))))``: the factor keeps a deep stack near the identity.
+
+    Args:
+        maps: channels in and out.
+    """
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.ELU(),
+            nn.Conv2d(maps, maps, 3, padding=1),
+            nn.ELU(),
+            nn.Conv2d(maps, maps, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)``, the same out."""
+        return x + BRANCH_SCALE * self.branch(x)
+
+
+def conv_encoder(image_shape: ImageShape, out_features: int) -> nn.Sequential:
+    """Three stages of two residual blocks, then fully connected units.
+
+    Args:
+        image_shape: C, H, W; H and W are divisible by 4.
+        out_features: of the linear head.
+
+    Raises:
+        UsageError: an image that cannot be halved twice.
+    """
+    channels, height, width = image_shape
+    if height % 4 or width % 4:
+        raise UsageError(f"image_shape must have sides divisible by 4, got {image_shape}")
+    a, b, c = MAPS
+    return nn.Sequential(
+        OrderedDict(
+            stem=nn.Conv2d(channels, a, 3, padding=1),
+            stage1=nn.Sequential(ResidualBlock(a), ResidualBlock(a)),
+            down1=nn.Conv2d(a, b, 3, stride=2, padding=1),
+            stage2=nn.Sequential(ResidualBlock(b), ResidualBlock(b)),
+            down2=nn.Conv2d(b, c, 3, stride=2, padding=1),
+            stage3=nn.Sequential(ResidualBlock(c), ResidualBlock(c)),
+            elu=nn.ELU(),
+            flatten=nn.Flatten(),
+            units=nn.Linear(c * height * width // 16, N_UNITS),
+            units_elu=nn.ELU(),
+            head=nn.Linear(N_UNITS, out_features),
+        )
+    )
+
+
+def conv_decoder(latent_dim: int, params_shape: ImageShape) -> nn.Sequential:
+    """The mirror image of ``conv_encoder``: ``(R, Z) -> (R, P, H, W)``."""
+    maps, height, width = params_shape
+    a, b, c = MAPS
+    small = (c, height // 4, width // 4)
+    return nn.Sequential(
+        OrderedDict(
+            units=nn.Linear(latent_dim, N_UNITS),
+            units_elu=nn.ELU(),
+            spread=nn.Linear(N_UNITS, c * height * width // 16),
+            unflatten=nn.Unflatten(1, small),
+            stage3=nn.Sequential(ResidualBlock(c), ResidualBlock(c)),
+            up2=nn.ConvTranspose2d(c, b, 4, stride=2, padding=1),
+            stage2=nn.Sequential(ResidualBlock(b), ResidualBlock(b)),
+            up1=nn.ConvTranspose2d(b, a, 4, stride=2, padding=1),
+            stage1=nn.Sequential(ResidualBlock(a), ResidualBlock(a)),
+            elu=nn.ELU(),
+            head=nn.Conv2d(a, maps, 3, padding=1),
+        )
+    )
+
+
+class ConvVAE(VAE):
+    """Convolutions with residual blocks, for images with sides divisible by 4.
+
+    The paper gives the maps, the blocks, 450 units and ELU; the number of latent variables is that
+    of the same network in Kingma et al. (2016, arXiv:1606.04934, appendix C), whose code has the
+    order of a block too.
+
+    Args:
+        image_shape: C, H, W of the images.
+        latent_dim: Z.
+        likelihood: of the pixels; Bernoulli by default.
+        pixel_means: means of the training set in [0, 1], ``(C, H, W)``: their mean over positions
+            is where the output bias starts; None leaves torch's.
+
+    Raises:
+        UsageError: an image that cannot be halved twice, a size that is not above zero, or means
+            or a likelihood of other images.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        latent_dim: int = 32,
+        *,
+        likelihood: PixelLikelihood | None = None,
+        pixel_means: Tensor | None = None,
+    ) -> None:
+        super().__init__(image_shape, latent_dim, likelihood)
+        self.encoder = conv_encoder(self.image_shape, 2 * latent_dim)
+        self.decoder = conv_decoder(latent_dim, self.params_shape)
+        head: Any = self.decoder.get_submodule("head")
+        self.start_at(head.bias, pixel_means)

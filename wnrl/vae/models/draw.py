@@ -1,0 +1,185 @@
+"""DRAW (Gregor et al., 2015, arXiv:1502.04623): an image is drawn in steps, by two LSTMs."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from wnrl.errors import UsageError, check_positive
+from wnrl.nn import shared_weights
+from wnrl.vae.likelihoods import PixelLikelihood, standard_normal_log_prob, wide
+from wnrl.vae.model import VAE, DiagonalNormal, ImageShape, Terms
+from wnrl.vae.models.attention import ReadAll, ReadWindow, WriteAll, WriteWindow
+
+INIT_STD = 0.01
+States = tuple[Tensor, Tensor]
+
+
+class Drawing(NamedTuple):
+    """How R images were drawn in T steps."""
+
+    z: Tensor
+    """Latents, ``(R, T, Z)``."""
+    q: DiagonalNormal
+    """The posterior that each step's z is from, given the steps before, ``(R, T, Z)``."""
+    canvases: Tensor
+    """The canvas after each step: parameters of the likelihood, ``(T, R, P, H, W)``."""
+
+
+class DRAW(VAE):
+    """T steps: read, encode, sample z_t, decode, add to a canvas, which ends as the parameters.
+
+    p(z) = Π N(z_t; 0, I) and q(z | x) = Π q(z_t | x, z_1 … z_{t−1}). ``encode`` gives the first
+    step's posterior, and ``decode`` takes all steps, ``(..., T, Z)``. In ``Terms``, G counts steps.
+
+    The defaults are those of the code that the weight norm paper started from: LSTMs of 256 units,
+    z of 100, weights from N(0, 0.01²), biases of zero; with attention, a window of 2 × 2 is read
+    and one of 5 × 5 written. The first states of the LSTMs are zeros; the first canvas is trained.
+
+    Args:
+        image_shape: C, H, W of the images.
+        latent_dim: Z, of each step.
+        n_steps: T; the published results have 64 with attention.
+        hidden_size: units of each LSTM.
+        attention: whether windows are read and written, or everything.
+        read_size: N of the read window.
+        write_size: N of the write window.
+        likelihood: of the pixels; Bernoulli by default.
+        pixel_means: means of the training set in [0, 1], ``(C, H, W)``, where the first canvas
+            starts; None starts it at zero.
+
+    Raises:
+        UsageError: a size that is not above zero, a window of one filter, or means or a likelihood
+            of other images.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        latent_dim: int = 100,
+        n_steps: int = 10,
+        hidden_size: int = 256,
+        attention: bool = True,
+        read_size: int = 2,
+        write_size: int = 5,
+        *,
+        likelihood: PixelLikelihood | None = None,
+        pixel_means: Tensor | None = None,
+    ) -> None:
+        super().__init__(image_shape, latent_dim, likelihood)
+        check_positive(n_steps=n_steps, hidden_size=hidden_size)
+        if min(read_size, write_size) < 2:
+            raise UsageError(
+                f"read_size and write_size must be at least 2, got {read_size} and {write_size}"
+            )
+        self.n_steps, self.hidden_size = n_steps, hidden_size
+        self.read: ReadAll | ReadWindow
+        self.write: WriteAll | WriteWindow
+        if attention:
+            self.read = ReadWindow(self.image_shape, hidden_size, read_size)
+            self.write = WriteWindow(self.params_shape, hidden_size, write_size)
+        else:
+            self.read = ReadAll(self.image_shape)
+            self.write = WriteAll(self.params_shape, hidden_size)
+        self.encoder = nn.LSTMCell(self.read.n_features + hidden_size, hidden_size)
+        self.to_posterior = nn.Linear(hidden_size, 2 * latent_dim)
+        self.decoder = nn.LSTMCell(latent_dim, hidden_size)
+        for name, parameter in self.named_parameters():
+            if "weight" in name:
+                nn.init.normal_(parameter, std=INIT_STD)
+            else:
+                nn.init.zeros_(parameter)
+        self.first_canvas = nn.Parameter(torch.zeros(self.params_shape))
+        self.start_at(self.first_canvas, pixel_means)
+
+    def draw(self, x: Tensor, noise: Tensor) -> Drawing:
+        """Draws images after ``x``.
+
+        Args:
+            x: images, ``(R, C, H, W)``.
+            noise: standard normal, ``(T, R, Z)`` for T steps; zeros for the posterior's means.
+        """
+        latents, mus, log_vars, canvases = [], [], [], []
+        canvas, encoded, decoded = self._start(len(x))
+        with self._weights_once():
+            for step_noise in noise:
+                error = x - self.likelihood.mean(canvas)
+                glimpse = self.read(x, error, decoded[0])
+                encoded = self.encoder(torch.cat([glimpse, decoded[0]], -1), encoded)
+                q = DiagonalNormal.from_output(self.to_posterior(encoded[0]))
+                z = q.mu + (0.5 * q.log_var).exp() * step_noise
+                canvas, decoded = self._step(z, canvas, decoded)
+                latents.append(z)
+                mus.append(q.mu)
+                log_vars.append(q.log_var)
+                canvases.append(canvas)
+        q = DiagonalNormal(torch.stack(mus, 1), torch.stack(log_vars, 1))
+        return Drawing(torch.stack(latents, 1), q, torch.stack(canvases))
+
+    def canvases(self, z: Tensor) -> Tensor:
+        """The canvas after each step of drawing latents.
+
+        Args:
+            z: ``(..., T, Z)``.
+
+        Returns:
+            Parameters of the likelihood, ``(T, ..., P, H, W)``.
+        """
+        canvases = []
+        canvas, _, decoded = self._start(z.shape[:-2].numel())
+        with self._weights_once():
+            for step_z in z.reshape(-1, *z.shape[-2:]).unbind(1):
+                canvas, decoded = self._step(step_z, canvas, decoded)
+                canvases.append(canvas.reshape(*z.shape[:-2], *self.params_shape))
+        return torch.stack(canvases)
+
+    def _start(self, rows: int) -> tuple[Tensor, States, States]:
+        """Canvas and states before the first step."""
+        zeros = self.first_canvas.new_zeros(rows, self.hidden_size)
+        return self.first_canvas.expand(rows, -1, -1, -1), (zeros, zeros), (zeros, zeros)
+
+    def _step(self, z: Tensor, canvas: Tensor, decoded: States) -> tuple[Tensor, States]:
+        decoded = self.decoder(z, decoded)
+        return wide(canvas) + self.write(decoded[0]), decoded
+
+    def _weights_once(self) -> AbstractContextManager[None]:
+        """Computes normalised weights once for all steps; a compiler sees that by itself."""
+        return nullcontext() if torch.compiler.is_compiling() else shared_weights(self)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``VAE.encode``, for the first step."""
+        first = self.draw(self.checked(x), x.new_zeros(1, len(x), self.latent_dim)).q
+        return first.mu.squeeze(1), first.log_var.squeeze(1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents of all steps ``(..., T, Z)`` to parameters of the likelihood."""
+        return self.canvases(z)[-1]
+
+    def forward(
+        self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
+    ) -> Terms:
+        """As ``VAE.forward``; the KL of a step is in closed form given the steps before."""
+        rows = self.checked(x).repeat(n_samples, 1, 1, 1)  # (K · B, C, H, W)
+        noise = self.standard_noise((self.n_steps, len(rows), self.latent_dim), generator)
+        drawing = self.draw(rows, noise)
+        log_ratio = drawing.q.log_prob(drawing.z) - standard_normal_log_prob(drawing.z)
+        shape = (n_samples, len(x), self.n_steps)
+        return Terms(
+            self.likelihood.log_prob(rows, drawing.canvases[-1]).reshape(shape[:2]),
+            log_ratio.sum(-1).reshape(shape),
+            drawing.q.kl().sum(-1).reshape(shape),
+        )
+
+    def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` draws of the latents of all steps from the prior, ``(n, T, Z)``."""
+        return self.standard_noise((n, self.n_steps, self.latent_dim), generator)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Expected images from the mean of each step's posterior, within [0, 1], shape of ``x``."""
+        noise = x.new_zeros(self.n_steps, len(x), self.latent_dim)
+        return self.likelihood.mean(self.draw(self.checked(x), noise).canvases[-1])
+
+    def posterior(self, x: Tensor) -> NoReturn:
+        """Raises UsageError: encoder and decoder drive each other, step by step."""
+        raise UsageError("DRAW's posterior has a density at its own samples only")
