@@ -1,14 +1,17 @@
 """Evaluation on environments of their own, and what it costs."""
 
+import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.training import telling_non_finite
 from wnrl import tags
@@ -44,6 +47,20 @@ def evaluate(
     ]
 
 
+def load_statistics(env: VecEnv, path: Path) -> VecEnv:
+    """``env`` with observations scaled by the statistics in ``path``, as it is without a file.
+
+    Args:
+        env: from ``agents.vectorize_for_evaluation``.
+        path: a ``vecnormalize.pkl`` of SB3's; reading it runs code from it.
+    """
+    if not path.exists():
+        return env
+    normalizer = VecNormalize.load(str(path), env)
+    normalizer.training = normalizer.norm_reward = False
+    return normalizer
+
+
 @dataclass
 class Curve:
     """What ``EvaluateInTraining`` saw."""
@@ -56,6 +73,16 @@ class Curve:
     def as_json(self) -> dict[str, list[Any]]:
         """Steps, and returns under their tag."""
         return {"steps": self.steps, tags.EVAL_RETURN: self.returns}
+
+    @property
+    def best(self) -> int:
+        """The place of the highest return, the first of equals; the curve is not empty."""
+        return int(np.argmax(self.returns))
+
+    @property
+    def window(self) -> float:
+        """The mean return over the last tenth of the evaluations, at least one."""
+        return float(np.mean(self.returns[-math.ceil(len(self.returns) / 10) :]))
 
 
 class EvaluateInTraining(BaseCallback):
@@ -71,6 +98,7 @@ class EvaluateInTraining(BaseCallback):
         n_episodes: episodes of each.
         total_timesteps: length of training.
         seed: of the starts, the same for each evaluation.
+        on_best: called after each evaluation that is better than all before it.
 
     Attributes:
         curve: steps and mean returns.
@@ -78,14 +106,29 @@ class EvaluateInTraining(BaseCallback):
     """
 
     def __init__(
-        self, env: VecEnv, n_points: int, n_episodes: int, total_timesteps: int, seed: int
+        self,
+        env: VecEnv,
+        n_points: int,
+        n_episodes: int,
+        total_timesteps: int,
+        seed: int,
+        on_best: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         check_positive(n_points=n_points, n_episodes=n_episodes)
-        self.env, self.n_episodes, self.seed = env, n_episodes, seed
+        self.env, self.n_episodes, self.seed, self.on_best = env, n_episodes, seed, on_best
         self.every = total_timesteps / n_points
         self.curve = Curve()
         self.seconds = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What ``go_on`` takes, in JSON types."""
+        return {"every": self.every, "steps": self.curve.steps, "returns": self.curve.returns}
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Goes on with the curve of a run that was stopped, at the distance of its points."""
+        self.every = state["every"]
+        self.curve = Curve(list(state["steps"]), list(state["returns"]))
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= self.every * (len(self.curve.steps) + 1):
@@ -106,4 +149,6 @@ class EvaluateInTraining(BaseCallback):
         self.logger.record(tags.EVAL_RETURN, self.curve.returns[-1])
         self.logger.record(tags.EVAL_LENGTH, float(np.mean(lengths)))
         self.logger.dump(self.num_timesteps)
+        if self.curve.best == len(self.curve.returns) - 1:
+            self.on_best()
         self.seconds += time.perf_counter() - start

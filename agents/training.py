@@ -1,5 +1,7 @@
 """A training run around SB3's ``learn``: NaN, progress, what is saved and what is logged."""
 
+import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,23 +13,38 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
+from agents.checkpoint import restore_late, write_checkpoint
+from agents.interrupts import Interrupts, Stopped
 from wnrl import tags
 from wnrl.errors import NonFiniteError
-from wnrl.sb3 import LogNorms, StopAtNonFinite, check_finite
+from wnrl.sb3 import Diagnostics, StopAtNonFinite, check_finite
 
 Model = BaseAlgorithm
 """An agent as SB3 has it: what ``Agent.build`` gives."""
 Progress = Callable[[float], None]
 
 
-def learn(model: Model, total_timesteps: int, *callbacks: BaseCallback) -> None:
+def learn(
+    model: Model, total_timesteps: int, *callbacks: BaseCallback, resumed: bool = False
+) -> None:
     """Trains ``model``, with the lengths of weight-normalized layers in its logs.
+
+    Args:
+        model: the agent.
+        total_timesteps: environment steps of the whole run.
+        *callbacks: called in this order, after those of this function.
+        resumed: whether ``model`` has made some of these steps already.
 
     Raises:
         NonFiniteError: a loss, a parameter or the policy's distribution became NaN or infinite.
     """
+    steps = total_timesteps - model.num_timesteps if resumed else total_timesteps
     with telling_non_finite(model):
-        model.learn(total_timesteps, [StopAtNonFinite(), *callbacks, LogNorms()])
+        model.learn(
+            max(0, steps),
+            [StopAtNonFinite(), Diagnostics(), *callbacks],
+            reset_num_timesteps=not resumed,
+        )
 
 
 @contextmanager
@@ -77,16 +94,92 @@ class ReportProgress(BaseCallback):
         self.progress(1.0)
 
 
-def save(model: Model, run_dir: Path) -> None:
-    """Writes ``model.zip`` and, where observations are scaled, ``vecnormalize.pkl``."""
+class SaveCheckpoints(BaseCallback):
+    """Writes resume checkpoints at intervals, at the end, and when training is interrupted.
+
+    The interval is made longer where a checkpoint takes long to write (a large replay buffer), so
+    that no more than a twentieth of the time goes there. A checkpoint that cannot be written
+    leaves the one before and training as they are, and is told on stderr.
+
+    Args:
+        run_dir: the run's folder.
+        minutes: between checkpoints; 0 writes one before each rollout.
+        extra: gives what else to remember.
+        interrupts: entered while training; after a signal training ends with ``Stopped``.
+        at_end: whether to write one after the last update, from which the run can be extended.
+        late: of the checkpoint from which the run goes on.
+
+    Attributes:
+        seconds: time spent here.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        minutes: float,
+        extra: Callable[[], dict[str, Any]],
+        interrupts: Interrupts,
+        *,
+        at_end: bool = True,
+        late: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.run_dir, self.minutes, self.extra = run_dir, minutes, extra
+        self.interrupts, self.at_end, self.late = interrupts, at_end, late
+        self.seconds, self.due = 0.0, math.inf
+
+    def _on_training_start(self) -> None:
+        self.due = time.monotonic() + 60 * self.minutes
+
+    def _on_rollout_start(self) -> None:
+        if self.late is not None:
+            restore_late(self.model, self.late)
+            self.late = None
+        if self.interrupts.received is not None:
+            saved = self._save(in_rollout=True)
+            where = f"stopped at step {self.num_timesteps} of {self.model._total_timesteps}"
+            how = "--resume goes on from here" if saved else "not saved"
+            raise Stopped(self.interrupts.received, f"{where}; {how}")
+        if time.monotonic() >= self.due:
+            self._save(in_rollout=True)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        if self.at_end:
+            self._save(in_rollout=False)
+
+    def _save(self, in_rollout: bool) -> bool:
+        start = time.monotonic()
+        try:
+            write_checkpoint(self.model, self.run_dir, self.extra(), in_rollout=in_rollout)
+        except OSError as error:
+            print(f"no checkpoint at step {self.num_timesteps}: {error}", file=sys.stderr)
+            return False
+        finally:
+            cost = time.monotonic() - start
+            self.seconds += cost
+            self.due = start + max(60 * self.minutes, 20 * cost if self.minutes else 0.0)
+        return True
+
+
+def save(model: Model, run_dir: Path, prefix: str = "") -> None:
+    """Writes ``model.zip`` and, where observations are scaled, ``vecnormalize.pkl``.
+
+    Args:
+        model: the agent.
+        run_dir: the run's folder.
+        prefix: stands before the names of the files.
+    """
     scratch = run_dir / "model.tmp.zip"
     model.save(scratch)
-    scratch.replace(run_dir / "model.zip")
+    scratch.replace(run_dir / f"{prefix}model.zip")
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
         scratch = run_dir / "vecnormalize.pkl.tmp"
         normalizer.save(str(scratch))
-        scratch.replace(run_dir / "vecnormalize.pkl")
+        scratch.replace(run_dir / f"{prefix}vecnormalize.pkl")
 
 
 def log_to(model: Model, run_dir: Path) -> None:

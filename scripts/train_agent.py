@@ -3,38 +3,56 @@
     python scripts/train_agent.py --algo ppo --env-id CartPole-v1 --norm weight --seed 0
 
 Hyperparameters come from the preset of the algorithm and environment; each is a flag as well.
+With ``--resume`` a run that was stopped goes on from its last checkpoint, on the CPU with the same
+result as if it had not been stopped, and a finished one goes on to a larger ``--total-timesteps``.
 """
 
 import argparse
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import torch
 import tyro
+from gymnasium import spaces
 from tqdm import tqdm
 
 import envs
-from agents import AGENTS, vectorize, vectorize_for_evaluation
-from agents.common import CURVE_STARTS, FINAL_STARTS, first_env_seed
-from agents.evaluation import EvaluateInTraining, evaluate
-from agents.training import Model, Progress, ReportProgress, end_logs, learn, log_to, save
-from envs import EnvFactory
+from agents import AGENTS, vectorize
+from agents.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, saved_steps
+from agents.common import first_env_seed
+from agents.hardware import choose_device, choose_threads, is_small
+from agents.interrupts import Stopped
+from agents.session import Plan, Session
+from agents.training import Model, Progress, end_logs, log_to, save
 from scripts._cli import run
 from wnrl import NORMS, tags
-from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
-from wnrl.runs import is_finished, open_run, resolve_device
+from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.runs import (
+    CONFIG,
+    RESULT,
+    Run,
+    is_finished,
+    open_run,
+    plain_json,
+    read_json,
+    reopen_run,
+    resolve_device,
+)
 
 ConfigT = TypeVar("ConfigT")
 METRICS = ((tags.FINAL_RETURN, "final_return"), (tags.STEPS_PER_SECOND, "steps_per_second"))
+# What does not decide what the run does.
+NOT_SETTINGS = ("run_dir", "resume", "checkpoint_minutes", "keep_checkpoint", "config")
+# What may be different in a run that goes on.
+MAY_CHANGE = ("total_timesteps", "device", "threads", "compile", "extended_from")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +60,7 @@ class Args(Generic[ConfigT]):
     """One run. ``Args.of`` fills ``config`` with the preset."""
 
     algo: str = "ppo"
-    """Algorithm: ppo or recurrent_ppo."""
+    """Algorithm: a key of agents.AGENTS, such as ppo, dqn, sac or recurrent_ppo."""
     env_id: str = "CartPole-v1"
     """Environment: an id of Gymnasium's registry, ours included, or module:Env-v0."""
     norm: str = "weight"
@@ -50,17 +68,25 @@ class Args(Generic[ConfigT]):
     seed: int = 0
     """Seeds the network, the actions and the environments."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda or cuda:<k>."""
+    """auto (a GPU where there is one and the network is not small), cpu, cuda or cuda:<k>."""
     run_dir: Path | None = None
     """The run's folder; runs/single/<task>/<algo>/<norm>/seed<k> unless said otherwise."""
+    resume: bool = False
+    """Go on where the run in the folder was stopped, or to more steps; begins where it is empty."""
+    checkpoint_minutes: float = 10.0
+    """Time between the checkpoints for --resume; longer where they take long to write."""
+    keep_checkpoint: bool = True
+    """Leave one in a finished run too, which can then be extended; it has the replay buffer."""
     eval_episodes: int = 20
     """Episodes of the evaluation after training."""
     eval_points: int = 20
     """Evaluations during training, for the learning curve."""
     eval_point_episodes: int = 5
     """Episodes of each of them."""
-    threads: int = 1
-    """CPU threads of torch; for small networks one is the fastest."""
+    threads: int | None = None
+    """CPU threads of torch; one for a small network, a few for a larger one if not given."""
+    compile: bool = False
+    """Compile the networks for the updates; CUDA graphs on a GPU."""
     config: tyro.conf.OmitArgPrefixes[ConfigT]
 
     @classmethod
@@ -84,8 +110,13 @@ class Args(Generic[ConfigT]):
             eval_episodes=self.eval_episodes,
             eval_points=self.eval_points,
             eval_point_episodes=self.eval_point_episodes,
-            threads=self.threads,
         )
+        if self.threads is not None:
+            check_positive(threads=self.threads)
+        if not self.checkpoint_minutes >= 0:
+            raise UsageError(
+                f"checkpoint_minutes must be zero or above, got {self.checkpoint_minutes}"
+            )
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
 
@@ -95,10 +126,32 @@ class Args(Generic[ConfigT]):
         task = Path("runs", "single", re.sub("[/:]", "_", self.env_id))
         return self.run_dir or task / self.algo / self.norm / f"seed{self.seed}"
 
+    @property
+    def plan(self) -> Plan:
+        """How long the run trains, and when it evaluates and saves."""
+        names = [field.name for field in fields(Plan) if field.name != "total_timesteps"]
+        steps = cast(Any, self.config).total_timesteps
+        return Plan(total_timesteps=steps, **{name: getattr(self, name) for name in names})
+
+    def settled(self, space: spaces.Space[Any]) -> "Args[ConfigT]":
+        """With a device and a number of threads that suit the network for ``space``."""
+        small = is_small(space, cast(Any, self.config).policy_arguments())
+        device, remark = choose_device(self.device, small)
+        if remark:
+            print(remark, file=sys.stderr)
+        return replace(self, device=device, threads=choose_threads(self.threads, small))
+
+    def settled_as(self, config: dict[str, Any]) -> "Args[ConfigT]":
+        """With the device and the number of threads of an earlier run, where none is given."""
+        device = config.get("device", "auto") if self.device == "auto" else self.device
+        threads = config.get("threads") if self.threads is None else self.threads
+        return replace(self, device=device, threads=threads)
+
     def as_config(self) -> dict[str, Any]:
         """Every value that decides what the run does."""
-        flat = {k: v for k, v in asdict(self).items() if k not in ("run_dir", "config")}
-        flat["device"] = str(resolve_device(self.device))
+        flat = {k: v for k, v in asdict(self).items() if k not in NOT_SETTINGS}
+        if self.device != "auto":
+            flat["device"] = str(resolve_device(self.device))
         hyperparameters: Any = self.config
         return {**flat, **asdict(hyperparameters)}
 
@@ -116,92 +169,145 @@ def train(
         accepted: called once, when nothing in ``args`` can be refused any more.
 
     Returns:
-        What ``result.json`` holds. ``steps_per_second`` is environment steps over the time of
-        rollouts and updates, without evaluations; ``wall_time`` has everything, in seconds.
+        What ``result.json`` holds. ``final_return`` is the mean return of the agent as it is after
+        training, ``best_return`` that of the one that was best on the learning curve, played
+        again; ``window_return`` is the mean of the curve's last tenth. ``steps_per_second`` is
+        environment steps over the time of rollouts and updates; ``wall_time`` has everything,
+        earlier parts of a resumed run included, in seconds.
 
     Raises:
         UsageError: the run cannot be done; its folder is as it was.
+        Stopped: a signal came; a checkpoint was written.
     """
     started = time.perf_counter()
-    settings = args.as_config()
-    if is_finished(args.folder):  # nothing needs to be made
-        with open_run(args.folder, settings) as run:
+    check_intention(args)
+    if is_finished(args.folder) and not extends(args):  # nothing needs to be made
+        settings = args.settled_as(before(args)).as_config()
+        with reopen_run(args.folder, settings, ("extended_from",) if args.resume else ()) as run:
             accepted()
             return run.result()
     config = args.config
     factory = envs.factory(args.env_id)
-    torch.set_num_threads(args.threads)
     with closing(
         vectorize(factory, config.n_envs, first_env_seed(args.seed), config.normalize, config.gamma)
     ) as env:
-        model = AGENTS[args.algo].build(config, env, args.norm, args.seed, settings["device"])
-        with open_run(args.folder, settings) as run:
+        args = args.settled(env.observation_space)
+        torch.set_num_threads(cast(int, args.threads))
+        model = AGENTS[args.algo].build(config, env, args.norm, args.seed, args.device)
+        with opened(args, model) as (run, checkpoint):
             accepted()
             if run.finished:  # by another process, while this one was waiting for the folder
                 return run.result()
             log_to(model, run.path)
-            result = learn_with_curve(args, model, factory, progress)
-            if result["status"] == "finished":
-                result |= final_evaluation(args, model, factory)
+            session = Session(args.plan, model, factory, run.path, checkpoint, started)
+            result = session.learn(progress)
             if result["status"] == "finished":
                 save(model, run.path)
+                result |= session.final_evaluation()
             metrics = {tag: result[key] for tag, key in METRICS if key in result}
-            end_logs(model, {"task": args.env_id, **settings}, metrics)
-            result["wall_time"] = time.perf_counter() - started
+            end_logs(model, {"task": args.env_id, **run.config}, metrics)
+            result["wall_time"] = session.wall_time
             run.write_result(result)
+            if not args.keep_checkpoint:
+                (run.path / CHECKPOINT).unlink(missing_ok=True)
             return result
 
 
-def learn_with_curve(
-    args: Args[Any], model: Model, factory: EnvFactory, progress: Progress
-) -> dict[str, Any]:
-    """Trains ``model`` and returns what became of it, with its learning curve."""
-    steps = args.config.total_timesteps
-    result: dict[str, Any] = {"status": "finished"}
-    n_episodes = args.eval_point_episodes
-    with closing(vectorize_for_evaluation(factory, n_episodes, model.env)) as env:
-        starts = first_env_seed(args.seed) + CURVE_STARTS
-        points = EvaluateInTraining(env, args.eval_points, n_episodes, steps, starts)
-        started = time.perf_counter()
-        try:
-            learn(model, steps, points, ReportProgress(progress, steps))
-        except NonFiniteError as error:
-            result = {"status": "failed", "reason": str(error)}
-        seconds = time.perf_counter() - started - points.seconds
-    return {
-        **result,
-        "steps": model.num_timesteps,
-        "steps_per_second": model.num_timesteps / seconds,
-        "curve": points.curve.as_json(),
-        "plain_parts": model.policy.plain_parts,
-    }
+def before(args: Args[Any]) -> dict[str, Any]:
+    """The configuration of the run that the folder has; empty where there is none."""
+    path = args.folder / CONFIG
+    return read_json(path) if path.is_file() else {}
 
 
-def final_evaluation(args: Args[Any], model: Model, factory: EnvFactory) -> dict[str, Any]:
-    """What the evaluation after training adds to the result."""
-    n_envs = min(args.eval_episodes, 20)
-    with closing(vectorize_for_evaluation(factory, n_envs, model.env)) as env:
-        starts = first_env_seed(args.seed) + FINAL_STARTS
-        try:
-            returns, _ = evaluate(model, env, args.eval_episodes, starts)
-        except NonFiniteError as error:
-            return {"status": "failed", "reason": str(error)}
-    return {"final_return": float(np.mean(returns)), "eval_returns": returns}
+def extends(args: Args[Any]) -> bool:
+    """Whether ``args`` asks for more steps of a finished run.
+
+    Raises:
+        UsageError: it does, but there is nothing to go on from.
+    """
+    if not args.resume or args.config.total_timesteps <= before(args).get("total_timesteps", 0):
+        return False
+    if read_json(args.folder / RESULT).get("status") != "finished":
+        raise UsageError(f"run_dir {args.folder} holds a run that failed; it cannot go on")
+    if not (args.folder / CHECKPOINT).exists():
+        raise UsageError(f"run_dir {args.folder} has no {CHECKPOINT}, from which it could go on")
+    return True
+
+
+def check_intention(args: Args[Any]) -> None:
+    """Raises UsageError where what is in the folder wants ``--resume`` to be useful."""
+    theirs, steps = before(args), args.config.total_timesteps
+    if args.resume or not theirs:
+        return
+    ours = plain_json(args.settled_as(theirs).as_config())
+    differing = {key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key)}
+    if is_finished(args.folder):
+        if differing == {"total_timesteps"} and steps > theirs["total_timesteps"]:
+            raise UsageError(
+                f"run_dir {args.folder} holds a finished run of {theirs['total_timesteps']} "
+                f"steps; --resume extends it to {steps}"
+            )
+    elif not differing and (args.folder / CHECKPOINT).exists():
+        raise UsageError(
+            f"run_dir {args.folder} holds a run that was stopped at step "
+            f"{saved_steps(args.folder / CHECKPOINT)} of {steps}: --resume goes on from there; "
+            "to begin anew, delete the folder"
+        )
+
+
+@contextmanager
+def opened(args: Args[Any], model: Model) -> Iterator[tuple[Run, Checkpoint | None]]:
+    """The run's folder, and the checkpoint in it whose state ``model`` has got.
+
+    Raises:
+        UsageError: the folder or its checkpoint cannot be used; nothing in it has changed.
+    """
+    settings, theirs, path = args.as_config(), before(args), args.folder / CHECKPOINT
+    if not (args.resume and theirs and path.exists()):
+        with open_run(args.folder, settings) as run:
+            yield run, None
+        return
+    steps, ended = args.config.total_timesteps, theirs.get("total_timesteps", 0)
+    extended = [*theirs.get("extended_from", []), *([ended] if steps > ended else [])]
+    if extended:
+        settings["extended_from"] = extended
+    may_change = MAY_CHANGE if steps >= ended else ()
+    with reopen_run(args.folder, settings, may_change) as run:
+        checkpoint = read_checkpoint(model, path)
+        run.begin()
+        checkpoint.put_back(run.path)
+        told = [f"resumed at step {model.num_timesteps} of {steps}"]
+        if steps > ended:
+            told.append(f"schedules are lines over all {steps} steps, no longer over {ended}")
+        if not checkpoint.episodes_go_on:
+            told.append("the environments could not be saved, so that episodes begin anew")
+        print("; ".join(told), file=sys.stderr)
+        yield run, checkpoint
 
 
 def main(args: Args[Any]) -> int:
-    """Prints the folder of a run that can be done, trains, prints the result; 1 if it failed."""
+    """Prints the folder of a run that can be done, trains, prints the result.
+
+    Returns:
+        The exit code: 1 if the run failed, 130 or 143 if a signal stopped it.
+    """
     with tqdm(total=100, unit="%", leave=False, delay=1, disable=None) as bar:
 
         def show(fraction: float) -> None:
             bar.update(int(100 * fraction) - bar.n)
 
-        result = train(args, show, lambda: print(args.folder, flush=True))
+        try:
+            result = train(args, show, lambda: print(args.folder, flush=True))
+        except Stopped as stopped:
+            bar.close()
+            print(stopped.message, file=sys.stderr)
+            return cast(int, stopped.code)
     if result["status"] == "failed":
         print(f"failed: {result['reason']}")
         return 1
     print(
         f"final_return {result['final_return']:.1f} over {len(result['eval_returns'])} episodes, "
+        f"best_return {result['best_return']:.1f} at step {result['best_step']}, "
         f"{result['steps_per_second']:.0f} steps/s"
     )
     return 0

@@ -1,8 +1,8 @@
 """The run folder: one place for a run's configuration, versions, logs, checkpoints and result.
 
 A folder holds ``config.json`` (every resolved value), ``versions.json``, the event file,
-checkpoints and, written last, ``result.json``. A folder without it is unfinished: no table reads
-it, and the next call with the same configuration starts that run again.
+checkpoints and, written last, ``result.json``. A folder without it is unfinished, and no table
+reads it: ``open_run`` starts that run again, ``reopen_run`` goes on with it.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 import platform
 import random
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -31,6 +31,9 @@ LEFTOVERS = (
     "model.tmp.zip",
     "model.zip",
     "vecnormalize.pkl",
+    "best_model.zip",
+    "best_vecnormalize.pkl",
+    "checkpoint.zip",
     "model.pt",
     "samples.png",
     "per_image_nll.npy",
@@ -60,6 +63,12 @@ class Run:
         """Ends the run; call it after everything else is on disk."""
         write_json(self.path / RESULT, result)
 
+    def begin(self) -> None:
+        """Makes the folder that of an unfinished run with this configuration."""
+        (self.path / RESULT).unlink(missing_ok=True)
+        write_json(self.path / CONFIG, self.config)
+        write_json(self.path / VERSIONS, versions())
+
 
 @contextmanager
 def open_run(path: str | Path, config: Mapping[str, Any]) -> Iterator[Run]:
@@ -86,17 +95,44 @@ def open_run(path: str | Path, config: Mapping[str, Any]) -> Iterator[Run]:
             for pattern in LEFTOVERS:
                 for leftover in path.glob(pattern):
                     leftover.unlink()
-            write_json(path / CONFIG, config)
-            write_json(path / VERSIONS, versions())
+            run.begin()
         yield run
 
 
-def check_run_folder(path: Path, config: Mapping[str, Any]) -> None:
+@contextmanager
+def reopen_run(
+    path: str | Path, config: Mapping[str, Any], may_change: Collection[str] = ()
+) -> Iterator[Run]:
+    """Opens the folder of a run to go on with it; ``Run.begin`` is for the caller to call.
+
+    Args:
+        path: the folder itself.
+        config: every value that decides what the run does from now on; JSON types.
+        may_change: keys of ``config`` that may differ from what the run had until now.
+
+    Raises:
+        UsageError: as ``open_run``.
+    """
+    path = Path(path)
+    config = plain_json(config)
+    check_run_folder(path, config, may_change)
+    with locked(path):
+        check_run_folder(path, config, may_change)
+        yield Run(path, config)
+
+
+def check_run_folder(
+    path: Path, config: Mapping[str, Any], may_change: Collection[str] = ()
+) -> None:
     """Raises UsageError if ``path`` cannot become the folder of a run with ``config``."""
     make_folder(path)
     if (path / CONFIG).is_file():
         theirs = read_json(path / CONFIG)
-        keys = sorted(k for k in theirs.keys() | config.keys() if theirs.get(k) != config.get(k))
+        keys = sorted(
+            k
+            for k in theirs.keys() | config.keys()
+            if theirs.get(k) != config.get(k) and k not in may_change
+        )
         if keys:
             shown = ", ".join(f"{k}={theirs.get(k)!r} (asked: {config.get(k)!r})" for k in keys[:4])
             more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""

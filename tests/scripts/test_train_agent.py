@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,9 @@ def test_folder_holds_configuration_versions_events_model_and_statistics(finishe
         "result.json",
         "model.zip",
         "vecnormalize.pkl",
+        "best_model.zip",
+        "best_vecnormalize.pkl",
+        "checkpoint.zip",
     }
     config = json.loads((folder / "config.json").read_text())
     assert config["env_id"] == "CartPoleNoVel-v1"
@@ -215,10 +219,10 @@ def test_an_agent_that_cannot_be_evaluated_at_the_end_ends_as_failed(tmp_path, m
     def refuse(*args):
         raise NonFiniteError("not finite after 64 steps: logits")
 
-    monkeypatch.setattr("scripts.train_agent.evaluate", refuse)
+    monkeypatch.setattr("agents.session.evaluate", refuse)
     result = train(tiny(tmp_path / "run"))
     assert (result["status"], result["reason"]) == ("failed", "not finite after 64 steps: logits")
-    assert not (tmp_path / "run" / "model.zip").exists()
+    assert "final_return" not in result
 
 
 @pytest.mark.parametrize(
@@ -305,7 +309,7 @@ def test_progress_rises_to_one(tmp_path):
     assert seen[0] >= 0.0
 
 
-def test_interrupted_run_leaves_no_result(tmp_path):
+def test_ctrl_c_saves_says_how_to_go_on_and_leaves_no_result(tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, str(SCRIPT), "--run-dir", str(folder)]
     child = subprocess.Popen(
@@ -320,7 +324,8 @@ def test_interrupted_run_leaves_no_result(tmp_path):
     child.send_signal(signal.SIGINT)
     _, told = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "interrupted" in told
+    assert re.search(r"stopped at step \d+ of 100000; --resume goes on from here\n$", told)
+    assert (folder / "checkpoint.zip").exists()
     assert not (folder / "result.json").exists()
     assert (folder / "config.json").exists()
 

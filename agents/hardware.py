@@ -1,0 +1,56 @@
+"""Which device and how many threads suit a network, where the caller does not say."""
+
+import os
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from torch.utils import _pytree as pytree
+
+from wnrl.runs import resolve_device
+
+WIDE = 512  # units of a layer from which on a GPU wins over launching its kernels
+MOST_THREADS = 4  # of a CNN on small images: more wait for one another
+
+
+def is_small(space: spaces.Space[Any], policy_arguments: dict[str, Any]) -> bool:
+    """Whether a network is too small for a GPU, or for more than one thread, to pay.
+
+    Args:
+        space: its observations; a CNN is never small.
+        policy_arguments: SB3's: ``net_arch``, and ``lstm_hidden_size`` where there is an LSTM.
+    """
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    if any(is_image_space(part) for part in parts):
+        return False
+    sizes = [policy_arguments.get("net_arch"), policy_arguments.get("lstm_hidden_size")]
+    return max((n for n in pytree.tree_leaves(sizes) if n is not None), default=0) < WIDE
+
+
+def choose_device(asked: str, small: bool) -> tuple[str, str | None]:
+    """The device for ``asked``, and a remark where another one would be faster.
+
+    Args:
+        asked: auto, cpu, cuda or cuda:<k>; auto is the CPU for a small network.
+        small: from ``is_small``.
+
+    Raises:
+        UsageError: as ``resolve_device``.
+    """
+    if asked == "auto" and small:
+        if not torch.cuda.is_available():
+            return "cpu", None
+        return "cpu", "device: cpu, where a small network is faster; --device cuda overrides"
+    device = str(resolve_device(asked))
+    if small and device != "cpu":
+        return device, f"device: {device}; a small network is usually faster with --device cpu"
+    return device, None
+
+
+def choose_threads(asked: int | None, small: bool) -> int:
+    """``asked``, else one thread for a small network and a few for a larger one."""
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 1 if small else min(MOST_THREADS, cores or 1)
