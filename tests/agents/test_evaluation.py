@@ -7,7 +7,7 @@ from agents import AGENTS, vectorize, vectorize_for_evaluation
 from agents.evaluation import EvaluateInTraining, evaluate
 from agents.recurrent_ppo import RecurrentPPOConfig
 from wnrl.errors import UsageError
-from wnrl.sb3 import LogNorms
+from wnrl.sb3 import Diagnostics
 
 FACTORY = envs.factory("CartPoleNoVel-v1")
 CONFIG = RecurrentPPOConfig(
@@ -69,7 +69,7 @@ def test_evaluation_in_training_leaves_training_as_it_is():
     trained = []
     for n_points in (None, 4):
         model, env = agent()
-        callbacks = [LogNorms()]
+        callbacks = [Diagnostics()]
         if n_points:
             evaluation = vectorize_for_evaluation(FACTORY, 2, env)
             callbacks.append(EvaluateInTraining(evaluation, n_points, 2, 128, seed=7))
