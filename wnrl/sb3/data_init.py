@@ -168,7 +168,8 @@ class FirstRollout(PolicyInit):
 
 
 def _state(policy: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in policy.state_dict().items()}
+    tensors = (*policy.named_parameters(), *policy.named_buffers())
+    return {name: value.detach().clone() for name, value in tensors}
 
 
 def _map(obs: Observations, function: Callable[[Tensor], Tensor]) -> Observations:
