@@ -1,46 +1,31 @@
-"""What all algorithms share: vector environments, schedules, the logger, the choice of policy."""
+"""The environments of a run: how they step together, and the seeds that are theirs."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, cast
 
 import gymnasium as gym
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecEnv,
+    VecFrameStack,
     VecNormalize,
+    VecTransposeImage,
     unwrap_vec_normalize,
 )
 
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import check_positive
 
 # Of environments: a run with seed k owns the numbers from k * SEED_STRIDE on; the starts of its
 # evaluations are numbered from these places behind them.
 SEED_STRIDE, CURVE_STARTS, FINAL_STARTS = 100_000, 50_000, 75_000
 
+ATARI_FRAMES = 4  # that are one observation
+
 Factory = Callable[[], gym.Env[Any, Any]]
-Schedule = Literal["constant", "linear"]
-
-
-@dataclass(frozen=True)
-class Agent:
-    """One row of the table of algorithms."""
-
-    config: type[Any]
-    """The dataclass of its hyperparameters; its defaults are for tasks without a preset."""
-    presets: Mapping[str, Any]
-    """From an environment's id to tuned hyperparameters."""
-    build: Callable[..., BaseAlgorithm]
-    """``build(config, env, norm, seed, device, run_dir)`` gives the SB3 model."""
-
-    def preset(self, env_id: str) -> Any:
-        """The hyperparameters for ``env_id``: its preset, or the algorithm's defaults."""
-        return self.presets.get(env_id, self.config())
 
 
 def first_env_seed(seed: int) -> int:
@@ -55,19 +40,23 @@ def first_env_seed(seed: int) -> int:
 def vectorize(
     factory: Factory, n_envs: int, seed: int, normalize: bool = False, gamma: float = 0.99
 ) -> VecEnv:
-    """Environments that step together, seeded, each with SB3's ``Monitor``.
+    """Environments that step together in this process, seeded, each with SB3's ``Monitor``.
+
+    Atari games get SB3's ``AtariWrapper`` (Mnih et al. 2015) and four stacked frames; ``Monitor``
+    stands in front of them, so that logs and evaluations have whole games and their own scores.
+    Images become channel-first.
 
     Args:
         factory: makes one environment.
         n_envs: how many.
         seed: of the first; the others count on from it.
-        normalize: whether observations and returns are scaled by running statistics.
+        normalize: whether observations (images excepted) and returns are scaled by running
+            statistics.
         gamma: discount of the returns that the rewards are scaled by.
     """
-    check_positive(n_envs=n_envs)
-    venv: VecEnv = DummyVecEnv([lambda: Monitor(factory()) for _ in range(n_envs)])
+    venv = _side_by_side(factory, n_envs)
     if normalize:
-        venv = VecNormalize(venv, gamma=gamma)
+        venv = VecNormalize(venv, gamma=gamma, **_scaled(venv.observation_space))
     venv.seed(seed)
     return venv
 
@@ -81,52 +70,50 @@ def vectorize_for_evaluation(factory: Factory, n_envs: int, training: VecEnv | N
         training: what the agent learns in; the statistics of its observations are used as they
             are at any time, and never updated from here.
     """
-    venv = vectorize(factory, n_envs, seed=0)
+    venv = _side_by_side(factory, n_envs)
     normalizer = None if training is None else unwrap_vec_normalize(training)
     if normalizer is not None:
-        venv = VecNormalize(venv, training=False, norm_reward=False)
-        venv.obs_rms = normalizer.obs_rms
+        scaled = _scaled(venv.observation_space)
+        venv = VecNormalize(venv, training=False, norm_reward=False, **scaled)
+        if scaled["norm_obs"]:
+            venv.obs_rms = normalizer.obs_rms
+    venv.seed(0)
     return venv
 
 
-def schedule(value: float, kind: Schedule) -> float | LinearSchedule:
-    """The value itself, or a line from it to zero at the end of training; both can be pickled."""
-    return LinearSchedule(value, 0.0, 1.0) if kind == "linear" else value
+def _side_by_side(factory: Factory, n_envs: int) -> VecEnv:
+    """The environments with all that changes observations, but for running statistics."""
+    check_positive(n_envs=n_envs)
+    venv: VecEnv = DummyVecEnv([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
+    if is_atari(cast(DummyVecEnv, venv).envs[0]):
+        venv = VecFrameStack(venv, ATARI_FRAMES)
+    images = [cast(spaces.Box, part) for part in _parts(venv.observation_space).values()]
+    images = [image for image in images if is_image_space(image)]
+    if images and not any(is_image_space_channels_first(image) for image in images):
+        venv = VecTransposeImage(venv)  # here, because SB3 would do it behind VecNormalize
+    return venv
 
 
-def policy_name(space: spaces.Space[Any], recurrent: bool = False) -> str:
-    """The name of the policy for an observation space: Cnn for images, MultiInput for a Dict."""
-    family = "Mlp"
-    if isinstance(space, spaces.Dict):
-        family = "MultiInput"
-    elif is_image_space(space):
-        family = "Cnn"
-    return f"WN{family}{'Lstm' if recurrent else ''}Policy"
+def _prepared(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return AtariWrapper(env) if is_atari(env) else env
 
 
-def check_spaces(env: VecEnv, use_sde: bool) -> None:
-    """Raises UsageError where an on-policy algorithm could not learn in ``env``."""
-    seen, acted = env.observation_space, env.action_space
-    if not isinstance(
-        seen, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Dict
-    ):
-        raise UsageError(f"observations must be a Box, Dict or discrete space, got {seen}")
-    if not isinstance(
-        acted, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-    ):
-        raise UsageError(f"actions must be a Box or a discrete space, got {acted}")
-    if use_sde and not isinstance(acted, spaces.Box):
-        raise UsageError(f"use_sde needs continuous actions (a Box), got {acted}")
+def is_atari(env: gym.Env[Any, Any]) -> bool:
+    """Whether ``env`` is a game of the Arcade Learning Environment."""
+    return type(env.unwrapped).__module__.partition(".")[0] == "ale_py"
 
 
-def check_sizes(name: str, sizes: tuple[int, ...]) -> None:
-    """Raises UsageError unless all layer sizes are above zero."""
-    if any(size <= 0 for size in sizes):
-        raise UsageError(f"{name} must hold sizes above zero, got {sizes}")
+def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+    """The spaces in a Dict by name, or the space itself."""
+    return dict(space.items()) if isinstance(space, spaces.Dict) else {"": space}
 
 
-def check_fraction(**values: float) -> None:
-    """Raises UsageError for the first keyword whose value is outside [0, 1]."""
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise UsageError(f"{name} must be from 0 to 1, got {value!r}")
+def _scaled(space: spaces.Space[Any]) -> dict[str, Any]:
+    """``VecNormalize``'s arguments: of the observations, vectors alone are scaled."""
+    keys = [
+        key
+        for key, part in _parts(space).items()
+        if isinstance(part, spaces.Box) and not is_image_space(part)
+    ]
+    in_dict = isinstance(space, spaces.Dict)
+    return {"norm_obs": bool(keys), "norm_obs_keys": keys if keys and in_dict else None}

@@ -1,17 +1,20 @@
-"""PPO with an LSTM, sb3-contrib's, with a norm."""
+"""PPO with an LSTM or a GRU, sb3-contrib's, with a norm."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Literal
 
 import torch
 from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.common import check_spaces, first_env_seed, policy_name
+from agents.assembly import ANY_ACTION, assemble
+from agents.config import Whole
 from agents.ppo import PPOConfig
-from agents.training import log_to
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import UsageError, check_choice
+
+MEMORIES = {"lstm": "Lstm", "gru": "Gru"}
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,17 @@ class RecurrentPPOConfig(PPOConfig):
         UsageError: a value with which training could not run.
     """
 
-    n_steps: int = 128
+    algorithm: ClassVar[type[BaseAlgorithm]] = RecurrentPPO
+
+    n_steps: Whole = 128
     """Steps of each environment between updates; the longest sequence to learn from."""
-    batch_size: int = 128
+    batch_size: Whole = 128
     """Samples in a minibatch, in whole sequences."""
-    lstm_hidden_size: int = 256
+    cell: Literal["lstm", "gru"] = "lstm"
+    """Kind of recurrent layer; the next four fields are of either kind."""
+    lstm_hidden_size: Whole = 256
     """Units of each LSTM layer."""
-    n_lstm_layers: int = 1
+    n_lstm_layers: Whole = 1
     """LSTM layers on top of one another."""
     shared_lstm: bool = False
     """One LSTM for policy and value; only the policy trains it."""
@@ -37,16 +44,11 @@ class RecurrentPPOConfig(PPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(lstm_hidden_size=self.lstm_hidden_size, n_lstm_layers=self.n_lstm_layers)
+        check_choice("cell", self.cell, MEMORIES)
         if self.shared_lstm and self.enable_critic_lstm:
             raise UsageError(
                 "shared_lstm and enable_critic_lstm exclude each other, got True for both"
             )
-
-    def policy_arguments(self) -> dict[str, Any]:
-        """The arguments that the policy takes, less the norm."""
-        same = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm")
-        return {**super().policy_arguments(), **{name: getattr(self, name) for name in same}}
 
 
 # Tuned values of rl-baselines3-zoo.
@@ -109,21 +111,6 @@ def build(
     device: torch.device | str = "auto",
     run_dir: Path | None = None,
 ) -> RecurrentPPO:
-    """sb3-contrib's RecurrentPPO with a normalised network; arguments as in ``agents.ppo.build``.
-
-    Raises:
-        UsageError: the norm does not exist, or the spaces of ``env`` do not fit.
-    """
-    check_spaces(env, config.use_sde)
-    model = RecurrentPPO(
-        policy_name(env.observation_space, recurrent=True),
-        env,
-        policy_kwargs={**config.policy_arguments(), "norm": norm},
-        seed=seed,
-        device=device,
-        **config.algorithm_arguments(),
-    )
-    env.seed(first_env_seed(seed))  # SB3 has seeded them with seed, seed + 1, ...
-    if run_dir is not None:
-        log_to(model, run_dir)
-    return model
+    """sb3-contrib's RecurrentPPO, normalised; arguments as for ``assemble``."""
+    memory = MEMORIES[config.cell]
+    return assemble(config, env, norm, seed, device, run_dir, actions=ANY_ACTION, memory=memory)

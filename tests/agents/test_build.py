@@ -6,50 +6,114 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import RecurrentPPO
-from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.noise import (
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+    VectorizedActionNoise,
+)
 
 import envs
 from agents import AGENTS, vectorize, vectorize_for_evaluation
-from agents.common import policy_name
+from agents.assembly import extractor, policy_name
+from agents.common import first_env_seed
+from agents.config import ContinuousConfig, OffPolicyConfig
 from agents.evaluation import evaluate
 from agents.training import log_to
 from wnrl.errors import UsageError
+from wnrl.sb3.extractors import SmallCNN
 
-TINY = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2, "total_timesteps": 32}
+TINY_OFF_POLICY = {
+    "learning_starts": 16,
+    "buffer_size": 200,
+    "batch_size": 8,
+    "train_freq": 4,
+    "gradient_steps": 2,
+    "target_update_interval": 8,
+}
+TINY_ON_POLICY = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "n_critic_updates": 2}
+# Each algorithm in one environment that it can learn in.
+TASKS = {
+    algo: "Pendulum-v1" if issubclass(agent.config, ContinuousConfig) else "CartPole-v1"
+    for algo, agent in AGENTS.items()
+}
+IMAGE_ALGOS = [algo for algo in AGENTS if algo != "crossq"]
 
 
-def tiny(algo, env_id):
-    return dataclasses.replace(AGENTS[algo].preset(env_id), **TINY)
+def tiny(config, **changes):
+    """``config`` with so few steps that it learns in a moment."""
+    sizes = TINY_OFF_POLICY if isinstance(config, OffPolicyConfig) else TINY_ON_POLICY
+    sizes = {name: size for name, size in sizes.items() if hasattr(config, name)}
+    return dataclasses.replace(
+        config, **{"n_envs": 2, "total_timesteps": 64, "net_arch": (16,), **sizes, **changes}
+    )
 
 
-def build(algo, env_id, norm="weight", **others):
-    config = tiny(algo, env_id)
+def build(algo, env_id=None, norm="weight", seed=0, run_dir=None, **changes):
+    env_id = env_id or TASKS[algo]
+    config = tiny(AGENTS[algo].preset(env_id), **changes)
     env = vectorize(envs.factory(env_id), config.n_envs, 0, config.normalize, config.gamma)
-    return AGENTS[algo].build(config, env, norm, 0, "cpu", **others)
+    return AGENTS[algo].build(config, env, norm, seed, "cpu", run_dir)
 
 
 @pytest.mark.parametrize(
     ("algo", "env_id"),
     [
-        ("ppo", "CartPole-v1"),
-        ("ppo", "Acrobot-v1"),
-        ("ppo", "Pendulum-v1"),
-        ("recurrent_ppo", "CartPoleNoVel-v1"),
-        ("recurrent_ppo", "PendulumNoVel-v1"),
+        (algo, env_id)
+        for algo, agent in AGENTS.items()
+        for env_id in agent.presets
+        if "*" not in env_id and "Lunar" not in env_id
     ],
 )
 def test_presets_train(algo, env_id):
     model = build(algo, env_id)
     before = model.policy.parameters_to_vector()
-    model.learn(64)  # two updates: a linear schedule has come to zero in the last one
+    model.learn(64)
     assert model.num_timesteps == 64
-    assert not np.array_equal(model.policy.parameters_to_vector(), before)
+    after = model.policy.parameters_to_vector()
+    assert np.isfinite(after).all()
+    assert not np.array_equal(after, before)
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_the_norm_and_its_switches_reach_the_policy(algo):
+    model = build(algo, norm="layer", norm_heads=True)
+    assert model.policy.norm == "layer"
+    assert model.policy.norm_heads
+    assert any(isinstance(part, torch.nn.LayerNorm) for part in model.policy.modules())
+    assert build(algo, norm="none", data_init=32).policy.data_init == 32
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_each_run_owns_the_seeds_of_its_environments(algo):
+    seen = build(algo, seed=3, normalize=False).env.reset()
+    alone = gym.make(TASKS[algo])
+    for k in range(2):
+        np.testing.assert_array_equal(seen[k], alone.reset(seed=first_env_seed(3) + k)[0])
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_one_seed_gives_one_agent(algo):
+    first, second = build(algo, seed=3).learn(32), build(algo, seed=3).learn(32)
+    other = build(algo, seed=4).learn(32)
+    vectors = [model.policy.parameters_to_vector() for model in (first, second, other)]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert not np.array_equal(vectors[0], vectors[2])
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+@pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
+def test_the_optimizer_is_the_chosen_one(algo, optimizer):
+    decay = 0.01 if optimizer == "adamw" else 0.0
+    model = build(algo, optimizer=optimizer, weight_decay=decay)
+    owners = [part for part in model.policy.modules() if hasattr(part, "optimizer")]
+    used = [owner.optimizer for owner in owners if owner.optimizer is not None]
+    assert {type(o).__name__.lower() for o in used} == {optimizer}
+    assert {o.param_groups[0]["weight_decay"] for o in used} == {decay}
 
 
 def test_every_hyperparameter_reaches_sb3():
-    model = build("recurrent_ppo", "CartPoleNoVel-v1", "none")
-    assert isinstance(model, RecurrentPPO)
+    model = build("recurrent_ppo", "CartPoleNoVel-v1", "none", net_arch=(64,))
     assert (model.n_steps, model.batch_size, model.n_epochs) == (16, 16, 2)
     assert (model.gamma, model.gae_lambda, model.ent_coef) == (0.98, 0.8, 0.0)
     assert model.lr_schedule(0.5) == pytest.approx(5e-4)
@@ -60,15 +124,83 @@ def test_every_hyperparameter_reaches_sb3():
     assert model.get_vec_normalize_env().gamma == 0.98
 
 
-def test_a_model_with_schedules_survives_saving(tmp_path):
-    model = build("ppo", "CartPole-v1").learn(32)
+def test_a_recurrent_policy_has_the_chosen_cell():
+    model = build("recurrent_ppo", cell="gru", lstm_hidden_size=8).learn(32)
+    assert type(model.policy).__name__ == "WNMlpGruPolicy"
+    assert "GRU" in type(model.policy.lstm_actor).__name__
+
+
+def test_dqn_explores_and_moves_its_target_in_environment_steps():
+    model = build("dqn", exploration_fraction=0.5, exploration_final_eps=0.2)
+    assert model.exploration_schedule(0.75) == pytest.approx(0.6)
+    assert model.exploration_schedule(0.5) == pytest.approx(0.2)
+    model.set_logger(Logger(None, []))
+    moved = []
+    target = model.q_net_target.state_dict()
+    before = {name: value.clone() for name, value in target.items()}
+    for _ in range(8 // model.n_envs):
+        with torch.no_grad():
+            next(model.q_net.parameters()).add_(1.0)
+        model._on_step()
+        moved.append(any(not torch.equal(before[name], target[name]) for name in target))
+    assert moved == [False, False, False, True]
+
+
+def test_minus_one_gradient_steps_are_as_many_as_steps_over_all_environments():
+    model = build("dqn", gradient_steps=-1, n_envs=2, train_freq=4, total_timesteps=64)
+    model.learn(64)
+    # After the 16 steps of the start: six rollouts of 4 steps in 2 environments, less the first
+    # one, which ends where learning_starts does.
+    assert model._n_updates == 64 - 16
+
+
+@pytest.mark.parametrize(
+    ("noise_type", "kind"),
+    [("normal", NormalActionNoise), ("ornstein-uhlenbeck", OrnsteinUhlenbeckActionNoise)],
+)
+def test_td3_explores_with_the_chosen_noise_in_each_environment(noise_type, kind):
+    model = build("td3", noise_type=noise_type, noise_std=0.3)
+    assert isinstance(model.action_noise, kind)
+    np.testing.assert_array_equal(model.action_noise._sigma, [0.3])
+    model.learn(8)
+    assert isinstance(model.action_noise, VectorizedActionNoise)
+    assert build("td3", noise_std=0.0).action_noise is None
+
+
+def test_critics_can_be_larger_than_the_actor():
+    model = build("sac", net_arch=(8,), critic_arch=(24, 24), n_critics=3)
+    assert model.actor.latent_pi[0].out_features == 8
+    assert len(model.critic.q_networks) == 3
+    assert model.critic.q_networks[0][2].out_features == 24
+
+
+@pytest.mark.parametrize("algo", ["sac", "tqc", "crossq", "ppo", "a2c", "trpo"])
+def test_state_dependent_exploration_trains(algo):
+    model = build(algo, "Pendulum-v1", use_sde=True, sde_sample_freq=4).learn(32)
+    assert model.use_sde
+    assert np.isfinite(model.policy.parameters_to_vector()).all()
+
+
+def test_an_observation_kept_once_needs_half_the_memory():
+    twice, once = (build("dqn", optimize_memory_usage=kept) for kept in (False, True))
+    assert not hasattr(once.replay_buffer, "next_observations")
+    assert hasattr(twice.replay_buffer, "next_observations")
+    once.learn(64)
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_a_model_with_schedules_survives_saving(algo, tmp_path):
+    model = build(algo, learning_rate=1e-3, learning_rate_schedule="linear").learn(32)
     model.save(tmp_path / "model.zip")
-    again = PPO.load(tmp_path / "model.zip", device="cpu")
+    again = type(model).load(tmp_path / "model.zip", device="cpu")
     assert again.lr_schedule(0.25) == pytest.approx(2.5e-4)
+    np.testing.assert_array_equal(
+        again.policy.parameters_to_vector(), model.policy.parameters_to_vector()
+    )
 
 
 def test_events_land_in_the_run_folder_itself(tmp_path):
-    build("ppo", "CartPole-v1", run_dir=tmp_path).learn(64)
+    build("ppo", run_dir=tmp_path).learn(64)
     names = [path.name for path in tmp_path.rglob("*")]
     assert len(names) == 1
     assert names[0].startswith("events.out.tfevents")
@@ -92,53 +224,99 @@ def test_a_folder_can_be_chosen_after_building(tmp_path):
 )
 def test_the_policy_fits_the_observations(space, name):
     assert policy_name(space) == name
-    assert policy_name(space, recurrent=True) == name.replace("Policy", "LstmPolicy")
+    assert policy_name(space, "Gru") == name.replace("Policy", "GruPolicy")
 
 
 @pytest.mark.parametrize(
-    ("seen", "acted", "changes", "message"),
+    ("shape", "small"),
+    [((36, 36, 1), False), ((35, 36, 1), True), ((4, 10, 10), True), ((3, 64, 64), False)],
+)
+def test_images_too_small_for_sb3s_convolutions_have_smaller_ones(shape, small):
+    space = spaces.Box(0, 255, shape, np.uint8)
+    assert extractor(space) == ({"features_extractor_class": SmallCNN} if small else {})
+    assert extractor(spaces.Box(-1, 1, shape)) == {}
+
+
+BOX, CHOICE = spaces.Box(-1, 1, (2,)), spaces.Discrete(2)
+PICTURE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("algo", "seen", "acted", "changes", "message"),
     [
-        (spaces.Text(4), spaces.Discrete(2), {}, "observations must be"),
-        (spaces.Discrete(2), spaces.Dict({"a": spaces.Discrete(2)}), {}, "actions must be"),
-        (spaces.Discrete(2), spaces.Discrete(2), {"use_sde": True}, "use_sde needs continuous"),
+        *((algo, spaces.Text(4), CHOICE, {}, "observations must be") for algo in AGENTS),
+        *((a, BOX, spaces.Dict({"a": CHOICE}), {}, "actions must be") for a in AGENTS),
+        *((a, BOX, BOX, {}, "actions must be Discrete for") for a in ("dqn", "qrdqn")),
+        *((a, BOX, CHOICE, {}, "actions must be Box for") for a in ("sac", "td3", "tqc", "crossq")),
+        *(
+            (a, CHOICE, CHOICE, {"use_sde": True}, "use_sde needs continuous")
+            for a in ("ppo", "a2c", "trpo", "recurrent_ppo")
+        ),
+        ("sac", BOX, spaces.Box(-np.inf, np.inf, (2,)), {}, "actions must have finite bounds"),
+        ("crossq", PICTURE, BOX, {}, "CrossQ has no policy for observations like Box"),
+        ("crossq", spaces.Dict({"a": BOX}), BOX, {}, "CrossQ has no policy for observations"),
+        ("sac", spaces.Dict({"a": BOX}), BOX, {"n_steps": 3}, "n_steps must be 1 where"),
+        (
+            "dqn",
+            spaces.Dict({"a": BOX}),
+            CHOICE,
+            {"optimize_memory_usage": True},
+            "optimize_memory_usage must be False where",
+        ),
+        ("ppo", BOX, BOX, {"n_envs": 3}, "n_envs is 3, but env has 2 environments"),
     ],
 )
-@pytest.mark.parametrize("algo", AGENTS)
-def test_spaces_that_do_not_fit_are_refused(algo, seen, acted, changes, message):
+def test_an_environment_that_does_not_fit_is_refused(algo, seen, acted, changes, message):
     class Spaces:
-        observation_space, action_space = seen, acted
+        observation_space, action_space, num_envs = seen, acted, 2
 
-    config = AGENTS[algo].config(**changes)
+    config = AGENTS[algo].config(**{"n_envs": 2, **changes})
     with pytest.raises(UsageError, match=message):
         AGENTS[algo].build(config, Spaces(), "weight", 0, "cpu")
 
 
-class Picture(gym.Env):
-    """Three steps of noise in channel-last pictures."""
+@pytest.mark.parametrize("algo", AGENTS)
+def test_an_unknown_norm_is_refused(algo):
+    with pytest.raises(UsageError, match=r"norm must be one of .* did you mean 'weight'"):
+        build(algo, norm="weigth")
 
-    def __init__(self):
-        self.observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
-        self.action_space = spaces.Discrete(2)
+
+class Picture(gym.Env):
+    """Three steps of noise in channel-last pictures, or a Dict with one."""
+
+    def __init__(self, actions, side=36, in_dict=False):
+        self.in_dict, self.side = in_dict, side
+        picture = spaces.Box(0, 255, (side, side, 1), np.uint8)
+        self.observation_space = spaces.Dict({"p": picture, "x": BOX}) if in_dict else picture
+        self.action_space = actions
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.left = 3
-        return self.picture(), {}
+        return self.seen(), {}
 
     def step(self, action):
         self.left -= 1
-        return self.picture(), 1.0, self.left == 0, False, {}
+        return self.seen(), 1.0, self.left == 0, False, {}
 
-    def picture(self):
-        return self.np_random.integers(0, 256, (36, 36, 1), np.uint8)
+    def seen(self):
+        picture = self.np_random.integers(0, 256, (self.side, self.side, 1), np.uint8)
+        return {"p": picture, "x": np.zeros(2, np.float32)} if self.in_dict else picture
 
 
-@pytest.mark.parametrize("algo", AGENTS)
-def test_agents_of_pictures_train_and_are_evaluated(algo):
-    config = dataclasses.replace(AGENTS[algo].config(), **TINY)
-    model = AGENTS[algo].build(config, vectorize(Picture, 2, 0), "weight", 0, "cpu")
-    model.learn(32)
-    with closing(vectorize_for_evaluation(Picture, 2, model.env)) as env:
+@pytest.mark.parametrize(("side", "in_dict"), [(36, False), (10, False), (36, True)])
+@pytest.mark.parametrize("algo", IMAGE_ALGOS)
+def test_agents_of_pictures_train_and_are_evaluated(algo, side, in_dict):
+    config = tiny(AGENTS[algo].config(), normalize=True)
+    actions = BOX if issubclass(type(config), ContinuousConfig) else CHOICE
+
+    def picture():
+        return Picture(actions, side, in_dict)
+
+    env = vectorize(picture, 2, 0, config.normalize)
+    model = AGENTS[algo].build(config, env, "weight", 0, "cpu").learn(32)
+    with closing(vectorize_for_evaluation(picture, 2, model.env)) as env:
+        assert env.observation_space == model.observation_space
         returns, lengths = evaluate(model, env, 3, seed=1)
     assert returns == [3.0] * 3
     assert lengths == [3] * 3

@@ -1,57 +1,174 @@
+import dataclasses
 import pickle
+import re
+from fnmatch import fnmatchcase
+from inspect import signature
 
 import gymnasium as gym
 import pytest
+import tyro
 
 import envs  # noqa: F401 (registers the masked tasks)
 from agents import AGENTS
-from agents.common import schedule
+from agents.a2c import A2CConfig
+from agents.config import OffPolicyConfig
+from agents.crossq import CrossQConfig
+from agents.dqn import DQNConfig
 from agents.ppo import PPOConfig
+from agents.qrdqn import QRDQNConfig
 from agents.recurrent_ppo import RecurrentPPOConfig
+from agents.sac import SACConfig
+from agents.td3 import TD3Config
+from agents.tqc import TQCConfig
+from agents.trpo import TRPOConfig
 from wnrl.errors import UsageError
 
+CONFIGS = {algo: agent.config for algo, agent in AGENTS.items()}
+OFF_POLICY = [algo for algo, config in CONFIGS.items() if issubclass(config, OffPolicyConfig)]
+# What is no argument of SB3's algorithm or policy, and where it goes instead.
+OWN = {
+    "total_timesteps",  # learn
+    "n_envs",  # vectorize
+    "normalize",  # vectorize
+    "learning_rate_schedule",  # learning_rate
+    "learning_rate_end",  # learning_rate
+    "clip_range_schedule",  # clip_range
+    "optimizer",  # optimizer_class
+    "weight_decay",  # optimizer_kwargs
+    "norm_heads",  # our policies
+    "data_init",  # our policies
+    "critic_arch",  # net_arch
+    "cell",  # the policy's name
+    "noise_type",  # action_noise
+    "noise_std",  # action_noise
+}
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "total_timesteps",
-        "n_envs",
-        "learning_rate",
-        "n_steps",
-        "n_epochs",
-        "clip_range",
-        "max_grad_norm",
-        "target_kl",
-    ],
-)
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_every_field_has_a_way_to_sb3_and_sb3s_name(algo):
+    config = CONFIGS[algo]()
+    algorithm = config.algorithm
+    taken = {
+        *signature(algorithm).parameters,
+        *signature(next(iter(algorithm.policy_aliases.values()))).parameters,
+    }
+    names = {field.name for field in dataclasses.fields(config)}
+    assert names - taken <= OWN
+    assert not OWN & taken
+    given = {**config.algorithm_arguments(), **config.policy_arguments()}
+    assert names - OWN <= set(given)
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_defaults_are_those_of_sb3(algo):
+    config = CONFIGS[algo]()
+    known = {
+        name: parameter.default
+        for name, parameter in signature(config.algorithm).parameters.items()
+    }
+    for name, value in config.algorithm_arguments().items():
+        assert value == known[name], name
+
+
+def test_network_sizes_are_by_default_those_of_sb3():
+    sizes = {algo: config().policy_arguments()["net_arch"] for algo, config in CONFIGS.items()}
+    for algo in ("ppo", "a2c", "trpo", "dqn", "qrdqn", "recurrent_ppo"):
+        assert sizes[algo] == [64, 64]
+    for algo in ("sac", "tqc"):
+        assert sizes[algo] == {"pi": [256, 256], "qf": [256, 256]}
+    assert sizes["td3"] == {"pi": [400, 300], "qf": [400, 300]}
+    assert sizes["crossq"] == {"pi": [256, 256], "qf": [1024, 1024]}
+
+
+@pytest.mark.parametrize("algo", AGENTS)
 @pytest.mark.parametrize("value", [0, -1])
-def test_sizes_and_rates_must_be_above_zero(name, value):
+@pytest.mark.parametrize("name", ["total_timesteps", "n_envs", "learning_rate"])
+def test_sizes_and_rates_must_be_above_zero(algo, name, value):
     with pytest.raises(UsageError, match=f"^{name} must be above zero, got {value}$"):
-        PPOConfig(**{name: value})
-
-
-@pytest.mark.parametrize("name", ["lstm_hidden_size", "n_lstm_layers"])
-def test_sizes_of_the_lstm_must_be_above_zero(name):
-    with pytest.raises(UsageError, match=f"^{name} must be above zero, got 0$"):
-        RecurrentPPOConfig(**{name: 0})
+        CONFIGS[algo](**{name: value})
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("config", "name"),
     [
-        ({"gamma": 1.1}, "gamma must be from 0 to 1, got 1.1"),
-        ({"gae_lambda": -0.1}, "gae_lambda must be from 0 to 1, got -0.1"),
-        ({"net_arch": (64, 0)}, r"net_arch must hold sizes above zero, got \(64, 0\)"),
-        ({"batch_size": 1}, "batch_size must be 2 or more, got 1"),
-        ({"activation_fn": "rel"}, "activation_fn must be one of .* did you mean 'relu'"),
-        ({"learning_rate_schedule": "cosine"}, "learning_rate_schedule must be one of"),
-        ({"n_envs": 1, "n_steps": 65}, "leaves a last minibatch of one sample"),
-        ({"n_envs": 1, "n_steps": 1}, "leaves a last minibatch of one sample"),
+        *((PPOConfig, name) for name in ("n_steps", "n_epochs", "clip_range", "target_kl")),
+        (PPOConfig, "max_grad_norm"),
+        (RecurrentPPOConfig, "lstm_hidden_size"),
+        (RecurrentPPOConfig, "n_lstm_layers"),
+        (A2CConfig, "rms_prop_eps"),
+        (TRPOConfig, "cg_max_steps"),
+        *((DQNConfig, name) for name in ("buffer_size", "train_freq", "batch_size", "n_steps")),
+        (DQNConfig, "target_update_interval"),
+        (QRDQNConfig, "n_quantiles"),
+        (SACConfig, "n_critics"),
+        (TD3Config, "policy_delay"),
+        (CrossQConfig, "policy_delay"),
+        (CrossQConfig, "data_init"),
     ],
 )
-def test_values_that_could_not_train_are_refused_by_name(wrong, message):
+def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
+    with pytest.raises(UsageError, match=f"^{name} must be above zero, got 0$"):
+        config(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong", "message"),
+    [
+        (PPOConfig, {"gamma": 1.1}, "gamma must be from 0 to 1, got 1.1"),
+        (PPOConfig, {"gae_lambda": -0.1}, "gae_lambda must be from 0 to 1, got -0.1"),
+        (PPOConfig, {"net_arch": (64, 0)}, r"net_arch must hold sizes above zero, got \(64, 0\)"),
+        (PPOConfig, {"batch_size": 1}, "batch_size must be 2 or more, got 1"),
+        (PPOConfig, {"n_steps": 2.5}, "n_steps must be a whole number above zero, got 2.5"),
+        (PPOConfig, {"activation_fn": "rel"}, "activation_fn must be one of .* mean 'relu'"),
+        (PPOConfig, {"learning_rate_schedule": "cosine"}, "learning_rate_schedule must be one of"),
+        (PPOConfig, {"clip_range_schedule": "lin"}, "clip_range_schedule must be one of"),
+        (PPOConfig, {"optimizer": "adamx"}, "optimizer must be one of .* did you mean 'adamax'"),
+        (PPOConfig, {"weight_decay": 0.1}, "weight_decay is for optimizer adamw, got 'adam'"),
+        (PPOConfig, {"ent_coef": -1.0}, "ent_coef must be zero or above, got -1.0"),
+        (PPOConfig, {"sde_sample_freq": 0}, "sde_sample_freq must be a whole number .* or -1"),
+        (PPOConfig, {"n_envs": 1, "n_steps": 65}, "leaves a last minibatch of one sample"),
+        (PPOConfig, {"n_envs": 1, "n_steps": 1}, "leaves a last minibatch of one sample"),
+        (TRPOConfig, {"n_envs": 1, "n_steps": 129}, "leaves a minibatch of one sample"),
+        (A2CConfig, {"n_envs": 1, "n_steps": 1}, r"n_envs \* n_steps must be 2 or more, got 1"),
+        (RecurrentPPOConfig, {"cell": "rnn"}, "cell must be one of lstm, gru, got 'rnn'"),
+        (DQNConfig, {"batch_size": 1}, "batch_size must be 2 or more, got 1"),
+        (DQNConfig, {"buffer_size": 8}, "batch_size 32 is more than buffer_size 8 holds"),
+        (DQNConfig, {"gradient_steps": 0}, "gradient_steps must be .* above zero, or -1, got 0"),
+        (DQNConfig, {"gradient_steps": -2}, "gradient_steps must be .* or -1, got -2"),
+        (DQNConfig, {"learning_starts": -1}, "learning_starts must be zero or above, got -1"),
+        (DQNConfig, {"tau": 1.5}, "tau must be from 0 to 1, got 1.5"),
+        (DQNConfig, {"exploration_fraction": 0.0}, "exploration_fraction must be above zero"),
+        (DQNConfig, {"exploration_final_eps": 2.0}, "exploration_final_eps must be from 0 to 1"),
+        (
+            DQNConfig,
+            {"learning_starts": 500, "total_timesteps": 500},
+            "learning_starts 500 leaves nothing to learn in total_timesteps 500",
+        ),
+        (
+            DQNConfig,
+            {"n_envs": 16, "target_update_interval": 10},
+            "target_update_interval 10 is less than one step of n_envs 16",
+        ),
+        (DQNConfig, {"optimize_memory_usage": True, "n_steps": 3}, "needs n_steps 1, got 3"),
+        (SACConfig, {"ent_coef": "automatic"}, "ent_coef must be .* got 'automatic'"),
+        (SACConfig, {"ent_coef": "auto_0"}, "ent_coef must be .* got 'auto_0'"),
+        (SACConfig, {"ent_coef": "auto_nan"}, "ent_coef must be .* got 'auto_nan'"),
+        (SACConfig, {"ent_coef": -0.1}, "ent_coef must be .* got -0.1"),
+        (SACConfig, {"target_entropy": "low"}, "target_entropy must be a number or auto"),
+        (SACConfig, {"critic_arch": (0,)}, r"critic_arch must hold sizes above zero, got \(0,\)"),
+        (TQCConfig, {"n_quantiles": 2}, "top_quantiles_to_drop_per_net 2 leaves none of"),
+        (TD3Config, {"noise_type": "pink"}, "noise_type must be one of normal, ornstein"),
+        (TD3Config, {"noise_std": -0.1}, "noise_std must be zero or above, got -0.1"),
+    ],
+)
+def test_values_that_could_not_train_are_refused_by_name(config, wrong, message):
     with pytest.raises(UsageError, match=message):
-        PPOConfig(**wrong)
+        config(**wrong)
+
+
+@pytest.mark.parametrize("ent_coef", ["auto", "auto_0.1", 0, 0.2, "0.2"])
+def test_ent_coef_is_a_number_or_learned(ent_coef):
+    assert SACConfig(ent_coef=ent_coef).algorithm_arguments()["ent_coef"] == ent_coef
 
 
 def test_a_shared_lstm_excludes_a_critics_own():
@@ -63,11 +180,39 @@ def test_a_shared_lstm_excludes_a_critics_own():
 @pytest.mark.parametrize("algo", AGENTS)
 def test_presets_are_for_environments_that_exist_and_of_the_algorithms_own_config(algo):
     agent = AGENTS[algo]
-    for env_id, preset in agent.presets.items():
-        assert env_id in gym.registry
+    ids = [*gym.registry, "ALE/Pong-v5", "PongNoFrameskip-v4", "MinAtarBreakout-v1"]
+    assert next(iter(agent.presets)) in gym.registry
+    for key, preset in agent.presets.items():
+        found = [env_id for env_id in ids if fnmatchcase(env_id, key)]
+        assert found, key
         assert type(preset) is agent.config
-        assert agent.preset(env_id) is preset
+        assert all(agent.preset(env_id) is preset for env_id in found)
     assert agent.preset("Taxi-v3") == agent.config()
+
+
+def test_a_preset_is_found_by_id_then_by_family_whatever_module_registers_it():
+    dqn = AGENTS["dqn"]
+    assert dqn.preset("CartPole-v1").train_freq == 256
+    assert dqn.preset("my_tasks:CartPole-v1") is dqn.preset("CartPole-v1")
+    for env_id in ("ALE/Breakout-v5", "ale_py:ALE/Breakout-v5", "BreakoutNoFrameskip-v4"):
+        assert dqn.preset(env_id).total_timesteps == 10_000_000
+    assert AGENTS["sac"].preset("HalfCheetah-v5").learning_starts == 10_000
+
+
+def test_a_variant_changes_what_it_names_in_any_preset():
+    dqn = AGENTS["dqn"]
+    paper = dqn.preset("BreakoutNoFrameskip-v4", "salimans2016")
+    assert (paper.optimizer, paper.batch_size, paper.data_init) == ("adamax", 64, 64)
+    assert paper.learning_rate == 3e-4
+    assert paper.total_timesteps == 10_000_000
+    assert dqn.preset("CartPole-v1", "salimans2016").net_arch == (256, 256)
+    wn = AGENTS["crossq"].preset("Hopper-v5", "wn")
+    assert wn.policy_arguments()["net_arch"] == {"pi": [256, 256], "qf": [512, 512]}
+    assert wn.policy_arguments()["optimizer_kwargs"]["weight_decay"] == 0.01
+    rate = wn.algorithm_arguments()["learning_rate"]
+    assert [rate(1.0), rate(0.0)] == pytest.approx([3e-4, 3e-5])
+    with pytest.raises(UsageError, match="variant must be one of salimans2016, got 'paper'"):
+        dqn.preset("CartPole-v1", "paper")
 
 
 def test_cartpole_presets_are_the_tuned_ones():
@@ -86,7 +231,34 @@ def test_cartpole_presets_are_the_tuned_ones():
     assert not preset.ortho_init
 
 
-def test_linear_schedule_falls_to_zero_and_can_be_pickled():
-    line = pickle.loads(pickle.dumps(schedule(1e-3, "linear")))
-    assert [line(1.0), line(0.5), line(0.0)] == pytest.approx([1e-3, 5e-4, 0.0])
-    assert schedule(1e-3, "constant") == 1e-3
+@pytest.mark.parametrize("algo", AGENTS)
+def test_linear_schedule_falls_to_its_end_and_can_be_pickled(algo):
+    config = CONFIGS[algo](
+        learning_rate=1e-3, learning_rate_schedule="linear", learning_rate_end=1e-4
+    )
+    line = pickle.loads(pickle.dumps(config.algorithm_arguments()["learning_rate"]))
+    assert [line(1.0), line(0.5), line(0.0)] == pytest.approx([1e-3, 5.5e-4, 1e-4])
+
+
+def test_a_linear_clip_range_falls_to_zero():
+    line = PPOConfig(clip_range_schedule="linear").algorithm_arguments()["clip_range"]
+    assert [line(1.0), line(0.5), line(0.0)] == pytest.approx([0.2, 0.1, 0.0])
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_every_field_is_a_flag_with_a_help_text(algo, capsys):
+    config = CONFIGS[algo]
+    assert tyro.cli(config, args=["--gamma", "0.5", "--net-arch", "8"]).net_arch == (8,)
+    with pytest.raises(SystemExit):
+        tyro.cli(config, args=["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(config):
+        assert re.search(f"--{field.name.replace('_', '-')}[, ]", told)
+    assert told.count("Step size of") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "value"), [("auto", "auto"), ("auto_0.1", "auto_0.1"), ("0.2", 0.2)]
+)
+def test_ent_coef_is_a_number_or_a_word_on_the_command_line(given, value):
+    assert tyro.cli(SACConfig, args=["--ent-coef", given]).ent_coef == value

@@ -26,7 +26,7 @@ def agent(algo="ppo", norm="none", **changes):
 
 @pytest.mark.parametrize("learning_rate", [1e20, 1e30])
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("algo", AGENTS)
+@pytest.mark.parametrize("algo", ["ppo", "recurrent_ppo"])
 def test_training_that_blows_up_is_told_in_one_line(algo, norm, learning_rate):
     model = agent(algo, norm, learning_rate=learning_rate)
     with pytest.raises(NonFiniteError, match=r"^not finite after \d+ steps: \S.*\S$") as raised:

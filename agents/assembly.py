@@ -1,0 +1,121 @@
+"""How an SB3 model is put together from a configuration, an environment and a norm."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.common import first_env_seed
+from agents.config import Config
+from agents.training import log_to
+from wnrl.errors import UsageError
+from wnrl.sb3.extractors import SmallCNN
+
+Spaces = tuple[type[spaces.Space[Any]], ...]
+DISCRETE: Spaces = (spaces.Discrete,)
+CONTINUOUS: Spaces = (spaces.Box,)
+ANY_ACTION: Spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+OBSERVED: Spaces = (*ANY_ACTION, spaces.Dict)
+
+NATURE_SIDE = 36  # pixels that SB3's convolutions need
+
+
+def assemble(
+    config: Config,
+    env: VecEnv,
+    norm: str,
+    seed: int,
+    device: torch.device | str,
+    run_dir: Path | None,
+    *,
+    actions: Spaces,
+    memory: str = "",
+    **others: Any,
+) -> Any:
+    """The SB3 model of ``config``, with a normalised policy that fits the observations.
+
+    Args:
+        config: hyperparameters.
+        env: what to learn in, from ``agents.vectorize``.
+        norm: a key of ``wnrl.NORMS``.
+        seed: seeds Python, NumPy and torch; the environments count on from
+            ``first_env_seed(seed)``.
+        device: where the network lives.
+        run_dir: where the event file goes; None logs nothing.
+        actions: the action spaces that the algorithm can learn in.
+        memory: Lstm or Gru for a recurrent policy.
+        **others: further arguments of the algorithm.
+
+    Raises:
+        UsageError: the norm does not exist, or ``env`` does not fit the algorithm or ``config``.
+    """
+    check_spaces(config, env, actions)
+    seen = env.observation_space
+    name = policy_name(seen, memory)
+    if name not in config.algorithm.policy_aliases:
+        raise UsageError(f"{config.algorithm.__name__} has no policy for observations like {seen}")
+    if env.num_envs != config.n_envs:
+        raise UsageError(f"n_envs is {config.n_envs}, but env has {env.num_envs} environments")
+    model = config.algorithm(
+        policy=name,
+        env=env,
+        policy_kwargs={**config.policy_arguments(), **extractor(seen), "norm": norm},
+        seed=seed,
+        device=device,
+        **config.algorithm_arguments(),
+        **others,
+    )
+    env.seed(first_env_seed(seed))  # SB3 has seeded them with seed, seed + 1, ...
+    if run_dir is not None:
+        log_to(model, run_dir)
+    return model
+
+
+def policy_name(space: spaces.Space[Any], memory: str = "") -> str:
+    """The name of the policy for an observation space: Cnn for images, MultiInput for a Dict.
+
+    Args:
+        space: of the observations.
+        memory: Lstm or Gru for a recurrent policy.
+    """
+    family = "Mlp"
+    if isinstance(space, spaces.Dict):
+        family = "MultiInput"
+    elif is_image_space(space):
+        family = "Cnn"
+    return f"WN{family}{memory}Policy"
+
+
+def extractor(space: spaces.Space[Any]) -> dict[str, Any]:
+    """The policy's arguments for images that are too small for SB3's convolutions; else none."""
+    if not isinstance(space, spaces.Box) or not is_image_space(space):
+        return {}
+    sides = space.shape[1:] if is_image_space_channels_first(space) else space.shape[:2]
+    return {"features_extractor_class": SmallCNN} if min(sides) < NATURE_SIDE else {}
+
+
+def check_spaces(config: Config, env: VecEnv, actions: Spaces) -> None:
+    """Raises UsageError where the algorithm of ``config`` could not learn in ``env``."""
+    seen, acted = env.observation_space, env.action_space
+    if not isinstance(seen, OBSERVED):
+        raise UsageError(f"observations must be a Box, Dict or discrete space, got {seen}")
+    if not isinstance(acted, actions):
+        allowed = " or ".join(space.__name__ for space in actions)
+        raise UsageError(f"actions must be {allowed} for {config.algorithm.__name__}, got {acted}")
+    if getattr(config, "use_sde", False) and not isinstance(acted, spaces.Box):
+        raise UsageError(f"use_sde needs continuous actions (a Box), got {acted}")
+    if isinstance(acted, spaces.Box) and not acted.is_bounded():
+        raise UsageError(f"actions must have finite bounds, got {acted}")
+    if isinstance(seen, spaces.Dict):
+        small = [key for key, part in seen.items() if extractor(part)]
+        if small:
+            raise UsageError(
+                f"images in a Dict must be {NATURE_SIDE}×{NATURE_SIDE} or more, got {small[0]!r}: "
+                f"{seen[small[0]]}"
+            )
+        for name, plain in (("n_steps", 1), ("optimize_memory_usage", False)):
+            if hasattr(config, "buffer_size") and getattr(config, name) != plain:
+                raise UsageError(f"{name} must be {plain} where observations are a Dict")

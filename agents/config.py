@@ -1,0 +1,259 @@
+"""What the configurations of all algorithms share: fields with their limits, and where they go.
+
+A field has SB3's name. The limit of its value stands in its type, and each value is handed to that
+argument of SB3's algorithm or policy which has the field's name.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
+
+from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.networks import ACTIVATIONS
+
+SCHEDULES = ("constant", "linear")
+SCHEDULED = ("learning_rate", "clip_range")
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adamax": torch.optim.Adamax,
+}
+"""Optimizers by name, with torch's default arguments."""
+
+
+def check_whole(**values: float) -> None:
+    """Raises UsageError for the first keyword whose value is not a whole number above zero."""
+    check_positive(**values)
+    _check_integer("above zero", **values)
+
+
+def check_from_zero(**values: float) -> None:
+    """Raises UsageError for the first keyword whose value is below zero, or not finite."""
+    for name, value in values.items():
+        if not 0 <= value < float("inf"):
+            raise UsageError(f"{name} must be zero or above, got {value!r}")
+
+
+def check_whole_from_zero(**values: float) -> None:
+    """Raises UsageError for the first keyword whose value is not a whole number from zero on."""
+    check_from_zero(**values)
+    _check_integer("from zero on", **values)
+
+
+def check_whole_or_minus_one(**values: float) -> None:
+    """Raises UsageError for the first keyword whose value is neither -1 nor a whole number > 0."""
+    for name, value in values.items():
+        if value != -1 and not (isinstance(value, int) and value > 0):
+            raise UsageError(f"{name} must be a whole number above zero, or -1, got {value!r}")
+
+
+def check_fraction(**values: float) -> None:
+    """Raises UsageError for the first keyword whose value is outside [0, 1]."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise UsageError(f"{name} must be from 0 to 1, got {value!r}")
+
+
+def check_sizes(**values: tuple[int, ...]) -> None:
+    """Raises UsageError for the first keyword with a size that is not above zero."""
+    for name, sizes in values.items():
+        if any(size <= 0 for size in sizes):
+            raise UsageError(f"{name} must hold sizes above zero, got {sizes}")
+
+
+def _check_integer(expected: str, **values: float) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int):
+            raise UsageError(f"{name} must be a whole number {expected}, got {value!r}")
+
+
+Whole = Annotated[int, check_whole]
+WholeFromZero = Annotated[int, check_whole_from_zero]
+WholeOrMinusOne = Annotated[int, check_whole_or_minus_one]
+Positive = Annotated[float, check_positive]
+FromZero = Annotated[float, check_from_zero]
+Fraction = Annotated[float, check_fraction]
+Sizes = Annotated[tuple[int, ...], check_sizes]
+Schedule = Literal["constant", "linear"]
+OptimizerName = Literal["adam", "adamw", "adamax"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters that every algorithm has.
+
+    Raises:
+        UsageError: a value with which training could not run.
+    """
+
+    algorithm: ClassVar[type[BaseAlgorithm]]
+    """The class of SB3 or sb3-contrib."""
+
+    total_timesteps: Whole = 1_000_000
+    """Environment steps, over all environments."""
+    n_envs: Whole = 1
+    """Environments that step together."""
+    normalize: bool = False
+    """Scale observations (images excepted) and rewards by running statistics."""
+    gamma: Fraction = 0.99
+    """Discount."""
+    learning_rate: Positive = 3e-4
+    """Step size of the optimizer."""
+    learning_rate_schedule: Schedule = "constant"
+    """linear: falls to learning_rate_end at the end of training."""
+    learning_rate_end: FromZero = 0.0
+    """Where a linear schedule ends."""
+    optimizer: OptimizerName = "adam"
+    """adam, adamw or adamax; adam is SB3's, with its arguments for each algorithm."""
+    weight_decay: FromZero = 0.0
+    """Decoupled weight decay, of adamw alone."""
+    net_arch: Sizes = (64, 64)
+    """Hidden units of the networks."""
+    activation_fn: str = "relu"
+    """Nonlinearity of hidden layers: tanh, relu, elu, ...; a key of wnrl.networks.ACTIVATIONS."""
+    norm_heads: bool = False
+    """Give the norm to the output heads too; see wnrl.sb3."""
+    data_init: Annotated[int | None, check_whole] = None
+    """Observations for a data-dependent initialisation before the first update; None: without."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for check in getattr(hints[field.name], "__metadata__", ()):
+                if value is not None:
+                    check(**{field.name: value})
+        for name in self._scheduled():
+            check_choice(f"{name}_schedule", getattr(self, f"{name}_schedule"), SCHEDULES)
+        check_choice("activation_fn", self.activation_fn, ACTIVATIONS)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if self.weight_decay and self.optimizer != "adamw":
+            raise UsageError(f"weight_decay is for optimizer adamw, got {self.optimizer!r}")
+
+    def algorithm_arguments(self) -> dict[str, Any]:
+        """The arguments that SB3's algorithm takes."""
+        arguments = self._taken_by(self.algorithm)
+        for name in self._scheduled():
+            if getattr(self, f"{name}_schedule") == "linear":
+                end = getattr(self, f"{name}_end", 0.0)
+                arguments[name] = LinearSchedule(arguments[name], end, 1.0)
+        return arguments
+
+    def policy_arguments(self) -> dict[str, Any]:
+        """The arguments that the policy takes, less the norm."""
+        plain_policy = next(iter(self.algorithm.policy_aliases.values()))
+        arguments = {
+            **self._taken_by(plain_policy),
+            "net_arch": list(self.net_arch),
+            "activation_fn": ACTIVATIONS[self.activation_fn],
+            "norm_heads": self.norm_heads,
+            "data_init": self.data_init,
+        }
+        arguments.pop("use_sde", None)  # SB3 hands it on itself
+        if self.optimizer != "adam":
+            arguments["optimizer_class"] = OPTIMIZERS[self.optimizer]
+        if self.weight_decay:
+            arguments["optimizer_kwargs"] = {"weight_decay": self.weight_decay}
+        return arguments
+
+    def _taken_by(self, function: Any) -> dict[str, Any]:
+        """The fields that ``function`` has arguments for."""
+        names: Mapping[str, Any] = inspect.signature(function).parameters
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
+
+    def _scheduled(self) -> list[str]:
+        return [name for name in SCHEDULED if hasattr(self, f"{name}_schedule")]
+
+
+@dataclass(frozen=True)
+class OnPolicyConfig(Config):
+    """Hyperparameters of the algorithms that learn from their own last steps."""
+
+    n_envs: Whole = 8
+    """Environments that step together."""
+    n_steps: Whole = 2048
+    """Steps of each environment between updates."""
+    gae_lambda: Fraction = 0.95
+    """Trace of the generalised advantage estimate."""
+    use_sde: bool = False
+    """State-dependent exploration; for continuous actions."""
+    sde_sample_freq: WholeOrMinusOne = -1
+    """Steps between new exploration matrices; -1: once a rollout."""
+    activation_fn: str = "tanh"
+    """Nonlinearity of hidden layers: tanh, relu, elu, ...; a key of wnrl.networks.ACTIVATIONS."""
+    ortho_init: bool = True
+    """Orthogonal initialisation, 0.01 at the action head."""
+    log_std_init: float = 0.0
+    """Initial log standard deviation of continuous actions."""
+
+
+@dataclass(frozen=True)
+class OffPolicyConfig(Config):
+    """Hyperparameters of the algorithms that learn from a replay buffer.
+
+    Several environments fill one buffer. A rollout is ``train_freq`` steps of each of them, and
+    ``gradient_steps / (train_freq * n_envs)`` is the update-to-data ratio.
+    """
+
+    buffer_size: Whole = 1_000_000
+    """Transitions kept, over all environments."""
+    learning_starts: WholeFromZero = 100
+    """Environment steps with random actions before the first update."""
+    batch_size: Whole = 256
+    """Transitions in a minibatch."""
+    train_freq: Whole = 1
+    """Steps of each environment between updates."""
+    gradient_steps: WholeOrMinusOne = 1
+    """Minibatches of an update; -1: as many as steps taken, over all environments."""
+    n_steps: Whole = 1
+    """Rewards that are added up before the value is bootstrapped."""
+    optimize_memory_usage: bool = False
+    """Keep each observation once, not twice; episodes that a time limit cut then count as ended."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 2:
+            raise UsageError(f"batch_size must be 2 or more, got {self.batch_size}")
+        if self.batch_size > self.buffer_size:
+            raise UsageError(
+                f"batch_size {self.batch_size} is more than buffer_size {self.buffer_size} holds"
+            )
+        if self.learning_starts >= self.total_timesteps:
+            raise UsageError(
+                f"learning_starts {self.learning_starts} leaves nothing to learn in "
+                f"total_timesteps {self.total_timesteps}"
+            )
+        if self.optimize_memory_usage and self.n_steps > 1:
+            raise UsageError(f"optimize_memory_usage needs n_steps 1, got {self.n_steps}")
+
+    def algorithm_arguments(self) -> dict[str, Any]:
+        """The arguments that SB3's algorithm takes."""
+        arguments = super().algorithm_arguments()
+        if self.optimize_memory_usage:  # SB3's buffer cannot have both
+            arguments["replay_buffer_kwargs"] = {"handle_timeout_termination": False}
+        return arguments
+
+
+@dataclass(frozen=True)
+class ContinuousConfig(OffPolicyConfig):
+    """Hyperparameters of the off-policy algorithms with an actor, for continuous actions."""
+
+    net_arch: Sizes = (256, 256)
+    """Hidden units of the actor, and of the critics unless critic_arch says otherwise."""
+    critic_arch: Annotated[tuple[int, ...] | None, check_sizes] = None
+    """Hidden units of the critics."""
+    n_critics: Whole = 2
+    """Critics; the lowest value counts."""
+
+    def policy_arguments(self) -> dict[str, Any]:
+        """The arguments that the policy takes, less the norm."""
+        critic = self.net_arch if self.critic_arch is None else self.critic_arch
+        return {
+            **super().policy_arguments(),
+            "net_arch": {"pi": list(self.net_arch), "qf": list(critic)},
+        }

@@ -1,0 +1,77 @@
+"""CrossQ (Bhatt et al., 2024, arXiv:1902.05605), sb3-contrib's, with a norm.
+
+With norm ``batch_renorm`` it is CrossQ itself, with ``projected`` CrossQ with projected weights
+(Palenicek et al., 2025, arXiv:2502.07523), whose other hyperparameters are the variant ``wn``.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from sb3_contrib import CrossQ
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.assembly import CONTINUOUS, assemble
+from agents.config import Positive, Whole, check_sizes
+from agents.presets import MUJOCO
+from agents.sac import MaximumEntropyConfig
+
+
+@dataclass(frozen=True)
+class CrossQConfig(MaximumEntropyConfig):
+    """Hyperparameters, with sb3-contrib's names; the defaults are sb3-contrib's.
+
+    There are no target networks. The update-to-data ratio is ``gradient_steps`` where one
+    environment makes one step between updates.
+
+    Raises:
+        UsageError: a value with which training could not run.
+    """
+
+    algorithm: ClassVar[type[BaseAlgorithm]] = CrossQ
+
+    learning_rate: Positive = 1e-3
+    """Step size of the optimizer; Adam's first beta is 0.5."""
+    critic_arch: Annotated[tuple[int, ...] | None, check_sizes] = (1024, 1024)
+    """Hidden units of the critics; None: as net_arch."""
+    policy_delay: Whole = 3
+    """Minibatches of the critics between those of the actor."""
+
+
+# Tuned values of rl-baselines3-zoo.
+PRESETS: dict[str, CrossQConfig] = {
+    "Pendulum-v1": CrossQConfig(total_timesteps=20_000, policy_delay=2, critic_arch=(256, 256)),
+    "LunarLanderContinuous-v3": CrossQConfig(total_timesteps=200_000, learning_starts=10_000),
+    **dict.fromkeys(MUJOCO, CrossQConfig(learning_starts=5000, critic_arch=(2048, 2048))),
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    # For norm `projected`. The decay acts on the output layers: it leaves the direction of a
+    # projected row alone. The paper's target networks are not in sb3-contrib's CrossQ.
+    "wn": {
+        "critic_arch": (512, 512),
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "learning_rate": 3e-4,
+        "learning_rate_schedule": "linear",
+        "learning_rate_end": 3e-5,
+        "batch_size": 256,
+        "policy_delay": 3,
+    },
+}
+
+
+def build(
+    config: CrossQConfig,
+    env: VecEnv,
+    norm: str = "weight",
+    seed: int = 0,
+    device: torch.device | str = "auto",
+    run_dir: Path | None = None,
+) -> CrossQ:
+    """sb3-contrib's CrossQ, normalised; arguments as for ``assemble``.
+
+    It has a policy for vectors alone, neither for images nor for a Dict.
+    """
+    return assemble(config, env, norm, seed, device, run_dir, actions=CONTINUOUS)

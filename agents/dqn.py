@@ -1,0 +1,126 @@
+"""Deep Q-learning (Mnih et al., 2015), SB3's, with a norm."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.assembly import DISCRETE, assemble
+from agents.config import Fraction, OffPolicyConfig, Positive, Whole
+from agents.presets import ATARI, MINATAR
+from wnrl.errors import UsageError, check_positive
+
+
+@dataclass(frozen=True)
+class DQNConfig(OffPolicyConfig):
+    """Hyperparameters, with SB3's names; the defaults are SB3's.
+
+    Raises:
+        UsageError: a value with which training could not run.
+    """
+
+    algorithm: ClassVar[type[BaseAlgorithm]] = DQN
+
+    learning_rate: Positive = 1e-4
+    """Step size of the optimizer."""
+    batch_size: Whole = 32
+    """Transitions in a minibatch."""
+    train_freq: Whole = 4
+    """Steps of each environment between updates."""
+    tau: Fraction = 1.0
+    """How far the target network moves to the learning one; 1 copies it."""
+    target_update_interval: Whole = 10_000
+    """Environment steps between moves of the target network."""
+    exploration_fraction: Fraction = 0.1
+    """Share of training in which the share of random actions falls to its final value."""
+    exploration_initial_eps: Fraction = 1.0
+    """Share of random actions at the start."""
+    exploration_final_eps: Fraction = 0.05
+    """Share of random actions at the end."""
+    max_grad_norm: Annotated[float | None, check_positive] = 10.0
+    """Gradients are scaled down to this length; None leaves them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target_update_interval < self.n_envs:
+            raise UsageError(
+                f"target_update_interval {self.target_update_interval} is less than one step of "
+                f"n_envs {self.n_envs} environments"
+            )
+        if self.exploration_fraction == 0:
+            raise UsageError("exploration_fraction must be above zero, got 0")
+
+    def algorithm_arguments(self) -> dict[str, Any]:
+        """The arguments that SB3's algorithm takes."""
+        arguments = super().algorithm_arguments()
+        if self.max_grad_norm is None and self.algorithm is DQN:  # which knows no None
+            arguments["max_grad_norm"] = math.inf
+        return arguments
+
+
+_SMALL: dict[str, Any] = {
+    "total_timesteps": 100_000,
+    "learning_rate": 6.3e-4,
+    "batch_size": 128,
+    "buffer_size": 50_000,
+    "learning_starts": 0,
+    "target_update_interval": 250,
+    "gradient_steps": -1,
+    "exploration_fraction": 0.12,
+    "exploration_final_eps": 0.1,
+    "net_arch": (256, 256),
+}
+_ATARI: dict[str, Any] = {
+    "total_timesteps": 10_000_000,
+    "buffer_size": 100_000,
+    "learning_starts": 100_000,
+    "target_update_interval": 1000,
+    "exploration_final_eps": 0.01,
+    "net_arch": (),
+}
+# Tuned values of rl-baselines3-zoo.
+PRESETS: dict[str, DQNConfig] = {
+    "CartPole-v1": DQNConfig(
+        total_timesteps=50_000,
+        learning_rate=2.3e-3,
+        batch_size=64,
+        buffer_size=100_000,
+        learning_starts=1000,
+        target_update_interval=10,
+        train_freq=256,
+        gradient_steps=128,
+        exploration_fraction=0.16,
+        exploration_final_eps=0.04,
+        net_arch=(256, 256),
+    ),
+    "Acrobot-v1": DQNConfig(**_SMALL),
+    "LunarLander-v3": DQNConfig(**_SMALL),
+    **dict.fromkeys(ATARI, DQNConfig(**_ATARI)),
+    MINATAR: DQNConfig(**{**_ATARI, "total_timesteps": 5_000_000, "learning_starts": 5000}),
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    # The weight norm paper's, sections 3 and 5.4: the best learning rate of its four for `weight`.
+    "salimans2016": {
+        "optimizer": "adamax",
+        "batch_size": 64,
+        "learning_rate": 3e-4,
+        "data_init": 64,
+    },
+}
+
+
+def build(
+    config: DQNConfig,
+    env: VecEnv,
+    norm: str = "weight",
+    seed: int = 0,
+    device: torch.device | str = "auto",
+    run_dir: Path | None = None,
+) -> DQN:
+    """SB3's DQN with a normalised network; arguments as for ``assemble``."""
+    return assemble(config, env, norm, seed, device, run_dir, actions=DISCRETE)

@@ -1,0 +1,105 @@
+"""Soft actor-critic (Haarnoja et al., 2018, arXiv:1812.05905), SB3's, with a norm."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.assembly import CONTINUOUS, assemble
+from agents.config import ContinuousConfig, Fraction, Whole, WholeOrMinusOne
+from agents.presets import MUJOCO
+from wnrl.errors import UsageError
+
+
+@dataclass(frozen=True)
+class MaximumEntropyConfig(ContinuousConfig):
+    """Hyperparameters of the algorithms that maximise the return and the policy's entropy.
+
+    Raises:
+        UsageError: a value with which training could not run.
+    """
+
+    ent_coef: float | str = "auto"
+    """Weight of the entropy; auto learns it from 1 on, auto_0.1 from 0.1 on."""
+    target_entropy: float | Literal["auto"] = "auto"
+    """Entropy in nats at which a learned weight settles; auto: minus the number of actions."""
+    use_sde: bool = False
+    """State-dependent exploration."""
+    sde_sample_freq: WholeOrMinusOne = -1
+    """Steps between new exploration matrices; -1: once a rollout."""
+    use_sde_at_warmup: bool = False
+    """State-dependent exploration, not uniform actions, before learning_starts as well."""
+    log_std_init: float = -3.0
+    """Initial log standard deviation of actions under use_sde."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ent_coef(self.ent_coef)
+        if self.target_entropy != "auto" and not isinstance(self.target_entropy, float | int):
+            raise UsageError(
+                f"target_entropy must be a number or auto, got {self.target_entropy!r}"
+            )
+
+
+def check_ent_coef(ent_coef: float | str) -> None:
+    """Raises UsageError unless ``ent_coef`` is a number from zero on, auto, or auto_<number>."""
+    word, _, start = str(ent_coef).partition("_")
+    try:
+        learned = word == "auto" and (not start or 0 < float(start) < math.inf)
+        fits = learned or 0 <= float(ent_coef) < math.inf
+    except ValueError:
+        fits = False
+    if not fits:
+        raise UsageError(
+            "ent_coef must be a number from zero on, auto, or auto_<number above zero>, "
+            f"got {ent_coef!r}"
+        )
+
+
+@dataclass(frozen=True)
+class SACConfig(MaximumEntropyConfig):
+    """Hyperparameters, with SB3's names; the defaults are SB3's.
+
+    Raises:
+        UsageError: a value with which training could not run.
+    """
+
+    algorithm: ClassVar[type[BaseAlgorithm]] = SAC
+
+    tau: Fraction = 0.005
+    """How far the target networks move to the learning ones."""
+    target_update_interval: Whole = 1
+    """Minibatches between moves of the target networks."""
+
+
+# Tuned values of rl-baselines3-zoo.
+PRESETS: dict[str, SACConfig] = {
+    "Pendulum-v1": SACConfig(total_timesteps=20_000, learning_rate=1e-3),
+    "LunarLanderContinuous-v3": SACConfig(
+        total_timesteps=500_000,
+        batch_size=256,
+        learning_rate=7.3e-4,
+        learning_rate_schedule="linear",
+        tau=0.01,
+        learning_starts=10_000,
+        net_arch=(400, 300),
+    ),
+    **dict.fromkeys(MUJOCO, SACConfig(learning_starts=10_000)),
+}
+
+
+def build(
+    config: SACConfig,
+    env: VecEnv,
+    norm: str = "weight",
+    seed: int = 0,
+    device: torch.device | str = "auto",
+    run_dir: Path | None = None,
+) -> SAC:
+    """SB3's SAC with normalised networks; arguments as for ``assemble``."""
+    return assemble(config, env, norm, seed, device, run_dir, actions=CONTINUOUS)

@@ -1,0 +1,90 @@
+"""Twin delayed DDPG (Fujimoto et al., 2018, arXiv:1802.09477), SB3's, with a norm."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import (
+    ActionNoise,
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+)
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.assembly import CONTINUOUS, assemble
+from agents.config import ContinuousConfig, Fraction, FromZero, Positive, Sizes, Whole
+from agents.presets import MUJOCO
+from wnrl.errors import check_choice
+
+NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
+
+
+@dataclass(frozen=True)
+class TD3Config(ContinuousConfig):
+    """Hyperparameters, with SB3's names; the defaults are SB3's, but for the exploration noise.
+
+    SB3 itself adds none unless it is given some; here it is the paper's.
+
+    Raises:
+        UsageError: a value with which training could not run.
+    """
+
+    algorithm: ClassVar[type[BaseAlgorithm]] = TD3
+
+    learning_rate: Positive = 1e-3
+    """Step size of the optimizer."""
+    net_arch: Sizes = (400, 300)
+    """Hidden units of the actor, and of the critics unless critic_arch says otherwise."""
+    tau: Fraction = 0.005
+    """How far the target networks move to the learning ones."""
+    policy_delay: Whole = 2
+    """Minibatches of the critics between those of the actor."""
+    target_policy_noise: FromZero = 0.2
+    """Deviation of the noise on the target's actions."""
+    target_noise_clip: FromZero = 0.5
+    """Limit of that noise."""
+    noise_type: Literal["normal", "ornstein-uhlenbeck"] = "normal"
+    """Noise on the actions that explore: normal, or ornstein-uhlenbeck, which drifts."""
+    noise_std: FromZero = 0.1
+    """Deviation of that noise; 1 is half the range of an action, 0 is without."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("noise_type", self.noise_type, NOISES)
+
+    def action_noise(self, actions: spaces.Space[Any]) -> ActionNoise | None:
+        """The noise for actions in ``actions``, or None if there is none."""
+        if self.noise_std == 0 or actions.shape is None:
+            return None
+        deviation = np.full(actions.shape, self.noise_std)
+        return NOISES[self.noise_type](mean=np.zeros(actions.shape), sigma=deviation)
+
+
+# Values of rl-baselines3-zoo; for MuJoCo the paper's.
+PRESETS: dict[str, TD3Config] = {
+    "Pendulum-v1": TD3Config(total_timesteps=20_000, learning_starts=1000),
+    "LunarLanderContinuous-v3": TD3Config(
+        total_timesteps=300_000, learning_starts=1000, noise_type="ornstein-uhlenbeck"
+    ),
+    **dict.fromkeys(MUJOCO, TD3Config(learning_starts=25_000, learning_rate=3e-4)),
+}
+
+
+def build(
+    config: TD3Config,
+    env: VecEnv,
+    norm: str = "weight",
+    seed: int = 0,
+    device: torch.device | str = "auto",
+    run_dir: Path | None = None,
+) -> TD3:
+    """SB3's TD3 with normalised networks; arguments as for ``assemble``."""
+    noise = config.action_noise(env.action_space)
+    return assemble(
+        config, env, norm, seed, device, run_dir, actions=CONTINUOUS, action_noise=noise
+    )

@@ -1,0 +1,89 @@
+"""Trust region policy optimisation (Schulman et al., 2015, arXiv:1502.05477), sb3-contrib's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from sb3_contrib import TRPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.assembly import ANY_ACTION, assemble
+from agents.config import OnPolicyConfig, Positive, Whole
+from wnrl.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TRPOConfig(OnPolicyConfig):
+    """Hyperparameters, with sb3-contrib's names; the defaults are sb3-contrib's.
+
+    Raises:
+        UsageError: a value with which training could not run.
+    """
+
+    algorithm: ClassVar[type[BaseAlgorithm]] = TRPO
+
+    n_envs: Whole = 2
+    """Environments that step together."""
+    learning_rate: Positive = 1e-3
+    """Step size of the value function's optimizer; the policy's step follows from target_kl."""
+    batch_size: Whole = 128
+    """Samples in a minibatch of the value function."""
+    target_kl: Positive = 0.01
+    """Divergence from the old policy that a step may have."""
+    cg_max_steps: Whole = 15
+    """Steps of conjugate gradients for the direction of the policy's step."""
+    cg_damping: Positive = 0.1
+    """Added to the diagonal of the Fisher matrix."""
+    n_critic_updates: Whole = 10
+    """Passes of the value function over the samples of an update."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 2 or self.n_envs * self.n_steps % self.batch_size == 1:
+            raise UsageError(
+                f"batch_size {self.batch_size} leaves a minibatch of one sample out of "
+                f"n_envs * n_steps = {self.n_envs * self.n_steps}"
+            )
+
+
+# Tuned values of rl-baselines3-zoo.
+PRESETS: dict[str, TRPOConfig] = {
+    "CartPole-v1": TRPOConfig(
+        total_timesteps=100_000,
+        n_steps=512,
+        batch_size=512,
+        cg_damping=1e-3,
+        gae_lambda=0.98,
+        n_critic_updates=20,
+    ),
+    "Acrobot-v1": TRPOConfig(total_timesteps=100_000, n_steps=1024, normalize=True),
+    "Pendulum-v1": TRPOConfig(
+        total_timesteps=100_000,
+        n_steps=1024,
+        gamma=0.9,
+        n_critic_updates=15,
+        use_sde=True,
+        sde_sample_freq=4,
+    ),
+    "LunarLander-v3": TRPOConfig(
+        total_timesteps=200_000,
+        n_steps=512,
+        cg_damping=0.01,
+        gae_lambda=0.98,
+        n_critic_updates=15,
+    ),
+}
+
+
+def build(
+    config: TRPOConfig,
+    env: VecEnv,
+    norm: str = "weight",
+    seed: int = 0,
+    device: torch.device | str = "auto",
+    run_dir: Path | None = None,
+) -> TRPO:
+    """sb3-contrib's TRPO with a normalised network; arguments as for ``assemble``."""
+    return assemble(config, env, norm, seed, device, run_dir, actions=ANY_ACTION)

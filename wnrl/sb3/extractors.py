@@ -1,0 +1,30 @@
+"""Features extractors for SB3's policies."""
+
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor
+
+from wnrl.networks import ConvSpec, cnn
+
+
+class SmallCNN(BaseFeaturesExtractor):
+    """The network of MinAtar's agents (Young & Tian, 2019, arXiv:1903.03176), for small images.
+
+    One convolution of 16 windows of 3×3 and a hidden layer, each followed by a ReLU. SB3's own
+    convolutions need images of 36×36 or more.
+
+    Args:
+        observation_space: channel-first images, ``(C, H, W)``.
+        features_dim: units of the hidden layer.
+    """
+
+    def __init__(self, observation_space: spaces.Box, features_dim: int = 128) -> None:
+        super().__init__(observation_space, features_dim)
+        channels, height, width = observation_space.shape
+        self.net = cnn(
+            (channels, height, width), None, convs=(ConvSpec(16, 3),), hidden=(features_dim,)
+        )
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Features ``(B, features_dim)`` of images ``(B, C, H, W)`` with values from 0 to 1."""
+        return self.net(observations)
