@@ -107,7 +107,12 @@ class NormBase(_Policy):
     def _find_plain_parts(self) -> list[str]:
         """What the attribute ``plain_parts`` is to hold."""
         parts = plain_parts(self, self.norm)
-        return [name for name in parts if not _is_target(name.split(".")[0])]
+        names = [name for name in parts if not _is_target(name.split(".")[0])]
+        if self.norm in HEAD_NORMS and not self.norm_heads:
+            return names
+        # A head with a squashing function behind it looks like a hidden layer.
+        heads = {id(head) for head in self._heads}
+        return [name for name in names if id(self.get_submodule(name)) not in heads]
 
     def _normed(self, net: Net, heads: Iterable[str]) -> Net:
         """Gives ``net`` the norm, in place.

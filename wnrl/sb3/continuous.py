@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from sb3_contrib.tqc import policies as tqc
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac import policies as sac
@@ -16,9 +18,8 @@ from wnrl.sb3.batch_statistics import (
     batch_norms,
     use_batch_statistics,
 )
-from wnrl.sb3.common import HEAD_NORMS, NormBase, output_layers
-
-ACTOR_HEADS = ("mu", "log_std")
+from wnrl.sb3.common import NormBase
+from wnrl.sb3.data_init import Observations
 
 if TYPE_CHECKING:
 
@@ -58,7 +59,7 @@ class ContinuousMixin(NormBase, _Policy):
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """SB3's actor, with the norm."""
-        return self._normed(super().make_actor(features_extractor), ACTOR_HEADS)
+        return self._normed(super().make_actor(features_extractor), ("mu", "log_std"))
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """SB3's critic, with the norm."""
@@ -76,11 +77,18 @@ class ContinuousMixin(NormBase, _Policy):
             CriticForward(self.critic, norms, target)
         self._batch_norms: list[nn.Module] = batch_norms(self.actor, self.critic)
 
-    def _find_plain_parts(self) -> list[str]:
-        # TD3 has tanh behind its action head, and gSDE a clip: they look like hidden layers.
-        heads = [] if self.norm in HEAD_NORMS else output_layers(self.actor, ACTOR_HEADS)
-        actors = [f"actor.{head}" for head in heads]
-        return [name for name in super()._find_plain_parts() if name not in actors]
+    def _run_hidden(self, obs: Observations) -> None:
+        actor, critic = self.actor, self.critic
+        features = actor.features_extractor(obs)
+        actor.mu(actor.latent_pi(features) if hasattr(actor, "latent_pi") else features)
+        if critic.features_extractor is not actor.features_extractor:
+            features = critic.features_extractor(obs)
+        # What a replay buffer has at first: uniform actions. The generator is not the run's.
+        size = (len(features), get_action_dim(self.action_space))
+        actions = 2 * torch.rand(size, generator=torch.Generator().manual_seed(0)) - 1
+        state_actions = torch.cat([features, actions.to(features)], dim=1)
+        for q_network in critic.q_networks:
+            q_network(state_actions)
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's; batch norms leave evaluation only while their network learns."""

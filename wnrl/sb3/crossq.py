@@ -5,13 +5,15 @@ from typing import Any
 from sb3_contrib.common.torch_layers import BatchRenorm1d as StockBatchRenorm
 from sb3_contrib.crossq.policies import CrossQPolicy
 from stable_baselines3.common.type_aliases import Schedule
-from torch import nn
+from torch import Tensor, nn
 
 from wnrl.errors import UsageError
 from wnrl.nn import convert, plain_parts
 from wnrl.norms import NORMS
-from wnrl.sb3.common import HEAD_NORMS, output_layers
+from wnrl.sb3.batch_statistics import batch_norms
+from wnrl.sb3.common import HEAD_NORMS
 from wnrl.sb3.continuous import ContinuousMixin
+from wnrl.sb3.data_init import Observations
 
 
 class CrossQMixin(ContinuousMixin):
@@ -22,8 +24,11 @@ class CrossQMixin(ContinuousMixin):
 
     - a norm with a normaliser (``batch``, ``batch_renorm``, ``layer``, ``rms``, ``mean``,
       ``weight_mean``) puts it into these places. ``batch_renorm`` is CrossQ as sb3-contrib has it,
-      with the statistics of the population in the place of the unbiased ones: a factor of
-      1 + 1/(4 B) in a standard deviation;
+      but that variances are those of the population, smaller by a factor of 1 − 1/(2 B) for the
+      2 B examples of a joint batch, and that a feature which is constant on a batch has a gradient
+      of zero after the warm-up, where sb3-contrib's is NaN. ``layer`` and ``rms`` leave out the
+      place in front of the first layer: an observation normalised by itself loses a part of what
+      it says;
     - ``none``, ``weight`` and ``spectral`` leave them out: there is no normaliser at all;
     - ``projected`` keeps batch renormalisation: CrossQ with projected weights (Palenicek et al.
       2025, arXiv:2502.07523) has both, the one for the scale of activations and the other for that
@@ -46,14 +51,14 @@ class CrossQMixin(ContinuousMixin):
         UsageError: ``batch_norm`` or ``joint_statistics`` contradicts the norm or the algorithm.
     """
 
+    actor_kwargs: dict[str, Any]
+    critic_kwargs: dict[str, Any]
+    batch_norm_params: dict[str, Any]
+
     def _find_plain_parts(self) -> list[str]:
         if self.normaliser != self.norm:
             return super()._find_plain_parts()
         return plain_parts(self, HEAD_NORMS.get(self.norm, "none"))
-
-    actor_kwargs: dict[str, Any]
-    critic_kwargs: dict[str, Any]
-    batch_norm_params: dict[str, Any]
 
     def _build(self, lr_schedule: Schedule) -> None:
         if not self.joint_statistics:
@@ -65,6 +70,11 @@ class CrossQMixin(ContinuousMixin):
         for arguments in (self.actor_kwargs, self.critic_kwargs):
             arguments["batch_norm"] = self.normaliser is not None
         super()._build(lr_schedule)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        # sb3-contrib's own True would be taken for a caller's.
+        asked = self._arguments.get("batch_norm")
+        return {**super()._get_constructor_parameters(), "batch_norm": asked}
 
     def _choose_normaliser(self, batch_norm: bool | None) -> str | None:
         """The key of ``NORMS`` whose normaliser stands in CrossQ's places."""
@@ -80,30 +90,40 @@ class CrossQMixin(ContinuousMixin):
         kept = choice.projected if batch_norm is None else batch_norm
         return "batch_renorm" if kept else None
 
-    def _normed(self, net: Any, heads: Any) -> Any:
-        """Gives ``net`` the norm, in place; ``heads`` as for ``NormBase``."""
+    def _convert(self, net: nn.Module, heads: list[str]) -> None:
         if self.normaliser is not None:
             self._fill_places(net, self.normaliser)
         if self.normaliser != self.norm:
-            return super()._normed(net, heads)
+            super()._convert(net, heads)
+            return
         parts = [name for name, _ in net.named_children() if name != "features_extractor"]
         convert(net, self.norm, skip=parts, norm_kwargs=self.norm_kwargs)
         if layer_norm := HEAD_NORMS.get(self.norm):
             options = NORMS[layer_norm].layer_options
             kept = {key: value for key, value in self.norm_kwargs.items() if key in options}
-            skip = () if self.norm_heads else output_layers(net, heads)
-            convert(net, layer_norm, skip=skip, norm_kwargs=kept)
-        return net
+            convert(net, layer_norm, skip=() if self.norm_heads else heads, norm_kwargs=kept)
+
+    def _run_hidden(self, obs: Observations) -> None:
+        """As elsewhere; normalisers in front of layers take their statistics from ``obs``."""
+        norms = batch_norms(self.actor.latent_pi, *self.critic.q_networks)
+        hooks = [norm.register_forward_pre_hook(_take_statistics) for norm in norms]
+        try:
+            super()._run_hidden(obs)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _fill_places(self, net: nn.Module, key: str) -> None:
-        """Puts the normaliser of ``key`` wherever sb3-contrib has batch renormalisation."""
+        """Puts the normaliser of ``key`` where sb3-contrib has batch renormalisation."""
         choice = NORMS[key]
         assert choice.normalisers is not None
         options = self._normaliser_options(key)
         for parent in list(net.modules()):
-            for name, child in list(parent.named_children()):
+            for index, (name, child) in enumerate(list(parent.named_children())):
                 if isinstance(child, StockBatchRenorm):
                     norm = choice.normalisers[0](child.num_features, **options)
+                    if index == 0 and not batch_norms(norm):
+                        norm = nn.Identity()
                     setattr(parent, name, norm.to(child.scale.device))
 
     def _normaliser_options(self, key: str) -> dict[str, Any]:
@@ -121,6 +141,13 @@ class CrossQMixin(ContinuousMixin):
             opened = options["warmup_steps"] + 1
             options = {"r_steps": opened, "d_steps": opened, **options}
         return {name: value for name, value in options.items() if name in known}
+
+
+def _take_statistics(norm: Any, args: tuple[Tensor]) -> None:
+    """Forward pre-hook: the statistics of a batch ``(B, C)`` become the running ones."""
+    norm.running_mean.copy_(args[0].mean(0))
+    if hasattr(norm, "running_var"):
+        norm.running_var.copy_(args[0].var(0, correction=0))
 
 
 class WNCrossQMlpPolicy(CrossQMixin, CrossQPolicy):
