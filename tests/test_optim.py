@@ -169,6 +169,88 @@ def test_a_state_of_another_network_is_refused_by_parameter():
     assert torch.equal(optimizer.state_dict()["state"][2]["v"], before)
 
 
+def tampered(change):
+    """The state of a trained optimizer, with something wrong."""
+    net = mlp()
+    optimizer = WNAdam(net.parameters())
+    train(net, optimizer, 1, (4, 3))
+    state = copy.deepcopy(optimizer.state_dict())
+    change(state["state"])
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s[1].update(exp_avg=torch.zeros(9)), r"exp_avg of parameter 1 .* got \(9,\)"),
+        (lambda s: s[0]["v_state"].update(exp_avg=torch.zeros(9)), r"exp_avg of v of parameter 0"),
+        (lambda s: s[0]["g_state"].update(exp_avg=torch.zeros(9)), r"exp_avg of g of parameter 0"),
+        (lambda s: s[2].pop("v_state"), "parameter 2 lacks v_state"),
+        (lambda s: s[2].pop("g"), "parameter 2 has no v and g"),
+    ],
+)
+def test_every_state_is_checked_before_anything_is_loaded(change, message):
+    optimizer = WNAdam(mlp().parameters())
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(UsageError, match=message):
+        optimizer.load_state_dict(tampered(change))
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert after["state"].keys() == before["state"].keys()
+    for index, state in before["state"].items():
+        assert after["state"][index].keys() == state.keys()
+        if "v" in state:
+            assert torch.equal(after["state"][index]["v"], state["v"])
+
+
+def test_a_loaded_state_is_a_copy():
+    net = mlp()
+    optimizer = WNAdam(net.parameters())
+    train(net, optimizer, 2, (4, 3))
+    twin = copy.deepcopy(net)
+    loaded = WNAdam(twin.parameters())
+    loaded.load_state_dict(optimizer.state_dict())
+    train(net, optimizer, 2, (4, 3))
+    train(twin, loaded, 2, (4, 3))
+    assert difference(net, twin, (4, 3)) == 0
+
+
+def test_a_group_that_is_refused_leaves_the_optimizer_as_it_was():
+    net = mlp()
+    optimizer = WNAdam(net.parameters())
+    for wrong in ({"params": [nn.Parameter(torch.zeros(3, 0))]}, {"params": [], "g_lr_scale": -1}):
+        with pytest.raises(UsageError):
+            optimizer.add_param_group(wrong)
+    train(net, optimizer, 1, (4, 3))
+    assert len(optimizer.param_groups) == 1
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused():
+    with pytest.raises(UsageError, match="transposed=3 must divide the input channels"):
+        WNAdam([{"params": nn.ConvTranspose2d(4, 6, 2).parameters(), "transposed": 3}])
+
+
+@pytest.mark.parametrize("base", [nn.Linear, WNAdam])
+def test_only_a_plain_optimizer_can_be_wrapped(base):
+    with pytest.raises(UsageError, match=f"plain torch optimizer, got {base.__name__}"):
+        weight_normalized(base)
+
+
+@pytest.mark.parametrize("options", [{"maximize": True}, {"foreach": True}, {"fused": True}])
+@pytest.mark.parametrize(
+    "kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adamax]
+)
+def test_each_implementation_and_direction_is_that_of_the_base(kind, options):
+    if "fused" in options and kind is torch.optim.Adamax:
+        options = {"foreach": False}
+    net, layers = mlp(), mlp()
+    convert(layers, "weight")
+    options = {**options, "lr": 0.01, "weight_decay": 0.0}
+    train(net, weight_normalized(kind)(net.parameters(), **options), 5, (4, 3))
+    train(layers, kind(layers.parameters(), **options), 5, (4, 3))
+    assert difference(net, layers, (4, 3)) < 1e-5
+
+
 def test_a_sparse_gradient_is_refused():
     words = nn.Embedding(10, 4, sparse=True)
     optimizer = WNSGD(words.parameters(), lr=0.1)

@@ -73,7 +73,11 @@ class WeightNormalized(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As every optimizer's; the constructor calls it for each group."""
         super().add_param_group(param_group)
-        self._adopt(self.param_groups[-1])
+        try:
+            self._adopt(self.param_groups[-1])
+        except UsageError:
+            self.param_groups.pop()
+            raise
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -120,33 +124,40 @@ class WeightNormalized(Optimizer):
         """Resumes bit for bit, where the network is loaded as well (in either order).
 
         Raises:
-            UsageError: the state of a weight has no v and g (another optimizer's), or those of
+            UsageError: the state of a weight lacks v or g (another optimizer's), or a tensor is of
                 another shape (another network's). The optimizer is unchanged.
         """
+        state_dict = copy.deepcopy(state_dict)  # torch would go on sharing its tensors
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
         params = (w for group in self.param_groups for w in group["params"])
         exact = {}
         for index, w in zip(indices, params, strict=False):
             state = state_dict["state"].get(index, {})
-            if "v" in self.state[w]:
-                if not {"v", "g"} <= state.keys():
-                    raise UsageError(
-                        f"the state of parameter {index} has no v and g: "
-                        f"it was saved by another optimizer than {type(self).__name__}"
-                    )
-                for key in ("v", "g"):
-                    wanted, got = (tuple(s[key].shape) for s in (self.state[w], state))
-                    if wanted != got:
-                        raise UsageError(
-                            f"{key} of parameter {index} must have shape {wanted}, got {got}: "
-                            "the state was saved for another network"
-                        )
+            own = self.state[w]
+            if "v" in own:
+                self._check_state(f"parameter {index}", state, own)
                 exact[w] = state
+            else:
+                _check_shapes(f"parameter {index}", state, w)
         super().load_state_dict(state_dict)
         # torch casts state to the type of its parameter, which may be bf16.
         for w, state in exact.items():
-            self.state[w] = copy.deepcopy(state)
+            self.state[w] = state
         self._adopt_all()
+
+    def _check_state(self, where: str, state: dict[str, Any], own: dict[str, Any]) -> None:
+        """Raises UsageError where ``state`` cannot be that of a weight whose state is ``own``."""
+        for key in ("v", "g"):
+            if key not in state:
+                raise UsageError(
+                    f"the state of {where} has no v and g: "
+                    f"it was saved by another optimizer than {type(self).__name__}"
+                )
+            _check_shapes(where, {key: state[key]}, own[key])
+        for key in ("v", "g"):
+            if f"{key}_state" not in state:
+                raise UsageError(f"the state of {where} lacks {key}_state")
+            _check_shapes(f"{key} of {where}", state[f"{key}_state"], own[key])
 
     def __getstate__(self) -> dict[str, Any]:
         self._show_state()
@@ -170,6 +181,7 @@ class WeightNormalized(Optimizer):
     @torch.no_grad()
     def _adopt(self, group: dict[str, Any]) -> None:
         """Makes the pairs of a group, from their state if they have one, and bundles them."""
+        check_positive(g_lr_scale=group["g_lr_scale"])
         alike: dict[Any, list[Pair]] = {}
         for w in group["params"]:
             state = self.state[w]
@@ -221,6 +233,16 @@ def _inner_groups(group: dict[str, Any], bundles: list[Bundle]) -> list[dict[str
     ]
 
 
+def _check_shapes(where: str, state: dict[str, Any], like: Tensor) -> None:
+    """Raises UsageError for a tensor, but a counter, of another shape than ``like``."""
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.dim() and value.shape != like.shape:
+            raise UsageError(
+                f"{key} of {where} must have shape {tuple(like.shape)}, got {tuple(value.shape)}: "
+                "the state was saved for another network"
+            )
+
+
 def _cloned(state: dict[str, Any]) -> dict[str, Any]:
     return {key: state[key].clone() for key in ("v", "g") if key in state}
 
@@ -252,8 +274,10 @@ def weight_normalized(base: type[Optimizer]) -> type[WeightNormalized]:
     ``torch.optim`` do, but for LBFGS (many evaluations a step), SparseAdam, Adafactor and Muon.
 
     Raises:
-        UsageError: ``base`` is one of those.
+        UsageError: ``base`` is one of those, weight-normalized already, or no optimizer.
     """
+    if not issubclass(base, Optimizer) or issubclass(base, WeightNormalized):
+        raise UsageError(f"base must be a plain torch optimizer, got {base.__name__}")
     if base.__name__ in ("LBFGS", "SparseAdam", "Adafactor", "Muon"):
         raise UsageError(f"base must update each number by itself, {base.__name__} does not")
     caller = sys._getframe(1).f_globals.get("__name__", __name__)

@@ -50,6 +50,11 @@ class Pair:
         """The pair that stands for w as it is."""
         if not w.numel():
             raise UsageError(f"a weight must have no empty axis, got shape {tuple(w.shape)}")
+        if transposed and len(w) % transposed:
+            raise UsageError(
+                f"transposed={transposed} must divide the input channels of a weight of shape "
+                f"{tuple(w.shape)}"
+            )
         rows = _units_first(w.detach().to(torch.promote_types(w.dtype, torch.float32)), transposed)
         rows = rows.flatten(0, 1) if transposed else rows
         return cls(w, transposed, *split_weight(rows.contiguous(), v_std=v_init_std))
