@@ -81,6 +81,10 @@ def test_the_norm_and_its_switches_reach_the_policy(algo):
     assert model.policy.norm == "layer"
     assert model.policy.norm_heads
     assert any(isinstance(part, torch.nn.LayerNorm) for part in model.policy.modules())
+
+
+@pytest.mark.parametrize("algo", [algo for algo in AGENTS if algo != "recurrent_ppo"])
+def test_data_dependent_initialisation_reaches_the_policy(algo):
     assert build(algo, norm="none", data_init=32).policy.data_init == 32
 
 
