@@ -88,7 +88,7 @@ class Diagnostics(BaseCallback):
 
     def __init__(self, every: int = EVERY, curvature: bool = False) -> None:
         super().__init__()
-        if not isinstance(every, int) or every <= 0:
+        if isinstance(every, bool) or not isinstance(every, int) or every <= 0:
             raise UsageError(f"every must be a whole number above zero, got {every!r}")
         self.every, self.curvature = every, curvature
         self._last = -1  # environment steps at the latest update
@@ -176,7 +176,7 @@ class Diagnostics(BaseCallback):
 
 def pre_update(model: OnPolicyAlgorithm, data: Any) -> dict[str, Tensor]:
     """How far the policy in training mode is from the one that acted (Schulman's estimate)."""
-    model.policy.set_training_mode(True)
+    probe.set_mode(model, True)
     _, log_probs, _ = probe.evaluate(model, data)
     rows = probe.real_rows(data)
     log_ratio = log_probs - (data.old_log_prob if rows is None else data.old_log_prob[rows])
@@ -210,7 +210,7 @@ def curvatures(model: probe.Algorithm, data: Any) -> dict[str, float]:
     """What bends the loss of an update, in training mode."""
     loss = probe.loss_of(model)
     assert loss is not None
-    model.policy.set_training_mode(True)
+    probe.set_mode(model, True)
     found = curvature(lambda: loss(model, data), trained_parts(model.policy).parameters())
     return {
         tags.CURVATURE_LARGEST: found.largest,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from wnrl.sb3.common import output_layers
+from wnrl.sb3.common import output_layers, trained_parts
 
 Algorithm = OnPolicyAlgorithm | OffPolicyAlgorithm
 HEADS = re.compile(r"action_net|value_net|(q_net|quantile_net)\.\1|actor\.mu|critic\.qf\d+")
@@ -61,6 +61,16 @@ def update_rows(model: Algorithm) -> int | None:
     return None if whole else model.batch_size  # type: ignore[union-attr]
 
 
+def set_mode(model: Algorithm, training: bool) -> None:
+    """Sets the mode of the policy and of what it trains; targets stay in evaluation.
+
+    SB3's ``set_training_mode`` does so too, but it says that an update or a rollout begins: with
+    it, a policy of ours would initialise itself.
+    """
+    model.policy.training = training
+    trained_parts(model.policy).train(training)
+
+
 def evaluate(model: OnPolicyAlgorithm, data: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Values ``(B,)``, log-probabilities ``(B,)`` and entropy of the actions in ``data``.
 
@@ -90,8 +100,8 @@ def real_rows(data: Any) -> Tensor | None:
 
 
 def forward(model: Algorithm, data: Any) -> None:
-    """Runs actor and critic on ``data`` as a rollout would, for hooks to see."""
-    model.policy.set_training_mode(False)
+    """Runs actor and critic on ``data`` in evaluation mode, for hooks to see."""
+    set_mode(model, False)
     if isinstance(model, OnPolicyAlgorithm):
         evaluate(model, data)
         return
