@@ -146,6 +146,8 @@ def arguments(job: Job, root: Path, device: str) -> train_agent.Args[Any] | trai
     common: dict[str, Any] = {"norm": job.norm, "seed": job.seed, "device": device}
     if task.program == "agent":
         config = replace(AGENTS[task.algo].preset(task.name), **task.settings)
+        # one thread, as many runs train side by side; what was stopped goes on
+        common |= {"threads": 1, "resume": True, "keep_checkpoint": False}
         return train_agent.Args.of(task.algo, task.name, config=config, run_dir=folder, **common)
     return train_vae.Args(task.algo, task.name, run_dir=folder, **common, **task.settings)
 
