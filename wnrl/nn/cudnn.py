@@ -49,8 +49,9 @@ class _Flatten(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layer: Recurrent, *weights: Tensor) -> tuple[Tensor, ...]:
         # cuDNN's helper points the tensors that it is given at their place in the new buffer:
-        # aliases, so that weights and bias parameters stay where they are.
-        parts = [w.detach() for w in weights]
+        # aliases, so that weights and bias parameters stay where they are. Not detach(), which
+        # shares the version counter: each call would look like a write into the biases.
+        parts = [w.data for w in weights]
         with torch.cuda.device_of(weights[0]):
             torch._cudnn_rnn_flatten_weight(
                 parts,

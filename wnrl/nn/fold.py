@@ -41,6 +41,9 @@ def fold(module: nn.Module) -> nn.Module:
                     folded[id(child)] = child.to_plain().train(child.training)  # type: ignore[operator]
                     _tie(folded[id(child)], child, made)
                 setattr(parent, key, folded[id(child)])
+    for part in root.modules():
+        if isinstance(part, nn.RNNBase):
+            part.flatten_parameters()  # in one buffer again, for cuDNN: copies are not
     return root[0]
 
 

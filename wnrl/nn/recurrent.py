@@ -110,6 +110,12 @@ class WNRecurrent(WeightNormed):
             dropout=self.dropout if self.training else 0.0,
         )
 
+    def to_plain(self) -> Any:
+        """The plain layer with the same function and parameters of its own, laid out for cuDNN."""
+        plain: Any = super().to_plain()
+        plain.flatten_parameters()
+        return plain
+
     def flatten_parameters(self) -> None:
         """Does nothing: computed weights are laid out for cuDNN when they are computed."""
 

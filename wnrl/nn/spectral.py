@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wnrl.errors import UsageError
+from wnrl.nn import cudnn
 
 
 def spectral_norm(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
@@ -146,6 +147,14 @@ class _SpectralRecurrent(_Spectral):
 
     _flat_weights: Any
     _flat_weights_names: list[str]
+    mode: str
+    input_size: int
+    hidden_size: int
+    proj_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    bidirectional: bool
 
     def _normalised_names(self) -> list[str]:
         return [name for name in self._flat_weights_names if name.startswith("weight_hh")]
@@ -155,10 +164,12 @@ class _SpectralRecurrent(_Spectral):
         raw = self._flat_weights
         names = self._normalised_names()
         try:
-            self._flat_weights = [
+            weights = tuple(
                 getattr(self, name) / self.sigma(name) if name in names else getattr(self, name)
                 for name in self._flat_weights_names
-            ]
+            )
+            laid_out = cudnn.applies_to(weights)
+            self._flat_weights = [*(cudnn.flatten(weights, self) if laid_out else weights)]
             return super().forward(input, hx)
         finally:
             self._flat_weights = raw
