@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from wnrl.errors import UsageError, check_choice
-from wnrl.nn import DataInitReport, convert, data_init, plain_parts
+from wnrl.nn import DataInitReport, WeightNormed, convert, data_init, plain_parts
 from wnrl.nn.data_init import FEED_FORWARD
 from wnrl.nn.projection import projected_weights
 from wnrl.norms import NORMS
@@ -97,7 +97,8 @@ class NormBase(_Policy):
         super().__init__(*args, **kwargs)
         self._after_init()
         self.plain_parts = self._find_plain_parts()
-        self._finish_optimizers()
+        self._check_optimizers()
+        self._project_after_steps()
         if data_init is not None:
             self._init = self.policy_init(self, data_init)
 
@@ -151,21 +152,32 @@ class NormBase(_Policy):
             **self.optimizer_kwargs,
         )
 
-    def _finish_optimizers(self) -> None:
-        """Checks that the optimizers have all that is trained; projects after their steps."""
-        owned = [(part, getattr(part, "optimizer", None)) for part in self.modules()]
-        optimizers = [(part, found) for part, found in owned if isinstance(found, Optimizer)]
-        check_optimized(trained_parts(self), *(optimizer for _, optimizer in optimizers))
-        for _, optimizer in optimizers:
+    def _check_optimizers(self) -> None:
+        """Raises UsageError if one trains what another part does already, or none does."""
+        optimizers = [optimizer for _, optimizer in self._optimizers()]
+        check_optimized(trained_parts(self), *optimizers)
+        for optimizer in optimizers:
             if isinstance(optimizer, WeightNormalized) and HEAD_NORMS.get(self.norm) == "weight":
                 raise UsageError(
                     f"norm {self.norm!r} trains v and g already, which "
                     f"{type(optimizer).__name__} would normalise again: take norm='none' with it"
                 )
+
+    def _optimizers(self) -> list[tuple[nn.Module, Optimizer]]:
+        """The optimizers, each with the part of the policy that has it."""
+        owned = [(part, getattr(part, "optimizer", None)) for part in self.modules()]
+        return [(part, found) for part, found in owned if isinstance(found, Optimizer)]
+
+    def _project_after_steps(self) -> None:
+        """Puts projected rows back on the sphere after each step, where the norm asks for it."""
         if NORMS[self.norm].projected:
-            for part, optimizer in optimizers:
-                if projected_weights(trained := _stepped_parts(part, optimizer)):
+            for part, optimizer in self._optimizers():
+                if projected_weights(trained := trained_parts(part)):
                     project_after_step(optimizer, trained)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._project_after_steps()  # torch's optimizers lose their hooks in copies
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's, which calls it before each rollout and before each update."""
@@ -232,6 +244,36 @@ def _stepped_parts(module: nn.Module, optimizer: Optimizer) -> nn.Module:
         if not any(id(p) in held for p in child.parameters()):
             delattr(stepped, name)
     return stepped
+
+
+def spare_from_decay(optimizer: Optimizer, module: nn.Module) -> None:
+    """Moves what weight decay is not for into a group without, before the first step.
+
+    Decay of v only raises the effective learning rate, that of g shrinks w, and projection undoes
+    that of the rows. What remains are plain weights with a length of their own: the output layers,
+    where CrossQ with projected weights has its decay (Palenicek et al. 2025, arXiv:2502.07523).
+
+    Args:
+        optimizer: one without weight decay, or with several groups, stays as it is.
+        module: has its parameters.
+    """
+    group, *others = optimizer.param_groups
+    if others or not group.get("weight_decay") or isinstance(optimizer, WeightNormalized):
+        return
+    plain = {
+        id(parameter)
+        for layer in module.modules()
+        if not (isinstance(layer, WeightNormed) or getattr(layer, "projected", False))
+        for name, parameter in layer.named_parameters(recurse=False)
+        if name.startswith("weight") and parameter.dim() > 1
+    }
+    decayed = [p for p in group["params"] if id(p) in plain]
+    spared = [p for p in group["params"] if id(p) not in plain]
+    if not decayed:
+        group["weight_decay"] = 0.0
+    elif spared:
+        group["params"] = decayed
+        optimizer.add_param_group({**group, "params": spared, "weight_decay": 0.0})
 
 
 def output_layers(net: nn.Module, heads: Iterable[str]) -> list[str]:
