@@ -2,25 +2,13 @@ import math
 
 import pytest
 import torch
-from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import Logger
 
 import wnrl.sb3 as wn
 from wnrl import tags
 from wnrl.errors import NonFiniteError
-
-
-class Recorder(KVWriter):
-    def __init__(self):
-        self.rows = []
-
-    def write(self, key_values, key_excluded, step=0):
-        self.rows.append(dict(key_values))
-
-    def close(self):
-        pass
 
 
 class Poison(BaseCallback):
@@ -79,29 +67,3 @@ def test_many_broken_parameters_make_a_short_message():
 
 def test_healthy_training_is_not_stopped():
     assert ppo().learn(64, wn.StopAtNonFinite()).num_timesteps == 64
-
-
-def test_lengths_of_every_weight_normalized_layer_are_logged_each_rollout():
-    model = RecurrentPPO(
-        "WNMlpLstmPolicy", "CartPole-v1", n_steps=16, device="cpu",
-        policy_kwargs={"lstm_hidden_size": 8, "net_arch": [4], "norm_heads": True},
-    )  # fmt: skip
-    recorder = Recorder()
-    model.set_logger(Logger(None, [recorder]))
-    start = model.policy.value_net.weight_g.mean().item()
-    model.learn(32, wn.LogNorms())
-    assert recorder.rows[0]["norm/g/value_net.weight"] == pytest.approx(start)
-    assert recorder.rows[0]["norm/v/value_net.weight"] == pytest.approx(start)
-    last = recorder.rows[-1]
-    for layer in ("lstm_actor.weight_ih_l0", "lstm_critic.weight_hh_l0", "action_net.weight"):
-        assert last[f"norm/g/{layer}"] > 0
-        assert last[f"norm/v/{layer}"] > 0
-
-
-def test_plain_networks_log_no_lengths():
-    model = ppo(policy_kwargs={"norm": "none"})
-    recorder = Recorder()
-    model.set_logger(Logger(None, [recorder]))
-    model.learn(32, wn.LogNorms())
-    assert recorder.rows
-    assert not [tag for row in recorder.rows for tag in row if tag.startswith("norm/")]

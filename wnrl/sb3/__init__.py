@@ -16,7 +16,7 @@ from wnrl.sb3.actor_critic import (
     WNMlpPolicy,
     WNMultiInputPolicy,
 )
-from wnrl.sb3.callbacks import LogNorms, StopAtNonFinite, check_finite
+from wnrl.sb3.callbacks import StopAtNonFinite, check_finite
 from wnrl.sb3.continuous import (
     WNSACCnnPolicy,
     WNSACMlpPolicy,
@@ -51,7 +51,6 @@ from wnrl.sb3.recurrent import (
 __all__ = [
     "ALIASES",
     "Diagnostics",
-    "LogNorms",
     "StopAtNonFinite",
     "WNCnnGruPolicy",
     "WNCnnLstmPolicy",

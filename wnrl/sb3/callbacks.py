@@ -1,4 +1,4 @@
-"""Callbacks for SB3's ``learn``: stop at a NaN, log the lengths of weight-normalized layers."""
+"""A callback for SB3's ``learn`` that stops at a NaN."""
 
 import math
 
@@ -7,7 +7,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from wnrl import tags
-from wnrl.diagnostics import weight_lengths
 from wnrl.errors import NonFiniteError
 
 
@@ -38,21 +37,6 @@ class StopAtNonFinite(BaseCallback):
 
     def _on_training_end(self) -> None:
         check_finite(self.model)
-
-    def _on_step(self) -> bool:
-        return True
-
-
-class LogNorms(BaseCallback):
-    """Logs mean g and mean ‖v‖ of every weight-normalized layer once a rollout.
-
-    Under plain gradient descent ‖v‖ can only grow, which lowers the effective learning rate; under
-    Adam it need not. The tags are ``norm/g/<layer>`` and ``norm/v/<layer>``.
-    """
-
-    def _on_rollout_end(self) -> None:
-        for tag, value in weight_lengths(self.model.policy).items():
-            self.logger.record(tag, value)
 
     def _on_step(self) -> bool:
         return True
