@@ -98,6 +98,9 @@ class NormBase(_Policy):
         self._after_init()
         self.plain_parts = self._find_plain_parts()
         self._check_optimizers()
+        if NORMS[self.norm].projected or HEAD_NORMS.get(self.norm) == "weight":
+            for part, optimizer in self._optimizers():
+                spare_from_decay(optimizer, part)
         self._project_after_steps()
         if data_init is not None:
             self._init = self.policy_init(self, data_init)
@@ -172,8 +175,8 @@ class NormBase(_Policy):
         """Puts projected rows back on the sphere after each step, where the norm asks for it."""
         if NORMS[self.norm].projected:
             for part, optimizer in self._optimizers():
-                if projected_weights(trained := trained_parts(part)):
-                    project_after_step(optimizer, trained)
+                if projected_weights(stepped := _stepped_parts(part, optimizer)):
+                    project_after_step(optimizer, stepped)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
