@@ -1,0 +1,121 @@
+"""Times training with the diagnostics callback against training without it.
+
+    python scripts/bench_diagnostics.py
+
+Two agents with the same seed train side by side, one of them with the callback. It changes no bit
+of training, so that both do the same work, in segments of so many environment steps that alternate
+and change places from round to round. What counts is the ratio of their times *within* a round, in
+CPU seconds of this process, on one thread; the first round is warm-up. The table shows the median
+ratio with half the distance between its quartiles, and what one measurement costs.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import envs
+from agents import AGENTS, vectorize
+from scripts import _cli
+from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.norms import NORMS
+from wnrl.sb3 import Diagnostics
+from wnrl.sb3.diagnostics import EVERY
+
+TASKS = {
+    "ppo CartPole-v1": 4096,
+    "dqn CartPole-v1": 2048,
+    "sac Pendulum-v1": 1000,
+}
+"""Algorithm and environment, with the preset of the two, to the steps of a segment."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags."""
+
+    rounds: int = 9
+    """Segments of each agent that count, at least one."""
+    every: int = EVERY
+    """Environment steps between measurements."""
+    curvature: bool = False
+    """Measure curvature too, where there is one."""
+    norm: str = "weight"
+    """Norm of the networks."""
+    only: str = ""
+    """Tasks whose name contains this; all by default."""
+    seed: int = 0
+    """Seed of both agents."""
+
+    def __post_init__(self) -> None:
+        check_positive(rounds=self.rounds, every=self.every)
+        check_choice("norm", self.norm, NORMS)
+        if not any(self.only in task for task in TASKS):
+            raise UsageError(f"only must be part of {', '.join(TASKS)}; got {self.only!r}")
+
+
+def build(task: str, args: Args, run_dir: Path) -> BaseAlgorithm:
+    """An agent with its preset, which logs to ``run_dir``."""
+    algo, env_id = task.split()
+    config = AGENTS[algo].preset(env_id)
+    env = vectorize(
+        envs.factory(env_id), config.n_envs, args.seed, config.normalize, gamma=config.gamma
+    )
+    return AGENTS[algo].build(config, env, args.norm, args.seed, "cpu", run_dir)
+
+
+def segment_seconds(model: BaseAlgorithm, steps: int, callback: Diagnostics | None) -> float:
+    """CPU seconds of ``steps`` more environment steps."""
+    start = time.process_time()
+    model.learn(steps, callback, reset_num_timesteps=False)
+    return time.process_time() - start
+
+
+def measure(task: str, steps: int, args: Args) -> np.ndarray:
+    """CPU seconds of the segments, ``(rounds, 2)``: without and with the callback."""
+    callback = Diagnostics(args.every, curvature=args.curvature and not task.startswith("sac"))
+    with tempfile.TemporaryDirectory() as folder:
+        arms = [
+            (index, build(task, args, Path(folder, str(index))), found)
+            for index, found in enumerate((None, callback))
+        ]
+        seconds = np.zeros((args.rounds + 1, 2))
+        for row in seconds:
+            for index, model, found in arms:
+                row[index] = segment_seconds(model, steps, found)
+            arms.reverse()
+    return seconds[1:]
+
+
+def show(task: str, steps: int, every: int, seconds: np.ndarray) -> str:
+    """A row of the table."""
+    without, with_it = seconds.T
+    low, ratio, high = np.percentile(with_it / without, [25, 50, 75])
+    cost = np.median(with_it - without) * every / steps
+    speed = steps / np.median(without)
+    return (
+        f"| {task} | {speed:.0f} | {ratio:.4f} ± {(high - low) / 2:.4f} | {cost * 1e3:.1f} "
+        f"| {cost * speed / every:.2%} |"
+    )
+
+
+def main(args: Args) -> None:
+    """Measures every task, and prints the table."""
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, one CPU thread, norm {args.norm}, every {args.every} steps")
+    print("| | steps a CPU second | time with / without | ms a measurement | share of the time |")
+    print("|---|---|---|---|---|")
+    for task, steps in TASKS.items():
+        if args.only in task:
+            print(show(task, steps, args.every, measure(task, steps, args)), flush=True)
+
+
+if __name__ == "__main__":
+    _cli.run(main, Args, description=__doc__)

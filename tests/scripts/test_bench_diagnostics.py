@@ -1,0 +1,36 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from scripts import bench_diagnostics
+from scripts.bench_diagnostics import Args, main, show
+from wnrl.errors import UsageError
+
+
+def test_a_small_run_prints_a_row(capsys, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    monkeypatch.setitem(bench_diagnostics.TASKS, "ppo CartPole-v1", 256)
+    main(Args(rounds=1, every=256, only="ppo", curvature=True))
+    printed = capsys.readouterr().out
+    assert re.search(r"^\| ppo CartPole-v1 \| \d+ \| \d\.\d{4} ± 0\.0000 \|", printed, re.M)
+
+
+def test_the_row_shows_the_median_ratio_and_the_cost_of_a_measurement():
+    seconds = np.array([[10.0, 10.1], [20.0, 20.2], [10.0, 10.1]])  # 1 % of 100 steps/s
+    row = show("task", steps=1000, every=500, seconds=seconds)
+    assert row == "| task | 100 | 1.0100 ± 0.0000 | 50.0 | 1.00% |"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"rounds": 0}, "rounds must be above zero"),
+        ({"norm": "wieght"}, "norm must be one of"),
+        ({"only": "walker"}, "only must be part of ppo CartPole-v1, "),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, message):
+    with pytest.raises(UsageError, match=message):
+        Args(**flags)
