@@ -181,8 +181,7 @@ def _keepers(module: nn.Module) -> list[Keeper]:
     return [m for m in module.modules() if hasattr(type(m), "_scope")]  # type: ignore[misc]
 
 
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
+class frozen:  # noqa: N801 - reads as what it does to a module
     """Folds the weights of all layers in ``module``, for forwards without grad.
 
     Meant for rollouts and evaluation: within it, a forward where grad is off costs what the plain
@@ -193,12 +192,17 @@ def frozen(module: nn.Module) -> Iterator[None]:
     (Stable-Baselines3's ``polyak_update`` is one) and those of other processes. Parameters in
     shared memory, ``torch.func`` transforms and compiled code are never given kept weights.
     """
-    layers = _keepers(module)
-    _enter(layers)
-    try:
-        yield
-    finally:
-        _leave(layers)
+
+    # No generator: one that is left open would be closed, noisily, while Python shuts down.
+
+    def __init__(self, module: nn.Module) -> None:
+        self._layers = _keepers(module)
+
+    def __enter__(self) -> None:
+        _enter(self._layers)
+
+    def __exit__(self, *_: object) -> None:
+        _leave(self._layers)
 
 
 @contextmanager
