@@ -175,8 +175,13 @@ class VAE(nn.Module):
         return DiagonalNormal(*self.encode(x))
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        """Nats of log p(x, z) for images ``(B, C, H, W)`` and latents ``(K, B, Z)``, ``(K, B)``."""
-        log_prior = standard_normal_log_prob(z).sum(-1)
+        """Nats of log p(x, z), ``(K, B)``.
+
+        Args:
+            x: images, ``(B, C, H, W)``.
+            z: all latent variables, ``(K, B, Z)``; 1 in the place of B is broadcast.
+        """
+        log_prior = standard_normal_log_prob(z).flatten(2).sum(-1)
         return self.likelihood.log_prob(x, self.decode(z)) + log_prior
 
     def log_weights(

@@ -25,7 +25,7 @@ class Window(NamedTuple):
         """The window that five numbers describe (arXiv:1502.04623, eq. 19 to 26).
 
         Args:
-            where: vertical and horizontal centre (±1 are the edges), the logarithms of the
+            where: vertical and horizontal centre (±1 is just outside), the logarithms of the
                 filters' variance, of their stride (1 spreads them over the image) and of γ,
                 ``(R, 5)``.
             n: N, above 1.
@@ -37,7 +37,7 @@ class Window(NamedTuple):
         offsets = torch.arange(n, device=where.device) - (n - 1) / 2
 
         def filters(centre: Tensor, size: int) -> Tensor:
-            middle = 0.5 * (size - 1) * (centre + 1)  # pixels count from 0
+            middle = 0.5 * (size + 1) * (centre + 1) - 1  # pixels count from 0 here, there from 1
             means = (middle + offsets * stride).unsqueeze(-1)  # (R, N, 1)
             squares = (torch.arange(size, device=where.device) - means).square()
             # A softmax is the Gaussian over its sum, also for a window far outside the image.

@@ -1,0 +1,193 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tests.vae.tiny import build, images
+from wnrl.errors import UsageError
+from wnrl.nn import WNLSTMCell
+from wnrl.vae import dreg
+from wnrl.vae.models import DRAW
+from wnrl.vae.models.attention import Window
+
+HEIGHT, WIDTH, N = 7, 9, 3
+
+
+def places(n=4, seed=0, spread=0.7):
+    return spread * torch.randn(n, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def filters_by_loop(where):
+    """Equations 19 to 26, number by number; pixels count from 1, as they do there."""
+    g_y, g_x, log_var, log_stride, _ = where.tolist()
+    stride = (max(HEIGHT, WIDTH) - 1) / (N - 1) * math.exp(log_stride)
+    result = []
+    for centre, size in ((g_y, HEIGHT), (g_x, WIDTH)):
+        middle, rows = (size + 1) / 2 * (centre + 1), []
+        for i in range(1, N + 1):
+            mean = middle + (i - N / 2 - 0.5) * stride
+            weights = [
+                math.exp(-((a - mean) ** 2) / (2 * math.exp(log_var))) for a in range(1, size + 1)
+            ]
+            rows.append([w / sum(weights) for w in weights])
+        result.append(rows)
+    return result
+
+
+def test_reading_is_the_direct_sum_over_all_pixels():
+    where, x = places(), torch.randn(4, 2, HEIGHT, WIDTH)
+    read = Window.place(where, N, HEIGHT, WIDTH).read(x)
+    for r in range(4):
+        vertical, horizontal = filters_by_loop(where[r])
+        for c in range(2):
+            for i in range(N):
+                for j in range(N):
+                    total = sum(
+                        vertical[i][b] * x[r, c, b, a].item() * horizontal[j][a]
+                        for b in range(HEIGHT)
+                        for a in range(WIDTH)
+                    )
+                    assert read[r, c, i, j].item() == pytest.approx(total, abs=1e-5)
+
+
+def test_writing_is_the_direct_sum_over_all_filters():
+    where, patches = places(), torch.randn(4, 2, N, N)
+    written = Window.place(where, N, HEIGHT, WIDTH).write(patches)
+    for r in range(4):
+        vertical, horizontal = filters_by_loop(where[r])
+        for b in range(HEIGHT):
+            for a in range(WIDTH):
+                total = sum(
+                    vertical[i][b] * patches[r, 1, i, j].item() * horizontal[j][a]
+                    for i in range(N)
+                    for j in range(N)
+                )
+                assert written[r, 1, b, a].item() == pytest.approx(total, abs=1e-5)
+
+
+def test_a_filter_sums_to_one_and_has_a_gradient_however_far_outside_it_is():
+    where = torch.tensor([[50.0, -50.0, -20.0, 3.0, 0.0], [0.0, 0.0, 20.0, -9.0, 1.0]])
+    where.requires_grad_()
+    window = Window.place(where, N, HEIGHT, WIDTH)
+    for filters in (window.vertical, window.horizontal):
+        torch.testing.assert_close(filters.sum(-1), torch.ones(2, N))
+    (gradient,) = torch.autograd.grad(window.read(torch.randn(2, 1, HEIGHT, WIDTH)).sum(), where)
+    assert gradient.isfinite().all()
+
+
+def test_a_sharp_window_over_everything_reads_the_corners_and_the_centre():
+    x = torch.arange(49.0).reshape(1, 1, 7, 7)
+    window = Window.place(torch.tensor([[0.0, 0.0, -9.0, 0.0, 0.7]]), 3, 7, 7)
+    assert window.read(x).flatten().tolist() == [0, 3, 6, 21, 24, 27, 42, 45, 48]
+    assert window.gain.item() == pytest.approx(math.exp(0.7))
+
+
+def by_loop(model, x, noise):
+    """DRAW's equations 3 to 8 and 17, 18 (no attention), step by step."""
+    n, size = len(x), model.hidden_size
+    canvas = model.first_canvas.expand(n, -1, -1, -1)
+    h_enc = c_enc = h_dec = c_dec = torch.zeros(n, size)
+    log_weight = torch.zeros(n)
+    for eps in noise:
+        error = x - torch.sigmoid(canvas)
+        glimpse = torch.cat([x.flatten(1), error.flatten(1), h_dec], 1)
+        h_enc, c_enc = model.encoder(glimpse, (h_enc, c_enc))
+        mu, log_var = model.to_posterior(h_enc).chunk(2, 1)
+        z = mu + (log_var / 2).exp() * eps
+        log_weight = log_weight - 0.5 * (z**2 - eps**2 - log_var).sum(1)
+        h_dec, c_dec = model.decoder(z, (h_dec, c_dec))
+        canvas = canvas + model.write.what(h_dec).reshape(x.shape)
+    log_p = x * nn.functional.logsigmoid(canvas) + (1 - x) * nn.functional.logsigmoid(-canvas)
+    return canvas, log_weight + log_p.sum((1, 2, 3))
+
+
+def test_drawing_without_attention_is_the_papers_recursion():
+    model, x = build("draw"), images("draw")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    noise = model.standard_noise((3, 3, 3), torch.Generator().manual_seed(4))
+    canvas, log_weights = by_loop(model, x, noise)
+    torch.testing.assert_close(model.draw(x, noise).canvases[-1], canvas)
+    found = model.log_weights(x, 1, torch.Generator().manual_seed(4))
+    torch.testing.assert_close(found[0], log_weights)
+
+
+@pytest.mark.parametrize("name", ["draw", "draw_attention"])
+def test_canvases_of_the_drawn_latents_are_those_that_were_drawn(name):
+    model, x = build(name), images(name)
+    drawing = model.draw(x, torch.randn(3, 3, 3))
+    assert drawing.z.shape == (3, 3, 3)
+    assert drawing.canvases.shape == (3, *x.shape)
+    torch.testing.assert_close(model.canvases(drawing.z), drawing.canvases)
+    assert torch.equal(model.decode(drawing.z), model.canvases(drawing.z)[-1])
+    assert model.canvases(torch.randn(2, 5, 4, 3)).shape == (4, 2, 5, *x.shape[1:])
+
+
+def test_the_first_step_does_not_depend_on_later_ones():
+    model, x = build("draw_attention"), images("draw_attention")
+    drawing = model.draw(x, torch.randn(3, 3, 3))
+    mu, log_var = model.encode(x)
+    torch.testing.assert_close(mu, drawing.q.mu[:, 0])
+    torch.testing.assert_close(log_var, drawing.q.log_var[:, 0])
+
+
+def test_steps_decide_how_long_it_draws():
+    model, x = build("draw", n_steps=5), images("draw")
+    assert model(x, 2).kl.shape == (2, 3, 5)
+    assert model.draw_prior(4).shape == (4, 5, 3)
+
+
+def test_weights_start_small_and_biases_at_zero():
+    torch.manual_seed(0)
+    model = DRAW((1, 28, 28))
+    assert (model.encoder.input_size, model.encoder.hidden_size) == (2 * 2 * 2 + 256, 256)
+    assert (model.decoder.input_size, model.write.what.out_features) == (100, 5 * 5)
+    for name, parameter in model.named_parameters():
+        if "weight" in name:
+            assert parameter.std().item() == pytest.approx(0.01, rel=0.1)
+        else:
+            assert not parameter.any()
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_weights_are_computed_once_for_all_steps(grad, monkeypatch):
+    model, x = build("draw", "weight"), images("draw")
+    calls = []
+    compute = WNLSTMCell._compute
+    monkeypatch.setattr(WNLSTMCell, "_compute", lambda cell: calls.append(cell) or compute(cell))
+    with torch.set_grad_enabled(grad):
+        model.log_weights(x, 2)
+    assert len(calls) == len(set(calls)) == 2
+
+
+def test_shared_weights_lose_no_gradient(monkeypatch):
+    model, x = build("draw", "weight").double(), images("draw").double()
+
+    def gradients():
+        log_weights = model.log_weights(x, 1, torch.Generator().manual_seed(0))
+        return torch.autograd.grad(log_weights.mean(), list(model.parameters()))
+
+    shared = gradients()
+    monkeypatch.setattr(DRAW, "_weights_once", lambda self: torch.enable_grad())
+    for found, expected in zip(shared, gradients(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_dreg_is_refused():
+    with pytest.raises(UsageError, match="at its own samples only"):
+        dreg(build("draw"), images("draw"), 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"n_steps": 0}, "n_steps must be above zero, got 0"),
+        ({"hidden_size": 0}, "hidden_size must be above zero, got 0"),
+        ({"read_size": 1}, "must be at least 2, got 1 and 5"),
+    ],
+)
+def test_sizes_of_nothing_are_refused(wrong, message):
+    with pytest.raises(UsageError, match=message):
+        DRAW((1, 4, 4), **wrong)
