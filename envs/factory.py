@@ -1,6 +1,7 @@
 """From an environment's id to a function that makes it, checked before anything runs."""
 
 import importlib
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,17 @@ import gymnasium as gym
 
 from wnrl.errors import UsageError, check_choice
 
-# Extras of this project, each of which is also a part of the names of the modules that need it.
-EXTRAS = ("box2d", "mujoco")
+# From a part of a module's name to the extra of this project that it needs.
+EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari", "minatar": "minatar"}
+ATARI = re.compile(r"^ALE/|NoFrameskip-v\d+$")
 
 
 @dataclass(frozen=True)
 class EnvFactory:
     """Makes new instances of one environment; can be pickled and sent to another process.
+
+    Atari games come with every frame (``frameskip=1``), whatever their id says of it: what skips
+    frames has to see them all, for the maximum of two.
 
     Raises:
         UsageError: no environment has that id, it cannot be made here, or its episodes have no
@@ -28,11 +33,14 @@ class EnvFactory:
     def __post_init__(self) -> None:
         if ":" in self.env_id:
             self._import()
+        elif ATARI.search(self.env_id):
+            self._import_atari()
         check_choice("env_id", self._registered_id, gym.registry)
         with warnings.catch_warnings():  # Gymnasium's, of a newer version
             warnings.simplefilter("ignore", DeprecationWarning)
             self().close()
-        if gym.spec(self._registered_id).max_episode_steps is None:
+        spec = gym.spec(self._registered_id)
+        if spec.max_episode_steps is None and "max_num_frames_per_episode" not in spec.kwargs:
             raise UsageError(
                 f"env_id {self.env_id!r} has no time limit: its episodes may never end; register "
                 "it with max_episode_steps"
@@ -40,8 +48,10 @@ class EnvFactory:
 
     def __call__(self) -> gym.Env[Any, Any]:
         """A new environment."""
+        module = str(gym.spec(self._registered_id).entry_point)
+        frames: dict[str, Any] = {"frameskip": 1} if module.startswith("ale_py") else {}
         try:
-            return gym.make(self.env_id)
+            return gym.make(self.env_id, **frames)
         except (ImportError, gym.error.Error) as error:
             raise self._impossible(error) from error
 
@@ -55,12 +65,21 @@ class EnvFactory:
         except (ImportError, ValueError, TypeError) as error:  # the last two: no name of a module
             raise UsageError(f"env_id {self.env_id!r}: {_first_line(error)}") from error
 
+    def _import_atari(self) -> None:
+        try:
+            importlib.import_module("ale_py")  # which registers its games
+        except ImportError as error:
+            raise self._needs("atari") from error
+
     def _impossible(self, error: Exception) -> UsageError:
         entry_point = gym.spec(self._registered_id).entry_point
         module = entry_point.lower() if isinstance(entry_point, str) else ""
-        extra = next((extra for extra in EXTRAS if extra in module), None)
+        extra = next((extra for part, extra in EXTRAS.items() if part in module), None)
         if extra is None:
             return UsageError(f"env_id {self.env_id!r} cannot be made: {_first_line(error)}")
+        return self._needs(extra)
+
+    def _needs(self, extra: str) -> UsageError:
         return UsageError(
             f"env_id {self.env_id!r} needs a package that is missing: pip install -e '.[{extra}]'"
         )

@@ -180,7 +180,7 @@ def test_a_shared_lstm_excludes_a_critics_own():
 @pytest.mark.parametrize("algo", AGENTS)
 def test_presets_are_for_environments_that_exist_and_of_the_algorithms_own_config(algo):
     agent = AGENTS[algo]
-    ids = [*gym.registry, "ALE/Pong-v5", "PongNoFrameskip-v4", "MinAtarBreakout-v1"]
+    ids = [*gym.registry, "ALE/Pong-v5", "PongNoFrameskip-v4"]
     assert next(iter(agent.presets)) in gym.registry
     for key, preset in agent.presets.items():
         found = [env_id for env_id in ids if fnmatchcase(env_id, key)]

@@ -1,4 +1,5 @@
 import pickle
+import sys
 import tomllib
 from pathlib import Path
 
@@ -109,4 +110,29 @@ def test_a_module_that_cannot_be_imported_is_refused_in_one_line(env_id):
 def test_the_extras_that_messages_name_exist():
     root = Path(__file__).resolve().parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(EXTRAS) <= set(project["optional-dependencies"])
+    assert set(EXTRAS.values()) <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("env_id", ["ALE/Pong-v5", "PongNoFrameskip-v4"])
+def test_an_atari_game_comes_with_every_frame(env_id):
+    pytest.importorskip("ale_py")
+    env = pickle.loads(pickle.dumps(factory(env_id)))()
+    assert env.unwrapped._frameskip == 1
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "package", "extra"),
+    [
+        ("ALE/Pong-v5", "ale_py", "atari"),
+        ("PongNoFrameskip-v4", "ale_py", "atari"),
+        ("MinAtarBreakout-v1", "minatar", "minatar"),
+    ],
+)
+def test_games_whose_package_is_missing_name_their_extra(monkeypatch, env_id, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        UsageError,
+        match=rf"^env_id '{env_id}' needs a package that is missing: .*'\.\[{extra}\]'$",
+    ):
+        factory(env_id)

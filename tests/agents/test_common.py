@@ -1,0 +1,101 @@
+from contextlib import closing
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+
+import envs
+from agents import AGENTS, vectorize, vectorize_for_evaluation
+
+
+class Seen(gym.Env):
+    """One step of zeros in the given space."""
+
+    def __init__(self, space):
+        self.observation_space, self.action_space = space, spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 1.0, True, False, {}
+
+
+PICTURE = spaces.Box(0, 255, (12, 12, 3), np.uint8)
+VECTOR = spaces.Box(-1.0, 1.0, (2,))
+
+
+@pytest.mark.parametrize(
+    ("space", "scaled"),
+    [
+        (VECTOR, None),
+        (PICTURE, False),
+        (spaces.Discrete(3), False),
+        (spaces.Dict({"p": PICTURE, "x": VECTOR, "k": spaces.Discrete(2)}), ["x"]),
+        (spaces.Dict({"p": PICTURE}), False),
+    ],
+)
+def test_of_the_observations_vectors_alone_are_scaled(space, scaled):
+    env = vectorize(lambda: Seen(space), 2, 0, normalize=True)
+    assert isinstance(env, VecNormalize)
+    assert env.norm_obs == (scaled is not False)
+    assert env.norm_obs_keys == (scaled or None)
+    env.reset()
+    env.step([0, 0])
+    other = vectorize_for_evaluation(lambda: Seen(space), 2, env)
+    assert other.observation_space == env.observation_space
+    assert not other.training
+    assert not other.norm_reward
+    if env.norm_obs:
+        assert other.obs_rms is env.obs_rms
+    other.reset()
+
+
+def test_images_become_channel_first_in_front_of_the_statistics():
+    both = spaces.Dict({"p": PICTURE, "x": VECTOR})
+    env = vectorize(lambda: Seen(both), 2, 0, normalize=True)
+    env.reset()
+    assert env.observation_space["p"].shape == (3, 12, 12)
+    assert unwrap_vec_normalize(env).get_original_obs()["p"].shape == (2, 3, 12, 12)
+
+
+@pytest.mark.parametrize("env_id", ["ALE/Breakout-v5", "BreakoutNoFrameskip-v4"])
+def test_an_observation_of_an_atari_game_is_four_frames(env_id):
+    pytest.importorskip("ale_py")
+    make = envs.factory(env_id)
+    with closing(vectorize(make, 2, 0)) as env:
+        assert env.observation_space == spaces.Box(0, 255, (4, 84, 84), np.uint8)
+        env.reset()
+        obs = env.step([1, 1])[0]
+        assert not np.array_equal(obs[:, 0], obs[:, 3])
+        with closing(vectorize_for_evaluation(make, 1, env)) as other:
+            assert other.observation_space == env.observation_space
+
+
+def test_an_atari_agent_learns_life_by_life_and_is_judged_by_whole_games():
+    pytest.importorskip("ale_py")
+    with closing(vectorize(envs.factory("BreakoutNoFrameskip-v4"), 1, 0)) as env:
+        env.action_space.seed(0)
+        env.reset()
+        lives, episode = 0, None
+        while episode is None:
+            _, _, dones, infos = env.step([env.action_space.sample()])
+            lives += int(dones[0])
+            episode = infos[0].get("episode")
+    assert lives == 5
+    assert episode["l"] > 400  # frames, of which the agent sees every fourth
+
+
+def test_dqn_learns_from_an_atari_game():
+    pytest.importorskip("ale_py")
+    agent = AGENTS["dqn"]
+    preset = agent.preset("BreakoutNoFrameskip-v4", "salimans2016")
+    config = replace(preset, total_timesteps=48, learning_starts=40, buffer_size=64)
+    with closing(vectorize(envs.factory("BreakoutNoFrameskip-v4"), 1, 0)) as env:
+        model = agent.build(config, env, "weight", 0, "cpu").learn(48)
+    assert type(model.policy).__name__ == "WNDQNCnnPolicy"
+    assert model._n_updates == 2
