@@ -105,6 +105,18 @@ def test_what_looks_like_padding_is_normalised_by_the_running_statistics(norm):
     assert not torch.allclose(seen[REAL], layer(latent[REAL]), atol=1e-3)
 
 
+def test_a_scope_leaves_batch_norms_in_the_mode_that_they_have():
+    policy = make("Mlp", "batch").train()
+    obs, actions, _, _ = minibatch("Mlp")
+    latent = torch.randn(N * T, 8)
+    with padding_left_out(policy, obs, actions, N):
+        policy.eval()
+        seen = policy.mlp_extractor(latent)
+        assert not any(norm.training for norm in batch_norms(policy))
+    for left, right in zip(seen, policy.mlp_extractor(latent), strict=True):
+        torch.testing.assert_close(left, right)
+
+
 @pytest.mark.parametrize("family", ["Cnn", "MultiInput"])
 def test_features_of_padding_are_those_that_a_real_step_like_it_has(family):
     policy = make(family, "none", share_features_extractor=False)

@@ -128,9 +128,9 @@ def _count_real_steps(norm: nn.Module, rows: Rows) -> Hooks:
     def restore(_: nn.Module, args: tuple[Any, ...], real: Tensor) -> Any:
         if not given:
             return None
-        norm.training = False
+        mode, norm.training = norm.training, False
         padded = norm.forward(given.pop()[rows.padded])
-        norm.training = True
+        norm.training = mode
         return rows.join(real, padded)
 
     return norm.register_forward_pre_hook(select), norm.register_forward_hook(restore)
