@@ -29,6 +29,7 @@ from wnrl.sb3.continuous import (
     WNTQCMultiInputPolicy,
 )
 from wnrl.sb3.crossq import WNCrossQMlpPolicy
+from wnrl.sb3.deploy import FoldedActor
 from wnrl.sb3.diagnostics import Diagnostics
 from wnrl.sb3.policies import with_norm
 from wnrl.sb3.q_network import (
@@ -51,6 +52,7 @@ from wnrl.sb3.recurrent import (
 __all__ = [
     "ALIASES",
     "Diagnostics",
+    "FoldedActor",
     "StopAtNonFinite",
     "WNCnnGruPolicy",
     "WNCnnLstmPolicy",

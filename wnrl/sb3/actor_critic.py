@@ -86,7 +86,7 @@ class NormMixin(_Policy):
         self.mlp_extractor.forward_critic(features)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rollout": None}  # copies are in no rollout
+        return {**super().__getstate__(), "_rollout": None}  # copies are in no rollout
 
 
 class WNMlpPolicy(NormMixin, ActorCriticPolicy):

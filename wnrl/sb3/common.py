@@ -4,8 +4,9 @@ import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import torch
 from stable_baselines3.common.policies import BasePolicy
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wnrl.errors import UsageError, check_choice
@@ -178,6 +179,10 @@ class NormBase(_Policy):
                 if projected_weights(stepped := _stepped_parts(part, optimizer)):
                     project_after_step(optimizer, stepped)
 
+    def __getstate__(self) -> dict[str, Any]:
+        drop_graphs(self)
+        return self.__dict__.copy()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._project_after_steps()  # torch's optimizers lose their hooks in copies
@@ -222,6 +227,17 @@ class NormBase(_Policy):
             "norm_heads": self.norm_heads,
             "data_init": self.data_init,
         }
+
+
+def drop_graphs(policy: nn.Module) -> None:
+    """Detaches what the last update left in SB3's distributions: no copy can have its graph."""
+    for part in policy.modules():
+        distribution = getattr(part, "action_dist", None)
+        for name, value in vars(distribution).items() if distribution is not None else ():
+            if isinstance(value, Tensor):
+                setattr(distribution, name, value.detach())
+            elif isinstance(value, torch.distributions.Distribution):
+                setattr(distribution, name, None)  # the next forward makes it anew
 
 
 def _is_target(name: str) -> bool:
