@@ -18,6 +18,7 @@ from torch import nn
 import wnrl.sb3 as wn
 from wnrl import NORMS, WNConv2d, WNLinear
 from wnrl.errors import UsageError
+from wnrl.nn import scope
 
 PAIRED = [name for name, norm in NORMS.items() if norm.paired]
 BATCH_NORMS = ["mean", "weight_mean", "batch", "batch_renorm"]
@@ -310,10 +311,13 @@ def test_ddpg_takes_the_policies_of_td3():
 
 
 class OwnPolicy(SACPolicy):
-    pass
+    def make_critic(self, features_extractor=None):
+        critic = super().make_critic(features_extractor)
+        critic.mine = True
+        return critic
 
 
-WNOwnPolicy = wn.with_norm(OwnPolicy, "layer")
+WNOwnPolicy = wn.with_norm(OwnPolicy, "batch")
 
 
 def test_own_policies_take_a_norm_and_survive_pickle():
@@ -321,9 +325,10 @@ def test_own_policies_take_a_norm_and_survive_pickle():
         WNOwnPolicy, RandomTask(), learning_starts=8, device="cpu",
         policy_kwargs={"net_arch": [8]},
     ).learn(12)  # fmt: skip
-    assert model.policy.norm == "layer"
-    model.policy.__module__ = __name__
-    assert wn.with_norm(WNOwnPolicy) is not WNOwnPolicy
+    twin = pickle.loads(pickle.dumps(model.policy))
+    assert twin.norm == "batch"
+    assert twin.critic_target.mine
+    assert_same_outputs(model.policy, twin, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -332,6 +337,66 @@ def test_wrong_norms_and_options_are_told_at_construction(name):
         make(name, norm="weigth")
     with pytest.raises(UsageError, match=r"norm_kwargs for 'layer' may hold eps; got 'momentum'"):
         make(name, norm="layer", norm_kwargs={"momentum": 0.1})
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_networks_without_hidden_layers_are_refused_where_the_norm_is_for_those(name, norm):
+    if norm in ("none", "weight", "weight_mean", "spectral"):
+        plain = make(name, norm=norm, net_arch=[]).learn(12).policy.plain_parts
+        assert bool(plain) == (norm != "none")
+    else:
+        with pytest.raises(UsageError, match=rf"norm '{norm}' is for hidden layers.*net_arch=\[\]"):
+            make(name, norm=norm, net_arch=[])
+
+
+@pytest.mark.parametrize("norm", ["weight", "weight_mean", "projected"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_weight_decay_is_for_output_layers_alone_and_survives_saving(tmp_path, name, norm):
+    model = make(name, norm=norm, optimizer_class=torch.optim.AdamW).learn(12)
+    for net in (model.policy.actor, model.policy.critic):
+        decayed, spared = net.optimizer.param_groups
+        heads = [m.weight for m in net.modules() if type(m) is nn.Linear and m.out_features != 8]
+        assert {id(p) for p in decayed["params"]} == {id(weight) for weight in heads}
+        assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
+        assert len(decayed["params"] + spared["params"]) == len(list(net.parameters()))
+    model.save(tmp_path / "model")
+    ALGORITHMS[name].load(tmp_path / "model", env=RandomTask()).learn(4, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer", "batch"])
+def test_weight_decay_of_other_norms_is_that_of_the_optimizer(norm):
+    policy = make("SAC", norm=norm, optimizer_class=torch.optim.AdamW).policy
+    assert [group["weight_decay"] for group in policy.critic.optimizer.param_groups] == [0.01]
+
+
+def test_acting_folds_the_actor_once_between_two_updates(monkeypatch):
+    model = make("SAC", others={"train_freq": 6})
+    counted = []
+    compute = WNLinear._compute
+    monkeypatch.setattr(
+        WNLinear, "_compute", lambda layer: (counted.append(layer.training), compute(layer))[1]
+    )
+    model.learn(24)
+    in_evaluation = len([training for training in counted if not training])
+    # Three rollouts act and three updates follow: two layers of the actor, two of each target.
+    assert in_evaluation == 3 * 2 + 3 * 2 * 2
+    obs, _ = batch()
+    before = model.policy._predict(obs, deterministic=True)
+    with torch.no_grad():
+        model.policy.set_training_mode(False)
+        assert torch.equal(model.policy._predict(obs, deterministic=True), before)
+        model.policy.actor.latent_pi[0].weight_g.mul_(2.0)
+        assert not torch.equal(model.policy._predict(obs, deterministic=True), before)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_no_update_writes_a_weight_that_is_kept(name):
+    was = scope.check(True)
+    try:
+        make(name, norm="weight", others={"train_freq": 3}).learn(24)
+    finally:
+        scope.check(was)
 
 
 def running(net):
