@@ -23,12 +23,15 @@ class EnvFactory:
     frames has to see them all, for the maximum of two.
 
     Raises:
-        UsageError: no environment has that id, it cannot be made here, or its episodes have no
-            time limit, so that an agent that never ends one could not be evaluated.
+        UsageError: no environment has that id, it cannot be made here or drawn as asked, or its
+            episodes have no time limit, so that an agent that never ends one could not be
+            evaluated.
     """
 
     env_id: str
     """Gymnasium's id, ours included; ``module:Env-v0`` imports a module that registers it."""
+    render_mode: str | None = None
+    """rgb_array for environments that can be filmed."""
 
     def __post_init__(self) -> None:
         if ":" in self.env_id:
@@ -38,20 +41,28 @@ class EnvFactory:
         check_choice("env_id", self._registered_id, gym.registry)
         with warnings.catch_warnings():  # Gymnasium's, of a newer version
             warnings.simplefilter("ignore", DeprecationWarning)
-            self().close()
+            env = self._make(None)
+            env.close()
         spec = gym.spec(self._registered_id)
         if spec.max_episode_steps is None and "max_num_frames_per_episode" not in spec.kwargs:
             raise UsageError(
                 f"env_id {self.env_id!r} has no time limit: its episodes may never end; register "
                 "it with max_episode_steps"
             )
+        if self.render_mode not in (None, *env.metadata.get("render_modes", ())):
+            raise UsageError(f"env_id {self.env_id!r} cannot be drawn as {self.render_mode}")
 
     def __call__(self) -> gym.Env[Any, Any]:
         """A new environment."""
+        return self._make(self.render_mode)
+
+    def _make(self, render_mode: str | None) -> gym.Env[Any, Any]:
         module = str(gym.spec(self._registered_id).entry_point)
-        frames: dict[str, Any] = {"frameskip": 1} if module.startswith("ale_py") else {}
+        options: dict[str, Any] = {"frameskip": 1} if module.startswith("ale_py") else {}
+        if render_mode is not None:
+            options["render_mode"] = render_mode
         try:
-            return gym.make(self.env_id, **frames)
+            return gym.make(self.env_id, **options)
         except (ImportError, gym.error.Error) as error:
             raise self._impossible(error) from error
 
@@ -89,11 +100,11 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def factory(env_id: str) -> EnvFactory:
-    """A function that makes ``env_id``.
+def factory(env_id: str, render_mode: str | None = None) -> EnvFactory:
+    """A function that makes ``env_id``, with Gymnasium's ``render_mode``.
 
     Raises:
         UsageError: no environment has that id (the message has the nearest one), it cannot be made
             here (the message says which extra it needs, or why not), or it has no time limit.
     """
-    return EnvFactory(env_id)
+    return EnvFactory(env_id, render_mode)
