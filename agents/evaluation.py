@@ -4,14 +4,13 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents.training import telling_non_finite
 from wnrl import tags
@@ -19,15 +18,16 @@ from wnrl.errors import check_positive
 
 
 def evaluate(
-    model: BaseAlgorithm, env: VecEnv, n_episodes: int, seed: int
+    model: BaseAlgorithm, env: VecEnv, n_episodes: int, seed: int, deterministic: bool = True
 ) -> tuple[list[float], list[int]]:
-    """Plays episodes with the most likely actions, from the same starts at each call.
+    """Plays episodes from the same starts at each call.
 
     Args:
         model: the agent.
         env: from ``agents.vectorize_for_evaluation``; episodes are shared out evenly.
         n_episodes: how many.
         seed: of the first environment's starts.
+        deterministic: whether the most likely actions are taken, or drawn ones.
 
     Returns:
         Return and length of each episode, in the order in which they ended.
@@ -40,25 +40,15 @@ def evaluate(
     env.seed(seed)
     with telling_non_finite(model):
         returns, lengths = evaluate_policy(
-            model, env, n_eval_episodes=n_episodes, return_episode_rewards=True
+            model,
+            env,
+            n_eval_episodes=n_episodes,
+            deterministic=deterministic,
+            return_episode_rewards=True,
         )
     return [float(r) for r in cast(list[float], returns)], [
         int(n) for n in cast(list[int], lengths)
     ]
-
-
-def load_statistics(env: VecEnv, path: Path) -> VecEnv:
-    """``env`` with observations scaled by the statistics in ``path``, as it is without a file.
-
-    Args:
-        env: from ``agents.vectorize_for_evaluation``.
-        path: a ``vecnormalize.pkl`` of SB3's; reading it runs code from it.
-    """
-    if not path.exists():
-        return env
-    normalizer = VecNormalize.load(str(path), env)
-    normalizer.training = normalizer.norm_reward = False
-    return normalizer
 
 
 @dataclass

@@ -16,8 +16,9 @@ from agents.common import (
     first_env_seed,
     vectorize_for_evaluation,
 )
-from agents.evaluation import EvaluateInTraining, evaluate, load_statistics
+from agents.evaluation import EvaluateInTraining, evaluate
 from agents.interrupts import Interrupts
+from agents.loading import load_statistics
 from agents.training import Model, Progress, ReportProgress, SaveCheckpoints, learn, save
 from wnrl.errors import NonFiniteError
 
@@ -161,7 +162,8 @@ class Session:
         """The returns of the model, with the statistics of observations that belong to it."""
         n_envs = min(self.plan.eval_episodes, 20)
         starts = first_env_seed(self.plan.seed) + FINAL_STARTS
+        statistics = self.run_dir / f"{prefix}vecnormalize.pkl"
         with closing(vectorize_for_evaluation(self.factory, n_envs, None)) as raw:
-            env = load_statistics(raw, self.run_dir / f"{prefix}vecnormalize.pkl")
+            env = load_statistics(raw, statistics) if self.model.get_vec_normalize_env() else raw
             returns, _ = evaluate(self.model, env, self.plan.eval_episodes, starts)
         return returns

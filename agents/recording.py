@@ -1,0 +1,64 @@
+"""A film of an agent: GIF with Pillow alone, MP4 with imageio's ffmpeg."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from wnrl.errors import UsageError, check_choice
+
+Frames = list[NDArray[np.uint8]]
+LONGEST = 3000  # frames; later ones are left out
+
+
+def check_film(path: Path) -> None:
+    """Raises UsageError if a film with that name could not be written here."""
+    check_choice("the end of record", path.suffix.lower(), (".gif", ".mp4"))
+    if path.suffix.lower() == ".mp4" and not (find_spec("imageio") and find_spec("imageio_ffmpeg")):
+        raise UsageError(f"record {path} needs pip install 'imageio[ffmpeg]'; a .gif does not")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"record {path}: there is no folder {path.absolute().parent}")
+
+
+def film(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> Frames:
+    """Plays an episode and returns what it looks like.
+
+    Args:
+        model: the agent.
+        env: one environment, with ``render_mode="rgb_array"``.
+        seed: of its start.
+        deterministic: whether the most likely actions are taken.
+    """
+    env.seed(seed)
+    obs, state, starts = env.reset(), None, np.ones(1, bool)
+    infos: list[dict[str, Any]] = [{}]
+    frames: Frames = []
+    while "episode" not in infos[0] and len(frames) < LONGEST:
+        frames.append(np.asarray(env.get_images()[0]))
+        actions, state = model.predict(obs, state, starts, deterministic)  # type: ignore[arg-type]
+        obs, _, starts, infos = env.step(actions)
+    return frames
+
+
+def write_film(path: Path, frames: Frames, fps: float) -> None:
+    """Writes ``frames`` as a GIF or an MP4, which ``check_film`` has allowed.
+
+    Args:
+        path: ends in .gif or .mp4.
+        frames: each ``(height, width, 3)``.
+        fps: frames a second; viewers of GIFs show at most 50.
+    """
+    if path.suffix.lower() == ".mp4":
+        import imageio
+
+        imageio.mimsave(path, list[Any](frames), fps=fps)
+        return
+    from PIL import Image
+
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    duration = round(1000 / min(fps, 50))  # ms
+    first.save(path, save_all=True, append_images=others, duration=duration, loop=0)

@@ -1,0 +1,191 @@
+import dataclasses
+import json
+import shutil
+
+import gymnasium as gym
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from PIL import Image, ImageSequence
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from scripts import _cli, train_agent
+from scripts.evaluate_agent import Args, evaluated, main
+from wnrl.errors import UsageError
+
+
+def leave(*flags):
+    """The exit code of the program, run in this process."""
+    with pytest.raises(SystemExit) as left:
+        _cli.run(main, Args, argv=[str(flag) for flag in flags])
+    return left.value.code
+
+
+def trained(folder, algo, **changes):
+    args = train_agent.Args.of(
+        algo, run_dir=folder, eval_episodes=3, eval_points=2, eval_point_episodes=2
+    )
+    return train_agent.train(
+        dataclasses.replace(args, config=dataclasses.replace(args.config, **changes))
+    )
+
+
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory):
+    """A run folder with an LSTM and scaled observations, and its result."""
+    folder = tmp_path_factory.mktemp("run") / "recurrent"
+    sizes = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2}
+    return folder, trained(folder, "recurrent_ppo", total_timesteps=64, **sizes)
+
+
+@pytest.fixture(scope="module")
+def zips(tmp_path_factory):
+    """Stock agents of SB3, untrained, by name."""
+    folder = tmp_path_factory.mktemp("zips")
+    agents = {
+        "ppo": (PPO, "MlpPolicy", "CartPole-v1"),
+        "a2c": (A2C, "MlpPolicy", "CartPole-v1"),
+        "dqn": (DQN, "MlpPolicy", "CartPole-v1"),
+        "sac": (SAC, "MlpPolicy", "Pendulum-v1"),
+        "lstm": (RecurrentPPO, "MlpLstmPolicy", "CartPole-v1"),
+        "wn": (PPO, "WNMlpPolicy", "CartPole-v1"),
+    }
+    for name, (algorithm, policy, env_id) in agents.items():
+        few = {"buffer_size": 100} if name in ("dqn", "sac") else {}
+        small = {"policy_kwargs": {"net_arch": [8]}, "device": "cpu", "seed": 0, **few}
+        algorithm(policy, env_id, **small).save(folder / name)
+    return folder
+
+
+def test_a_runs_own_seed_and_episodes_give_its_final_return_again(recurrent):
+    folder, result = recurrent
+    found = evaluated(Args(run_dir=folder, episodes=3))
+    assert found["returns"] == result["eval_returns"]
+    assert found["mean_return"] == pytest.approx(result["final_return"])
+    assert (found["algo"], found["norm"], found["steps"]) == ("recurrent_ppo", "weight", 64)
+
+
+def test_the_best_agent_is_evaluated_with_its_own_statistics(recurrent):
+    folder, result = recurrent
+    found = evaluated(Args(run_dir=folder, which="best", episodes=3))
+    assert found["mean_return"] == pytest.approx(result["best_return"])
+    assert found["steps"] == result["best_step"]
+
+
+def test_the_interval_holds_the_mean_and_comes_from_the_episodes(recurrent):
+    found = evaluated(Args(run_dir=recurrent[0], episodes=25))
+    low, high = found["interval95"]
+    assert min(found["returns"]) <= low < found["mean_return"] < high <= max(found["returns"])
+    assert found["episodes"] == len(found["returns"]) == 25
+
+
+def test_drawn_actions_differ_from_the_most_likely_and_repeat_with_the_seed(zips):
+    args = Args(model=zips / "ppo.zip", env_id="CartPole-v1", stochastic=True, episodes=5)
+    one, two = evaluated(args), evaluated(args)
+    assert one["returns"] == two["returns"]
+    assert one["returns"] != evaluated(dataclasses.replace(args, stochastic=False))["returns"]
+    assert one["returns"] != evaluated(dataclasses.replace(args, seed=1))["returns"]
+
+
+@pytest.mark.parametrize("name", ["ppo", "a2c", "dqn", "lstm", "wn", "sac"])
+def test_any_zip_of_sb3_is_evaluated_and_printed_as_one_line_of_json(zips, capsys, name):
+    env_id = "Pendulum-v1" if name == "sac" else "CartPole-v1"
+    assert leave("--model", zips / f"{name}.zip", "--env-id", env_id, "--episodes", 2) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert len(json.loads(line)["returns"]) == 2
+
+
+def test_statistics_beside_a_zip_are_used(recurrent, tmp_path):
+    folder, result = recurrent
+    args = {"env_id": "CartPoleNoVel-v1", "episodes": 3}
+    assert evaluated(Args(model=folder / "model.zip", **args))["returns"] == result["eval_returns"]
+    shutil.copy(folder / "model.zip", tmp_path / "alone.zip")
+    shutil.copy(folder / "vecnormalize.pkl", tmp_path / "other.pkl")
+    alone = Args(model=tmp_path / "alone.zip", vecnormalize=tmp_path / "other.pkl", **args)
+    assert evaluated(alone)["returns"] == result["eval_returns"]
+
+
+def test_a_film_of_one_episode_shows_each_step_for_its_time(zips, tmp_path):
+    path = tmp_path / "film.gif"
+    found = evaluated(Args(model=zips / "ppo.zip", env_id="CartPole-v1", episodes=1, record=path))
+    with Image.open(path) as film:
+        times = [frame.info["duration"] for frame in ImageSequence.Iterator(film)]  # ms
+        assert sum(times) == 20 * found["returns"][0]  # equal frames are one
+        assert len(times) > 1
+        assert film.size == (600, 400)
+
+
+def wrong(zips, recurrent, tmp_path):
+    """Flags, and what the one line about them has."""
+    half = tmp_path / "half.zip"
+    half.write_bytes((zips / "ppo.zip").read_bytes()[:5000])
+    (tmp_path / "text.zip").write_text("no zip")
+    bare = tmp_path / "bare"
+    shutil.copytree(recurrent[0], bare)
+    (bare / "vecnormalize.pkl").unlink()
+    cut = tmp_path / "cut"
+    shutil.copytree(recurrent[0], cut)
+    (cut / "vecnormalize.pkl").write_bytes((cut / "vecnormalize.pkl").read_bytes()[:100])
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(recurrent[0], unfinished)
+    (unfinished / "model.zip").unlink()
+    swapped = tmp_path / "swapped"
+    shutil.copytree(recurrent[0], swapped)
+    shutil.copy(zips / "dqn.zip", swapped / "model.zip")
+    raw = DummyVecEnv([lambda: gym.make("Pendulum-v1")])
+    VecNormalize(raw).save(str(tmp_path / "pendulum.pkl"))
+    cartpole = ["--model", zips / "ppo.zip", "--env-id", "CartPole-v1"]
+    return {
+        "nothing": ([], "either --run-dir or --model"),
+        "both": (["--run-dir", recurrent[0], *cartpole], "either --run-dir or --model"),
+        "no id": (["--model", zips / "ppo.zip"], "--env-id goes with --model"),
+        "no file": (["--model", tmp_path / "no.zip", "--env-id", "CartPole-v1"], "does not exist"),
+        "half": (["--model", half, "--env-id", "CartPole-v1"], "is damaged"),
+        "text": (["--model", tmp_path / "text.zip", "--env-id", "CartPole-v1"], "is damaged"),
+        "spaces": (["--model", zips / "ppo.zip", "--env-id", "Acrobot-v1"], "it has observations"),
+        "actions": (["--model", zips / "sac.zip", "--env-id", "CartPole-v1"], "does not fit"),
+        "env": (["--model", zips / "ppo.zip", "--env-id", "CartPole-v11"], "did you mean"),
+        "folder": (["--run-dir", tmp_path], "is no run folder"),
+        "unfinished": (["--run-dir", unfinished], "has no model.zip"),
+        "swapped": (["--run-dir", swapped], "holds a DQN, not the recurrent_ppo"),
+        "bare": (["--run-dir", bare], "vecnormalize.pkl, do not exist"),
+        "cut": (["--run-dir", cut], "is damaged or does not fit"),
+        "other": ([*cartpole, "--vecnormalize", tmp_path / "pendulum.pkl"], "does not fit"),
+        "which": (
+            ["--run-dir", recurrent[0], "--which", "first"],
+            "which must be one of last, best",
+        ),
+        "episodes": ([*cartpole, "--episodes", 0], "episodes must be above zero"),
+        "film": ([*cartpole, "--record", tmp_path / "film.avi"], "must be one of .gif, .mp4"),
+        "film folder": ([*cartpole, "--record", tmp_path / "no" / "film.gif"], "is no folder"),
+    }
+
+
+def test_wrong_input_is_one_line_and_exit_2(zips, recurrent, tmp_path, capsys):
+    for name, (flags, message) in wrong(zips, recurrent, tmp_path).items():
+        assert leave(*flags) == 2, name
+        printed = capsys.readouterr()
+        told = printed.err.strip()
+        assert printed.out == "", name
+        assert told.startswith("error: "), name
+        assert "\n" not in told, name
+        assert message in told, (name, told)
+
+
+def test_an_mp4_without_ffmpeg_is_refused_before_anything_is_played(zips, monkeypatch):
+    monkeypatch.setattr("agents.recording.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'imageio\[ffmpeg\]'; a \.gif"):
+        Args(model=zips / "ppo.zip", env_id="CartPole-v1", record=zips / "film.mp4")
+
+
+def test_an_environment_that_cannot_be_drawn_is_not_filmed(zips, tmp_path, monkeypatch):
+    class Undrawn(gym.envs.classic_control.CartPoleEnv):
+        metadata = {"render_modes": []}  # noqa: RUF012
+
+    spec = EnvSpec("Undrawn-v0", Undrawn, max_episode_steps=9)
+    monkeypatch.setitem(gym.registry, spec.id, spec)
+    path = tmp_path / "film.gif"
+    with pytest.raises(UsageError, match="Undrawn-v0' cannot be drawn"):
+        evaluated(Args(model=zips / "ppo.zip", env_id="Undrawn-v0", record=path))
+    assert not path.exists()
