@@ -1,0 +1,127 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import scripts.bench_agents as bench
+from agents import AGENTS
+from scripts.bench_agents import STOCK, TASKS, Args, Task, build, main, ratio, rows, steps_an_update
+from wnrl.errors import UsageError
+
+ALGOS = tuple(dict.fromkeys(task.algo for task in TASKS))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Tasks of a few steps, on whatever number of threads the tests have."""
+    change = {
+        "ppo": {"n_steps": 8, "n_epochs": 1, "batch_size": 64},
+        "dqn": {"learning_starts": 4, "train_freq": 4, "gradient_steps": 1},
+    }
+    tasks = [
+        Task(f"tiny {algo}", algo, "CartPole-v1", change[algo], aims={"weight": 0.01})
+        for algo in change
+    ]
+    monkeypatch.setattr(bench, "TASKS", tasks)
+    monkeypatch.setattr(bench, "SEGMENT", 0.0)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+
+
+def test_a_small_run_prints_a_line_for_each_algorithm_and_norm(tiny, capsys):
+    main(Args(algos=("ppo", "dqn"), norms=("none", "weight"), seconds=0.01))
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
+    assert [(line[0], line[1]) for line in lines] == [
+        ("| tiny ppo", "none"),
+        ("| tiny ppo", "weight"),
+        ("| tiny dqn", "none"),
+        ("| tiny dqn", "weight"),
+    ]
+    for line in lines:
+        assert all(re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d", cell) for cell in line[2:4])
+        assert int(line[4]) > 0
+        assert int(line[5]) > 0
+    assert lines[1][-1] == "≥ 0.01: met |"
+
+
+def described(parameter):
+    return tuple(parameter.shape), parameter.abs().sum().item()
+
+
+@pytest.mark.parametrize("task", TASKS, ids=[task.name for task in TASKS])
+def test_stock_has_the_hyperparameters_and_the_initial_network_of_ours(task):
+    args = Args()
+    norm = "batch_renorm" if task.algo == "crossq" else "none"  # what stock's has
+    stock, ours = build(task, STOCK, args), build(task, norm, args)
+    assert type(stock) is type(ours)
+    assert "wnrl" not in type(stock.policy).__module__
+    given = task.config.algorithm_arguments()
+    for name in given:
+        left, right = getattr(stock, name), getattr(ours, name)
+        assert str(left) == str(right), name
+    left, right = (sorted(model.policy.parameters(), key=described) for model in (stock, ours))
+    assert len(left) == len(right)
+    assert all(torch.equal(*pair) for pair in zip(left, right, strict=True))
+    assert stock.n_envs == ours.n_envs == task.config.n_envs
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_round_updates_the_networks(monkeypatch, algo):
+    """An off-policy agent that is still filling its buffer would be timed without learning."""
+    task = next(task for task in TASKS if task.algo == algo)
+    config = task.config
+    small = {
+        name: value
+        for name, value in {
+            "n_steps": 4, "n_epochs": 1, "learning_starts": 6, "train_freq": 2, "gradient_steps": 1,
+            "batch_size": 8,
+        }.items()
+        if name in AGENTS[algo].config.__dataclass_fields__
+        and not (name == "n_steps" and hasattr(config, "train_freq"))
+    }  # fmt: skip
+    task = Task("small", algo, task.env_id, small)
+    updates = {}
+
+    def recording(model, steps):
+        before = model._n_updates
+        model.learn(steps, reset_num_timesteps=False)
+        updates.setdefault(id(model), []).append(model._n_updates - before)
+        return 1.0, 1.0
+
+    monkeypatch.setattr(bench, "train", recording)
+    times, steps = bench.measure(task, Args(norms=("weight",), seconds=1e-6))
+    assert steps == steps_an_update(task.config)
+    assert times == {STOCK: [(1.0, 1.0)] * 3, "weight": [(1.0, 1.0)] * 3}
+    assert len(updates) == 2
+    for counts in updates.values():
+        assert min(counts) > 0
+
+
+def test_ratios_are_taken_within_rounds():
+    assert ratio([1.0, 2.0, 4.0], [0.5, 1.0, 2.0]) == (2.0, 0.0)
+    middle, spread = ratio([1.0, 1.0, 1.0], [1.0, 0.5, 0.25])
+    assert (middle, spread) == (2.0, np.subtract(3.0, 1.5) / 2)
+
+
+def test_a_row_holds_wall_time_cpu_time_speeds_and_the_verdict():
+    task = Task("PPO", "ppo", "CartPole-v1", aims={"weight": 0.95})
+    times = {STOCK: [(1.0, 2.0)] * 3, "weight": [(2.0, 1.0)] * 3, "none": [(0.5, 0.5)] * 3}
+    assert list(rows(task, times, 100)) == [
+        "| PPO | weight | 0.50 ± 0.00 | 2.00 ± 0.00 | 100 | 50 | ≥ 0.95: missed |",
+        "| PPO | none | 2.00 ± 0.00 | 4.00 ± 0.00 | 100 | 200 |  |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"algos": ("ppoo",)}, "algos must be one of .*did you mean 'ppo'"),
+        ({"norms": ("wieght",)}, "norms must be one of .*did you mean 'weight'"),
+        ({"norms": ()}, "must name at least one each"),
+        ({"seconds": 0.0}, "seconds must be above zero"),
+        ({"trained": -1}, "trained must not be below zero"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, message):
+    with pytest.raises(UsageError, match=message):
+        Args(**flags)
