@@ -157,7 +157,7 @@ class Config:
         arguments.pop("use_sde", None)  # SB3 hands it on itself
         if self.optimizer != "adam":
             arguments["optimizer_class"] = OPTIMIZERS[self.optimizer]
-        if self.weight_decay:
+        if self.optimizer == "adamw":  # torch's default is 0.01
             arguments["optimizer_kwargs"] = {"weight_decay": self.weight_decay}
         return arguments
 

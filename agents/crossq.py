@@ -33,11 +33,18 @@ class CrossQConfig(MaximumEntropyConfig):
     algorithm: ClassVar[type[BaseAlgorithm]] = CrossQ
 
     learning_rate: Positive = 1e-3
-    """Step size of the optimizer; Adam's first beta is 0.5."""
+    """Step size of the optimizer; the first beta of adam and adamw is 0.5."""
     critic_arch: Annotated[tuple[int, ...] | None, check_sizes] = (1024, 1024)
     """Hidden units of the critics; None: as net_arch."""
     policy_delay: Whole = 3
     """Minibatches of the critics between those of the actor."""
+
+    def policy_arguments(self) -> dict[str, Any]:
+        """The arguments that the policy takes, less the norm."""
+        arguments = super().policy_arguments()
+        if "optimizer_kwargs" in arguments:  # in the place of sb3-contrib's
+            arguments["optimizer_kwargs"] |= {"betas": (0.5, 0.999)}
+        return arguments
 
 
 # Tuned values of rl-baselines3-zoo.

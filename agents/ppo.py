@@ -110,7 +110,7 @@ PRESETS: dict[str, PPOConfig] = {
         n_epochs=4,
         ent_coef=0.01,
     ),
-    **dict.fromkeys((*ATARI, MINATAR), _ATARI),
+    **dict.fromkeys((*ATARI, MINATAR), _ATARI),  # tuned on Atari
 }
 
 

@@ -106,14 +106,19 @@ def test_one_seed_gives_one_agent(algo):
 
 
 @pytest.mark.parametrize("algo", AGENTS)
-@pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
-def test_the_optimizer_is_the_chosen_one(algo, optimizer):
-    decay = 0.01 if optimizer == "adamw" else 0.0
-    model = build(algo, optimizer=optimizer, weight_decay=decay)
+@pytest.mark.parametrize(("optimizer", "decay"), [("adamw", 0.1), ("adamw", 0), ("adamax", 0)])
+def test_the_optimizer_is_the_chosen_one(algo, optimizer, decay):
+    model = build(algo, norm="none", optimizer=optimizer, weight_decay=decay)
     owners = [part for part in model.policy.modules() if hasattr(part, "optimizer")]
     used = [owner.optimizer for owner in owners if owner.optimizer is not None]
     assert {type(o).__name__.lower() for o in used} == {optimizer}
     assert {o.param_groups[0]["weight_decay"] for o in used} == {decay}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_crossq_keeps_its_first_beta(optimizer):
+    model = build("crossq", optimizer=optimizer)
+    assert model.critic.optimizer.param_groups[0]["betas"] == (0.5, 0.999)
 
 
 def test_every_hyperparameter_reaches_sb3():
