@@ -4,7 +4,6 @@ import pickle
 import subprocess
 import sys
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -16,43 +15,25 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 import wnrl.sb3 as wn
+from tests.sb3.tasks import SPACES, RandomTask, sample
 from wnrl import NORMS, WNConv2d, WNLinear
 from wnrl.errors import UsageError
 from wnrl.nn import scope
 
 PAIRED = [name for name, norm in NORMS.items() if norm.paired]
-BATCH_NORMS = ["mean", "weight_mean", "batch", "batch_renorm"]
-VECTOR = spaces.Box(-1.0, 1.0, (5,))
-IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)
-DICT = spaces.Dict({"a": VECTOR, "b": spaces.Box(-1.0, 1.0, (2, 2))})
-SPACES = {"Mlp": VECTOR, "Cnn": IMAGE, "MultiInput": DICT}
+ACTIONS = spaces.Box(-2.0, 2.0, (2,))
 ALGORITHMS = {"SAC": SAC, "TD3": TD3, "TQC": TQC, "CrossQ": CrossQ}
 WITH_TARGETS = ["SAC", "TD3", "TQC"]
 
 
-class RandomTask(gym.Env):
-    """Random observations of any space, two actions; episodes of seven steps."""
-
-    def __init__(self, observation_space=VECTOR):
-        self.observation_space = copy.deepcopy(observation_space)
-        self.action_space = spaces.Box(-2.0, 2.0, (2,))
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        self.t = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        self.t += 1
-        return self.observation_space.sample(), float(action[0]), self.t == 7, False, {}
+def task(kind="Mlp"):
+    return RandomTask(SPACES[kind], copy.deepcopy(ACTIONS))
 
 
 def make(name, kind="Mlp", env=None, *, stock=False, others=None, **policy_kwargs):
     return ALGORITHMS[name](
         f"{kind}Policy" if stock else f"WN{kind}Policy",
-        env or RandomTask(SPACES[kind]), learning_starts=8, batch_size=8, buffer_size=200,
+        env or task(kind), learning_starts=8, batch_size=8, buffer_size=200,
         seed=0, device="cpu", policy_kwargs={"net_arch": [8, 8], **policy_kwargs}, **(others or {}),
     )  # fmt: skip
 
@@ -67,13 +48,11 @@ def trained(name, norm):
 
 def batch(kind="Mlp", n=6):
     """Observations and actions, as tensors that the networks take."""
-    space = SPACES[kind]
-    space.seed(1)
     actions = torch.linspace(-1, 1, 2 * n).reshape(n, 2)
-    draws = [space.sample() for _ in range(n)]
-    if isinstance(space, spaces.Dict):
-        return {k: torch.tensor(np.stack([d[k] for d in draws])) for k in space}, actions
-    return torch.tensor(np.stack(draws)), actions
+    obs = sample(SPACES[kind], n)
+    if isinstance(obs, dict):
+        return {key: torch.tensor(value) for key, value in obs.items()}, actions
+    return torch.tensor(obs), actions
 
 
 def outputs(policy, kind="Mlp"):
@@ -141,7 +120,7 @@ def test_targets_follow_in_weights_and_in_running_statistics(name, norm):
 def test_saved_agent_acts_the_same_and_resumes_with_the_same_optimizers(tmp_path, name, norm):
     model, _ = trained(name, norm)
     model.save(tmp_path / "model")
-    again = ALGORITHMS[name].load(tmp_path / "model", env=RandomTask(), device="cpu")
+    again = ALGORITHMS[name].load(tmp_path / "model", env=task(), device="cpu")
     assert again.policy.norm == norm
     assert_same_outputs(model.policy, again.policy, rtol=0, atol=0)
     for net in ("actor", "critic"):
@@ -243,7 +222,7 @@ def test_state_dependent_noise_with_a_learned_temperature_trains(tmp_path, name,
 @pytest.mark.parametrize("norm", ["weight", "batch", "projected"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_normalised_observations_and_several_environments_train(name, norm):
-    env = VecNormalize(DummyVecEnv([RandomTask, RandomTask]))
+    env = VecNormalize(DummyVecEnv([task, task]))
     others = {"train_freq": 4, "gradient_steps": -1}
     model = make(name, env=env, norm=norm, others=others).learn(40)
     assert model._n_updates > 0
@@ -305,7 +284,7 @@ def test_clip_behind_the_mean_of_state_dependent_noise_makes_no_hidden_layer(nor
 
 
 def test_ddpg_takes_the_policies_of_td3():
-    model = DDPG("WNMlpPolicy", RandomTask(), learning_starts=8, device="cpu").learn(12)
+    model = DDPG("WNMlpPolicy", task(), learning_starts=8, device="cpu").learn(12)
     assert isinstance(model.policy, wn.WNTD3MlpPolicy)
     assert model.policy.critic.n_critics == 1
 
@@ -322,7 +301,7 @@ WNOwnPolicy = wn.with_norm(OwnPolicy, "batch")
 
 def test_own_policies_take_a_norm_and_survive_pickle():
     model = SAC(
-        WNOwnPolicy, RandomTask(), learning_starts=8, device="cpu",
+        WNOwnPolicy, task(), learning_starts=8, device="cpu",
         policy_kwargs={"net_arch": [8]},
     ).learn(12)  # fmt: skip
     twin = pickle.loads(pickle.dumps(model.policy))
@@ -361,7 +340,7 @@ def test_weight_decay_is_for_output_layers_alone_and_survives_saving(tmp_path, n
         assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
         assert len(decayed["params"] + spared["params"]) == len(list(net.parameters()))
     model.save(tmp_path / "model")
-    ALGORITHMS[name].load(tmp_path / "model", env=RandomTask()).learn(4, reset_num_timesteps=False)
+    ALGORITHMS[name].load(tmp_path / "model", env=task()).learn(4, reset_num_timesteps=False)
 
 
 @pytest.mark.parametrize("norm", ["none", "layer", "batch"])

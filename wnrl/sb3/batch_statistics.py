@@ -29,8 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wnrl.nn.batch_renorm import BatchRenorm
 from wnrl.nn.mean_only import MeanOnlyBatchNorm
-
-Observations = Tensor | dict[str, Tensor]
+from wnrl.sb3.data_init import Observations
 
 
 def batch_norms(*modules: nn.Module) -> list[nn.Module]:

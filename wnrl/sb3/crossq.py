@@ -19,8 +19,8 @@ from wnrl.sb3.data_init import Observations
 class CrossQMixin(ContinuousMixin):
     """``ContinuousMixin`` for CrossQ, whose networks have places for normalisers of their own.
 
-    sb3-contrib's networks have batch renormalisation in front of every linear layer of the critics,
-    and behind the last nonlinearity of the actor as well. What stands there is the norm's choice:
+    sb3-contrib's networks have batch renormalisation in front of every linear layer. What stands
+    there is the norm's choice:
 
     - a norm with a normaliser (``batch``, ``batch_renorm``, ``layer``, ``rms``, ``mean``,
       ``weight_mean``) puts it into these places. ``batch_renorm`` is CrossQ as sb3-contrib has it,
@@ -46,6 +46,9 @@ class CrossQMixin(ContinuousMixin):
         **kwargs: those of ``ContinuousMixin`` and of the policy. ``batch_norm`` takes batch
             renormalisation away from ``projected`` (False), or puts it beside ``weight`` and
             ``spectral`` (True).
+
+    Attributes:
+        normaliser: the key of ``NORMS`` whose normaliser stands in these places, or None.
 
     Raises:
         UsageError: ``batch_norm`` or ``joint_statistics`` contradicts the norm or the algorithm.
