@@ -18,21 +18,22 @@ LEARNING_RATE = "train/learning_rate"
 STEPS_PER_SECOND = "time/steps_per_second"
 
 # Layers: prefixes, to which a name is added. TensorBoard makes one group of cards of all tags with
-# the same first word, so each measure of several layers has a word of its own.
+# the same first word, so each measure of several layers has a word of its own; the words sort
+# behind SB3's, whose curves are looked at first.
 NORM_G = "norm/g"
 NORM_V = "norm/v"
-EFFECTIVE_LR = "effective_lr"
-GRADIENT_NORM = "grad_norm"
-DORMANT = "dormant"
-DEAD = "dead"
-RANK = "rank"
+EFFECTIVE_LR = "update_effective_lr"
+GRADIENT_NORM = "update_grad_norm"
+DORMANT = "units_dormant"
+DEAD = "units_dead"
+RANK = "units_rank"
 # How far the policy that learns is from the one that acted.
 PRE_UPDATE_KL = "norm/pre_update_kl"
 PRE_UPDATE_CLIP_FRACTION = "norm/pre_update_clip_fraction"
 # Of the Hessian of the loss.
-CURVATURE_LARGEST = "curvature/largest"
-CURVATURE_SMALLEST = "curvature/smallest"
-CURVATURE_CONDITION = "curvature/condition"
+CURVATURE_LARGEST = "update_curvature/largest"
+CURVATURE_SMALLEST = "update_curvature/smallest"
+CURVATURE_CONDITION = "update_curvature/condition"
 
 # VAEs, in nats an image; the x axis is gradient steps.
 VAE_NLL = "vae/nll"

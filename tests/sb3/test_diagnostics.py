@@ -60,7 +60,7 @@ class Recorder(KVWriter):
         self.rows = []
 
     def write(self, key_values, key_excluded, step=0):
-        if any(tag.startswith("effective_lr") for tag in key_values):
+        if any(tag.startswith("update_effective_lr") for tag in key_values):
             self.rows.append({"step": step, **key_values})
 
     def close(self):
@@ -136,9 +136,9 @@ def test_every_trained_layer_has_its_curves(case):
     assert weights
     for weight in weights:
         layer = weight.rpartition(".")[0]
-        assert f"effective_lr/{weight}" in tags
+        assert f"update_effective_lr/{weight}" in tags
         policy_of_trpo = "trpo" in case and "value" not in layer
-        assert (f"grad_norm/{layer}" in tags) != policy_of_trpo
+        assert (f"update_grad_norm/{layer}" in tags) != policy_of_trpo
         assert (f"norm/g/{weight}" in tags) == (f"norm/v/{weight}" in tags)
     assert not [tag for tag in tags if "_target" in tag]
     n_lengths = sum(tag.startswith("norm/g/") for tag in tags)
@@ -150,13 +150,13 @@ def test_values_are_finite_and_in_their_ranges(case):
     _, rows, _ = watched(case)
     for row in rows:
         assert all(math.isfinite(value) for value in row.values())
-        shares = [v for tag, v in row.items() if tag.startswith(("dormant/", "dead/"))]
-        ranks = [v for tag, v in row.items() if tag.startswith("rank/")]
+        shares = [v for tag, v in row.items() if tag.startswith(("units_dormant/", "units_dead/"))]
+        ranks = [v for tag, v in row.items() if tag.startswith("units_rank/")]
         assert shares
         assert ranks
         assert all(0 <= share <= 1 for share in shares)
         assert all(0 <= rank <= 8 and rank == int(rank) for rank in ranks)
-        changes = [v for tag, v in row.items() if tag.startswith("effective_lr/")]
+        changes = [v for tag, v in row.items() if tag.startswith("update_effective_lr/")]
         assert min(changes) >= 0
         assert max(changes) > 0
 
@@ -175,12 +175,12 @@ def test_values_are_finite_and_in_their_ranges(case):
 )
 def test_ranks_are_those_of_what_enters_the_output_layers(case, heads):
     _, rows, _ = watched(case)
-    assert {tag[5:] for tag in rows[-1] if tag.startswith("rank/")} == heads
+    assert {tag.partition("/")[2] for tag in rows[-1] if tag.startswith("units_rank/")} == heads
 
 
 def test_hidden_layers_are_watched_and_a_squashed_output_is_not():
     _, rows, _ = watched("td3-weight")
-    hidden = {tag[5:] for tag in rows[-1] if tag.startswith("dead/")}
+    hidden = {tag.partition("/")[2] for tag in rows[-1] if tag.startswith("units_dead/")}
     assert hidden == {f"{part}.{i}" for part in ("actor.mu", "critic.qf0", "critic.qf1")
                       for i in (1, 3)}  # fmt: skip
 
@@ -189,8 +189,8 @@ def test_hidden_layers_are_watched_and_a_squashed_output_is_not():
 def test_curvature_is_logged_for_losses_of_one_network(case):
     _, rows, _ = watched(case)
     for row in rows:
-        assert row["curvature/largest"] >= row["curvature/smallest"]
-        assert row["curvature/condition"] >= 1
+        assert row["update_curvature/largest"] >= row["update_curvature/smallest"]
+        assert row["update_curvature/condition"] >= 1
 
 
 ALONE = [f"ppo-{norm}" for norm in ("stock", "none", "weight", "layer", "projected")]
@@ -230,7 +230,7 @@ def test_gradient_norms_are_those_before_sb3_clips(monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
     model, recorder = make("ppo-weight", max_grad_norm=1e-3)
     model.learn(16, Diagnostics(every=16))
-    squares = [v**2 for tag, v in recorder.rows[0].items() if tag.startswith("grad_norm/")]
+    squares = [v**2 for tag, v in recorder.rows[0].items() if tag.startswith("update_grad_norm/")]
     assert totals[0] > 0.1
     assert math.sqrt(sum(squares)) == pytest.approx(totals[0])
 
@@ -251,7 +251,9 @@ def test_effective_learning_rate_of_an_update_of_one_step_is_the_update(case):
 
     model.learn(32, [Diagnostics(every=1), Each(at_end, at_start)])
     for row in recorder.rows[:-1]:  # the last update has no rollout behind it
-        logged = {t[13:]: v for t, v in row.items() if t.startswith("effective_lr/")}
+        logged = {
+            t.partition("/")[2]: v for t, v in row.items() if t.startswith("update_effective_lr/")
+        }
         assert any(logged == pytest.approx(change) for change in changes)
 
 
@@ -273,7 +275,7 @@ def test_the_loss_that_bends_has_the_gradient_that_sb3_descends(case, monkeypatc
     model, recorder = make(case, **others)
     model.learn(48, Diagnostics(every=16, curvature=True))
     for row in recorder.rows:
-        squares = [v**2 for tag, v in row.items() if tag.startswith("grad_norm/")]
+        squares = [v**2 for tag, v in row.items() if tag.startswith("update_grad_norm/")]
         assert math.sqrt(sum(squares)) == pytest.approx(row["slope"], rel=1e-4)
 
 
@@ -282,8 +284,8 @@ def test_dead_units_are_counted():
     with torch.no_grad():
         model.policy.q_net.q_net[0].bias[:4] = -1e3
     model.learn(16, Diagnostics(every=16))
-    assert recorder.rows[0]["dead/q_net.q_net.1"] >= 0.5
-    assert recorder.rows[0]["dormant/q_net.q_net.1"] >= 0.5
+    assert recorder.rows[0]["units_dead/q_net.q_net.1"] >= 0.5
+    assert recorder.rows[0]["units_dormant/q_net.q_net.1"] >= 0.5
 
 
 @pytest.mark.parametrize("case", ["ppo-weight", "dqn-weight"])
@@ -319,7 +321,7 @@ def test_points_have_their_own_rows_and_what_sb3_collects_stays():
     rows = []
     recorder.write = lambda values, excluded, step=0: rows.append((step, dict(values)))
     model.learn(32, Diagnostics(every=16), log_interval=1)
-    ours = [(step, row) for step, row in rows if "rank/action_net" in row]
+    ours = [(step, row) for step, row in rows if "units_rank/action_net" in row]
     theirs = [(step, row) for step, row in rows if "time/fps" in row]
     assert [step for step, _ in ours] == [step for step, _ in theirs] == [16, 32]
     assert "train/loss" in theirs[1][1]
@@ -334,7 +336,7 @@ def test_tables_get_the_values_and_the_console_does_not(tmp_path):
     model.learn(16, Diagnostics(every=16))
     model.logger.close()
     console.close()
-    assert "rank/actor.mu" in (tmp_path / "progress.csv").read_text()
+    assert "units_rank/actor.mu" in (tmp_path / "progress.csv").read_text()
     assert "rank" not in (tmp_path / "log.txt").read_text()
 
 

@@ -46,22 +46,22 @@ class Diagnostics(BaseCallback):
     ``norm/g/<weight>``, ``norm/v/<weight>``
         Mean length g and mean ‖v‖ of a weight-normalized weight over its units, before the update.
         Growing ‖v‖ makes the same steps turn v less. Under plain gradient descent it can only grow.
-    ``effective_lr/<weight>``
+    ``update_effective_lr/<weight>``
         ‖Δw‖/‖w‖ of the weight as applied, over *one optimizer step*, the first of the update
         (TRPO, which moves its policy without an optimizer: over the whole update). Healthy
         networks have 1e-4 to 1e-2; a layer far below the others has stopped learning, a rate that
         falls while the schedule is flat comes from growing weights.
-    ``grad_norm/<layer>``
+    ``update_grad_norm/<layer>``
         The length of the gradient at that step, before clipping, of all parameters of the layer
         (v, g and bias; so it compares a norm with itself, not with another). Towards zero in the
         first layers: vanishing gradients. Many times ``max_grad_norm``: clipping decides the step.
         TRPO has it for the critic alone.
-    ``dormant/<layer>``, ``dead/<layer>``
+    ``units_dormant/<layer>``, ``units_dead/<layer>``
         The share of units with mean|a_i| / mean_i(mean|a_i|) ≤ 0.025, and ≤ 0, of the output of
         each nonlinearity and LSTM, on at most 512 observations of the rollout or replay buffer, in
         evaluation mode. A share that grows and stays: capacity that is lost. Units of tanh are
         never dead; they saturate instead.
-    ``rank/<head>``
+    ``units_rank/<head>``
         How many singular values make up 99 % of the features that enter an output layer, on the
         same observations. A collapse often comes before the return's.
     ``norm/pre_update_kl``, ``norm/pre_update_clip_fraction``
@@ -69,7 +69,7 @@ class Diagnostics(BaseCallback):
         training mode, is from the one that acted, before any gradient step: SB3's ``approx_kl``
         and ``clip_fraction`` on the first minibatch. Zero for a norm that treats examples alone;
         with batch norm, what the statistics of the batch cost.
-    ``curvature/largest``, ``curvature/smallest``, ``curvature/condition``
+    ``update_curvature/largest``, ``update_curvature/smallest``, ``update_curvature/condition``
         With ``curvature=True``: of the Hessian of the loss on the update's first minibatch; see
         ``wnrl.diagnostics.Curvature``. Gradient descent at rates above 2/largest is unstable.
         PPO, MaskablePPO, RecurrentPPO, A2C, DQN and QRDQN have it; it costs about twenty updates
