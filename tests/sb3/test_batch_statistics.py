@@ -102,6 +102,16 @@ def test_shared_features_extractor_learns_its_statistics_with_the_actor_alone(na
     assert counts(torch.nn.ModuleList(policy.critic.q_networks)) == {STEPS}
 
 
+@pytest.mark.parametrize("name", WITH_TARGETS)
+def test_initialisation_on_the_first_batch_does_not_keep_networks_from_learning_it(name):
+    space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    policy = make(name, "batch_renorm", space, "WNCnnPolicy", data_init=4).policy
+    policy.set_training_mode(True)
+    policy.actor(torch.zeros(4, *space.shape) + torch.arange(4.0).view(4, 1, 1, 1))
+    assert policy.data_initialised
+    assert counts(policy.actor.features_extractor) == {1}
+
+
 @pytest.mark.parametrize("norm", BATCH_NORMS)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_acting_leaves_statistics_alone_and_treats_each_observation_by_itself(name, norm):

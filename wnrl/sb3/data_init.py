@@ -103,7 +103,8 @@ class FirstBatch(PolicyInit):
         if self.pending and training:
             for name, part in self.policy.named_modules():
                 if name.endswith("features_extractor"):
-                    self.hooks.append(part.register_forward_pre_hook(self._on_batch))
+                    # Before hooks that set modes for the forward that is to come.
+                    self.hooks.append(part.register_forward_pre_hook(self._on_batch, prepend=True))
 
     def _on_batch(self, _: nn.Module, args: tuple[Observations]) -> None:
         self._remove_hooks()
