@@ -19,6 +19,7 @@ from tests.sb3.tasks import SPACES, RandomTask, sample
 from wnrl import NORMS, WNConv2d, WNLinear
 from wnrl.errors import UsageError
 from wnrl.nn import scope
+from wnrl.sb3.fused import use_fused
 
 PAIRED = [name for name, norm in NORMS.items() if norm.paired]
 ACTIONS = spaces.Box(-2.0, 2.0, (2,))
@@ -83,7 +84,10 @@ def test_paired_norms_start_as_the_same_function_as_stock_at_the_same_seed(name,
 @pytest.mark.parametrize("norm", PAIRED)
 @pytest.mark.parametrize("name", WITH_TARGETS)
 def test_plain_networks_train_exactly_as_stock_and_weight_norm_does_not(name, norm):
-    stock, ours = make(name, stock=True).learn(24), make(name, norm=norm).learn(24)
+    stock, ours = make(name, stock=True), make(name, norm=norm).learn(24)
+    for network in (stock.policy.actor, stock.policy.critic):
+        use_fused(network.optimizer)  # as ours
+    stock.learn(24)
     expected = torch.cat([p.flatten() for p in outputs(stock.policy)])
     actual = torch.cat([p.flatten() for p in outputs(ours.policy)])
     assert torch.equal(actual, expected) == (norm == "none")
