@@ -245,3 +245,5 @@ def test_what_makes_no_objective_is_refused(wrong, message):
 def test_warm_up_rises_evenly_to_one():
     assert [warm_up(step, 4) for step in (0, 1, 4, 9)] == [0, 0.25, 1, 1]
     assert warm_up(0, 0) == 1
+    with pytest.raises(UsageError, match="must not be negative, got 3 and -1"):
+        warm_up(3, -1)

@@ -218,7 +218,7 @@ def test_a_uniform_model_has_eight_bits():
     params[:, 1] = torch.linspace(-1, 1, 256)
     params[:, 2] = -7
     image = torch.linspace(0, 1, 256).reshape(1, 16, 16)
-    nats = -likelihood.log_prob(image, params.reshape(-1, 1, 1)).item()
+    nats = -likelihood.log_prob(image, params.reshape(-1, 1, 1).expand(-1, 16, 16)).item()
     assert bits_per_dim(nats, (1, 16, 16), likelihood) == pytest.approx(8.0, abs=1e-3)
 
 
@@ -240,6 +240,20 @@ def test_density_integrates_to_one():
         params = torch.tensor([mean, log_var]).double().reshape(2, 1, 1)
         total = likelihood.log_prob(x, params).exp().sum() * 60 / 60000
         assert total.item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("key", LIKELIHOODS)
+def test_shapes_that_would_be_broadcast_are_refused(key):
+    likelihood = LIKELIHOODS[key](1)
+    x, params = torch.zeros(5, 1, 4, 4), torch.zeros(5, likelihood.maps, 4, 4)
+    for wrong_x, wrong_params in (
+        (x, torch.zeros(5, likelihood.maps + 1, 4, 4)),
+        (torch.zeros(5, 3, 4, 4), params),
+        (torch.zeros(5, 1, 1, 4), params),
+        (x.flatten(1), params),
+    ):
+        with pytest.raises(UsageError, match=r"shapes \(..., 1, H, W\) and"):
+            likelihood.log_prob(wrong_x, wrong_params)
 
 
 @pytest.mark.parametrize(

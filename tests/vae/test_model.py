@@ -11,6 +11,7 @@ from wnrl.vae.likelihoods import (
     normal_log_prob,
     standard_normal_log_prob,
 )
+from wnrl.vae.models import TwoLayerVAE
 
 IMAGE = (1, 2, 3)
 
@@ -96,6 +97,10 @@ def test_the_likelihood_decides_the_parameters_of_the_decoder(likelihood):
     ("make", "message"),
     [
         (lambda: MLPVAE(IMAGE, (5,), 2, "tan"), r"activation must be one of .*mean 'tanh'"),
+        (lambda: MLPVAE((28, 28)), r"image_shape must be \(C, H, W\), got \(28, 28\)"),
+        (lambda: TwoLayerVAE(IMAGE, latent_dims=(3,)), r"latent_dims must be two sizes, got \(3,"),
+        (lambda: TwoLayerVAE(IMAGE, latent_dims=(3, 0)), "latent_dims must be above zero, got 0"),
+        (lambda: small().log_weights(torch.zeros(4, *IMAGE), 0), "n_samples must be above zero"),
         (lambda: MLPVAE((0, 2, 3)), "channels must be above zero, got 0"),
         (lambda: MLPVAE(IMAGE, latent_dim=0), "latent_dim must be above zero, got 0"),
         (

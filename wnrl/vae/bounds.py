@@ -47,7 +47,11 @@ def elbo(
         x: images, ``(B, C, H, W)``.
         generator: for the samples, on the device of ``x``.
         n_samples: over how many samples an image is averaged.
+
+    Raises:
+        UsageError: ``n_samples`` is not above zero.
     """
+    check_positive(n_samples=n_samples)
     terms = model(x, n_samples, generator)
     return Elbo(terms.reconstruction.mean(0), terms.kl.mean(0))
 
@@ -63,7 +67,7 @@ def beta_elbo(
         free_bits: nats that each group has free, 0 for the plain KL. The KL of a group counts as
             at least that much, and is not pressed below it.
         free_bits_per: where it is compared: ``"group"``, the mean over the batch (Kingma et al.,
-            2016, arXiv:1606.04934, eq. 15), or ``"example"``, each image alone.
+            2016, arXiv:1606.04934), or ``"example"``, each image alone.
 
     Returns:
         reconstruction − beta · KL with the free bits filled up, ``(B,)``.
@@ -83,7 +87,13 @@ def beta_elbo(
 
 
 def warm_up(step: int, n_steps: int) -> float:
-    """A beta that rises evenly from 0 at step 0 to 1 at ``n_steps`` (Sønderby et al., 2016)."""
+    """A beta that rises evenly from 0 at step 0 to 1 at ``n_steps`` (Sønderby et al., 2016).
+
+    Raises:
+        UsageError: a number below zero.
+    """
+    if min(step, n_steps) < 0:
+        raise UsageError(f"step and n_steps must not be negative, got {step} and {n_steps}")
     return min(1.0, step / n_steps) if n_steps else 1.0
 
 
@@ -167,9 +177,9 @@ def dreg(model: VAE, x: Tensor, n_samples: int, generator: torch.Generator | Non
     """The importance-weighted bound, with the doubly reparametrised gradient for the encoder.
 
     The gradient of the encoder's parameters has the same expectation as that of ``iwae``, and a
-    signal that does not vanish as K grows (Tucker et al., 2019, arXiv:1810.04152, eq. 7 and 8): it
-    is that of the samples alone, weighted by the squared importance weights. The gradient of the
-    decoder's parameters is that of ``iwae`` exactly.
+    signal that does not vanish as K grows (Tucker et al., 2019, arXiv:1810.04152): it is that of
+    the samples alone, weighted by the squared importance weights. The gradient of the decoder's
+    parameters is that of ``iwae`` exactly.
 
     Args:
         model: one whose posterior has a density at any z: not IAF, not DRAW.

@@ -64,7 +64,17 @@ class PixelLikelihood(ABC):
 
         Returns:
             Nats an image, ``(...)``.
+
+        Raises:
+            UsageError: another number of channels or maps, or two sizes; broadcasting would give
+                wrong numbers.
         """
+        size = tuple(x.shape[-2:])
+        if tuple(x.shape[-3:]) != (self.channels, *size) or params.shape[-3:] != (self.maps, *size):
+            raise UsageError(
+                f"x and params must have shapes (..., {self.channels}, H, W) and (..., {self.maps},"
+                f" H, W), got {tuple(x.shape)} and {tuple(params.shape)}"
+            )
         return self.pixel_log_prob(wide(x), wide(params)).sum((-3, -2, -1))
 
     @abstractmethod
@@ -109,7 +119,7 @@ class Bernoulli(PixelLikelihood):
 
 
 class DiscretisedLogistic(PixelLikelihood):
-    """Grey levels, each channel a logistic in bins (Kingma et al., 2016, arXiv:1606.04934, C.4).
+    """Grey levels, each channel a logistic in bins (Kingma et al., 2016, arXiv:1606.04934).
 
     P = 2 C: first the means, where −1 is black and 1 is white, then the logarithms of the scales.
     The lowest and the highest level have all that lies beyond them, so that the levels sum to 1.
@@ -140,7 +150,7 @@ class DiscretisedLogistic(PixelLikelihood):
 
 
 class LogisticMixture(DiscretisedLogistic):
-    """Grey levels or colour: PixelCNN++'s mixture (Salimans et al., 2017, arXiv:1701.05517, 2.2).
+    """Grey levels or colour: PixelCNN++'s mixture (Salimans et al., 2017, arXiv:1701.05517).
 
     A pixel has one mixture over all its channels. In a component, channels are discretised
     logistics whose means are shifted by the true values of the channels before: ``mean_c +

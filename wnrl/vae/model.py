@@ -5,12 +5,13 @@ directly followed by its activation in an ``nn.Sequential``, which is what ``wnr
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_positive
+from wnrl.nn import DataInitReport, data_init
 from wnrl.vae.likelihoods import (
     Bernoulli,
     PixelLikelihood,
@@ -105,16 +106,20 @@ class VAE(nn.Module):
         likelihood: what ``decode``'s parameters mean.
 
     Raises:
-        UsageError: a size is not above zero, or the likelihood is of other images.
+        UsageError: a shape or a size that no image has, or a likelihood of other images.
     """
 
     encoder: nn.Module
     decoder: nn.Module
+    looped: ClassVar[tuple[str, ...]] = ()
+    """Parts that run at every step of a loop: of what they see, the first use says nothing."""
 
     def __init__(
         self, image_shape: ImageShape, latent_dim: int, likelihood: PixelLikelihood | None = None
     ) -> None:
         super().__init__()
+        if len(image_shape) != 3:
+            raise UsageError(f"image_shape must be (C, H, W), got {tuple(image_shape)}")
         channels, height, width = image_shape
         check_positive(channels=channels, height=height, width=width, latent_dim=latent_dim)
         self.image_shape, self.latent_dim = (channels, height, width), latent_dim
@@ -196,7 +201,11 @@ class VAE(nn.Module):
 
         Returns:
             Nats, ``(K, B)``. Their mean over K estimates the ELBO, log-mean-exp the IWAE bound.
+
+        Raises:
+            UsageError: images of another shape, or ``n_samples`` is not above zero.
         """
+        check_positive(n_samples=n_samples)
         return self(x, n_samples, generator).log_weights
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -210,6 +219,26 @@ class VAE(nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """Expected images at the middle of the posterior, within [0, 1], shape of ``x``."""
         return self.likelihood.mean(self.decode(self.encode(x)[0]))
+
+    def data_init(self, x: Tensor, init_scale: float = 1.0) -> DataInitReport:
+        """``wnrl.data_init`` on a batch, for all layers outside of loops.
+
+        The paper has none for recurrent layers, and in a loop over DRAW's steps the statistics of
+        the first, where nothing is drawn yet, would make later ones overflow.
+
+        Args:
+            x: images that represent the data, ``(B, C, H, W)``; a few hundred.
+            init_scale: the standard deviation of pre-activations afterwards.
+
+        Returns:
+            What ``wnrl.data_init`` reports, with ``looped`` among the skipped.
+
+        Raises:
+            UsageError: images of another shape, or what ``wnrl.data_init`` refuses.
+        """
+        report = data_init(self, self.checked(x), init_scale=init_scale, skip=self.looped)
+        report.skipped.update(dict.fromkeys(self.looped, "runs at every step of a loop"))
+        return report
 
     def standard_noise(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
         """Draws from N(0, 1) on the device of the model and in its type."""

@@ -109,7 +109,7 @@ def test_drawing_without_attention_is_the_papers_recursion():
             parameter.add_(0.3 * torch.randn_like(parameter))
     noise = model.standard_noise((3, 3, 3), torch.Generator().manual_seed(4))
     canvas, log_weights = by_loop(model, x, noise)
-    torch.testing.assert_close(model.draw(x, noise).canvases[-1], canvas)
+    torch.testing.assert_close(model.draw(x, noise).canvas, canvas)
     found = model.log_weights(x, 1, torch.Generator().manual_seed(4))
     torch.testing.assert_close(found[0], log_weights)
 
@@ -119,9 +119,12 @@ def test_canvases_of_the_drawn_latents_are_those_that_were_drawn(name):
     model, x = build(name), images(name)
     drawing = model.draw(x, torch.randn(3, 3, 3))
     assert drawing.z.shape == (3, 3, 3)
-    assert drawing.canvases.shape == (3, *x.shape)
-    torch.testing.assert_close(model.canvases(drawing.z), drawing.canvases)
-    assert torch.equal(model.decode(drawing.z), model.canvases(drawing.z)[-1])
+    canvases = model.canvases(drawing.z)
+    assert canvases.shape == (3, *x.shape)
+    torch.testing.assert_close(canvases[-1], drawing.canvas)
+    assert torch.equal(model.decode(drawing.z), canvases[-1])
+    for step in (1, 2):
+        torch.testing.assert_close(canvases[step - 1], model.decode(drawing.z[:, :step]))
     assert model.canvases(torch.randn(2, 5, 4, 3)).shape == (4, 2, 5, *x.shape[1:])
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from tests.vae.tiny import HOMELESS, SIZES, build, grid_log_p, image_shape, images, sharpen
-from wnrl import NORMS, convert, data_init, fold
+from wnrl import NORMS, convert, fold
 from wnrl.nn import plain_parts
 from wnrl.vae.bounds import log_mean_exp
 from wnrl.vae.likelihoods import DiscretisedLogistic, LogisticMixture, NormalDensity
 from wnrl.vae.models import MODELS
 
+STANDARDISED = [name for name in MODELS if name not in HOMELESS]
 SMALL = [name for name in MODELS if name != "frames"]
 every_model = pytest.mark.parametrize("name", MODELS)
 every_norm = pytest.mark.parametrize("norm", NORMS)
@@ -64,30 +65,38 @@ def test_a_folded_model_gives_the_same_log_weights(name, norm):
 
 
 @pytest.mark.parametrize("norm", ["none", "weight", "batch", "layer", "spectral"])
-@every_model
-def test_data_init_reaches_every_feed_forward_layer_and_names_the_rest(name, norm):
+@pytest.mark.parametrize("name", STANDARDISED)
+def test_data_init_reaches_every_feed_forward_layer(name, norm):
     model, x = build(name, norm).train(), images(name, 8)
     before = copy.deepcopy(model.state_dict())
-    report = data_init(model, x)
+    report = model.data_init(x)
     assert report.initialised
-    assert set(report.skipped) <= {"encoder", "decoder"}  # LSTM cells
-    assert all("LSTMCell" in reason for reason in report.skipped.values())
+    assert not report.skipped
     assert any(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert model.eval().log_weights(x, 2).isfinite().all()
 
 
 @pytest.mark.parametrize("norm", ["none", "weight"])
-@every_model
+@pytest.mark.parametrize("name", STANDARDISED)
 def test_data_init_standardises_the_encoders_head(name, norm):
     model, x = build(name, norm), images(name, 32)
-    if name in HOMELESS:
-        model.n_steps = 1  # the head is standardised at the first step
-    data_init(model, x)
-    mu, log_var = model.encode(x)
-    for output in (mu, log_var):
+    model.data_init(x)
+    for output in model.encode(x):
         torch.testing.assert_close(output.mean(0), torch.zeros(output.shape[1]), atol=1e-3, rtol=0)
         spread = output.std(0, correction=0)
         torch.testing.assert_close(spread, torch.ones_like(spread), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("norm", ["none", "weight", "layer"])
+@pytest.mark.parametrize("name", HOMELESS)
+def test_data_init_leaves_the_loop_of_draw_alone_and_says_so(name, norm):
+    model, x = build(name, norm), images(name, 8)
+    before = copy.deepcopy(model.state_dict())
+    report = model.data_init(x)
+    assert report.initialised == []
+    assert {"encoder", "decoder", "to_posterior", "write"} <= set(report.skipped)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(name.split(".")[0] in model.looped for name, _ in model.named_modules() if name)
 
 
 @every_model

@@ -93,8 +93,7 @@ class ConvVAE(VAE):
     """Convolutions with residual blocks, for images with sides divisible by 4.
 
     The paper gives the maps, the blocks, 450 units and ELU; the number of latent variables is that
-    of the same network in Kingma et al. (2016, arXiv:1606.04934, appendix C), whose code has the
-    order of a block too.
+    of the same network in Kingma et al. (2016, arXiv:1606.04934), and so is the order in a block.
 
     Args:
         image_shape: C, H, W of the images.

@@ -1,7 +1,7 @@
 """DRAW (Gregor et al., 2015, arXiv:1502.04623): an image is drawn in steps, by two LSTMs."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple, NoReturn
+from typing import ClassVar, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,8 @@ class Drawing(NamedTuple):
     """Latents, ``(R, T, Z)``."""
     q: DiagonalNormal
     """The posterior that each step's z is from, given the steps before, ``(R, T, Z)``."""
-    canvases: Tensor
-    """The canvas after each step: parameters of the likelihood, ``(T, R, P, H, W)``."""
+    canvas: Tensor
+    """The canvas after the last step: parameters of the likelihood, ``(R, P, H, W)``."""
 
 
 class DRAW(VAE):
@@ -53,6 +53,8 @@ class DRAW(VAE):
         UsageError: a size that is not above zero, a window of one filter, or means or a likelihood
             of other images.
     """
+
+    looped: ClassVar[tuple[str, ...]] = ("read", "encoder", "to_posterior", "decoder", "write")
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class DRAW(VAE):
             x: images, ``(R, C, H, W)``.
             noise: standard normal, ``(T, R, Z)`` for T steps; zeros for the posterior's means.
         """
-        latents, mus, log_vars, canvases = [], [], [], []
+        latents, mus, log_vars = [], [], []
         canvas, encoded, decoded = self._start(len(x))
         with self._weights_once():
             for step_noise in noise:
@@ -113,9 +115,8 @@ class DRAW(VAE):
                 latents.append(z)
                 mus.append(q.mu)
                 log_vars.append(q.log_var)
-                canvases.append(canvas)
         q = DiagonalNormal(torch.stack(mus, 1), torch.stack(log_vars, 1))
-        return Drawing(torch.stack(latents, 1), q, torch.stack(canvases))
+        return Drawing(torch.stack(latents, 1), q, canvas)
 
     def canvases(self, z: Tensor) -> Tensor:
         """The canvas after each step of drawing latents.
@@ -126,13 +127,21 @@ class DRAW(VAE):
         Returns:
             Parameters of the likelihood, ``(T, ..., P, H, W)``.
         """
-        canvases = []
+        return torch.stack(self._canvases(z, keep=z.shape[-2]))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents of all steps ``(..., T, Z)`` to parameters of the likelihood."""
+        return self._canvases(z, keep=1)[-1]
+
+    def _canvases(self, z: Tensor, keep: int) -> list[Tensor]:
+        """The last ``keep`` canvases; the others need not stay in memory."""
+        kept: list[Tensor] = []
         canvas, _, decoded = self._start(z.shape[:-2].numel())
         with self._weights_once():
             for step_z in z.reshape(-1, *z.shape[-2:]).unbind(1):
                 canvas, decoded = self._step(step_z, canvas, decoded)
-                canvases.append(canvas.reshape(*z.shape[:-2], *self.params_shape))
-        return torch.stack(canvases)
+                kept = [*kept, canvas.reshape(*z.shape[:-2], *self.params_shape)][-keep:]
+        return kept
 
     def _start(self, rows: int) -> tuple[Tensor, States, States]:
         """Canvas and states before the first step."""
@@ -152,10 +161,6 @@ class DRAW(VAE):
         first = self.draw(self.checked(x), x.new_zeros(1, len(x), self.latent_dim)).q
         return first.mu.squeeze(1), first.log_var.squeeze(1)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Latents of all steps ``(..., T, Z)`` to parameters of the likelihood."""
-        return self.canvases(z)[-1]
-
     def forward(
         self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
     ) -> Terms:
@@ -166,7 +171,7 @@ class DRAW(VAE):
         log_ratio = drawing.q.log_prob(drawing.z) - standard_normal_log_prob(drawing.z)
         shape = (n_samples, len(x), self.n_steps)
         return Terms(
-            self.likelihood.log_prob(rows, drawing.canvases[-1]).reshape(shape[:2]),
+            self.likelihood.log_prob(rows, drawing.canvas).reshape(shape[:2]),
             log_ratio.sum(-1).reshape(shape),
             drawing.q.kl().sum(-1).reshape(shape),
         )
@@ -178,7 +183,7 @@ class DRAW(VAE):
     def reconstruct(self, x: Tensor) -> Tensor:
         """Expected images from the mean of each step's posterior, within [0, 1], shape of ``x``."""
         noise = x.new_zeros(self.n_steps, len(x), self.latent_dim)
-        return self.likelihood.mean(self.draw(self.checked(x), noise).canvases[-1])
+        return self.likelihood.mean(self.draw(self.checked(x), noise).canvas)
 
     def posterior(self, x: Tensor) -> NoReturn:
         """Raises UsageError: encoder and decoder drive each other, step by step."""

@@ -33,9 +33,9 @@ class FrameVAE(VAE):
         likelihood: PixelLikelihood | None = None,
         pixel_means: Tensor | None = None,
     ) -> None:
-        channels = image_shape[0]
         if tuple(image_shape[1:]) != (SIDE, SIDE):
-            raise UsageError(f"image_shape must be (C, {SIDE}, {SIDE}), got {image_shape}")
+            raise UsageError(f"image_shape must be (C, {SIDE}, {SIDE}), got {tuple(image_shape)}")
+        channels = image_shape[0]
         super().__init__(image_shape, latent_dim, likelihood or DiscretisedLogistic(channels))
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, 32, 4, stride=2),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wnrl.errors import UsageError, check_positive
 from wnrl.networks import mlp
 from wnrl.vae.likelihoods import PixelLikelihood, standard_normal_log_prob
 from wnrl.vae.model import VAE, DiagonalNormal, ImageShape, Terms
@@ -65,7 +66,10 @@ class TwoLayerVAE(VAE):
         likelihood: PixelLikelihood | None = None,
         pixel_means: Tensor | None = None,
     ) -> None:
+        if len(latent_dims) != 2:
+            raise UsageError(f"latent_dims must be two sizes, got {latent_dims}")
         first, second = latent_dims
+        check_positive(latent_dims=second)
         super().__init__(image_shape, first, likelihood)
         self.upper_dim = second
 
