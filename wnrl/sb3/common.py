@@ -16,6 +16,7 @@ from wnrl.nn.projection import projected_weights
 from wnrl.norms import NORMS
 from wnrl.optim import WeightNormalized, project_after_step
 from wnrl.sb3.data_init import FirstBatch, Observations, PolicyInit
+from wnrl.sb3.fused import use_fused
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -99,6 +100,8 @@ class NormBase(_Policy):
         self._after_init()
         self.plain_parts = self._find_plain_parts()
         self._check_optimizers()
+        for _, optimizer in self._optimizers():
+            use_fused(optimizer)
         if NORMS[self.norm].projected or HEAD_NORMS.get(self.norm) == "weight":
             for part, optimizer in self._optimizers():
                 spare_from_decay(optimizer, part)
