@@ -112,6 +112,7 @@ def test_the_likelihood_decides_the_parameters_of_the_decoder(likelihood):
             r"pixel_means must have shape \(1, 2, 3\), got \(6,\)",
         ),
         (lambda: small().encode(torch.zeros(4, 6)), r"shape \(B, 1, 2, 3\), got \(4, 6\)"),
+        (lambda: small().decode(torch.zeros(4, 3)), r"z must have shape \(..., 2\), got \(4, 3\)"),
         (lambda: small()(torch.zeros(4, 1, 3, 2)), r"shape \(B, 1, 2, 3\), got \(4, 1, 3, 2\)"),
     ],
 )

@@ -3,22 +3,30 @@
 from wnrl.vae.bounds import Elbo, beta_elbo, dreg, elbo, iwae, iwae_bound, warm_up
 from wnrl.vae.build import build, load
 from wnrl.vae.config import PRESETS, VAEConfig
+from wnrl.vae.likelihoods import LIKELIHOODS, bits_per_dim
 from wnrl.vae.measure import Likelihood, Protocol, nll
 from wnrl.vae.model import VAE, Terms
-from wnrl.vae.models import MLPVAE
+from wnrl.vae.models import DRAW, MLPVAE, ConvIAFVAE, ConvVAE, FrameVAE, TwoLayerVAE
 from wnrl.vae.training import LogStep, train
 
 __all__ = [
+    "DRAW",
+    "LIKELIHOODS",
     "MLPVAE",
     "PRESETS",
     "VAE",
+    "ConvIAFVAE",
+    "ConvVAE",
     "Elbo",
+    "FrameVAE",
     "Likelihood",
     "LogStep",
     "Protocol",
     "Terms",
+    "TwoLayerVAE",
     "VAEConfig",
     "beta_elbo",
+    "bits_per_dim",
     "build",
     "dreg",
     "elbo",

@@ -151,7 +151,13 @@ class VAE(nn.Module):
         return mu, log_var
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents ``(..., Z)`` to parameters of the likelihood, ``(..., P, H, W)``."""
+        """Latents ``(..., Z)`` to parameters of the likelihood, ``(..., P, H, W)``.
+
+        Raises:
+            UsageError: latents of another size.
+        """
+        if z.shape[-1] != self.latent_dim:
+            raise UsageError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
         params = self.decoder(z.reshape(-1, z.shape[-1]))
         return params.reshape(*z.shape[:-1], *self.params_shape)
 
@@ -164,6 +170,9 @@ class VAE(nn.Module):
             x: images, ``(B, C, H, W)``.
             n_samples: K.
             generator: for the samples, on the device of ``x``; None for the global one.
+
+        Raises:
+            UsageError: images of another shape.
         """
         q = DiagonalNormal(*self.encode(x))
         z = q.sample((n_samples,), generator)

@@ -178,6 +178,11 @@ def test_shared_weights_lose_no_gradient(monkeypatch):
         torch.testing.assert_close(found, expected)
 
 
+def test_latents_without_steps_are_refused():
+    with pytest.raises(UsageError, match=r"z must have shape \(..., T, 3\), got \(3,\)"):
+        build("draw").decode(torch.zeros(3))
+
+
 def test_dreg_is_refused():
     with pytest.raises(UsageError, match="at its own samples only"):
         dreg(build("draw"), images("draw"), 2)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.vae.likelihoods import wide
-
-ImageShape = tuple[int, int, int]
+from wnrl.vae.model import ImageShape
 
 
 class Window(NamedTuple):

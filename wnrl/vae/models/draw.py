@@ -126,15 +126,24 @@ class DRAW(VAE):
 
         Returns:
             Parameters of the likelihood, ``(T, ..., P, H, W)``.
+
+        Raises:
+            UsageError: latents of another size.
         """
         return torch.stack(self._canvases(z, keep=z.shape[-2]))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents of all steps ``(..., T, Z)`` to parameters of the likelihood."""
+        """Latents of all steps ``(..., T, Z)`` to parameters of the likelihood.
+
+        Raises:
+            UsageError: latents of another size.
+        """
         return self._canvases(z, keep=1)[-1]
 
     def _canvases(self, z: Tensor, keep: int) -> list[Tensor]:
         """The last ``keep`` canvases; the others need not stay in memory."""
+        if z.dim() < 2 or z.shape[-1] != self.latent_dim or not z.shape[-2]:
+            raise UsageError(f"z must have shape (..., T, {self.latent_dim}), got {tuple(z.shape)}")
         kept: list[Tensor] = []
         canvas, _, decoded = self._start(z.shape[:-2].numel())
         with self._weights_once():
