@@ -23,6 +23,9 @@ Net = TypeVar("Net", bound=nn.Module)
 HEAD_NORMS = {"weight": "weight", "weight_mean": "weight", "spectral": "spectral"}
 """What a head takes when it takes the norm at all; other norms are for hidden layers alone."""
 
+POSITIONAL = ("observation_space", "action_space", "lr_schedule")
+"""What SB3 constructs policies with by position."""
+
 if TYPE_CHECKING:
     _Policy = BasePolicy
 else:
@@ -222,9 +225,10 @@ class NormBase(_Policy):
         return report
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
+        # SB3's own list lacks some, and has what a subclass may have chosen for itself.
         return {
-            **super()._get_constructor_parameters(),
             **self._arguments,
+            "lr_schedule": self._dummy_schedule,
             "norm": self.norm,
             "norm_kwargs": self.norm_kwargs,
             "norm_heads": self.norm_heads,
@@ -318,14 +322,19 @@ def check_optimized(module: nn.Module, *optimizers: Optimizer) -> None:
 
 
 def named_arguments(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The arguments of a policy by name, less its schedule: what loading it again needs."""
+    """The arguments of a policy's constructor by name, also where it passes them on as they come.
+
+    The schedule is left out: loading a policy needs none, and not every schedule can be pickled.
+    """
     signature = inspect.signature(function)
     named: dict[str, Any] = {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
         kind = signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_KEYWORD:
             named.update(value)
-        elif kind is not inspect.Parameter.VAR_POSITIONAL:
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            named.update(zip(POSITIONAL[len(named) :], value, strict=False))
+        else:
             named[name] = value
     named.pop("lr_schedule", None)
     return named
