@@ -11,9 +11,11 @@ for, and by CPU time, which other programs on the machine disturb less. Above 1 
 stock. The first rounds are warm-up; off-policy algorithms have filled their buffer up to
 ``learning_starts`` by then.
 
-Stock's CrossQ has batch renormalisation in its networks, and ``batch_renorm`` is its like.
-RecurrentPPO costs more while episodes are short, and stock's more than ours: it steps through each
-minibatch in which one starts. ``--trained 50000`` measures agents that have learned for so long.
+Hyperparameters are the same, implementations are not: ours steps with torch's fused Adam, and
+``--stock-fused`` gives it to stock too. Stock's CrossQ has batch renormalisation in its networks,
+so ``batch_renorm`` is its like. RecurrentPPO costs more while episodes are short, and stock's more
+than ours: it steps through each minibatch in which one starts. ``--trained 50000`` measures agents
+that have learned for so long.
 """
 
 import statistics
@@ -35,6 +37,7 @@ from scripts import _cli
 from wnrl import NORMS
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.runs import resolve_device
+from wnrl.sb3.fused import use_fused
 
 STOCK = "stock"
 OURS_ALONE = ("norm_heads", "data_init")
@@ -112,6 +115,8 @@ class Args:
     """Environment steps that every agent learns for before it is timed."""
     threads: int = 1
     """CPU threads; one is best for networks this small."""
+    stock_fused: bool = False
+    """Give stock the fused Adam that ours has by itself, to see what the rest of it costs."""
     device: str = "cpu"
     """auto, cpu, cuda or cuda:<k>."""
     seed: int = 0
@@ -139,7 +144,7 @@ def build(task: Task, norm: str, args: Args) -> Model:
     if norm != STOCK:
         return AGENTS[task.algo].build(config, env, norm, args.seed, device)
     arguments = config.policy_arguments()
-    return config.algorithm(
+    model = config.algorithm(
         policy=next(iter(config.algorithm.policy_aliases)),
         env=env,
         policy_kwargs={key: v for key, v in arguments.items() if key not in OURS_ALONE},
@@ -147,6 +152,10 @@ def build(task: Task, norm: str, args: Args) -> Model:
         device=device,
         **config.algorithm_arguments(),
     )
+    for part in model.policy.modules() if args.stock_fused else ():
+        if hasattr(part, "optimizer"):
+            use_fused(part.optimizer)
+    return model
 
 
 def steps_an_update(config: Any) -> int:

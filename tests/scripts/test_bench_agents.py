@@ -65,6 +65,14 @@ def test_stock_has_the_hyperparameters_and_the_initial_network_of_ours(task):
     assert stock.n_envs == ours.n_envs == task.config.n_envs
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_stock_has_a_fused_adam_only_if_asked(fused):
+    task = next(task for task in TASKS if task.algo == "sac")
+    policy = build(task, STOCK, Args(stock_fused=fused)).policy
+    for network in (policy.actor, policy.critic):
+        assert bool(network.optimizer.param_groups[0]["fused"]) == fused
+
+
 @pytest.mark.parametrize("algo", ALGOS)
 def test_every_round_updates_the_networks(monkeypatch, algo):
     """An off-policy agent that is still filling its buffer would be timed without learning."""
