@@ -27,7 +27,7 @@ from wnrl.errors import UsageError
 from wnrl.sb3 import probe
 from wnrl.sb3.common import trained_parts
 
-EVERY = 1_000
+EVERY = 2_000
 """Environment steps between measurements; what they cost: scripts/bench_diagnostics.py."""
 ROWS = 512
 """Observations that dormant units and ranks are counted on."""
@@ -37,9 +37,10 @@ TAU = 0.025
 class Diagnostics(BaseCallback):
     """Logs what tells a network that learns from one that has stopped, for every algorithm of SB3.
 
-    It looks at the first update at or after each multiple of ``every`` environment steps, so that
-    runs that differ in their norm or seed have their points at the same steps. Training goes on as
-    without it, bit for bit: random generators, running statistics, modes and gradients stay.
+    It looks at a run's first update, and at the first one at or after each multiple of ``every``
+    environment steps, so that runs that differ in their norm or seed have their points at the same
+    steps. Training goes on as without it, bit for bit: random generators, running statistics, modes
+    and gradients stay.
 
     The layers are those that are trained, targets left out. How to read the curves:
 
@@ -48,9 +49,9 @@ class Diagnostics(BaseCallback):
         Growing ‖v‖ makes the same steps turn v less. Under plain gradient descent it can only grow.
     ``update_effective_lr/<weight>``
         ‖Δw‖/‖w‖ of the weight as applied, over *one optimizer step*, the first of the update
-        (TRPO, which moves its policy without an optimizer: over the whole update). Healthy
-        networks have 1e-4 to 1e-2; a layer far below the others has stopped learning, a rate that
-        falls while the schedule is flat comes from growing weights.
+        (TRPO, which moves its policy without an optimizer: over the whole update). A layer far
+        below the others has stopped learning; a rate that falls while the schedule is flat comes
+        from growing weights.
     ``update_grad_norm/<layer>``
         The length of the gradient at that step, before clipping, of all parameters of the layer
         (v, g and bias; so it compares a norm with itself, not with another). Towards zero in the
@@ -72,8 +73,8 @@ class Diagnostics(BaseCallback):
     ``update_curvature/largest``, ``update_curvature/smallest``, ``update_curvature/condition``
         With ``curvature=True``: of the Hessian of the loss on the update's first minibatch; see
         ``wnrl.diagnostics.Curvature``. Gradient descent at rates above 2/largest is unstable.
-        PPO, MaskablePPO, RecurrentPPO, A2C, DQN and QRDQN have it; it costs about twenty updates
-        of one minibatch.
+        PPO, MaskablePPO, RecurrentPPO, A2C, DQN and QRDQN have it; it costs about as
+        much as twenty gradient steps.
 
     It writes rows of its own to TensorBoard, CSV and the like, and nothing to the console.
 
