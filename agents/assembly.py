@@ -110,6 +110,12 @@ def check_spaces(config: Config, env: VecEnv, actions: Spaces) -> None:
     if isinstance(acted, spaces.Box) and not acted.is_bounded():
         raise UsageError(f"actions must have finite bounds, got {acted}")
     if isinstance(seen, spaces.Dict):
+        odd = [key for key, part in seen.items() if not isinstance(part, ANY_ACTION)]
+        if odd:
+            raise UsageError(
+                f"observations in a Dict must be Box or discrete spaces, got {odd[0]!r}: "
+                f"{seen[odd[0]]}"
+            )
         small = [key for key, part in seen.items() if extractor(part)]
         if small:
             raise UsageError(

@@ -42,7 +42,7 @@ def vectorize(
 ) -> VecEnv:
     """Environments that step together in this process, seeded, each with SB3's ``Monitor``.
 
-    Atari games get SB3's ``AtariWrapper`` (Mnih et al. 2015) and four stacked frames; ``Monitor``
+    Atari games get ``Atari`` (Mnih et al. 2015) and four stacked frames; ``Monitor``
     stands in front of them, so that logs and evaluations have whole games and their own scores.
     Images become channel-first.
 
@@ -95,7 +95,23 @@ def _side_by_side(factory: Factory, n_envs: int) -> VecEnv:
 
 
 def _prepared(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    return AtariWrapper(env) if is_atari(env) else env
+    return Atari(env) if is_atari(env) else env
+
+
+class Atari(AtariWrapper):
+    """SB3's ``AtariWrapper``, where a seed starts a new game also in the middle of one.
+
+    Without one, ``reset`` goes on with the next life. Evaluations, each of which begins with the
+    same seeds, would begin where the one before ended.
+    """
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Goes on with the next life, or starts a new game if ``seed`` is given."""
+        if seed is not None:
+            self.set_wrapper_attr("was_real_done", True)
+        return super().reset(seed=seed, options=options)
 
 
 def is_atari(env: gym.Env[Any, Any]) -> bool:

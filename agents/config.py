@@ -60,10 +60,10 @@ def check_fraction(**values: float) -> None:
 
 
 def check_sizes(**values: tuple[int, ...]) -> None:
-    """Raises UsageError for the first keyword with a size that is not above zero."""
+    """Raises UsageError for the first keyword with a size that is no whole number > 0."""
     for name, sizes in values.items():
-        if any(size <= 0 for size in sizes):
-            raise UsageError(f"{name} must hold sizes above zero, got {sizes}")
+        if any(not isinstance(size, int) or size <= 0 for size in sizes):
+            raise UsageError(f"{name} must hold whole sizes above zero, got {sizes}")
 
 
 def _check_integer(expected: str, **values: float) -> None:
@@ -134,6 +134,11 @@ class Config:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         if self.weight_decay and self.optimizer != "adamw":
             raise UsageError(f"weight_decay is for optimizer adamw, got {self.optimizer!r}")
+        if self.learning_rate_end and self.learning_rate_schedule == "constant":
+            raise UsageError(
+                f"learning_rate_end {self.learning_rate_end} is for a linear schedule, "
+                "got learning_rate_schedule 'constant'"
+            )
 
     def algorithm_arguments(self) -> dict[str, Any]:
         """The arguments that SB3's algorithm takes."""
@@ -248,7 +253,7 @@ class ContinuousConfig(OffPolicyConfig):
     critic_arch: Annotated[tuple[int, ...] | None, check_sizes] = None
     """Hidden units of the critics."""
     n_critics: Whole = 2
-    """Critics; the lowest value counts."""
+    """Critics, whose values are joined pessimistically."""
 
     def policy_arguments(self) -> dict[str, Any]:
         """The arguments that the policy takes, less the norm."""

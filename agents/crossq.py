@@ -54,8 +54,8 @@ PRESETS: dict[str, CrossQConfig] = {
     **dict.fromkeys(MUJOCO, CrossQConfig(learning_starts=5000, critic_arch=(2048, 2048))),
 }
 VARIANTS: dict[str, dict[str, Any]] = {
-    # For norm `projected`. The decay acts on the output layers: it leaves the direction of a
-    # projected row alone. The paper's target networks are not in sb3-contrib's CrossQ.
+    # For norm `projected`, whose rows wnrl.sb3 spares from the decay: it is for the output layers.
+    # The paper's target networks are not in sb3-contrib's CrossQ.
     "wn": {
         "critic_arch": (512, 512),
         "optimizer": "adamw",

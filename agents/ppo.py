@@ -110,6 +110,15 @@ PRESETS: dict[str, PPOConfig] = {
         n_epochs=4,
         ent_coef=0.01,
     ),
+    "TMaze-v0": PPOConfig(  # ours
+        total_timesteps=40_960,
+        n_steps=64,
+        batch_size=128,
+        learning_rate=3e-3,
+        gamma=0.98,
+        ent_coef=0.01,
+        net_arch=(32,),
+    ),
     **dict.fromkeys((*ATARI, MINATAR), _ATARI),  # tuned on Atari
 }
 

@@ -100,6 +100,16 @@ PRESETS: dict[str, RecurrentPPOConfig] = {
         net_arch=(64,),
         lstm_hidden_size=64,
     ),
+    "TMaze-v0": RecurrentPPOConfig(  # ours
+        total_timesteps=40_960,
+        n_steps=64,
+        batch_size=128,
+        learning_rate=3e-3,
+        gamma=0.98,
+        ent_coef=0.01,
+        net_arch=(32,),
+        lstm_hidden_size=32,
+    ),
 }
 
 

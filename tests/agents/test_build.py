@@ -272,6 +272,20 @@ PICTURE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
             {"optimize_memory_usage": True},
             "optimize_memory_usage must be False where",
         ),
+        (
+            "ppo",
+            spaces.Dict({"a": BOX, "b": spaces.Dict({"c": BOX})}),
+            BOX,
+            {},
+            "observations in a Dict must be Box or discrete spaces, got 'b'",
+        ),
+        (
+            "ppo",
+            spaces.Dict({"a": spaces.Box(0, 255, (10, 10, 3), np.uint8)}),
+            BOX,
+            {},
+            "images in a Dict must be 36×36 or more, got 'a'",
+        ),
         ("ppo", BOX, BOX, {"n_envs": 3}, "n_envs is 3, but env has 2 environments"),
     ],
 )

@@ -99,3 +99,18 @@ def test_dqn_learns_from_an_atari_game():
         model = agent.build(config, env, "weight", 0, "cpu").learn(48)
     assert type(model.policy).__name__ == "WNDQNCnnPolicy"
     assert model._n_updates == 2
+
+
+def test_a_seed_starts_a_new_game_also_in_the_middle_of_one():
+    pytest.importorskip("ale_py")
+    make = envs.factory("BreakoutNoFrameskip-v4")
+
+    def play(env):
+        env.seed(7)
+        seen = [env.reset()]
+        for _ in range(30):  # some of which lose a life
+            seen.append(env.step([0])[0])
+        return np.stack(seen)
+
+    with closing(vectorize_for_evaluation(make, 1, None)) as env:
+        np.testing.assert_array_equal(play(env), play(env))

@@ -116,7 +116,9 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
     [
         (PPOConfig, {"gamma": 1.1}, "gamma must be from 0 to 1, got 1.1"),
         (PPOConfig, {"gae_lambda": -0.1}, "gae_lambda must be from 0 to 1, got -0.1"),
-        (PPOConfig, {"net_arch": (64, 0)}, r"net_arch must hold sizes above zero, got \(64, 0\)"),
+        (PPOConfig, {"net_arch": (64, 0)}, r"net_arch must hold whole sizes .* got \(64, 0\)"),
+        (PPOConfig, {"net_arch": (6.5,)}, r"net_arch must hold whole sizes .* got \(6.5,\)"),
+        (PPOConfig, {"learning_rate_end": 1e-5}, "learning_rate_end 1e-05 is for a linear"),
         (PPOConfig, {"batch_size": 1}, "batch_size must be 2 or more, got 1"),
         (PPOConfig, {"n_steps": 2.5}, "n_steps must be a whole number above zero, got 2.5"),
         (PPOConfig, {"activation_fn": "rel"}, "activation_fn must be one of .* mean 'relu'"),
@@ -155,7 +157,11 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
         (SACConfig, {"ent_coef": "auto_nan"}, "ent_coef must be .* got 'auto_nan'"),
         (SACConfig, {"ent_coef": -0.1}, "ent_coef must be .* got -0.1"),
         (SACConfig, {"target_entropy": "low"}, "target_entropy must be a number or auto"),
-        (SACConfig, {"critic_arch": (0,)}, r"critic_arch must hold sizes above zero, got \(0,\)"),
+        (
+            SACConfig,
+            {"critic_arch": (0,)},
+            r"critic_arch must hold whole sizes above zero, got \(0,\)",
+        ),
         (TQCConfig, {"n_quantiles": 2}, "top_quantiles_to_drop_per_net 2 leaves none of"),
         (TD3Config, {"noise_type": "pink"}, "noise_type must be one of normal, ornstein"),
         (TD3Config, {"noise_std": -0.1}, "noise_std must be zero or above, got -0.1"),

@@ -1,0 +1,47 @@
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+import envs
+from agents import AGENTS, vectorize, vectorize_for_evaluation
+from agents.common import FINAL_STARTS, first_env_seed
+from agents.evaluation import evaluate
+
+pytestmark = pytest.mark.slow
+
+
+def final_return(algo, env_id, norm, seed=0):
+    """The mean return of 50 episodes after training with the preset."""
+    agent = AGENTS[algo]
+    config = agent.preset(env_id)
+    make = envs.factory(env_id)
+    with closing(vectorize(make, config.n_envs, 0, config.normalize, config.gamma)) as env:
+        model = agent.build(config, env, norm, seed, "cpu").learn(config.total_timesteps)
+        with closing(vectorize_for_evaluation(make, 10, model.env)) as other:
+            returns, _ = evaluate(model, other, 50, first_env_seed(seed) + FINAL_STARTS)
+    return np.mean(returns)
+
+
+@pytest.mark.parametrize("norm", ["none", "weight"])
+def test_an_lstm_remembers_where_to_turn(norm):
+    assert final_return("recurrent_ppo", "TMaze-v0", norm) > 0.8
+
+
+def test_a_policy_without_memory_can_only_guess_where_to_turn():
+    assert final_return("ppo", "TMaze-v0", "none") < 0.4
+
+
+@pytest.mark.parametrize("norm", ["none", "weight", "layer"])
+def test_ppo_balances_the_pole(norm):
+    assert final_return("ppo", "CartPole-v1", norm) >= 475
+
+
+@pytest.mark.parametrize("norm", ["none", "weight"])
+def test_sac_swings_the_pendulum_up(norm):
+    assert final_return("sac", "Pendulum-v1", norm) >= -200
+
+
+@pytest.mark.parametrize("norm", ["batch_renorm", "projected"])
+def test_crossq_swings_the_pendulum_up(norm):
+    assert final_return("crossq", "Pendulum-v1", norm) >= -200
