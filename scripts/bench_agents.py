@@ -43,8 +43,8 @@ STOCK = "stock"
 OURS_ALONE = ("norm_heads", "data_init")
 """Arguments of policies that stock's do not have."""
 WARM_UP = 2
-SEGMENT = 0.2
-"""Seconds that stock trains for in a round, or for one update where that takes longer."""
+SEGMENT = 0.3
+"""Seconds that stock trains for in a round; more where one cycle of updates takes longer."""
 
 Model: TypeAlias = Any
 Times: TypeAlias = dict[str, list[tuple[float, float]]]
@@ -158,10 +158,11 @@ def build(task: Task, norm: str, args: Args) -> Model:
     return model
 
 
-def steps_an_update(config: Any) -> int:
-    """Environment steps from one update to the next."""
-    off_policy = hasattr(config, "train_freq")
-    return config.n_envs * (config.train_freq if off_policy else config.n_steps)
+def steps_a_cycle(config: Any) -> int:
+    """Environment steps after which the same updates come again."""
+    if not hasattr(config, "train_freq"):
+        return config.n_envs * config.n_steps
+    return config.n_envs * config.train_freq * getattr(config, "policy_delay", 1)
 
 
 def train(model: Model, steps: int) -> tuple[float, float]:
@@ -178,11 +179,11 @@ def measure(task: Task, args: Args) -> tuple[Times, int]:
     config = task.config
     norms = dict.fromkeys((STOCK, *args.norms, *task.also))
     models = {norm: build(task, norm, args) for norm in norms}
-    update = steps_an_update(config)
-    first = max(args.trained, getattr(config, "learning_starts", 0) + update)
+    cycle = steps_a_cycle(config)
+    first = max(args.trained, getattr(config, "learning_starts", 0) + cycle)
     for model in models.values():
         train(model, first)
-    steps = update * max(1, round(SEGMENT / train(models[STOCK], update)[0]))
+    steps = cycle * max(1, round(SEGMENT / train(models[STOCK], cycle)[0]))
     times: Times = {name: [] for name in models}
     order = list(models)
     began = time.perf_counter()

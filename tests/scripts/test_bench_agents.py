@@ -6,7 +6,7 @@ import torch
 
 import scripts.bench_agents as bench
 from agents import AGENTS
-from scripts.bench_agents import STOCK, TASKS, Args, Task, build, main, ratio, rows, steps_an_update
+from scripts.bench_agents import STOCK, TASKS, Args, Task, build, main, ratio, rows, steps_a_cycle
 from wnrl.errors import UsageError
 
 ALGOS = tuple(dict.fromkeys(task.algo for task in TASKS))
@@ -98,11 +98,17 @@ def test_every_round_updates_the_networks(monkeypatch, algo):
 
     monkeypatch.setattr(bench, "train", recording)
     times, steps = bench.measure(task, Args(norms=("weight",), seconds=1e-6))
-    assert steps == steps_an_update(task.config)
+    assert steps == steps_a_cycle(task.config)
     assert times == {STOCK: [(1.0, 1.0)] * 3, "weight": [(1.0, 1.0)] * 3}
     assert len(updates) == 2
     for counts in updates.values():
         assert min(counts) > 0
+
+
+def test_a_round_holds_whole_cycles_of_delayed_updates():
+    assert steps_a_cycle(AGENTS["crossq"].config(policy_delay=3)) == 3
+    assert steps_a_cycle(AGENTS["dqn"].config(train_freq=4, n_envs=2)) == 8
+    assert steps_a_cycle(AGENTS["ppo"].config(n_steps=16, n_envs=4)) == 64
 
 
 def test_ratios_are_taken_within_rounds():
