@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.checkpoint import Checkpoint
 from agents.common import (
@@ -16,6 +17,7 @@ from agents.common import (
     first_env_seed,
     vectorize_for_evaluation,
 )
+from agents.compiling import CompileUpdates
 from agents.evaluation import EvaluateInTraining, evaluate
 from agents.interrupts import Interrupts
 from agents.loading import load_statistics
@@ -41,6 +43,8 @@ class Plan:
     """Time between resume checkpoints."""
     keep_checkpoint: bool
     """Whether there is one after the last update."""
+    compile: bool
+    """Whether updates are compiled."""
 
 
 class Session:
@@ -124,7 +128,9 @@ class Session:
 
             report = ReportProgress(progress, steps)
             try:
-                learn(model, steps, points, report, saving, resumed=self.checkpoint is not None)
+                callbacks: list[BaseCallback] = [CompileUpdates()] if plan.compile else []
+                callbacks += [points, report, saving]
+                learn(model, steps, *callbacks, resumed=self.checkpoint is not None)
             except NonFiniteError as error:
                 result = {"status": "failed", "reason": str(error)}
             seconds = training_seconds()

@@ -75,8 +75,11 @@ def _is_from_distributions(error: Exception) -> bool:
     return trace is not None and folder in Path(trace.tb_frame.f_code.co_filename).parents
 
 
+REPORT_SECONDS = 0.2
+
+
 class ReportProgress(BaseCallback):
-    """Tells how far training is, as a fraction of ``total_timesteps``, five times a second."""
+    """Tells how far training is, as a fraction of ``total_timesteps``, every REPORT_SECONDS."""
 
     def __init__(self, progress: Progress, total_timesteps: int) -> None:
         super().__init__()
@@ -85,7 +88,7 @@ class ReportProgress(BaseCallback):
 
     def _on_step(self) -> bool:
         now = time.monotonic()
-        if now - self.last > 0.2:
+        if now - self.last >= REPORT_SECONDS:
             self.last = now
             self.progress(min(1.0, self.num_timesteps / self.total_timesteps))
         return True

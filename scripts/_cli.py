@@ -29,12 +29,17 @@ def run(
     try:
         code = main(parse(args_type, description, default, argv))
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+        code = refused(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def refused(error: UsageError) -> int:
+    """Prints what was wrong, and returns the exit code for it."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def parse(

@@ -11,8 +11,8 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -26,33 +26,22 @@ from tqdm import tqdm
 
 import envs
 from agents import AGENTS, vectorize
-from agents.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, saved_steps
+from agents.checkpoint import CHECKPOINT
 from agents.common import first_env_seed
 from agents.hardware import choose_device, choose_threads, is_small
 from agents.interrupts import Stopped
 from agents.session import Plan, Session
-from agents.training import Model, Progress, end_logs, log_to, save
-from scripts._cli import run
+from agents.training import Progress, end_logs, log_to, save
+from scripts._cli import refused, run
+from scripts._resume import before, check_intention, extends, opened
 from wnrl import NORMS, tags
 from wnrl.errors import UsageError, check_choice, check_positive
-from wnrl.runs import (
-    CONFIG,
-    RESULT,
-    Run,
-    is_finished,
-    open_run,
-    plain_json,
-    read_json,
-    reopen_run,
-    resolve_device,
-)
+from wnrl.runs import is_finished, reopen_run, resolve_device
 
 ConfigT = TypeVar("ConfigT")
 METRICS = ((tags.FINAL_RETURN, "final_return"), (tags.STEPS_PER_SECOND, "steps_per_second"))
 # What does not decide what the run does.
 NOT_SETTINGS = ("run_dir", "resume", "checkpoint_minutes", "keep_checkpoint", "config")
-# What may be different in a run that goes on.
-MAY_CHANGE = ("total_timesteps", "device", "threads", "compile", "extended_from")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +52,8 @@ class Args(Generic[ConfigT]):
     """Algorithm: a key of agents.AGENTS, such as ppo, dqn, sac or recurrent_ppo."""
     env_id: str = "CartPole-v1"
     """Environment: an id of Gymnasium's registry, ours included, or module:Env-v0."""
+    variant: str | None = None
+    """A published recipe on top of the preset, such as salimans2016 for dqn."""
     norm: str = "weight"
     """Normalisation: none, weight, batch, layer, ...; a key of wnrl.NORMS."""
     seed: int = 0
@@ -90,18 +81,24 @@ class Args(Generic[ConfigT]):
     config: tyro.conf.OmitArgPrefixes[ConfigT]
 
     @classmethod
-    def of(cls, algo: str = "ppo", env_id: str | None = None, **others: Any) -> "Args[Any]":
+    def of(
+        cls,
+        algo: str = "ppo",
+        env_id: str | None = None,
+        variant: str | None = None,
+        **others: Any,
+    ) -> "Args[Any]":
         """Arguments with the preset of ``algo`` and ``env_id``, unless ``config`` is given.
 
         Without ``env_id`` it is the first one that the algorithm has a preset for.
 
         Raises:
-            UsageError: no such algorithm.
+            UsageError: no such algorithm or variant.
         """
         check_choice("algo", algo, AGENTS)
         env_id = env_id or next(iter(AGENTS[algo].presets))
-        others.setdefault("config", AGENTS[algo].preset(env_id))
-        return cls(algo=algo, env_id=env_id, **others)
+        others.setdefault("config", AGENTS[algo].preset(env_id, variant))
+        return cls(algo=algo, env_id=env_id, variant=variant, **others)
 
     def __post_init__(self) -> None:
         check_choice("algo", self.algo, AGENTS)
@@ -213,78 +210,6 @@ def train(
             return result
 
 
-def before(args: Args[Any]) -> dict[str, Any]:
-    """The configuration of the run that the folder has; empty where there is none."""
-    path = args.folder / CONFIG
-    return read_json(path) if path.is_file() else {}
-
-
-def extends(args: Args[Any]) -> bool:
-    """Whether ``args`` asks for more steps of a finished run.
-
-    Raises:
-        UsageError: it does, but there is nothing to go on from.
-    """
-    if not args.resume or args.config.total_timesteps <= before(args).get("total_timesteps", 0):
-        return False
-    if read_json(args.folder / RESULT).get("status") != "finished":
-        raise UsageError(f"run_dir {args.folder} holds a run that failed; it cannot go on")
-    if not (args.folder / CHECKPOINT).exists():
-        raise UsageError(f"run_dir {args.folder} has no {CHECKPOINT}, from which it could go on")
-    return True
-
-
-def check_intention(args: Args[Any]) -> None:
-    """Raises UsageError where what is in the folder wants ``--resume`` to be useful."""
-    theirs, steps = before(args), args.config.total_timesteps
-    if args.resume or not theirs:
-        return
-    ours = plain_json(args.settled_as(theirs).as_config())
-    differing = {key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key)}
-    if is_finished(args.folder):
-        if differing == {"total_timesteps"} and steps > theirs["total_timesteps"]:
-            raise UsageError(
-                f"run_dir {args.folder} holds a finished run of {theirs['total_timesteps']} "
-                f"steps; --resume extends it to {steps}"
-            )
-    elif not differing and (args.folder / CHECKPOINT).exists():
-        raise UsageError(
-            f"run_dir {args.folder} holds a run that was stopped at step "
-            f"{saved_steps(args.folder / CHECKPOINT)} of {steps}: --resume goes on from there; "
-            "to begin anew, delete the folder"
-        )
-
-
-@contextmanager
-def opened(args: Args[Any], model: Model) -> Iterator[tuple[Run, Checkpoint | None]]:
-    """The run's folder, and the checkpoint in it whose state ``model`` has got.
-
-    Raises:
-        UsageError: the folder or its checkpoint cannot be used; nothing in it has changed.
-    """
-    settings, theirs, path = args.as_config(), before(args), args.folder / CHECKPOINT
-    if not (args.resume and theirs and path.exists()):
-        with open_run(args.folder, settings) as run:
-            yield run, None
-        return
-    steps, ended = args.config.total_timesteps, theirs.get("total_timesteps", 0)
-    extended = [*theirs.get("extended_from", []), *([ended] if steps > ended else [])]
-    if extended:
-        settings["extended_from"] = extended
-    may_change = MAY_CHANGE if steps >= ended else ()
-    with reopen_run(args.folder, settings, may_change) as run:
-        checkpoint = read_checkpoint(model, path)
-        run.begin()
-        checkpoint.put_back(run.path)
-        told = [f"resumed at step {model.num_timesteps} of {steps}"]
-        if steps > ended:
-            told.append(f"schedules are lines over all {steps} steps, no longer over {ended}")
-        if not checkpoint.episodes_go_on:
-            told.append("the environments could not be saved, so that episodes begin anew")
-        print("; ".join(told), file=sys.stderr)
-        yield run, checkpoint
-
-
 def main(args: Args[Any]) -> int:
     """Prints the folder of a run that can be done, trains, prints the result.
 
@@ -318,14 +243,19 @@ def preset_of(argv: Sequence[str]) -> Args[Any]:
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--algo", default="ppo")
     scan.add_argument("--env-id", "--env_id")
+    scan.add_argument("--variant")
     found, _ = scan.parse_known_args(argv)
-    algo = found.algo if found.algo in AGENTS else "ppo"  # a wrong word is refused by Args
-    return Args.of(algo, found.env_id)
+    if found.algo not in AGENTS:  # which Args refuses
+        return Args.of("ppo", found.env_id)
+    return Args.of(found.algo, found.env_id, found.variant)
 
 
 def cli(argv: Sequence[str]) -> None:
     """Runs ``main`` with flags for the hyperparameters of the chosen algorithm."""
-    preset = preset_of(argv)
+    try:
+        preset = preset_of(argv)
+    except UsageError as error:  # no such variant
+        sys.exit(refused(error))
     args_type = cast(Any, Args)[type(preset.config)]
     run(main, args_type, description=__doc__, default=preset, argv=argv)
 

@@ -19,6 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import envs
+from agents import AGENTS
+from agents.config import OffPolicyConfig
+from agents.interrupts import Stopped
+from agents.loading import load_agent
 from scripts.train_agent import Args, cli, train
 from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
@@ -235,6 +239,9 @@ def test_an_agent_that_cannot_be_evaluated_at_the_end_ends_as_failed(tmp_path, m
         (["--total-timesteps", "-1"], "total_timesteps must be above zero, got -1"),
         (["--eval-episodes", "0"], "eval_episodes must be above zero, got 0"),
         (["--activation-fn", "rel"], "did you mean 'relu'?"),
+        (["--algo", "dqn", "--variant", "salimans"], "did you mean 'salimans2016'?"),
+        (["--checkpoint-minutes", "-1"], "checkpoint_minutes must be zero or above, got -1"),
+        (["--threads", "0"], "threads must be above zero, got 0"),
         (["--seed", "-1"], "seed must be from 0 to 2**31 - 1, got -1"),
         (["--device", "cuda:99"], "device 'cuda:99' asked for"),
         (["--device", "tpu"], "device must be auto, cpu, cuda or cuda:<k>, got 'tpu'"),
@@ -265,7 +272,7 @@ def test_a_folder_of_another_configuration_is_refused_and_untouched(finished, ca
     assert leave(*TINY, "--run-dir", str(folder)) == 2
     told = capsys.readouterr().err
     assert "holds a run of another configuration: " in told
-    assert "env_id='CartPoleNoVel-v1' (asked: 'CartPole-v1')" in told
+    assert "algo='recurrent_ppo' (asked: 'ppo')" in told
     assert json.loads((folder / "result.json").read_text()) == result
 
 
@@ -297,7 +304,7 @@ def test_flags_go_over_the_preset_of_the_environment(tmp_path):
 
 
 def test_arguments_of_an_unknown_algorithm_are_refused():
-    with pytest.raises(UsageError, match="algo must be one of ppo, recurrent_ppo, got 'pp'"):
+    with pytest.raises(UsageError, match=r"algo must be one of ppo, .*, got 'pp'"):
         Args.of("pp")
 
 
@@ -328,6 +335,243 @@ def test_ctrl_c_saves_says_how_to_go_on_and_leaves_no_result(tmp_path):
     assert (folder / "checkpoint.zip").exists()
     assert not (folder / "result.json").exists()
     assert (folder / "config.json").exists()
+
+
+def events_of(folder):
+    """Every scalar but times, as tag: [(step, value), ...], over all event files in order."""
+    found = {}
+    for path in sorted(folder.glob("events*")):
+        events = EventAccumulator(str(path)).Reload()
+        for tag in events.Tags()["scalars"]:
+            if not tag.startswith("time/"):
+                found.setdefault(tag, []).extend((e.step, e.value) for e in events.Scalars(tag))
+    return found
+
+
+def parameters(folder, name="model.zip"):
+    policy = load_agent(folder / name).policy
+    return {key: value.numpy() for key, value in policy.state_dict().items()}
+
+
+def assert_same_run(one, two):
+    """All that two folders say of training, less how long it took and in how many parts."""
+    for name in ("model.zip", "best_model.zip"):
+        np.testing.assert_equal(parameters(one, name), parameters(two, name))
+    assert events_of(one) == events_of(two)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
+    for result in results:
+        del result["steps_per_second"], result["wall_time"]
+    assert results[0] == results[1]
+
+
+class InterruptAt:
+    """Progress that sends this process a signal at a fraction of training."""
+
+    def __init__(self, fraction, number=signal.SIGINT):
+        self.fraction, self.number, self.sent = fraction, number, False
+
+    def __call__(self, fraction):
+        if fraction >= self.fraction and not self.sent:
+            self.sent = True
+            os.kill(os.getpid(), self.number)
+
+
+SIZES = {"n_envs": 2, "batch_size": 16, "net_arch": (8,)}
+ON_POLICY = {"n_steps": 16, "n_epochs": 2, "lstm_hidden_size": 8, "n_critic_updates": 2}
+OFF_POLICY = {"learning_starts": 20, "buffer_size": 300, "train_freq": 4, "gradient_steps": 2,
+              "target_update_interval": 8}  # fmt: skip
+
+
+def small(folder, algo, *, steps=128, **others):
+    """Arguments of a run of a moment, with every preset's own kind of schedule."""
+    args = Args.of(
+        algo, run_dir=folder, eval_episodes=2, eval_points=4, eval_point_episodes=1, **others
+    )
+    sizes = SIZES | (OFF_POLICY if isinstance(args.config, OffPolicyConfig) else ON_POLICY)
+    sizes = {name: size for name, size in sizes.items() if hasattr(args.config, name)}
+    config = dataclasses.replace(args.config, total_timesteps=steps, **sizes)
+    return dataclasses.replace(args, config=config)
+
+
+@pytest.fixture
+def every_progress(monkeypatch):
+    """Progress is reported at each step, not five times a second."""
+    monkeypatch.setattr("agents.training.REPORT_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_an_interrupted_and_resumed_run_equals_the_uninterrupted_one(
+    tmp_path, every_progress, algo
+):
+    one, two = tmp_path / "whole", tmp_path / "parts"
+    train(small(one, algo))
+    with pytest.raises(Stopped, match="130"):
+        train(small(two, algo), InterruptAt(0.55))
+    assert not (two / "result.json").exists()
+    train(small(two, algo, resume=True))
+    assert_same_run(one, two)
+
+
+def test_what_a_crash_left_after_the_last_checkpoint_is_not_in_the_curves(
+    tmp_path, every_progress, capsys
+):
+    class CrashError(Exception):
+        pass
+
+    def crash(fraction):
+        if fraction > 0.8:
+            raise CrashError
+
+    one, two = tmp_path / "whole", tmp_path / "parts"
+    train(small(one, "ppo"))
+    with pytest.raises(Stopped):
+        train(small(two, "ppo"), InterruptAt(0.3))
+    with pytest.raises(CrashError):
+        train(small(two, "ppo", resume=True), crash)
+    train(small(two, "ppo", resume=True))
+    assert capsys.readouterr().err.count("resumed at step 64 of 128") == 2
+    assert_same_run(one, two)
+
+
+def test_a_checkpoint_at_each_rollout_changes_nothing(tmp_path):
+    one, two = tmp_path / "whole", tmp_path / "parts"
+    train(small(one, "dqn"))
+    train(small(two, "dqn", checkpoint_minutes=0.0))
+    assert_same_run(one, two)
+
+
+def test_a_finished_run_extended_with_constant_schedules_equals_the_long_one(tmp_path, capsys):
+    def args(folder, steps, points):
+        args = small(folder, "ppo", steps=steps)
+        constant = {"learning_rate_schedule": "constant", "clip_range_schedule": "constant"}
+        config = dataclasses.replace(args.config, **constant)
+        return dataclasses.replace(args, eval_points=points, config=config)
+
+    train(args(tmp_path / "long", 128, 4))
+    short = args(tmp_path / "short", 64, 2)
+    train(short)
+    longer = dataclasses.replace(short.config, total_timesteps=128)
+    result = train(dataclasses.replace(short, config=longer, resume=True))
+    assert "schedules are lines over all 128 steps, no longer over 64" in capsys.readouterr().err
+    assert result["curve"]["steps"] == [32, 64, 96, 128]
+    np.testing.assert_equal(parameters(tmp_path / "short"), parameters(tmp_path / "long"))
+    config = json.loads((tmp_path / "short" / "config.json").read_text())
+    assert (config["total_timesteps"], config["extended_from"]) == (128, [64])
+    assert train(dataclasses.replace(short, config=longer, resume=True)) == result
+
+
+def test_a_finished_run_is_only_extended_with_resume(tmp_path):
+    short = small(tmp_path / "run", "ppo", steps=64)
+    train(short)
+    before = {path: path.read_bytes() for path in short.folder.iterdir()}
+    longer = dataclasses.replace(short.config, total_timesteps=128)
+    with pytest.raises(UsageError, match="finished run of 64 steps; --resume extends it to 128"):
+        train(dataclasses.replace(short, config=longer))
+    shorter = dataclasses.replace(short.config, total_timesteps=32)
+    with pytest.raises(UsageError, match=r"total_timesteps=64 \(asked: 32\)"):
+        train(dataclasses.replace(short, config=shorter, resume=True))
+    assert before == {path: path.read_bytes() for path in short.folder.iterdir()}
+
+
+def test_a_run_that_keeps_no_checkpoint_cannot_be_extended(tmp_path):
+    short = small(tmp_path / "run", "ppo", steps=64, keep_checkpoint=False)
+    train(short)
+    assert not (short.folder / "checkpoint.zip").exists()
+    longer = dataclasses.replace(short.config, total_timesteps=128)
+    with pytest.raises(UsageError, match=r"has no checkpoint.zip, from which it could go on"):
+        train(dataclasses.replace(short, config=longer, resume=True))
+
+
+@pytest.fixture
+def stopped(tmp_path, every_progress):
+    """The arguments of a run that was stopped in the middle."""
+    args = small(tmp_path / "run", "ppo")
+    with pytest.raises(Stopped):
+        train(args, InterruptAt(0.3, signal.SIGTERM))
+    return args
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+def test_a_stopped_run_is_not_begun_anew_by_accident(stopped):
+    before = contents(stopped.folder)
+    told = "stopped at step 64 of 128: --resume goes on from there; to begin anew, delete"
+    with pytest.raises(UsageError, match=told):
+        train(stopped)
+    assert contents(stopped.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"learning_rate": 1.0}, r"learning_rate=0.001 \(asked: 1.0\)"),
+        ({"net_arch": (9,)}, r"net_arch=\[8\] \(asked: \[9\]\)"),
+        ({"total_timesteps": 64}, r"total_timesteps=128 \(asked: 64\)"),
+    ],
+)
+def test_a_resume_with_other_hyperparameters_is_refused_and_changes_nothing(stopped, change, told):
+    before = contents(stopped.folder)
+    config = dataclasses.replace(stopped.config, **change)
+    with pytest.raises(UsageError, match=told):
+        train(dataclasses.replace(stopped, config=config, resume=True))
+    assert contents(stopped.folder) == before
+
+
+def test_a_checkpoint_cut_in_half_is_refused_in_one_line_and_changes_nothing(stopped):
+    path = stopped.folder / "checkpoint.zip"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    before = contents(stopped.folder)
+    with pytest.raises(UsageError, match=r"checkpoint .* is damaged or of another model: "):
+        train(dataclasses.replace(stopped, resume=True))
+    assert contents(stopped.folder) == before
+
+
+def test_resume_begins_where_there_is_nothing_to_go_on_from(tmp_path):
+    assert train(small(tmp_path / "run", "ppo", resume=True))["steps"] == 128
+
+
+def test_a_signal_while_training_ends_the_program_with_its_code(tmp_path, capsys, monkeypatch):
+    def stop(*args):
+        raise Stopped(signal.SIGTERM, "stopped at step 8 of 64; --resume goes on from here")
+
+    monkeypatch.setattr("scripts.train_agent.train", stop)
+    assert leave(*TINY, "--run-dir", str(tmp_path / "run")) == 143
+    assert capsys.readouterr().err.endswith("8 of 64; --resume goes on from here\n")
+
+
+def test_environments_that_cannot_be_saved_begin_anew_and_it_is_said_once(
+    tmp_path, every_progress, capsys, monkeypatch
+):
+    class Stubborn(CartPoleEnv):
+        def __getstate__(self):
+            raise TypeError("no")
+
+    spec = EnvSpec("Stubborn-v0", Stubborn, max_episode_steps=50)
+    monkeypatch.setitem(gym.registry, spec.id, spec)
+    args = small(tmp_path / "run", "dqn", env_id="Stubborn-v0")
+    with pytest.raises(Stopped):
+        train(args, InterruptAt(0.5))
+    result = train(dataclasses.replace(args, resume=True))
+    assert result["steps"] == 128
+    told = "the environments could not be saved, so that episodes begin anew"
+    assert capsys.readouterr().err.count(told) == 1
+
+
+def test_the_best_agent_is_the_curves_and_is_not_the_headline(tmp_path):
+    result = train(small(tmp_path / "run", "ppo"))
+    returns, steps = result["curve"][tags.EVAL_RETURN], result["curve"]["steps"]
+    assert result["best_step"] == steps[int(np.argmax(returns))]
+    assert result["window_return"] == returns[-1]  # a tenth of four points is one
+    assert result["final_return"] == pytest.approx(np.mean(result["eval_returns"]))
+
+
+def test_device_and_threads_that_suit_a_small_network_are_recorded(tmp_path):
+    args = small(tmp_path / "run", "ppo")
+    train(args)
+    config = json.loads((args.folder / "config.json").read_text())
+    assert (config["device"], config["threads"]) == ("cpu", 1)
 
 
 @pytest.mark.slow

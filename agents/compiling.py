@@ -1,0 +1,122 @@
+"""``--compile``: the networks of an update run through ``torch.compile``.
+
+SB3's ``train`` stays as it is; between ``on_rollout_end`` and the next ``on_rollout_start`` the
+methods that it calls are compiled ones. Rollouts, evaluations, diagnostics and what is saved see
+the plain modules. On a GPU CUDA graphs are captured (``mode="reduce-overhead"``).
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import nn
+from torch.utils import _pytree as pytree
+
+# For each algorithm, what its train calls, as <part of the policy>.<method>.
+TARGETS: dict[type[BaseAlgorithm], tuple[str, ...]] = {
+    PPO: ("evaluate_actions",),
+    A2C: ("evaluate_actions",),
+    DQN: ("q_net.forward", "q_net_target.forward"),
+    # Its forward reads an action space, which is no tensor: its parts are compiled.
+    QRDQN: ("quantile_net.features_extractor.forward", "quantile_net.quantile_net.forward",
+            "quantile_net_target.features_extractor.forward",
+            "quantile_net_target.quantile_net.forward"),
+    SAC: ("actor.action_log_prob", "critic.forward", "critic_target.forward"),
+    TQC: ("actor.action_log_prob", "critic.forward", "critic_target.forward"),
+    CrossQ: ("actor.action_log_prob", "critic.forward"),
+    TD3: ("actor.forward", "actor_target.forward", "critic.forward", "critic_target.forward",
+          "critic.q1_forward"),
+}  # fmt: skip
+REFUSED: dict[type[BaseAlgorithm], str] = {
+    RecurrentPPO: "torch.compile has no LSTM with gradients",
+    TRPO: "torch.compile has no second derivatives",
+}
+
+
+class CompileUpdates(BaseCallback):
+    """Compiles what updates call; where that fails, says so on stderr and goes on without.
+
+    Results agree with those of plain modules to rounding, not bit for bit.
+
+    Args:
+        backend: of ``torch.compile``; inductor makes code, aot_eager only traces.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        super().__init__()
+        self.backend = backend
+        self.targets: list[tuple[nn.Module, str, Callable[..., Any]]] = []
+
+    def _init_callback(self) -> None:
+        torch.compiler.reset()  # what earlier runs of this process left counts against a limit
+        self.targets = []
+        algorithm = type(self.model)
+        if algorithm not in TARGETS:
+            reason = REFUSED.get(algorithm, "it is not known what its updates call")
+            _tell(f"{algorithm.__name__} is not compiled: {reason}")
+        for target in TARGETS.get(algorithm, ()):
+            part, _, method = target.rpartition(".")
+            owner = self.model.policy.get_submodule(part)
+            self.targets.append((owner, method, self._compiled(owner, method, target)))
+
+    def _compiled(self, owner: nn.Module, method: str, name: str) -> Callable[..., Any]:
+        """The method compiled, which falls back to the plain one for good when that fails."""
+        plain = getattr(owner, method)
+        on_gpu = self.model.device.type == "cuda"
+        options: dict[str, Any] = {"backend": self.backend, "fullgraph": True}
+        if on_gpu and self.backend == "inductor":
+            options["mode"] = "reduce-overhead"
+        compiled: Callable[..., Any] = torch.compile(plain, **options)
+        chosen = compiled
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal chosen
+            try:
+                found = chosen(*args, **kwargs)
+            except Exception as error:
+                if chosen is plain or not _is_from_compiler(error):
+                    raise
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+                norm = getattr(self.model.policy, "norm", "none")
+                where = f"{type(self.model).__name__} with {norm} on {self.model.device}"
+                _tell(f"{name} of {where} is not compiled: {reason}")
+                chosen = plain
+                found = plain(*args, **kwargs)
+            if on_gpu and chosen is compiled:  # the next replay of a graph writes over its outputs
+                return pytree.tree_map_only(torch.Tensor, torch.clone, found)
+            return found
+
+        return call
+
+    def _on_rollout_end(self) -> None:
+        for owner, method, call in self.targets:
+            setattr(owner, method, call)
+
+    def _switch_off(self) -> None:
+        for owner, method, _ in self.targets:
+            vars(owner).pop(method, None)
+
+    def _on_rollout_start(self) -> None:
+        self._switch_off()
+
+    def _on_training_end(self) -> None:
+        self._switch_off()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def _is_from_compiler(error: Exception) -> bool:
+    """Whether tracing or compiling failed, rather than what was compiled."""
+    return type(error).__module__.startswith(
+        ("torch._dynamo", "torch._inductor", "torch._functorch")
+    )
+
+
+def _tell(message: str) -> None:
+    print(f"--compile: {message}", file=sys.stderr)
