@@ -75,7 +75,7 @@ _SMALL: dict[str, Any] = {
     "exploration_final_eps": 0.1,
     "net_arch": (256, 256),
 }
-_ATARI: dict[str, Any] = {
+ATARI_FIELDS: dict[str, Any] = {
     "total_timesteps": 10_000_000,
     "buffer_size": 100_000,
     "learning_starts": 100_000,
@@ -100,8 +100,8 @@ PRESETS: dict[str, DQNConfig] = {
     ),
     "Acrobot-v1": DQNConfig(**_SMALL),
     "LunarLander-v3": DQNConfig(**_SMALL),
-    **dict.fromkeys(ATARI, DQNConfig(**_ATARI)),
-    MINATAR: DQNConfig(**{**_ATARI, "total_timesteps": 5_000_000, "learning_starts": 5000}),
+    **dict.fromkeys(ATARI, DQNConfig(**ATARI_FIELDS)),
+    MINATAR: DQNConfig(**{**ATARI_FIELDS, "total_timesteps": 5_000_000, "learning_starts": 5000}),
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     # The weight norm paper's, sections 3 and 5.4: the best learning rate of its four for `weight`.

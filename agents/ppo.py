@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.assembly import ANY_ACTION, assemble
 from agents.config import FromZero, OnPolicyConfig, Positive, Schedule, Whole
-from agents.presets import ATARI, MINATAR
+from agents.presets import ATARI, MINATAR, MUJOCO
 from wnrl.errors import UsageError, check_positive
 
 
@@ -120,6 +120,7 @@ PRESETS: dict[str, PPOConfig] = {
         net_arch=(32,),
     ),
     **dict.fromkeys((*ATARI, MINATAR), _ATARI),  # tuned on Atari
+    **dict.fromkeys(MUJOCO, PPOConfig(n_envs=1, normalize=True)),
 }
 
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.assembly import DISCRETE, assemble
 from agents.config import Fraction, Positive, Whole
-from agents.dqn import DQNConfig
+from agents.dqn import ATARI_FIELDS, DQNConfig
 from agents.presets import ATARI, MINATAR
 from wnrl.errors import check_positive
 
@@ -83,10 +83,7 @@ PRESETS: dict[str, QRDQNConfig] = {
         net_arch=(256, 256),
         n_quantiles=170,
     ),
-    **dict.fromkeys(
-        (*ATARI, MINATAR),
-        QRDQNConfig(total_timesteps=10_000_000, optimize_memory_usage=True, net_arch=()),
-    ),
+    **dict.fromkeys((*ATARI, MINATAR), QRDQNConfig(**ATARI_FIELDS)),  # DQN's
 }
 
 

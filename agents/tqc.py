@@ -40,7 +40,7 @@ class TQCConfig(SACConfig):
             )
 
 
-# Values of rl-baselines3-zoo, for MuJoCo those of SAC.
+# LunarLander's is rl-baselines3-zoo's; the others are those of SAC.
 PRESETS: dict[str, TQCConfig] = {
     "Pendulum-v1": TQCConfig(total_timesteps=20_000, learning_rate=1e-3),
     "LunarLanderContinuous-v3": TQCConfig(
