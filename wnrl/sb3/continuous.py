@@ -1,6 +1,5 @@
 """Policies with a norm for SAC, TD3 (DDPG) and TQC."""
 
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +13,6 @@ from stable_baselines3.td3 import policies as td3
 from torch import nn
 
 from wnrl.errors import UsageError
-from wnrl.nn import frozen
 from wnrl.sb3.batch_statistics import (
     CriticForward,
     LearningForward,
@@ -32,64 +30,7 @@ if TYPE_CHECKING:
         actor: Any
         critic: Any
 
-        def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor: ...
-        def make_actor(self, features_extractor: BaseFeaturesExtractor | None) -> Any: ...
-        def make_critic(self, features_extractor: BaseFeaturesExtractor | None) -> Any: ...
-        def _build(self, lr_schedule: Schedule) -> None: ...
-
-else:
-    _Policy = object
-
-
-class ContinuousMixin(NormBase, _Policy):
-    """``NormBase`` for policies of an actor and critics that learn from a replay buffer.
-
-    Actor and critic are converted as SB3 makes them, before it makes their optimizers and loads
-    their targets. Batch norms use the statistics of the batch in the forward that their network
-    learns from and nowhere else: ``wnrl.sb3.batch_statistics`` has the reasons. Targets are always
-    in evaluation, and SB3 copies the running statistics to them.
-
-    Acting computes each weight once: the first ``predict`` after an update opens ``frozen`` on the
-    actor, and the next update closes it. Targets, which SB3 writes through ``.data``, are in no
-    scope. Only a callback that writes the actor so between two updates needs
-    ``wnrl.invalidate(policy.actor)`` afterwards.
-
-    Args:
-        *args: those of the policy.
-        joint_statistics: whether the critic's batch norms see (s, a) and (s', a') as one batch.
-            It doubles the critic's batch and is without effect under norms that have no batch
-            statistics.
-        **kwargs: those of ``NormBase`` and of the policy.
-
-    Raises:
-        UsageError: as ``NormBase``, or the norm is for hidden layers and there are none.
-    """
-
-    net_arch: Any
-    _acting: AbstractContextManager[None] | None
-
-    def __init__(self, *args: Any, joint_statistics: bool = True, **kwargs: Any) -> None:
-        self.joint_statistics = joint_statistics
-        super().__init__(*args, **kwargs)
-
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
-        """SB3's actor, with the norm."""
-        return self._normed(super().make_actor(features_extractor), ("mu", "log_std"))
-
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
-        """SB3's critic, with the norm."""
-        critic = super().make_critic(features_extractor)
-        names = [name for name, _ in critic.named_children() if name != "features_extractor"]
-        return self._normed(critic, names)
-
-    def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor:
-        if self._acting is None and not (self.training or torch.is_grad_enabled()):
-            self._acting = frozen(self.actor)
-            self._acting.__enter__()
-        return super()._predict(observation, deterministic)
-
-    def _after_init(self) -> None:
-        self._acting = None
+        def _after_init(self) -> None:
         if self.norm not in ("none", *HEAD_NORMS) and not self._hidden_layers():
             raise UsageError(
                 f"norm {self.norm!r} is for hidden layers, and the networks have none: "
@@ -119,14 +60,8 @@ class ContinuousMixin(NormBase, _Policy):
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's; batch norms leave evaluation only while their network learns."""
-        if mode and self._acting is not None:
-            self._acting.__exit__(None, None, None)
-            self._acting = None
         super().set_training_mode(mode)
         use_batch_statistics(self._batch_norms, False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_acting": None}  # copies are in no scope
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "joint_statistics": self.joint_statistics}
