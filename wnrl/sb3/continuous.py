@@ -30,7 +30,55 @@ if TYPE_CHECKING:
         actor: Any
         critic: Any
 
-        def _after_init(self) -> None:
+        def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor: ...
+        def make_actor(self, features_extractor: BaseFeaturesExtractor | None) -> Any: ...
+        def make_critic(self, features_extractor: BaseFeaturesExtractor | None) -> Any: ...
+        def _build(self, lr_schedule: Schedule) -> None: ...
+
+else:
+    _Policy = object
+
+
+class ContinuousMixin(NormBase, _Policy):
+    """``NormBase`` for policies of an actor and critics that learn from a replay buffer.
+
+    Actor and critic are converted as SB3 makes them, before it makes their optimizers and loads
+    their targets. Batch norms use the statistics of the batch in the forward that their network
+    learns from and nowhere else: ``wnrl.sb3.batch_statistics`` has the reasons. Targets are always
+    in evaluation, and SB3 copies the running statistics to them.
+
+    Weights are not kept between actions: with an update for each action there is nothing to gain,
+    and a ``predict`` after a write through ``.data`` has to be right. Evaluations of many steps can
+    run under ``wnrl.frozen(model.policy)``.
+
+    Args:
+        *args: those of the policy.
+        joint_statistics: whether the critic's batch norms see (s, a) and (s', a') as one batch.
+            It doubles the critic's batch and is without effect under norms that have no batch
+            statistics.
+        **kwargs: those of ``NormBase`` and of the policy.
+
+    Raises:
+        UsageError: as ``NormBase``, or the norm is for hidden layers and there are none.
+    """
+
+    net_arch: Any
+
+    def __init__(self, *args: Any, joint_statistics: bool = True, **kwargs: Any) -> None:
+        self.joint_statistics = joint_statistics
+        super().__init__(*args, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """SB3's actor, with the norm."""
+        return self._normed(super().make_actor(features_extractor), ("mu", "log_std"))
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """SB3's critic, with the norm."""
+        critic = super().make_critic(features_extractor)
+        names = [name for name, _ in critic.named_children() if name != "features_extractor"]
+        return self._normed(critic, names)
+
+    def _after_init(self) -> None:
         if self.norm not in ("none", *HEAD_NORMS) and not self._hidden_layers():
             raise UsageError(
                 f"norm {self.norm!r} is for hidden layers, and the networks have none: "
