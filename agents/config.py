@@ -125,6 +125,9 @@ class Config:
         hints = get_type_hints(type(self), include_extras=True)
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, list):  # as SB3 has sizes, and JSON
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
             for check in getattr(hints[field.name], "__metadata__", ()):
                 if value is not None:
                     check(**{field.name: value})

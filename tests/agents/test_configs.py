@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pickle
 import re
 from fnmatch import fnmatchcase
@@ -175,6 +176,13 @@ def test_values_that_could_not_train_are_refused_by_name(config, wrong, message)
 @pytest.mark.parametrize("ent_coef", ["auto", "auto_0.1", 0, 0.2, "0.2"])
 def test_ent_coef_is_a_number_or_learned(ent_coef):
     assert SACConfig(ent_coef=ent_coef).algorithm_arguments()["ent_coef"] == ent_coef
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_a_configuration_survives_json(algo):
+    for config in (*AGENTS[algo].presets.values(), CONFIGS[algo](net_arch=[8, 8])):
+        assert CONFIGS[algo](**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+        assert isinstance(hash(config), int)
 
 
 def test_a_shared_lstm_excludes_a_critics_own():
