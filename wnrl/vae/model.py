@@ -229,7 +229,7 @@ class VAE(nn.Module):
         """Expected images at the middle of the posterior, within [0, 1], shape of ``x``."""
         return self.likelihood.mean(self.decode(self.encode(x)[0]))
 
-    def data_init(self, x: Tensor, init_scale: float = 1.0) -> DataInitReport:
+    def data_init(self, x: Tensor, init_scale: float = 1.0, head: bool = False) -> DataInitReport:
         """``wnrl.data_init`` on a batch, for all layers outside of loops.
 
         The paper has none for recurrent layers, and in a loop over DRAW's steps the statistics of
@@ -238,15 +238,21 @@ class VAE(nn.Module):
         Args:
             x: images that represent the data, ``(B, C, H, W)``; a few hundred.
             init_scale: the standard deviation of pre-activations afterwards.
+            head: whether the decoder's last layer is standardised too; its bias, which starts at
+                the mean of the data, would be lost.
 
         Returns:
-            What ``wnrl.data_init`` reports, with ``looped`` among the skipped.
+            What ``wnrl.data_init`` reports, with what was skipped here among the skipped.
 
         Raises:
             UsageError: images of another shape, or what ``wnrl.data_init`` refuses.
         """
-        report = data_init(self, self.checked(x), init_scale=init_scale, skip=self.looped)
-        report.skipped.update(dict.fromkeys(self.looped, "runs at every step of a loop"))
+        spared = dict.fromkeys(self.looped, "runs at every step of a loop")
+        if not head and isinstance(self.decoder, nn.Sequential):
+            last = list(self.decoder._modules)[-1]
+            spared[f"decoder.{last}"] = "its bias starts at the mean of the data"
+        report = data_init(self, self.checked(x), init_scale=init_scale, skip=spared)
+        report.skipped.update(spared)
         return report
 
     def standard_noise(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:

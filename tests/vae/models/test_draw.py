@@ -9,7 +9,7 @@ from wnrl.errors import UsageError
 from wnrl.nn import WNLSTMCell
 from wnrl.vae import dreg
 from wnrl.vae.models import DRAW
-from wnrl.vae.models.attention import Window
+from wnrl.vae.models.attention import Window, window_head
 
 HEIGHT, WIDTH, N = 7, 9, 3
 
@@ -150,8 +150,32 @@ def test_weights_start_small_and_biases_at_zero():
     for name, parameter in model.named_parameters():
         if "weight" in name:
             assert parameter.std().item() == pytest.approx(0.01, rel=0.1)
-        else:
+        elif "where" not in name:
             assert not parameter.any()
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_at_first_the_filters_of_a_window_tile_the_image(n):
+    head = window_head(7, n, 20, 20)
+    head.weight.data.zero_()
+    window = Window.place(head(torch.zeros(1, 7)), n, 20, 20)
+    middles = (torch.arange(n) + 0.5) * 20 / n - 0.5
+    squares = (torch.arange(20) - middles.unsqueeze(1)).square()
+    filters = (-squares / (2 * (20 / n / 2) ** 2)).exp()
+    filters /= filters.sum(1, keepdim=True)
+    torch.testing.assert_close(window.vertical[0], filters)
+    torch.testing.assert_close(window.horizontal[0], filters)
+    assert window.gain.item() == 1
+
+
+def test_the_first_glimpse_sees_what_is_away_from_the_borders():
+    torch.manual_seed(0)
+    model, x = DRAW((1, 28, 28)), torch.zeros(2, 1, 28, 28)
+    x[1, :, 8:20, 12:16] = 1
+    model.log_weights(x, 1).sum().backward()
+    empty, full = model.read(x, x, torch.zeros(2, 256))
+    assert (full - empty).min() > 0.01
+    assert model.read.where.bias.grad.abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -193,7 +217,7 @@ def test_dreg_is_refused():
     [
         ({"n_steps": 0}, "n_steps must be above zero, got 0"),
         ({"hidden_size": 0}, "hidden_size must be above zero, got 0"),
-        ({"read_size": 1}, "must be at least 2, got 1 and 5"),
+        ({"read_size": 1}, "must be at least 2, got 1, 5 and"),
     ],
 )
 def test_sizes_of_nothing_are_refused(wrong, message):

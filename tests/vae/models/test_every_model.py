@@ -69,7 +69,7 @@ def test_a_folded_model_gives_the_same_log_weights(name, norm):
 def test_data_init_reaches_every_feed_forward_layer(name, norm):
     model, x = build(name, norm).train(), images(name, 8)
     before = copy.deepcopy(model.state_dict())
-    report = model.data_init(x)
+    report = model.data_init(x, head=True)
     assert report.initialised
     assert not report.skipped
     assert any(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -85,6 +85,18 @@ def test_data_init_standardises_the_encoders_head(name, norm):
         torch.testing.assert_close(output.mean(0), torch.zeros(output.shape[1]), atol=1e-3, rtol=0)
         spread = output.std(0, correction=0)
         torch.testing.assert_close(spread, torch.ones_like(spread), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("norm", ["none", "weight", "batch"])
+@pytest.mark.parametrize("name", STANDARDISED)
+def test_data_init_keeps_the_output_bias_and_says_so(name, norm):
+    model, x = build(name, norm, pixel_means=torch.full(image_shape(name), 0.2)), images(name, 8)
+    head = list(model.decoder)[-1]
+    before = copy.deepcopy(head.state_dict())
+    report = model.data_init(x)
+    (spared,) = report.skipped
+    assert model.get_submodule(spared) is head
+    assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())
 
 
 @pytest.mark.parametrize("norm", ["none", "weight", "layer"])

@@ -1,5 +1,6 @@
 """Where DRAW looks and writes: a grid of Gaussian filters (Gregor et al., 2015, section 3.2)."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -55,6 +56,22 @@ class Window(NamedTuple):
         return self.vertical.mT.unsqueeze(1) @ across
 
 
+def window_head(hidden_size: int, n: int, height: int, width: int) -> nn.Linear:
+    """The layer that places a window; its bias spreads N × N filters evenly over the image.
+
+    Filters stand in the middles of N equal parts of the longer side, half a part wide. With biases
+    of zero, a window of 2 × 2 has narrow filters on the corners of the image: where those are
+    empty, as in MNIST, nothing is read, and no gradient says where to look.
+    """
+    head = nn.Linear(hidden_size, 5)
+    side = max(height, width)
+    with torch.no_grad():
+        head.bias.zero_()
+        head.bias[2] = 2 * math.log(side / n / 2)
+        head.bias[3] = math.log(side / n * (n - 1) / (side - 1))
+    return head
+
+
 class ReadAll(nn.Module):
     """No attention: the whole image and the whole error, ``(R, 2 C H W)``."""
 
@@ -79,8 +96,9 @@ class ReadWindow(nn.Module):
 
     def __init__(self, image_shape: ImageShape, hidden_size: int, n: int) -> None:
         super().__init__()
-        self.n, self.n_features = n, 2 * image_shape[0] * n * n
-        self.where = nn.Linear(hidden_size, 5)
+        channels, height, width = image_shape
+        self.n, self.n_features = n, 2 * channels * n * n
+        self.where = window_head(hidden_size, n, height, width)
 
     def forward(self, x: Tensor, error: Tensor, h: Tensor) -> Tensor:
         """From the image, what is wrong with the canvas, and the decoder's state ``(R, H)``."""
@@ -118,9 +136,10 @@ class WriteWindow(nn.Module):
 
     def __init__(self, params_shape: ImageShape, hidden_size: int, n: int) -> None:
         super().__init__()
+        maps, height, width = params_shape
         self.n, self.params_shape = n, params_shape
-        self.where = nn.Linear(hidden_size, 5)
-        self.what = nn.Linear(hidden_size, params_shape[0] * n * n)
+        self.where = window_head(hidden_size, n, height, width)
+        self.what = nn.Linear(hidden_size, maps * n * n)
 
     def forward(self, h: Tensor) -> Tensor:
         """From the decoder's state ``(R, H)``: ``(R, P, H, W)``."""

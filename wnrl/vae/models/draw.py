@@ -34,8 +34,9 @@ class DRAW(VAE):
     step's posterior, and ``decode`` takes all steps, ``(..., T, Z)``. In ``Terms``, G counts steps.
 
     The defaults are those of the code that the weight norm paper started from: LSTMs of 256 units,
-    z of 100, weights from N(0, 0.01²), biases of zero; with attention, a window of 2 × 2 is read
-    and one of 5 × 5 written. The first states of the LSTMs are zeros; the first canvas is trained.
+    z of 100, weights from N(0, 0.01²), biases of zero (but for those of ``window_head``); with
+    attention, a window of 2 × 2 is read and one of 5 × 5 written. The first states of the LSTMs are
+    zeros; the first canvas is trained.
 
     Args:
         image_shape: C, H, W of the images.
@@ -71,9 +72,10 @@ class DRAW(VAE):
     ) -> None:
         super().__init__(image_shape, latent_dim, likelihood)
         check_positive(n_steps=n_steps, hidden_size=hidden_size)
-        if min(read_size, write_size) < 2:
+        if min(read_size, write_size) < 2 or max(self.image_shape[1:]) < 2:
             raise UsageError(
-                f"read_size and write_size must be at least 2, got {read_size} and {write_size}"
+                "read_size, write_size and the image must be at least 2, got "
+                f"{read_size}, {write_size} and {self.image_shape}"
             )
         self.n_steps, self.hidden_size = n_steps, hidden_size
         self.read: ReadAll | ReadWindow
@@ -90,7 +92,7 @@ class DRAW(VAE):
         for name, parameter in self.named_parameters():
             if "weight" in name:
                 nn.init.normal_(parameter, std=INIT_STD)
-            else:
+            elif "where" not in name:
                 nn.init.zeros_(parameter)
         self.first_canvas = nn.Parameter(torch.zeros(self.params_shape))
         self.start_at(self.first_canvas, pixel_means)
