@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -186,6 +188,22 @@ def test_next_batch_is_used_once_and_not_at_all_without_joint_statistics(name):
         policy.critic(*batch())
         policy.critic(*batch())
         assert sizes == ([16, 8] if joint else [8, 8])
+
+
+def test_copies_join_the_batches_of_their_own_target():
+    policy = make("SAC", "batch_renorm").policy
+    with torch.no_grad():
+        policy.critic_target(*batch(seed=1))  # waits for the critic of the original
+    twin = copy.deepcopy(policy)
+    sizes = []
+    twin.critic.q_networks[0].register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    twin.set_training_mode(True)
+    twin.critic(*batch())
+    with torch.no_grad():
+        twin.critic_target(*batch(seed=1))
+    twin.critic(*batch())
+    assert sizes == [8, 16]
+    assert counts(policy.critic) == {0}
 
 
 def test_joint_statistics_take_dict_observations():
