@@ -115,6 +115,21 @@ def test_a_prediction_after_a_write_through_data_is_right_even_where_learning_wa
     )
 
 
+@pytest.mark.parametrize("way", ["eval", "predict"])
+def test_a_users_own_loop_sees_writes_through_data(way):
+    policy, fresh = make("PPO").policy, make("PPO").policy
+    obs = torch.as_tensor(sample(VECTOR))
+    policy.eval() if way == "eval" else policy.predict(obs.numpy())
+    with torch.no_grad():
+        policy(obs)
+        for parameter in policy.parameters():
+            parameter.data.copy_(torch.randn_like(parameter))
+        fresh.load_state_dict(policy.state_dict())
+        _, actual, _ = policy(obs)
+        _, expected, _ = fresh(obs)
+    assert torch.equal(actual, expected)
+
+
 @pytest.mark.parametrize("norm", ["weight", "projected", "layer"])
 def test_a_policy_is_copied_and_saved_in_the_middle_of_a_rollout(tmp_path, norm):
     copies = []

@@ -40,15 +40,16 @@ else:
 class NormMixin(_Policy):
     """``NormBase`` for policies in which actor and critic have one optimizer.
 
-    Rollouts compute each weight once: the first forward in evaluation without grad opens
-    ``frozen(self)``, which lasts until SB3 switches modes, as it does for each update and in each
-    ``predict``. Only a callback that writes parameters through ``.data`` in the middle of a rollout
-    needs ``wnrl.invalidate(policy)`` afterwards.
+    Rollouts compute each weight once: after SB3 has switched to evaluation for one, the first
+    forward without grad opens ``frozen(self)``, which lasts until the next switch, that is until
+    the update or a ``predict``. A callback that writes parameters through ``.data`` in the middle
+    of a rollout needs ``wnrl.invalidate(policy)`` afterwards; nothing else does.
     """
 
     policy_init = FirstRollout
 
     def _after_init(self) -> None:
+        self._collecting = False
         self._rollout: AbstractContextManager[None] | None = None
         self._normed(self, HEADS)
         self._renew_optimizer()
@@ -57,17 +58,26 @@ class NormMixin(_Policy):
         """As SB3's, whose rollouts call it."""
         if isinstance(self._init, FirstRollout):
             self._init.see(obs)
-        if self._rollout is None and not (self.training or torch.is_grad_enabled()):
+        if self._collecting and self._rollout is None and not torch.is_grad_enabled():
             self._rollout = frozen(self)
             self._rollout.__enter__()
         return super().forward(obs, *args, **kwargs)
 
     def set_training_mode(self, mode: bool) -> None:
-        """As SB3's; ends the rollout."""
+        """As SB3's, which calls it at the start of each rollout and of each update."""
+        self._collecting = not mode
         if self._rollout is not None:
             self._rollout.__exit__(None, None, None)
             self._rollout = None
         super().set_training_mode(mode)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As SB3's, which switches to evaluation too, but begins no rollout."""
+        collecting = self._collecting
+        try:
+            return super().predict(*args, **kwargs)
+        finally:
+            self._collecting = collecting
 
     def evaluate_actions(self, obs: Any, actions: Any, *args: Any, **kwargs: Any) -> Any:
         """As SB3's; ``wnrl.sb3.data_init`` says what differs in the first update after it."""
@@ -86,7 +96,8 @@ class NormMixin(_Policy):
         self.mlp_extractor.forward_critic(features)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_rollout": None}  # copies are in no rollout
+        # Copies are in no rollout.
+        return {**super().__getstate__(), "_rollout": None, "_collecting": False}
 
 
 class WNMlpPolicy(NormMixin, ActorCriticPolicy):
