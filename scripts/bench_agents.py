@@ -228,23 +228,22 @@ def verdict(aim: float | None, reached: float) -> str:
 
 
 HEADER = (
-    "| | norm | × stock | × stock, CPU time | stock, steps/s | ours, steps/s | aim |",
-    "|---|---|---|---|---|---|---|",
+    "| | norm | × stock | × stock, CPU time | stock, steps/s | ours, steps/s | aim |\n"
+    "|---|---|---|---|---|---|---|"
 )
 
 
 def main(args: Args) -> None:
-    """Measures every row, then prints the table."""
+    """Measures and prints the table, algorithm by algorithm."""
     device = resolve_device(args.device)
     torch.set_num_threads(args.threads)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"torch {torch.__version__}, {where}, {args.threads} threads\n")
-    lines = list(HEADER)
+    print(HEADER, flush=True)
     for task in TASKS:
         if task.algo in args.algos:
             print(task.name, file=sys.stderr)
-            lines += rows(task, *measure(task, args))
-    print("\n".join(lines))
+            print("\n".join(rows(task, *measure(task, args))), flush=True)
 
 
 if __name__ == "__main__":

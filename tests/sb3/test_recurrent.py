@@ -152,6 +152,21 @@ def zero_states(policy, n):
     return RNNStates(pair, pair)
 
 
+@pytest.mark.parametrize("policy", ["WNMlpLstmPolicy", "WNMlpGruPolicy"])
+def test_weights_are_computed_once_a_rollout_and_once_a_minibatch(monkeypatch, policy):
+    model = make(policy)
+    computed = []
+    for layer in (model.policy.lstm_actor, model.policy.lstm_critic):
+        compute = layer._compute
+        monkeypatch.setattr(
+            layer, "_compute", lambda f=compute, who=layer: computed.append(who) or f()
+        )
+    model.learn(16)
+    minibatches = 2 * 2  # 16 steps in minibatches of 12, for two epochs
+    for layer in (model.policy.lstm_actor, model.policy.lstm_critic):
+        assert sum(who is layer for who in computed) == 1 + minibatches
+
+
 @pytest.mark.parametrize(
     "variant",
     [{}, {"n_lstm_layers": 2}, {"enable_critic_lstm": False, "shared_lstm": True}],
