@@ -6,6 +6,7 @@ the plain modules. On a GPU CUDA graphs are captured (``mode="reduce-overhead"``
 """
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +78,9 @@ class CompileUpdates(BaseCallback):
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal chosen
             try:
-                found = chosen(*args, **kwargs)
+                with warnings.catch_warnings():  # tracing looks at gradients of inputs
+                    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not")
+                    found = chosen(*args, **kwargs)
             except Exception as error:
                 if chosen is plain or not _is_from_compiler(error):
                     raise

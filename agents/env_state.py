@@ -87,8 +87,8 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> int | None:
         if not isinstance(obj, EzPickle):
             return None
-        if not hasattr(obj, "clone_state"):
-            raise UnsavableError(f"{type(obj).__name__} has no way to copy its state")
+        if getattr(obj, "unwrapped", None) is not obj:
+            raise UnsavableError(f"{type(obj).__name__} is no environment itself")
         if id(obj) not in self.left_out:
             self.left_out.append(id(obj))
         return self.left_out.index(id(obj))
@@ -158,6 +158,9 @@ def _episodes(env: VecEnv) -> tuple[Any, ...]:
     inner = layers(env)[-1]
     if not isinstance(inner, DummyVecEnv):
         raise UnsavableError(f"the environments of {type(inner).__name__} are in other processes")
+    for base in _bases(inner):
+        if not hasattr(base, "clone_state"):
+            raise UnsavableError(f"{type(base).__name__} has no way to copy its state")
     outside = [(base.clone_state(include_rng=True), base.np_random) for base in _bases(inner)]
     return inner.envs, outside
 

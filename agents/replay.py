@@ -28,13 +28,19 @@ def arrays(buffer: ReplayBuffer) -> dict[str, Array]:
     return found
 
 
+def _rows(buffer: ReplayBuffer) -> int:
+    """How many rows are filled; SB3's economical buffer has a last next observation beyond."""
+    beyond = buffer.optimize_memory_usage and buffer.size() > 0
+    return min(buffer.size() + beyond, buffer.buffer_size)
+
+
 def write_replay(archive: zipfile.ZipFile, buffer: ReplayBuffer) -> dict[str, Any]:
     """Writes the filled part of ``buffer`` into ``archive``.
 
     Returns:
         What ``read_replay`` needs besides, in JSON types.
     """
-    n = buffer.size()
+    n = _rows(buffer)
     parts = arrays(buffer)
     layout = {}
     for name, array in parts.items():
@@ -55,7 +61,7 @@ def read_replay(archive: zipfile.ZipFile, buffer: ReplayBuffer, saved: dict[str,
         ValueError: it has other arrays, or the archive is damaged.
     """
     buffer.pos, buffer.full = saved["pos"], saved["full"]
-    n = buffer.size()
+    n = _rows(buffer)
     parts = arrays(buffer)
     if parts.keys() != saved["layout"].keys():
         raise ValueError(f"the replay buffer has other arrays: {', '.join(saved['layout'])}")

@@ -1,0 +1,120 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import envs
+from agents import AGENTS, vectorize
+from agents.compiling import TARGETS, CompileUpdates
+from agents.config import ContinuousConfig, OffPolicyConfig
+from agents.training import learn, log_to
+
+SIZES = {"n_envs": 2, "batch_size": 16, "net_arch": (16,)}
+ON_POLICY = {"n_steps": 16, "n_epochs": 2}
+OFF_POLICY = {"learning_starts": 16, "buffer_size": 200, "train_freq": 4, "gradient_steps": 2}
+
+
+def agent(algo, folder, norm="weight", device="cpu"):
+    row = AGENTS[algo]
+    env_id = "Pendulum-v1" if issubclass(row.config, ContinuousConfig) else "CartPole-v1"
+    sizes = SIZES | (OFF_POLICY if issubclass(row.config, OffPolicyConfig) else ON_POLICY)
+    config = row.config()
+    sizes = {name: size for name, size in sizes.items() if hasattr(config, name)}
+    config = dataclasses.replace(config, **sizes)
+    model = row.build(config, vectorize(envs.factory(env_id), 2, 0), norm, 0, device)
+    folder.mkdir(exist_ok=True)
+    log_to(model, folder)
+    return model
+
+
+def trained(algo, folder, *callbacks, **others):
+    model = agent(algo, folder, **others)
+    learn(model, 64, *callbacks)
+    return model.policy.parameters_to_vector()
+
+
+@pytest.mark.parametrize(
+    "algo", [a for a, row in AGENTS.items() if row.config.algorithm in TARGETS]
+)
+def test_compiled_updates_agree_with_plain_ones_without_a_fall_back(tmp_path, capsys, algo):
+    plain = trained(algo, tmp_path)
+    compiled = trained(algo, tmp_path, CompileUpdates("aot_eager"))
+    assert "--compile" not in capsys.readouterr().err
+    np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["batch", "projected"])
+def test_norms_with_statistics_or_projection_are_compiled_as_well(tmp_path, capsys, norm):
+    plain = trained("dqn", tmp_path, norm=norm)
+    compiled = trained("dqn", tmp_path, CompileUpdates("aot_eager"), norm=norm)
+    assert "--compile" not in capsys.readouterr().err
+    np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
+
+
+def test_updates_call_what_the_backend_made(tmp_path):
+    calls = []
+
+    def backend(graph, inputs):
+        def run(*args):
+            calls.append(graph)
+            return graph(*args)
+
+        return run
+
+    trained("ppo", tmp_path, CompileUpdates(backend))
+    assert len(calls) == 2 * 2 * 2  # updates, epochs, minibatches
+
+
+def test_a_trained_model_is_a_plain_one_and_can_be_saved(tmp_path):
+    model = agent("sac", tmp_path)
+    learn(model, 64, CompileUpdates("aot_eager"))
+    for part in model.policy.modules():
+        assert not {"forward", "action_log_prob"} & vars(part).keys()
+    model.save(tmp_path / "model.zip")
+    assert (tmp_path / "model.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("algo", "reason"),
+    [("recurrent_ppo", "no LSTM with gradients"), ("trpo", "no second derivatives")],
+)
+def test_an_algorithm_that_cannot_be_compiled_says_so_and_is_trained(
+    tmp_path, capsys, algo, reason
+):
+    plain = trained(algo, tmp_path)
+    assert np.array_equal(trained(algo, tmp_path, CompileUpdates("aot_eager")), plain)
+    assert f"is not compiled: torch.compile has {reason}" in capsys.readouterr().err
+
+
+def test_a_network_that_the_compiler_cannot_take_says_so_once_and_is_trained(tmp_path, capsys):
+    def broken(graph, inputs):
+        raise NotImplementedError("this backend makes nothing")
+
+    plain = trained("ppo", tmp_path)
+    found = trained("ppo", tmp_path, CompileUpdates(broken))
+    told = capsys.readouterr().err
+    assert told.count("--compile: evaluate_actions of PPO with weight on cpu is not compiled") == 1
+    assert "this backend makes nothing" in told
+    assert np.array_equal(found, plain)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch, while it compiles
+@pytest.mark.parametrize("algo", ["ppo", "dqn", "sac"])
+def test_inductor_agrees_with_plain_updates(tmp_path, capsys, algo):
+    plain = trained(algo, tmp_path)
+    compiled = trained(algo, tmp_path, CompileUpdates())
+    assert "--compile" not in capsys.readouterr().err
+    np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # of torch, while it compiles
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("algo", ["ppo", "dqn", "sac"])
+def test_cuda_graphs_agree_with_plain_updates(tmp_path, capsys, algo):
+    plain = trained(algo, tmp_path, device="cuda")
+    compiled = trained(algo, tmp_path, CompileUpdates(), device="cuda")
+    assert "--compile" not in capsys.readouterr().err
+    np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-3)
