@@ -21,7 +21,7 @@ from stable_baselines3.common.logger import (
 from wnrl.diagnostics import effective_weights, relative_change
 from wnrl.errors import UsageError
 from wnrl.sb3 import Diagnostics, diagnostics, probe
-from wnrl.sb3.common import trained_parts
+from wnrl.sb3.parts import trained_parts
 
 ROLLOUT = {"n_steps": 16, "batch_size": 8, "n_epochs": 2}
 REPLAY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200}

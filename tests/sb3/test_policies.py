@@ -20,7 +20,8 @@ import wnrl.sb3 as wn
 from tests.sb3.tasks import DICT, IMAGE, VECTOR, RandomTask, outputs, sample
 from wnrl import NORMS, WNLSTM, WNLinear
 from wnrl.errors import UsageError
-from wnrl.sb3.common import check_optimized
+from wnrl.sb3.common import HEAD_NORMS
+from wnrl.sb3.optimizers import check_optimized
 from wnrl.sb3.policies import MIXINS
 
 PAIRED = [name for name, norm in NORMS.items() if norm.paired]
@@ -301,6 +302,18 @@ def test_with_norm_refuses_what_is_no_policy_of_sb3(wrong):
 def test_policy_with_several_parameter_groups_is_refused():
     with pytest.raises(UsageError, match="optimizer of 2 parameter groups"):
         make(PPO, wn.with_norm(TwoGroups))
+
+
+@pytest.mark.parametrize("norm", [name for name in NORMS if name not in ("none", *HEAD_NORMS)])
+def test_a_norm_of_hidden_layers_is_refused_where_there_are_none(norm):
+    with pytest.raises(UsageError, match=rf"norm '{norm}' is for hidden layers.*net_arch=\[\]"):
+        make(PPO, "WNMlpPolicy", norm=norm, net_arch=[])
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms", "projected"])
+def test_a_recurrent_layer_alone_takes_the_norms_that_have_a_version_of_it(norm):
+    policy = make_recurrent("WNMlpLstmPolicy", VECTOR, norm=norm, net_arch=[]).policy
+    assert policy.plain_parts == []
 
 
 def test_parameters_in_no_optimizer_are_named():

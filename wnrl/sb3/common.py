@@ -1,22 +1,27 @@
 """What the normalised policies of all algorithms share."""
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import torch
 from stable_baselines3.common.policies import BasePolicy
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
 from wnrl.errors import UsageError, check_choice
-from wnrl.nn import DataInitReport, WeightNormed, convert, data_init, plain_parts
+from wnrl.nn import DataInitReport, convert, data_init, plain_parts
 from wnrl.nn.data_init import FEED_FORWARD
-from wnrl.nn.projection import projected_weights
 from wnrl.norms import NORMS
-from wnrl.optim import WeightNormalized, project_after_step
 from wnrl.sb3.data_init import FirstBatch, Observations, PolicyInit
 from wnrl.sb3.fused import use_fused
+from wnrl.sb3.optimizers import (
+    check_optimized,
+    find_optimizers,
+    project_after_steps,
+    refuse_second_weight_norm,
+    spare_from_decay,
+)
+from wnrl.sb3.parts import drop_graphs, is_target, output_layers, trained_parts
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -46,7 +51,8 @@ class NormBase(_Policy):
       with ``self._renew_optimizer()``.
 
     After both, this class checks that every trained parameter is in an optimizer, and projects
-    after each step where the norm asks for it. What is named ``*_target`` is not trained.
+    after each step where the norm asks for it. What is named ``*_target`` is not trained. For
+    ``data_init``, a mixin says in ``_run_hidden`` how its networks are run.
 
     Output heads stay plain under every norm unless asked for. Normalisers and projection leave
     them alone by definition, also where a squashing function follows, and spectral norm would undo
@@ -74,14 +80,16 @@ class NormBase(_Policy):
         data_init_report: what ``wnrl.data_init`` did, once it was done in this process.
 
     Raises:
-        UsageError: the norm or one of its options is unknown, ``data_init`` makes no sense, a
-            parameter is in no optimizer, or the optimizer would normalise v.
+        UsageError: the norm or one of its options is unknown, the networks have no layer that it
+            is for, ``data_init`` makes no sense, a parameter is in no optimizer, or the optimizer
+            would normalise v.
     """
 
     default_norm: ClassVar[str] = "weight"
     policy_init: ClassVar[type[PolicyInit]] = FirstBatch
     """Where the observations of ``data_init`` come from."""
     data_init_report: DataInitReport
+    net_arch: Any
 
     def __init__(
         self,
@@ -102,13 +110,8 @@ class NormBase(_Policy):
         super().__init__(*args, **kwargs)
         self._after_init()
         self.plain_parts = self._find_plain_parts()
-        self._check_optimizers()
-        for _, optimizer in self._optimizers():
-            use_fused(optimizer)
-        if NORMS[self.norm].projected or HEAD_NORMS.get(self.norm) == "weight":
-            for part, optimizer in self._optimizers():
-                spare_from_decay(optimizer, part)
-        self._project_after_steps()
+        self._check_norm_has_a_place()
+        self._prepare_optimizers()
         if data_init is not None:
             self._init = self.policy_init(self, data_init)
 
@@ -118,7 +121,7 @@ class NormBase(_Policy):
     def _find_plain_parts(self) -> list[str]:
         """What the attribute ``plain_parts`` is to hold."""
         parts = plain_parts(self, self.norm)
-        names = [name for name in parts if not _is_target(name.split(".")[0])]
+        names = [name for name in parts if not is_target(name.split(".")[0])]
         if self.norm in HEAD_NORMS and not self.norm_heads:
             return names
         # A head with a squashing function behind it looks like a hidden layer.
@@ -162,28 +165,30 @@ class NormBase(_Policy):
             **self.optimizer_kwargs,
         )
 
-    def _check_optimizers(self) -> None:
-        """Raises UsageError if one trains what another part does already, or none does."""
-        optimizers = [optimizer for _, optimizer in self._optimizers()]
-        check_optimized(trained_parts(self), *optimizers)
-        for optimizer in optimizers:
-            if isinstance(optimizer, WeightNormalized) and HEAD_NORMS.get(self.norm) == "weight":
-                raise UsageError(
-                    f"norm {self.norm!r} trains v and g already, which "
-                    f"{type(optimizer).__name__} would normalise again: take norm='none' with it"
-                )
+    def _prepare_optimizers(self) -> None:
+        """Checks that the optimizers have all that is trained, and fits them to the norm."""
+        optimizers = find_optimizers(self)
+        check_optimized(trained_parts(self), *(optimizer for _, optimizer in optimizers))
+        weight_normed = HEAD_NORMS.get(self.norm) == "weight"
+        if weight_normed:
+            refuse_second_weight_norm(optimizers)
+        for part, optimizer in optimizers:
+            use_fused(optimizer)
+            if weight_normed or NORMS[self.norm].projected:
+                spare_from_decay(optimizer, part)
+        project_after_steps(optimizers)
 
-    def _optimizers(self) -> list[tuple[nn.Module, Optimizer]]:
-        """The optimizers, each with the part of the policy that has it."""
-        owned = [(part, getattr(part, "optimizer", None)) for part in self.modules()]
-        return [(part, found) for part, found in owned if isinstance(found, Optimizer)]
-
-    def _project_after_steps(self) -> None:
-        """Puts projected rows back on the sphere after each step, where the norm asks for it."""
-        if NORMS[self.norm].projected:
-            for part, optimizer in self._optimizers():
-                if projected_weights(stepped := _stepped_parts(part, optimizer)):
-                    project_after_step(optimizer, stepped)
+    def _check_norm_has_a_place(self) -> None:
+        """Raises UsageError if the norm is for layers that the networks do not have."""
+        choice = NORMS[self.norm]
+        if self.norm in ("none", *HEAD_NORMS) or NormBase._hidden_layers(self):
+            return
+        own = tuple(choice.layers.values())
+        if not any(type(p) in own or getattr(p, "projected", False) for p in self.modules()):
+            raise UsageError(
+                f"norm {self.norm!r} is for hidden layers, and the networks have none: "
+                f"net_arch={self.net_arch!r}"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         drop_graphs(self)
@@ -191,7 +196,7 @@ class NormBase(_Policy):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._project_after_steps()  # torch's optimizers lose their hooks in copies
+        project_after_steps(find_optimizers(self))  # copies have lost it
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's, which calls it before each rollout and before each update."""
@@ -199,12 +204,12 @@ class NormBase(_Policy):
         if self._init is not None:
             self._init.enter(mode)
 
+    @abstractmethod
     def _run_hidden(self, obs: Observations) -> None:
         """Runs the hidden layers that are trained, each once, on preprocessed observations.
 
         ``data_init`` sets the layers that this reaches.
         """
-        raise NotImplementedError
 
     def _hidden_layers(self) -> list[str]:
         """The names of the layers that ``data_init`` is for."""
@@ -220,7 +225,7 @@ class NormBase(_Policy):
         skip = [name for name, part in parts.named_modules() if id(part) in heads]
         report = data_init(parts, obs, skip=skip)
         for name, target in self.named_children():
-            if _is_target(name):
+            if is_target(name):
                 target.load_state_dict(getattr(self, name.removesuffix("_target")).state_dict())
         return report
 
@@ -234,91 +239,6 @@ class NormBase(_Policy):
             "norm_heads": self.norm_heads,
             "data_init": self.data_init,
         }
-
-
-def drop_graphs(policy: nn.Module) -> None:
-    """Detaches what the last update left in SB3's distributions: no copy can have its graph."""
-    for part in policy.modules():
-        distribution = getattr(part, "action_dist", None)
-        for name, value in vars(distribution).items() if distribution is not None else ():
-            if isinstance(value, Tensor):
-                setattr(distribution, name, value.detach())
-            elif isinstance(value, torch.distributions.Distribution):
-                setattr(distribution, name, None)  # the next forward makes it anew
-
-
-def _is_target(name: str) -> bool:
-    return name.endswith("_target")
-
-
-def trained_parts(module: nn.Module) -> nn.Module:
-    """The parts of ``module`` that an optimizer trains, under their names: all but targets."""
-    trained = nn.Module()
-    for name, child in module.named_children():
-        if not _is_target(name):
-            trained.add_module(name, child)
-    for name, parameter in module.named_parameters(recurse=False):
-        trained.register_parameter(name, parameter)
-    return trained
-
-
-def _stepped_parts(module: nn.Module, optimizer: Optimizer) -> nn.Module:
-    """``trained_parts`` less children that another optimizer steps: a shared features extractor."""
-    stepped = trained_parts(module)
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for name, child in list(stepped.named_children()):
-        if not any(id(p) in held for p in child.parameters()):
-            delattr(stepped, name)
-    return stepped
-
-
-def spare_from_decay(optimizer: Optimizer, module: nn.Module) -> None:
-    """Moves what weight decay is not for into a group without, before the first step.
-
-    Decay of v only raises the effective learning rate, that of g shrinks w, and projection undoes
-    that of the rows. What remains are plain weights with a length of their own: the output layers,
-    where CrossQ with projected weights has its decay (Palenicek et al. 2025, arXiv:2502.07523).
-
-    Args:
-        optimizer: one without weight decay, or with several groups, stays as it is.
-        module: has its parameters.
-    """
-    group, *others = optimizer.param_groups
-    if others or not group.get("weight_decay") or isinstance(optimizer, WeightNormalized):
-        return
-    plain = {
-        id(parameter)
-        for layer in module.modules()
-        if not (isinstance(layer, WeightNormed) or getattr(layer, "projected", False))
-        for name, parameter in layer.named_parameters(recurse=False)
-        if name.startswith("weight") and parameter.dim() > 1
-    }
-    decayed = [p for p in group["params"] if id(p) in plain]
-    spared = [p for p in group["params"] if id(p) not in plain]
-    if not decayed:
-        group["weight_decay"] = 0.0
-    elif spared:
-        group["params"] = decayed
-        optimizer.add_param_group({**group, "params": spared, "weight_decay": 0.0})
-
-
-def output_layers(net: nn.Module, heads: Iterable[str]) -> list[str]:
-    """The name of the last linear layer in each of the submodules ``heads`` that ``net`` has."""
-    parts = dict(net.named_modules())
-    found = []
-    for head in heads:
-        inside = parts[head].named_modules(prefix=head) if head in parts else ()
-        layers = [name for name, part in inside if isinstance(part, nn.Linear)]
-        found += layers[-1:]
-    return found
-
-
-def check_optimized(module: nn.Module, *optimizers: Optimizer) -> None:
-    """Raises UsageError if a parameter of ``module`` is in none of the optimizers."""
-    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
-    lost = [name for name, p in module.named_parameters() if id(p) not in held]
-    if lost:
-        raise UsageError(f"parameters in no optimizer: {', '.join(lost)}")
 
 
 def named_arguments(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -12,14 +12,13 @@ from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
 from torch import nn
 
-from wnrl.errors import UsageError
 from wnrl.sb3.batch_statistics import (
     CriticForward,
     LearningForward,
     batch_norms,
     use_batch_statistics,
 )
-from wnrl.sb3.common import HEAD_NORMS, NormBase
+from wnrl.sb3.common import NormBase
 from wnrl.sb3.data_init import Observations
 
 if TYPE_CHECKING:
@@ -57,12 +56,7 @@ class ContinuousMixin(NormBase, _Policy):
             It doubles the critic's batch and is without effect under norms that have no batch
             statistics.
         **kwargs: those of ``NormBase`` and of the policy.
-
-    Raises:
-        UsageError: as ``NormBase``, or the norm is for hidden layers and there are none.
     """
-
-    net_arch: Any
 
     def __init__(self, *args: Any, joint_statistics: bool = True, **kwargs: Any) -> None:
         self.joint_statistics = joint_statistics
@@ -79,11 +73,6 @@ class ContinuousMixin(NormBase, _Policy):
         return self._normed(critic, names)
 
     def _after_init(self) -> None:
-        if self.norm not in ("none", *HEAD_NORMS) and not self._hidden_layers():
-            raise UsageError(
-                f"norm {self.norm!r} is for hidden layers, and the networks have none: "
-                f"net_arch={self.net_arch!r}"
-            )
         for part in self.actor.children():
             if norms := batch_norms(part):
                 LearningForward(self.actor, part, norms)

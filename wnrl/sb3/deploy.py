@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from wnrl.errors import UsageError
 from wnrl.nn import fold
-from wnrl.sb3.common import drop_graphs
+from wnrl.sb3.parts import drop_graphs
 
 
 class FoldedActor(nn.Module):

@@ -25,7 +25,7 @@ from wnrl.diagnostics import (
 from wnrl.diagnostics.weights import length_tensors
 from wnrl.errors import UsageError
 from wnrl.sb3 import probe
-from wnrl.sb3.common import trained_parts
+from wnrl.sb3.parts import trained_parts
 
 EVERY = 2_000
 """Environment steps between measurements; what they cost: scripts/bench_diagnostics.py."""

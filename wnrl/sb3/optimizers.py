@@ -1,0 +1,86 @@
+"""The optimizers of a policy: what they must have, and what is done around their steps."""
+
+from torch import nn
+from torch.optim import Optimizer
+
+from wnrl.errors import UsageError
+from wnrl.nn import WeightNormed
+from wnrl.nn.projection import projected_weights
+from wnrl.optim import WeightNormalized, project_after_step
+from wnrl.sb3.parts import trained_parts
+
+Owned = list[tuple[nn.Module, Optimizer]]
+
+
+def find_optimizers(policy: nn.Module) -> Owned:
+    """The optimizers of a policy, each with the part of it that has it."""
+    owned = [(part, getattr(part, "optimizer", None)) for part in policy.modules()]
+    return [(part, found) for part, found in owned if isinstance(found, Optimizer)]
+
+
+def check_optimized(module: nn.Module, *optimizers: Optimizer) -> None:
+    """Raises UsageError if a parameter of ``module`` is in none of the optimizers."""
+    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+    lost = [name for name, p in module.named_parameters() if id(p) not in held]
+    if lost:
+        raise UsageError(f"parameters in no optimizer: {', '.join(lost)}")
+
+
+def refuse_second_weight_norm(optimizers: Owned) -> None:
+    """Raises UsageError if one of the optimizers would normalise the v of a network."""
+    for _, optimizer in optimizers:
+        if isinstance(optimizer, WeightNormalized):
+            raise UsageError(
+                "a network with weight norm trains v and g already, which "
+                f"{type(optimizer).__name__} would normalise again: take norm='none' with it"
+            )
+
+
+def project_after_steps(optimizers: Owned) -> None:
+    """Has each optimizer put the projected rows that it steps back on the sphere.
+
+    torch's optimizers lose such hooks when they are copied or pickled.
+    """
+    for part, optimizer in optimizers:
+        if projected_weights(stepped := _stepped_parts(part, optimizer)):
+            project_after_step(optimizer, stepped)
+
+
+def _stepped_parts(module: nn.Module, optimizer: Optimizer) -> nn.Module:
+    """``trained_parts`` less children that another optimizer steps: a shared features extractor."""
+    stepped = trained_parts(module)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, child in list(stepped.named_children()):
+        if not any(id(p) in held for p in child.parameters()):
+            delattr(stepped, name)
+    return stepped
+
+
+def spare_from_decay(optimizer: Optimizer, module: nn.Module) -> None:
+    """Moves what weight decay is not for into a group without, before the first step.
+
+    Decay of v only raises the effective learning rate, that of g shrinks w, and projection undoes
+    that of the rows. What remains are plain weights with a length of their own: the output layers,
+    where CrossQ with projected weights has its decay (Palenicek et al. 2025, arXiv:2502.07523).
+
+    Args:
+        optimizer: one without weight decay, or with several groups, stays as it is.
+        module: has its parameters.
+    """
+    group, *others = optimizer.param_groups
+    if others or not group.get("weight_decay") or isinstance(optimizer, WeightNormalized):
+        return
+    plain = {
+        id(parameter)
+        for layer in module.modules()
+        if not (isinstance(layer, WeightNormed) or getattr(layer, "projected", False))
+        for name, parameter in layer.named_parameters(recurse=False)
+        if name.startswith("weight") and parameter.dim() > 1
+    }
+    decayed = [p for p in group["params"] if id(p) in plain]
+    spared = [p for p in group["params"] if id(p) not in plain]
+    if not decayed:
+        group["weight_decay"] = 0.0
+    elif spared:
+        group["params"] = decayed
+        optimizer.add_param_group({**group, "params": spared, "weight_decay": 0.0})
