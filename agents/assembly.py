@@ -9,7 +9,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.common import first_env_seed
-from agents.config import Config
+from agents.config import Config, OffPolicyConfig
 from agents.training import log_to
 from wnrl.errors import UsageError
 from wnrl.sb3.extractors import SmallCNN
@@ -110,18 +110,19 @@ def check_spaces(config: Config, env: VecEnv, actions: Spaces) -> None:
     if isinstance(acted, spaces.Box) and not acted.is_bounded():
         raise UsageError(f"actions must have finite bounds, got {acted}")
     if isinstance(seen, spaces.Dict):
-        odd = [key for key, part in seen.items() if not isinstance(part, ANY_ACTION)]
-        if odd:
+        _check_dict(config, seen)
+
+
+def _check_dict(config: Config, seen: spaces.Dict) -> None:
+    for key, part in seen.items():
+        if not isinstance(part, ANY_ACTION):
             raise UsageError(
-                f"observations in a Dict must be Box or discrete spaces, got {odd[0]!r}: "
-                f"{seen[odd[0]]}"
+                f"observations in a Dict must be Box or discrete spaces, got {key!r}: {part}"
             )
-        small = [key for key, part in seen.items() if extractor(part)]
-        if small:
+        if extractor(part):
             raise UsageError(
-                f"images in a Dict must be {NATURE_SIDE}×{NATURE_SIDE} or more, got {small[0]!r}: "
-                f"{seen[small[0]]}"
+                f"images in a Dict must be {NATURE_SIDE}×{NATURE_SIDE} or more, got {key!r}: {part}"
             )
-        for name, plain in (("n_steps", 1), ("optimize_memory_usage", False)):
-            if hasattr(config, "buffer_size") and getattr(config, name) != plain:
-                raise UsageError(f"{name} must be {plain} where observations are a Dict")
+    for name, plain in (("n_steps", 1), ("optimize_memory_usage", False)):
+        if isinstance(config, OffPolicyConfig) and getattr(config, name) != plain:
+            raise UsageError(f"{name} must be {plain} where observations are a Dict")

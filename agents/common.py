@@ -42,9 +42,9 @@ def vectorize(
 ) -> VecEnv:
     """Environments that step together in this process, seeded, each with SB3's ``Monitor``.
 
-    Atari games get ``Atari`` (Mnih et al. 2015) and four stacked frames; ``Monitor``
-    stands in front of them, so that logs and evaluations have whole games and their own scores.
-    Images become channel-first.
+    Atari games get ``Atari``, whose preprocessing is that of Mnih et al. (2015), and four stacked
+    frames; ``Monitor`` stands in front, so that logs and evaluations have whole games and their own
+    scores. Images become channel-first.
 
     Args:
         factory: makes one environment.

@@ -50,7 +50,7 @@ class MinAtar(gym.Env[np.ndarray, np.int64]):
         """Starts a new game."""
         super().reset(seed=seed)
         if seed is not None:
-            self._game.seed(seed)
+            self._game.seed(seed % 2**32)  # NumPy's old generator takes no more
         self._game.reset()
         self._game.last_action = 0
         return self._picture(), {}

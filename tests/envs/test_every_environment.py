@@ -66,6 +66,11 @@ def test_different_seeds_give_different_episodes(make, env_id):
     assert len({play(env, seed, 8)[0].tobytes() for seed in range(4)}) > 1
 
 
+@pytest.mark.parametrize("env_id", OURS)
+def test_a_seed_can_be_as_large_as_that_of_the_last_run(make, env_id):
+    make(env_id).reset(seed=100_000 * (2**31 - 1))
+
+
 @pytest.mark.parametrize("env_id", [*NO_VELOCITY, *NOISY, *PIXELS])
 def test_it_has_the_limits_of_its_base(env_id):
     base_id = next(
