@@ -112,6 +112,8 @@ def test_the_likelihood_decides_the_parameters_of_the_decoder(likelihood):
             r"pixel_means must have shape \(1, 2, 3\), got \(6,\)",
         ),
         (lambda: small().encode(torch.zeros(4, 6)), r"shape \(B, 1, 2, 3\), got \(4, 6\)"),
+        (lambda: MLPVAE(IMAGE, likelihood="logistic"), r"made from a class in .*, got 'logistic'"),
+        (lambda: small()(torch.zeros(4, *IMAGE).byte()), "as floats, got torch.uint8"),
         (lambda: small().decode(torch.zeros(4, 3)), r"z must have shape \(..., 2\), got \(4, 3\)"),
         (lambda: small()(torch.zeros(4, 1, 3, 2)), r"shape \(B, 1, 2, 3\), got \(4, 1, 3, 2\)"),
     ],

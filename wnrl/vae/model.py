@@ -123,7 +123,12 @@ class VAE(nn.Module):
         channels, height, width = image_shape
         check_positive(channels=channels, height=height, width=width, latent_dim=latent_dim)
         self.image_shape, self.latent_dim = (channels, height, width), latent_dim
-        self.likelihood = likelihood or Bernoulli(channels)
+        self.likelihood = Bernoulli(channels) if likelihood is None else likelihood
+        if not isinstance(self.likelihood, PixelLikelihood):
+            raise UsageError(
+                "likelihood must be made from a class in wnrl.vae.LIKELIHOODS, such as "
+                f"LIKELIHOODS['logistic'](channels={channels}), got {likelihood!r}"
+            )
         if self.likelihood.channels != channels:
             raise UsageError(
                 f"likelihood must be of {channels} channels, as image_shape {image_shape} is, "
@@ -261,7 +266,7 @@ class VAE(nn.Module):
         return torch.randn(tuple(shape), generator=generator, device=like.device, dtype=like.dtype)
 
     def checked(self, x: Tensor) -> Tensor:
-        """``x``, if it is a batch of images of the model's shape.
+        """``x``, if it is a batch of images of the model's shape, in floats.
 
         Raises:
             UsageError: it is not.
@@ -269,6 +274,8 @@ class VAE(nn.Module):
         if x.dim() != 4 or x.shape[1:] != self.image_shape:
             wanted = ", ".join(map(str, self.image_shape))
             raise UsageError(f"x must have shape (B, {wanted}), got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise UsageError(f"x must be grey levels / (levels - 1) as floats, got {x.dtype}")
         return x
 
     @torch.no_grad()
