@@ -203,8 +203,10 @@ def test_shared_weights_lose_no_gradient(monkeypatch):
 
 
 def test_latents_without_steps_are_refused():
-    with pytest.raises(UsageError, match=r"z must have shape \(..., T, 3\), got \(3,\)"):
-        build("draw").decode(torch.zeros(3))
+    model = build("draw")
+    for use in (model.decode, model.canvases):
+        with pytest.raises(UsageError, match=r"z must have shape \(..., T, 3\), got \(3,\)"):
+            use(torch.zeros(3))
 
 
 def test_dreg_is_refused():

@@ -132,7 +132,7 @@ class DRAW(VAE):
         Raises:
             UsageError: latents of another size.
         """
-        return torch.stack(self._canvases(z, keep=z.shape[-2]))
+        return torch.stack(self._canvases(z, keep=0))
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents of all steps ``(..., T, Z)`` to parameters of the likelihood.
@@ -143,7 +143,7 @@ class DRAW(VAE):
         return self._canvases(z, keep=1)[-1]
 
     def _canvases(self, z: Tensor, keep: int) -> list[Tensor]:
-        """The last ``keep`` canvases; the others need not stay in memory."""
+        """The last ``keep`` canvases, or with 0 all; the others need not stay in memory."""
         if z.dim() < 2 or z.shape[-1] != self.latent_dim or not z.shape[-2]:
             raise UsageError(f"z must have shape (..., T, {self.latent_dim}), got {tuple(z.shape)}")
         kept: list[Tensor] = []
