@@ -7,7 +7,7 @@ import torch
 from filelock import FileLock
 
 from wnrl.errors import UsageError
-from wnrl.runs import open_run, resolve_device, seed_everything, versions, write_json
+from wnrl.runs import open_run, reopen_run, resolve_device, seed_everything, versions, write_json
 
 CONFIG = {"norm": "weight", "seed": 0, "hidden": [64, 64]}
 
@@ -36,6 +36,30 @@ def test_unfinished_run_loses_the_leftovers_of_the_killed_attempt_only(tmp_path)
     with open_run(tmp_path / "x", CONFIG) as again:
         assert not (again.path / "events.out.tfevents.1").exists()
         assert (again.path / "notes.txt").read_text() == "mine"
+
+
+def test_a_reopened_run_keeps_its_files_until_it_begins_and_then_loses_its_result(tmp_path):
+    with open_run(tmp_path / "x", CONFIG) as run:
+        (run.path / "checkpoint.zip").write_text("state")
+        run.write_result({"status": "finished"})
+    longer = {**CONFIG, "seed": 1}
+    with reopen_run(tmp_path / "x", longer, may_change=("seed",)) as again:
+        assert again.finished
+        assert json.loads((again.path / "config.json").read_text()) == CONFIG
+        again.begin()
+        assert not again.finished
+        assert json.loads((again.path / "config.json").read_text()) == longer
+        assert (again.path / "checkpoint.zip").read_text() == "state"
+
+
+def test_a_run_is_reopened_with_its_own_configuration_but_for_what_may_change(tmp_path):
+    with open_run(tmp_path / "x", CONFIG):
+        pass
+    with (
+        pytest.raises(UsageError, match=r"norm='weight' \(asked: 'none'\); choose"),
+        reopen_run(tmp_path / "x", {**CONFIG, "norm": "none", "seed": 1}, may_change=("seed",)),
+    ):
+        pass
 
 
 def test_run_killed_while_writing_its_config_can_start_again(tmp_path):

@@ -4,7 +4,7 @@ import torch
 
 import envs
 from agents import AGENTS, vectorize, vectorize_for_evaluation
-from agents.evaluation import EvaluateInTraining, evaluate
+from agents.evaluation import Curve, EvaluateInTraining, evaluate
 from agents.recurrent_ppo import RecurrentPPOConfig
 from wnrl.errors import UsageError
 from wnrl.sb3 import Diagnostics
@@ -99,3 +99,35 @@ def test_last_point_of_the_curve_is_the_trained_agent():
     returns, _ = evaluate(model, evaluation, 4, seed=7)
     assert callback.curve.returns[-1] == np.mean(returns)
     assert torch.is_grad_enabled()
+
+
+def test_each_new_best_is_told_once_and_equals_are_not_better(monkeypatch):
+    scores = iter([1.0, 3.0, 3.0, 2.0])
+    monkeypatch.setattr("agents.evaluation.evaluate", lambda *_: ([next(scores)], [1]))
+    model, env = agent()
+    told = []
+    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
+    callback = EvaluateInTraining(
+        evaluation, 4, 2, 128, seed=7, on_best=lambda: told.append(model.num_timesteps)
+    )
+    model.learn(128, callback)
+    assert callback.curve.returns == [1.0, 3.0, 3.0, 2.0]
+    assert told == [32, 64]
+    assert callback.curve.best == 1
+
+
+@pytest.mark.parametrize(("n", "mean"), [(1, 0.0), (10, 9.0), (11, 9.5), (20, 18.5), (21, 19.0)])
+def test_the_final_window_is_the_last_tenth_of_the_curve(n, mean):
+    assert Curve(list(range(n)), [float(k) for k in range(n)]).window == mean
+
+
+def test_a_curve_goes_on_at_the_distance_of_its_points():
+    model, env = agent()
+    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
+    first = EvaluateInTraining(evaluation, 2, 2, 64, seed=7)
+    model.learn(64, first)
+    longer = EvaluateInTraining(evaluation, 2, 2, 128, seed=7)
+    longer.go_on(first.state())
+    model.learn(64, longer, reset_num_timesteps=False)
+    assert longer.curve.steps == [32, 64, 96, 128]
+    assert longer.curve.returns[:2] == first.curve.returns

@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 import envs
 from agents import AGENTS, vectorize, vectorize_for_evaluation
 from agents.evaluation import evaluate
-from agents.training import learn
+from agents.training import learn, save
 from wnrl import NORMS
 from wnrl.errors import NonFiniteError
 
@@ -58,3 +58,24 @@ def test_an_agent_whose_finite_weights_overflow_cannot_be_evaluated():
         pytest.raises(NonFiniteError, match=r"after 32 steps: torch\.distributions: Expected"),
     ):
         evaluate(model, env, 2, seed=0)
+
+
+def test_training_that_goes_on_makes_the_steps_that_are_left():
+    model = agent()
+    learn(model, 64)
+    learn(model, 96, resumed=True)
+    assert model.num_timesteps == 96
+    learn(model, 96, resumed=True)
+    assert model.num_timesteps == 96
+
+
+@pytest.mark.parametrize("prefix", ["", "best_"])
+def test_an_agent_is_saved_with_its_statistics_under_its_prefix(tmp_path, prefix):
+    model = agent()
+    save(model, tmp_path, prefix)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{prefix}model.zip"}
+    env = vectorize(envs.factory("CartPoleNoVel-v1"), 2, 0, normalize=True)
+    model.set_env(env)
+    save(model, tmp_path, prefix)
+    names = {f"{prefix}model.zip", f"{prefix}vecnormalize.pkl"}
+    assert {path.name for path in tmp_path.iterdir()} == names

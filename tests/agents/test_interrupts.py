@@ -1,0 +1,49 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from agents.interrupts import Interrupts, Stopped
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_remembered(number):
+    with Interrupts() as interrupts:
+        assert interrupts.received is None
+        os.kill(os.getpid(), number)
+        assert interrupts.received == number
+
+
+def test_the_second_ctrl_c_acts_at_once_and_the_first_says_so(capfd):
+    with Interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "once more stops at once" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_handed_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Interrupts():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    seen = []
+
+    def enter():
+        with Interrupts():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_a_stopped_program_leaves_with_the_code_that_shells_expect():
+    stopped = Stopped(signal.SIGINT, "stopped at step 3 of 4")
+    assert (stopped.code, stopped.message) == (130, "stopped at step 3 of 4")
