@@ -12,13 +12,14 @@ algorithm:
   ``evaluate_actions`` shifted by what the initialisation changed them by. TRPO takes them from
   elsewhere and corrects with the ratio to the policy that acted, which is as right.
 
-Output heads are left alone: their gain was chosen. Parameters are written in place, so that
+Where there are fewer observations than asked for, these are used and a warning says so: a batch of
+a replay buffer has ``batch_size``. Critics of (s, a) see uniform actions, as the buffer has them at
+first. Output heads are left alone: their gain was chosen. Parameters are written in place, so that
 optimizers keep them, and targets are loaded again. A buffer of the policy, ``data_initialised``,
 says that it is done; it is saved with the policy, and nothing is repeated after loading.
 """
 
 import warnings
-from abc import ABC
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 Observations = Tensor | dict[str, Tensor]
 
 
-class PolicyInit(ABC):
+class PolicyInit:
     """The one initialisation of a policy.
 
     Args:
