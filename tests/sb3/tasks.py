@@ -49,8 +49,9 @@ def outputs(policy, obs):
     """All that the networks of a policy without recurrence make of ``obs``, in evaluation."""
     policy.set_training_mode(False)
     obs_tensor, _ = policy.obs_to_tensor(obs)
+    actions = torch.zeros(4, dtype=torch.long, device=policy.device)
     with torch.no_grad():
         if hasattr(policy, "mlp_extractor"):
-            return policy.evaluate_actions(obs_tensor, torch.zeros(4, dtype=torch.long))
+            return policy.evaluate_actions(obs_tensor, actions)
         nets = ("q_net", "q_net_target", "quantile_net", "quantile_net_target")
         return tuple(getattr(policy, net)(obs_tensor) for net in nets if hasattr(policy, net))

@@ -169,6 +169,13 @@ def test_the_step_of_trpo_moves_every_parameter_of_the_actor_and_no_other(norm):
     assert norm != "weight" or any(name.endswith("_g") for name in actor)
 
 
+def test_rows_are_on_the_sphere_after_an_update_of_trpo():
+    policy = make("TRPO", norm="projected").learn(16).policy
+    for net in (policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net):
+        for layer in net[::2]:
+            torch.testing.assert_close(layer.weight.norm(dim=1), torch.ones(8))
+
+
 @pytest.mark.parametrize("norm", ["none", "weight"])
 def test_hessian_vector_products_of_trpo_are_right(norm):
     model = make("TRPO", norm=norm, norm_heads=True)

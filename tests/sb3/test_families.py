@@ -297,3 +297,25 @@ def test_images_of_atari_size_are_learnt_from_by_name():
     model = PPO("WNCnnPolicy", RandomTask(frames), n_steps=8, batch_size=8, device="cpu").learn(8)
     assert model.policy.features_extractor.cnn[0].weight.shape == (32, 4, 8, 8)
     assert model.predict(sample(frames, 2))[0].shape == (2,)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.filterwarnings("ignore:You are trying to run")
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_policies_are_initialised_and_learn_on_a_gpu(tmp_path, name, norm):
+    algorithm, arguments = ALGORITHMS[name]
+    model = algorithm(
+        "WNMlpPolicy", RandomTask(), seed=0, device="cuda",
+        policy_kwargs={"net_arch": [8, 8], "norm": norm, "data_init": 8}, **arguments,
+    ).learn(48)  # fmt: skip
+    assert model.policy.data_initialised
+    assert all(p.is_cuda and p.isfinite().all() for p in model.policy.parameters())
+    model.save(tmp_path / "model")
+    again = algorithm.load(tmp_path / "model", device="cpu")
+    obs = sample(VECTOR)
+    for expected, actual in zip(
+        outputs(model.policy, obs), outputs(again.policy, obs), strict=True
+    ):
+        torch.testing.assert_close(actual, expected.cpu(), rtol=1e-3, atol=1e-4)

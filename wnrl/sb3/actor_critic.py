@@ -44,6 +44,9 @@ class NormMixin(_Policy):
     forward without grad opens ``frozen(self)``, which lasts until the next switch, that is until
     the update or a ``predict``. A callback that writes parameters through ``.data`` in the middle
     of a rollout needs ``wnrl.invalidate(policy)`` afterwards; nothing else does.
+
+    TRPO steps the actor without its optimizer: under ``projected``, rows return to the sphere with
+    the first step of the critic, after the line search has checked the trust region.
     """
 
     policy_init = FirstRollout
