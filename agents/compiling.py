@@ -18,6 +18,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from agents.hardware import has_images
+
 # For each algorithm, what its train calls, as <part of the policy>.<method>.
 TARGETS: dict[type[BaseAlgorithm], tuple[str, ...]] = {
     PPO: ("evaluate_actions",),
@@ -69,7 +71,9 @@ class CompileUpdates(BaseCallback):
         """The method compiled, which falls back to the plain one for good when that fails."""
         plain = getattr(owner, method)
         on_gpu = self.model.device.type == "cuda"
-        options: dict[str, Any] = {"backend": self.backend, "fullgraph": True}
+        # what SB3 asks of a space of images cannot be traced; all else is one graph, or is told
+        fullgraph = not has_images(self.model.observation_space)
+        options: dict[str, Any] = {"backend": self.backend, "fullgraph": fullgraph}
         if on_gpu and self.backend == "inductor":
             options["mode"] = "reduce-overhead"
         compiled: Callable[..., Any] = torch.compile(plain, **options)

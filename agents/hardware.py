@@ -14,6 +14,12 @@ WIDE = 512  # units of a layer from which on a GPU wins over launching its kerne
 MOST_THREADS = 4  # of a CNN on small images: more wait for one another
 
 
+def has_images(space: spaces.Space[Any]) -> bool:
+    """Whether observations are, or a Dict of them has, what SB3 gives to a CNN."""
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    return any(is_image_space(part) for part in parts)
+
+
 def is_small(space: spaces.Space[Any], policy_arguments: dict[str, Any]) -> bool:
     """Whether a network is too small for a GPU, or for more than one thread, to pay.
 
@@ -21,8 +27,7 @@ def is_small(space: spaces.Space[Any], policy_arguments: dict[str, Any]) -> bool
         space: its observations; a CNN is never small.
         policy_arguments: SB3's: ``net_arch``, and ``lstm_hidden_size`` where there is an LSTM.
     """
-    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-    if any(is_image_space(part) for part in parts):
+    if has_images(space):
         return False
     sizes = [policy_arguments.get("net_arch"), policy_arguments.get("lstm_hidden_size")]
     return max((n for n in pytree.tree_leaves(sizes) if n is not None), default=0) < WIDE

@@ -1,8 +1,11 @@
 import dataclasses
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
 
 import envs
 from agents import AGENTS, vectorize
@@ -50,6 +53,45 @@ def test_norms_with_statistics_or_projection_are_compiled_as_well(tmp_path, caps
     compiled = trained("dqn", tmp_path, CompileUpdates("aot_eager"), norm=norm)
     assert "--compile" not in capsys.readouterr().err
     np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
+
+
+class Noise(gym.Env):
+    """Pictures of nothing."""
+
+    observation_space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._draw(), {}
+
+    def step(self, action):
+        return self._draw(), 1.0, bool(self.np_random.random() < 0.1), False, {}
+
+    def _draw(self):
+        return self.np_random.integers(0, 256, (1, 36, 36)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN])
+def test_policies_that_see_images_are_compiled(tmp_path, capsys, algorithm):
+    sizes = {
+        PPO: {"n_steps": 16, "batch_size": 8, "n_epochs": 1},
+        DQN: {"learning_starts": 4, "buffer_size": 50, "batch_size": 8, "train_freq": 8},
+    }
+    vectors, calls = [], []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph
+
+    for callbacks in ([], [CompileUpdates(backend)]):
+        model = algorithm("WNCnnPolicy", Noise(), seed=0, device="cpu", **sizes[algorithm])
+        log_to(model, tmp_path)
+        learn(model, 32, *callbacks)
+        vectors.append(model.policy.parameters_to_vector())
+    assert "--compile" not in capsys.readouterr().err
+    assert any(node.target is torch.conv2d for graph in calls for node in graph.graph.nodes)
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=1e-4)
 
 
 def test_updates_call_what_the_backend_made(tmp_path):
