@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import envs
 from agents import AGENTS, vectorize
+from agents.training import Model
 from scripts import _cli
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.norms import NORMS
@@ -65,7 +65,7 @@ class Args:
             raise UsageError(f"only must be part of {', '.join(TASKS)}; got {self.only!r}")
 
 
-def build(task: str, args: Args, run_dir: Path) -> BaseAlgorithm:
+def build(task: str, args: Args, run_dir: Path) -> Model:
     """An agent with its preset, which logs to ``run_dir``."""
     algo, env_id = task.split()
     config = AGENTS[algo].preset(env_id)
@@ -113,7 +113,7 @@ class Times:
     """Measurements, ``(rounds,)``."""
 
 
-def segment_seconds(model: BaseAlgorithm, steps: int, callback: Diagnostics | None) -> float:
+def segment_seconds(model: Model, steps: int, callback: Diagnostics | None) -> float:
     """CPU seconds of ``steps`` more environment steps."""
     start = time.process_time()
     model.learn(steps, callback, reset_num_timesteps=False)
