@@ -1,6 +1,6 @@
 """Proximal policy optimisation (Schulman et al., 2017, arXiv:1707.06347), SB3's, with a norm."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -66,21 +66,24 @@ _ATARI = PPOConfig(
     ent_coef=0.01,
     net_arch=(),
 )
+_CARTPOLE = PPOConfig(
+    total_timesteps=100_000,
+    n_envs=8,
+    n_steps=32,
+    batch_size=256,
+    gae_lambda=0.8,
+    gamma=0.98,
+    n_epochs=20,
+    learning_rate=1e-3,
+    learning_rate_schedule="linear",
+    clip_range=0.2,
+    clip_range_schedule="linear",
+)
 # Tuned values of rl-baselines3-zoo.
 PRESETS: dict[str, PPOConfig] = {
-    "CartPole-v1": PPOConfig(
-        total_timesteps=100_000,
-        n_envs=8,
-        n_steps=32,
-        batch_size=256,
-        gae_lambda=0.8,
-        gamma=0.98,
-        n_epochs=20,
-        learning_rate=1e-3,
-        learning_rate_schedule="linear",
-        clip_range=0.2,
-        clip_range_schedule="linear",
-    ),
+    "CartPole-v1": _CARTPOLE,
+    # Scaled like RecurrentPPO's preset: what an agent without memory makes of hidden velocities.
+    "CartPoleNoVel-v1": replace(_CARTPOLE, normalize=True),
     "Acrobot-v1": PPOConfig(
         normalize=True,
         n_envs=16,

@@ -54,8 +54,8 @@ STUDIES: dict[str, tuple[Task, ...]] = {
     # What each algorithm learns with its preset: hours on two cores.
     "agents": (
         Task("Pendulum-v1", "crossq", "agent", RETURN,
-             ("none", "weight", "batch_renorm", "projected"), {"total_timesteps": 20_000}),
-        Task("Pendulum-v1", "sac", "agent", RETURN, FEED_FORWARD, {"total_timesteps": 20_000}),
+             ("none", "weight", "batch_renorm", "projected"), {"total_timesteps": 10_000}),
+        Task("Pendulum-v1", "sac", "agent", RETURN, FEED_FORWARD, {"total_timesteps": 10_000}),
         Task("CartPole-v1", "dqn", "agent", RETURN, ("none", "weight", "layer"),
              {"total_timesteps": 50_000}, also=(BEST_RETURN,)),
         Task("CartPoleNoVel-v1", "recurrent_ppo", "agent", RETURN, ("none", "weight", "layer"),
