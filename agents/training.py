@@ -134,10 +134,13 @@ class SaveCheckpoints(BaseCallback):
     def _on_training_start(self) -> None:
         self.due = time.monotonic() + 60 * self.minutes
 
-    def _on_rollout_start(self) -> None:
+    def _restore_late(self) -> None:
         if self.late is not None:
             restore_late(self.model, self.late)
             self.late = None
+
+    def _on_rollout_start(self) -> None:
+        self._restore_late()
         if self.interrupts.received is not None:
             saved = self._save(in_rollout=True)
             where = f"stopped at step {self.num_timesteps} of {self.model._total_timesteps}"
@@ -150,6 +153,7 @@ class SaveCheckpoints(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
+        self._restore_late()  # where no step was left
         if self.at_end:
             self._save(in_rollout=False)
 

@@ -433,6 +433,20 @@ def test_what_a_crash_left_after_the_last_checkpoint_is_not_in_the_curves(
     assert_same_run(one, two)
 
 
+def test_a_run_stopped_in_its_last_evaluation_is_only_evaluated_again(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    one, two = tmp_path / "whole", tmp_path / "parts"
+    train(small(one, "ppo"))
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.session.evaluate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(small(two, "ppo"))
+    train(small(two, "ppo", resume=True))
+    assert_same_run(one, two)
+
+
 def test_a_checkpoint_at_each_rollout_changes_nothing(tmp_path):
     one, two = tmp_path / "whole", tmp_path / "parts"
     train(small(one, "dqn"))
