@@ -12,6 +12,7 @@ import envs  # noqa: F401 (registers the masked tasks)
 import wnrl.sb3 as wn
 from wnrl import NORMS, WNGRU, WNLSTM
 from wnrl.errors import UsageError
+from wnrl.nn import scope
 from wnrl.nn.spectral import SpectralGRU
 from wnrl.sb3.recurrent import RecurrentNormMixin
 
@@ -44,6 +45,14 @@ class Counting(nn.LSTM):
     def forward(self, *args):
         self.calls += 1
         return super().forward(*args)
+
+
+@pytest.fixture
+def unchecked():
+    """No check mode, which computes every kept weight again."""
+    before = scope.check(False)
+    yield
+    scope.check(before)
 
 
 @pytest.fixture
@@ -126,6 +135,7 @@ def test_a_gru_equals_one_stepped_by_hand_with_resets(kind, layers):
     assert last_c is c
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("starts", [[], [(1, 3), (0, 5)]])
 def test_weights_are_computed_once_however_often_the_sequences_are_cut(monkeypatch, starts):
     computed = []
@@ -152,6 +162,7 @@ def zero_states(policy, n):
     return RNNStates(pair, pair)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("policy", ["WNMlpLstmPolicy", "WNMlpGruPolicy"])
 def test_weights_are_computed_once_a_rollout_and_once_a_minibatch(monkeypatch, policy):
     model = make(policy)
