@@ -7,9 +7,9 @@ with the same hyperparameters (the preset of the task, unless the row says other
 in one process: a round trains each of them for the same number of environment steps, in an order
 that rotates, and what counts is the ratio to stock *within* a round. The table shows the median of
 the ratios with half the distance between their quartiles, by wall time, which is what one waits
-for, and by CPU time, which other programs on the machine disturb less. Above 1 is faster than
-stock. The first rounds are warm-up; off-policy algorithms have filled their buffer up to
-``learning_starts`` by then.
+for, and by CPU time, which other programs on the machine disturb less and which aims are judged
+by. Above 1 is faster than stock. The first rounds are warm-up; off-policy algorithms have filled
+their buffer up to ``learning_starts`` by then.
 
 Hyperparameters are the same, implementations are not: ours steps with torch's fused Adam, and
 ``--stock-fused`` gives it to stock too. Stock's CrossQ has batch renormalisation in its networks,
@@ -127,7 +127,7 @@ class Args:
         if self.trained < 0:
             raise UsageError(f"trained must not be below zero, got {self.trained}")
         for algo in self.algos:
-            check_choice("algos", algo, [task.algo for task in TASKS])
+            check_choice("algos", algo, dict.fromkeys(task.algo for task in TASKS))
         for norm in self.norms:
             check_choice("norms", norm, NORMS)
         if not self.algos or not self.norms:
@@ -217,7 +217,7 @@ def rows(task: Task, times: Times, steps: int) -> Iterator[str]:
             f"{middle:.2f} ± {spread:.2f}",
             f"{cpu_middle:.2f} ± {cpu_spread:.2f}",
             *(f"{speed:.0f}" for speed in speeds),
-            verdict(task.aims.get(norm), middle),
+            verdict(task.aims.get(norm), cpu_middle),
         )
         yield f"| {' | '.join(cells)} |"
 

@@ -119,10 +119,10 @@ def test_ratios_are_taken_within_rounds():
 
 def test_a_row_holds_wall_time_cpu_time_speeds_and_the_verdict():
     task = Task("PPO", "ppo", "CartPole-v1", aims={"weight": 0.95})
-    times = {STOCK: [(1.0, 2.0)] * 3, "weight": [(2.0, 1.0)] * 3, "none": [(0.5, 0.5)] * 3}
+    times = {STOCK: [(2.0, 1.0)] * 3, "weight": [(1.0, 2.0)] * 3, "none": [(0.5, 0.5)] * 3}
     assert list(rows(task, times, 100)) == [
-        "| PPO | weight | 0.50 ± 0.00 | 2.00 ± 0.00 | 100 | 50 | ≥ 0.95: missed |",
-        "| PPO | none | 2.00 ± 0.00 | 4.00 ± 0.00 | 100 | 200 |  |",
+        "| PPO | weight | 2.00 ± 0.00 | 0.50 ± 0.00 | 50 | 100 | ≥ 0.95: missed |",
+        "| PPO | none | 4.00 ± 0.00 | 2.00 ± 0.00 | 50 | 200 |  |",
     ]
 
 
