@@ -149,6 +149,7 @@ def arguments(job: Job, root: Path, device: str) -> train_agent.Args[Any] | trai
         # one thread, as many runs train side by side; what was stopped goes on
         common |= {"threads": 1, "resume": True, "keep_checkpoint": False}
         return train_agent.Args.of(task.algo, task.name, config=config, run_dir=folder, **common)
+    common |= {"resume": True, "keep_checkpoint": False}
     return train_vae.Args(task.algo, task.name, run_dir=folder, **common, **task.settings)
 
 

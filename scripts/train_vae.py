@@ -5,57 +5,53 @@
 The settings are those of ``wnrl.vae.PRESETS`` for the model and the data set; every one of them is
 a flag. The run folder gets ``config.json``, ``versions.json``, TensorBoard events, ``model.pt``,
 ``samples.png``, ``per_image_nll.npy`` (nats, in the order of the test split) and, last,
-``result.json``. Called again with the same flags, a finished run shows its result, and an
-unfinished one starts anew.
+``result.json``. With ``--resume`` a run that was stopped goes on from its last checkpoint, on the
+CPU with the same bits as if it had not been stopped, and a finished one goes on to more
+``--epochs``. Called again with the same flags, a finished run shows its result. Several processes:
+
+    torchrun --nproc-per-node 2 scripts/train_vae.py --model conv --dataset mnist
 """
 
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
-import numpy as np
 import torch
-from PIL import Image
-from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from agents.interrupts import Stopped
 from scripts import _cli
-from wnrl import data, tags, vae
-from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
-from wnrl.nn import plain_parts
-from wnrl.runs import open_run, resolve_device, seed_everything
-from wnrl.vae import pictures
-from wnrl.vae.build import save_checkpoint, whole_file
-from wnrl.vae.config import PRESETS, VAEConfig
-from wnrl.vae.models import MODELS
-from wnrl.vae.training import check_finite
-
-N_PICTURES = 5  # how often reconstructions and samples are logged over the run
-METRICS = (
-    (tags.VAE_NLL, "nll"),
-    (tags.VAE_TEST_ELBO, "elbo"),
-    (tags.STEPS_PER_SECOND, "steps_per_second"),
-)
-CURVES = (tags.VAE_TRAIN_ELBO, tags.VAE_VALID_ELBO)
+from scripts._vae_folder import opened, tell
+from scripts._vae_session import Plan, Session
+from wnrl import data, vae
+from wnrl.errors import UsageError, check_positive
+from wnrl.runs import resolve_device, seed_everything
+from wnrl.vae import VAEConfig, parallel
+from wnrl.vae.presets import USUAL, preset
+from wnrl.vae.training import check_processes
 
 
 @dataclass(frozen=True)
 class Args:
-    """Flags; those that are None take the preset's value."""
+    """Flags; those that are None or False take the preset's value."""
 
     model: str = "mlp"
-    """The kind of VAE: mlp."""
+    """The kind of VAE: mlp, mlp2, conv, conv_iaf, draw, draw_attention or frames."""
     dataset: str = "digits"
-    """What it learns: digits, or mnist (from files in data_dir, WNRL_DATA or the user's cache)."""
+    """What it learns: digits, mnist, mnist-static, omniglot-small, fashion-mnist, cifar10 (from
+    files in data_dir, WNRL_DATA or the user's cache), or frames:<env id>."""
     norm: str = "weight"
     """Normalisation, a key of wnrl.NORMS: none, weight, batch, layer, ..."""
     seed: int = 0
     """Seed of the weights and of everything random in training."""
+    preset: str = USUAL
+    """Which settings the other flags change: default, 150 (epochs, of MLPs) or long (for a GPU)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<k>."""
     run_dir: Path | None = None
@@ -64,22 +60,62 @@ class Args:
     """CPU threads of torch; for small networks one is the fastest."""
     data_dir: Path | None = None
     """The folder with the files of data sets that are not embedded in a package."""
+    resume: bool = False
+    """Go on where the run in the folder was stopped, or to more epochs; begins an empty one."""
+    checkpoint_minutes: float = 10.0
+    """Time between the checkpoints for --resume."""
+    keep_checkpoint: bool = True
+    """Leave one in a finished run too, which can then be extended."""
+    compile: bool = False
+    """Compile the model for training; CUDA graphs on a GPU."""
+    amp: bool = False
+    """Train networks in bfloat16; log-probabilities and what is measured stay in float32."""
+    likelihood: str | None = None
+    """Of the pixels: bernoulli, logistic, logistic_mixture or normal (a density)."""
+    objective: str | None = None
+    """What is maximised: elbo, iwae or dreg."""
+    train_samples: int | None = None
+    """K, samples an image in training."""
+    train_chunk: int | None = None
+    """For iwae: samples at a time, for memory."""
+    beta: float | None = None
+    """For elbo: factor of the KL in training."""
+    warm_up_epochs: float | None = None
+    """For elbo: epochs over which the KL's factor rises from 0."""
+    free_bits: float | None = None
+    """For elbo: nats that each group of latent variables has free in training."""
+    free_bits_per: str | None = None
+    """group or example."""
+    data_init: int | None = None
+    """Images for the data-dependent initialisation before the first step; 0 for none."""
+    norm_kwargs: dict[str, int | float | str] | None = None
+    """Options of the norm, as in --norm-kwargs momentum 0.01."""
     epochs: int | None = None
     """Passes over the training set."""
     n_steps: int | None = None
     """Gradient steps, instead of epochs."""
     batch_size: int | None = None
-    """Images in a gradient step."""
+    """Images in a gradient step, over all processes."""
+    optimizer: str | None = None
+    """adam or adamax."""
     learning_rate: float | None = None
-    """Adam's step size at the start."""
+    """Its step size at the start."""
     schedule: str | None = None
-    """Of the learning rate: constant, or cosine (to 5 % over the second half)."""
+    """Of the step size: constant, cosine (to 5 % over the second half), or iwae (its paper's)."""
+    max_grad_norm: float | None = None
+    """Gradients are scaled down to this length, taken together."""
+    ema_epochs: float | None = None
+    """Over about so many epochs weights are averaged for all that is measured; 0 for none."""
+    select: str | None = None
+    """Which weights are measured: last, or best (on the validation split)."""
     hidden: tuple[int, ...] | None = None
-    """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    """Widths of the mlp's encoder's hidden layers; the decoder mirrors them."""
     latent_dim: int | None = None
     """Number of latent variables."""
     activation: str | None = None
-    """A key of wnrl.networks.ACTIVATIONS: tanh, relu, elu, ..."""
+    """For mlp and mlp2, a key of wnrl.networks.ACTIVATIONS: tanh, relu, elu, ..."""
+    draw_steps: int | None = None
+    """Steps of DRAW."""
     n_samples: int | None = None
     """K importance samples an image for the reported NLL."""
     n_logs: int | None = None
@@ -88,7 +124,8 @@ class Args:
     @property
     def folder(self) -> Path:
         """Where the run goes."""
-        parts = ("runs", "single", self.dataset, self.model, self.norm, f"seed{self.seed}")
+        task = self.dataset.replace("/", "_").replace(":", "_")
+        parts = ("runs", "single", task, self.model, self.norm, f"seed{self.seed}")
         return self.run_dir or Path(*parts)
 
     def config(self) -> VAEConfig:
@@ -97,20 +134,35 @@ class Args:
         Raises:
             UsageError: a word or a value that no run can have.
         """
-        check_choice("model", self.model, MODELS)
-        data.dataset(self.dataset)
-        if (self.model, self.dataset) not in PRESETS:
-            raise UsageError(f"no preset for model {self.model!r} on dataset {self.dataset!r}")
-        names = [field.name for field in fields(VAEConfig)]
-        asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        chosen = preset(self.model, self.dataset, self.preset)
+        given = {field.name: getattr(self, field.name) for field in fields(VAEConfig)}
+        asked = {k: value for k, value in given.items() if value is not None and value is not False}
         if "n_steps" in asked:
             asked.setdefault("epochs", None)
-        return replace(PRESETS[self.model, self.dataset], **asked)
+        return replace(chosen, **asked)
 
     def as_config(self) -> dict[str, Any]:
         """Every value that decides what the run does."""
         device = str(resolve_device(self.device))
-        return {**asdict(self.config()), "device": device, "threads": self.threads}
+        where = {"device": device, "threads": self.threads, "compile": self.compile}
+        return {**asdict(self.config()), **where}
+
+    def settled(self) -> "Args":
+        """These flags as far as the machine can follow; what it cannot is told on stderr.
+
+        Raises:
+            UsageError: a value that ``config`` does not check.
+        """
+        check_positive(threads=self.threads)
+        if not self.checkpoint_minutes >= 0:
+            raise UsageError(
+                f"checkpoint_minutes must be zero or above, got {self.checkpoint_minutes}"
+            )
+        device = resolve_device(self.device)
+        if self.amp and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            tell(f"--amp: {device} has no bfloat16: trained in float32")
+            return replace(self, amp=False)
+        return self
 
 
 def train(
@@ -128,114 +180,101 @@ def train(
     Returns:
         What stands in ``result.json``. ``nll`` (positive, from K importance samples) and ``elbo``
         (negative) are means in nats an image over the test split; ``protocol`` says how they were
-        measured. ``steps_per_second`` are gradient steps a second without evaluation;
-        ``wall_time`` is everything, in seconds. Where a loss was not finite, ``status`` is
-        ``failed``, with its ``reason``, and there is no ``nll``.
+        measured, and ``selected`` of which step. ``steps_per_second`` are gradient steps a second
+        without evaluation; ``wall_time`` is everything, earlier parts of a resumed run included,
+        in seconds. Where a loss was not finite, ``status`` is ``failed``, with its ``reason``, and
+        there is no ``nll``; the last good state is in ``checkpoint.zip``.
 
     Raises:
         UsageError: a flag is wrong; nothing was written.
+        Stopped: a signal came; a checkpoint was written.
     """
-    config, settings = args.config(), args.as_config()
-    check_positive(threads=args.threads)
-    device = resolve_device(args.device)
-    images = data.load(config.dataset, args.data_dir)
-    config.total_steps(len(images.train))
-    with open_run(args.folder, settings) as run:
-        accepted()
-        if run.finished:
-            return run.result()
-        torch.set_num_threads(args.threads)
-        seed_everything(config.seed)
-        with SummaryWriter(str(run.path)) as writer:
-            result = _train_and_measure(config, images, device, run.path, writer, progress)
-            metrics = {tag: result[key] for tag, key in METRICS if key in result}
-            row = {"task": config.dataset, "algo": config.model, **settings}
-            tags.write_hparams(writer, row, metrics, result["steps"])
-        run.write_result(result)
-    return result
+    started = time.perf_counter()
+    args = args.settled()
+    config = args.config()
+    with parallel.joined(resolve_device(args.device)) as device:
+        images = data.load(config.dataset, args.data_dir)
+        config.total_steps(len(images.train))
+        check_processes(config)
+        _check_buildable(config)
+        with opened(args, len(images.train)) as folder:
+            if folder.result is not None:
+                accepted()
+                return folder.result
+            torch.set_num_threads(args.threads)
+            seed_everything(config.seed)
+            plan = Plan(
+                device=device,
+                compile=args.compile,
+                checkpoint_minutes=args.checkpoint_minutes,
+                keep_checkpoint=args.keep_checkpoint,
+            )
+            session = Session(config, plan, images, folder, started)
+            accepted()
+            tell(folder.told)
+            result = session.train(progress)
+            if result["status"] == "finished":
+                result |= session.measure()
+            result["wall_time"] = session.wall_time
+            if folder.run is not None:
+                session.close(folder.run, result)
+            return result
 
 
-def _train_and_measure(
-    config: VAEConfig,
-    images: data.Images,
-    device: torch.device,
-    folder: Path,
-    writer: SummaryWriter,
-    progress: Callable[[float], None],
-) -> dict[str, Any]:
-    start = time.perf_counter()
-    model = vae.build(config, images).to(device)
-    logs: list[vae.LogStep] = []
-    try:
-        for log in vae.train(model, images, config):
-            for tag, value in log.scalars.items():
-                writer.add_scalar(tag, value, log.step)
-            shown = logs[-1].step * N_PICTURES // log.total_steps if logs else 0
-            if log.step * N_PICTURES // log.total_steps > shown:
-                writer.add_image(
-                    tags.VAE_RECONSTRUCTIONS, pictures.reconstructions(model, images), log.step
-                )
-                writer.add_image(tags.VAE_SAMPLES, pictures.samples(model, images), log.step)
-            logs.append(log)
-            progress(log.step / log.total_steps)
-        outcome = _measure(model, images, config, folder)
-    except NonFiniteError as error:
-        outcome = {"status": "failed", "reason": str(error)}
-    steps = logs[-1].step if logs else 0
-    rate = steps / logs[-1].seconds if logs else 0.0
-    curves = {tag: [log.scalars[tag] for log in logs] for tag in CURVES}
-    return outcome | {
-        "steps": steps,
-        "steps_per_second": rate,
-        "images_per_second": rate * config.batch_size,
-        "wall_time": time.perf_counter() - start,
-        "device": str(device),
-        "plain_parts": plain_parts(model, config.norm),
-        "curve": {"steps": [log.step for log in logs], **curves},
-    }
-
-
-def _measure(
-    model: vae.VAE, images: data.Images, config: VAEConfig, folder: Path
-) -> dict[str, Any]:
-    """Measures the trained model and writes everything that belongs to it into the folder."""
-    measured = vae.nll(model, images, vae.Protocol(config.dataset, n_samples=config.n_samples))
-    bounds = {tags.VAE_NLL: measured.nll, tags.VAE_TEST_ELBO: measured.elbo}
-    check_finite(bounds, model, "on the test split")
-    save_checkpoint(model, folder)
-    with whole_file(folder / "per_image_nll.npy") as file:
-        np.save(file, measured.per_image_nll.numpy())
-    picture = pictures.samples(model, images).mul(255).byte().permute(1, 2, 0)
-    with whole_file(folder / "samples.png") as file:
-        Image.fromarray(picture.squeeze(2).numpy()).save(file, "PNG")
-    return {
-        "status": "finished",
-        "nll": measured.nll,
-        "elbo": measured.elbo,
-        "nll_standard_error": measured.standard_error,
-        "protocol": measured.record(),
-    }
+def _check_buildable(config: VAEConfig) -> None:
+    """Raises UsageError for what only the model itself can refuse, before a folder is made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when the model is built for the run
+        vae.build(config)
 
 
 def main(args: Args) -> int:
-    """Prints the run folder, trains, prints the result; 1 if the run failed."""
+    """Prints the run folder, trains, prints the result; of several processes, the first one does.
+
+    Returns:
+        The exit code: 1 if the run failed, 130 or 143 if a signal stopped it.
+    """
+    with parallel.joined(resolve_device(args.device)):
+        try:
+            result = _train_with_bar(args)
+        except Stopped as stopped:
+            tell(stopped.message)
+            return cast(int, stopped.code)
+        except UsageError:
+            if parallel.rank() == 0:
+                raise
+            return 2
+        _say(_summary(result))
+    return 1 if result["status"] == "failed" else 0
+
+
+def _train_with_bar(args: Args) -> dict[str, Any]:
     shape = "{l_bar}{bar}| {elapsed}<{remaining}"
-    with tqdm(total=1.0, bar_format=shape, disable=None, delay=1) as bar:
+    with tqdm(total=1.0, bar_format=shape, disable=parallel.rank() > 0 or None, delay=1) as bar:
+        return train(args, lambda done: _advance(bar, done), lambda: _say(str(args.folder)))
 
-        def advance(done: float) -> None:
-            bar.update(done - bar.n)
 
-        result = train(args, advance, lambda: print(args.folder, flush=True))
+def _advance(bar: "tqdm[NoReturn]", done: float) -> None:
+    bar.update(done - bar.n)
+
+
+def _summary(result: dict[str, Any]) -> str:
     if result["status"] == "failed":
-        print(f"failed: {result['reason']}")
-        return 1
-    print(
+        return f"failed: {result['reason']}"
+    bits = f", {result['bits_per_dim']:.3f} bits/dim" if result["bits_per_dim"] else ""
+    protocol = result["protocol"]
+    return (
         f"NLL {result['nll']:.2f} ± {result['nll_standard_error']:.2f}, "
-        f"ELBO {result['elbo']:.2f} nats an image "
-        f"(K = {result['protocol']['K']}, {result['protocol']['N']} test images), "
+        f"ELBO {result['elbo']:.2f} nats an image{bits} "
+        f"(K = {protocol['K']}, {protocol['N']} test images, {protocol['weights']} weights, "
+        f"{result['selected']}), "
         f"{result['steps_per_second']:.0f} steps/s, {result['wall_time']:.1f} s"
     )
-    return 0
+
+
+def _say(line: str) -> None:
+    if parallel.rank() == 0:
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -41,11 +41,17 @@ VAE_TEST_ELBO = "vae/test_elbo"
 VAE_TRAIN_ELBO = "vae/train_elbo"
 VAE_TRAIN_RECONSTRUCTION = "vae/train_reconstruction"
 VAE_TRAIN_KL = "vae/train_kl"
+VAE_TRAIN_IWAE = "vae/train_iwae"  # the importance-weighted bound, where that is trained
+VAE_TRAIN_GRADIENT_NORM = "vae/train_grad_norm"  # before clipping, of all parameters together
 VAE_VALID_ELBO = "vae/valid_elbo"
 VAE_VALID_RECONSTRUCTION = "vae/valid_reconstruction"
 VAE_VALID_KL = "vae/valid_kl"
+VAE_VALID_IWAE = "vae/valid_iwae"
+VAE_VALID_BITS = "vae/valid_bits_per_dim"  # of the bound, for grey levels
 VAE_RECONSTRUCTIONS = "vae/reconstructions"  # images: inputs above what becomes of them
 VAE_SAMPLES = "vae/samples"  # images
+VAE_TRAVERSALS = "vae/traversals"  # images: a latent variable a row
+VAE_CANVAS = "vae/canvas"  # images: how DRAW draws, a sample a row
 
 
 # What runs differ by and are compared by; TensorBoard's HParams tab shows these columns first.

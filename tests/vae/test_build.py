@@ -4,10 +4,13 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from wnrl import NORMS, data
+from wnrl import NORMS, data, fold
 from wnrl.errors import UsageError
-from wnrl.vae import VAEConfig, build, load
-from wnrl.vae.build import save_checkpoint
+from wnrl.vae import Protocol, VAEConfig, build, load, nll
+from wnrl.vae.build import save_weights
+from wnrl.vae.inputs import binarise
+from wnrl.vae.likelihoods import LIKELIHOODS
+from wnrl.vae.models import MODELS
 
 CONFIG = VAEConfig(norm="none", hidden=(20, 12), latent_dim=3)
 
@@ -51,7 +54,7 @@ def test_loading_a_run_folder_gives_the_same_function_back(norm, digits, tmp_pat
     x = torch.rand(30, 1, 8, 8)
     model.encode(x)  # running statistics move
     (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
-    save_checkpoint(model, tmp_path)
+    save_weights({"raw": model.state_dict()}, "raw", tmp_path)
     loaded = load(tmp_path)
     assert not loaded.training
     assert torch.equal(loaded.encode(x)[0], model.eval().encode(x)[0])
@@ -78,5 +81,70 @@ def test_loading_refuses_the_run_of_an_agent(tmp_path):
 def test_loading_runs_no_code_from_a_checkpoint(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(asdict(CONFIG)))
     torch.save(build(CONFIG), tmp_path / "model.pt")
-    with pytest.raises(Exception, match=r"[Ww]eights[_ ]only"):
+    with pytest.raises(UsageError, match=r"model.pt is damaged or no VAE of wnrl: Weights only"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_reloading_every_model_and_folding_it_gives_the_same_nll(name, tmp_path):
+    dataset = "frames:CartPole-v1" if name == "frames" else "digits"
+    config = VAEConfig(name, dataset, **({"draw_steps": 2} if "draw" in name else {}))
+    shape, levels = data.dataset(dataset).shape, data.dataset(dataset).levels
+    pixels = torch.randint(0, levels, (4, *shape), dtype=torch.uint8)
+    images = data.Images(dataset, pixels, pixels, pixels, levels, "all of them")
+    model = build(config, images)
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
+    save_weights({"raw": model.state_dict()}, "raw", tmp_path)
+    protocol = Protocol(dataset, n_samples=3)
+    loaded = load(tmp_path)
+    found = [nll(m, images, protocol) for m in (model, loaded, fold(loaded))]
+    torch.testing.assert_close(found[1].per_image_nll, found[0].per_image_nll, atol=1e-6, rtol=1e-9)
+    torch.testing.assert_close(found[2].per_image_nll, found[0].per_image_nll, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_every_likelihood_comes_back_with_its_run(likelihood, digits, tmp_path):
+    config = replace(CONFIG, likelihood=likelihood, norm="weight")
+    model = build(config, digits)
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
+    save_weights({"raw": model.state_dict()}, "raw", tmp_path)
+    protocol = Protocol("digits", n_samples=3)
+    first, second = (nll(m, digits, protocol) for m in (model, load(tmp_path)))
+    assert first.nll == pytest.approx(second.nll, abs=1e-6)
+    assert first.kind == second.kind == LIKELIHOODS[likelihood].meaning
+
+
+def test_either_kind_of_weights_can_be_had(digits, tmp_path):
+    states = [build(replace(CONFIG, seed=seed), digits).state_dict() for seed in (1, 2)]
+    (tmp_path / "config.json").write_text(json.dumps(asdict(CONFIG)))
+    save_weights({"raw": states[0], "averaged": states[1]}, "averaged", tmp_path)
+    key = "encoder.0.weight"
+    assert torch.equal(load(tmp_path).state_dict()[key], states[1][key])
+    assert torch.equal(load(tmp_path, "averaged").state_dict()[key], states[1][key])
+    assert torch.equal(load(tmp_path, "raw").state_dict()[key], states[0][key])
+    with pytest.raises(UsageError, match="weights must be one of raw, averaged, got 'last'"):
+        load(tmp_path, "last")
+
+
+@pytest.mark.parametrize("norm", ["none", "weight", "batch"])
+def test_data_init_is_done_once_and_never_again_on_loading(norm, digits, tmp_path):
+    config = replace(CONFIG, norm=norm, data_init=200)
+    model = build(config, digits)
+    mu, log_var = model.eval().encode(binarise(digits.train, 17))
+    for output in (mu, log_var):
+        torch.testing.assert_close(output.mean(0), torch.zeros(3), atol=0.3, rtol=0)
+        torch.testing.assert_close(output.std(0), torch.ones(3), atol=0.3, rtol=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)  # what training does
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
+    save_weights({"raw": model.state_dict()}, "raw", tmp_path)
+    state = load(tmp_path).state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_options_of_the_norm_reach_it_and_wrong_ones_are_refused(digits):
+    model = build(replace(CONFIG, norm="batch", norm_kwargs={"momentum": 0.02}), digits)
+    assert model.encoder[0].norm.momentum == 0.02
+    with pytest.raises(UsageError, match="momentun"):
+        build(replace(CONFIG, norm="batch", norm_kwargs={"momentun": 0.02}), digits)

@@ -2,11 +2,13 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
-from wnrl import NORMS, data
+from wnrl import NORMS
 from wnrl.errors import UsageError
-from wnrl.vae import PRESETS, VAEConfig
-from wnrl.vae.config import BATCH_STATISTICS, SCHEDULES
+from wnrl.vae import VAEConfig, build
+from wnrl.vae.config import BATCH_STATISTICS, IWAE_STAGES, SAMPLES_ONLY, SCHEDULES
+from wnrl.vae.models import MODELS
 
 
 @pytest.mark.parametrize(
@@ -17,7 +19,25 @@ from wnrl.vae.config import BATCH_STATISTICS, SCHEDULES
         ({"norm": "weigth"}, "norm must be one of .*did you mean 'weight'"),
         ({"activation": "Tanh"}, "activation must be one of .*did you mean 'tanh'"),
         ({"schedule": "cosin"}, "schedule must be one of .*did you mean 'cosine'"),
+        ({"likelihood": "bernouli"}, "likelihood must be one of .*did you mean 'bernoulli'"),
+        ({"objective": "iwea"}, "objective must be one of elbo, iwae, dreg, got 'iwea'"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adam, adamax, got 'sgd'"),
+        ({"select": "first"}, "select must be one of last, best, got 'first'"),
+        ({"free_bits_per": "image"}, "free_bits_per must be one of group, example"),
         ({"latent_dim": 0}, "latent_dim must be above zero, got 0"),
+        ({"model": "conv", "hidden": (5,)}, "hidden is no setting of model 'conv', got"),
+        ({"draw_steps": 5}, "draw_steps is no setting of model 'mlp', got 5"),
+        ({"model": "draw", "draw_steps": 0}, "draw_steps must be above zero, got 0"),
+        ({"train_samples": 0}, "train_samples must be above zero, got 0"),
+        ({"max_grad_norm": 0}, "max_grad_norm must be above zero, got 0"),
+        ({"ema_epochs": -1.0}, "ema_epochs must be zero or above, got -1.0"),
+        ({"beta": float("nan")}, "beta must be zero or above, got nan"),
+        ({"data_init": 1}, "data_init must be 0 or at least 2 images, got 1"),
+        ({"model": "draw", "data_init": 9}, "data_init must be 0 for model 'draw'"),
+        ({"objective": "iwae", "free_bits": 0.1}, "free_bits is for objective 'elbo' alone"),
+        ({"train_chunk": 2}, "train_chunk is for objective 'iwae' alone, got 'elbo'"),
+        ({"objective": "iwae", "train_chunk": 2, "norm": "batch"}, "train_chunk is not for norm"),
+        ({"objective": "dreg", "model": "conv_iaf"}, "'dreg' needs a posterior with a density"),
         ({"epochs": -1}, "epochs must be above zero, got -1"),
         ({"epochs": None, "n_steps": 0}, "n_steps must be above zero, got 0"),
         ({"batch_size": 0}, "batch_size must be above zero, got 0"),
@@ -80,7 +100,7 @@ def test_config_survives_json():
 
 
 def test_config_is_read_from_beside_the_device_of_the_run():
-    values = asdict(VAEConfig(seed=3)) | {"device": "cuda:0", "threads": 2}
+    values = asdict(VAEConfig(seed=3)) | {"device": "cuda:0", "threads": 2, "compile": True}
     assert VAEConfig.from_json(values) == VAEConfig(seed=3)
 
 
@@ -89,7 +109,43 @@ def test_json_of_something_else_is_refused_by_its_keys():
         VAEConfig.from_json(asdict(VAEConfig()) | {"algo": "ppo"})
 
 
-@pytest.mark.parametrize(("model", "dataset"), PRESETS)
-def test_preset_is_of_the_model_and_dataset_it_stands_for(model, dataset):
-    assert dataset in data.DATASETS
-    assert (PRESETS[model, dataset].model, PRESETS[model, dataset].dataset) == (model, dataset)
+def test_iwae_schedule_has_eight_stages_of_three_to_the_i_epochs_down_to_a_tenth():
+    factor, total = SCHEDULES["iwae"], 3280
+    rates = [factor(epoch / total) for epoch in range(1, total + 1)]
+    lengths = [rates.count(10 ** (-i / 7)) for i in range(IWAE_STAGES)]
+    assert lengths == [3**i for i in range(IWAE_STAGES)]
+    assert rates[0] == 1
+    assert rates[-1] == pytest.approx(0.1)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_sizes_that_are_not_given_become_the_models_own():
+    assert VAEConfig().hidden == (200, 200)
+    assert (VAEConfig().latent_dim, VAEConfig().activation) == (50, "tanh")
+    draw = VAEConfig("draw")
+    assert (draw.latent_dim, draw.draw_steps) == (100, 10)
+    assert (draw.hidden, draw.activation) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "likelihood"),
+    [
+        ("digits", "bernoulli"),
+        ("mnist-static", "bernoulli"),
+        ("cifar10", "logistic_mixture"),
+        ("frames:CartPole-v1", "logistic"),
+    ],
+)
+def test_likelihood_that_is_not_given_is_the_usual_one_of_the_data_set(dataset, likelihood):
+    assert VAEConfig(dataset=dataset).likelihood == likelihood
+
+
+def test_models_that_dreg_refuses_are_those_without_a_posterior_density():
+    for name in MODELS:
+        dataset = "frames:CartPole-v1" if name == "frames" else "digits"
+        model = build(VAEConfig(name, dataset, norm="none"))
+        if name in SAMPLES_ONLY:
+            with pytest.raises(UsageError, match="density"):
+                model.posterior(torch.zeros(1, *model.image_shape))
+        else:
+            model.posterior(torch.zeros(1, *model.image_shape))

@@ -7,7 +7,7 @@ import torch
 from tests.vae.exact import exact_log_p, tiny_images, tiny_vae
 from wnrl import convert, data
 from wnrl.errors import UsageError
-from wnrl.vae import MLPVAE, PRESETS, Protocol, build, nll
+from wnrl.vae import MLPVAE, Protocol, build, nll, preset
 from wnrl.vae.likelihoods import DiscretisedLogistic
 from wnrl.vae.measure import bounds_of_chunks, evaluating, paired_difference
 
@@ -19,7 +19,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def model(digits):
-    return build(PRESETS["mlp", "digits"], digits)
+    return build(preset("mlp", "digits"), digits)
 
 
 def test_nll_approaches_the_exact_likelihood_as_k_grows():

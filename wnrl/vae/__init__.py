@@ -2,12 +2,13 @@
 
 from wnrl.vae.bounds import Elbo, beta_elbo, dreg, elbo, iwae, iwae_bound, warm_up
 from wnrl.vae.build import build, load
-from wnrl.vae.config import PRESETS, VAEConfig
+from wnrl.vae.config import VAEConfig
 from wnrl.vae.likelihoods import LIKELIHOODS, bits_per_dim
 from wnrl.vae.measure import Likelihood, Protocol, nll
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.models import DRAW, MLPVAE, ConvIAFVAE, ConvVAE, FrameVAE, TwoLayerVAE
-from wnrl.vae.training import LogStep, train
+from wnrl.vae.presets import PRESETS, preset
+from wnrl.vae.training import LogStep, Trainer, train
 
 __all__ = [
     "DRAW",
@@ -23,6 +24,7 @@ __all__ = [
     "LogStep",
     "Protocol",
     "Terms",
+    "Trainer",
     "TwoLayerVAE",
     "VAEConfig",
     "beta_elbo",
@@ -34,6 +36,7 @@ __all__ = [
     "iwae_bound",
     "load",
     "nll",
+    "preset",
     "train",
     "warm_up",
 ]

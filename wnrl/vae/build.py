@@ -1,25 +1,27 @@
 """A VAE from its configuration, and back from a run folder."""
 
-import inspect
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from wnrl.data import Images, dataset
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, check_choice
 from wnrl.nn import convert
 from wnrl.runs import CONFIG, read_json
-from wnrl.vae.config import VAEConfig
+from wnrl.vae.config import SIZES, VAEConfig
+from wnrl.vae.inputs import check_levels, training_inputs
+from wnrl.vae.likelihoods import LIKELIHOODS, Bernoulli, PixelLikelihood
 from wnrl.vae.model import VAE
 from wnrl.vae.models import MODELS
 
 CHECKPOINT = "model.pt"
-SIZES = ("hidden", "latent_dim", "activation")  # what a model may take of a configuration
+INIT = 2  # keeps the seed of the initialisation's binary images apart from those of other draws
 
 
 def build(config: VAEConfig, images: Images | None = None) -> VAE:
@@ -30,30 +32,63 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
 
     Args:
         config: the run.
-        images: the data set, for the output bias; None where a state dict will follow.
+        images: the data set, for the output bias and the data-dependent initialisation; None where
+            a state dict will follow.
 
     Returns:
         The model, on the CPU.
+
+    Warns:
+        UserWarning: the norm found no place in the model.
     """
     means = None
     if images is not None:
         total = images.train.sum(0, dtype=torch.int64)
         means = total / (len(images.train) * (images.levels - 1))
-    make = MODELS[config.model]
+    known = dataset(config.dataset)
     sizes = {
-        name: getattr(config, name) for name in SIZES if name in inspect.signature(make).parameters
+        argument: getattr(config, name)
+        for name, argument in SIZES.items()
+        if getattr(config, name) is not None
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = make(dataset(config.dataset).shape, pixel_means=means, **sizes)
-        convert(model, config.norm)
+        model = MODELS[config.model](
+            known.shape, likelihood=likelihood_of(config), pixel_means=means, **sizes
+        )
+        convert(model, config.norm, norm_kwargs=config.norm_kwargs)
+        if images is not None:
+            check_levels(model.likelihood, images)
+            if config.data_init:
+                model.data_init(_first_images(model.likelihood, images, config))
     return model
 
 
-def save_checkpoint(model: nn.Module, folder: Path) -> None:
-    """Writes the state dict into a run folder."""
+def likelihood_of(config: VAEConfig) -> PixelLikelihood:
+    """The likelihood that a configuration names, for its data set."""
+    known = dataset(config.dataset)
+    kind = LIKELIHOODS[str(config.likelihood)]
+    channels = known.shape[0]
+    return kind(channels) if kind is Bernoulli else kind(channels, known.levels)
+
+
+def _first_images(likelihood: PixelLikelihood, images: Images, config: VAEConfig) -> Tensor:
+    """Training images drawn without replacement, for the data-dependent initialisation."""
+    generator = torch.Generator().manual_seed(config.seed)
+    chosen = torch.randperm(len(images.train), generator=generator)[: config.data_init]
+    return training_inputs(likelihood, images.train[chosen], images.levels, generator)
+
+
+def save_weights(weights: Mapping[str, Mapping[str, Tensor]], reported: str, folder: Path) -> None:
+    """Writes state dicts into a run folder.
+
+    Args:
+        weights: state dicts on the CPU by kind, ``raw`` and perhaps ``averaged``.
+        reported: the kind that numbers are about.
+        folder: the run's.
+    """
     with whole_file(folder / CHECKPOINT) as file:
-        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, file)
+        torch.save({"reported": reported, "weights": dict(weights)}, file)
 
 
 @contextmanager
@@ -67,23 +102,58 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     scratch.replace(path)
 
 
-def load(run_folder: str | Path) -> VAE:
+def load(run_folder: str | Path, weights: str | None = None) -> VAE:
     """The trained model of a run, in eval mode on the CPU.
 
-    It is built from ``config.json`` and filled from the state dict; no code from the folder runs.
+    It is built from ``config.json`` and filled from a state dict; no code from the folder runs.
+
+    Args:
+        run_folder: where ``scripts/train_vae.py`` has trained.
+        weights: ``raw`` or ``averaged``; None for those that the run's numbers are about.
 
     Raises:
-        UsageError: the folder holds no trained VAE.
+        UsageError: the folder holds no trained VAE, or no such weights of it.
+    """
+    config = config_of(run_folder)
+    found = read_weights(run_folder)
+    kinds = found["weights"]
+    if weights is not None:
+        check_choice("weights", weights, kinds)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"norm '\w+' found no hidden layer", UserWarning)
+        model = build(config)
+    model.load_state_dict(kinds[weights or found["reported"]])
+    return model.eval()
+
+
+def config_of(run_folder: str | Path) -> VAEConfig:
+    """The configuration of a trained VAE.
+
+    Raises:
+        UsageError: the folder holds none.
     """
     folder = Path(run_folder)
     for name in (CONFIG, CHECKPOINT):
         if not (folder / name).is_file():
             raise UsageError(f"run_folder {folder} holds no trained VAE: no {name}")
     try:
-        config = VAEConfig.from_json(read_json(folder / CONFIG))
+        return VAEConfig.from_json(read_json(folder / CONFIG))
     except UsageError as error:
         raise UsageError(f"run_folder {folder} holds no trained VAE: {error}") from error
-    model = build(config)
-    state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
-    model.load_state_dict(state)
-    return model.eval()
+
+
+def read_weights(run_folder: str | Path) -> dict[str, Any]:
+    """What ``save_weights`` wrote: ``weights`` by kind, and which kind is ``reported``.
+
+    Raises:
+        UsageError: the file is damaged, or something else.
+    """
+    path = Path(run_folder) / CHECKPOINT
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        if not (isinstance(found, dict) and found["reported"] in found["weights"]):
+            raise KeyError("reported")
+    except Exception as error:  # zipfile's, pickle's and torch's own
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UsageError(f"{path} is damaged or no VAE of wnrl: {reason}") from error
+    return found

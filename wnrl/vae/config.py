@@ -1,32 +1,63 @@
-"""What decides a VAE run, and the settings that are known to work for a model and a data set."""
+"""What decides a VAE run."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from wnrl.data import dataset
+from wnrl.data import FRAMES, dataset
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.networks import ACTIVATIONS
 from wnrl.norms import NORMS
+from wnrl.vae.bounds import FREE_BITS
+from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.models import MODELS
 
 # Their statistics are those of the minibatch, and of one image there are none.
 BATCH_STATISTICS = ("weight_mean", "mean", "batch", "batch_renorm")
 # Where a run was done: in its config.json too, and no part of what model it is.
-MACHINE = ("device", "threads")
+MACHINE = ("device", "threads", "compile", "extended_from")
+# Settings that only some models have, and what their arguments are called there.
+SIZES = {
+    "hidden": "hidden",
+    "latent_dim": "latent_dim",
+    "activation": "activation",
+    "draw_steps": "n_steps",
+}
+OBJECTIVES = ("elbo", "iwae", "dreg")
+OPTIMIZERS = ("adam", "adamax")
+SELECTIONS = ("last", "best")
+SAMPLES_ONLY = ("conv_iaf", "draw", "draw_attention")
+"""Models whose posterior has a density at its own samples alone."""
+LOOPS = ("draw", "draw_attention")
+"""Models of which a data-dependent initialisation reaches no layer."""
+IWAE_STAGES = 8
+
+
+def iwae_stages(done: float) -> float:
+    """Stages of 3^i epochs at 10^(−i/7) of the rate (Burda et al., 2016, section 5)."""
+    ends = [(3 ** (i + 1) - 1) // 2 for i in range(IWAE_STAGES)]
+    stage = next(i for i, end in enumerate(ends) if done * ends[-1] <= end + 1e-6)
+    return 10 ** (-stage / 7)
+
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "cosine": lambda done: 0.05 + 0.475 * (1 + math.cos(math.pi * max(0.0, 2 * done - 1))),
+    "iwae": iwae_stages,
 }
 """From the share of the training that is done to the factor of the learning rate. ``cosine`` stays
-at 1 for the first half and falls to 0.05 over the second."""
+at 1 for the first half and falls to 0.05 over the second; ``iwae`` is in its paper's proportions,
+3280 epochs being all of them."""
 
 
 @dataclass(frozen=True)
 class VAEConfig:
     """One VAE run; the same values on the same machine give the same bits.
+
+    What is None is settled at construction, and no longer None then, unless it means nothing for
+    the model.
 
     Raises:
         UsageError: a value that no run can have.
@@ -38,52 +69,169 @@ class VAEConfig:
     """What ``wnrl.data.load`` reads: a key of ``DATASETS``, or ``frames:<env id>``."""
     norm: str = "weight"
     """A key of ``wnrl.NORMS``."""
+    norm_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Options of the norm, as ``wnrl.convert`` takes them: ``momentum``, ``v_init_std``, ..."""
     seed: int = 0
     """Seeds two generators alike: one draws the initial weights; the other order, binarisation and
     noise in training."""
-    hidden: tuple[int, ...] = (200, 200)
-    """Widths of the encoder's hidden layers; the decoder mirrors them."""
-    latent_dim: int = 16
-    """Number of latent variables."""
-    activation: str = "tanh"
-    """A key of ``wnrl.networks.ACTIVATIONS``."""
+    likelihood: str | None = None
+    """A key of ``LIKELIHOODS``; None: bernoulli for one channel, logistic_mixture for colour,
+    logistic for frames."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of mlp's encoder's hidden layers; the decoder mirrors them."""
+    latent_dim: int | None = None
+    """Number of latent variables; not for mlp2, which has the IWAE paper's 100 and 50."""
+    activation: str | None = None
+    """A key of ``wnrl.networks.ACTIVATIONS``, for mlp and mlp2."""
+    draw_steps: int | None = None
+    """Steps of DRAW."""
+    data_init: int = 0
+    """Images for the data-dependent initialisation before the first step; 0 for none."""
+    objective: str = "elbo"
+    """What is maximised: elbo, iwae (the importance-weighted bound) or dreg (the same, with doubly
+    reparametrised gradients)."""
+    train_samples: int = 1
+    """K, samples an image in training."""
+    train_chunk: int | None = None
+    """For iwae: so many of the K samples at once, the others computed again, for memory."""
+    beta: float = 1.0
+    """For elbo: factor of the KL in training; what is reported has none."""
+    warm_up_epochs: float = 0.0
+    """For elbo: epochs over which the KL's factor rises from 0 to ``beta``."""
+    free_bits: float = 0.0
+    """For elbo: nats that each group of latent variables has free in training."""
+    free_bits_per: str = "group"
+    """Whether they are counted by the group's mean over the batch, or each example's own."""
     epochs: int | None = 100
     """Passes over the training set (its last, partial batch left out); or give ``n_steps``."""
     n_steps: int | None = None
     """Gradient steps, instead of ``epochs``."""
     batch_size: int = 64
-    """Images in a gradient step."""
+    """Images in a gradient step, over all processes."""
+    optimizer: str = "adam"
+    """adam or adamax, with torch's other defaults."""
     learning_rate: float = 4e-3
-    """Adam's step size at the start."""
+    """Its step size at the start."""
     schedule: str = "cosine"
-    """A key of ``SCHEDULES``."""
+    """Of the step size: a key of ``SCHEDULES``."""
+    max_grad_norm: float | None = None
+    """Gradients are scaled down to this length, taken together."""
+    ema_epochs: float = 0.0
+    """Over about so many of the last epochs weights and buffers are averaged (exponentially) for
+    all that is measured; 0 for none."""
+    select: str = "last"
+    """Which weights are measured: those of the last step, or of the log step with the best bound
+    on the validation split."""
+    amp: bool = False
+    """Whether networks are trained in bfloat16; log-probabilities and what is measured are not."""
     n_samples: int = 1000
     """K importance samples an image for the reported NLL."""
     n_logs: int = 50
     """How many points the learning curves have."""
 
     def __post_init__(self) -> None:
-        check_choice("model", self.model, MODELS)
-        dataset(self.dataset)
-        check_choice("norm", self.norm, NORMS)
-        check_choice("activation", self.activation, ACTIVATIONS)
-        check_choice("schedule", self.schedule, SCHEDULES)
+        known = dataset(self.dataset)
+        for name, options in (
+            ("model", MODELS),
+            ("norm", NORMS),
+            ("schedule", SCHEDULES),
+            ("objective", OBJECTIVES),
+            ("optimizer", OPTIMIZERS),
+            ("select", SELECTIONS),
+            ("free_bits_per", FREE_BITS),
+        ):
+            check_choice(name, getattr(self, name), options)
+        self._settle_sizes()
+        if self.likelihood is None:
+            object.__setattr__(self, "likelihood", _usual_likelihood(self.dataset, known.shape))
+        check_choice("likelihood", str(self.likelihood), LIKELIHOODS)
+        self._check_numbers()
+        self._check_objective()
+        if self.batch_size == 1 and self.norm in BATCH_STATISTICS:
+            raise UsageError(f"batch_size must be at least 2 for norm {self.norm!r}, got 1")
+        if self.data_init and self.model in LOOPS:
+            raise UsageError(
+                f"data_init must be 0 for model {self.model!r}, whose layers run in a loop, "
+                f"got {self.data_init}"
+            )
+        if self.data_init == 1:
+            raise UsageError("data_init must be 0 or at least 2 images, got 1")
+
+    def _settle_sizes(self) -> None:
+        """Fills what was not given with the model's own; refuses what it does not have."""
+        arguments = inspect.signature(MODELS[self.model]).parameters
+        for name, argument in SIZES.items():
+            value = getattr(self, name)
+            if argument not in arguments:
+                if value is not None:
+                    raise UsageError(f"{name} is no setting of model {self.model!r}, got {value!r}")
+            elif value is None:
+                object.__setattr__(self, name, arguments[argument].default)
+        if self.hidden is not None and (not self.hidden or min(self.hidden) < 1):
+            raise UsageError(f"hidden must be widths above zero, got {self.hidden!r}")
+        if self.activation is not None:
+            check_choice("activation", self.activation, ACTIVATIONS)
+
+    def _check_numbers(self) -> None:
         if (self.epochs is None) == (self.n_steps is None):
             raise UsageError(
                 "give exactly one of epochs and n_steps, "
                 f"got epochs={self.epochs!r} and n_steps={self.n_steps!r}"
             )
-        for name in ("latent_dim", "epochs", "n_steps", "batch_size", "learning_rate", "n_samples",
+        for name in ("latent_dim", "draw_steps", "epochs", "n_steps", "batch_size", "learning_rate",
+                     "max_grad_norm", "train_samples", "train_chunk", "n_samples",
                      "n_logs"):  # fmt: skip
             value = getattr(self, name)
             if value is not None:
                 check_positive(**{name: value})
-        if self.batch_size == 1 and self.norm in BATCH_STATISTICS:
-            raise UsageError(f"batch_size must be at least 2 for norm {self.norm!r}, got 1")
-        if not self.hidden or min(self.hidden) < 1:
-            raise UsageError(f"hidden must be widths above zero, got {self.hidden!r}")
+        for name in ("data_init", "beta", "warm_up_epochs", "free_bits", "ema_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must be zero or above, got {getattr(self, name)!r}")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed must be from 0 to 2^32 - 1, got {self.seed!r}")
+
+    def _check_objective(self) -> None:
+        """Refuses settings that the objective would ignore, or cannot have."""
+        elbo_only = {"beta": 1.0, "warm_up_epochs": 0.0, "free_bits": 0.0}
+        for name, neutral in elbo_only.items():
+            if self.objective != "elbo" and getattr(self, name) != neutral:
+                raise UsageError(
+                    f"{name} is for objective 'elbo' alone, got {getattr(self, name)!r} "
+                    f"with {self.objective!r}"
+                )
+        if self.train_chunk is not None and self.objective != "iwae":
+            raise UsageError(f"train_chunk is for objective 'iwae' alone, got {self.objective!r}")
+        if self.train_chunk is not None and self.norm in BATCH_STATISTICS:
+            raise UsageError(
+                f"train_chunk is not for norm {self.norm!r}: its statistics would be of a chunk"
+            )
+        if self.objective == "dreg" and self.model in SAMPLES_ONLY:
+            raise UsageError(
+                f"objective 'dreg' needs a posterior with a density at any z, which model "
+                f"{self.model!r} has not"
+            )
+
+    @property
+    def weights(self) -> str:
+        """Which weights are measured: ``raw`` or ``averaged``."""
+        return "averaged" if self.ema_epochs else "raw"
+
+    def steps_per_epoch(self, n_train: int) -> int:
+        """Gradient steps of a pass over the training set.
+
+        Args:
+            n_train: images in the training set.
+
+        Raises:
+            UsageError: a batch does not fit into the training set.
+        """
+        for name in ("batch_size", "data_init"):
+            if getattr(self, name) > n_train:
+                raise UsageError(
+                    f"{name} must be at most the {n_train} training images, "
+                    f"got {getattr(self, name)}"
+                )
+        return n_train // self.batch_size
 
     def total_steps(self, n_train: int) -> int:
         """Gradient steps of the whole run.
@@ -94,11 +242,7 @@ class VAEConfig:
         Raises:
             UsageError: a batch does not fit into the training set.
         """
-        if self.batch_size > n_train:
-            raise UsageError(
-                f"batch_size must be at most the {n_train} training images, got {self.batch_size}"
-            )
-        return self.n_steps or (self.epochs or 0) * (n_train // self.batch_size)
+        return self.n_steps or (self.epochs or 0) * self.steps_per_epoch(n_train)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "VAEConfig":
@@ -115,20 +259,12 @@ class VAEConfig:
         if found.keys() != known:
             odd = ", ".join(sorted(found.keys() ^ known))
             raise UsageError(f"not the configuration of a VAE run; missing or unknown: {odd}")
-        return cls(**{**found, "hidden": tuple(found["hidden"])})
+        hidden = None if found["hidden"] is None else tuple(found["hidden"])
+        return cls(**{**found, "hidden": hidden})
 
 
-PRESETS: dict[tuple[str, str], VAEConfig] = {
-    # Values chosen on the validation split.
-    ("mlp", "digits"): VAEConfig(),
-    # Burda et al.'s architecture with one stochastic layer, in 20 epochs: minutes on one core.
-    ("mlp", "mnist"): VAEConfig(
-        dataset="mnist",
-        latent_dim=50,
-        epochs=20,
-        batch_size=100,
-        learning_rate=1e-3,
-        n_samples=100,
-    ),
-}
-"""Settings by (model, data set)."""
+def _usual_likelihood(name: str, shape: tuple[int, int, int]) -> str:
+    """What images of a data set are usually scored with."""
+    if name.startswith(FRAMES):
+        return "logistic"
+    return "bernoulli" if shape[0] == 1 else "logistic_mixture"

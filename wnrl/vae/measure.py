@@ -12,17 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wnrl.data import Images
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn import frozen
+from wnrl.vae import parallel
 from wnrl.vae.inputs import check_levels, fixed_inputs
 from wnrl.vae.likelihoods import bits_per_dim
 from wnrl.vae.model import VAE
 
-ROWS = 8192  # decoder rows (images times samples) in one pass: bounds the memory, whatever K is
+# Decoder rows (images times samples) in one pass, and the parameters of pixels that they have: both
+# bound the memory, whatever K is.
+ROWS = {"cpu": 2**13, "cuda": 2**16}
+VALUES = {"cpu": 2**13 * 784, "cuda": 2**16 * 784}
 IMAGES = 500  # the most that are encoded in one pass
 WEIGHTS = ("raw", "averaged")
 ACTIVE = 0.01  # variance of a latent variable's posterior mean over images, above which it is used
@@ -48,6 +53,11 @@ class Protocol:
     def __post_init__(self) -> None:
         check_positive(n_samples=self.n_samples)
         check_choice("weights", self.weights, WEIGHTS)
+        if min(self.binarisation_seed, self.noise_seed) < 0:
+            raise UsageError(
+                "binarisation_seed and noise_seed must not be negative, got "
+                f"{self.binarisation_seed} and {self.noise_seed}"
+            )
 
 
 @dataclass(frozen=True)
@@ -140,19 +150,20 @@ def standard_error(values: Tensor) -> float:
     return (values.std() / math.sqrt(len(values))).item()
 
 
-def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int = ROWS) -> Likelihood:
+def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = None) -> Likelihood:
     """Measures −log p(x) on a whole split with K importance samples an image.
 
     The model is evaluated in eval mode, with the weights of normalised layers computed once, and
     every part of it is put back into the mode it was in. Log weights are joined in float64 by one
-    running logsumexp. Memory does not depend on K.
+    running logsumexp. Memory does not depend on K. Several processes share the images, with the
+    noise that one would have, and all return the whole result.
 
     Args:
         model: on any device.
         images: the data set that ``protocol`` names.
         protocol: what to measure.
-        rows: images times samples in one pass of the decoder, for memory and speed; it changes
-            which noise meets which image, and nothing else.
+        rows: images times samples in one pass of the decoder, for memory and speed; None for what
+            suits the device. It changes which noise meets which image, and nothing else.
 
     Raises:
         UsageError: ``protocol`` names another data set or no split, or the model's likelihood is of
@@ -160,30 +171,34 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int = ROWS) -> 
     """
     if protocol.dataset != images.name:
         raise UsageError(f"protocol is for dataset {protocol.dataset!r}, got {images.name!r}")
-    check_positive(rows=rows)
     likelihood = model.likelihood
     check_levels(likelihood, images)
     pixels, scale = fixed_inputs(
         likelihood, images.part(protocol.split), images.levels, protocol.binarisation_seed
     )
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(protocol.noise_seed)
-    nlls, elbos, means = [], [], []
+    rows = usual_rows(model, device) if rows is None else rows
+    check_positive(rows=rows)
+    bounds = torch.zeros(2, len(pixels), dtype=torch.float64, device=device)
+    means = torch.zeros(len(pixels), model.latent_dim, dtype=torch.float64, device=device)
+    size = max(1, min(rows // protocol.n_samples, IMAGES))
     with evaluating(model), torch.no_grad(), frozen(model):
-        for batch in pixels.split(max(1, min(rows // protocol.n_samples, IMAGES))):
-            x = batch.to(device) / scale
+        for start in parallel.share(range(0, len(pixels), size)):
+            block = slice(start, start + size)
+            x = pixels[block].to(device) / scale
+            generator = block_generator(device, protocol.noise_seed, start)
             chunks = log_weight_chunks(model, x, protocol.n_samples, rows, generator)
-            log_p, elbo = bounds_of_chunks(chunks)
-            nlls.append(-log_p.cpu())
-            elbos.append(elbo.cpu())
-        for batch in pixels.split(IMAGES):
-            means.append(model.encode(batch.to(device) / scale)[0].double().cpu())
-    spread = torch.cat(means).var(0)
-    per_image = torch.cat(nlls)
+            bounds[:, block] = torch.stack(bounds_of_chunks(chunks))
+        for start in parallel.share(range(0, len(pixels), IMAGES)):
+            block = slice(start, start + IMAGES)
+            means[block] = model.encode(pixels[block].to(device) / scale)[0].double()
+    log_p, elbo = parallel.sum_(bounds).cpu()
+    spread = parallel.sum_(means).cpu().var(0)
+    per_image = -log_p
     return Likelihood(
         protocol,
         per_image,
-        torch.cat(elbos),
+        elbo,
         active_units=int((spread > ACTIVE).sum()),
         latent_units=len(spread),
         bits_per_dim=bits_per_dim(per_image.mean().item(), images.shape, likelihood)
@@ -192,6 +207,18 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int = ROWS) -> 
         images_crc32=f"{zlib.crc32(pixels.numpy().tobytes()):08x}",
         kind=likelihood.meaning,
     )
+
+
+def usual_rows(model: VAE, device: torch.device) -> int:
+    """Rows in one pass that suit a device."""
+    kind = device.type if device.type in ROWS else "cpu"
+    return max(1, min(ROWS[kind], VALUES[kind] // math.prod(model.params_shape)))
+
+
+def block_generator(device: torch.device, noise_seed: int, start: int) -> torch.Generator:
+    """The source of the noise for the images from ``start`` on, whichever process measures them."""
+    mixed = np.random.SeedSequence((noise_seed, start)).generate_state(1)
+    return torch.Generator(device).manual_seed(int(mixed[0]))
 
 
 def log_weight_chunks(

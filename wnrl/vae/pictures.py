@@ -2,13 +2,17 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from wnrl import tags
 from wnrl.data import Images
+from wnrl.errors import UsageError
 from wnrl.vae.inputs import fixed_inputs
 from wnrl.vae.measure import evaluating
 from wnrl.vae.model import VAE
+from wnrl.vae.models import DRAW
 
 TILE_PIXELS = 48  # smaller images are magnified to at least this size
 
@@ -56,3 +60,72 @@ def samples(model: VAE, images: Images, columns: int = 16, rows: int = 4) -> Ten
     with evaluating(model):
         means = model.sample(columns * rows, generator).cpu()
     return grid(means.reshape(-1, *images.shape), columns)
+
+
+@torch.no_grad()
+def traversals(model: VAE, images: Images, columns: int = 11, rows: int = 8) -> Tensor:
+    """One latent variable a row, from −3 to 3, the others staying where they are.
+
+    They go out from one draw from the prior, the same at every call. Shown are the variables that
+    change the image the most, the strongest one on top.
+
+    Raises:
+        UsageError: the model is DRAW, whose latents are a sequence: see ``canvas``.
+    """
+    if isinstance(model, DRAW):
+        raise UsageError("traversals are not for DRAW, whose latents are a sequence; see canvas")
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(0)
+    with evaluating(model):
+        start = model.draw_prior(1, generator)[0]  # (Z,)
+        size = start.numel()
+        ends = start.repeat(2, size, 1)  # (2, Z, Z): each variable at −2 and at 2
+        ends[0].fill_diagonal_(-2.0)
+        ends[1].fill_diagonal_(2.0)
+        low, high = model.likelihood.mean(model.decode(ends))
+        effect = (high - low).abs().flatten(1).sum(1)
+        strongest = effect.argsort(descending=True)[:rows]
+        z = start.repeat(len(strongest), columns, 1)  # (rows, columns, Z)
+        for row, variable in zip(z, strongest, strict=True):
+            row[:, variable] = torch.linspace(-3, 3, columns, device=device, dtype=z.dtype)
+        shown = model.likelihood.mean(model.decode(z)).cpu()
+    return grid(shown.reshape(-1, *images.shape), columns)
+
+
+@torch.no_grad()
+def canvases(model: DRAW, rows: int = 8, most: int = 16) -> Tensor:
+    """How DRAW draws samples from the prior: ``(rows, steps, C, H, W)``, the same at every call.
+
+    Args:
+        model: the model.
+        rows: samples.
+        most: steps that are shown, evenly spaced up to the last.
+    """
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
+    with evaluating(model):
+        drawn = model.canvases(model.draw_prior(rows, generator))  # (T, rows, P, H, W)
+        steps = torch.linspace(0, len(drawn) - 1, min(most, len(drawn))).round().long()
+        return model.likelihood.mean(drawn[steps.to(drawn.device)]).transpose(0, 1).cpu()
+
+
+def canvas(model: DRAW) -> Tensor:
+    """``canvases`` as one picture, a sample a row."""
+    shown = canvases(model)
+    return grid(shown.flatten(0, 1), columns=shown.shape[1])
+
+
+def all_pictures(model: VAE, images: Images) -> dict[str, Tensor]:
+    """Every picture that there is of a model, by its TensorBoard tag."""
+    found = {
+        tags.VAE_RECONSTRUCTIONS: reconstructions(model, images),
+        tags.VAE_SAMPLES: samples(model, images),
+    }
+    if isinstance(model, DRAW):
+        return {**found, tags.VAE_CANVAS: canvas(model)}
+    return {**found, tags.VAE_TRAVERSALS: traversals(model, images)}
+
+
+def to_pixels(picture: Tensor) -> np.ndarray:
+    """A picture ``(C, H, W)`` with values in [0, 1] as PIL takes it, uint8."""
+    pixels = picture.mul(255).round().byte().permute(1, 2, 0).numpy()
+    return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels

@@ -1,27 +1,41 @@
 """The training loop: the whole set on the device as uint8, shuffled and binarised there."""
 
+import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from wnrl import tags
 from wnrl.data import Images
-from wnrl.diagnostics import weight_lengths
-from wnrl.errors import NonFiniteError
+from wnrl.diagnostics import StepWatch, to_floats
+from wnrl.diagnostics.weights import length_tensors
+from wnrl.errors import NonFiniteError, UsageError
 from wnrl.nn.projection import project_
 from wnrl.norms import NORMS
-from wnrl.vae.bounds import elbo
-from wnrl.vae.config import SCHEDULES, VAEConfig
-from wnrl.vae.inputs import fixed_inputs, training_inputs
-from wnrl.vae.measure import evaluating
+from wnrl.vae import parallel
+from wnrl.vae.averaging import Average
+from wnrl.vae.config import BATCH_STATISTICS, SCHEDULES, VAEConfig
+from wnrl.vae.inputs import check_levels, training_inputs
 from wnrl.vae.model import VAE
+from wnrl.vae.nonfinite import Witness
+from wnrl.vae.objectives import goal, warmth_at
+from wnrl.vae.validation import Validation
 
-TRAIN_TAGS = (tags.VAE_TRAIN_ELBO, tags.VAE_TRAIN_RECONSTRUCTION, tags.VAE_TRAIN_KL)
-VALID_TAGS = (tags.VAE_VALID_ELBO, tags.VAE_VALID_RECONSTRUCTION, tags.VAE_VALID_KL)
+PAUSE_EVERY = 20  # steps between which several processes ask each other whether to pause
+NOISE = 1  # keeps the seeds of noise apart from those of other draws
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr, fused=True),
+    "adamax": lambda parameters, lr: torch.optim.Adamax(parameters, lr, foreach=True),
+}
 
 
 @dataclass(frozen=True)
@@ -39,87 +53,264 @@ class LogStep:
 
 
 def train(model: VAE, images: Images, config: VAEConfig) -> Iterator[LogStep]:
-    """Maximises the ELBO with Adam; yields at every log step, and is done when exhausted.
+    """Maximises the objective of ``config``; yields at every log step, done when exhausted.
+
+    See ``Trainer``, which can also be stopped, saved and gone on with.
+    """
+    yield from Trainer(model, images, config).run()
+
+
+def check_processes(config: VAEConfig) -> None:
+    """Raises UsageError where the processes that there are cannot share the batches of a run."""
+    n = parallel.count()
+    if config.batch_size % n:
+        raise UsageError(
+            f"batch_size must be divisible by the {n} processes, got {config.batch_size}"
+        )
+    if n > 1 and config.norm in BATCH_STATISTICS:
+        raise UsageError(
+            f"norm {config.norm!r} takes statistics of a batch, of which each process has a part "
+            "only: train it with one process"
+        )
+
+
+class Trainer:
+    """A training that can stop after any step, and go on from its ``state``.
 
     Order, binarisation and noise come from one generator seeded by ``config.seed``, so that every
-    norm sees the same images and the same noise in the same order.
+    norm sees the same images and the same noise in the same order. Of several processes each takes
+    its part of every batch, with noise of its own; gradients are averaged.
+
+    Nothing waits for the device between two log steps. A NaN is found at the next of them, which
+    then does the steps since the last one again, looking for the tensor that had it first.
 
     Args:
-        model: trained in place, on the device it is on.
+        model: trained in place, on the device it is on; the same in all processes.
         images: the data set of ``config``.
         config: the run.
+        called: what is called for ``model``, such as a compiled one.
+
+    Attributes:
+        step: gradient steps done.
+        total_steps: of the whole run.
+        seconds: spent in gradient steps.
+        good: the state at the last log step, where everything was finite.
 
     Raises:
-        NonFiniteError: a loss or a parameter was NaN or infinite at a log step.
-        UsageError: a batch does not fit into the training set.
+        UsageError: a batch does not fit into the training set, or not evenly on the processes.
     """
-    device = next(model.parameters()).device
-    data = images.train.to(device)
-    valid, scale = fixed_inputs(model.likelihood, images.valid, images.levels, seed=0)
-    valid = valid.to(device) / scale
-    generator = torch.Generator(device).manual_seed(config.seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    total_steps = config.total_steps(len(data))
-    log_every = max(1, total_steps // config.n_logs)
-    batches: list[Tensor] = []
-    sums = torch.zeros(2, device=device)
-    last_log, seconds = 0, 0.0
 
-    model.train()
-    start = time.perf_counter()
-    for step in range(1, total_steps + 1):
-        if not batches:
-            order = torch.randperm(len(data), generator=generator, device=device)
-            batches = [b for b in order.split(config.batch_size) if len(b) == config.batch_size]
-        x = training_inputs(model.likelihood, data[batches.pop()], images.levels, generator)
-        rate = config.learning_rate * SCHEDULES[config.schedule](step / total_steps)
-        for group in optimizer.param_groups:
+    def __init__(
+        self, model: VAE, images: Images, config: VAEConfig, called: VAE | None = None
+    ) -> None:
+        check_processes(config)
+        check_levels(model.likelihood, images)
+        self.model, self.config, self.called = model, config, called or model
+        self.levels = images.levels
+        self.device = next(model.parameters()).device
+        self.data = images.train.to(self.device)
+        self.validation = Validation(model, images, config)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.noise = self.generator
+        if parallel.count() > 1:
+            seeds = np.random.SeedSequence((config.seed, NOISE, parallel.rank()))
+            own = int(seeds.generate_state(1)[0])
+            self.noise = torch.Generator(self.device).manual_seed(own)
+        self.optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config.learning_rate)
+        self.steps_per_epoch = config.steps_per_epoch(len(self.data))
+        self.total_steps = config.total_steps(len(self.data))
+        self.log_every = max(1, self.total_steps // config.n_logs)
+        self.average: Average | None = None
+        if config.ema_epochs:
+            self.average = Average(model, config.ema_epochs * self.steps_per_epoch)
+        self.step, self.last_log, self.seconds = 0, 0, 0.0
+        self.batches: list[Tensor] = []
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.best: dict[str, Any] | None = None
+        self.good = copy.deepcopy(self.state())
+
+    def run(self, pause: Callable[[], bool] = lambda: False) -> Iterator[LogStep]:
+        """Trains to the end, or until ``pause`` says so.
+
+        Args:
+            pause: asked after every step; with several processes, now and then.
+
+        Raises:
+            NonFiniteError: something was NaN or infinite; the message names the first tensor, and
+                the state is the last good one.
+        """
+        self.model.train()
+        start = time.perf_counter()
+        while self.step < self.total_steps:
+            logs = (self.step + 1) % self.log_every == 0 or self.step + 1 == self.total_steps
+            watch = StepWatch(self.model, self.optimizer) if logs else None
+            self._advance()
+            if watch is not None:
+                watch.close()
+                means = self._means()
+                self.seconds += time.perf_counter() - start
+                yield self._log(means, watch)
+                start = time.perf_counter()
+            if self._paused(pause):
+                break
+        self.seconds += time.perf_counter() - start
+        if self.step > self.last_log:
+            self._check(to_floats(self._means()))
+
+    def _paused(self, pause: Callable[[], bool]) -> bool:
+        if parallel.count() == 1:
+            return pause()
+        return self.step % PAUSE_EVERY == 0 and parallel.any_of(pause(), self.device)
+
+    def _next_batch(self) -> Tensor:
+        size = self.config.batch_size
+        if not self.batches:
+            order = torch.randperm(len(self.data), generator=self.generator, device=self.device)
+            self.batches = [batch for batch in order.split(size) if len(batch) == size]
+        pixels = self.data[self.batches.pop()]
+        x = training_inputs(self.model.likelihood, pixels, self.levels, self.generator)
+        return x if parallel.count() == 1 else x[parallel.rank() :: parallel.count()]
+
+    def _advance(self, witness: Witness | None = None) -> None:
+        """One gradient step; with a witness, on the model itself."""
+        config, x = self.config, self._next_batch()
+        called = self.called if witness is None else self.model
+        self.step += 1
+        rate = config.learning_rate * SCHEDULES[config.schedule](self.step / self.total_steps)
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-
-        bound = elbo(model, x, generator)
-        optimizer.zero_grad()
-        (-bound.value.mean()).backward()
-        optimizer.step()
+        warmth = warmth_at(config, self.step - 1, self.steps_per_epoch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
+            maximised, means = goal(called, x, self.noise, config, warmth)
+        if witness is not None:
+            for tag, value in means.items():
+                witness.look(tag, value)
+        self.optimizer.zero_grad()
+        (-maximised).backward()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        parallel.mean_(gradients)
+        norm = get_total_norm(gradients)
+        if config.max_grad_norm is not None:
+            clip_grads_with_norm_(self.model.parameters(), config.max_grad_norm, norm)
+        self.optimizer.step()
         if NORMS[config.norm].projected:
-            project_(model)
-        sums += torch.stack([bound.reconstruction.detach().mean(), bound.kl.detach().mean()])
+            project_(self.model)
+        if self.average is not None:
+            self.average.update(self.model)
+        self.names = [*means, tags.VAE_TRAIN_GRADIENT_NORM]
+        added = torch.stack([*(value.detach() for value in means.values()), norm])
+        self.sums = added if self.sums is None else self.sums + added
 
-        if step % log_every == 0 or step == total_steps:
-            means = (sums / (step - last_log)).tolist()
-            seconds += time.perf_counter() - start
-            scalars = {
-                **bound_scalars(TRAIN_TAGS, *means),
-                **validate(model, valid),
-                **weight_lengths(model),
-                tags.LEARNING_RATE: rate,
+    def _means(self) -> dict[str, Tensor]:
+        """Means since the last log step, over all processes, still on the device."""
+        if self.sums is None:
+            return {}
+        means = parallel.sum_(self.sums / (parallel.count() * (self.step - self.last_log)))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the time of a log step is that of its work
+        return dict(zip(self.names, means.unbind(), strict=True))
+
+    def _log(self, means: dict[str, Tensor], watch: StepWatch) -> LogStep:
+        with self.measured_weights():
+            measured = self.validation.bounds()
+        scalars = to_floats(
+            {
+                **means,
+                **measured,
+                **length_tensors(self.model),
+                **_prefixed(tags.GRADIENT_NORM, watch.gradient_norms),
+                **_prefixed(tags.EFFECTIVE_LR, watch.relative_change),
             }
-            check_finite(scalars, model, f"after {step} gradient steps")
-            yield LogStep(step, total_steps, seconds, scalars)
-            sums.zero_()
-            last_log, start = step, time.perf_counter()
+        )
+        scalars[tags.LEARNING_RATE] = self.optimizer.param_groups[0]["lr"]
+        scalars |= self.validation.bits(scalars)
+        self._check(scalars)
+        self.sums, self.last_log = None, self.step
+        bound = scalars[self.validation.criterion]
+        if self.config.select == "best" and (self.best is None or bound > self.best["bound"]):
+            self.best = {"step": self.step, "bound": bound, "weights": self._weights()}
+        self.good = copy.deepcopy(self.state())
+        return LogStep(self.step, self.total_steps, self.seconds, scalars)
+
+    def measured_weights(self) -> AbstractContextManager[None]:
+        """Inside, the model has the averaged weights, if there are any."""
+        return self.average.in_place(self.model) if self.average else nullcontext()
+
+    def selected(self) -> tuple[int, dict[str, dict[str, Tensor]]]:
+        """The step whose weights are measured, and its state dicts: ``raw`` and ``averaged``."""
+        if self.best is not None:
+            return self.best["step"], self.best["weights"]
+        return self.step, self._weights()
+
+    def _weights(self) -> dict[str, dict[str, Tensor]]:
+        found = {"raw": self.model.state_dict()}
+        if self.average is not None:
+            found["averaged"] = self.average.tensors
+        return {
+            kind: {name: value.detach().cpu().clone() for name, value in state.items()}
+            for kind, state in found.items()
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything that ``restore`` needs; tensors, numbers and containers of them."""
+        return {
+            "step": self.step,
+            "last_log": self.last_log,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "generator": self.generator.get_state(),
+            "noise": self.noise.get_state(),
+            "batches": list(self.batches),
+            "names": list(self.names),
+            "sums": self.sums,
+            "best": self.best,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back, or on, to where ``state`` was taken."""
+        state = copy.deepcopy(dict(state))
+        self.step, self.last_log = state["step"], state["last_log"]
+        self.seconds, self.names, self.best = state["seconds"], state["names"], state["best"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.generator.set_state(state["generator"])
+        self.noise.set_state(state["noise"])
+        self.batches = [batch.to(self.device) for batch in state["batches"]]
+        self.sums = None if state["sums"] is None else state["sums"].to(self.device)
+        self.good = copy.deepcopy(self.state())
+
+    def _check(self, scalars: Mapping[str, float]) -> None:
+        """Raises NonFiniteError, after going back to the last good state, if one is not finite."""
+        bad = [f"{tag} is {value}" for tag, value in scalars.items() if not math.isfinite(value)]
+        if not bad:
+            return
+        failed = self.step
+        first = self._first_bad()
+        raise NonFiniteError(
+            f"{bad[0]} after {failed} gradient steps; first tensor not finite: {first}; "
+            f"the last good state is that of step {self.step}"
+        )
+
+    def _first_bad(self) -> str:
+        """Does the steps since the last good state again, and leaves that state."""
+        failed, witness = self.step, Witness(self.model)
+        self.restore(self.good)
+        witness.look_at_parameters()
+        name = witness.first()
+        while name is None and self.step < failed:
+            with witness.watching():
+                self._advance(witness)
+            witness.look_at_parameters()
+            name = witness.first()
+        found = f"{name}, step {self.step}" if name else "none in training"
+        self.restore(self.good)
+        return found
 
 
-def bound_scalars(
-    names: tuple[str, str, str], reconstruction: float, kl: float
-) -> dict[str, float]:
-    """The bound and its two terms under their tags."""
-    bound, first, second = names
-    return {bound: reconstruction - kl, first: reconstruction, second: kl}
-
-
-@torch.no_grad()
-def validate(model: VAE, x: Tensor) -> dict[str, float]:
-    """The bound on binary images in eval mode, with the same noise at every call."""
-    generator = torch.Generator(x.device).manual_seed(0)
-    with evaluating(model):
-        bound = elbo(model, x, generator)
-    reconstruction, kl = torch.stack([bound.reconstruction.mean(), bound.kl.mean()]).tolist()
-    return bound_scalars(VALID_TAGS, reconstruction, kl)
-
-
-def check_finite(scalars: dict[str, float], model: nn.Module, when: str) -> None:
-    """Raises NonFiniteError that names the first bad scalar and the first bad parameter."""
-    bad = [f"{tag} is {value}" for tag, value in scalars.items() if not math.isfinite(value)]
-    if bad:
-        broken = (name for name, p in model.named_parameters() if not p.isfinite().all())
-        raise NonFiniteError(f"{bad[0]} {when}; first parameter not finite: {next(broken, 'none')}")
+def _prefixed(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}

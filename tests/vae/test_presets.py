@@ -1,0 +1,56 @@
+from dataclasses import replace
+
+import pytest
+
+from wnrl import data
+from wnrl.errors import UsageError
+from wnrl.vae import PRESETS, Trainer, build, preset
+from wnrl.vae.models import MODELS
+from wnrl.vae.presets import ANY_FRAMES, USUAL
+
+EVERY = [(*key, variant) for key, variants in PRESETS.items() for variant in variants]
+
+
+@pytest.mark.parametrize(("model", "dataset", "variant"), EVERY)
+def test_preset_is_of_the_model_and_dataset_it_stands_for(model, dataset, variant):
+    name = "frames:Pendulum-v1" if dataset == ANY_FRAMES else dataset
+    config = preset(model, name, variant)
+    assert (config.model, config.dataset) == (model, name)
+
+
+def test_every_model_and_every_data_set_has_a_preset():
+    assert {model for model, _ in PRESETS} == set(MODELS)
+    assert {name for _, name in PRESETS} == {*data.DATASETS, ANY_FRAMES}
+    assert all(USUAL in variants for variants in PRESETS.values())
+
+
+def test_the_mlp_on_mnist_alone_is_the_schedule_of_twenty_epochs():
+    config = preset("mlp", "mnist")
+    assert (config.hidden, config.latent_dim, config.activation) == ((200, 200), 50, "tanh")
+    assert (config.epochs, config.batch_size, config.learning_rate) == (20, 100, 1e-3)
+    assert (config.schedule, config.optimizer, config.n_samples) == ("cosine", "adam", 100)
+
+
+def test_the_long_mlps_have_the_schedule_of_their_paper():
+    for model in ("mlp", "mlp2"):
+        config = preset(model, "mnist", "long")
+        assert (config.epochs, config.batch_size, config.schedule) == (3280, 20, "iwae")
+        assert config.n_samples == 5000
+
+
+def test_unknown_combinations_are_refused_with_those_that_there_are():
+    with pytest.raises(UsageError, match="'frames' on dataset 'digits'; it has some for frames:"):
+        preset("frames", "digits")
+    with pytest.raises(UsageError, match="preset must be one of default, 150, long, got 'lnog'"):
+        preset("mlp", "mnist", "lnog")
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "frames"])
+def test_long_presets_train(model):
+    """What is for a GPU, with images of 8 × 8 and two steps, but for its own settings."""
+    long = preset(model, "mnist", "long")
+    digits = data.load("digits")
+    few = {"draw_steps": 2} if long.draw_steps else {}
+    config = replace(long, dataset="digits", epochs=None, n_steps=2, n_logs=1, **few)
+    (log,) = Trainer(build(config, digits), digits, config).run()
+    assert log.step == 2

@@ -1,0 +1,73 @@
+"""Weights averaged over the last epochs (Polyak & Juditsky, 1992), as the weight norm paper has."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from wnrl.nn.projection import project_
+
+
+class Average:
+    """An exponential average of a model's parameters and buffers.
+
+    In the first steps, where an exponential average would be that of the initial weights, the rate
+    is 1 / (steps + 1): the plain mean of what has been.
+
+    Args:
+        model: its state is where the average starts.
+        horizon: gradient steps that it reaches back over, about.
+    """
+
+    def __init__(self, model: nn.Module, horizon: float) -> None:
+        self.horizon, self.n_updates = max(1.0, horizon), 0
+        self.tensors = {name: value.detach().clone() for name, value in _state(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Takes the present weights in, after a gradient step."""
+        self.n_updates += 1
+        rate = max(1 / self.horizon, 1 / (self.n_updates + 1))
+        now = _state(model)
+        floats = [name for name, value in now.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.tensors[name] for name in floats], [now[name] for name in floats], rate
+        )
+        for name in now.keys() - set(floats):
+            self.tensors[name].copy_(now[name])
+
+    @contextmanager
+    def in_place(self, model: nn.Module) -> Iterator[None]:
+        """Gives ``model`` the averaged weights; its own come back at the end."""
+        own = {name: value.detach().clone() for name, value in _state(model).items()}
+        _write(model, self.tensors)
+        project_(model)  # the mean of points on a sphere is inside of it
+        try:
+            yield
+        finally:
+            _write(model, own)
+
+    def state_dict(self) -> dict[str, object]:
+        """What ``load_state_dict`` takes."""
+        return {"n_updates": self.n_updates, "tensors": self.tensors}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Goes on from another average's state."""
+        tensors = state["tensors"]
+        assert isinstance(tensors, dict)
+        for name, value in self.tensors.items():
+            value.copy_(tensors[name])
+        n_updates = state["n_updates"]
+        assert isinstance(n_updates, int)
+        self.n_updates = n_updates
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.state_dict(keep_vars=True))
+
+
+@torch.no_grad()
+def _write(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    for name, value in _state(model).items():
+        value.copy_(tensors[name])

@@ -1,0 +1,87 @@
+"""Resume checkpoints of a training: written whole or not at all, read without running code."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wnrl.errors import UsageError
+from wnrl.vae import parallel
+from wnrl.vae.build import whole_file
+from wnrl.vae.training import Trainer
+
+CHECKPOINT = "checkpoint.zip"
+FORMAT = 1
+EVENTS = "events.out.tfevents.*"
+
+
+def write_checkpoint(run_dir: Path, trainer: Trainer, extra: Mapping[str, Any]) -> None:
+    """Writes the state of a training; with several processes all of them call it.
+
+    Args:
+        run_dir: the run's folder, whose event files are complete on disk.
+        trainer: at a step where everything is finite.
+        extra: anything else to remember: numbers, words, lists and dicts of them.
+
+    Raises:
+        OSError: it cannot be written; the checkpoint before is still there.
+    """
+    noises = parallel.gathered(trainer.noise.get_state())
+    if parallel.rank():
+        return
+    state = {
+        "format": FORMAT,
+        "trainer": trainer.state(),
+        "noises": noises,
+        "extra": dict(extra),
+        "events": {path.name: path.stat().st_size for path in run_dir.glob(EVENTS)},
+    }
+    with whole_file(run_dir / CHECKPOINT) as file:
+        torch.save(state, file)
+
+
+def read_checkpoint(run_dir: Path) -> dict[str, Any]:
+    """What ``write_checkpoint`` wrote, for ``go_on`` and ``put_back``.
+
+    Raises:
+        UsageError: the file is damaged, or was written by another number of processes.
+    """
+    path = run_dir / CHECKPOINT
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != FORMAT:
+            raise ValueError(f"format {state['format']}, {FORMAT} expected")
+    except Exception as error:  # zipfile's, pickle's and torch's own
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UsageError(f"checkpoint {path} is damaged: {reason}") from error
+    if len(state["noises"]) != parallel.count():
+        raise UsageError(
+            f"checkpoint {path} is of {len(state['noises'])} processes, and there are "
+            f"{parallel.count()}"
+        )
+    return state
+
+
+def go_on(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Puts a new trainer of the same run where the checkpoint's was.
+
+    Raises:
+        UsageError: the checkpoint is of another model.
+    """
+    noise = state["noises"][parallel.rank()]
+    try:
+        trainer.restore({**state["trainer"], "noise": noise})
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(f"checkpoint is of another model: {reason}") from error
+
+
+def put_back(run_dir: Path, state: Mapping[str, Any]) -> None:
+    """Makes the event files of ``run_dir`` those of the checkpoint's moment."""
+    for events in run_dir.glob(EVENTS):
+        if events.name not in state["events"]:
+            events.unlink()
+        elif events.stat().st_size > state["events"][events.name]:
+            os.truncate(events, state["events"][events.name])

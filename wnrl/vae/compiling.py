@@ -1,0 +1,60 @@
+"""``torch.compile`` for training, and going on without it where it fails."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+
+from wnrl.vae.model import VAE
+
+REFUSED = {"dreg": "objective dreg takes the model apart"}
+
+
+def compiled(
+    model: VAE, objective: str, tell: Callable[[str], None], backend: str = "inductor"
+) -> VAE:
+    """What trains in the place of ``model``: its ``forward``, compiled at the first call.
+
+    The model itself stays plain, for whatever else sees it. Numbers agree to rounding, not bit for
+    bit. On a GPU, CUDA graphs are captured.
+
+    Args:
+        model: on its device.
+        objective: what is trained.
+        tell: gets one line where something is not compiled.
+        backend: of ``torch.compile``.
+    """
+    if objective in REFUSED:
+        tell(f"--compile: not compiled: {REFUSED[objective]}")
+        return model
+    return cast(VAE, _Compiled(model, tell, backend))
+
+
+class _Compiled:
+    """Called like a model; its attributes are the model's."""
+
+    def __init__(self, model: VAE, tell: Callable[[str], None], backend: str) -> None:
+        self.model, self.tell = model, tell
+        self.on_gpu = next(model.parameters()).device.type == "cuda"
+        options: dict[str, Any] = {"backend": backend}
+        if self.on_gpu and backend == "inductor":
+            options["mode"] = "reduce-overhead"
+        self.forward: Callable[..., Any] | None = torch.compile(model.forward, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, *args: Any) -> Any:
+        if self.forward is None:
+            return self.model(*args)
+        if self.on_gpu:
+            torch.compiler.cudagraph_mark_step_begin()
+        try:
+            return self.forward(*args)
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            self.tell(f"--compile: not compiled, training goes on without: {reason}")
+            self.forward = None
+            return self.model(*args)
