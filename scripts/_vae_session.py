@@ -174,7 +174,7 @@ class Session:
             with whole_file(self.path / "per_image_nll.npy") as file:
                 np.save(file, measured.per_image_nll.numpy())
             with whole_file(self.path / "samples.png") as file:
-                picture = pictures.to_pixels(pictures.samples(model, self.images))
+                picture = pictures.to_pixels(pictures.samples(model))
                 Image.fromarray(picture).save(file, "PNG")
         return {
             "nll": measured.nll,

@@ -1,10 +1,20 @@
 import pytest
 import torch
 
-from wnrl import data
+from wnrl import data, tags
+from wnrl.errors import UsageError
 from wnrl.vae import VAEConfig, build
 from wnrl.vae.inputs import fixed_draw
-from wnrl.vae.pictures import grid, reconstructions, samples
+from wnrl.vae.pictures import (
+    all_pictures,
+    canvas,
+    canvases,
+    grid,
+    reconstructions,
+    samples,
+    to_pixels,
+    traversals,
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +60,64 @@ def test_reconstructions_stand_below_their_inputs(model, digits):
         torch.testing.assert_close(tile(picture, 2 * row + 1, column), decoded[i].detach())
 
 
-def test_samples_are_the_same_at_every_call(model, digits):
-    first = samples(model, digits)
+def test_samples_are_the_same_at_every_call(model):
+    first = samples(model)
     assert first.shape == (1, 4 * 49 + 1, 16 * 49 + 1)
-    assert torch.equal(first, samples(model, digits))
+    assert torch.equal(first, samples(model))
     assert model.training
+
+
+@pytest.fixture(scope="module")
+def drawing(digits):
+    return build(VAEConfig("draw", draw_steps=3, norm="none"), digits)
+
+
+def test_traversals_change_one_variable_a_row_from_minus_three_to_three(model):
+    picture = traversals(model, columns=3)
+    assert picture.shape == (1, 2 * 49 + 1, 3 * 49 + 1)
+    start = model.draw_prior(1, torch.Generator().manual_seed(0))[0]
+    effects = []
+    for variable in range(2):
+        ends = start.repeat(2, 1)
+        ends[:, variable] = torch.tensor([-2.0, 2.0])
+        low, high = model.eval().decode(ends).sigmoid()
+        effects.append((high - low).abs().sum().item())
+    strongest = max(range(2), key=effects.__getitem__)
+    for row, variable in enumerate((strongest, 1 - strongest)):
+        for column, value in enumerate((-3.0, 0.0, 3.0)):
+            z = start.clone()
+            z[variable] = value
+            shown = model.decode(z.unsqueeze(0))[0].sigmoid().detach()
+            torch.testing.assert_close(tile(picture, row, column), shown)
+    model.train()
+
+
+def test_traversals_are_refused_for_a_sequence_of_latents(drawing):
+    with pytest.raises(UsageError, match="traversals are not for DRAW"):
+        traversals(drawing)
+
+
+def test_the_last_canvas_is_what_draw_samples(drawing):
+    shown = canvases(drawing, rows=4)
+    assert shown.shape == (4, 3, 1, 8, 8)
+    z = drawing.draw_prior(4, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(shown[:, -1], drawing.decode(z).sigmoid().detach())
+    assert canvas(drawing).shape == (1, 8 * 49 + 1, 3 * 49 + 1)
+
+
+def test_canvases_of_many_steps_are_thinned_out_to_the_last(drawing):
+    shown = canvases(drawing, rows=2, most=2)
+    assert shown.shape[1] == 2
+    assert torch.equal(shown, canvases(drawing, rows=2)[:, [0, 2]])
+
+
+def test_every_model_has_its_pictures(model, drawing, digits):
+    common = {tags.VAE_RECONSTRUCTIONS, tags.VAE_SAMPLES}
+    assert set(all_pictures(model, digits)) == common | {tags.VAE_TRAVERSALS}
+    assert set(all_pictures(drawing, digits)) == common | {tags.VAE_CANVAS}
+
+
+def test_pixels_are_rounded_grey_levels_or_colours():
+    grey = to_pixels(torch.tensor([[[0.0, 0.5, 1.0]]]))
+    assert grey.tolist() == [[0, 128, 255]]
+    assert to_pixels(torch.rand(3, 4, 5)).shape == (4, 5, 3)

@@ -81,6 +81,8 @@ class Likelihood:
     same."""
     kind: str
     """What p(x | z) is, in words."""
+    scores: str
+    """``probability``, or ``density``: the two do not compare."""
 
     @property
     def nll(self) -> float:
@@ -145,6 +147,22 @@ def paired_difference(per_image: Tensor, other: Tensor) -> Difference:
     return Difference(difference.mean().item(), standard_error(difference), len(difference))
 
 
+def difference(first: Likelihood, second: Likelihood) -> Difference:
+    """How much higher the first model's NLL is, if the two can be compared at all.
+
+    Raises:
+        UsageError: they are of other images, of another K, or one is a density and one is not.
+    """
+    for what, ours, theirs in (
+        ("images (images_crc32)", first.images_crc32, second.images_crc32),
+        ("K", first.protocol.n_samples, second.protocol.n_samples),
+        ("likelihood", first.scores, second.scores),
+    ):
+        if ours != theirs:
+            raise UsageError(f"the two runs differ in their {what}: {ours} and {theirs}")
+    return paired_difference(first.per_image_nll, second.per_image_nll)
+
+
 def standard_error(values: Tensor) -> float:
     """Standard error of the mean of ``values``, ``(N,)``."""
     return (values.std() / math.sqrt(len(values))).item()
@@ -206,6 +224,7 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
         else None,
         images_crc32=f"{zlib.crc32(pixels.numpy().tobytes()):08x}",
         kind=likelihood.meaning,
+        scores="density" if likelihood.levels is None else "probability",
     )
 
 

@@ -54,16 +54,16 @@ def reconstructions(model: VAE, images: Images, columns: int = 16, rows: int = 2
 
 
 @torch.no_grad()
-def samples(model: VAE, images: Images, columns: int = 16, rows: int = 4) -> Tensor:
+def samples(model: VAE, columns: int = 16, rows: int = 4) -> Tensor:
     """Expected images of samples from the prior, the same noise at every call."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
     with evaluating(model):
         means = model.sample(columns * rows, generator).cpu()
-    return grid(means.reshape(-1, *images.shape), columns)
+    return grid(means, columns)
 
 
 @torch.no_grad()
-def traversals(model: VAE, images: Images, columns: int = 11, rows: int = 8) -> Tensor:
+def traversals(model: VAE, columns: int = 11, rows: int = 8) -> Tensor:
     """One latent variable a row, from −3 to 3, the others staying where they are.
 
     They go out from one draw from the prior, the same at every call. Shown are the variables that
@@ -89,7 +89,7 @@ def traversals(model: VAE, images: Images, columns: int = 11, rows: int = 8) -> 
         for row, variable in zip(z, strongest, strict=True):
             row[:, variable] = torch.linspace(-3, 3, columns, device=device, dtype=z.dtype)
         shown = model.likelihood.mean(model.decode(z)).cpu()
-    return grid(shown.reshape(-1, *images.shape), columns)
+    return grid(shown.reshape(-1, *model.image_shape), columns)
 
 
 @torch.no_grad()
@@ -118,11 +118,11 @@ def all_pictures(model: VAE, images: Images) -> dict[str, Tensor]:
     """Every picture that there is of a model, by its TensorBoard tag."""
     found = {
         tags.VAE_RECONSTRUCTIONS: reconstructions(model, images),
-        tags.VAE_SAMPLES: samples(model, images),
+        tags.VAE_SAMPLES: samples(model),
     }
     if isinstance(model, DRAW):
         return {**found, tags.VAE_CANVAS: canvas(model)}
-    return {**found, tags.VAE_TRAVERSALS: traversals(model, images)}
+    return {**found, tags.VAE_TRAVERSALS: traversals(model)}
 
 
 def to_pixels(picture: Tensor) -> np.ndarray:

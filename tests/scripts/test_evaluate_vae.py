@@ -1,0 +1,160 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scripts import evaluate_vae, sample_vae
+from scripts.evaluate_vae import evaluated
+from scripts.train_vae import Args as TrainArgs
+from scripts.train_vae import train
+from wnrl.errors import UsageError
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate_vae.py"
+TINY = TrainArgs(
+    n_steps=20, hidden=(12,), latent_dim=2, n_samples=5, n_logs=2, ema_epochs=0.5, device="cpu"
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs by name, with their results."""
+    root, threads = tmp_path_factory.mktemp("vae"), torch.get_num_threads()
+    changes = {
+        "weight": {},
+        "none": {"norm": "none"},
+        "logistic": {"likelihood": "logistic"},
+        "normal": {"likelihood": "normal"},
+        "draw": {"model": "draw", "hidden": None, "draw_steps": 3},
+    }
+    found = {
+        name: (root / name, train(replace(TINY, run_dir=root / name, **change)))
+        for name, change in changes.items()
+    }
+    torch.set_num_threads(threads)
+    return found
+
+
+def args(folder, **changes):
+    return evaluate_vae.Args(run_dir=folder, device="cpu", **changes)
+
+
+def test_evaluating_a_run_gives_the_numbers_that_it_reported(runs):
+    folder, result = runs["weight"]
+    found = evaluated(args(folder))
+    for key in ("nll", "elbo", "nll_standard_error"):
+        assert found[key] == pytest.approx(result[key], abs=1e-6)
+    assert found["protocol"] == result["protocol"]
+    assert found["protocol"]["weights"] == "averaged"
+
+
+def test_results_of_each_image_are_saved_beside_the_model(runs):
+    folder, _ = runs["weight"]
+    found = evaluated(args(folder, split="valid", n_samples=3))
+    with np.load(folder / "nll_valid_K3_averaged.npz") as saved:
+        assert saved["nll"].mean() == pytest.approx(found["nll"])
+        assert saved["elbo"].mean() == pytest.approx(found["elbo"])
+        assert json.loads(str(saved["protocol"])) == found["protocol"]
+    assert found["protocol"]["N"] == 200
+
+
+def test_raw_and_averaged_weights_are_different_models(runs):
+    folder, _ = runs["weight"]
+    raw, averaged = (evaluated(args(folder, weights=kind)) for kind in ("raw", "averaged"))
+    assert raw["nll"] != averaged["nll"]
+    assert raw["protocol"]["weights"] == "raw"
+
+
+def test_difference_is_image_by_image_and_changes_its_sign_with_the_order(runs):
+    one, two = runs["weight"][0], runs["none"][0]
+    there = evaluated(args(one, against=two))
+    back = evaluated(args(two, against=one))
+    assert there["difference"]["mean"] == pytest.approx(there["nll"] - there["other"]["nll"])
+    assert there["difference"]["mean"] == pytest.approx(-back["difference"]["mean"])
+    assert 0 < there["difference"]["standard_error"] < there["nll_standard_error"]
+    low, high = there["difference"]["interval95"]
+    assert low < there["difference"]["mean"] < high
+
+
+def test_runs_that_saw_other_images_do_not_compare(runs):
+    with pytest.raises(UsageError, match=r"differ in their images \(images_crc32\): 04b0285f and"):
+        evaluated(args(runs["weight"][0], against=runs["logistic"][0]))
+
+
+def test_a_density_does_not_compare_with_a_probability(runs):
+    with pytest.raises(UsageError, match="in their likelihood: probability and density"):
+        evaluated(args(runs["logistic"][0], against=runs["normal"][0]))
+
+
+def test_grey_levels_are_reported_in_bits_per_dimension(runs):
+    found = evaluated(args(runs["logistic"][0]))
+    assert found["bits_per_dim"] == pytest.approx(found["nll"] / (64 * np.log(2)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "tset"}, "split must be one of train, valid, test, got 'tset'"),
+        ({"weights": "last"}, "weights must be one of raw, averaged, got 'last'"),
+        ({"n_samples": 0}, "n_samples must be above zero, got 0"),
+        ({"run_dir": Path("nowhere")}, "run_folder nowhere holds no trained VAE"),
+        ({"against": Path("nowhere")}, "run_folder nowhere holds no trained VAE"),
+    ],
+)
+def test_wrong_flags_are_refused(changes, message, runs):
+    with pytest.raises(UsageError, match=message):
+        evaluated(evaluate_vae.Args(**{"run_dir": runs["weight"][0], "device": "cpu", **changes}))
+
+
+def test_program_prints_one_line_of_json(runs):
+    folder, result = runs["weight"]
+    out = subprocess.run(
+        [sys.executable, SCRIPT, "--run-dir", folder],
+        capture_output=True, text=True, check=True, cwd=folder,
+    )  # fmt: skip
+    (line,) = out.stdout.splitlines()
+    assert json.loads(line)["nll"] == pytest.approx(result["nll"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("weight", "samples"),
+        ("weight", "reconstructions"),
+        ("weight", "traversals"),
+        ("draw", "canvas"),
+    ],
+)
+def test_pictures_are_written_into_the_run_folder(name, kind, runs, capsys):
+    folder, _ = runs[name]
+    assert sample_vae.main(sample_vae.Args(run_dir=folder, kind=kind)) == 0
+    assert capsys.readouterr().out == f"{folder / kind}.png\n"
+    with Image.open(folder / f"{kind}.png") as picture:
+        assert picture.size[0] % 49 == picture.size[1] % 49 == 1
+
+
+def test_canvas_as_a_gif_has_a_frame_for_each_step(runs, tmp_path):
+    out = tmp_path / "canvas.gif"
+    sample_vae.main(sample_vae.Args(run_dir=runs["draw"][0], kind="canvas", out=out))
+    with Image.open(out) as picture:
+        assert picture.n_frames == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "sample"}, "did you mean 'samples'"),
+        ({"out": Path("a.jpg")}, "out must end with .png or .gif, got 'a.jpg'"),
+        ({"out": Path("a.gif")}, r"a .gif for kind 'canvas' alone, got 'samples'"),
+        ({"kind": "canvas"}, "kind 'canvas' is for DRAW, and run_dir holds a MLPVAE"),
+        ({"out": Path("/nowhere/a.png")}, "out /nowhere/a.png cannot be written"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused(changes, message, runs):
+    with pytest.raises(UsageError, match=message):
+        sample_vae.main(sample_vae.Args(**{"run_dir": runs["weight"][0], **changes}))
