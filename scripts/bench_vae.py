@@ -1,0 +1,268 @@
+"""Times training and measuring a VAE against a plain PyTorch loop with a DataLoader.
+
+    python scripts/bench_vae.py
+    python scripts/bench_vae.py --device cuda --compile --steps 600
+
+Three arms have the same sizes and batches: ``none`` and the chosen norm, trained by
+``wnrl.vae.Trainer``, and ``loop``, which is what a tutorial writes: a DataLoader over images that
+are turned into tensors and binarised one by one, as torchvision's transforms do, an ``nn.Module``
+and Adam. They run in segments that alternate and change places from round to round; the first
+round is warm-up. What counts is the ratio *within* a round, in CPU seconds of this process, or
+seconds on a GPU: the table shows images a second and the median ratio with half the distance
+between its quartiles. Images are random, which takes as long as with real ones.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts import _cli
+from wnrl import vae
+from wnrl.data import Images
+from wnrl.errors import check_choice, check_positive
+from wnrl.norms import NORMS
+from wnrl.runs import resolve_device
+from wnrl.vae import Trainer
+from wnrl.vae.compiling import compiled
+
+MODELS = ("mlp", "conv")
+TASKS = ("train", "measure")
+FOREVER = 10**9
+Arm = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags."""
+
+    model: str = "mlp"
+    """mlp or conv, with the preset for mnist."""
+    norm: str = "weight"
+    """Norm that is compared with none."""
+    steps: int = 60
+    """Gradient steps of a segment."""
+    images: int = 100
+    """Images of a segment that measures."""
+    n_samples: int = 100
+    """K, importance samples an image, there."""
+    rounds: int = 7
+    """Segments of each arm that count."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:<k>."""
+    compile: bool = False
+    """Compile our models for training."""
+    threads: int = 1
+    """CPU threads of torch."""
+
+    def __post_init__(self) -> None:
+        check_choice("model", self.model, MODELS)
+        check_choice("norm", self.norm, NORMS)
+        check_positive(
+            steps=self.steps,
+            images=self.images,
+            n_samples=self.n_samples,
+            rounds=self.rounds,
+            threads=self.threads,
+        )
+
+
+class Pictures(Dataset[Tensor]):
+    """Images one by one, as torchvision's MNIST gives them with ToTensor and a Bernoulli draw."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """One binary image, ``(1, H, W)``."""
+        picture = Image.fromarray(self.pixels[index, 0].numpy())
+        x = torch.from_numpy(np.array(picture, np.uint8, copy=True)).unsqueeze(0)
+        return torch.bernoulli(x.to(torch.float32).div(255))
+
+
+class PlainVAE(nn.Module):
+    """The same sizes as ours, of plain layers, with the loss of a tutorial."""
+
+    def __init__(self, ours: vae.VAE) -> None:
+        super().__init__()
+        self.encoder, self.decoder = ours.encoder, ours.decoder
+        self.flat = isinstance(ours, vae.MLPVAE)
+
+    def terms(self, x: Tensor, n_samples: int) -> tuple[Tensor, ...]:
+        """Reconstruction ``(K, B)``, mu, log_var ``(B, Z)`` and z ``(K, B, Z)``."""
+        mu, log_var = self.encoder(x.flatten(1) if self.flat else x).chunk(2, 1)
+        z = mu + (0.5 * log_var).exp() * torch.randn(n_samples, *mu.shape, device=x.device)
+        logits = self.decoder(z.flatten(0, 1)).view(n_samples, *x.shape)
+        errors = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
+        return -errors.sum((2, 3, 4)), mu, log_var, z
+
+    def loss(self, x: Tensor) -> Tensor:
+        """−ELBO of a batch, the mean."""
+        reconstruction, mu, log_var, _ = self.terms(x, 1)
+        kl = -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(1)
+        return (kl - reconstruction[0]).mean()
+
+    def log_p(self, x: Tensor, n_samples: int) -> Tensor:
+        """The importance-weighted bound, ``(B,)``."""
+        reconstruction, mu, log_var, z = self.terms(x, n_samples)
+        q = torch.distributions.Normal(mu, (0.5 * log_var).exp())
+        prior = torch.distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
+        log_w = reconstruction + (prior.log_prob(z) - q.log_prob(z)).sum(-1)
+        return log_w.logsumexp(0) - np.log(n_samples)
+
+
+def random_images(args: Args) -> Images:
+    """As many random images as an epoch of MNIST has, with much black as there."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (60_000, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    pixels = noise * (torch.rand(noise.shape, generator=generator) < 0.2)
+    return Images("mnist", pixels, pixels[:100], pixels[: args.images], 256, "random")
+
+
+def our_arms(args: Args, norm: str, images: Images, device: torch.device) -> dict[str, Arm]:
+    """Segments of training and of measuring with one norm."""
+    preset = vae.preset(args.model, "mnist")
+    config = replace(preset, norm=norm, epochs=None, n_steps=FOREVER, n_logs=1)
+    model = vae.build(config, images).to(device)
+    called = model
+    if args.compile:
+        called = compiled(model, "elbo", lambda line: print(line, file=sys.stderr))
+    trainer = Trainer(model, images, config, called)
+
+    def train() -> None:
+        until = trainer.step + args.steps
+        for _ in trainer.run(lambda: trainer.step >= until):
+            pass
+
+    def measure() -> None:
+        vae.nll(model, images, vae.Protocol("mnist", n_samples=args.n_samples))
+
+    return {"train": train, "measure": measure}
+
+
+def loop_arms(args: Args, images: Images, device: torch.device) -> dict[str, Arm]:
+    """The same segments as a tutorial would write them."""
+    preset = replace(vae.preset(args.model, "mnist"), norm="none")
+    model = PlainVAE(vae.build(preset, images)).to(device)
+    kind = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}[preset.optimizer]
+    optimizer = kind(model.parameters(), lr=preset.learning_rate)
+    loader = DataLoader(Pictures(images.train), preset.batch_size, shuffle=True, drop_last=True)
+    test = DataLoader(Pictures(images.test), batch_size=20)
+
+    def forever() -> Iterator[Tensor]:
+        while True:
+            yield from loader
+
+    batches = forever()
+
+    def train() -> None:
+        model.train()
+        for _ in range(args.steps):
+            loss = model.loss(next(batches).to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    @torch.no_grad()
+    def measure() -> None:
+        model.eval()
+        for x in test:
+            model.log_p(x.to(device), args.n_samples).sum().item()
+
+    return {"train": train, "measure": measure}
+
+
+def seconds(arm: Arm, device: torch.device) -> float:
+    """What a segment costs: CPU seconds, or seconds on a GPU."""
+    if device.type != "cuda":
+        start = time.process_time()
+        arm()
+        return time.process_time() - start
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    arm()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def times(arms: list[Arm], rounds: int, device: torch.device) -> np.ndarray:
+    """Seconds of the segments, ``(rounds, arms)``."""
+    found = np.zeros((rounds + 1, len(arms)))
+    order = list(range(len(arms)))
+    for row in found:
+        for index in order:
+            row[index] = seconds(arms[index], device)
+        order.append(order.pop(0))
+    return found[1:]
+
+
+def peak_mb(device: torch.device) -> float:
+    """The most memory so far, of this process or on the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def row(task: str, name: str, n_images: int, own: np.ndarray, others: list[np.ndarray]) -> str:
+    """A line of the table: the speed, and that relative to each of ``others``."""
+    cells = [task, name, f"{n_images / np.median(own):.0f}"]
+    for other in others:
+        low, ratio, high = np.percentile(other / own, [25, 50, 75])
+        cells.append(f"{ratio:.2f} ± {(high - low) / 2:.2f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def memory(args: Args, images: Images, device: torch.device, arms: dict[str, Arm]) -> str:
+    """How much the peak of memory grows with more training, and with ten times K."""
+    before = peak_mb(device)
+    for _ in range(3):
+        arms["train"]()
+    trained = peak_mb(device)
+    arms["measure"]()
+    small = peak_mb(device)
+    more = vae.Protocol("mnist", n_samples=10 * args.n_samples)
+    model = vae.build(replace(vae.preset(args.model, "mnist"), norm=args.norm), images).to(device)
+    vae.nll(model, replace(images, test=images.test[:10]), more)
+    large = peak_mb(device)
+    return (
+        f"peak memory {before:.0f} MB; three more segments of training add {trained - before:.0f}, "
+        f"K = {10 * args.n_samples} instead of {args.n_samples} adds {large - small:.0f}"
+    )
+
+
+def main(args: Args) -> None:
+    """Measures, and prints the table."""
+    torch.set_num_threads(args.threads)
+    device, images = resolve_device(args.device), random_images(args)
+    batch = vae.preset(args.model, "mnist").batch_size
+    names = ["none", args.norm, "loop"]
+    arms = [our_arms(args, norm, images, device) for norm in names[:2]]
+    arms.append(loop_arms(args, images, device))
+    print(f"torch {torch.__version__}, {device}, {args.threads} threads; {args.model}, B = {batch}")
+    print("| task | arm | images a second | speed / none | speed / loop |")
+    print("|---|---|---|---|---|")
+    for task, n_images in zip(TASKS, (args.steps * batch, args.images), strict=True):
+        found = times([arm[task] for arm in arms], args.rounds, device)
+        label = task if task == "train" else f"measure, K = {args.n_samples}"
+        for name, own in zip(names, found.T, strict=True):
+            print(row(label, name, n_images, own, [found[:, 0], found[:, 2]]), flush=True)
+    print(memory(args, images, device, arms[1]))
+
+
+if __name__ == "__main__":
+    _cli.run(main, Args, description=__doc__)
