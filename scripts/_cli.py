@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -70,9 +69,15 @@ def parse(
 
 
 def _one_line(box: str) -> str:
-    """What tyro's box says above its first rule, and the flag that it guesses was meant."""
-    rows = [row.strip("│ ") for row in box.splitlines() if row.startswith("│")]
-    said = " ".join(itertools.takewhile(lambda row: not row.startswith("─"), rows))
+    """What tyro's box says above its first rule, and the flag that it guesses was meant.
+
+    Where the encoding of stdout has no lines to draw with, the box has no frame: then its title
+    and a rule stand in front.
+    """
+    rows = [row.strip("│ ") for row in box.splitlines()]
+    rules = [k for k, row in enumerate(rows) if set(row) in ({"─"}, {"-"})]
+    ends = [k for k, row in enumerate(rows) if row.startswith("╭")] + rules
+    said = " ".join(rows[ends[0] + 1 : ends[1]]).rstrip(".") if len(ends) > 1 else box.strip()
     guess = "Perhaps you meant:"
     if guess in rows:
         said += f"; did you mean {rows[rows.index(guess) + 1].split()[0]}?"

@@ -1,0 +1,62 @@
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from scripts import _cli
+from wnrl.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Args:
+    shape: Literal["round", "square"] = "round"
+    """What it looks like."""
+    size: int = 3
+    """How large it is."""
+
+    def __post_init__(self):
+        if self.size < 0:
+            raise UsageError(f"size must be zero or above, got {self.size}")
+
+
+class Terminal(io.StringIO):
+    """Standard output in an encoding."""
+
+    def __init__(self, encoding):
+        super().__init__()
+        self.code = encoding
+
+    @property
+    def encoding(self):
+        return self.code
+
+
+@pytest.mark.parametrize("columns", ["30", "80", "300"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])  # with and without lines to draw a box
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--shape", "flat"], "invalid choice 'flat' for argument '--shape'. Expected one of "
+                              "('round', 'square')"),
+        (["--size", "big"], "Error parsing --size: invalid literal for int() with base 10: 'big'"),
+        (["--width", "3"], "Unrecognized options: --width, 3"),
+        (["--size", "-1"], "size must be zero or above, got -1"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_one_line_in_every_encoding_and_width(
+    monkeypatch, capsys, flags, told, encoding, columns
+):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.stdout", Terminal(encoding))
+    with pytest.raises(SystemExit) as left:
+        _cli.run(lambda args: None, Args, argv=flags)
+    assert left.value.code == 2
+    line = capsys.readouterr().err
+    assert line in (f"error: {told}\n", f"error: {told}; --help lists all flags\n")
+
+
+def test_a_flag_that_nearly_exists_is_guessed(capsys):
+    with pytest.raises(SystemExit):
+        _cli.run(lambda args: None, Args, argv=["--shap", "round"])
+    assert "did you mean --shape?" in capsys.readouterr().err
