@@ -1,5 +1,6 @@
 import copy
 import pickle
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -299,6 +300,41 @@ def test_dict_and_image_observations_are_seen_as_the_networks_see_them():
         assert any("features_extractor.extractors.image.cnn.0" in name for name in names)
 
 
+class Images(Drifting):
+    observation_space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+
+    def _obs(self):
+        return self.observation_space.sample()
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("algorithm", [PPO, MaskablePPO, A2C, TRPO, RecurrentPPO])
+def test_features_extractors_learn_after_it_whether_they_are_shared_or_not(algorithm, share):
+    recurrent = algorithm is RecurrentPPO
+    model = algorithm(
+        "WNCnnLstmPolicy" if recurrent else "WNCnnPolicy", Images(), device="cpu", seed=0,
+        **ARGUMENTS.get(algorithm, ROLLOUT),
+        policy_kwargs={
+            "share_features_extractor": share,
+            "features_extractor_kwargs": {"features_dim": 8},
+            "data_init": 32,
+            **({"lstm_hidden_size": 8} if recurrent else {}),
+        },
+    )  # fmt: skip
+    policy = model.policy
+    created = dict(policy.named_parameters())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "data_init left layers as they were: .*lstm")
+        model.learn(32)
+    assert policy.data_initialised
+    # The very tensors, since the optimizer has them, and with gradients of the first update.
+    assert all(p is created[name] for name, p in policy.named_parameters())
+    moved = {name: p.clone() for name, p in policy.named_parameters()}
+    model.learn(32, reset_num_timesteps=False)
+    still = [name for name, p in policy.named_parameters() if torch.equal(p, moved[name])]
+    assert still == []
+
+
 def test_too_few_observations_are_told_and_used():
     with pytest.warns(UserWarning, match=r"data_init=64, but the first training batch has 32 obs"):
         make(DQN, data_init=64).learn(44)
@@ -326,12 +362,6 @@ def test_a_number_that_makes_no_sense_is_refused_at_construction(wrong):
 
 
 def test_recurrent_policies_initialise_their_features_extractor_and_say_what_they_leave():
-    class Images(Drifting):
-        observation_space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
-
-        def _obs(self):
-            return self.observation_space.sample()
-
     model = RecurrentPPO(
         "WNCnnLstmPolicy", Images(), n_steps=16, batch_size=16, device="cpu",
         policy_kwargs={"data_init": 16, "lstm_hidden_size": 8},

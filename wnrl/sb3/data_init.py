@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from stable_baselines3.common.preprocessing import preprocess_obs
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from wnrl.errors import UsageError
 
@@ -156,22 +155,37 @@ class FirstRollout(PolicyInit):
         """
         if not self.acted:
             return 0.0
-        mode = self.policy.training
-        self.policy.train(False)
-        call: Any = nn.Module()
-        call.policy, call.forward = self.policy, evaluate
-        log_probs = []
-        with torch.no_grad():
+        policy, mode, current = self.policy, self.policy.training, _state(self.policy)
+        policy.train(False)
+        log_probs: list[Tensor] = []
+        try:
             for state in (self.acted, self.fresh):
-                named = {f"policy.{name}": value for name, value in state.items()}
-                log_probs.append(functional_call(call, named, args, kwargs)[1])
-        self.policy.train(mode)
+                _write(policy, state)
+                with torch.no_grad():
+                    log_probs.append(evaluate(*args, **kwargs)[1])
+        finally:
+            _write(policy, current)
+            policy.train(mode)
         return log_probs[0] - log_probs[1]
 
 
+def _tensors(policy: nn.Module) -> dict[str, Tensor]:
+    return dict((*policy.named_parameters(), *policy.named_buffers()))
+
+
 def _state(policy: nn.Module) -> dict[str, Tensor]:
-    tensors = (*policy.named_parameters(), *policy.named_buffers())
-    return {name: value.detach().clone() for name, value in tensors}
+    return {name: value.detach().clone() for name, value in _tensors(policy).items()}
+
+
+@torch.no_grad()
+def _write(policy: nn.Module, state: dict[str, Tensor]) -> None:
+    """Puts ``state`` into the tensors that ``policy`` has.
+
+    In place, since torch's ``functional_call`` loses parameters of a module with two names, such as
+    a shared features extractor.
+    """
+    for name, value in _tensors(policy).items():
+        value.copy_(state[name])
 
 
 def _map(obs: Observations, function: Callable[[Tensor], Tensor]) -> Observations:
