@@ -48,12 +48,14 @@ from wnrl.sb3.recurrent import (
     WNMultiInputGruPolicy,
     WNMultiInputLstmPolicy,
 )
+from wnrl.sb3.vae_extractor import VAEExtractor
 
 __all__ = [
     "ALIASES",
     "Diagnostics",
     "FoldedActor",
     "StopAtNonFinite",
+    "VAEExtractor",
     "WNCnnGruPolicy",
     "WNCnnLstmPolicy",
     "WNCnnPolicy",

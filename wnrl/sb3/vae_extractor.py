@@ -1,0 +1,115 @@
+"""A trained VAE's encoder as what an agent sees: the bridge from ``wnrl.vae`` to SB3.
+
+::
+
+    policy_kwargs = dict(
+        features_extractor_class=VAEExtractor,
+        features_extractor_kwargs=dict(vae="runs/single/frames_CartPole-v1/frames/weight/seed0"),
+    )
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from wnrl.errors import UsageError
+from wnrl.nn import fold
+from wnrl.vae import VAE, VAEConfig, build, load
+from wnrl.vae.build import config_of
+
+RECIPES = "_wnrl_vaes"
+"""The attribute of an observation space with the configurations of VAEs by folder."""
+
+
+class VAEExtractor(BaseFeaturesExtractor):
+    """The middle of the posterior, mu(x), of each frame of an observation.
+
+    Weights are parameters (or buffers, where frozen) of this module alone: the VAE's layers are no
+    submodules, so that nothing that goes through the layers of a policy finds them. SB3's
+    orthogonal initialisation would draw them anew, and a policy's norm or data-dependent
+    initialisation would change them. They run in eval mode always: batch norms use their running
+    statistics, and an agent learns with the features that it acts on.
+
+    A saved agent does not need the run folder. The weights are in its state dict; the configuration
+    goes with the observation space, which SB3 saves with every agent and hands to its extractors.
+    Where the folder is still there, it is read and must hold a VAE of the same configuration.
+
+    Args:
+        observation_space: channel-first images with the size and the channels of the VAE's, or
+            several such frames stacked along the channels, as ``VecFrameStack`` does.
+        vae: a run folder of ``scripts/train_vae.py``.
+        frozen: whether the weights stay as they are; else they are trained on with the agent's.
+
+    Attributes:
+        n_frames: frames in an observation.
+
+    Raises:
+        UsageError: the folder holds no trained VAE, or one of other images.
+    """
+
+    def __init__(self, observation_space: spaces.Box, vae: str | Path, frozen: bool = True) -> None:
+        model = _model(observation_space, str(vae))
+        channels, height, width = model.image_shape
+        shape = observation_space.shape
+        if len(shape) != 3 or shape[1:] != (height, width) or shape[0] % channels:
+            raise UsageError(
+                f"observation_space must have images of shape {model.image_shape}, or several of "
+                f"them stacked, as the VAE in {vae}, got shape {shape}"
+            )
+        n_frames = shape[0] // channels
+        super().__init__(observation_space, n_frames * model.latent_dim)
+        self.n_frames = n_frames
+        encoding = _Encoding(fold(model) if frozen else model)
+        used = _used(encoding, observation_space)
+        self._keys = {name: name.replace(".", "_") for name in encoding.state_dict()}
+        for name, value in encoding.state_dict().items():
+            if name in used and not frozen:
+                self.register_parameter(self._keys[name], nn.Parameter(value.clone()))
+            else:
+                self.register_buffer(self._keys[name], value.clone())
+        self._skeleton = (encoding.to("meta"),)  # a tuple: no submodule
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Features ``(B, n_frames · Z)`` of images ``(B, n_frames · C, H, W)`` within [0, 1]."""
+        (skeleton,) = self._skeleton
+        weights = {name: getattr(self, key) for name, key in self._keys.items()}
+        frames = observations.reshape(-1, *skeleton.model.image_shape)
+        mu = functional_call(skeleton, weights, (frames,))
+        return mu.reshape(len(observations), -1)
+
+
+class _Encoding(nn.Module):
+    """Calls ``encode``, since ``functional_call`` calls ``forward``."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.encode(x)[0]
+
+
+def _used(encoding: _Encoding, space: spaces.Box) -> set[str]:
+    """The names of the parameters that the features depend on: none of the decoder's."""
+    x = torch.zeros(1, *encoding.model.image_shape)
+    parameters = dict(encoding.named_parameters())
+    with torch.enable_grad():
+        total = encoding(x).sum()
+        slopes = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return {name for name, slope in zip(parameters, slopes, strict=True) if slope is not None}
+
+
+def _model(space: spaces.Box, folder: str) -> VAE:
+    """The VAE in a folder, or, for weights that will follow, that of a saved agent's space."""
+    recipes: dict[str, dict[str, Any]] = vars(space).setdefault(RECIPES, {})
+    if Path(folder).exists() or folder not in recipes:
+        recipes[folder] = asdict(config_of(folder))
+        return load(folder)
+    with torch.random.fork_rng(devices=[]):
+        return build(VAEConfig.from_json(recipes[folder])).eval()
