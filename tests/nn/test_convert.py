@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from wnrl import NORMS, convert, fold
+from wnrl import NORMS, convert, data_init, fold
 from wnrl.errors import UsageError
 from wnrl.nn import plain_parts
 from wnrl.nn.normalised import Normalised
@@ -161,6 +161,15 @@ def test_skip_takes_names_and_prefixes():
     net = nn.ModuleDict({"a": mlp(), "b": mlp()})
     assert convert(net, "weight", skip=("a", "b.4")) == ["b.0", "b.2"]
     assert all(isinstance(layer, nn.Linear) for layer in (net["a"][0], net["b"][4]))
+
+
+def test_skip_may_be_an_iterator():
+    net = mlp()
+    assert convert(net, "weight", skip=(name for name in ("4",))) == ["0", "2"]
+    assert plain_parts(net, "weight", skip=iter(("4",))) == []
+    before = net[4].weight.clone()
+    data_init(net, torch.randn(16, 6), skip=iter(("4",)))
+    assert torch.equal(net[4].weight, before)
 
 
 @pytest.mark.parametrize(

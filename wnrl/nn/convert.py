@@ -1,7 +1,7 @@
 """From a plain network to a normalised one, in place."""
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ def convert(
     module: nn.Module,
     norm: str = "weight",
     *,
-    skip: Collection[str] = (),
+    skip: Iterable[str] = (),
     placement: str = "pre",
     norm_kwargs: Mapping[str, Any] | None = None,
 ) -> list[str]:
@@ -78,7 +78,7 @@ def convert(
     counterparts = _counterparts(found, choice, layer_options)
     normalisers = _normalisers(hidden, choice, options) if choice.normalisers else {}
     done = _attach_normalisers(hidden, normalisers, counterparts, choice, placement)
-    done |= _replace_layers(slots(module, skip), counterparts)
+    done |= _replace_layers(slots(module), counterparts)
     if choice.projected:
         recurrent = [slot for slot in found if isinstance(slot.layer, RECURRENT)]
         places = hidden_slots(found) + recurrent
@@ -116,7 +116,7 @@ def _in_order(module: nn.Module, names: Collection[str]) -> list[str]:
     return [name for name, _ in module.named_modules(remove_duplicate=False) if name in names]
 
 
-def plain_parts(module: nn.Module, norm: str, *, skip: Collection[str] = ()) -> list[str]:
+def plain_parts(module: nn.Module, norm: str, *, skip: Iterable[str] = ()) -> list[str]:
     """The names of the layers that ``norm`` could not be applied to: built plainly, to be reported.
 
     For ``weight`` and ``spectral`` that is every layer with a weight matrix that still is a plain

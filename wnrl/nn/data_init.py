@@ -1,7 +1,7 @@
 """Data-dependent initialisation (Salimans & Kingma 2016, arXiv:1602.07868, eq. 5 and 6)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ class DataInitReport:
 
 @torch.no_grad()
 def data_init(
-    module: nn.Module, *inputs: Any, init_scale: float = 1.0, skip: Collection[str] = ()
+    module: nn.Module, *inputs: Any, init_scale: float = 1.0, skip: Iterable[str] = ()
 ) -> DataInitReport:
     """Scales and shifts each layer so that its pre-activations are standardised on ``inputs``.
 

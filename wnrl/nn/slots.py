@@ -1,7 +1,7 @@
 """Where the layers of a network stand, and what runs behind each of them."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -79,7 +79,7 @@ class Slot:
         return id(self.parent), self.key
 
 
-def slots(module: nn.Module, skip: Collection[str] = ()) -> list[Slot]:
+def slots(module: nn.Module, skip: Iterable[str] = ()) -> list[Slot]:
     """All places in ``module`` but those that ``skip`` names, with what runs next.
 
     Children of an ``nn.Sequential`` run one after the other, those of Sequentials inside of it
@@ -136,7 +136,7 @@ def hidden_slots(found: list[Slot], placement: str = "pre") -> list[Slot]:
     return [slot for slot in found if id(slot.layer) not in elsewhere]
 
 
-def skipped_modules(module: nn.Module, skip: Collection[str]) -> set[int]:
+def skipped_modules(module: nn.Module, skip: Iterable[str]) -> set[int]:
     """The ids of the modules that ``skip`` names, of what is in them and wherever that is shared.
 
     Raises:
@@ -145,7 +145,8 @@ def skipped_modules(module: nn.Module, skip: Collection[str]) -> set[int]:
     if isinstance(skip, str):
         raise UsageError(f"skip must be a collection of names, got the string {skip!r}")
     parts = dict(module.named_modules(remove_duplicate=False))
-    for name in skip:
+    names = tuple(skip)  # which may be an iterator
+    for name in names:
         if name not in parts:
             raise UsageError(f"skip names {name!r}, which is no submodule of the module")
-    return {id(part) for name in skip for part in parts[name].modules()}
+    return {id(part) for name in names for part in parts[name].modules()}
