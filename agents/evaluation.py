@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.training import telling_non_finite
 from wnrl import tags
 from wnrl.errors import check_positive
+from wnrl.sb3 import check_finite
 
 
 def evaluate(
@@ -79,7 +80,7 @@ class EvaluateInTraining(BaseCallback):
     """Evaluates at evenly spaced steps, the last time after the last update.
 
     It happens between updates and rollouts, draws no random numbers that training uses, and its
-    time is kept apart.
+    time is kept apart. A network that is not finite is not evaluated: NonFiniteError.
 
     Args:
         env: from ``agents.vectorize_for_evaluation``.
@@ -133,6 +134,7 @@ class EvaluateInTraining(BaseCallback):
 
     def _evaluate(self) -> None:
         start = time.perf_counter()
+        check_finite(self.model)  # a greedy agent of NaN plays on, and could be the best so far
         returns, lengths = evaluate(self.model, self.env, self.n_episodes, self.seed)
         self.curve.steps.append(self.num_timesteps)
         self.curve.returns.append(float(np.mean(returns)))

@@ -102,7 +102,8 @@ class SaveCheckpoints(BaseCallback):
 
     The interval is made longer where a checkpoint takes long to write (a large replay buffer), so
     that no more than a twentieth of the time goes there. A checkpoint that cannot be written
-    leaves the one before and training as they are, and is told on stderr.
+    leaves the one before and training as they are, and is told on stderr. A network that is not
+    finite is not saved: NonFiniteError.
 
     Args:
         run_dir: the run's folder.
@@ -159,6 +160,7 @@ class SaveCheckpoints(BaseCallback):
 
     def _save(self, in_rollout: bool) -> bool:
         start = time.monotonic()
+        check_finite(self.model)
         try:
             write_checkpoint(self.model, self.run_dir, self.extra(), in_rollout=in_rollout)
         except OSError as error:

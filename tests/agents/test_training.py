@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from contextlib import closing
 
 import pytest
@@ -7,8 +8,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import envs
 from agents import AGENTS, vectorize, vectorize_for_evaluation
-from agents.evaluation import evaluate
-from agents.training import learn, save
+from agents.checkpoint import CHECKPOINT
+from agents.evaluation import EvaluateInTraining, evaluate
+from agents.interrupts import Interrupts
+from agents.training import SaveCheckpoints, learn, log_to, save
 from wnrl import NORMS
 from wnrl.errors import NonFiniteError
 
@@ -19,7 +22,8 @@ def agent(algo="ppo", norm="none", **changes):
     preset = AGENTS[algo].preset("CartPoleNoVel-v1")
     if algo == "recurrent_ppo":
         changes["lstm_hidden_size"] = 8
-    config = dataclasses.replace(preset, **TINY, **changes)
+    sizes = {name: size for name, size in TINY.items() if hasattr(preset, name)}
+    config = dataclasses.replace(preset, **sizes, **changes)
     env = vectorize(envs.factory("CartPoleNoVel-v1"), config.n_envs, 0)
     return AGENTS[algo].build(config, env, norm, 0, "cpu")
 
@@ -32,6 +36,22 @@ def test_training_that_blows_up_is_told_in_one_line(algo, norm, learning_rate):
     with pytest.raises(NonFiniteError, match=r"^not finite after \d+ steps: \S.*\S$") as raised:
         learn(model, 320)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("save", [True, False])
+def test_an_agent_that_is_not_finite_is_neither_saved_nor_evaluated(tmp_path, save):
+    model = agent("dqn")
+    log_to(model, tmp_path)
+    with torch.no_grad():
+        next(model.policy.parameters()).fill_(math.nan)
+    with closing(vectorize_for_evaluation(envs.factory("CartPoleNoVel-v1"), 1, None)) as env:
+        point = EvaluateInTraining(env, 1, 1, 32, seed=0)
+        callback = SaveCheckpoints(tmp_path, 0.0, dict, Interrupts()) if save else point
+        callback.init_callback(model)
+        with pytest.raises(NonFiniteError, match="after 0 steps: q_net"):
+            callback.on_training_end()
+    assert not (tmp_path / CHECKPOINT).exists()
+    assert point.curve.returns == []
 
 
 class Refuse(BaseCallback):

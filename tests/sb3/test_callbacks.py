@@ -2,13 +2,13 @@ import math
 
 import pytest
 import torch
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 import wnrl.sb3 as wn
 from wnrl import tags
-from wnrl.errors import NonFiniteError
+from wnrl.errors import NonFiniteError, UsageError
 
 
 class Poison(BaseCallback):
@@ -28,7 +28,12 @@ def ppo(**others):
 
 def test_training_stops_after_the_update_that_broke():
     with pytest.raises(NonFiniteError, match=r"after 16 steps: train/loss \(nan\), "):
-        ppo(n_epochs=1).learn(64, [Poison(), wn.StopAtNonFinite()])
+        ppo(n_epochs=1).learn(64, [Poison(), wn.StopAtNonFinite(every=1)])
+
+
+def test_a_loss_that_broke_is_seen_after_its_update_at_any_distance_of_looks():
+    with pytest.raises(NonFiniteError, match=r"after 16 steps: train/loss \(nan\)$"):
+        ppo(n_epochs=1).learn(64, [Poison(), wn.StopAtNonFinite(every=10_000)])
 
 
 def test_training_that_breaks_in_its_last_update_fails_as_well():
@@ -67,3 +72,23 @@ def test_many_broken_parameters_make_a_short_message():
 
 def test_healthy_training_is_not_stopped():
     assert ppo().learn(64, wn.StopAtNonFinite()).num_timesteps == 64
+
+
+def test_parameters_are_looked_at_once_in_so_many_steps_and_at_the_end(monkeypatch):
+    looks = []
+    monkeypatch.setattr(
+        "wnrl.sb3.callbacks.check_finite", lambda model: looks.append(model.num_timesteps)
+    )
+    ppo().learn(128, wn.StopAtNonFinite(every=40))
+    assert looks == [0, 48, 96, 128]
+    looks.clear()
+    model = DQN("WNMlpPolicy", "CartPole-v1", learning_starts=0, train_freq=1, device="cpu")
+    model.learn(30, wn.StopAtNonFinite(every=10))
+    assert looks == [0, 10, 20, 30]
+    model.learn(5, wn.StopAtNonFinite(every=10), reset_num_timesteps=False)
+    assert looks[4:] == [30, 35]
+
+
+def test_a_distance_of_no_steps_is_refused():
+    with pytest.raises(UsageError, match="every must be above zero, got 0"):
+        wn.StopAtNonFinite(every=0)
