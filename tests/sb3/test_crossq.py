@@ -1,3 +1,5 @@
+import warnings
+
 import gymnasium as gym
 import pytest
 import torch
@@ -20,6 +22,24 @@ def make(alias="WNMlpPolicy", *, gradient_steps=1, learning_rate=1e-3, **policy_
         gradient_steps=gradient_steps, learning_rate=learning_rate, device="cpu",
         policy_kwargs={"net_arch": SMALL, **policy_kwargs},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [{}, {"norm": "none"}, {"norm": "spectral"}])
+def test_a_policy_that_has_no_normaliser_by_default_says_what_has_one(arguments):
+    with pytest.warns(UserWarning, match="hardly learns: .*'projected'") as told:
+        make(**arguments)
+    offers = "batch_norm=True" in str(told[0].message)
+    assert offers == (arguments != {"norm": "none"})  # which refuses it
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"batch_norm": False}, {"batch_norm": True}, {"norm": "projected"}, {"norm": "layer"}],
+)
+def test_nothing_is_said_of_a_normaliser_that_is_there_or_not_wanted(arguments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(**arguments)
 
 
 def outputs(model):

@@ -1,5 +1,6 @@
 """Policy with a norm for CrossQ."""
 
+import warnings
 from typing import Any
 
 from sb3_contrib.common.torch_layers import BatchRenorm1d as StockBatchRenorm
@@ -29,7 +30,9 @@ class CrossQMixin(ContinuousMixin):
       of zero after the warm-up, where sb3-contrib's is NaN. ``layer`` and ``rms`` leave out the
       place in front of the first layer: an observation normalised by itself loses a part of what
       it says;
-    - ``none``, ``weight`` and ``spectral`` leave them out: there is no normaliser at all;
+    - ``none``, ``weight`` and ``spectral`` leave them out: there is no normaliser at all. CrossQ
+      without one hardly learns, since it has no target networks and leans on its normaliser, so
+      that a warning says so unless ``batch_norm=False`` asks for it;
     - ``projected`` keeps batch renormalisation: CrossQ with projected weights (Palenicek et al.
       2025, arXiv:2502.07523) has both, the one for the scale of activations and the other for that
       of the weights. Alone, with ``batch_norm=False``, it is what it is in the other algorithms.
@@ -69,7 +72,10 @@ class CrossQMixin(ContinuousMixin):
                 "joint_statistics must be True for CrossQ: its loop has one batch of (s, a) and "
                 "(s', a')"
             )
-        self.normaliser = self._choose_normaliser(self._arguments.get("batch_norm"))
+        batch_norm = self._arguments.get("batch_norm")
+        self.normaliser = self._choose_normaliser(batch_norm)
+        if self.normaliser is None and batch_norm is None:
+            warnings.warn(self._without_normaliser(), stacklevel=2)
         for arguments in (self.actor_kwargs, self.critic_kwargs):
             arguments["batch_norm"] = self.normaliser is not None
         super()._build(lr_schedule)
@@ -92,6 +98,14 @@ class CrossQMixin(ContinuousMixin):
             return self.norm
         kept = choice.projected if batch_norm is None else batch_norm
         return "batch_renorm" if kept else None
+
+    def _without_normaliser(self) -> str:
+        beside = "" if self.norm == "none" else f"batch_norm=True puts one beside {self.norm!r}, "
+        return (
+            f"CrossQ with norm {self.norm!r} has no normaliser, without which it hardly learns: "
+            f"{beside}norm='projected' and norm='batch_renorm' have one, and batch_norm=False "
+            "says that none is wanted"
+        )
 
     def _convert(self, net: nn.Module, heads: list[str]) -> None:
         if self.normaliser is not None:
@@ -154,4 +168,8 @@ def _take_statistics(norm: Any, args: tuple[Tensor]) -> None:
 
 
 class WNCrossQMlpPolicy(CrossQMixin, CrossQPolicy):
-    """sb3-contrib's ``MlpPolicy`` for CrossQ, with a norm."""
+    """sb3-contrib's ``MlpPolicy`` for CrossQ, with a norm.
+
+    The default, ``weight``, has no normaliser, and CrossQ hardly learns without one: take
+    ``batch_norm=True`` with it, or norm ``projected``, or ``batch_renorm``, which is CrossQ itself.
+    """
