@@ -5,9 +5,12 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from wnrl import NORMS, convert, fold
 from wnrl import nn as wn
+from wnrl.errors import UsageError
+from wnrl.nn.spectral import SpectralLinear
 
 
 def pair(norm, **options):
@@ -62,6 +65,66 @@ def test_ties_inside_of_a_layer_that_is_folded_by_itself_stay():
     assert folded.bias_ih_l1 is folded.bias_ih_l0
     assert folded.weight_ih_l1 is folded.weight_ih_l0
     assert folded.bias_ih_l0 is not lstm.bias_ih_l0
+
+
+class Doubled(wn.WNLinear):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+class DoubledToo(Doubled):
+    def to_plain(self):
+        return nn.Sequential(super().to_plain(), nn.Upsample(scale_factor=2))
+
+
+class Renamed(wn.WNLinear):
+    pass
+
+
+class DoubledSpectral(SpectralLinear):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+@pytest.mark.parametrize("layer", [Doubled(4, 3), DoubledSpectral.from_plain(nn.Linear(4, 3))])
+def test_a_forward_of_its_own_that_folding_would_lose_is_an_error(layer):
+    net = nn.Sequential(layer, nn.ReLU())
+    with pytest.raises(UsageError, match=r"^0 is a Doubled\w* with a forward of its own"):
+        fold(net)
+
+
+def test_subclasses_with_the_forward_or_a_plain_form_of_their_own_are_folded():
+    assert type(fold(nn.Sequential(Renamed(4, 3)))[0]) is nn.Linear
+    assert type(fold(nn.Sequential(DoubledToo(4, 3)))[0]) is nn.Sequential
+
+
+def test_a_network_without_values_is_not_folded():
+    with pytest.raises(UsageError, match=r"^0 is on the device meta"):
+        fold(nn.Sequential(wn.WNLinear(4, 3, device="meta")))
+
+
+class Absolute(nn.Module):
+    def forward(self, x):
+        return x.abs()
+
+
+def test_parametrized_biases_that_are_equal_are_no_tied_ones():
+    net = nn.Sequential(wn.WNLinear(4, 4), wn.WNLinear(4, 4))
+    for layer in net:
+        nn.init.zeros_(layer.bias)
+        parametrize.register_parametrization(layer, "bias", Absolute())
+    folded = fold(net)
+    assert folded[0].bias is not folded[1].bias
+    assert not folded[0].bias.any()
+
+
+@pytest.mark.parametrize("norm", ["weight", "spectral"])
+def test_each_layer_of_a_folded_copy_is_in_the_mode_of_its_original(norm):
+    net = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 4))
+    net[0].eval()
+    convert(net, norm)
+    assert [part.training for part in net] == [False, True]
+    assert [part.training for part in fold(net)] == [False, True]
 
 
 class Memory(nn.Module):

@@ -190,7 +190,7 @@ def _counterparts(found: list[Slot], choice: Norm, options: dict[str, Any]) -> d
             continue
         with _naming(slot):
             counterpart = choice.layers[type(layer)].from_plain(layer, **options)
-        made[id(layer)] = counterpart.train(layer.training)
+        made[id(layer)] = counterpart
         for name in getattr(counterpart, "pairs", ()):
             pair = pairs.setdefault(id(getattr(layer, name)), counterpart.pair(name))
             for suffix, parameter in zip(("_v", "_g"), pair, strict=True):

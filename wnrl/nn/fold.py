@@ -7,7 +7,11 @@ import torch
 from torch import nn
 
 from wnrl.errors import UsageError
+from wnrl.nn.spectral import SPECTRAL
+from wnrl.nn.table import WEIGHT_NORMED
 
+FOLDED: tuple[Any, ...] = (*WEIGHT_NORMED.values(), *SPECTRAL.values())
+"""The layers that have a plain counterpart with the same function."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -23,12 +27,12 @@ def fold(module: nn.Module) -> nn.Module:
     in Python, is unrolled there at the length of the example.
 
     Raises:
-        UsageError: a layer that becomes plain has hooks, which would be lost.
+        UsageError: a layer that becomes plain has hooks, or a subclass's ``forward``, which would
+            be lost, or has no values yet (device ``meta``).
     """
     for name, layer in module.named_modules():
-        if hasattr(layer, "to_plain") and any(getattr(layer, kind) for kind in HOOKS):
-            label = name or type(layer).__name__
-            raise UsageError(f"{label} has hooks that folding would lose; remove them first")
+        if hasattr(layer, "to_plain"):
+            _check_foldable(name or type(layer).__name__, layer)
     root = nn.ModuleList([copy.deepcopy(module)])  # so that a layer by itself has a parent too
     folded: dict[int, nn.Module] = {}
     made: dict[tuple[int, ...], nn.Parameter] = {}
@@ -38,13 +42,27 @@ def fold(module: nn.Module) -> nn.Module:
             if child is not None and hasattr(child, "to_plain"):
                 if id(child) not in folded:
                     sources.append(child)
-                    folded[id(child)] = child.to_plain().train(child.training)  # type: ignore[operator]
+                    folded[id(child)] = child.to_plain()  # type: ignore[operator]
                     _tie(folded[id(child)], child, made)
                 setattr(parent, key, folded[id(child)])
     for part in root.modules():
         if isinstance(part, nn.RNNBase):
             part.flatten_parameters()  # in one buffer again, for cuDNN: copies are not
     return root[0]
+
+
+def _check_foldable(label: str, layer: nn.Module) -> None:
+    if any(getattr(layer, kind) for kind in HOOKS):
+        raise UsageError(f"{label} has hooks that folding would lose; remove them first")
+    kind: Any = type(layer)
+    ours: Any = next((base for base in kind.__mro__ if base in FOLDED), kind)
+    if kind.forward is not ours.forward and kind.to_plain is ours.to_plain:
+        raise UsageError(
+            f"{label} is a {kind.__name__} with a forward of its own, which folding would lose; "
+            f"give {kind.__name__} a to_plain of its own"
+        )
+    if any(parameter.is_meta for parameter in layer.parameters()):
+        raise UsageError(f"{label} is on the device meta: it has no values to fold")
 
 
 def _tie(plain: nn.Module, source: Any, made: dict[tuple[int, ...], nn.Parameter]) -> None:

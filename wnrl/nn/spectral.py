@@ -83,7 +83,7 @@ class _Spectral(nn.Module):
 
     def to_plain(self) -> nn.Module:
         """The plain layer with the same function in evaluation, and parameters of its own."""
-        plain_class = next(plain for plain, ours in SPECTRAL.items() if ours is type(self))
+        plain_class = next(plain for plain, ours in SPECTRAL.items() if isinstance(self, ours))
         plain: Any = plain_class.__new__(plain_class)
         plain.__dict__.update(
             {k: v.copy() if isinstance(v, dict) else v for k, v in vars(self).items()}
