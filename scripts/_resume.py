@@ -18,9 +18,18 @@ MAY_CHANGE = ("total_timesteps", "device", "threads", "compile", "extended_from"
 
 
 def before(args: "Args[Any]") -> dict[str, Any]:
-    """The configuration of the run that the folder has; empty where there is none."""
+    """The configuration of the run that the folder has; empty where there is none.
+
+    Raises:
+        UsageError: it is damaged, or not of an agent.
+    """
     path = args.folder / CONFIG
-    return read_json(path) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
+    if config and "algo" not in config:
+        raise UsageError(
+            f"run_dir {args.folder} holds a run of another program: its {CONFIG} has no algo"
+        )
+    return config
 
 
 def extends(args: "Args[Any]") -> bool:
@@ -69,6 +78,9 @@ def opened(args: "Args[Any]", model: Model) -> Iterator[tuple[Run, Checkpoint | 
     settings, theirs, path = args.as_config(), before(args), args.folder / CHECKPOINT
     if not (args.resume and theirs and path.exists()):
         with open_run(args.folder, settings) as run:
+            if args.resume and not run.finished:
+                begins = "nothing to resume, the run begins"
+                print(f"run_dir {args.folder} has no {CHECKPOINT}: {begins}", file=sys.stderr)
             yield run, None
         return
     steps, ended = args.config.total_timesteps, theirs.get("total_timesteps", 0)

@@ -4,7 +4,8 @@
 
 Hyperparameters come from the preset of the algorithm and environment; each is a flag as well.
 With ``--resume`` a run that was stopped goes on from its last checkpoint, on the CPU with the same
-result as if it had not been stopped, and a finished one goes on to a larger ``--total-timesteps``.
+result as if it had not been stopped, and a finished one goes on to a larger ``--total-timesteps``;
+``--run-dir <folder> --resume`` is enough, for what is not given is what the run has.
 """
 
 import argparse
@@ -63,7 +64,8 @@ class Args(Generic[ConfigT]):
     run_dir: Path | None = None
     """The run's folder; runs/single/<task>/<algo>/<norm>/seed<k> unless said otherwise."""
     resume: bool = False
-    """Go on where the run in the folder was stopped, or to more steps; begins where it is empty."""
+    """Go on where the run in the folder was stopped, or to more steps; begins where it is empty.
+    Flags that are not given mean what that run has."""
     checkpoint_minutes: float = 10.0
     """Time between the checkpoints for --resume; longer where they take long to write."""
     keep_checkpoint: bool = True
@@ -239,22 +241,43 @@ def main(args: Args[Any]) -> int:
 
 
 def preset_of(argv: Sequence[str]) -> Args[Any]:
-    """What the flags that are not given mean, for the algorithm and environment that are."""
+    """What the flags that are not given mean.
+
+    With ``--resume`` it is what the run in the folder has, else the preset for the algorithm and
+    environment that are given.
+    """
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    scan.add_argument("--algo", default="ppo")
-    scan.add_argument("--env-id", "--env_id")
-    scan.add_argument("--variant")
+    for name in ("algo", "env_id", "variant", "norm", "seed", "run_dir"):
+        scan.add_argument(f"--{name.replace('_', '-')}", f"--{name}", nargs="?")
+    scan.add_argument("--resume", action=argparse.BooleanOptionalAction)
     found, _ = scan.parse_known_args(argv)
-    if found.algo not in AGENTS:  # which Args refuses
-        return Args.of("ppo", found.env_id)
-    return Args.of(found.algo, found.env_id, found.variant)
+    algo = found.algo if found.algo in AGENTS else "ppo"  # which Args refuses
+    preset = Args.of(algo, found.env_id, found.variant)
+    if not found.resume:
+        return preset
+    seed = int(found.seed) if found.seed and found.seed.isdecimal() else 0
+    folder = Path(found.run_dir) if found.run_dir else None
+    there = replace(preset, norm=found.norm or preset.norm, seed=seed, run_dir=folder)
+    theirs = before(there)
+    return recalled(preset, theirs) if found.algo in (None, theirs.get("algo")) else preset
+
+
+def recalled(preset: Args[Any], settings: dict[str, Any]) -> Args[Any]:
+    """``preset`` with the settings of an earlier run, where they are those of an agent."""
+    if settings.get("algo") not in AGENTS:
+        return preset
+    kind = AGENTS[settings["algo"]].config
+    own = {f.name: settings[f.name] for f in fields(kind) if f.name in settings}
+    ours = {f.name: settings[f.name] for f in fields(Args) if f.name in settings}
+    del ours["device"], ours["threads"]  # chosen again: it may go on elsewhere
+    return replace(preset, config=kind(**own), **ours)
 
 
 def cli(argv: Sequence[str]) -> None:
     """Runs ``main`` with flags for the hyperparameters of the chosen algorithm."""
     try:
         preset = preset_of(argv)
-    except UsageError as error:  # no such variant
+    except UsageError as error:  # no such variant or norm, or no agent in the folder
         sys.exit(refused(error))
     args_type = cast(Any, Args)[type(preset.config)]
     run(main, args_type, description=__doc__, default=preset, argv=argv)

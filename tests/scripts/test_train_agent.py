@@ -542,8 +542,64 @@ def test_a_checkpoint_cut_in_half_is_refused_in_one_line_and_changes_nothing(sto
     assert contents(stopped.folder) == before
 
 
-def test_resume_begins_where_there_is_nothing_to_go_on_from(tmp_path):
+def test_resume_begins_where_there_is_nothing_to_go_on_from_and_says_so(tmp_path, capsys):
     assert train(small(tmp_path / "run", "ppo", resume=True))["steps"] == 128
+    told = "nothing to resume, the run begins"
+    assert capsys.readouterr().err == f"run_dir {tmp_path / 'run'} has no checkpoint.zip: {told}\n"
+
+
+def test_a_run_goes_on_with_its_own_settings_where_no_flags_are_given(tmp_path, every_progress):
+    one, two = tmp_path / "whole", tmp_path / "parts"
+    train(small(one, "a2c", seed=3, norm="layer", env_id="Acrobot-v1"))
+    with pytest.raises(Stopped):
+        train(small(two, "a2c", seed=3, norm="layer", env_id="Acrobot-v1"), InterruptAt(0.55))
+    assert leave("--run-dir", str(two), "--resume") == 0
+    assert_same_run(one, two)
+
+
+def test_a_run_in_the_usual_folder_goes_on_with_its_own_settings(
+    tmp_path, every_progress, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Stopped):
+        train(small(None, "a2c", seed=3), InterruptAt(0.55))
+    assert leave("--algo", "a2c", "--seed", "3", "--resume") == 0
+    assert capsys.readouterr().out.startswith("runs/single/CartPole-v1/a2c/weight/seed3\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--gamma", "0.5"], "another configuration: gamma=0.98 (asked: 0.5); choose"),
+        (["--env-id", "Acrobot-v1"], "env_id='CartPole-v1' (asked: 'Acrobot-v1'); choose"),
+        (["--norm", "none"], "norm='weight' (asked: 'none'); choose"),
+        (["--algo", "dqn"], "algo='ppo' (asked: 'dqn')"),
+        (["--run-dir"], "--run-dir"),
+    ],
+)
+def test_what_is_given_with_resume_has_to_be_what_the_run_has(stopped, capsys, flags, told):
+    before = contents(stopped.folder)
+    assert leave("--run-dir", str(stopped.folder), "--resume", *flags) == 2
+    assert told in capsys.readouterr().err
+    assert contents(stopped.folder) == before
+
+
+def test_resume_with_more_steps_extends_a_run_and_without_shows_it(tmp_path, capsys):
+    short = small(tmp_path / "run", "a2c", steps=64)
+    train(short)
+    assert leave("--run-dir", str(short.folder), "--resume") == 0
+    assert capsys.readouterr().err == ""
+    assert leave("--run-dir", str(short.folder), "--resume", "--total-timesteps", "96") == 0
+    assert "resumed at step 64 of 96" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("resume", [["--resume"], []])
+def test_a_folder_of_something_else_than_an_agent_is_called_that(tmp_path, capsys, resume):
+    (tmp_path / "config.json").write_text('{"data": "mnist"}')
+    assert leave("--run-dir", str(tmp_path), *resume) == 2
+    assert capsys.readouterr().err == (
+        f"error: run_dir {tmp_path} holds a run of another program: its config.json has no algo\n"
+    )
 
 
 def test_a_signal_while_training_ends_the_program_with_its_code(tmp_path, capsys, monkeypatch):
