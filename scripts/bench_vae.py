@@ -40,6 +40,7 @@ from wnrl.vae.compiling import compiled
 MODELS = ("mlp", "conv")
 TASKS = ("train", "measure")
 FOREVER = 10**9
+ROWS = 256  # of a pass, where memory is measured
 Arm = Callable[[], None]
 
 
@@ -228,20 +229,19 @@ def row(task: str, name: str, n_images: int, own: np.ndarray, others: list[np.nd
 
 
 def memory(args: Args, images: Images, device: torch.device, arms: dict[str, Arm]) -> str:
-    """How much the peak of memory grows with more training, and with ten times K."""
+    """How much the peak of memory grows with more training, and with more K than fit in a pass."""
     before = peak_mb(device)
     for _ in range(3):
         arms["train"]()
     trained = peak_mb(device)
-    arms["measure"]()
-    small = peak_mb(device)
-    more = vae.Protocol("mnist", n_samples=10 * args.n_samples)
     model = vae.build(replace(vae.preset(args.model, "mnist"), norm=args.norm), images).to(device)
-    vae.nll(model, replace(images, test=images.test[:10]), more)
-    large = peak_mb(device)
+    few, peaks = replace(images, test=images.test[:2]), []
+    for n_samples in (ROWS, 4 * ROWS):
+        vae.nll(model, few, vae.Protocol("mnist", n_samples=n_samples), rows=ROWS)
+        peaks.append(peak_mb(device))
     return (
         f"peak memory {before:.0f} MB; three more segments of training add {trained - before:.0f}, "
-        f"K = {10 * args.n_samples} instead of {args.n_samples} adds {large - small:.0f}"
+        f"K = {4 * ROWS} instead of {ROWS} adds {peaks[1] - peaks[0]:.0f}"
     )
 
 

@@ -25,9 +25,9 @@ from wnrl.vae.likelihoods import bits_per_dim
 from wnrl.vae.model import VAE
 
 # Decoder rows (images times samples) in one pass, and the parameters of pixels that they have: both
-# bound the memory, whatever K is.
-ROWS = {"cpu": 2**13, "cuda": 2**16}
-VALUES = {"cpu": 2**13 * 784, "cuda": 2**16 * 784}
+# bound the memory, whatever K is. More than this is slower on a CPU, since it leaves the caches.
+ROWS = {"cpu": 2**11, "cuda": 2**16}
+VALUES = {kind: rows * 784 for kind, rows in ROWS.items()}
 IMAGES = 500  # the most that are encoded in one pass
 WEIGHTS = ("raw", "averaged")
 ACTIVE = 0.01  # variance of a latent variable's posterior mean over images, above which it is used

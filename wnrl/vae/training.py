@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from wnrl import tags
 from wnrl.data import Images
@@ -30,6 +30,7 @@ from wnrl.vae.objectives import goal, warmth_at
 from wnrl.vae.validation import Validation
 
 PAUSE_EVERY = 20  # steps between which several processes ask each other whether to pause
+PARAMETERS = "the length of all parameters"
 NOISE = 1  # keeps the seeds of noise apart from those of other draws
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -156,7 +157,7 @@ class Trainer:
                 break
         self.seconds += time.perf_counter() - start
         if self.step > self.last_log:
-            self._check(to_floats(self._means()))
+            self._check(to_floats({**self._means(), PARAMETERS: self._parameter_norm()}))
 
     def _paused(self, pause: Callable[[], bool]) -> bool:
         if parallel.count() == 1:
@@ -190,16 +191,15 @@ class Trainer:
         (-maximised).backward()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         parallel.mean_(gradients)
-        norm = get_total_norm(gradients)
         if config.max_grad_norm is not None:
-            clip_grads_with_norm_(self.model.parameters(), config.max_grad_norm, norm)
+            clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
         self.optimizer.step()
         if NORMS[config.norm].projected:
             project_(self.model)
         if self.average is not None:
             self.average.update(self.model)
-        self.names = [*means, tags.VAE_TRAIN_GRADIENT_NORM]
-        added = torch.stack([*(value.detach() for value in means.values()), norm])
+        self.names = list(means)
+        added = torch.stack([value.detach() for value in means.values()])
         self.sums = added if self.sums is None else self.sums + added
 
     def _means(self) -> dict[str, Tensor]:
@@ -211,6 +211,10 @@ class Trainer:
             torch.cuda.synchronize(self.device)  # the time of a log step is that of its work
         return dict(zip(self.names, means.unbind(), strict=True))
 
+    def _parameter_norm(self) -> Tensor:
+        """Finite if all parameters are: the last gradient has not been in any loss yet."""
+        return get_total_norm([p.detach() for p in self.model.parameters()])
+
     def _log(self, means: dict[str, Tensor], watch: StepWatch) -> LogStep:
         with self.measured_weights():
             measured = self.validation.bounds()
@@ -218,6 +222,8 @@ class Trainer:
             {
                 **means,
                 **measured,
+                PARAMETERS: self._parameter_norm(),
+                tags.VAE_TRAIN_GRADIENT_NORM: get_total_norm(watch.gradient_norms.values()),
                 **length_tensors(self.model),
                 **_prefixed(tags.GRADIENT_NORM, watch.gradient_norms),
                 **_prefixed(tags.EFFECTIVE_LR, watch.relative_change),
@@ -226,6 +232,7 @@ class Trainer:
         scalars[tags.LEARNING_RATE] = self.optimizer.param_groups[0]["lr"]
         scalars |= self.validation.bits(scalars)
         self._check(scalars)
+        del scalars[PARAMETERS]
         self.sums, self.last_log = None, self.step
         bound = scalars[self.validation.criterion]
         if self.config.select == "best" and (self.best is None or bound > self.best["bound"]):
