@@ -363,6 +363,45 @@ def test_a_zero_row_starts_with_g_zero_and_learns():
     assert net[2].weight.norm(dim=1).min() > 0
 
 
+SHORT_ROWS = [10.0**-power for power in range(1, 31)]
+
+
+def short_rows(width):
+    """A layer with rows of the lengths in ``SHORT_ROWS``."""
+    net = nn.Sequential(nn.Linear(width, len(SHORT_ROWS)))
+    nn.init.orthogonal_(net[0].weight)
+    with torch.no_grad():
+        net[0].weight.mul_(torch.tensor(SHORT_ROWS)[:, None])
+    return net
+
+
+@pytest.mark.parametrize("v_init_std", [None, 0.05])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [40, LARGE // 30 + 40])
+def test_rows_of_any_length_stay_as_they_are_and_learn(width, dtype, v_init_std):
+    net = short_rows(width).to(dtype)
+    optimizer = WNAdam(net.parameters(), lr=0.0, v_init_std=v_init_std)
+    before = net[0].weight.detach().clone()
+    train(net, optimizer, 2, (4, width))
+    torch.testing.assert_close(net[0].weight.detach(), before, atol=0.0, rtol=1e-5)
+    optimizer.param_groups[0]["lr"] = 1e-3
+    train(net, optimizer, 3, (4, width))
+    assert net[0].weight.isfinite().all()
+    assert (net[0].weight != before).any(1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_any_length_are_followed(dtype):
+    net = nn.Sequential(nn.Linear(40, len(SHORT_ROWS))).to(dtype)
+    optimizer = WNAdam(net.parameters(), lr=0.0)
+    train(net, optimizer, 1, (4, 40))
+    written = short_rows(40).to(dtype)[0].weight
+    with torch.no_grad():
+        net[0].weight.copy_(written)
+    train(net, optimizer, 2, (4, 40))
+    torch.testing.assert_close(net[0].weight, written, atol=0.0, rtol=1e-5)
+
+
 def test_weight_decay_acts_on_neither_v_nor_g():
     net, decayed = mlp(), mlp()
     train(net, WNAdamW(net.parameters(), lr=1e-2, weight_decay=0.0), 3, (4, 3))

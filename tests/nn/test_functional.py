@@ -227,3 +227,13 @@ def test_it_agrees_with_torchs_parametrization():
     plain = nn.utils.parametrizations.weight_norm(nn.Linear(5, 4))
     parts = plain.parametrizations.weight
     torch.testing.assert_close(weight_norm(parts.original1, parts.original0), plain.weight)
+
+
+@pytest.mark.parametrize(("dim", "groups"), [(0, 1), (1, 2)])
+def test_a_row_of_any_length_is_split_at_a_deviation_into_itself(dim, groups):
+    w = torch.randn(12, 4, 3)
+    for power in range(4):
+        w.select(dim, power).mul_(10.0 ** (-8 * power))
+    v, g = split_weight(w, dim, groups=groups, v_std=0.05)
+    torch.testing.assert_close(weight_norm(v, g, dim, groups=groups), w, atol=0.0, rtol=1e-5)
+    assert row_norm(v, dim, groups=groups).min() > 0.05

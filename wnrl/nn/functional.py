@@ -125,23 +125,19 @@ def split_weight(
     """
     with torch.no_grad():
         v = w.detach().clone()
-        zero = zero_rows(w, dim, groups)
-        empty = (
-            zero
-            if groups == 1
-            else zero.unsqueeze(1)
-            .expand(groups, w.shape[0] // groups, *zero.shape[1:])
-            .flatten(0, 1)
-        )
-        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-        noise = torch.randn(v.shape, generator=generator, dtype=torch.float32)
-        v = torch.where(empty, (ZERO_ROW_STD * noise).to(v), v)
-        norms = _norms_in_use(v, dim, eps, groups)
-        g = norms.masked_fill(zero, 0.0)
-        if v_std is not None:
-            count = v.numel() // norms.numel()
-            v = weight_norm(v, torch.full_like(norms, v_std * math.sqrt(count)), dim, eps, groups)
-        return v, g
+        zero = zero_rows(v, dim, groups)
+        if zero.any():
+            generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+            noise = torch.randn(v.shape, generator=generator, dtype=torch.float32)
+            v = torch.where(_over_rows(zero, v, groups), (ZERO_ROW_STD * noise).to(v), v)
+        if v_std is None:
+            return v, _norms_in_use(v, dim, eps, groups).masked_fill(zero, 0.0)
+        # Divided by its largest number first, a row has a norm beside which eps is nothing.
+        peak = _peaks(v, dim, groups)
+        v = v / _over_rows(peak, v, groups)
+        norms = row_norm(v, dim, eps, groups)
+        std = torch.full_like(norms, v_std * math.sqrt(v.numel() // norms.numel()))
+        return weight_norm(v, std, dim, eps, groups), (peak * norms).masked_fill(zero, 0.0)
 
 
 def _norms_in_use(v: Tensor, dim: int, eps: float, groups: int) -> Tensor:
@@ -155,11 +151,20 @@ def _norms_in_use(v: Tensor, dim: int, eps: float, groups: int) -> Tensor:
 
 def zero_rows(v: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     """Where all of a unit's weights are zero; bool, of the shape that ``row_norm`` returns."""
+    return _peaks(v, dim, groups) == 0
+
+
+def _peaks(v: Tensor, dim: int, groups: int) -> Tensor:
+    """The largest absolute value of each row, of the shape that ``row_norm`` returns."""
     if groups > 1:
         axes = [axis for axis in range(v.dim() + 1) if axis not in (0, dim + 1)]
-        return (v.unflatten(0, (groups, -1)) == 0).all(axes, keepdim=True).squeeze(1)
-    axes = [axis for axis in range(v.dim()) if axis != dim]
-    return (v == 0).all(axes, keepdim=True)
+        return v.unflatten(0, (groups, -1)).abs().amax(axes, keepdim=True).squeeze(1)
+    return v.abs().amax([axis for axis in range(v.dim()) if axis != dim], keepdim=True)
+
+
+def _over_rows(lengths: Tensor, v: Tensor, groups: int) -> Tensor:
+    """What ``row_norm`` returns, or the like, in a shape that broadcasts to ``v``."""
+    return lengths if groups == 1 else lengths.repeat_interleave(len(v) // groups, 0)
 
 
 def check_directions(v: Tensor, name: str, dim: int = 0, groups: int = 1) -> None:

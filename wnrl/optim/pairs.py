@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wnrl.errors import UsageError
-from wnrl.nn.functional import EPS, row_norm, split_weight
+from wnrl.nn.functional import EPS, ZERO_ROW_STD, row_norm, split_weight
 
 _SAME = 8
 """How many units in the last place w may be from g v/‖v‖, computed on another device perhaps."""
@@ -17,6 +17,10 @@ SMALL = 2**14
 """Weights of at most this many numbers are bundled; copying larger ones costs more than a call."""
 LARGE = 2**18
 """From here on, the time goes into fresh memory, and existing memory is written to instead."""
+_SHORT = 2.0**-7
+"""Rows of float32 below this length differ in their last digits with the eps of ``row_norm``."""
+_VANISHING = 2.0**-33
+"""Rows of float32 below this length are not divided by the cube of it, as torch's kernel would."""
 _kernel_backward = torch.ops.aten._weight_norm_interface_backward.default
 
 
@@ -57,7 +61,13 @@ class Pair:
             )
         rows = _units_first(w.detach().to(torch.promote_types(w.dtype, torch.float32)), transposed)
         rows = rows.flatten(0, 1) if transposed else rows
-        return cls(w, transposed, *split_weight(rows.contiguous(), v_std=v_init_std))
+        rows = rows.contiguous()
+        v, g = split_weight(rows, v_std=v_init_std)
+        if _has_kernel(v) and v_init_std is None:  # the kernel has no eps
+            longer, length = split_weight(rows, v_std=ZERO_ROW_STD)
+            v = torch.where(length < _VANISHING, longer, v)
+            g = torch.where(length < _SHORT, length, g)
+        return cls(w, transposed, v, g)
 
     def effective(self) -> Tensor:
         """``g v/‖v‖``, shaped as v; ``norm`` becomes the ‖v‖ that went into it."""
@@ -112,7 +122,7 @@ class Pair:
         if self.written.dtype != self.v.dtype:
             return False
         length = torch.linalg.vector_norm(self.v.flatten(1), dim=1).view_as(self.g)
-        self.norm = (length.square() + EPS).sqrt()
+        self.norm = length if _has_kernel(self.v) else (length.square() + EPS).sqrt()
         torch.mul(self.v, self.g / self.norm, out=self.written)
         return True
 
@@ -120,7 +130,7 @@ class Pair:
         """Where w is not g v/‖v‖ any more: v takes its direction and keeps its length, g = ‖w‖."""
         w = _units_first(self.w.detach(), self.transposed).reshape(self.v.shape)
         if not self._stands_for(w):
-            direction, length = split_weight(w.to(self.v.dtype))
+            direction, length = split_weight(w.to(self.v.dtype), v_std=ZERO_ROW_STD)
             self.v.copy_(direction * (self.norm / row_norm(direction)))
             self.g.copy_(length)
             self.norm = row_norm(self.v)
