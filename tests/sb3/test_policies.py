@@ -193,6 +193,63 @@ def test_unknown_norm_and_unknown_option_are_refused():
         make(PPO, "WNMlpPolicy", "CartPole-v1", norm="batch", norm_kwargs={"momentun": 0.5})
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm_kwargs": "eps"}, "norm_kwargs must be a dict, got 'eps'"),
+        ({"norm_kwargs": [1]}, r"norm_kwargs must be a dict, got \[1\]"),
+        ({"norm_heads": "False"}, "norm_heads must be True or False, got 'False'"),
+        ({"nrom": "weight"}, "WNMlpPolicy got an unexpected keyword argument 'nrom'"),
+    ],
+)
+def test_arguments_of_another_type_or_name_are_refused(arguments, message):
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        make(PPO, "WNMlpPolicy", **arguments)
+
+
+def test_joint_statistics_are_a_flag():
+    with pytest.raises(UsageError, match="joint_statistics must be True or False, got 'no'"):
+        SAC("WNMlpPolicy", "Pendulum-v1", policy_kwargs={"joint_statistics": "no"})
+
+
+OTHERS = {
+    "another norm": {"norm": "layer"},
+    "the plain norm": {"norm": "none"},
+    "other sizes": {"net_arch": [8]},
+    "data_init": {"data_init": 16},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_the_state_of_another_policy_is_refused_in_one_line(tmp_path, other):
+    path = tmp_path / "other.zip"
+    make(PPO, "WNMlpPolicy", **other).save(path)
+    model = make(PPO, "WNMlpPolicy")
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    message = r"^the state is of another policy than WNMlpPolicy with norm 'weight': [^\n]*$"
+    with pytest.raises(UsageError, match=message):
+        model.set_parameters(path)
+    assert all(
+        torch.equal(value, before[name]) for name, value in model.policy.state_dict().items()
+    )
+
+
+def test_the_zip_of_another_algorithm_is_refused_by_the_name_of_its_policy(tmp_path):
+    path = tmp_path / "dqn.zip"
+    DQN("WNMlpPolicy", "CartPole-v1", buffer_size=10, device="cpu").save(path)
+    with pytest.raises(UsageError, match=r"^WNDQNMlpPolicy got an unexpected keyword argument"):
+        PPO.load(path, device="cpu")
+
+
+def test_a_state_that_fits_in_part_is_loaded_where_that_was_asked_for():
+    policy, other = (make(PPO, "WNMlpPolicy").policy for _ in range(2))
+    part = {"action_net.bias": torch.ones(2)}
+    policy.load_state_dict(part, strict=False)
+    assert torch.equal(policy.action_net.bias, torch.ones(2))
+    with pytest.raises(UsageError, match="are missing"):
+        other.load_state_dict(part)
+
+
 def test_norm_options_reach_the_normaliser():
     policy = make(
         PPO, "WNMlpPolicy", "CartPole-v1", norm="batch", norm_kwargs={"momentum": 0.25}

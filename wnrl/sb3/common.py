@@ -2,7 +2,7 @@
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from stable_baselines3.common.policies import BasePolicy
@@ -80,9 +80,9 @@ class NormBase(_Policy):
         data_init_report: what ``wnrl.data_init`` did, once it was done in this process.
 
     Raises:
-        UsageError: the norm or one of its options is unknown, the networks have no layer that it
-            is for, ``data_init`` makes no sense, a parameter is in no optimizer, or the optimizer
-            would normalise v.
+        UsageError: an argument, the norm or one of its options is unknown or of another type, the
+            networks have no layer that the norm is for, ``data_init`` makes no sense, a parameter
+            is in no optimizer, or the optimizer would normalise v.
     """
 
     default_norm: ClassVar[str] = "weight"
@@ -101,10 +101,15 @@ class NormBase(_Policy):
         **kwargs: Any,
     ) -> None:
         self.norm = check_choice("norm", self.default_norm if norm is None else norm, NORMS)
+        if not isinstance(norm_kwargs, Mapping | None):
+            raise UsageError(f"norm_kwargs must be a dict, got {norm_kwargs!r}")
         self.norm_kwargs = dict(norm_kwargs or {})
-        self.norm_heads = norm_heads
+        self.norm_heads = check_flag("norm_heads", norm_heads)
         self.data_init = data_init
-        self._arguments = named_arguments(super().__init__, *args, **kwargs)
+        try:
+            self._arguments = named_arguments(super().__init__, *args, **kwargs)
+        except TypeError as error:  # says what, but not whose
+            raise UsageError(f"{type(self).__name__} {error}") from None
         self._heads: list[nn.Module] = []
         self._init: PolicyInit | None = None
         super().__init__(*args, **kwargs)
@@ -204,6 +209,25 @@ class NormBase(_Policy):
         if self._init is not None:
             self._init.enter(mode)
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As torch's.
+
+        Raises:
+            UsageError: ``strict``, and the state is of other networks or of another norm.
+        """
+        if strict:
+            own, given = _shapes(self.state_dict()), _shapes(state_dict)
+            differing = [name for name in own | given if own.get(name) != given.get(name)]
+            if differing:
+                raise UsageError(
+                    f"the state is of another policy than {type(self).__name__} with norm "
+                    f"{self.norm!r}: {len(differing)} of {len(own | given)} tensors are missing, "
+                    f"unknown or of another shape, the first of them {differing[0]!r}"
+                )
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
     @abstractmethod
     def _run_hidden(self, obs: Observations) -> None:
         """Runs the hidden layers that are trained, each once, on preprocessed observations.
@@ -239,6 +263,21 @@ class NormBase(_Policy):
             "norm_heads": self.norm_heads,
             "data_init": self.data_init,
         }
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: getattr(value, "shape", None) for name, value in state.items()}
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """Returns ``value`` if it is True or False.
+
+    Raises:
+        UsageError: it is something else, such as the word "False", which Python takes for true.
+    """
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be True or False, got {value!r}")
+    return value
 
 
 def named_arguments(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from wnrl.sb3.batch_statistics import (
     batch_norms,
     use_batch_statistics,
 )
-from wnrl.sb3.common import NormBase
+from wnrl.sb3.common import NormBase, check_flag
 from wnrl.sb3.data_init import Observations
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class ContinuousMixin(NormBase, _Policy):
     """
 
     def __init__(self, *args: Any, joint_statistics: bool = True, **kwargs: Any) -> None:
-        self.joint_statistics = joint_statistics
+        self.joint_statistics = check_flag("joint_statistics", joint_statistics)
         super().__init__(*args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
