@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from wnrl import convert, fold
 from wnrl.errors import UsageError
@@ -94,6 +95,44 @@ def test_the_lstm_survives_copies_after_a_training_forward():
             twin.weight_hh_l0.mul_(torch.rand(()))
             twin.weight_ih_l0.add_(1)
         assert not torch.equal(twin(x)[0], lstm(x)[0])
+
+
+RECURRENT = [
+    nn.LSTM(3, 5, num_layers=2, dropout=0.5),
+    nn.LSTM(3, 5, bidirectional=True, batch_first=True, proj_size=2),
+    nn.GRU(3, 5, num_layers=2, bias=False, bidirectional=True),
+]
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("plain", RECURRENT)
+def test_recurrent_layers_are_called_and_checked_as_torchs(plain):
+    ours = SPECTRAL[type(plain)].from_plain(copy.deepcopy(plain)).eval()
+    theirs = ours.to_plain()
+    packed = pack_padded_sequence(torch.randn(4, 2, 3), [2, 4], enforce_sorted=False)
+    _, states = theirs(torch.randn(2, 2, 3))
+    for args in ((torch.randn(2, 2, 3), states), (packed,), (torch.randn(4, 3),)):
+        torch.testing.assert_close(ours(*args), theirs(*args))
+    with pytest.raises(UsageError, match="3 features"):
+        ours(torch.randn(4, 2, 5))
+
+
+@pytest.mark.parametrize("plain", [nn.LSTM(3, 5), nn.GRU(3, 5)])
+def test_a_forward_changes_nothing_of_the_layer_that_other_threads_or_copies_see(
+    plain, monkeypatch
+):
+    layer = SPECTRAL[type(plain)].from_plain(plain)
+    mode = layer.mode.lower()
+    run, seen = getattr(torch._VF, mode), []
+
+    def watched(*args):
+        seen.extend(copy.deepcopy(layer)._flat_weights)
+        return run(*args)
+
+    monkeypatch.setattr(torch._VF, mode, watched)
+    layer(torch.randn(4, 2, 3))
+    assert len(seen) == 4
+    assert all(map(torch.equal, seen, layer.parameters()))
 
 
 def test_a_zero_weight_has_no_spectral_norm():

@@ -5,26 +5,14 @@ every call, for which torch would warn and copy; these are laid out here, once f
 they are computed. Inside ``frozen`` that is once for a rollout.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.backends.cudnn import rnn
 
 from wnrl.nn.functional import in_transform
-
-
-class Recurrent(Protocol):
-    """The sizes that cuDNN asks for."""
-
-    mode: str
-    input_size: int
-    hidden_size: int
-    proj_size: int
-    num_layers: int
-    bias: bool
-    batch_first: bool
-    bidirectional: bool
+from wnrl.nn.sequence import Recurrent
 
 
 def applies_to(weights: tuple[Tensor, ...]) -> bool:

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -11,7 +10,7 @@ from wnrl.nn import cudnn
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.effective import read_effective
 from wnrl.nn.functional import in_transform
-from wnrl.nn.sequence import Sequences, States, open_sequences
+from wnrl.nn.sequence import Sequences, States, open_for, run_torch
 from wnrl.nn.unrolled import gates_by_row, gru_recurrence, lstm_recurrence, unroll
 
 BACKENDS = ("torch", "python")
@@ -77,29 +76,11 @@ class WNRecurrent(WeightNormed):
             return cudnn.flatten(weights, self)
         return weights
 
-    def _open(self, input: Tensor | PackedSequence, states: States | None) -> Sequences:
-        out_size = self.proj_size or self.hidden_size
-        return open_sequences(
-            input,
-            states,
-            rows=self.num_layers * (2 if self.bidirectional else 1),
-            widths=(out_size, self.hidden_size) if self.mode == "LSTM" else (out_size,),
-            input_size=self.input_size,
-            batch_first=self.batch_first,
-        )
-
     def _run(self, seq: Sequences) -> tuple[Tensor, States]:
         flat = self._weights()
         if self.backend == "python" or in_transform():  # torch's recurrence has no vmap
             return self._loop(seq, flat)
-        run = getattr(torch._VF, self.mode.lower())
-        states: Any = seq.states if self.mode == "LSTM" else seq.states[0]
-        sizes = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
-        if seq.batch_sizes is None:
-            out, *finals = run(seq.data, states, flat, *sizes, False)
-        else:
-            out, *finals = run(seq.data, seq.batch_sizes, states, flat, *sizes)
-        return out, tuple(finals)
+        return run_torch(self, seq, flat)
 
     def _loop(self, seq: Sequences, flat: tuple[Tensor, ...]) -> tuple[Tensor, States]:
         recurrence = lstm_recurrence if self.mode == "LSTM" else gru_recurrence
@@ -145,7 +126,7 @@ class WNLSTM(WNRecurrent):
         Returns:
             The output in the form of ``input``, and the last h and c.
         """
-        seq = self._open(input, hx)
+        seq = open_for(self, input, hx)
         out, (h, c) = seq.close(*self._run(seq))
         return out, (h, c)
 
@@ -170,6 +151,6 @@ class WNGRU(WNRecurrent):
         Returns:
             The output in the form of ``input``, and the last h.
         """
-        seq = self._open(input, None if hx is None else (hx,))
+        seq = open_for(self, input, None if hx is None else (hx,))
         out, (h,) = seq.close(*self._run(seq))
         return out, h

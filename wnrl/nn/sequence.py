@@ -1,13 +1,30 @@
 """What every recurrent layer does to its input: packed, unbatched or batch-first to (T, N, F)."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import UsageError
 
 States = tuple[Tensor, ...]
+
+
+class Recurrent(Protocol):
+    """The settings of an LSTM or GRU, under torch's names."""
+
+    mode: str
+    input_size: int
+    hidden_size: int
+    proj_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    training: bool
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,35 @@ def open_sequences(
         if packed is not None and packed.sorted_indices is not None:
             states = tuple(s.index_select(1, packed.sorted_indices) for s in states)
     return Sequences(data, states, batch_sizes, packed, batch_first, batched)
+
+
+def open_for(layer: Recurrent, input: Tensor | PackedSequence, states: States | None) -> Sequences:
+    """``open_sequences`` with the sizes of ``layer``."""
+    out_size = layer.proj_size or layer.hidden_size
+    return open_sequences(
+        input,
+        states,
+        rows=layer.num_layers * (2 if layer.bidirectional else 1),
+        widths=(out_size, layer.hidden_size) if layer.mode == "LSTM" else (out_size,),
+        input_size=layer.input_size,
+        batch_first=layer.batch_first,
+    )
+
+
+def run_torch(layer: Recurrent, seq: Sequences, weights: States) -> tuple[Tensor, States]:
+    """Torch's own recurrence, with ``weights`` ordered as the layer's parameters.
+
+    Returns:
+        The output and the final states, for ``seq.close``.
+    """
+    run = getattr(torch._VF, layer.mode.lower())
+    states = seq.states if layer.mode == "LSTM" else seq.states[0]
+    sizes = (layer.bias, layer.num_layers, layer.dropout, layer.training, layer.bidirectional)
+    if seq.batch_sizes is None:
+        out, *finals = run(seq.data, states, weights, *sizes, False)
+    else:
+        out, *finals = run(seq.data, seq.batch_sizes, states, weights, *sizes)
+    return out, tuple(finals)
 
 
 def _checked(states: States, rows: int, n: int, widths: tuple[int, ...], batched: bool) -> States:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from wnrl.errors import UsageError
 from wnrl.nn import cudnn
+from wnrl.nn.sequence import open_for, run_torch
 
 
 def spectral_norm(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
@@ -145,7 +146,6 @@ class SpectralConvTranspose3d(_SpectralFeedForward, nn.ConvTranspose3d):
 class _SpectralRecurrent(_Spectral):
     """The hidden-to-hidden matrices are normalised, each with its gates as one matrix."""
 
-    _flat_weights: Any
     _flat_weights_names: list[str]
     mode: str
     input_size: int
@@ -154,6 +154,7 @@ class _SpectralRecurrent(_Spectral):
     num_layers: int
     bias: bool
     batch_first: bool
+    dropout: float
     bidirectional: bool
 
     def _normalised_names(self) -> list[str]:
@@ -161,18 +162,16 @@ class _SpectralRecurrent(_Spectral):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As the plain layer."""
-        raw = self._flat_weights
-        names = self._normalised_names()
-        try:
-            weights = tuple(
-                getattr(self, name) / self.sigma(name) if name in names else getattr(self, name)
-                for name in self._flat_weights_names
-            )
-            laid_out = cudnn.applies_to(weights)
-            self._flat_weights = [*(cudnn.flatten(weights, self) if laid_out else weights)]
-            return super().forward(input, hx)
-        finally:
-            self._flat_weights = raw
+        names, lstm = self._normalised_names(), self.mode == "LSTM"
+        weights = tuple(
+            getattr(self, name) / self.sigma(name) if name in names else getattr(self, name)
+            for name in self._flat_weights_names
+        )
+        if cudnn.applies_to(weights):
+            weights = cudnn.flatten(weights, self)
+        seq = open_for(self, input, hx if lstm or hx is None else (hx,))
+        out, states = seq.close(*run_torch(self, seq, weights))
+        return out, (states if lstm else states[0])
 
 
 class SpectralLSTM(_SpectralRecurrent, nn.LSTM):
