@@ -104,7 +104,11 @@ class Subject:
         if not (args.run_dir / CONFIG).is_file():
             raise UsageError(f"run_dir {args.run_dir} is no run folder: it has no {CONFIG}")
         config = read_json(args.run_dir / CONFIG)
-        algo = check_choice("algo", config.get("algo", "none"), AGENTS)
+        if "algo" not in config:
+            raise UsageError(
+                f"run_dir {args.run_dir} holds a run of another program: its {CONFIG} has no algo"
+            )
+        algo = check_choice("algo", config["algo"], AGENTS)
         prefix = PREFIXES[args.which]
         path = args.run_dir / f"{prefix}model.zip"
         if not path.is_file():
@@ -145,6 +149,7 @@ def evaluated(args: Args) -> dict[str, Any]:
     low, high = bootstrap_interval(returns, np.mean)
     return {
         **subject.about,
+        "vecnormalize": str(subject.statistics) if subject.statistics else None,
         "env_id": subject.env_id,
         "steps": model.num_timesteps,
         "seed": args.seed,

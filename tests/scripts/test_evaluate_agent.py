@@ -99,11 +99,15 @@ def test_any_zip_of_sb3_is_evaluated_and_printed_as_one_line_of_json(zips, capsy
 def test_statistics_beside_a_zip_are_used(recurrent, tmp_path):
     folder, result = recurrent
     args = {"env_id": "CartPoleNoVel-v1", "episodes": 3}
-    assert evaluated(Args(model=folder / "model.zip", **args))["returns"] == result["eval_returns"]
+    found = evaluated(Args(model=folder / "model.zip", **args))
+    assert found["returns"] == result["eval_returns"]
+    assert found["vecnormalize"] == str(folder / "vecnormalize.pkl")
     shutil.copy(folder / "model.zip", tmp_path / "alone.zip")
     shutil.copy(folder / "vecnormalize.pkl", tmp_path / "other.pkl")
     alone = Args(model=tmp_path / "alone.zip", vecnormalize=tmp_path / "other.pkl", **args)
     assert evaluated(alone)["returns"] == result["eval_returns"]
+    without = evaluated(dataclasses.replace(alone, vecnormalize=None))
+    assert without["vecnormalize"] is None
 
 
 def test_a_film_of_one_episode_shows_each_step_for_its_time(zips, tmp_path):
@@ -130,6 +134,9 @@ def wrong(zips, recurrent, tmp_path):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(recurrent[0], unfinished)
     (unfinished / "model.zip").unlink()
+    vae = tmp_path / "vae"
+    vae.mkdir()
+    (vae / "config.json").write_text('{"data": "mnist"}')
     swapped = tmp_path / "swapped"
     shutil.copytree(recurrent[0], swapped)
     shutil.copy(zips / "dqn.zip", swapped / "model.zip")
@@ -147,6 +154,7 @@ def wrong(zips, recurrent, tmp_path):
         "actions": (["--model", zips / "sac.zip", "--env-id", "CartPole-v1"], "does not fit"),
         "env": (["--model", zips / "ppo.zip", "--env-id", "CartPole-v11"], "did you mean"),
         "folder": (["--run-dir", tmp_path], "is no run folder"),
+        "vae": (["--run-dir", vae], "holds a run of another program"),
         "unfinished": (["--run-dir", unfinished], "has no model.zip"),
         "swapped": (["--run-dir", swapped], "holds a DQN, not the recurrent_ppo"),
         "bare": (["--run-dir", bare], "vecnormalize.pkl, do not exist"),
