@@ -65,7 +65,7 @@ class Session:
         self.config, self.plan, self.images = config, plan, images
         state, run = folder.state, folder.run
         model = vae.build(config, None if state else images).to(plan.device)
-        called = compiled(model, config.objective, tell) if plan.compile else model
+        called = compiled(model, config, tell) if plan.compile else model
         self.trainer = Trainer(model, images, config, called)
         earlier: dict[str, Any] = {}
         if state is not None:

@@ -141,7 +141,7 @@ def our_arms(args: Args, norm: str, images: Images, device: torch.device) -> dic
     model = vae.build(config, images).to(device)
     called = model
     if args.compile:
-        called = compiled(model, "elbo", lambda line: print(line, file=sys.stderr))
+        called = compiled(model, config, lambda line: print(line, file=sys.stderr))
     trainer = Trainer(model, images, config, called)
 
     def train() -> None:

@@ -223,7 +223,7 @@ def test_a_compiled_model_trains_like_the_plain_one(changes, digits):
     scalars = []
     for compiling in (False, True):
         model, told = build(config, digits), []
-        called = compiled(model, "elbo", told.append, "eager") if compiling else model
+        called = compiled(model, config, told.append, "eager") if compiling else model
         scalars.append([log.scalars for log in Trainer(model, digits, config, called).run()])
         assert told == []
     for plain, other in zip(*scalars, strict=True):
@@ -233,13 +233,13 @@ def test_a_compiled_model_trains_like_the_plain_one(changes, digits):
 def test_what_cannot_be_compiled_is_told_and_trains_without(digits):
     told = []
     model = build(CONFIG, digits)
-    assert compiled(model, "dreg", told.append) is model
+    assert compiled(model, replace(CONFIG, objective="dreg"), told.append) is model
     assert told == ["--compile: not compiled: objective dreg takes the model apart"]
 
     def failing(*_):
         raise torch._dynamo.exc.Unsupported("no such thing")
 
-    called = compiled(model, "elbo", told.append, "eager")
+    called = compiled(model, CONFIG, told.append, "eager")
     called.forward = failing
     logs = list(Trainer(model, digits, CONFIG, called).run())
     assert logs[-1].step == 25

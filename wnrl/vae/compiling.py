@@ -5,41 +5,42 @@ from typing import Any, cast
 
 import torch
 
+from wnrl.vae.config import VAEConfig
 from wnrl.vae.model import VAE
 
 REFUSED = {"dreg": "objective dreg takes the model apart"}
 
 
 def compiled(
-    model: VAE, objective: str, tell: Callable[[str], None], backend: str = "inductor"
+    model: VAE, config: VAEConfig, tell: Callable[[str], None], backend: str = "inductor"
 ) -> VAE:
     """What trains in the place of ``model``: its ``forward``, compiled at the first call.
 
     The model itself stays plain, for whatever else sees it. Numbers agree to rounding, not bit for
-    bit. On a GPU, CUDA graphs are captured.
+    bit. On a GPU, CUDA graphs are captured, unless samples go through in chunks: the next replay of
+    a graph writes over what the one before gave.
 
     Args:
         model: on its device.
-        objective: what is trained.
+        config: the run.
         tell: gets one line where something is not compiled.
         backend: of ``torch.compile``.
     """
-    if objective in REFUSED:
-        tell(f"--compile: not compiled: {REFUSED[objective]}")
+    if config.objective in REFUSED:
+        tell(f"--compile: not compiled: {REFUSED[config.objective]}")
         return model
-    return cast(VAE, _Compiled(model, tell, backend))
+    graphs = next(model.parameters()).device.type == "cuda" and config.train_chunk is None
+    return cast(VAE, _Compiled(model, tell, backend, graphs and backend == "inductor"))
 
 
 class _Compiled:
     """Called like a model; its attributes are the model's."""
 
-    def __init__(self, model: VAE, tell: Callable[[str], None], backend: str) -> None:
-        self.model, self.tell = model, tell
-        self.on_gpu = next(model.parameters()).device.type == "cuda"
-        options: dict[str, Any] = {"backend": backend}
-        if self.on_gpu and backend == "inductor":
-            options["mode"] = "reduce-overhead"
-        self.forward: Callable[..., Any] | None = torch.compile(model.forward, **options)
+    def __init__(self, model: VAE, tell: Callable[[str], None], backend: str, graphs: bool) -> None:
+        self.model, self.tell, self.graphs = model, tell, graphs
+        options: dict[str, Any] = {"mode": "reduce-overhead"} if graphs else {}
+        compiled = torch.compile(model.forward, backend=backend, **options)
+        self.forward: Callable[..., Any] | None = compiled
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -47,7 +48,7 @@ class _Compiled:
     def __call__(self, *args: Any) -> Any:
         if self.forward is None:
             return self.model(*args)
-        if self.on_gpu:
+        if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()
         try:
             return self.forward(*args)
