@@ -1,4 +1,5 @@
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -133,6 +134,39 @@ def test_a_forward_changes_nothing_of_the_layer_that_other_threads_or_copies_see
     layer(torch.randn(4, 2, 3))
     assert len(seen) == 4
     assert all(map(torch.equal, seen, layer.parameters()))
+
+
+@pytest.mark.parametrize("kind", SPECTRAL)
+def test_a_spectral_layer_names_its_arguments_as_torch_does(kind):
+    ours, theirs = SPECTRAL[kind].forward, kind.forward
+    assert [*inspect.signature(ours).parameters] == [*inspect.signature(theirs).parameters]
+
+
+def test_a_transposed_convolution_takes_an_output_size():
+    layer = SPECTRAL[nn.ConvTranspose2d].from_plain(nn.ConvTranspose2d(4, 6, 3, stride=2)).eval()
+    x = torch.randn(2, 4, 5, 5)
+    expected = layer.to_plain()(x, output_size=[12, 12])
+    assert expected.shape == (2, 6, 12, 12)
+    torch.testing.assert_close(layer(x, output_size=[12, 12]), expected)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e25])
+@pytest.mark.parametrize("plain", [nn.Linear(6, 4), nn.GRU(6, 4)])
+def test_weights_of_any_size_get_norm_one(plain, size):
+    tiny = copy.deepcopy(plain)
+    with torch.no_grad():
+        for name, weight in tiny.named_parameters():
+            if name in ("weight", "weight_hh_l0"):
+                weight *= size
+    ours, theirs = (SPECTRAL[type(plain)].from_plain(p) for p in (tiny, plain))
+    x = torch.randn(3, 2, 6)
+    for _ in range(2):
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_a_weight_without_values_has_no_spectral_norm():
+    with pytest.raises(UsageError, match=r"^0: spectral norm needs the values of weight"):
+        convert(nn.Sequential(nn.Linear(3, 2, device="meta")), "spectral")
 
 
 def test_a_zero_weight_has_no_spectral_norm():

@@ -5,6 +5,7 @@ vectors to target networks. Here a layer is a plain subclass that keeps its raw 
 vector for each normalised weight, in a float buffer named ``running_u_*``.
 """
 
+import math
 from typing import Any, Self
 
 import torch
@@ -27,20 +28,25 @@ def spectral_norm(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
     Returns:
         A scalar; its gradient is ``u vᵀ`` with ``v = Wᵀu/‖Wᵀu‖``.
     """
-    matrix = _matrix(weight, dim)
-    return torch.linalg.vector_norm(matrix.T @ u.to(matrix.dtype)).to(weight.dtype)
+    matrix, size = _matrix(weight, dim)
+    return (torch.linalg.vector_norm(matrix.T @ u.to(matrix.dtype)) * size).to(weight.dtype)
 
 
 @torch.no_grad()
 def power_iteration(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
     """One step of ``u`` towards the first left singular vector of ``weight``."""
-    matrix = _matrix(weight, dim)
+    matrix, _ = _matrix(weight, dim)
     return F.normalize(matrix @ (matrix.T @ u.to(matrix.dtype)), dim=0).to(u.dtype)
 
 
-def _matrix(weight: Tensor, dim: int) -> Tensor:
-    """``(units, rest)``, in float32 or wider."""
-    return weight.movedim(dim, 0).flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+def _matrix(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """``(units, rest)`` in float32 or wider over its largest entry, a constant; and that entry.
+
+    Squares of what is tiny or huge would be zero or infinite.
+    """
+    matrix = weight.movedim(dim, 0).flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+    size = torch.linalg.vector_norm(matrix.detach(), math.inf)
+    return matrix / size, size
 
 
 class _Spectral(nn.Module):
@@ -53,20 +59,30 @@ class _Spectral(nn.Module):
         """A layer with the parameters (shared) and settings of ``plain``.
 
         Raises:
-            UsageError: a weight is all zeros, for which W/σ(W) is not defined.
+            UsageError: as for ``find_vectors``.
         """
         layer = cls.__new__(cls)
         # Dicts of its own, so that nothing registered on one layer appears on the other.
         state = {k: v.copy() if isinstance(v, dict) else v for k, v in vars(plain).items()}
         layer.__dict__.update(state)
-        for name in layer._normalised_names():
-            weight = getattr(layer, name).detach()
+        layer.find_vectors()
+        return layer
+
+    def find_vectors(self) -> None:
+        """Sets the vectors u to those of the weights, exactly; for weights that were set anew.
+
+        Raises:
+            UsageError: a weight is all zeros, for which W/σ(W) is not defined, or has no values.
+        """
+        for name in self._normalised_names():
+            weight = getattr(self, name).detach()
+            if weight.is_meta:
+                raise UsageError(f"spectral norm needs the values of {name}, got the device meta")
             if not weight.any():
                 raise UsageError(f"spectral norm needs a weight that is not zero, got {name} = 0")
-            matrix = _matrix(weight, cls._rows_dim).double()
+            matrix = _matrix(weight, self._rows_dim)[0].double()
             u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1].to(weight.dtype)
-            layer.register_buffer(f"running_u_{name}", u)
-        return layer
+            self.register_buffer(f"running_u_{name}", u)
 
     def _normalised_names(self) -> list[str]:
         return ["weight"]
@@ -104,9 +120,9 @@ class _Spectral(nn.Module):
 
 
 class _SpectralFeedForward(_Spectral):
-    def forward(self, input: Tensor, *args: Any) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """As the plain layer; dividing the input by σ(W) is dividing W."""
-        return super().forward(input / self.sigma(), *args)
+        return super().forward(input / self.sigma())
 
 
 class SpectralLinear(_SpectralFeedForward, nn.Linear):
@@ -125,22 +141,24 @@ class SpectralConv3d(_SpectralFeedForward, nn.Conv3d):
     """``nn.Conv3d`` with w = W/σ(W), W flattened to (out_channels, rest)."""
 
 
-class SpectralConvTranspose1d(_SpectralFeedForward, nn.ConvTranspose1d):
+class _SpectralTransposed(_Spectral):
+    _rows_dim = 1
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As the plain layer."""
+        return super().forward(input / self.sigma(), output_size)
+
+
+class SpectralConvTranspose1d(_SpectralTransposed, nn.ConvTranspose1d):
     """``nn.ConvTranspose1d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
 
-    _rows_dim = 1
 
-
-class SpectralConvTranspose2d(_SpectralFeedForward, nn.ConvTranspose2d):
+class SpectralConvTranspose2d(_SpectralTransposed, nn.ConvTranspose2d):
     """``nn.ConvTranspose2d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
 
-    _rows_dim = 1
 
-
-class SpectralConvTranspose3d(_SpectralFeedForward, nn.ConvTranspose3d):
+class SpectralConvTranspose3d(_SpectralTransposed, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
-
-    _rows_dim = 1
 
 
 class _SpectralRecurrent(_Spectral):
