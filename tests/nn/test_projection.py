@@ -71,3 +71,14 @@ def test_a_row_of_zeros_stays_one():
         net[0].weight[1] = 0
     convert(net, "projected")
     assert net[0].weight.norm(dim=1).tolist() == pytest.approx([1, 0, 1, 1])
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e20])
+def test_rows_of_any_size_come_to_the_sphere(size):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+    with torch.no_grad():
+        net[0].weight.mul_(size)
+    directions = net[0].weight.detach().double()
+    directions /= directions.norm(dim=1, keepdim=True)
+    convert(net, "projected")
+    torch.testing.assert_close(net[0].weight.double(), directions, atol=1e-6, rtol=1e-6)

@@ -1,5 +1,7 @@
 """Rows of a weight put back on the unit sphere (CrossQ+WN, NaP, SimbaV2; no g, no gradient)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -44,13 +46,14 @@ def project_(module: nn.Module) -> None:
     """
     for weight, groups in projected_weights(module):
         if groups:
-            rows = weight.unflatten(
-                0, (groups, -1)
-            )  # (in, out / groups, …) -> (groups, in / groups, …)
+            rows = weight.unflatten(0, (groups, -1))  # (groups, in / groups, out / groups, …)
             axes = [1, *range(3, rows.dim())]
         else:
             rows = weight
             axes = list(range(1, rows.dim()))
-        length = torch.linalg.vector_norm(rows, dim=axes, keepdim=True)
+        # By the largest entry first: squares of what is tiny or huge would be zero or infinite.
+        for order in (math.inf, 2):
+            length = torch.linalg.vector_norm(rows, order, dim=axes, keepdim=True)
+            rows = rows / length.where(length > 0, 1.0)
         # Not div_ on a view: the weight's own version must move, for those who watch it.
-        weight.copy_((rows / length.where(length > 0, 1.0)).view_as(weight))
+        weight.copy_(rows.view_as(weight))
