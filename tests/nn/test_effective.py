@@ -1,3 +1,4 @@
+import copy
 import pickle
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from tests.nn.cases import CASES
 from wnrl import nn as wn
 from wnrl.errors import UsageError
+from wnrl.nn.effective import EffectiveWeight
 
 INITIALISERS = {
     "orthogonal_": nn.init.orthogonal_,
@@ -85,6 +87,17 @@ def test_writes_through_views_and_data_take_effect(write):
     assert torch.equal(layer.weight, torch.full((3, 2), 0.5))
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_weight_is_read_and_written_in_every_mode(mode):
+    layer = wn.WNLinear(2, 3)
+    with mode():
+        assert not layer.weight.requires_grad
+        layer.weight[1] = 0.5
+        assert torch.equal(layer.weight[1], torch.full((2,), 0.5))
+        layer.weight.fill_(0.25)
+    assert torch.equal(layer.weight, torch.full((3, 2), 0.25))
+
+
 def test_a_zero_row_keeps_its_direction():
     layer = wn.WNLinear(2, 3)
     with torch.no_grad():
@@ -101,12 +114,51 @@ def test_writing_with_grad_raises():
 def test_replacing_the_data_raises():
     with pytest.raises(UsageError, match="no storage to replace"):
         wn.WNLinear(2, 3).weight.data = torch.zeros(3, 2)
+    with pytest.raises(UsageError, match=r"WNLinear\.weight .* no storage to replace"):
+        wn.WNLinear(2, 3).weight.data.set_(torch.zeros(3, 2))
 
 
 def test_a_weight_of_another_shape_is_refused():
     layer = wn.WNLinear(2, 3)
     with pytest.raises(UsageError, match=r"must have shape \(3, 2\), got \(2, 3\)"):
         layer.weight = torch.zeros(2, 3)
+
+
+def step_fused(layer):
+    for p in layer.parameters():
+        p.grad = torch.ones_like(p)
+    torch.optim.SGD(layer.parameters(), lr=0.1, fused=True).step()
+
+
+def load(layer):
+    layer.load_state_dict({key: value + 1 for key, value in layer.state_dict().items()})
+
+
+def assign(layer):
+    layer.weight = torch.ones(3, 2)
+
+
+@pytest.mark.parametrize("change", [step_fused, load, assign])
+@pytest.mark.parametrize("view", [lambda w: w.data, lambda w: w.data[0]])
+def test_a_weight_that_was_read_before_a_change_cannot_undo_it(change, view):
+    layer = wn.WNLinear(2, 3)
+    old = view(layer.weight)
+    old.add_(1)
+    change(layer)
+    changed = copy.deepcopy(layer.state_dict())
+    with pytest.raises(UsageError, match=r"WNLinear\.weight has changed since .* read it again"):
+        old.zero_()
+    assert all(torch.equal(changed[key], value) for key, value in layer.state_dict().items())
+
+
+def test_one_reading_takes_several_writes_and_another_weights_writes_between():
+    layer = wn.WNLSTM(2, 3)
+    by_input, by_state = layer.weight_ih_l0.data, layer.weight_hh_l0.data
+    for row in range(12):
+        by_input[row], by_state[row] = float(row), float(-row)
+    expected = torch.arange(12.0)[:, None]
+    assert torch.equal(layer.weight_ih_l0, expected.expand(12, 2))
+    assert torch.equal(layer.weight_hh_l0, -expected.expand(12, 3))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -137,11 +189,22 @@ def test_what_is_computed_from_the_weight_is_an_ordinary_tensor():
     assert torch.equal(layer.weight, before)
 
 
-def test_a_pickled_weight_is_an_ordinary_tensor():
-    weight = wn.WNLinear(2, 3).weight.detach()
-    loaded = pickle.loads(pickle.dumps(weight))
-    assert type(loaded) is Tensor
-    assert torch.equal(loaded, weight)
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda w: pickle.loads(pickle.dumps(w))])
+@pytest.mark.parametrize("part", [lambda w: w, lambda w: w.detach(), lambda w: w.detach()[1:]])
+def test_a_copied_weight_is_an_ordinary_tensor(copier, part):
+    weight = part(wn.WNLinear(2, 3).weight)
+    copied = copier(weight)
+    assert type(copied) is Tensor
+    assert torch.equal(copied, weight)
+    assert copied.data_ptr() != weight.data_ptr()
+    first, second = copier([weight, weight])
+    assert first is second
+
+
+def test_only_weights_of_layers_and_parameters_count_as_effective_weights():
+    layer = wn.WNLinear(2, 3)
+    assert isinstance(layer.weight, EffectiveWeight)
+    assert not isinstance(torch.zeros(1), EffectiveWeight)
 
 
 def test_the_weight_can_be_read_in_compiled_code():
@@ -163,6 +226,13 @@ def test_torchs_comparison_takes_it_beside_a_parameter_or_a_tensor(compare):
     with pytest.raises(AssertionError, match="not close"):
         compare(plain.weight + 1, layer.weight)
     assert not isinstance(layer.weight, nn.Parameter)
+
+
+def test_what_numpy_copies_can_be_written_to():
+    # A conversion to another type is the reader's own array.
+    array = np.asarray(wn.WNLinear(5, 7).weight.detach(), dtype=np.float64)
+    array[...] = 0
+    assert not array.any()
 
 
 @pytest.mark.parametrize("view", [lambda w: w.numpy(), np.asarray, lambda w: w[0].numpy()])

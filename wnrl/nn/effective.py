@@ -2,26 +2,30 @@
 
 The effective weight is computed, so an initialiser that fills it in place would fill a temporary
 and be lost without a word. ``EffectiveWeight`` notices: whatever writes into it, or into a view of
-it, is handed to the layer, which splits the new values into v and g. numpy writes without telling:
-its arrays of it are read-only. What gets hold of the memory in another way (DLPack, an address)
-holds a copy.
+it, is handed to the layer, which splits the new values into v and g. A weight that was read before
+v or g changed is refused there, since it would undo that change. numpy writes without telling: its
+arrays of it are read-only. What gets hold of the memory in another way (DLPack, an address) holds a
+copy. A hook on the weight sees the gradient of what is computed from that reading, not the layer's.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wnrl.errors import UsageError
+from wnrl.nn import scope
 from wnrl.nn.functional import in_transform
-
-Assign = Callable[[Tensor], None]
 
 
 class Owner(Protocol):
     """A layer with effective weights."""
+
+    _parameters: dict[str, Any]
 
     def effective(self, name: str) -> Tensor:
         """The effective weight ``name``."""
@@ -47,36 +51,61 @@ class effective_weight:  # noqa: N801 - reads as what it makes of a class attrib
 
 def read_effective(layer: Owner, name: str) -> Tensor:
     """The effective weight for a caller: a write into it reaches v and g."""
-    weight = layer.effective(name)
     if torch.compiler.is_compiling() or in_transform():
-        return weight
-    return EffectiveWeight.wrap(
-        weight, lambda new: layer.assign(name, new), f"{type(layer).__name__}.{name}"
-    )
+        return layer.effective(name)
+    grad = torch.is_grad_enabled()
+    # A tensor made in inference mode counts no writes.
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):
+        weight = layer.effective(name)
+        return _guard(weight, _Origin(layer, name, weight.detach()))
 
 
-class _LikeAnyTensor(torch._C._TensorMeta):
-    """Lets ``torch.testing.assert_close``, which asks how types are related, compare any tensor."""
+@dataclass
+class _Origin:
+    """What all views of one reading share: the layer, and the state that it was read from."""
+
+    layer: Owner
+    name: str
+    whole: Tensor
+    stamp: list[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stamp = self._now()
+
+    def __str__(self) -> str:
+        return f"{type(self.layer).__name__}.{self.name}"
+
+    def _now(self) -> list[Any]:
+        parts = [self.layer._parameters.get(self.name + end) for end in ("_v", "_g")]
+        # An optimizer may move no version; a parameter made in inference mode has none.
+        known = [p for p in parts if p is not None and not p.is_inference()]
+        return [scope.steps(), *((id(p), p._version, p.data_ptr()) for p in known)]
+
+    def hand_over(self) -> None:
+        """Gives the layer what was written."""
+        if self._now() != self.stamp:
+            raise UsageError(
+                f"{self} has changed since it was read, which this write would undo: read it again"
+            )
+        self.layer.assign(self.name, self.whole)
+        self.stamp = self._now()
+
+
+class _LikeAParameter(torch._C._TensorMeta):
+    """Lets ``torch.testing.assert_close``, which asks how types are related, compare the two."""
 
     def __instancecheck__(self, instance: Any) -> bool:
-        return isinstance(instance, Tensor)
+        return super().__instancecheck__(instance) or isinstance(instance, nn.Parameter)
 
 
-class EffectiveWeight(Tensor, metaclass=_LikeAnyTensor):
+class EffectiveWeight(Tensor, metaclass=_LikeAParameter):
     """A weight that reports in-place writes to the layer it came from.
 
     Views and ``.data`` report too, and what numpy sees cannot be written to; every other result of
     an operation is an ordinary tensor. Autograd goes through it as through any tensor.
     """
 
-    _whole: Tensor
-    _assign: Assign
-    _owner: str
-
-    @classmethod
-    def wrap(cls, whole: Tensor, assign: Assign, owner: str) -> Tensor:
-        """``whole`` as an effective weight; ``assign`` receives it after each write."""
-        return _guard(whole, whole.detach(), assign, owner)
+    _origin: _Origin
 
     @classmethod
     def __torch_function__(
@@ -92,21 +121,37 @@ class EffectiveWeight(Tensor, metaclass=_LikeAnyTensor):
             result = func(*args, **kwargs)
             for tensor, version, pointer in given:
                 if tensor.data_ptr() != pointer:
-                    raise UsageError(
-                        f"{tensor._owner} is computed from v and g and has no storage to replace; "
-                        "assign the new weight to the attribute itself"
-                    )
+                    raise _no_storage(tensor)
                 if tensor._version != version:
                     _hand_over(tensor, by_initialiser=_initialises(func))
             return _guard_views(result, given[0][0]) if given else result
 
+    def set_(self, *_: Any, **__: Any) -> Any:
+        """Refused: torch does not tell of it."""
+        raise _no_storage(self)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self._whole.clone().__reduce_ex__(protocol)
+        return self._values().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return copy.deepcopy(self._values(), memo)
+
+    def _values(self) -> Tensor:
+        """An ordinary tensor of the same values, without graph."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.detach().clone()
 
 
-def _guard(tensor: Tensor, whole: Tensor, assign: Assign, owner: str) -> EffectiveWeight:
+def _no_storage(tensor: EffectiveWeight) -> UsageError:
+    return UsageError(
+        f"{tensor._origin} is computed from v and g and has no storage to replace; "
+        "assign the new weight to the attribute itself"
+    )
+
+
+def _guard(tensor: Tensor, origin: _Origin) -> EffectiveWeight:
     guarded = tensor.as_subclass(EffectiveWeight)
-    guarded._whole, guarded._assign, guarded._owner = whole, assign, owner
+    guarded._origin = origin
     return guarded
 
 
@@ -127,10 +172,10 @@ def _hand_over(tensor: EffectiveWeight, by_initialiser: bool) -> None:
     # Initialisers write without grad even where it is on.
     if torch.is_grad_enabled() and tensor.requires_grad and not by_initialiser:
         raise UsageError(
-            f"{tensor._owner} is computed from v and g: change it in place under torch.no_grad(), "
+            f"{tensor._origin} is computed from v and g: change it in place under torch.no_grad(), "
             "or assign to it"
         )
-    tensor._assign(tensor._whole)
+    tensor._origin.hand_over()
 
 
 def _guard_views(result: Any, source: EffectiveWeight) -> Any:
@@ -142,6 +187,6 @@ def _guard_views(result: Any, source: EffectiveWeight) -> Any:
         return result
     if result.layout is not torch.strided or not result.numel():
         return result
-    if result.untyped_storage().data_ptr() != source._whole.untyped_storage().data_ptr():
+    if result.untyped_storage().data_ptr() != source._origin.whole.untyped_storage().data_ptr():
         return result
-    return _guard(result, source._whole, source._assign, source._owner)
+    return _guard(result, source._origin)

@@ -53,6 +53,11 @@ def _count_step(*_: Any) -> None:
 register_optimizer_step_post_hook(_count_step)
 
 
+def steps() -> int:
+    """How many steps all optimizers of this process have taken."""
+    return _steps
+
+
 def check(enabled: bool = True) -> bool:
     """Switches the check mode: every use of a kept weight recomputes it and compares.
 
