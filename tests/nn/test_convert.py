@@ -358,6 +358,21 @@ def test_lstms_are_replaced_by_normalised_ones_and_other_recurrent_layers_report
     assert plain_parts(net, key) == ["gru"]
 
 
+class Words(nn.Embedding):
+    pass
+
+
+@pytest.mark.parametrize("key", ["weight", "weight_mean", "spectral"])
+def test_embeddings_that_stay_plain_are_reported(key):
+    kinds = {"words": nn.Embedding, "bag": nn.EmbeddingBag, "own": Words}
+    net = nn.ModuleDict({name: kind(7, 4) for name, kind in kinds.items()})
+    net["body"] = mlp()
+    convert(net, key)
+    reached = ["words"] if key != "spectral" else []
+    assert plain_parts(net, key) == [name for name in kinds if name not in reached]
+    assert not {*kinds} & {*plain_parts(net, "batch")}
+
+
 def test_plain_parts_names_what_a_norm_could_not_reach():
     net = nn.ModuleDict(
         {

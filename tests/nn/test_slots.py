@@ -6,7 +6,6 @@ from torch import nn
 
 from wnrl import NORMS, convert, fold
 from wnrl.nn import data_init, plain_parts
-from wnrl.nn.normalised import Normalised
 
 NORMALISERS = [key for key, norm in NORMS.items() if norm.normalisers]
 HIDDEN_ONLY = [key for key in NORMALISERS if nn.Linear not in NORMS[key].layers]
@@ -89,11 +88,27 @@ class Residual(nn.Sequential):
         return x + super().forward(x)
 
 
-def test_what_follows_a_container_with_a_forward_of_its_own_is_not_known():
-    block = Residual(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
-    net = nn.Sequential(nn.Linear(4, 8), block, nn.ReLU(), nn.Linear(8, 2))
-    assert convert(net, "layer") == ["1.0"]
-    assert isinstance(net[1][0], Normalised)
+class Backwards(nn.Sequential):
+    def forward(self, x):
+        for child in reversed(self):
+            x = child(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", [Residual, Backwards])
+def test_what_follows_what_in_a_container_with_a_forward_of_its_own_is_not_known(kind):
+    block = kind(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    net = nn.Sequential(nn.Linear(4, 8), block, nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    assert convert(net, "layer") == ["3"]
+    assert plain_parts(net, "layer") == ["0", "1.0", "1.2"]
+    assert plain_parts(net, "layer", skip=("1",)) == ["0"]
+
+
+def test_a_converted_network_can_be_sliced():
+    net = nested()
+    convert(net, "batch")
+    assert net[:2](torch.randn(3, 6)).isfinite().all()
+    assert len(net[2]) == len(nested()[2])
 
 
 def test_a_container_used_twice_is_followed_by_what_follows_it_in_both_places():

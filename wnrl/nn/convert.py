@@ -12,14 +12,22 @@ from wnrl.nn.base import WeightNormed
 from wnrl.nn.fold import HOOKS
 from wnrl.nn.normalised import Normalised
 from wnrl.nn.projection import mark_projected, project_
-from wnrl.nn.slots import N_SPATIAL, RECURRENT, Slot, hidden_slots, is_nonlinear, slots
-from wnrl.nn.table import WEIGHT_NORMED
+from wnrl.nn.slots import (
+    N_SPATIAL,
+    PLAIN,
+    RECURRENT,
+    Slot,
+    hidden_slots,
+    is_nonlinear,
+    runs_in_order,
+    slots,
+)
 from wnrl.norms import NORMS, Norm
 
 PLACEMENTS = ("pre", "post")
-_PLAIN = tuple(layer for layer in N_SPATIAL if layer not in WEIGHT_NORMED.values())
-WEIGHTED = (*_PLAIN, *RECURRENT, nn.Bilinear, nn.MultiheadAttention)
+WEIGHTED = (*PLAIN, *RECURRENT, nn.Bilinear, nn.MultiheadAttention)
 """torch's layers with a weight matrix, but for embeddings."""
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
 def convert(
@@ -35,8 +43,8 @@ def convert(
     Reparametrisations (``weight``, ``spectral``) replace every layer they know, output heads
     included. Normalisers attach to *hidden* layers alone: a linear layer or convolution directly
     followed by a nonlinearity in an ``nn.Sequential``, or across the borders of Sequentials inside
-    of each other. A head with a squashing nonlinearity behind it looks like a hidden layer: name it
-    in ``skip``.
+    of each other; subclasses with a ``forward`` of their own may run in any order and do not count.
+    A head with a squashing nonlinearity behind it looks like a hidden layer: name it in ``skip``.
 
     Names and indices stay as they were, and so do the keys of all that is not converted. A
     normaliser stands under the name of what it follows: ``0.weight`` and ``0.bias`` become
@@ -145,11 +153,13 @@ def _left_plain(slot: Slot, choice: Norm, heads: bool) -> bool:
     layer = slot.layer
     touched = type(layer) in choice.layers.values() or getattr(layer, "projected", False)
     if nn.Linear in choice.layers and not touched:
-        return isinstance(layer, WEIGHTED)
+        return isinstance(layer, (*WEIGHTED, *EMBEDDINGS))
     if type(layer) not in N_SPATIAL or not (choice.normalisers or choice.projected):
         return isinstance(layer, WEIGHTED) and not touched
     if isinstance(slot.parent, Normalised) or getattr(layer, "projected", False):
         return False
+    if isinstance(slot.parent, nn.Sequential) and not runs_in_order(slot.parent):
+        return True  # what it stands in front of is not known
     after = slot.following
     if after is None or not heads:
         return not heads

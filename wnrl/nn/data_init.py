@@ -23,8 +23,7 @@ CONSTANT = 1e-6
 BEYOND = "keep their length: what they need is beyond"
 REUSED = "used more than once: standardised at its first use"
 SPECTRAL_TYPES = tuple(SPECTRAL.values())
-FEED_FORWARD = dict(N_SPATIAL)
-FEED_FORWARD |= {SPECTRAL[plain]: n for plain, n in N_SPATIAL.items() if plain in SPECTRAL}
+FEED_FORWARD = N_SPATIAL
 
 
 @dataclass(frozen=True)

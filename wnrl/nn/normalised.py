@@ -1,7 +1,5 @@
 """What ``convert`` puts in the place of a layer: the layer and its normaliser, under one name."""
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,7 +7,7 @@ from torch.nn import functional as F
 from wnrl.errors import check_positive
 
 
-class Normalised(nn.Sequential):
+class Normalised(nn.Module):
     """A layer (or a nonlinearity) followed by a normaliser.
 
     It takes the slot of what it holds, so the indices and names around it stay as they were.
@@ -22,19 +20,17 @@ class Normalised(nn.Sequential):
         features_last: whether the features of the output are in the last axis, not in axis 1.
     """
 
-    layer: nn.Module
-    norm: nn.Module
-
     def __init__(self, layer: nn.Module, norm: nn.Module, features_last: bool) -> None:
-        super().__init__(OrderedDict(layer=layer, norm=norm))
+        super().__init__()
+        self.layer, self.norm = layer, norm
         self.features_last = features_last
 
     def forward(self, input: Tensor) -> Tensor:
         """The normalised output of ``layer``."""
-        t = self.layer(input)
-        if not self.features_last or t.dim() == 2:
-            return self.norm(t)
-        return self.norm(t.reshape(-1, t.shape[-1])).reshape(t.shape)
+        t: Tensor = self.layer(input)
+        rows = t.reshape(-1, t.shape[-1]) if self.features_last and t.dim() != 2 else t
+        out: Tensor = self.norm(rows)
+        return out.reshape(t.shape)
 
 
 class FeatureRMSNorm(nn.RMSNorm):

@@ -9,6 +9,7 @@ from torch import nn
 
 from wnrl.errors import UsageError
 from wnrl.nn.masked import MaskedLinear
+from wnrl.nn.spectral import SPECTRAL
 from wnrl.nn.table import WEIGHT_NORMED
 
 N_SPATIAL: dict[type[nn.Module], int] = {
@@ -22,7 +23,13 @@ N_SPATIAL: dict[type[nn.Module], int] = {
     nn.ConvTranspose3d: 3,
 }
 """Number of spatial axes of the feed-forward layers that a normaliser can stand behind."""
-N_SPATIAL |= {WEIGHT_NORMED[plain]: n for plain, n in N_SPATIAL.items()}
+PLAIN = tuple(N_SPATIAL)
+N_SPATIAL |= {
+    table[plain]: N_SPATIAL[plain]
+    for table in (WEIGHT_NORMED, SPECTRAL)
+    for plain in PLAIN
+    if plain in table
+}
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 NONLINEARITIES = (
@@ -49,6 +56,11 @@ NONLINEARITIES = (
     nn.Tanhshrink,
     nn.Threshold,
 )
+
+
+def runs_in_order(module: nn.Module) -> bool:
+    """Whether ``module`` is an ``nn.Sequential`` that does what its name says."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def is_nonlinear(module: nn.Module) -> bool:
@@ -83,7 +95,8 @@ def slots(module: nn.Module, skip: Iterable[str] = ()) -> list[Slot]:
     """All places in ``module`` but those that ``skip`` names, with what runs next.
 
     Children of an ``nn.Sequential`` run one after the other, those of Sequentials inside of it
-    too. What follows a container with a ``forward`` of its own, or comes first in it, is not known.
+    too. What follows a container with a ``forward`` of its own, or what follows what in it, is not
+    known: a subclass of ``nn.Sequential`` may run its children in another order.
 
     Raises:
         UsageError: a name that no submodule has.
@@ -96,7 +109,7 @@ def slots(module: nn.Module, skip: Iterable[str] = ()) -> list[Slot]:
             if child is not None:
                 name = f"{path}.{key}" if path else key
                 places[name] = (name, parent, key, child)
-        if isinstance(parent, nn.Sequential):
+        if runs_in_order(parent):
             following |= pairwise(_in_turn(path, parent))
     return [
         Slot(*place, Slot(*places[following[name]]) if name in following else None)
@@ -105,11 +118,11 @@ def slots(module: nn.Module, skip: Iterable[str] = ()) -> list[Slot]:
     ]
 
 
-def _in_turn(path: str, sequence: nn.Sequential) -> Iterator[str]:
+def _in_turn(path: str, sequence: nn.Module) -> Iterator[str]:
     """The names of what runs in ``sequence``, in order."""
     for key, child in sequence._modules.items():
         name = f"{path}.{key}" if path else key
-        if isinstance(child, nn.Sequential) and type(child).forward is nn.Sequential.forward:
+        if child is not None and runs_in_order(child):
             yield from _in_turn(name, child)
         elif child is not None:
             yield name
