@@ -79,20 +79,26 @@ class Args:
         )
 
 
-class Pictures(Dataset[Tensor]):
-    """Images one by one, as torchvision's MNIST gives them with ToTensor and a Bernoulli draw."""
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Images one by one with their labels, as torchvision's MNIST and ToTensor give them.
+
+    What torchvision does is written out: a PIL image, an array of it, and a tensor of floats;
+    behind it a Bernoulli draw.
+    """
 
     def __init__(self, pixels: Tensor) -> None:
-        self.pixels = pixels
+        self.pixels, self.targets = pixels[:, 0], torch.zeros(len(pixels), dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, index: int) -> Tensor:
-        """One binary image, ``(1, H, W)``."""
-        picture = Image.fromarray(self.pixels[index, 0].numpy())
-        x = torch.from_numpy(np.array(picture, np.uint8, copy=True)).unsqueeze(0)
-        return torch.bernoulli(x.to(torch.float32).div(255))
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One binary image, ``(1, H, W)``, and its label."""
+        picture, label = Image.fromarray(self.pixels[index].numpy()), int(self.targets[index])
+        width, height = picture.size
+        x = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(height, width, 1)
+        x = x.permute(2, 0, 1).contiguous().to(torch.get_default_dtype()).div(255)
+        return torch.bernoulli(x), label
 
 
 class PlainVAE(nn.Module):
@@ -166,7 +172,8 @@ def loop_arms(args: Args, images: Images, device: torch.device) -> dict[str, Arm
 
     def forever() -> Iterator[Tensor]:
         while True:
-            yield from loader
+            for x, _ in loader:
+                yield x
 
     batches = forever()
 
@@ -181,7 +188,7 @@ def loop_arms(args: Args, images: Images, device: torch.device) -> dict[str, Arm
     @torch.no_grad()
     def measure() -> None:
         model.eval()
-        for x in test:
+        for x, _ in test:
             model.log_p(x.to(device), args.n_samples).sum().item()
 
     return {"train": train, "measure": measure}

@@ -51,7 +51,9 @@ def test_a_ratio_is_the_median_within_rounds_and_one_against_oneself():
 def test_the_dataloader_binarises_each_image_afresh():
     pixels = torch.full((1, 1, 28, 28), 128, dtype=torch.uint8)
     pictures = bench_vae.Pictures(pixels)
-    first, second = pictures[0], pictures[0]
+    (first, label), (second, _) = pictures[0], pictures[0]
+    assert label == 0
+    assert first.shape == (1, 28, 28)
     assert set(first.unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(first, second)
 

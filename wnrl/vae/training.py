@@ -169,7 +169,7 @@ class Trainer:
         if not self.batches:
             order = torch.randperm(len(self.data), generator=self.generator, device=self.device)
             self.batches = [batch for batch in order.split(size) if len(batch) == size]
-        pixels = self.data[self.batches.pop()]
+        pixels = self.data.index_select(0, self.batches.pop())  # faster than indexing on a CPU
         x = training_inputs(self.model.likelihood, pixels, self.levels, self.generator)
         return x if parallel.count() == 1 else x[parallel.rank() :: parallel.count()]
 
