@@ -123,16 +123,17 @@ class EvaluateInTraining(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= self.every * (len(self.curve.steps) + 1):
-            self._evaluate()
+            self._evaluate_once()
 
     def _on_training_end(self) -> None:
-        if not self.curve.steps or self.curve.steps[-1] < self.num_timesteps:
-            self._evaluate()
+        self._evaluate_once()
 
     def _on_step(self) -> bool:
         return True
 
-    def _evaluate(self) -> None:
+    def _evaluate_once(self) -> None:
+        if self.num_timesteps in self.curve.steps[-1:]:  # before the checkpoint, say
+            return
         start = time.perf_counter()
         check_finite(self.model)  # a greedy agent of NaN plays on, and could be the best so far
         returns, lengths = evaluate(self.model, self.env, self.n_episodes, self.seed)

@@ -131,3 +131,14 @@ def test_a_curve_goes_on_at_the_distance_of_its_points():
     model.learn(64, longer, reset_num_timesteps=False)
     assert longer.curve.steps == [32, 64, 96, 128]
     assert longer.curve.returns[:2] == first.curve.returns
+
+
+def test_a_curve_with_more_points_than_updates_has_no_step_twice_after_a_resume():
+    model, env = agent()
+    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
+    first = EvaluateInTraining(evaluation, 50, 2, 128, seed=7)
+    model.learn(64, first)
+    going_on = EvaluateInTraining(evaluation, 50, 2, 128, seed=7)
+    going_on.go_on(first.state())
+    model.learn(64, going_on, reset_num_timesteps=False)
+    assert going_on.curve.steps == [32, 64, 96, 128]

@@ -412,6 +412,21 @@ def test_an_interrupted_and_resumed_run_equals_the_uninterrupted_one(
     assert_same_run(one, two)
 
 
+def test_a_resume_repeats_no_evaluation_where_updates_are_rarer_than_points(
+    tmp_path, every_progress
+):
+    one, two = (
+        dataclasses.replace(small(tmp_path / name, "a2c"), eval_points=100)
+        for name in ("whole", "parts")
+    )
+    train(one)
+    for fraction in (0.2, 0.55):
+        with pytest.raises(Stopped):
+            train(dataclasses.replace(two, resume=True), InterruptAt(fraction))
+    train(dataclasses.replace(two, resume=True))
+    assert_same_run(one.folder, two.folder)
+
+
 def test_what_a_crash_left_after_the_last_checkpoint_is_not_in_the_curves(
     tmp_path, every_progress, capsys
 ):
