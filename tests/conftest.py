@@ -5,6 +5,8 @@ import signal
 import pytest
 import torch
 
+from wnrl.nn import scope
+
 # A shell starts background jobs with SIGINT ignored, which programs that tests interrupt would
 # inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -14,3 +16,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def seeded():
     """The same random numbers for a test, whichever tests ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked():
+    """No check mode, which computes every kept weight again."""
+    before = scope.check(False)
+    yield
+    scope.check(before)

@@ -12,7 +12,6 @@ import envs  # noqa: F401 (registers the masked tasks)
 import wnrl.sb3 as wn
 from wnrl import NORMS, WNGRU, WNLSTM
 from wnrl.errors import UsageError
-from wnrl.nn import scope
 from wnrl.nn.spectral import SpectralGRU
 from wnrl.sb3.recurrent import RecurrentNormMixin
 
@@ -45,14 +44,6 @@ class Counting(nn.LSTM):
     def forward(self, *args):
         self.calls += 1
         return super().forward(*args)
-
-
-@pytest.fixture
-def unchecked():
-    """No check mode, which computes every kept weight again."""
-    before = scope.check(False)
-    yield
-    scope.check(before)
 
 
 @pytest.fixture

@@ -178,6 +178,7 @@ def test_the_first_glimpse_sees_what_is_away_from_the_borders():
     assert model.read.where.bias.grad.abs().max() > 1e-5
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("grad", [True, False])
 def test_weights_are_computed_once_for_all_steps(grad, monkeypatch):
     model, x = build("draw", "weight"), images("draw")
