@@ -18,6 +18,7 @@ from stable_baselines3.common.logger import (
     Logger,
 )
 
+from wnrl import WNLinear
 from wnrl.diagnostics import effective_weights, relative_change
 from wnrl.errors import UsageError
 from wnrl.sb3 import Diagnostics, diagnostics, probe
@@ -126,6 +127,21 @@ def test_training_is_the_same_bit_for_bit(case):
         probe.optimizers(model.policy), probe.optimizers(unwatched.policy), strict=True
     ):
         assert str(found.state_dict()) == str(expected.state_dict())
+
+
+@pytest.mark.parametrize("case", ["td3-weight", "crossq-weight"])
+def test_an_actor_that_learns_in_few_updates_has_its_curves_in_every_row(case):
+    # Where an update is one gradient step, `policy_delay` leaves the actor out of most of them.
+    model, recorder = make(case, learning_starts=9)
+    model.learn(64, Diagnostics(every=16))
+    assert [row["step"] for row in recorder.rows] == [10, 16, 32, 48, 64]
+    parts = model.actor.named_modules(prefix="actor")
+    layers = [name for name, part in parts if isinstance(part, (WNLinear, torch.nn.Linear))]
+    assert len(layers) >= 3
+    for row in recorder.rows[:-1]:  # training ends before the actor learns again
+        assert {f"update_effective_lr/{layer}.weight" for layer in layers} <= row.keys()
+        assert {f"update_grad_norm/{layer}" for layer in layers} <= row.keys()
+    assert all("update_effective_lr/critic.qf0.0.weight" in row for row in recorder.rows)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -21,6 +21,7 @@ class StepWatch:
         optimizer: the optimizer, of any kind.
 
     Attributes:
+        done: whether there was a step.
         gradient_norms: after the step, from a layer's name to the length of the gradient of all its
             own parameters (v, g and bias of a weight-normalized layer) as one vector, a scalar. A
             parameter that no layer of ``module`` holds, but ``module`` itself, has its own name.
@@ -42,7 +43,7 @@ class StepWatch:
                     self._owners[parameter] = path or name
         self._lengths: dict[Tensor, Tensor] = {}
         self._before: dict[str, Tensor] | None = None
-        self._done = False
+        self.done = False
         trained = [p for p in self._owners if p.requires_grad]
         self._gradient_hooks: list[Any] = [
             parameter.register_post_accumulate_grad_hook(self._on_gradient) for parameter in trained
@@ -59,13 +60,13 @@ class StepWatch:
             self._lengths[parameter] = torch.linalg.vector_norm(values)
 
     def _before_step(self, *_: Any) -> None:
-        if not self._done:
+        if not self.done:
             self._before = self._weights()
 
     def _after_step(self, *_: Any) -> None:
-        if self._done or self._before is None:
+        if self.done or self._before is None:
             return
-        self._done = True
+        self.done = True
         self.relative_change = relative_change(self._before, self._weights())
         squares: dict[str, Tensor] = {}
         for parameter, owner in self._owners.items():

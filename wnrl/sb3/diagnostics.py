@@ -48,8 +48,8 @@ class Diagnostics(BaseCallback):
         Mean length g and mean ‖v‖ of a weight-normalized weight over its units, before the update.
         Growing ‖v‖ makes the same steps turn v less. Under plain gradient descent it can only grow.
     ``update_effective_lr/<weight>``
-        ‖Δw‖/‖w‖ of the weight as applied, over *one optimizer step*, the first of the update
-        (TRPO, which moves its policy without an optimizer: over the whole update). A layer far
+        ‖Δw‖/‖w‖ of the weight as applied, over *one optimizer step*, its first one from the update
+        on (TRPO, which moves its policy without an optimizer: over the whole update). A layer far
         below the others has stopped learning; a rate that falls while the schedule is flat comes
         from growing weights.
     ``update_grad_norm/<layer>``
@@ -125,6 +125,7 @@ class Diagnostics(BaseCallback):
         return due
 
     def _measure(self) -> None:
+        self._finish()
         model = self.algorithm
         trained = trained_parts(model.policy)
         with undisturbed(model.policy):
@@ -142,7 +143,9 @@ class Diagnostics(BaseCallback):
         self._watches = [StepWatch(trained, found) for found in probe.optimizers(model.policy)]
 
     def _on_rollout_start(self) -> None:
-        self._finish()
+        # An actor with `policy_delay` may learn in one of the next updates only.
+        if all(watch.done for watch in self._watches):
+            self._finish()
 
     def _on_training_end(self) -> None:
         self._finish()
