@@ -70,9 +70,12 @@ class Checkpoint:
             elif events.stat().st_size > self.events[events.name]:
                 os.truncate(events, self.events[events.name])
         for name in BEST:
-            (run_dir / name).unlink(missing_ok=True)
-        for name, data in self.best.items():
-            (run_dir / name).write_bytes(data)
+            if name in self.best:
+                scratch = run_dir / f"{name}.tmp"
+                scratch.write_bytes(self.best[name])
+                scratch.replace(run_dir / name)
+            else:
+                (run_dir / name).unlink(missing_ok=True)
 
 
 def write_checkpoint(

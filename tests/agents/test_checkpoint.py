@@ -1,4 +1,5 @@
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,6 +202,27 @@ def test_files_written_after_the_checkpoint_are_put_back(saved):
     assert (folder / "best_model.zip").read_bytes() == b"best"
     assert not (folder / "best_vecnormalize.pkl").exists()
     assert checkpoint.extra == {"some": [1, 2.5]}
+
+
+def test_a_crash_while_files_are_put_back_leaves_them_whole(saved, monkeypatch):
+    model, folder = saved
+    (folder / "best_model.zip").write_bytes(b"best")
+    write_checkpoint(model, folder, {})
+    checkpoint = read_checkpoint(agent("dqn", folder.parent / "other"), folder / CHECKPOINT)
+    (folder / "best_model.zip").write_bytes(b"later")
+    write = Path.write_bytes
+
+    def half(path, data):
+        write(path, data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.put_back(folder)
+    assert (folder / "best_model.zip").read_bytes() == b"later"
+    monkeypatch.undo()
+    checkpoint.put_back(folder)
+    assert (folder / "best_model.zip").read_bytes() == b"best"
 
 
 def test_a_checkpoint_takes_no_more_than_a_twentieth_of_the_time(tmp_path, monkeypatch):
