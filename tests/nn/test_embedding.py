@@ -34,6 +34,15 @@ def test_the_padding_row_stays_zero(count):
     assert torch.count_nonzero(layer(torch.tensor(9))) == 0
 
 
+def test_the_padding_row_is_zero_at_the_papers_start_too():
+    drawn = wn.WNEmbedding(10, 4, padding_idx=3, v_init_std=0.05)
+    converted = wn.WNEmbedding.from_plain(nn.Embedding(10, 4, padding_idx=3), v_init_std=0.05)
+    converted.reset_parameters()
+    for layer in (drawn, converted):
+        assert torch.count_nonzero(layer.weight[3]) == 0
+        torch.testing.assert_close(layer.weight.norm(dim=1).sum(), torch.tensor(9.0))
+
+
 def test_no_index_at_all_gives_an_empty_result():
     assert wn.WNEmbedding(10, 4)(torch.zeros(0, 3, dtype=torch.long)).shape == (0, 3, 4)
 

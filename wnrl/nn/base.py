@@ -148,11 +148,17 @@ class WeightNormed(nn.Module):
             g = g.log()
         return v, g.to(weight.dtype)
 
+    @torch.no_grad()
     def _draw_directions(self, std: float) -> None:
+        """The paper's start; a row of length zero, as that of a padding index, stays one."""
         for name in self.pairs:
             v, g = self.pair(name)
-            nn.init.normal_(v, std=std)
-            nn.init.constant_(g, 0.0 if self.scale == "exp" else 1.0)
+            v.copy_(self._visible(nn.init.normal_(v, std=std)))
+            g.copy_(torch.zeros_like(g) if self.scale == "exp" else g != 0)
+
+    def _visible(self, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Directions without what the layer, or one with that ``mask``, does not look at."""
+        return v
 
     def pair(self, name: str = "weight") -> tuple[nn.Parameter, nn.Parameter]:
         """The parameters v and g behind the effective weight ``name``."""
@@ -225,7 +231,8 @@ class WeightNormed(nn.Module):
                 f"{label} must have shape {tuple(old.shape)}, got {tuple(value.shape)}"
             )
         if old is not None and name.endswith("_v"):
-            check_directions(value.detach(), label, self.output_dim, self.weight_groups)
+            visible = self._visible(value.detach())
+            check_directions(visible, label, self.output_dim, self.weight_groups)
 
     def to_plain(self) -> nn.Module:
         """The plain torch layer with the same function and parameters of its own."""
@@ -269,7 +276,8 @@ class WeightNormed(nn.Module):
     def _check_loaded(self, name: str, state_dict: dict[str, Any], prefix: str) -> None:
         v, g = state_dict.get(f"{prefix}{name}_v"), state_dict.get(f"{prefix}{name}_g")
         if v is not None and v.shape == self.pair(name)[0].shape:
-            check_directions(v, f"{prefix}{name}_v", self.output_dim, self.weight_groups)
+            visible = self._visible(v, state_dict.get(f"{prefix}mask"))
+            check_directions(visible, f"{prefix}{name}_v", self.output_dim, self.weight_groups)
         if g is not None and g.shape != self.pair(name)[1].shape:
             raise UsageError(
                 f"{prefix}{name}_g must have shape {tuple(self.pair(name)[1].shape)}, "
