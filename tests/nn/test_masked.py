@@ -4,10 +4,11 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
-from wnrl import convert, data_init, fold
+from wnrl import convert, data_init, fold, load_weights, state_dict_as
 from wnrl.errors import UsageError
-from wnrl.nn import plain_parts
+from wnrl.nn import plain_parts, shared_weights
 from wnrl.nn.masked import MaskedLinear, WNMaskedLinear
 
 MASK = torch.tensor([[1, 0, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1.0]])
@@ -114,8 +115,98 @@ def test_layer_survives_copies_pickles_states_and_types(make):
     fresh.reset_parameters()
     fresh.load_state_dict(layer.state_dict())
     assert torch.equal(fresh(x), layer(x))
-    assert "mask" not in layer.state_dict()
+    assert torch.equal(layer.state_dict()["mask"], MASK)
     torch.testing.assert_close(layer.double()(x.double()).float(), fresh(x))
+
+
+def fill(layer):
+    """What an initialiser and a write into v do: masked entries are not zero any more."""
+    with torch.no_grad():
+        for name, p in layer.named_parameters():
+            if name in ("weight", "weight_v"):
+                p.normal_()
+    return layer
+
+
+def test_an_initialiser_that_is_applied_and_a_state_that_is_loaded_leave_masked_weights_at_zero():
+    net = nn.Sequential(plain())
+
+    def initialise(module):
+        if isinstance(module, nn.Linear):
+            nn.init.orthogonal_(module.weight)
+
+    assert net.apply(initialise) is net
+    assert (net[0].weight[BLOCKED] == 0).all()
+    assert net[0].weight.any()
+    net.load_state_dict({**net.state_dict(), "0.weight": torch.ones(5, 4)})
+    assert torch.equal(net[0].weight, MASK)
+
+
+@pytest.mark.parametrize("layout", ["weight_norm", "parametrize"])
+def test_what_torchs_weight_norm_reads_has_the_norm_of_the_open_entries(layout):
+    layer = fill(normed())
+    state = state_dict_as(layer, layout)
+    matrices = [value for key, value in state.items() if value.dim() == 2 and key != "mask"]
+    length, v = sorted(matrices, key=torch.numel)
+    w = length * v / v.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(w * MASK, layer.weight.detach().clone())
+
+
+@pytest.mark.parametrize("scale", ["linear", "exp"])
+@pytest.mark.parametrize("layout", ["plain", "parametrize"])
+def test_weights_of_a_plain_layer_load_whatever_its_masked_entries_are(layout, scale):
+    torch.manual_seed(0)
+    mask = MASK[[0, 1, 3, 4]]
+    theirs = fill(MaskedLinear(4, 4, mask))
+    x = torch.randn(3, 4)
+    expected = theirs(x)
+    if layout == "parametrize":
+        parametrizations.weight_norm(theirs)
+    ours = WNMaskedLinear(4, 4, mask, scale=scale)
+    load_weights(ours, theirs.state_dict())
+    torch.testing.assert_close(ours(x), expected)
+
+
+def test_the_papers_start_leaves_masked_entries_and_rows_without_inputs_at_zero():
+    layer = WNMaskedLinear(4, 5, MASK, v_init_std=0.05)
+    for _ in range(2):
+        alive = MASK.any(1)
+        assert (layer.weight_v[alive] * (1 - MASK[alive]) == 0).all()
+        assert torch.equal(layer.weight_g, alive[:, None].float())
+        layer.reset_parameters()
+
+
+def test_a_row_whose_open_directions_are_zero_is_refused():
+    layer = normed()
+    state = layer.state_dict()
+    state["weight_v"] = 1 - MASK
+    with pytest.raises(UsageError, match=r"weight_v must have a direction .* first: 0"):
+        layer.load_state_dict(state)
+    with pytest.raises(UsageError, match="weight_v must have a direction"):
+        layer.weight_v = nn.Parameter(1 - MASK)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_new_mask_is_seen_inside_a_scope(grad):
+    layer, x = normed(), torch.randn(3, 4)
+    with shared_weights(layer), torch.set_grad_enabled(grad):
+        before = layer(x)
+        assert torch.equal(layer(x), before)
+        layer.mask.copy_(MASK.flip(1))
+        assert not torch.equal(layer(x), before)
+        assert torch.equal(layer(x), copy.deepcopy(layer)(x))
+
+
+@pytest.mark.parametrize("kind", [MaskedLinear, WNMaskedLinear])
+def test_a_layer_without_values_gets_them_and_the_mask_from_a_state(kind):
+    source = kind(4, 5, MASK)
+    x = torch.randn(3, 4)
+    empty = torch.nn.utils.skip_init(kind, 4, 5, torch.ones(5, 4))
+    on_meta = kind(4, 5, torch.ones(5, 4), device="meta")
+    empty.load_state_dict(source.state_dict())
+    on_meta.load_state_dict(source.state_dict(), assign=True)
+    assert torch.equal(empty(x), source(x))
+    assert torch.equal(on_meta(x), source(x))
 
 
 def test_spectral_norm_leaves_it_plain_and_says_so():

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
@@ -44,9 +45,9 @@ def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Tensor]
                 state[keys[0]] = layer.effective(name).detach()
                 continue
             _check_expressible(layer, layout, f"{prefix}{name}")
-            v, g = layer.pair(name)
-            length = g.detach().exp() if layer.scale == "exp" else g.detach()
-            state.update(zip(keys, (length, v.detach()), strict=True))
+            v, g = (part.detach() for part in layer.pair(name))
+            length = g.exp() if layer.scale == "exp" else g
+            state.update(zip(keys, (length, layer._visible(v)), strict=True))
     return state
 
 
@@ -126,14 +127,19 @@ def _take_pair(
     if layout == "weight_norm" and layer.scale == "exp":
         g = values[0]
         _check_shape(f"{stem}_g", g, own_g)
-    elif layout != "plain" and values[0].shape == own_g.shape:
+    elif layout != "plain" and values[0].shape == own_g.shape and _same_norm(layer, v):
         v, g = _as_written(stem, layer, v, values[0])
     else:
-        w = v if layout == "plain" else _effective(stem, *values)
-        parts = split_weight(w.to(own_v), layer.output_dim, layer.eps, layer.weight_groups)
-        v, g = _as_written(stem, layer, *parts)
-    check_directions(v, f"{stem}_v", layer.output_dim, layer.weight_groups)
+        w = layer._visible(v if layout == "plain" else _effective(stem, *values))
+        v, g = split_weight(w.to(own_v), layer.output_dim, layer.eps, layer.weight_groups)
+        v, g = _as_written(stem, layer, layer._visible(v), g)
+    check_directions(layer._visible(v), f"{stem}_v", layer.output_dim, layer.weight_groups)
     return v, g
+
+
+def _same_norm(layer: WeightNormed, v: Tensor) -> bool:
+    """Whether the norm of ``v`` is the same to the layer as to torch, which knows of no mask."""
+    return torch.equal(layer._visible(v), v)
 
 
 def _as_written(stem: str, layer: WeightNormed, v: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Linear layers in which some inputs do not reach some outputs, as in MADE."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from wnrl.nn.linear import WNLinear
 class MaskedLinear(nn.Linear):
     """``nn.Linear`` whose weight is multiplied by a mask (Germain et al., 2015, arXiv:1502.03509).
 
-    Masked weights start at zero and get no gradient, so they stay there.
+    Masked weights start at zero and get no gradient, so they stay there. What is written there
+    changes no output; loading a state dict and ``module.apply``, for initialisers, make it zero.
 
     Args:
         in_features: as for ``nn.Linear``.
@@ -25,7 +27,7 @@ class MaskedLinear(nn.Linear):
         dtype: as for ``nn.Linear``.
 
     Attributes:
-        mask: as given; no part of the state dict.
+        mask: as given; a buffer.
 
     Raises:
         UsageError: a mask of another shape, or of other values than zero and one.
@@ -48,7 +50,7 @@ class MaskedLinear(nn.Linear):
             raise UsageError(f"mask must have shape {wanted}, got {tuple(mask.shape)}")
         if not (mask.is_meta or ((mask == 0) | (mask == 1)).all()):
             raise UsageError("mask must be of zeros and ones, got other values")
-        self.register_buffer("mask", mask.to(self.weight, copy=True), persistent=False)
+        self.register_buffer("mask", mask.to(self.weight, copy=True))
         self._mask_weight()
 
     def reset_parameters(self) -> None:
@@ -60,6 +62,16 @@ class MaskedLinear(nn.Linear):
     @torch.no_grad()
     def _mask_weight(self) -> None:
         self.weight.mul_(self.mask)
+
+    def apply(self, fn: Callable[[nn.Module], Any]) -> Self:
+        """As every module's, with the mask over what ``fn`` writes."""
+        super().apply(fn)
+        self._mask_weight()
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._mask_weight()
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., in_features) -> (..., out_features)``."""
@@ -79,11 +91,20 @@ class WNMaskedLinear(WNLinear):
 
     def _configure(self, plain: nn.Module, *options: object) -> None:
         assert isinstance(plain, MaskedLinear)
-        self.register_buffer("mask", plain.mask, persistent=False)
+        self.register_buffer("mask", plain.mask)
         super()._configure(plain, *options)  # type: ignore[arg-type]
 
     def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return super()._split(name, weight * self.mask.to(weight))
+        v, g = super()._split(name, weight * self.mask.to(weight))
+        return self._visible(v), g
+
+    def _visible(self, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``m ⊙ v``, but for rows without inputs, which keep a direction as every row does."""
+        mask = self.mask if mask is None or mask.shape != v.shape else mask
+        if mask.is_meta or v.is_meta:
+            return v
+        mask = mask.to(v)
+        return torch.where(mask.any(1, keepdim=True), v * mask, v)
 
     def effective(self, name: str = "weight") -> Tensor:
         """The effective weight, computed now, with its graph where grad is on."""

@@ -32,12 +32,13 @@ class Keeper(Protocol):
 
     _scope: "Scope | None"
     _parameters: dict[str, Any]
+    _buffers: dict[str, Any]
 
     def _compute(self) -> Weights:
-        """The effective weights and biases, a pure function of the layer's parameters."""
+        """The effective weights and biases, a pure function of parameters and buffers."""
 
     def _owns_parameters(self) -> bool:
-        """Whether ``_parameters`` holds all that ``_compute`` reads."""
+        """Whether ``_parameters`` and ``_buffers`` hold all that ``_compute`` reads."""
 
 
 _steps = 0  # optimizer steps of this process
@@ -80,7 +81,8 @@ class Kept:
     def __init__(self, layer: Keeper) -> None:
         # The stamp comes first: a write while the weights are computed must make it outdated.
         self.steps = _steps
-        parameters = {name: p for name, p in layer._parameters.items() if p is not None}
+        held = {**layer._parameters, **layer._buffers}
+        parameters = {name: p for name, p in held.items() if p is not None}
         # As long as these live, no new tensor can get the address of an old one.
         self.aliases = [p.detach() for p in parameters.values()]
         self.stamp = [(name, p, p._version, p.data_ptr()) for name, p in parameters.items()]
@@ -93,6 +95,8 @@ class Kept:
         if self.steps != _steps:
             return False
         parameters = layer._parameters
+        if layer._buffers:  # a mask
+            parameters = {**parameters, **layer._buffers}
         for name, old, version, address in self.stamp:
             now = parameters.get(name)
             if now is not old or now._version != version or now.data_ptr() != address:
@@ -163,7 +167,8 @@ def _can_be_kept(layer: Keeper) -> bool:
     """Not where another process can write, nor where the stamp would miss something."""
     if not layer._owns_parameters():
         return False
-    parameters = [p for p in layer._parameters.values() if p is not None]
+    held = (*layer._parameters.values(), *layer._buffers.values())
+    parameters = [p for p in held if p is not None]
     return not any(p.is_inference() or (p.is_shared() and not p.is_cuda) for p in parameters)
 
 
