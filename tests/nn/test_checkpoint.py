@@ -138,14 +138,31 @@ def test_a_row_of_length_zero_has_no_logarithm_and_is_an_error_that_names_it(lay
     assert all(torch.equal(before[key], value) for key, value in target.state_dict().items())
 
 
-def test_a_logarithm_of_another_shape_is_an_error_and_changes_nothing():
-    net = nn.Sequential(WNLinear(3, 3), WNLinear(3, 2, scale="exp"))
-    state = {key: value + 1 for key, value in net.state_dict().items()}
-    state["1.weight_g"] = torch.ones(1, 3)
-    before = copy.deepcopy(net.state_dict())
-    with pytest.raises(UsageError, match=r"1\.weight_g must have shape \(2, 1\), got \(1, 3\)"):
-        load_weights(net, state)
-    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_torchs_legacy_lengths_load_into_logarithms_where_the_layout_is_named():
+    theirs = nn.Sequential(nn.Linear(3, 4))
+    WeightNorm.apply(theirs[0], "weight", 0)
+    ours = nn.Sequential(WNLinear(3, 4, scale="exp"))
+    before = copy.deepcopy(ours.state_dict())
+    with pytest.raises(UsageError, match=r"0\.weight_g is a length or a logarithm .*weight_norm"):
+        load_weights(ours, theirs.state_dict())
+    assert all(torch.equal(before[key], value) for key, value in ours.state_dict().items())
+    load_weights(ours, theirs.state_dict(), layout="weight_norm")
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_another_layout_than_the_named_one_is_refused(layout):
+    state = state_dict_as(our_net(seed=1), layout)
+    for named in LAYOUTS:
+        if named == layout:
+            load_weights(our_net(), state, layout=named)
+        else:
+            with pytest.raises(UsageError, match=r"lacks conv\."):
+                load_weights(our_net(), state, layout=named)
+    with pytest.raises(UsageError, match="layout must be one of plain, weight_norm, parametrize"):
+        load_weights(our_net(), state, layout="torch")
 
 
 @pytest.mark.parametrize(

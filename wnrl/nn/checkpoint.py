@@ -1,6 +1,6 @@
 """Weights in torch's three layouts: plain, the legacy weight-norm hook, and the parametrization."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Tensor]
     for prefix, layer in _layers(module):
         for name in layer.pairs:
             del state[f"{prefix}{name}_v"], state[f"{prefix}{name}_g"]
-            keys = [f"{prefix}{key.format(name)}" for key in LAYOUTS[layout]]
+            keys = _keys(f"{prefix}{name}", layout)
             if layout == "plain":
                 state[keys[0]] = layer.effective(name).detach()
                 continue
@@ -51,22 +51,32 @@ def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Tensor]
     return state
 
 
-def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+def load_weights(
+    module: nn.Module, state_dict: Mapping[str, Tensor], layout: str | None = None
+) -> None:
     """Loads a state dict in any of the layouts, mixed if need be, into plain or normalized layers.
 
     A plain weight becomes v := w, g := ‖w‖. A pair (v, g) that was normalised along another axis
-    is loaded by its effective weight. ``weight_g`` of a layer with ``scale="exp"`` is taken as that
-    layer writes it, a logarithm; for a negative length from elsewhere, which has none, the row of v
-    is turned around. Nothing is changed if anything is wrong.
+    is loaded by its effective weight. Where a layer holds logarithms of lengths, ``scale="exp"``,
+    the row of v is turned around for a negative length, which has none. Nothing is changed if
+    anything is wrong.
 
     Args:
         module: plain, converted or in part.
         state_dict: of a network with the same layers under the same names.
+        layout: the one that all weights are in; None takes each as its keys tell. A ``weight_g``
+            for a layer with ``scale="exp"`` may be a length, torch's, or a logarithm, that layer's
+            own: say ``"weight_norm"`` for the former, and use ``module.load_state_dict`` for the
+            latter.
 
     Raises:
-        UsageError: a key is missing, has no place or another shape, a row of v is zero, or the
-            length of a row is zero and ``scale="exp"``; the message names it.
+        UsageError: an unknown layout; a key is missing, has no place or another shape; a row of v
+            is zero; with ``scale="exp"``, the length of a row is zero, or may be a logarithm. The
+            message names it.
     """
+    if layout is not None:
+        check_choice("layout", layout, LAYOUTS)
+    layouts = [layout] if layout is not None else list(LAYOUTS)
     left = dict(state_dict)
     loaded: dict[str, Tensor] = {}
     ours = {
@@ -75,12 +85,17 @@ def load_weights(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         for name in layer.pairs
     }
     for stem, (layer, name) in ours.items():
-        loaded[f"{stem}_v"], loaded[f"{stem}_g"] = _take_pair(left, stem, layer, name)
+        if layout is None and layer.scale == "exp" and f"{stem}_g" in left:
+            raise UsageError(
+                f"{stem}_g is a length or a logarithm (scale='exp'): say layout='weight_norm' for "
+                "what torch wrote, and use load_state_dict for what this layer wrote"
+            )
+        loaded[f"{stem}_v"], loaded[f"{stem}_g"] = _take_pair(left, stem, layer, name, layouts)
     missing = []
     for key, target in module.state_dict().items():
         if key in loaded:
             continue
-        value = left.pop(key) if key in left else _take_weight(left, key, target)
+        value = left.pop(key) if key in left else _take_weight(left, key, layouts)
         if value is None:
             missing.append(key)
         else:
@@ -114,20 +129,18 @@ def _check_expressible(layer: WeightNormed, layout: str, stem: str) -> None:
 
 
 def _take_pair(
-    left: dict[str, Any], stem: str, layer: WeightNormed, name: str
+    left: dict[str, Any], stem: str, layer: WeightNormed, name: str, layouts: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """The layer's own v and g from what stands for the weight ``stem``, removed from ``left``."""
     own_v, own_g = layer.pair(name)
-    found = _pop_layout(left, stem)
+    found = _pop_layout(left, stem, layouts)
     if found is None:
-        raise UsageError(f"state_dict lacks {stem}, and {stem}_g with {stem}_v")
+        forms = " or ".join(" with ".join(_keys(stem, known)) for known in layouts)
+        raise UsageError(f"state_dict lacks {forms}")
     layout, values = found
     v = values[-1]
     _check_shape(f"{stem}, from {layout}", v, own_v)
-    if layout == "weight_norm" and layer.scale == "exp":
-        g = values[0]
-        _check_shape(f"{stem}_g", g, own_g)
-    elif layout != "plain" and values[0].shape == own_g.shape and _same_norm(layer, v):
+    if layout != "plain" and values[0].shape == own_g.shape and _same_norm(layer, v):
         v, g = _as_written(stem, layer, v, values[0])
     else:
         w = layer._visible(v if layout == "plain" else _effective(stem, *values))
@@ -162,19 +175,26 @@ def _as_written(stem: str, layer: WeightNormed, v: Tensor, length: Tensor) -> tu
     return v * sign, length.abs().log()
 
 
-def _take_weight(left: dict[str, Any], key: str, target: Any) -> Tensor | None:
+def _take_weight(left: dict[str, Any], key: str, layouts: Sequence[str]) -> Tensor | None:
     """As ``_take_pair``, for a plain weight."""
-    found = _pop_layout(left, key)
+    found = _pop_layout(left, key, layouts)
     return None if found is None else _effective(key, *found[1])
 
 
-def _pop_layout(left: dict[str, Any], stem: str) -> tuple[str, list[Tensor]] | None:
-    prefix, _, name = stem.rpartition(".")
-    for layout, keys in LAYOUTS.items():
-        full = [f"{prefix}.{key.format(name)}" if prefix else key.format(name) for key in keys]
-        if all(key in left for key in full):
-            return layout, [left.pop(key) for key in full]
+def _pop_layout(
+    left: dict[str, Any], stem: str, layouts: Sequence[str]
+) -> tuple[str, list[Tensor]] | None:
+    for layout in layouts:
+        keys = _keys(stem, layout)
+        if all(key in left for key in keys):
+            return layout, [left.pop(key) for key in keys]
     return None
+
+
+def _keys(stem: str, layout: str) -> list[str]:
+    """The keys that stand for the weight ``stem``."""
+    prefix, dot, name = stem.rpartition(".")
+    return [prefix + dot + key.format(name) for key in LAYOUTS[layout]]
 
 
 def _effective(stem: str, g: Tensor, v: Tensor) -> Tensor:
