@@ -97,12 +97,14 @@ NORMS: dict[str, Norm] = {
         layers={nn.LSTM: LayerNormLSTM, nn.LSTMCell: LayerNormLSTMCell},
         normalisers=(nn.LayerNorm, _group_of_all, _group_of_all, _group_of_all),
         options=("eps",),
+        layer_options=("eps",),
     ),
     "rms": Norm(
         "RMS norm",
         layers={nn.LSTM: RMSNormLSTM, nn.LSTMCell: RMSNormLSTMCell},
         normalisers=(FeatureRMSNorm, ChannelRMSNorm, ChannelRMSNorm, ChannelRMSNorm),
         options=("eps",),
+        layer_options=("eps",),
     ),
     "spectral": Norm("w divided by its largest singular value", layers=SPECTRAL),
 }

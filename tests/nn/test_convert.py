@@ -302,9 +302,108 @@ def test_a_zero_head_under_spectral_norm_is_named():
     assert type(net["body"][0]) is nn.Linear
 
 
+@pytest.mark.parametrize("key", NORMALISERS)
+@pytest.mark.parametrize(("name", "value"), [("eps", -1.0), ("momentum", 5)])
+def test_an_option_that_makes_no_sense_is_refused(key, name, value):
+    if name in NORMS[key].options:
+        with pytest.raises(UsageError, match=rf"^{name} must be"):
+            convert(mlp(), key, norm_kwargs={name: value})
+
+
 def test_an_option_that_a_normaliser_refuses_names_the_layer():
-    with pytest.raises(UsageError, match=r"^0: .*momentum"):
-        convert(mlp(), "mean", norm_kwargs={"momentum": 2})
+    with pytest.raises(UsageError, match=r"^0: r_max must be at least 1"):
+        convert(mlp(), "batch_renorm", norm_kwargs={"r_max": 0.5})
+
+
+def test_layers_without_values_are_named():
+    net = nn.Sequential(nn.Linear(3, 4), nn.LazyLinear(2))
+    with pytest.raises(UsageError, match=r"^1 is lazy"):
+        convert(net, "weight")
+
+
+def memory():
+    return nn.ModuleDict({"lstm": nn.LSTM(3, 4), "body": mlp()})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("layer", "batch", r"^body.0: has a LayerNorm already"),
+        ("batch", "mean", r"^body.0: has a BatchNorm1d already"),
+        ("weight", "spectral", r"^lstm: is a WNLSTM already"),
+        ("weight", "layer", r"^lstm: is a WNLSTM already"),
+        ("spectral", "weight_mean", r"^lstm: is a SpectralLSTM already"),
+        ("rms", "layer", r"^lstm: is a RMSNormLSTM already"),
+        ("weight", "projected", r"^lstm: is a WNLSTM already"),
+        ("layer", "projected", r"^lstm: is a LayerNormLSTM already"),
+        ("projected", "weight", r"^lstm: is projected already"),
+    ],
+)
+def test_a_second_norm_of_the_same_kind_is_refused_and_changes_nothing(first, second, message):
+    net = memory()
+    convert(net, first)
+    before = copy.deepcopy(net)
+    with pytest.raises(UsageError, match=message):
+        convert(net, second)
+    assert repr(net) == repr(before)
+    assert all(map(torch.equal, net.state_dict().values(), before.state_dict().values()))
+
+
+@pytest.mark.parametrize("norm", ["weight", "spectral"])
+def test_computed_weights_of_hidden_layers_are_not_projected(norm):
+    net = mlp()
+    convert(net, norm)
+    with pytest.raises(UsageError, match=r"^0: is a \w+Linear already"):
+        convert(net, "projected")
+    heads = mlp()
+    convert(heads, norm, skip=("0", "2"))
+    assert convert(heads, "projected") == ["0", "2"]
+
+
+def test_rows_are_projected_before_a_normaliser_comes_behind_them():
+    net = mlp()
+    convert(net, "batch")
+    with pytest.raises(UsageError, match=r'^0: has a BatchNorm1d already: convert to "projected"'):
+        convert(net, "projected")
+    net = mlp()
+    assert convert(net, "projected") == convert(net, "batch") == ["0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("key", "first", "second", "message"),
+    [
+        ("batch", {}, {"placement": "post"}, "with placement 'pre', not 'post'"),
+        ("batch", {"placement": "post"}, {}, "with placement 'post', not 'pre'"),
+        ("batch", {}, {"norm_kwargs": {"momentum": 0.3}}, "momentum=0.1 already, got momentum=0.3"),
+        ("weight", {}, {"norm_kwargs": {"scale": "exp"}}, "scale='linear' already"),
+    ],
+)
+def test_other_options_than_the_first_time_are_refused(key, first, second, message):
+    net = mlp()
+    convert(net, key, **first)
+    with pytest.raises(UsageError, match=message):
+        convert(net, key, **second)
+
+
+def test_what_is_still_plain_takes_another_norm():
+    net = memory()
+    assert convert(net, "layer", skip=("body",)) == ["lstm"]
+    assert convert(net, "batch") == ["body.0", "body.2"]
+    assert convert(net, "spectral", skip=("lstm",)) == ["body.0", "body.2", "body.4"]
+    assert net["body"](torch.randn(8, 6)).isfinite().all()
+
+
+def test_spectral_layers_take_a_normaliser_behind_them():
+    net = mlp()
+    convert(net, "spectral")
+    assert convert(net, "batch") == ["0", "2"]
+    assert plain_parts(net, "batch") == plain_parts(net, "spectral") == []
+
+
+def test_normalised_lstms_take_the_option_of_their_norm():
+    net = memory()
+    convert(net, "layer", norm_kwargs={"eps": 0.1})
+    assert net["lstm"].eps == net["body"][0].norm.eps == 0.1
 
 
 def test_momentum_none_averages_under_batch_renorm():

@@ -1,15 +1,19 @@
 """From a plain network to a normalised one, in place."""
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 from wnrl.errors import UsageError, check_choice
-from wnrl.nn.base import WeightNormed
-from wnrl.nn.fold import HOOKS
+from wnrl.nn.convertible import (
+    check_options,
+    check_replaceable,
+    check_untouched,
+    check_values,
+    naming,
+)
 from wnrl.nn.normalised import Normalised
 from wnrl.nn.projection import mark_projected, project_
 from wnrl.nn.slots import (
@@ -50,7 +54,8 @@ def convert(
     normaliser stands under the name of what it follows: ``0.weight`` and ``0.bias`` become
     ``0.layer.weight`` and, where the normaliser takes over the bias of its layer, ``0.norm.bias``;
     weight norm alone turns ``0.weight`` into ``0.weight_g`` and ``0.weight_v``. Calling it again
-    changes nothing. Make optimizers afterwards: parameters are new.
+    changes nothing; another norm of the same kind, or other options, are refused where one
+    stands already, not for what is still plain. Make optimizers afterwards: parameters are new.
 
     Args:
         module: what to convert; a container, since a layer cannot be replaced from inside.
@@ -65,37 +70,46 @@ def convert(
 
     Raises:
         UsageError: a word, a name or an option that does not exist; ``module`` is itself a layer;
-            a layer has hooks that would be lost; a weight is tied to one that stays plain; a
-            layer's weight is one that the norm cannot take. ``module`` is as it was then.
+            a layer has hooks that would be lost, another norm already or no values yet; a weight is
+            tied to one that stays plain; a layer's weight is one that the norm cannot take.
+            ``module`` is as it was then.
 
     Warns:
         UserWarning: a norm of hidden layers found none, though there are layers.
     """
     choice = NORMS[check_choice("norm", norm, NORMS)]
     check_choice("placement", placement, PLACEMENTS)
-    options, layer_options = _checked_options(norm, choice, norm_kwargs or {})
+    chosen = dict(norm_kwargs or {})
+    check_options(norm, choice, chosen)
     if type(module) in choice.layers or (choice.normalisers and type(module) in N_SPATIAL):
         raise UsageError(
             f"module must be a container of layers: {type(module).__name__} cannot be replaced in "
             f"place, put it in an nn.Sequential or use {type(module).__name__}'s own counterpart"
         )
     found = slots(module, skip)
+    if norm == "none":
+        return []
+    check_values(module)
+    check_replaceable(module, found, choice)
+    check_untouched(found, choice, placement, chosen)
     hidden = hidden_slots(found, placement)
-    _check_replaceable(module, found, choice)
     # All that can fail comes before the first change.
-    counterparts = _counterparts(found, choice, layer_options)
-    normalisers = _normalisers(hidden, choice, options) if choice.normalisers else {}
+    counterparts = _counterparts(found, choice, chosen)
+    normalisers = _normalisers(hidden, choice, chosen) if choice.normalisers else {}
     done = _attach_normalisers(hidden, normalisers, counterparts, choice, placement)
     done |= _replace_layers(slots(module), counterparts)
     if choice.projected:
-        recurrent = [slot for slot in found if isinstance(slot.layer, RECURRENT)]
-        places = hidden_slots(found) + recurrent
-        marked = {slot.name for slot in places if mark_projected(slot.layer)}
-        if marked:
-            project_(module)
-        done |= marked
+        done |= _project_rows(module, found)
     _warn_if_nothing_was_found(norm, choice, module, found)
     return _in_order(module, done)
+
+
+def _project_rows(module: nn.Module, found: list[Slot]) -> set[str]:
+    recurrent = [slot for slot in found if isinstance(slot.layer, RECURRENT)]
+    marked = {slot.name for slot in hidden_slots(found) + recurrent if mark_projected(slot.layer)}
+    if marked:
+        project_(module)
+    return marked
 
 
 def _warn_if_nothing_was_found(
@@ -166,40 +180,17 @@ def _left_plain(slot: Slot, choice: Norm, heads: bool) -> bool:
     return not (isinstance(after.layer, Normalised) and is_nonlinear(after.layer.layer))
 
 
-def _checked_options(
-    norm: str, choice: Norm, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the normalisers are told, and what the layers."""
-    allowed = choice.options + choice.layer_options
-    for name in options:
-        if name not in allowed:
-            known = ", ".join(allowed) or "nothing"
-            raise UsageError(f"norm_kwargs for {norm!r} may hold {known}; got {name!r}")
-    chosen = options.items()
-    return (
-        {name: value for name, value in chosen if name in choice.options},
-        {name: value for name, value in chosen if name in choice.layer_options},
-    )
-
-
-@contextmanager
-def _naming(slot: Slot) -> Iterator[None]:
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{slot.name}: {error}") from error
-
-
 def _counterparts(found: list[Slot], choice: Norm, options: dict[str, Any]) -> dict[int, Any]:
     """What takes the place of each layer, by its id; what was tied stays so."""
+    ours = {name: value for name, value in options.items() if name in choice.layer_options}
     made: dict[int, Any] = {}
     pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
     for slot in found:
         layer = slot.layer
         if type(layer) not in choice.layers or id(layer) in made:
             continue
-        with _naming(slot):
-            counterpart = choice.layers[type(layer)].from_plain(layer, **options)
+        with naming(slot):
+            counterpart = choice.layers[type(layer)].from_plain(layer, **ours)
         made[id(layer)] = counterpart
         for name in getattr(counterpart, "pairs", ()):
             pair = pairs.setdefault(id(getattr(layer, name)), counterpart.pair(name))
@@ -211,14 +202,15 @@ def _counterparts(found: list[Slot], choice: Norm, options: dict[str, Any]) -> d
 def _normalisers(hidden: list[Slot], choice: Norm, options: dict[str, Any]) -> dict[str, Any]:
     """A normaliser for each of the places, by its name."""
     assert choice.normalisers is not None
+    ours = {name: value for name, value in options.items() if name in choice.options}
     made: dict[str, Any] = {}
     for slot in hidden:
         layer: Any = slot.layer
         n_spatial = N_SPATIAL[type(layer)]
         features = layer.out_channels if n_spatial else layer.out_features
         weight = next(layer.parameters())
-        with _naming(slot):
-            norm = choice.normalisers[n_spatial](features, **options)
+        with naming(slot):
+            norm = choice.normalisers[n_spatial](features, **ours)
         made[slot.name] = norm.to(weight.device, weight.dtype)
     return made
 
@@ -255,27 +247,3 @@ def _replace_layers(found: list[Slot], counterparts: Mapping[int, Any]) -> set[s
     for slot in places:
         setattr(slot.parent, slot.key, counterparts[id(slot.layer)])
     return {slot.name.removesuffix(".layer") for slot in places}
-
-
-def _check_replaceable(module: nn.Module, found: list[Slot], choice: Norm) -> None:
-    """Refuses to lose hooks, and to normalise a weight in one layer and not in another."""
-    places = [slot for slot in found if type(slot.layer) in choice.layers]
-    for slot in places:
-        if any(getattr(slot.layer, kind) for kind in HOOKS):
-            raise UsageError(f"{slot.name} has hooks that conversion would lose; remove them first")
-    if not any(issubclass(layer, WeightNormed) for layer in choice.layers.values()):
-        return
-    ours = {id(slot.layer) for slot in places}
-    names: dict[int, list[str]] = {}
-    plain: set[int] = set()
-    for path, part in module.named_modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            if parameter.dim() > 1:
-                names.setdefault(id(parameter), []).append(f"{path}.{name}")
-                plain |= set() if id(part) in ours else {id(parameter)}
-    for key in plain:
-        if len(names[key]) > 1 and any(id(p) == key for s in places for p in s.layer.parameters()):
-            raise UsageError(
-                f"{' and '.join(names[key])} are one parameter, and only a part of its layers can "
-                "be converted: skip them all"
-            )
