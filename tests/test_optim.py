@@ -148,6 +148,13 @@ def test_a_copy_with_its_network_goes_on_alone_and_equally(copier, steps):
     assert difference(net, twin) == 0
 
 
+def test_a_pickle_holds_v_and_g_once():
+    net = nn.Sequential(*(nn.Linear(40, 40) for _ in range(8)))
+    optimizer = WNSGD(net.parameters(), lr=0.1)
+    numbers = 2 * sum(p.numel() for p in net.parameters())  # w, and v with g
+    assert len(pickle.dumps(optimizer)) < 1.5 * 4 * numbers
+
+
 def test_a_state_without_v_and_g_is_refused_by_name():
     net = mlp()
     plain = torch.optim.Adam(net.parameters())
@@ -186,7 +193,8 @@ def tampered(change):
         (lambda s: s[0]["v_state"].update(exp_avg=torch.zeros(9)), r"exp_avg of v of parameter 0"),
         (lambda s: s[0]["g_state"].update(exp_avg=torch.zeros(9)), r"exp_avg of g of parameter 0"),
         (lambda s: s[2].pop("v_state"), "parameter 2 lacks v_state"),
-        (lambda s: s[2].pop("g"), "parameter 2 has no v and g"),
+        (lambda s: s[2].pop("g"), "parameter 2 lacks g"),
+        (lambda s: (s[2].pop("v"), s[2].pop("g")), "parameter 2 has no v and g"),
     ],
 )
 def test_every_state_is_checked_before_anything_is_loaded(change, message):
@@ -257,6 +265,38 @@ def test_a_sparse_gradient_is_refused():
     words(torch.tensor([1, 2])).sum().backward()
     with pytest.raises(UsageError, match=r"shape \(10, 4\) must have a dense gradient"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("copier", [lambda x: x, copy.deepcopy])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_what_no_fused_kernel_takes_is_stepped_on_by_the_base(dtype, copier):
+    def parts():
+        torch.manual_seed(0)
+        sparse = dtype is torch.float32
+        return nn.Embedding(10, 4, sparse=sparse, dtype=dtype), nn.Linear(4, 3)
+
+    ours, theirs = parts(), parts()
+    words, layer = (list(part.parameters()) for part in ours)
+    groups = [{"params": words, "weight_norm": False}, {"params": layer}]
+    ours, wrapped = copier((ours, WNSGD(groups, lr=0.1)))
+    plain = torch.optim.SGD(theirs[0].parameters(), lr=0.1)
+    for _ in range(3):
+        for words, layer in (ours, theirs):
+            words.zero_grad()
+            out = words.weight[1:3].real if dtype.is_complex else words(torch.tensor([1, 2]))
+            layer(out).square().sum().backward()
+        wrapped.step()
+        plain.step()
+        theirs[1].load_state_dict(ours[1].state_dict())
+    torch.testing.assert_close(ours[0].weight, theirs[0].weight)
+    assert not torch.equal(ours[0].weight, parts()[0].weight)
+
+
+def test_a_complex_weight_is_refused_unless_its_group_says_so():
+    with pytest.raises(
+        UsageError, match=r"must be real, got torch\.complex64 .* weight_norm=False"
+    ):
+        WNAdam([nn.Parameter(torch.ones(3, 2, dtype=torch.complex64))])
 
 
 def test_a_differentiable_step_is_refused():

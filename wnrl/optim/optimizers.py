@@ -66,8 +66,11 @@ class WeightNormalized(Optimizer):
         self._bundles: list[list[Bundle]] = []  # one list for each parameter group
         # The base optimizer refuses an empty list; what it steps on is set at each step.
         self._inner = self.base([torch.zeros(1)], *args, **kwargs)
+        self._plain_steps: dict[str, Any] = {}
         if not {"fused", "foreach"} & kwargs.keys():
-            self._inner.defaults |= _fastest(self.base)
+            fastest = _fastest(self.base)
+            self._plain_steps = {key: self._inner.defaults[key] for key in fastest}
+            self._inner.defaults |= fastest
         super().__init__(params, {**self._inner.defaults, **GROUP_DEFAULTS})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -95,7 +98,7 @@ class WeightNormalized(Optimizer):
         for group, bundles in zip(self.param_groups, self._bundles, strict=True):
             for bundle in bundles:
                 moving += bundle.give_gradients(self._inner.state)
-            inner_groups += _inner_groups(group, bundles)
+            inner_groups += _inner_groups(group, bundles, self._plain_steps)
         self._inner.param_groups = inner_groups
         self._inner.step()
         if moving:
@@ -147,12 +150,14 @@ class WeightNormalized(Optimizer):
 
     def _check_state(self, where: str, state: dict[str, Any], own: dict[str, Any]) -> None:
         """Raises UsageError where ``state`` cannot be that of a weight whose state is ``own``."""
+        if "v" not in state and "g" not in state:
+            raise UsageError(
+                f"the state of {where} has no v and g: "
+                f"it was saved by another optimizer than {type(self).__name__}"
+            )
         for key in ("v", "g"):
             if key not in state:
-                raise UsageError(
-                    f"the state of {where} has no v and g: "
-                    f"it was saved by another optimizer than {type(self).__name__}"
-                )
+                raise UsageError(f"the state of {where} lacks {key}")
             _check_shapes(where, {key: state[key]}, own[key])
         for key in ("v", "g"):
             if f"{key}_state" not in state:
@@ -165,7 +170,7 @@ class WeightNormalized(Optimizer):
         state = {w: {**own, **_cloned(own)} for w, own in self.state.items()}
         inner = copy.copy(self._inner)
         inner.state, inner.param_groups = defaultdict(dict), []
-        own = {"v_init_std": self.v_init_std, "_inner": inner}
+        own = {"v_init_std": self.v_init_std, "_inner": inner, "_plain_steps": self._plain_steps}
         return {**super().__getstate__(), **own, "state": defaultdict(dict, state)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -214,8 +219,16 @@ class WeightNormalized(Optimizer):
                 self.state[pair.w] |= {"v_state": v_state, "g_state": g_state}
 
 
-def _inner_groups(group: dict[str, Any], bundles: list[Bundle]) -> list[dict[str, Any]]:
-    """The groups of the base optimizer: one if it may treat v, g and the rest alike."""
+def _inner_groups(
+    group: dict[str, Any], bundles: list[Bundle], plain_steps: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The groups of the base optimizer: one if it may treat v, g and the rest alike.
+
+    Args:
+        group: of the optimizer.
+        bundles: its weights.
+        plain_steps: options with which the base optimizer chooses its kernel by itself.
+    """
     options = {name: value for name, value in group.items() if name not in _OUTER_KEYS}
     owned = {pair.w for bundle in bundles for pair in bundle.pairs}
     rest = [w for w in group["params"] if w not in owned]
@@ -223,14 +236,20 @@ def _inner_groups(group: dict[str, Any], bundles: list[Bundle]) -> list[dict[str
     vs = [v for of_v, _ in parameters for v in of_v]
     gs = [g for _, of_g in parameters for g in of_g]
     scale = group["g_lr_scale"]
-    if not options.get("weight_decay") and scale == 1:
+    alike = not plain_steps or all(map(_fits_every_kernel, rest))
+    if alike and not options.get("weight_decay") and scale == 1:
         return [{**options, "params": rest + vs + gs}]
     undecayed = {**options, "weight_decay": 0.0}
     return [
-        {**options, "params": rest},
+        {**options, **({} if alike else plain_steps), "params": rest},
         {**undecayed, "params": vs},
         {**undecayed, "params": gs, "lr": group["lr"] * scale},
     ]
+
+
+def _fits_every_kernel(w: Tensor) -> bool:
+    """Whether fused steps take ``w``, which is neither complex nor has a sparse gradient."""
+    return not w.is_complex() and (w.grad is None or w.grad.layout is torch.strided)
 
 
 def _check_shapes(where: str, state: dict[str, Any], like: Tensor) -> None:

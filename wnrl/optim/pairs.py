@@ -54,6 +54,11 @@ class Pair:
         """The pair that stands for w as it is."""
         if not w.numel():
             raise UsageError(f"a weight must have no empty axis, got shape {tuple(w.shape)}")
+        if w.is_complex():
+            raise UsageError(
+                f"a weight must be real, got {w.dtype} of shape {tuple(w.shape)}: "
+                "give its group weight_norm=False"
+            )
         if transposed and len(w) % transposed:
             raise UsageError(
                 f"transposed={transposed} must divide the input channels of a weight of shape "
