@@ -13,7 +13,7 @@ from agents.compiling import TARGETS, CompileUpdates
 from agents.config import ContinuousConfig, OffPolicyConfig
 from agents.training import learn, log_to
 
-SIZES = {"n_envs": 2, "batch_size": 16, "net_arch": (16,)}
+SIZES = {"n_envs": 2, "batch_size": 16, "net_arch": (16,), "critic_arch": (16,)}
 ON_POLICY = {"n_steps": 16, "n_epochs": 2}
 OFF_POLICY = {"learning_starts": 16, "buffer_size": 200, "train_freq": 4, "gradient_steps": 2}
 

@@ -376,7 +376,7 @@ class InterruptAt:
             os.kill(os.getpid(), self.number)
 
 
-SIZES = {"n_envs": 2, "batch_size": 16, "net_arch": (8,)}
+SIZES = {"n_envs": 2, "batch_size": 16, "net_arch": (8,), "critic_arch": (8,)}
 ON_POLICY = {"n_steps": 16, "n_epochs": 2, "lstm_hidden_size": 8, "n_critic_updates": 2}
 OFF_POLICY = {"learning_starts": 20, "buffer_size": 300, "train_freq": 4, "gradient_steps": 2,
               "target_update_interval": 8}  # fmt: skip
@@ -565,9 +565,9 @@ def test_resume_begins_where_there_is_nothing_to_go_on_from_and_says_so(tmp_path
 
 def test_a_run_goes_on_with_its_own_settings_where_no_flags_are_given(tmp_path, every_progress):
     one, two = tmp_path / "whole", tmp_path / "parts"
-    train(small(one, "a2c", seed=3, norm="layer", env_id="Acrobot-v1"))
+    train(small(one, "a2c", seed=3, norm="layer", env_id="CartPoleNoVel-v1"))
     with pytest.raises(Stopped):
-        train(small(two, "a2c", seed=3, norm="layer", env_id="Acrobot-v1"), InterruptAt(0.55))
+        train(small(two, "a2c", seed=3, norm="layer", env_id="CartPoleNoVel-v1"), InterruptAt(0.55))
     assert leave("--run-dir", str(two), "--resume") == 0
     assert_same_run(one, two)
 
