@@ -21,7 +21,7 @@ from wnrl.sb3.optimizers import (
     refuse_second_weight_norm,
     spare_from_decay,
 )
-from wnrl.sb3.parts import drop_graphs, is_target, output_layers, trained_parts
+from wnrl.sb3.parts import drop_graphs, frozen_layers, is_target, output_layers, trained_parts
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -245,8 +245,8 @@ class NormBase(_Policy):
         """Initialises what ``_run_hidden`` reaches, on preprocessed observations, and targets."""
         parts: Any = trained_parts(self)
         parts.forward = self._run_hidden
-        heads = {id(head) for head in self._heads}
-        skip = [name for name, part in parts.named_modules() if id(part) in heads]
+        kept = {id(head) for head in self._heads} | frozen_layers(parts)
+        skip = [name for name, part in parts.named_modules() if id(part) in kept]
         report = data_init(parts, obs, skip=skip)
         for name, target in self.named_children():
             if is_target(name):

@@ -14,9 +14,10 @@ algorithm:
 
 Where there are fewer observations than asked for, these are used and a warning says so: a batch of
 a replay buffer has ``batch_size``. Critics of (s, a) see uniform actions, as the buffer has them at
-first. Output heads are left alone: their gain was chosen. Parameters are written in place, so that
-optimizers keep them, and targets are loaded again. A buffer of the policy, ``data_initialised``,
-says that it is done; it is saved with the policy, and nothing is repeated after loading.
+first. Output heads are left alone, since their gain was chosen, and so are layers that were frozen
+(``requires_grad_(False)``). Parameters are written in place, so that optimizers keep them, and
+targets are loaded again. A buffer of the policy, ``data_initialised``, says that it is done; it is
+saved with the policy, and nothing is repeated after loading.
 """
 
 import warnings

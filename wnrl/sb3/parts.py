@@ -33,6 +33,12 @@ def output_layers(net: nn.Module, heads: Iterable[str]) -> list[str]:
     return found
 
 
+def frozen_layers(module: nn.Module) -> set[int]:
+    """The identities of the layers whose own parameters are all kept from training."""
+    own = {id(part): list(part.parameters(recurse=False)) for part in module.modules()}
+    return {key for key, ps in own.items() if ps and not any(p.requires_grad for p in ps)}
+
+
 def drop_graphs(policy: nn.Module) -> None:
     """Detaches what the last update left in SB3's distributions: no copy can have its graph."""
     for part in policy.modules():
