@@ -23,8 +23,7 @@ def train(rank, world_size, file, results):
             layer.zero_grad()
             parallel = DistributedDataParallel(layer)
             out(parallel(inputs(case, rank))).square().sum().backward()
-            if rank == 0:
-                grads = {key: p.grad for key, p in layer.named_parameters()}
-                torch.save(grads, results / f"{name}-{past.__name__}.pt")
+            grads = {key: p.grad for key, p in layer.named_parameters()}
+            torch.save(grads, results / f"{name}-{past.__name__}-{rank}.pt")
     dist.barrier()
     os._exit(0)  # gloo's threads can abort an orderly exit

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tests.nn.cases import CASES, out
 from wnrl import nn as wn
+from wnrl.errors import UsageError
 from wnrl.nn import scope
 from wnrl.nn.scope import StaleWeightError, frozen, invalidate, shared_weights
 
@@ -81,11 +82,6 @@ def new_data(p):
     p.data = p.data * 2 + 1
 
 
-def two_new_data(p):
-    p.data = p.data * 2 + 1
-    p.data = p.data * 2 + 1
-
-
 def new_parameters(net):
     for layer in (net[0], net[2]):
         for name, p in list(layer._parameters.items()):
@@ -129,7 +125,6 @@ WRITERS = {
     "detached": each(lambda p: p.detach().add_(1.0)),
     "foreach": lambda net: torch._foreach_add_([p.detach() for p in net.parameters()], 1.0),
     "new-data": each(new_data),
-    "new-data-twice": each(two_new_data),
     "new-parameters": new_parameters,
     "assigned-weight": assigned,
     "initialised-weight": initialised,
@@ -224,13 +219,35 @@ def test_a_forward_without_grad_takes_no_gradient_away(scoped):
         assert torch.equal(p.grad, grad)
 
 
-def test_weights_kept_in_inference_mode_serve_forwards_with_grad_on_the_input():
-    net = model()
+def test_weights_kept_in_inference_mode_serve_forwards_without_it_and_gradients_of_the_input():
+    net, x = model(), X.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(net(x).sum(), x)
     with frozen(net):
         with torch.inference_mode():
-            expected = net(X).clone()
+            kept = net(X).clone()
         with torch.no_grad():
-            assert torch.equal(net(X), expected)
+            assert torch.equal(net(X), kept)
+        (actual,) = torch.autograd.grad(net(x).sum(), x)
+    assert torch.equal(actual, expected)
+
+
+def test_no_new_tensor_gets_the_address_of_a_parameter_whose_weight_is_kept():
+    layer = wn.WNLinear(3, 4)
+    with frozen(layer), torch.no_grad():
+        layer(X)
+        address = layer.weight_v.data_ptr()
+        layer.weight_v.data = torch.ones(4, 3)
+        assert address not in {p.data_ptr() for p in [torch.empty(4, 3) for _ in range(1000)]}
+
+
+def test_parameters_made_in_inference_mode_which_count_no_writes_are_never_kept(counted):
+    with torch.inference_mode():
+        layer = wn.WNLinear(3, 4)
+    with frozen(layer), torch.inference_mode():
+        before = layer(X)
+        layer.weight_g.mul_(2)
+        assert not torch.equal(layer(X), before)
+    assert len(counted) == 2
 
 
 def test_shared_weights_can_go_through_several_backwards():
@@ -327,6 +344,26 @@ def test_scopes_end_with_an_exception_and_nest():
     assert net[0]._scope is None
 
 
+@pytest.mark.parametrize("scoped", [frozen, shared_weights])
+def test_a_scope_decorates_a_function(scoped, counted):
+    net = model()
+
+    @scoped(net)
+    def twice():
+        return net(X) + net(X)
+
+    with torch.no_grad():
+        for calls in (1, 2):
+            twice()
+            assert len(counted) == 2 * calls
+    assert net[0]._scope is None
+
+
+def test_leaving_a_scope_that_was_not_entered_is_refused():
+    with pytest.raises(UsageError, match="had not been entered"):
+        frozen(model()).__exit__(None, None, None)
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
 def test_a_copy_made_inside_a_scope_is_in_none(clone):
     net = model()
@@ -394,6 +431,8 @@ def test_parameters_in_shared_memory_are_never_kept(counted):
     net = model().share_memory()
     with frozen(net), torch.no_grad():
         net(X)
+        net(X)
+        assert len(counted) == 4
         hidden_write(net)
         assert torch.equal(net(X), copy.deepcopy(net)(X))
 

@@ -11,13 +11,14 @@ after ``invalidate``, and the check mode finds them.
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from wnrl.errors import UsageError
 from wnrl.nn.functional import in_transform
 
 Weights = tuple[Tensor | None, ...]
@@ -135,8 +136,7 @@ class Scope:
     def _fold(self, layer: Keeper) -> Weights:
         if not _can_be_kept(layer):
             return layer._compute()
-        with torch.inference_mode(False), torch.no_grad():
-            self.kept = kept = Kept(layer)
+        self.kept = kept = Kept(layer)
         return kept.weights
 
     def _with_graph(self, layer: Keeper) -> Weights:
@@ -191,12 +191,12 @@ def _keepers(module: nn.Module) -> list[Keeper]:
     return [m for m in module.modules() if hasattr(type(m), "_scope")]  # type: ignore[misc]
 
 
-class frozen:  # noqa: N801 - reads as what it does to a module
+class frozen(ContextDecorator):  # noqa: N801 - reads as what it does to a module
     """Folds the weights of all layers in ``module``, for forwards without grad.
 
     Meant for rollouts and evaluation: within it, a forward where grad is off costs what the plain
     layer's costs. Forwards with grad compute their weights as ever, so no gradient is lost. Scopes
-    nest, and may be open in several threads.
+    nest, and may be open in several threads. Decorates functions too, as ``shared_weights`` does.
 
     What changes the weights is seen at the next forward, but for in-place writes through ``.data``
     (Stable-Baselines3's ``polyak_update`` is one) and those of other processes. Parameters in
@@ -256,6 +256,8 @@ def _enter(layers: list[Keeper], thread: int | None = None) -> None:
 
 def _leave(layers: list[Keeper], thread: int | None = None) -> None:
     with _lock:
+        if any(layer._scope is None for layer in layers):
+            raise UsageError("a scope was left that had not been entered")
         for layer in layers:
             scope = layer._scope
             assert scope is not None
