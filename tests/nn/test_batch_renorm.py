@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -47,6 +49,25 @@ def test_beyond_the_limits_r_and_d_are_clipped():
     norm = warm(BatchRenorm1d(1, momentum=0.0, eps=1e-12, r_max=3.0, d_max=5.0), std=0.01)
     x = torch.tensor([[9.0], [11.0]])  # mean 10, std 1, so r = 100 and d = 1000
     torch.testing.assert_close(norm(x), torch.tensor([[-1.0 * 3 + 5], [1.0 * 3 + 5]]))
+
+
+def test_r_and_d_are_clipped_from_below_too():
+    norm = warm(BatchRenorm1d(1, momentum=0.0, eps=1e-12, r_max=3.0, d_max=5.0), mean=2e3, std=100)
+    x = torch.tensor([[9.0], [11.0]])  # mean 10, std 1, so r = 0.01 and d = -19.9
+    torch.testing.assert_close(norm(x), torch.tensor([[-1.0 / 3 - 5], [1.0 / 3 - 5]]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_large_mean_costs_no_more_digits_than_under_batch_norm(training):
+    x = torch.randn(256, 3, generator=torch.Generator().manual_seed(0)) + 1e4
+    norm, plain = warm(BatchRenorm1d(3, eps=1e-5), mean=1e4), nn.BatchNorm1d(3)
+    plain.running_mean.fill_(1e4)
+    norm.train(training), plain.train(training)
+    if training:
+        norm.running_steps.fill_(0)
+    exact = copy.deepcopy(plain).double()(x.double())
+    ours, theirs = ((m(x).double() - exact).abs().max().item() for m in (norm, plain))
+    assert ours <= 2 * theirs + 1e-6
 
 
 def test_r_and_d_are_constants_for_the_gradient():

@@ -115,17 +115,21 @@ class BatchRenorm(nn.Module):
         axes = channel_axes(x, self.num_features, self._spatial)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if not x.numel():
-            scale, shift = wide.new_ones(self.num_features), wide.new_zeros(self.num_features)
+            mean = shift = wide.new_zeros(self.num_features)
+            scale = wide.new_ones(self.num_features)
         elif self.running_mean is None or self.running_var is None:
-            scale, shift = self._standardise(wide, axes)
+            mean, var, _ = self._statistics(wide, axes)
+            scale, shift = (var + self.eps).rsqrt(), torch.zeros_like(mean)
         elif self.training:
-            scale, shift = self._renormalise(wide, axes)
+            mean, scale, shift = self._renormalise(wide, axes)
         else:
+            mean, shift = self.running_mean, torch.zeros_like(self.running_mean)
             scale = (self.running_var + self.eps).rsqrt()
-            shift = -self.running_mean * scale
         if self.weight is not None and self.bias is not None:
             scale, shift = scale * self.weight, shift * self.weight + self.bias
-        return (wide * along_channels(scale, x) + along_channels(shift, x)).to(x.dtype)
+        # The mean first: where it is large, the digits that matter are those of the difference.
+        centred = wide - along_channels(mean, x)
+        return (centred * along_channels(scale, x) + along_channels(shift, x)).to(x.dtype)
 
     def _statistics(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, population variance and deviation of the batch, each ``(C,)``."""
@@ -133,13 +137,8 @@ class BatchRenorm(nn.Module):
         var, mean = torch.var_mean(wide, axes, correction=0)
         return mean, var, (var + self.eps).sqrt()
 
-    def _standardise(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
-        """The scale and shift, each ``(C,)``, of plain batch norm."""
-        mean, _, std = self._statistics(wide, axes)
-        return 1 / std, -mean / std
-
-    def _renormalise(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
-        """The scale and shift, each ``(C,)``, of x̂, and the update of the running statistics."""
+    def _renormalise(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, scale and shift of x̂, each ``(C,)``, and the update of the running statistics."""
         mean, var, std = self._statistics(wide, axes)
         steps, running_mean, running_var = self.running_steps, self.running_mean, self.running_var
         assert steps is not None
@@ -157,8 +156,7 @@ class BatchRenorm(nn.Module):
             share = 1 / steps if self.momentum is None else self.momentum
             running_mean += share * (mean - running_mean)
             running_var += share * (var - running_var)
-        scale = r / std
-        return scale, d - mean * scale
+        return mean, r / std, d
 
     def _opening(self, steps: Tensor, last_step: int) -> Tensor:
         """From 0 (up to ``warmup_steps``) to 1 (from ``last_step`` on)."""
