@@ -138,6 +138,22 @@ def test_the_input_of_a_cell_is_checked():
         wn.RMSNormLSTMCell(3, 4)(torch.zeros(2, 4))
 
 
+@pytest.mark.parametrize("cell", [wn.LayerNormLSTMCell, wn.WNLSTMCell])
+@pytest.mark.parametrize("shape", [(1, 4), (2, 1), (4,), (2, 5)])
+def test_states_of_a_cell_that_would_be_broadcast_are_refused(cell, shape):
+    with pytest.raises(UsageError, match=r"hx must have shape \(N, 4\)"):
+        cell(3, 4)(torch.zeros(2, 3), (torch.zeros(shape), torch.zeros(2, 4)))
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_full_backward_pre_hook"])
+@pytest.mark.parametrize("kind", [wn.LayerNormLSTM, wn.RMSNormLSTMCell])
+def test_hooks_that_would_be_lost_are_refused(kind, register):
+    plain = kind.plain_type(3, 4)
+    getattr(plain, register)(lambda *_: None)
+    with pytest.raises(UsageError, match="no hooks"):
+        kind.from_plain(plain)
+
+
 def test_an_eps_of_zero_is_refused():
     with pytest.raises(UsageError, match="eps must be above zero"):
         wn.LayerNormLSTM(3, 4, eps=0.0)

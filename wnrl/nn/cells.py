@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from wnrl.errors import UsageError
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.effective import effective_weight
 from wnrl.nn.functional import in_transform
+from wnrl.nn.sequence import open_cell
 from wnrl.nn.unrolled import Gates, gru_recurrence, lstm_recurrence, step_once
 
 _ARGUMENTS = ("input_size", "hidden_size", "bias")
@@ -37,15 +37,7 @@ class WNCell(WeightNormed):
 
     def _checked(self, input: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """``input`` and the states with a batch axis."""
-        for name, tensor, size in (
-            ("input", input, self.input_size),
-            *(("hx", state, self.hidden_size) for state in states),
-        ):
-            if tensor.dim() != input.dim() or input.dim() not in (1, 2) or tensor.shape[-1] != size:
-                wanted = f"({size},)" if input.dim() == 1 else f"(N, {size})"
-                raise UsageError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
-        tensors = (input, *states)
-        return tensors if input.dim() == 2 else tuple(t.unsqueeze(0) for t in tensors)
+        return open_cell(input, states, input_size=self.input_size, hidden_size=self.hidden_size)
 
     def _zeros(self, input: Tensor) -> Tensor:
         return input.new_zeros(*input.shape[:-1], self.hidden_size)

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn.sequence import States, open_sequences
+from wnrl.nn.fold import HOOKS
+from wnrl.nn.sequence import States, open_cell, open_sequences
 from wnrl.nn.signature import show_arguments
 from wnrl.nn.unrolled import Recurrence, lstm_step, step_once, unroll
 
@@ -68,12 +69,14 @@ class NormedRecurrent(nn.Module):
         """A layer with the parameters of ``plain``, which it shares, and scales of one.
 
         Raises:
-            UsageError: ``plain`` is of another type.
+            UsageError: ``plain`` is of another type, or has hooks, which would be lost.
         """
         if type(plain) is not cls.plain_type:
             raise UsageError(
                 f"plain must be a {cls.plain_type.__name__}, got {type(plain).__name__}"
             )
+        if any(getattr(plain, kind) for kind in HOOKS):
+            raise UsageError(f"plain must have no hooks, they would be lost: {plain}")
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer._adopt(plain, eps)
@@ -201,15 +204,14 @@ class NormedLSTMCell(NormedRecurrent):
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """One step: ``input`` is ``(N, input_size)``, h and c ``(N, hidden_size)``; N may lack."""
-        if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
-            raise UsageError(
-                f"input must have shape (N, {self.input_size}), got {tuple(input.shape)}"
-            )
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = (zeros, zeros)
-        h, c = step_once(self._recurrence(), input, hx)
-        return h, c
+        batch, *states = open_cell(
+            input, hx, input_size=self.input_size, hidden_size=self.hidden_size
+        )
+        h, c = step_once(self._recurrence(), batch, tuple(states))
+        return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))
 
 
 class LayerNormLSTMCell(NormedLSTMCell):

@@ -137,3 +137,21 @@ def _checked(states: States, rows: int, n: int, widths: tuple[int, ...], batched
         if tuple(state.shape) != wanted:
             raise UsageError(f"hx must have shape {wanted}, got {tuple(state.shape)}")
     return tuple(state if batched else state.unsqueeze(1) for state in states)
+
+
+def open_cell(
+    input: Tensor, states: States, *, input_size: int, hidden_size: int
+) -> tuple[Tensor, ...]:
+    """Input and states of a cell, each ``(size,)`` or ``(N, size)``, with a batch axis.
+
+    Raises:
+        UsageError: a shape does not fit.
+    """
+    named = [("input", input, input_size), *(("hx", state, hidden_size) for state in states)]
+    for name, tensor, size in named:
+        wanted = (*input.shape[:-1], size)
+        if input.dim() not in (1, 2) or tuple(tensor.shape) != wanted:
+            shown = f"({size},)" if input.dim() == 1 else f"(N, {size})"
+            raise UsageError(f"{name} must have shape {shown}, got {tuple(tensor.shape)}")
+    tensors = (input, *states)
+    return tensors if input.dim() == 2 else tuple(t.unsqueeze(0) for t in tensors)
