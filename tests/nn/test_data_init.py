@@ -244,14 +244,59 @@ def test_a_layer_without_a_bias_says_that_its_mean_stays():
     torch.testing.assert_close(deviation, torch.ones(4), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("key", ["weight_mean", "batch", "batch_renorm"])
-def test_evaluation_agrees_with_training_on_the_batch_that_was_used(key):
-    net = mlp()
-    convert(net, key)
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("key", ["weight_mean", "mean", "batch", "batch_renorm"])
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_agrees_with_training_on_the_batch_that_was_used(key, placement, training):
+    net = mlp().train(training)
+    convert(net, key, placement=placement)
     data_init(net, data(64, 6))
     evaluated, trained = net.eval()(data(64, 6)), net.train()(data(64, 6))
     # torch's running variance has n − 1 in the denominator, its batch variance n.
     torch.testing.assert_close(evaluated, trained, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("key", ["batch", "batch_renorm"])
+def test_running_statistics_are_those_of_the_batch_in_front_of_and_behind_nonlinearities(key):
+    for placement, hidden in (("pre", lambda t: t), ("post", torch.nn.functional.elu)):
+        net = mlp().eval()
+        convert(net, key, placement=placement)
+        data_init(net, data(64, 6), init_scale=3.0)
+        first = net[0].layer if placement == "pre" else net[0]
+        norm = net[0].norm if placement == "pre" else net[1].norm
+        var, mean = torch.var_mean(hidden(first(data(64, 6))), 0, correction=0)
+        torch.testing.assert_close(norm.running_mean, mean, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(norm.running_var, var, atol=1e-4, rtol=1e-4)
+        assert placement == "pre" or (var - 1).abs().min() > 0.5
+
+
+class Counted(nn.Linear):
+    def get_extra_state(self):
+        return {"calls": 3}
+
+    def set_extra_state(self, state):
+        assert state == {"calls": 3}
+
+
+def test_state_that_is_no_tensor_is_kept_by_a_refused_call():
+    net = nn.Sequential(nn.Linear(6, 6), Counted(6, 6))
+    assert data_init(net, data(8, 6)).initialised == ["0"]
+    with pytest.raises(UsageError, match="0 has one"):
+        data_init(net, data(1, 6))
+
+
+@pytest.mark.parametrize(
+    ("values", "init_scale"),
+    [([-6e4, 6e4], 0.5), ([1000.0, 1001.0], 100.0)],
+    ids=["a scale of 8e-6", "a shift of 2e5"],
+)
+def test_scales_below_and_shifts_beyond_half_precision_are_reported(values, init_scale):
+    net = nn.Sequential(nn.Linear(1, 1)).half()
+    nn.init.ones_(net[0].weight)
+    report = data_init(net, torch.tensor(values).half().unsqueeze(1), init_scale=init_scale)
+    assert report.incomplete["0"].startswith("features [0] keep their length")
+    assert net[0].weight.item() == 1
+    assert net[0].bias.isfinite().all()
 
 
 def test_a_checkpoint_is_enough_and_nothing_is_repeated():

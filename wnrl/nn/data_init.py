@@ -1,5 +1,6 @@
 """Data-dependent initialisation (Salimans & Kingma 2016, arXiv:1602.07868, eq. 5 and 6)."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -74,9 +75,11 @@ def data_init(
     check_positive(init_scale=init_scale)
     net = module.module if isinstance(module, DistributedDataParallel) else module
     report = DataInitReport()
-    targets = _targets(net, skipped_modules(net, skip), init_scale, report)
-    saved = {name: value.clone() for name, value in net.state_dict().items()}
+    skipped = skipped_modules(net, skip)
+    targets = _targets(net, skipped, init_scale, report)
+    saved = copy.deepcopy(net.state_dict())  # with what is no tensor, such as extra state
     handles = [handle for target in targets for handle in target.hook(report)]
+    handles += _follow_nonlinearities(net, skipped)
     try:
         net(*inputs)
     except BaseException:
@@ -123,6 +126,37 @@ def _targets(
         if norm is not None:
             targets.append(_Norm(name, norm, n_spatial, init_scale))
     return targets
+
+
+def _follow_nonlinearities(net: nn.Module, skipped: set[int]) -> list[RemovableHandle]:
+    """Gives normalisers behind nonlinearities the statistics of what they first see."""
+    first: set[int] = set()
+
+    names = {
+        id(part.norm): name
+        for name, part in net.named_modules()
+        if isinstance(part, Normalised) and is_nonlinear(part.layer)
+    }
+
+    def before(norm: Any, args: tuple[Tensor, ...]) -> None:
+        if id(norm) not in first:
+            first.add(id(norm))
+            _set_statistics(norm, args[0], 1, names[id(norm)])
+
+    return [
+        part.register_forward_pre_hook(before)
+        for part in net.modules()
+        if id(part) in names and id(part) not in skipped
+    ]
+
+
+def _set_statistics(norm: Any, x: Tensor, axis: int, name: str) -> None:
+    """Sets the running statistics of ``norm``, where it has some, to those of ``x``."""
+    if getattr(norm, "running_mean", None) is not None:
+        mean, std = _statistics(x, axis, name)
+        norm.running_mean.copy_(mean)
+        if hasattr(norm, "running_var"):
+            norm.running_var.copy_(std.square())
 
 
 def _kept(net: nn.Module, skipped: set[int]) -> dict[int, str]:
@@ -259,11 +293,7 @@ class _Norm(_Target):
 
     def to_unit(self, x: Tensor) -> Tensor | None:
         norm = self.module
-        if getattr(norm, "running_mean", None) is not None:
-            mean, std = _statistics(x, x.dim() - 1 - self.n_spatial, self.name)
-            norm.running_mean.copy_(mean)
-            if hasattr(norm, "running_var"):
-                norm.running_var.copy_(std.square())
+        _set_statistics(norm, x, x.dim() - 1 - self.n_spatial, self.name)
         if getattr(norm, "bias", None) is not None:
             norm.bias.zero_()
         if getattr(norm, "weight", None) is None:
