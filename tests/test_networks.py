@@ -5,6 +5,7 @@ from torch import nn
 from wnrl import NORMS, convert
 from wnrl.errors import UsageError
 from wnrl.networks import ACTIVATIONS, INITS, ConvSpec, cnn, fans, init_weights, mlp
+from wnrl.nn.masked import MaskedLinear
 
 VARIANCES = {
     "xavier": lambda k, out: 1 / k,
@@ -80,6 +81,34 @@ def test_a_converted_network_can_be_initialised_too():
     init_weights(net, "he")
     assert net[0].effective().var().item() == pytest.approx(2 / 300, rel=0.05)
     assert net[0].bias.abs().max() == 0
+
+
+class Named(nn.Linear):
+    pass
+
+
+def test_spectral_layers_and_subclasses_are_initialised_too():
+    torch.manual_seed(0)
+    net = nn.Sequential(Named(300, 200), nn.Linear(200, 100), nn.ConvTranspose1d(60, 70, 5))
+    convert(net, "spectral")
+    init_weights(net, "he")
+    for layer, fan_in in zip(net, (300, 200, 300), strict=True):
+        assert layer.weight.var().item() == pytest.approx(2 / fan_in, rel=0.05)
+        assert layer.bias.abs().max() == 0
+    matrix = net[1].weight.detach()
+    torch.testing.assert_close(net[1].eval().sigma(), torch.linalg.matrix_norm(matrix, 2))
+
+
+def test_masked_weights_stay_zero():
+    mask = torch.eye(4)
+    net = nn.Sequential(MaskedLinear(4, 4, mask), nn.Linear(4, 4))
+    init_weights(net, "he")
+    assert torch.equal(net[0].weight != 0, mask == 1)
+
+
+def test_a_layer_without_a_weight_yet_is_named():
+    with pytest.raises(UsageError, match=r"^1 is lazy"):
+        init_weights(nn.Sequential(nn.Linear(3, 4), nn.LazyLinear(2)), "he")
 
 
 def test_batch_norm_takes_its_momentum_and_its_place():

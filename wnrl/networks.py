@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.conv import WNConvTransposed
 from wnrl.nn.convert import convert
+from wnrl.nn.convertible import check_values
+from wnrl.nn.masked import MaskedLinear
 from wnrl.nn.projection import TRANSPOSED
 from wnrl.nn.slots import N_SPATIAL
+from wnrl.nn.spectral import Spectral
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -62,24 +65,31 @@ INITS: dict[str, Init] = {
 def init_weights(module: nn.Module, init: str) -> None:
     """Draws the weights of every linear layer and convolution anew; biases become zero.
 
-    Weight-normalized layers receive the drawn weight as their effective one. Recurrent layers,
-    embeddings and normalisers are left alone, and ``init="torch"`` leaves everything alone.
+    Subclasses of torch's layers count. Weight-normalized layers receive the drawn weight as their
+    effective one, spectral ones as the weight that they divide, masked ones where the mask is one.
+    Recurrent layers, embeddings and normalisers are left alone, and ``init="torch"`` leaves
+    everything alone.
 
     Args:
         module: plain or converted.
         init: a key of ``INITS``.
 
     Raises:
-        UsageError: an unknown word, or no such layer in ``module``.
+        UsageError: an unknown word, no such layer in ``module``, or one without a weight yet.
     """
     fill = INITS[check_choice("init", init, INITS)].fill
-    layers: list[Any] = [layer for layer in module.modules() if type(layer) in N_SPATIAL]
+    layers: list[Any] = [part for part in module.modules() if isinstance(part, tuple(N_SPATIAL))]
     if not layers:
         raise UsageError("module has no linear layer and no convolution to initialise")
     if fill is None:
         return
+    check_values(module)
     for layer in layers:
         fill(layer.weight, *fans(layer))
+        if isinstance(layer, MaskedLinear):
+            layer.weight.mul_(layer.mask)
+        if isinstance(layer, Spectral):
+            layer.find_vectors()
         if layer.bias is not None:
             layer.bias.zero_()
 
@@ -93,7 +103,7 @@ def fans(layer: Any) -> tuple[int, int]:
     weight = layer.weight
     inputs, outputs = weight.shape[1], weight.shape[0]
     window = prod(weight.shape[2:])
-    groups = layer.groups if N_SPATIAL[type(layer)] else 1
+    groups = getattr(layer, "groups", 1)
     if isinstance(layer, (*TRANSPOSED, WNConvTransposed)):
         inputs, outputs = outputs // groups, inputs
     else:

@@ -49,7 +49,7 @@ def _matrix(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return matrix / size, size
 
 
-class _Spectral(nn.Module):
+class Spectral(nn.Module):
     """What the spectral layers share: the vectors u, and w = W/‖Wᵀu‖."""
 
     _rows_dim = 0
@@ -119,7 +119,7 @@ class _Spectral(nn.Module):
         return plain
 
 
-class _SpectralFeedForward(_Spectral):
+class _SpectralFeedForward(Spectral):
     def forward(self, input: Tensor) -> Tensor:
         """As the plain layer; dividing the input by σ(W) is dividing W."""
         return super().forward(input / self.sigma())
@@ -141,7 +141,7 @@ class SpectralConv3d(_SpectralFeedForward, nn.Conv3d):
     """``nn.Conv3d`` with w = W/σ(W), W flattened to (out_channels, rest)."""
 
 
-class _SpectralTransposed(_Spectral):
+class _SpectralTransposed(Spectral):
     _rows_dim = 1
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -161,7 +161,7 @@ class SpectralConvTranspose3d(_SpectralTransposed, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
 
 
-class _SpectralRecurrent(_Spectral):
+class _SpectralRecurrent(Spectral):
     """The hidden-to-hidden matrices are normalised, each with its gates as one matrix."""
 
     _flat_weights_names: list[str]
@@ -200,7 +200,7 @@ class SpectralGRU(_SpectralRecurrent, nn.GRU):
     """``nn.GRU`` whose recurrent weights have spectral norm one."""
 
 
-SPECTRAL: dict[type[nn.Module], type[_Spectral]] = {
+SPECTRAL: dict[type[nn.Module], type[Spectral]] = {
     nn.Linear: SpectralLinear,
     nn.Conv1d: SpectralConv1d,
     nn.Conv2d: SpectralConv2d,
