@@ -190,8 +190,21 @@ def test_next_batch_is_used_once_and_not_at_all_without_joint_statistics(name):
         assert sizes == ([16, 8] if joint else [8, 8])
 
 
+def test_a_look_at_the_target_outside_of_training_joins_no_batch():
+    policy = make("SAC", "batch").policy
+    policy.set_training_mode(False)
+    with torch.no_grad():
+        policy.critic_target(*batch(seed=1))
+    policy.set_training_mode(True)
+    sizes = []
+    policy.critic.q_networks[0].register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
+    policy.critic(*batch())
+    assert sizes == [8]
+
+
 def test_copies_join_the_batches_of_their_own_target():
     policy = make("SAC", "batch_renorm").policy
+    policy.set_training_mode(True)
     with torch.no_grad():
         policy.critic_target(*batch(seed=1))  # waits for the critic of the original
     twin = copy.deepcopy(policy)

@@ -96,8 +96,8 @@ class CriticForward(LearningForward):
         return {**self.__dict__, "next_batch": None, "batch_size": None}
 
     def remember(self, _: nn.Module, args: tuple[Any, ...]) -> None:
-        """Pre-hook of the target: keeps (s', a') until the critic learns."""
-        self.next_batch = args
+        """Pre-hook of the target: keeps (s', a') of an update until the critic learns."""
+        self.next_batch = args if self.network.training else None
 
     def learns(self, args: tuple[Any, ...]) -> bool:
         """Whether the critic learns: not where the actions carry a gradient to an actor."""
