@@ -18,6 +18,7 @@ from wnrl.nn.embedding import WNEmbedding
 from wnrl.nn.fold import fold
 from wnrl.nn.functional import row_norm, weight_norm
 from wnrl.nn.linear import WNLinear
+from wnrl.nn.masked import MaskedLinear, WNMaskedLinear
 from wnrl.nn.mean_only import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
 from wnrl.nn.normed_lstm import (
     LayerNormLSTM,
@@ -39,6 +40,7 @@ __all__ = [
     "DataInitReport",
     "LayerNormLSTM",
     "LayerNormLSTMCell",
+    "MaskedLinear",
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",
     "MeanOnlyBatchNorm3d",
@@ -55,6 +57,7 @@ __all__ = [
     "WNGRUCell",
     "WNLSTMCell",
     "WNLinear",
+    "WNMaskedLinear",
     "WeightNormed",
     "convert",
     "data_init",
