@@ -19,10 +19,10 @@ from agents.common import (
 )
 from agents.compiling import CompileUpdates
 from agents.evaluation import EvaluateInTraining, evaluate
-from agents.interrupts import Interrupts
 from agents.loading import load_statistics
 from agents.training import Model, Progress, ReportProgress, SaveCheckpoints, learn, save
 from wnrl.errors import NonFiniteError
+from wnrl.interrupts import Interrupts
 
 BEST = "best_"
 

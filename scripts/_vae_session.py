@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from agents.interrupts import Interrupts, Stopped
 from scripts._vae_folder import Folder, tell
 from wnrl import data, tags, vae
 from wnrl.errors import NonFiniteError
+from wnrl.interrupts import Interrupts, Stopped
 from wnrl.nn import plain_parts
 from wnrl.runs import Run
 from wnrl.vae import parallel, pictures

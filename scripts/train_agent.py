@@ -30,13 +30,13 @@ from agents import AGENTS, vectorize
 from agents.checkpoint import CHECKPOINT
 from agents.common import first_env_seed
 from agents.hardware import choose_device, choose_threads, is_small
-from agents.interrupts import Stopped
 from agents.session import Plan, Session
 from agents.training import Progress, end_logs, log_to, save
 from scripts._cli import refused, run
 from scripts._resume import before, check_intention, extends, opened
 from wnrl import NORMS, tags
 from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.interrupts import Stopped
 from wnrl.runs import is_finished, reopen_run, resolve_device
 
 ConfigT = TypeVar("ConfigT")

@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from agents.interrupts import Stopped
 from scripts import _cli
 from scripts._vae_folder import opened, tell
 from scripts._vae_session import Plan, Session
 from wnrl import data, vae
 from wnrl.errors import UsageError, check_positive
+from wnrl.interrupts import Stopped
 from wnrl.runs import resolve_device, seed_everything
 from wnrl.vae import VAEConfig, parallel
 from wnrl.vae.presets import USUAL, preset

@@ -12,9 +12,9 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 import envs
 from agents import vectorize
 from agents.checkpoint import CHECKPOINT, read_checkpoint, saved_steps, write_checkpoint
-from agents.interrupts import Interrupts, Stopped
 from agents.training import SaveCheckpoints, learn, log_to
 from wnrl.errors import UsageError
+from wnrl.interrupts import Interrupts, Stopped
 
 OFF = {"buffer_size": 500, "learning_starts": 20, "batch_size": 16}
 NOISE = OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.3 * np.ones(1))

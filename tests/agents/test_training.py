@@ -10,10 +10,10 @@ import envs
 from agents import AGENTS, vectorize, vectorize_for_evaluation
 from agents.checkpoint import CHECKPOINT
 from agents.evaluation import EvaluateInTraining, evaluate
-from agents.interrupts import Interrupts
 from agents.training import SaveCheckpoints, learn, log_to, save
 from wnrl import NORMS
 from wnrl.errors import NonFiniteError
+from wnrl.interrupts import Interrupts
 
 TINY = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2, "net_arch": (8,)}
 

@@ -21,11 +21,11 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import envs
 from agents import AGENTS
 from agents.config import OffPolicyConfig
-from agents.interrupts import Stopped
 from agents.loading import load_agent
 from scripts.train_agent import Args, cli, train
 from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
+from wnrl.interrupts import Stopped
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_agent.py"
 TINY = ["--total-timesteps", "64", "--n-envs", "2", "--n-steps", "16", "--batch-size", "16",
