@@ -16,6 +16,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
+from torch.distributions import Distribution
 from torch.utils import _pytree as pytree
 
 from agents.hardware import has_images
@@ -54,6 +55,7 @@ class CompileUpdates(BaseCallback):
         super().__init__()
         self.backend = backend
         self.targets: list[tuple[nn.Module, str, Callable[..., Any]]] = []
+        self.validates = Distribution._validate_args
 
     def _init_callback(self) -> None:
         torch.compiler.reset()  # what earlier runs of this process left counts against a limit
@@ -101,12 +103,16 @@ class CompileUpdates(BaseCallback):
         return call
 
     def _on_rollout_end(self) -> None:
+        self.validates = Distribution._validate_args
+        if self.targets:  # as the first compilation does, for good and in the whole process
+            Distribution.set_default_validate_args(False)
         for owner, method, call in self.targets:
             setattr(owner, method, call)
 
     def _switch_off(self) -> None:
         for owner, method, _ in self.targets:
             vars(owner).pop(method, None)
+        Distribution.set_default_validate_args(self.validates)  # it is what finds a NaN
 
     def _on_rollout_start(self) -> None:
         self._switch_off()

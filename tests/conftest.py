@@ -4,6 +4,7 @@ import signal
 
 import pytest
 import torch
+from torch.distributions import Distribution
 
 from wnrl.nn import scope
 
@@ -16,6 +17,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def seeded():
     """The same random numbers for a test, whichever tests ran before it."""
     torch.manual_seed(0)
+    Distribution.set_default_validate_args(True)  # which torch.compile ends for the whole process
 
 
 @pytest.fixture

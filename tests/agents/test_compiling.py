@@ -47,6 +47,12 @@ def test_compiled_updates_agree_with_plain_ones_without_a_fall_back(tmp_path, ca
     np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
 
 
+def test_distributions_refuse_a_nan_again_after_a_compiled_update(tmp_path):
+    trained("ppo", tmp_path, CompileUpdates("aot_eager"))
+    with pytest.raises(ValueError, match="logits"):
+        torch.distributions.Categorical(logits=torch.tensor([torch.nan, 0.0]))
+
+
 @pytest.mark.parametrize("norm", ["batch", "projected"])
 def test_norms_with_statistics_or_projection_are_compiled_as_well(tmp_path, capsys, norm):
     plain = trained("dqn", tmp_path, norm=norm)

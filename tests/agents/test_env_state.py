@@ -44,6 +44,8 @@ def seen(env, actions):
      "MinAtarBreakout-v1"],
 )  # fmt: skip
 def test_episodes_go_on_where_they_were_and_later_ones_begin_alike(env_id):
+    if env_id.startswith("MinAtar"):
+        pytest.importorskip("minatar")
     env = played(env_id, seed=0)
     wrappers, episodes = save_envs(env)
     other = vectorize(envs.factory(env_id), 2, 7, True)
