@@ -64,6 +64,15 @@ STUDIES: dict[str, tuple[Task, ...]] = {
              {"total_timesteps": 100_000}),
         Task("CartPole-v1", "ppo", "agent", RETURN, FEED_FORWARD, {"total_timesteps": 100_000}),
     ),
+    # Likelihoods of real images: hours on two cores, minutes for `--algos mlp` and one seed.
+    "mnist": (
+        Task("mnist", "conv", "vae", NLL, ("none", "weight"), {"epochs": 5}),
+        Task("mnist", "draw", "vae", NLL, ("none", "weight"), {"epochs": 10}),
+        Task("mnist", "mlp", "vae", NLL, FEED_FORWARD, {"epochs": 20}),
+        Task("mnist", "mlp", "vae", NLL, ("weight",), {"epochs": 20, "data_init": 500},
+             variant="data_init"),
+        Task("mnist-static", "mlp", "vae", NLL, FEED_FORWARD, {"epochs": 20}),
+    ),
 }  # fmt: skip
 
 
@@ -76,7 +85,7 @@ class Args:
     """Compares normalisations; a stopped study goes on with the same command."""
 
     study: Annotated[str, tyro.conf.Positional]
-    """Which study: quick (minutes) or agents (hours)."""
+    """Which study: quick (minutes), agents or mnist (hours)."""
     run_dir: Path | None = None
     """The study's folder; runs/<study> if not given."""
     seeds: int = 3

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from wnrl.errors import UsageError
@@ -16,6 +18,12 @@ def test_each_job_has_a_folder_of_its_own():
     folders = {str(job.folder) for job in plan([CARTPOLE, DIGITS], 3)}
     assert len(folders) == 12
     assert "CartPole-v1/ppo/weight/seed2" in folders
+
+
+def test_variants_of_a_task_have_folders_and_titles_of_their_own():
+    variant = replace(DIGITS, variant="data_init")
+    assert variant.title == "mlp-data_init · digits"
+    assert len({job.folder for job in plan([DIGITS, variant], 2)}) == 8
 
 
 def test_norms_can_be_chosen():

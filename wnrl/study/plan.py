@@ -60,7 +60,7 @@ class Task:
     name: str
     """The environment's id or the data set's name; also the folder."""
     algo: str
-    """The algorithm or the model; also the folder below."""
+    """The algorithm or the model."""
     program: str
     """Which program trains it, a key of the table that the caller runs jobs with."""
     metric: Metric
@@ -70,11 +70,18 @@ class Task:
     """What the program gets besides norm, seed, device and folder."""
     also: tuple[Metric, ...] = ()
     """Further numbers of the same runs, each with a table of its own behind the first one's."""
+    variant: str = ""
+    """What tells it from another task with the same name and algorithm."""
+
+    @property
+    def label(self) -> str:
+        """The algorithm or the model, with the variant; the folder below the name's."""
+        return f"{self.algo}-{self.variant}" if self.variant else self.algo
 
     @property
     def title(self) -> str:
         """How tables and figures call it."""
-        return f"{self.algo} · {self.name}"
+        return f"{self.label} · {self.name}"
 
     def views(self) -> "list[Task]":
         """The task, and what it looks like by each of the further numbers."""
@@ -92,7 +99,7 @@ class Job:
     @property
     def folder(self) -> PurePath:
         """Where the run goes, below the study's folder."""
-        return PurePath(self.task.name, self.task.algo, self.norm, f"seed{self.seed}")
+        return PurePath(self.task.name, self.task.label, self.norm, f"seed{self.seed}")
 
     @property
     def title(self) -> str:

@@ -173,7 +173,7 @@ def to_csv(rows: Iterable[Row]) -> str:
             )
         ]
         writer.writerow(
-            [row.task.name, row.task.algo, row.norm, row.task.metric.key, len(row.scores),
+            [row.task.name, row.task.label, row.norm, row.task.metric.key, len(row.scores),
              *intervals, _blank(row.better), _blank(row.steps_per_second), len(row.failures),
              "; ".join(row.failures)]
         )  # fmt: skip
