@@ -1,12 +1,12 @@
 """Policies with a norm for DQN and QRDQN."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sb3_contrib.qrdqn import policies as qrdqn
 from stable_baselines3.dqn import policies as dqn
 
-from wnrl.sb3.common import NormBase
 from wnrl.sb3.data_init import Observations
+from wnrl.sb3.rollout import RolloutMixin
 
 if TYPE_CHECKING:
     _DQNPolicy = dqn.DQNPolicy
@@ -15,7 +15,17 @@ else:
     _DQNPolicy = _QRDQNPolicy = object
 
 
-class DQNNormMixin(NormBase, _DQNPolicy):
+class ActingMixin(RolloutMixin):
+    """``RolloutMixin`` for policies that act with ``predict``."""
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As SB3's, whose rollouts call it."""
+        self._keep()
+        with self._as_asked():
+            return super().predict(*args, **kwargs)
+
+
+class DQNNormMixin(ActingMixin, _DQNPolicy):
     """``NormBase`` for DQN: the network and its target are converted as they are made."""
 
     def make_q_net(self) -> dqn.QNetwork:
@@ -26,7 +36,7 @@ class DQNNormMixin(NormBase, _DQNPolicy):
         self.q_net.q_net(self.q_net.features_extractor(obs))
 
 
-class QRDQNNormMixin(NormBase, _QRDQNPolicy):
+class QRDQNNormMixin(ActingMixin, _QRDQNPolicy):
     """``NormBase`` for QRDQN: the network and its target are converted as they are made."""
 
     def make_quantile_net(self) -> qrdqn.QuantileNetwork:
