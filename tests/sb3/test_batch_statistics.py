@@ -190,6 +190,26 @@ def test_next_batch_is_used_once_and_not_at_all_without_joint_statistics(name):
         assert sizes == ([16, 8] if joint else [8, 8])
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_critics_take_observations_and_actions_by_name(name):
+    policy = make(name, "batch").policy
+    policy.set_training_mode(True)
+    (obs, actions), (next_obs, next_actions) = batch(), batch(seed=1)
+    second = "action" if name == "TQC" else "actions"  # as upstream has them
+    start, found = running(policy.critic), []
+    for by_name in (False, True):
+        policy.critic.load_state_dict(start, strict=False)
+        if name in WITH_TARGETS:
+            both = {"obs": next_obs, second: next_actions}
+            with torch.no_grad():
+                policy.critic_target(**both) if by_name else policy.critic_target(*both.values())
+        if by_name:
+            found.append(rows(policy.critic(obs, **{second: actions})))
+        else:
+            found.append(rows(policy.critic(obs, actions)))
+    assert torch.equal(*found)
+
+
 def test_a_look_at_the_target_outside_of_training_joins_no_batch():
     policy = make("SAC", "batch").policy
     policy.set_training_mode(False)

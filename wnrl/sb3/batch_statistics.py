@@ -21,6 +21,7 @@ as one batch. Its statistics are then those of the mixture, and so are the runni
 stable-baselines3 copies to the target.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wnrl.nn.batch_renorm import BatchRenorm
 from wnrl.nn.mean_only import MeanOnlyBatchNorm
 from wnrl.sb3.data_init import Observations
+
+Inputs = tuple[Any, ...]
+Named = dict[str, Any]
 
 
 def batch_norms(*modules: nn.Module) -> list[nn.Module]:
@@ -58,24 +62,24 @@ class LearningForward:
 
     def __init__(self, network: nn.Module, part: nn.Module, norms: list[nn.Module]) -> None:
         self.network, self.norms = network, norms
-        part.register_forward_pre_hook(self.before)
-        part.register_forward_hook(self.after, always_call=True)
+        part.register_forward_pre_hook(self.before, with_kwargs=True)
+        part.register_forward_hook(self.after, with_kwargs=True, always_call=True)
 
-    def learns(self, args: tuple[Any, ...]) -> bool:
+    def learns(self, args: Inputs, kwargs: Named) -> bool:
         """Whether the network learns from this forward."""
         return self.network.training and torch.is_grad_enabled()
 
-    def before(self, _: nn.Module, args: tuple[Any, ...]) -> Any:
+    def before(self, _: nn.Module, args: Inputs, kwargs: Named) -> Any:
         """Pre-hook; may return other arguments."""
-        use_batch_statistics(self.norms, self.learns(args))
+        use_batch_statistics(self.norms, self.learns(args, kwargs))
 
-    def after(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def after(self, _: nn.Module, args: Inputs, kwargs: Named, output: Any) -> Any:
         """Hook; may return another output. It is called after an error as well."""
         use_batch_statistics(self.norms, False)
 
 
 class CriticForward(LearningForward):
-    """The same for a critic, called as ``critic(obs, actions)``, with joint statistics if asked.
+    """The same for a critic of observations and actions, with joint statistics if asked.
 
     Args:
         critic: the critic.
@@ -87,34 +91,40 @@ class CriticForward(LearningForward):
         self, critic: nn.Module, norms: list[nn.Module], target: nn.Module | None = None
     ) -> None:
         super().__init__(critic, critic, norms)
+        self.names = tuple(inspect.signature(critic.forward).parameters)[:2]
         self.next_batch: tuple[Observations, Tensor] | None = None
         self.batch_size: int | None = None  # of (s, a), while a joint forward runs
         if target is not None:
-            target.register_forward_pre_hook(self.remember)
+            target.register_forward_pre_hook(self.remember, with_kwargs=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "next_batch": None, "batch_size": None}
 
-    def remember(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+    def pair(self, args: Inputs, kwargs: Named) -> tuple[Observations, Tensor]:
+        """Observations and actions, given by position or by name."""
+        obs, actions = (*args, *(kwargs[name] for name in self.names[len(args) :]))
+        return obs, actions
+
+    def remember(self, _: nn.Module, args: Inputs, kwargs: Named) -> None:
         """Pre-hook of the target: keeps (s', a') of an update until the critic learns."""
-        self.next_batch = args if self.network.training else None
+        self.next_batch = self.pair(args, kwargs) if self.network.training else None
 
-    def learns(self, args: tuple[Any, ...]) -> bool:
+    def learns(self, args: Inputs, kwargs: Named) -> bool:
         """Whether the critic learns: not where the actions carry a gradient to an actor."""
-        return super().learns(args) and not args[1].requires_grad
+        return super().learns(args, kwargs) and not self.pair(args, kwargs)[1].requires_grad
 
-    def before(self, critic: nn.Module, args: tuple[Any, ...]) -> Any:
+    def before(self, critic: nn.Module, args: Inputs, kwargs: Named) -> Any:
         """Puts (s', a') behind (s, a)."""
-        super().before(critic, args)
-        if self.next_batch is None or not self.learns(args):
+        super().before(critic, args, kwargs)
+        if self.next_batch is None or not self.learns(args, kwargs):
             return None
-        (obs, actions), (next_obs, next_actions) = args, self.next_batch
+        (obs, actions), (next_obs, next_actions) = self.pair(args, kwargs), self.next_batch
         self.next_batch, self.batch_size = None, len(actions)
-        return _join(obs, next_obs), torch.cat([actions, next_actions.detach()])
+        return (_join(obs, next_obs), torch.cat([actions, next_actions.detach()])), {}
 
-    def after(self, critic: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def after(self, critic: nn.Module, args: Inputs, kwargs: Named, output: Any) -> Any:
         """Takes the outputs for (s', a') away."""
-        super().after(critic, args, output)
+        super().after(critic, args, kwargs, output)
         n, self.batch_size = self.batch_size, None
         if n is None or output is None:
             return output
