@@ -256,6 +256,47 @@ def test_shapes_that_would_be_broadcast_are_refused(key):
             likelihood.log_prob(wrong_x, wrong_params)
 
 
+@pytest.mark.parametrize("key", ["bernoulli", "logistic", "logistic_mixture"])
+@pytest.mark.parametrize("wrong", [255.0, -0.1, math.nan, math.inf])
+def test_values_that_no_image_has_are_refused(key, wrong):
+    likelihood, x = LIKELIHOODS[key](1), torch.zeros(5, 1, 4, 4)
+    x[3, 0, 2, 1] = wrong
+    with pytest.raises(UsageError, match=r"x must be within \[0, 1\].*, got values from"):
+        likelihood.log_prob(x, torch.zeros(5, likelihood.maps, 4, 4))
+
+
+def test_a_density_takes_any_number_but_no_nan():
+    params = torch.zeros(2, 1, 1)
+    assert NormalDensity(1).log_prob(torch.full((1, 1, 1), -30.0), params).isfinite()
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(UsageError, match="got values from"):
+            NormalDensity(1).log_prob(torch.full((1, 1, 1), wrong), params)
+
+
+def test_grey_levels_are_no_binary_image():
+    with pytest.raises(UsageError, match="x must be zeros and ones for a Bernoulli"):
+        Bernoulli(1).log_prob(torch.full((1, 2, 2), 0.5), torch.zeros(1, 2, 2))
+
+
+@pytest.mark.parametrize("key", LIKELIHOODS)
+def test_values_are_not_looked_at_where_there_are_none_to_look_at(key):
+    likelihood = LIKELIHOODS[key](1)
+    x, params = torch.zeros(5, 1, 4, 4), torch.zeros(5, likelihood.maps, 4, 4)
+    over_images = torch.func.vmap(likelihood.log_prob)(x, params)
+    torch.testing.assert_close(over_images, likelihood.log_prob(x, params))
+    assert likelihood.log_prob(x.to("meta"), params.to("meta")).is_meta
+    assert likelihood.log_prob(x[:0], params[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("key", LIKELIHOODS)
+def test_every_map_of_parameters_has_a_say(key):
+    likelihood = LIKELIHOODS[key](4)
+    params = maps(likelihood, n=50, spread=0.5).requires_grad_()
+    x = torch.randint(0, 2, (50, 4, 1, 1)).float()
+    (gradient,) = torch.autograd.grad(likelihood.log_prob(x, params).sum(), params)
+    assert gradient.abs().amax((0, 2, 3)).min() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -134,6 +134,15 @@ def test_two_models_are_measured_on_the_same_binary_images(model, digits):
     assert nll(model, digits, Protocol("digits", "valid", 2)).images_crc32 != other.images_crc32
 
 
+def test_each_seed_decides_its_own_draw(model, digits):
+    first, noise, binary = (
+        nll(model, digits, Protocol("digits", n_samples=2, **seeds))
+        for seeds in ({}, {"noise_seed": 1}, {"binarisation_seed": 1})
+    )
+    assert first.images_crc32 == noise.images_crc32 != binary.images_crc32
+    assert not torch.equal(first.per_image_nll, noise.per_image_nll)
+
+
 def test_record_names_everything_the_number_depends_on(model, digits):
     record = nll(model, digits, Protocol("digits", n_samples=3)).record()
     assert json.loads(json.dumps(record)) == {

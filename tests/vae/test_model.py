@@ -111,9 +111,40 @@ def test_the_likelihood_decides_the_parameters_of_the_decoder(likelihood):
             lambda: MLPVAE(IMAGE, pixel_means=torch.zeros(6)),
             r"pixel_means must have shape \(1, 2, 3\), got \(6,\)",
         ),
+        (
+            lambda: MLPVAE(IMAGE, pixel_means=torch.full(IMAGE, 16.0)),
+            r"pixel_means must be within \[0, 1\], got values from 16 to 16",
+        ),
+        (
+            lambda: MLPVAE(IMAGE, pixel_means=torch.full(IMAGE, torch.nan)),
+            r"pixel_means must be within \[0, 1\], got values from nan to nan",
+        ),
+        (lambda: small().sample(0), "n must be above zero, got 0"),
         (lambda: small().encode(torch.zeros(4, 6)), r"shape \(B, 1, 2, 3\), got \(4, 6\)"),
         (lambda: MLPVAE(IMAGE, likelihood="logistic"), r"made from a class in .*, got 'logistic'"),
         (lambda: small()(torch.zeros(4, *IMAGE).byte()), "as floats, got torch.uint8"),
+        (
+            lambda: small().encode(255 * torch.ones(4, *IMAGE)),
+            r"x must be within \[0, 1\], grey levels / \(levels - 1\), got values from 255 to 255",
+        ),
+        (lambda: small().encode(torch.full((4, *IMAGE), torch.nan)), "got values from nan to nan"),
+        (
+            lambda: small().log_weights(torch.full((4, *IMAGE), 0.5), 2),
+            "x must be zeros and ones for a Bernoulli: binarise the grey levels",
+        ),
+        (
+            lambda: small().encode(torch.zeros(4, *IMAGE).double()),
+            "x must be torch.float32, as the model is, got torch.float64",
+        ),
+        (
+            lambda: small().double().decode(torch.zeros(4, 2)),
+            "z must be torch.float64, as the model is, got torch.float32",
+        ),
+        (
+            lambda: small().encode(torch.zeros(4, *IMAGE, device="meta")),
+            "x must be on cpu, as the model is, got meta",
+        ),
+        (lambda: small().decode(torch.zeros(())), r"z must have shape \(..., 2\), got \(\)"),
         (lambda: small().decode(torch.zeros(4, 3)), r"z must have shape \(..., 2\), got \(4, 3\)"),
         (lambda: small()(torch.zeros(4, 1, 3, 2)), r"shape \(B, 1, 2, 3\), got \(4, 1, 3, 2\)"),
     ],

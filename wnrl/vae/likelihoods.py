@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wnrl.errors import UsageError, check_positive
+from wnrl.nn.functional import in_transform
 
 LOG_SCALE_RANGE = (-7.0, 7.0)
 """Of a logistic, whose unit is half the range of grey levels: a deviation of 0.2 levels in 256 at
@@ -26,6 +27,13 @@ LOG_VAR_RANGE = (-10.0, 10.0)
 def wide(t: Tensor) -> Tensor:
     """``t`` in float32, or in its own type where that is wider."""
     return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
+def can_look(t: Tensor) -> bool:
+    """Whether the values of ``t`` are there to be looked at, and no device has to be waited for."""
+    return t.is_cpu and not (
+        torch.compiler.is_compiling() or in_transform() or torch._C._len_torch_dispatch_stack()
+    )
 
 
 class PixelLikelihood(ABC):
@@ -46,6 +54,8 @@ class PixelLikelihood(ABC):
 
     meaning: ClassVar[str]
     """One line, for help texts and reports."""
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """Within which the values of an image are."""
     maps: int
     levels: int | None
 
@@ -66,8 +76,8 @@ class PixelLikelihood(ABC):
             Nats an image, ``(...)``.
 
         Raises:
-            UsageError: another number of channels or maps, or two sizes; broadcasting would give
-                wrong numbers.
+            UsageError: another number of channels or maps, or two sizes (broadcasting would give
+                wrong numbers), or what ``check`` refuses.
         """
         size = tuple(x.shape[-2:])
         if tuple(x.shape[-3:]) != (self.channels, *size) or params.shape[-3:] != (self.maps, *size):
@@ -75,7 +85,23 @@ class PixelLikelihood(ABC):
                 f"x and params must have shapes (..., {self.channels}, H, W) and (..., {self.maps},"
                 f" H, W), got {tuple(x.shape)} and {tuple(params.shape)}"
             )
+        self.check(x)
         return self.pixel_log_prob(wide(x), wide(params)).sum((-3, -2, -1))
+
+    def check(self, x: Tensor) -> None:
+        """Looks for values that no image has, where that costs nothing: on a CPU.
+
+        Raises:
+            UsageError: values outside of ``limits``, such as undivided grey levels, or NaN.
+        """
+        if not (x.numel() and can_look(x)):
+            return
+        (low, high), (least, most) = self.limits, torch.aminmax(x)
+        if not (least >= low and most <= high):
+            raise UsageError(
+                f"x must be within [{low:g}, {high:g}], grey levels / (levels - 1), "
+                f"got values from {least:g} to {most:g}"
+            )
 
     @abstractmethod
     def pixel_log_prob(self, x: Tensor, params: Tensor) -> Tensor:
@@ -94,7 +120,8 @@ class PixelLikelihood(ABC):
 class Bernoulli(PixelLikelihood):
     """Binary images; P = C logits (log p / (1 − p)).
 
-    Grey levels under a Bernoulli are no likelihood: binarise them first.
+    Grey levels under a Bernoulli are no likelihood: binarise them first. On a CPU, where values can
+    be looked at, ``log_prob`` refuses them.
     """
 
     meaning = "Bernoulli, from logits"
@@ -107,6 +134,8 @@ class Bernoulli(PixelLikelihood):
 
     def pixel_log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """As the base class says."""
+        if can_look(x) and (x * (1 - x)).any():
+            raise UsageError("x must be zeros and ones for a Bernoulli: binarise the grey levels")
         return x * params - F.softplus(params)
 
     def mean(self, params: Tensor) -> Tensor:
@@ -220,6 +249,7 @@ class NormalDensity(PixelLikelihood):
     """
 
     meaning = "Gaussian density with a learned variance; no probability, no bits/dim"
+    limits = (-torch.finfo(torch.float32).max, torch.finfo(torch.float32).max)
 
     def __init__(self, channels: int, levels: int = 256) -> None:
         super().__init__(channels, levels)

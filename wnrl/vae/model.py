@@ -150,7 +150,7 @@ class VAE(nn.Module):
             mu and log_var, ``(B, Z)`` each, float32 at least.
 
         Raises:
-            UsageError: images of another shape.
+            UsageError: what ``checked`` refuses.
         """
         mu, log_var = DiagonalNormal.from_output(self.encoder(self.checked(x)))
         return mu, log_var
@@ -159,10 +159,11 @@ class VAE(nn.Module):
         """Latents ``(..., Z)`` to parameters of the likelihood, ``(..., P, H, W)``.
 
         Raises:
-            UsageError: latents of another size.
+            UsageError: latents of another size, type or device.
         """
-        if z.shape[-1] != self.latent_dim:
+        if not z.dim() or z.shape[-1] != self.latent_dim:
             raise UsageError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
+        self._check_home("z", z)
         params = self.decoder(z.reshape(-1, z.shape[-1]))
         return params.reshape(*z.shape[:-1], *self.params_shape)
 
@@ -177,7 +178,7 @@ class VAE(nn.Module):
             generator: for the samples, on the device of ``x``; None for the global one.
 
         Raises:
-            UsageError: images of another shape.
+            UsageError: what ``checked`` refuses.
         """
         q = DiagonalNormal(*self.encode(x))
         z = q.sample((n_samples,), generator)
@@ -217,13 +218,18 @@ class VAE(nn.Module):
             Nats, ``(K, B)``. Their mean over K estimates the ELBO, log-mean-exp the IWAE bound.
 
         Raises:
-            UsageError: images of another shape, or ``n_samples`` is not above zero.
+            UsageError: what ``checked`` refuses, or ``n_samples`` is not above zero.
         """
         check_positive(n_samples=n_samples)
         return self(x, n_samples, generator).log_weights
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Expected images given draws of z from the prior, within [0, 1], ``(n, C, H, W)``."""
+        """Expected images given draws of z from the prior, within [0, 1], ``(n, C, H, W)``.
+
+        Raises:
+            UsageError: ``n`` is not above zero.
+        """
+        check_positive(n=n)
         return self.likelihood.mean(self.decode(self.draw_prior(n, generator)))
 
     def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -250,7 +256,7 @@ class VAE(nn.Module):
             What ``wnrl.data_init`` reports, with what was skipped here among the skipped.
 
         Raises:
-            UsageError: images of another shape, or what ``wnrl.data_init`` refuses.
+            UsageError: what ``checked`` or ``wnrl.data_init`` refuses.
         """
         spared = dict.fromkeys(self.looped, "runs at every step of a loop")
         if not head and isinstance(self.decoder, nn.Sequential):
@@ -266,17 +272,27 @@ class VAE(nn.Module):
         return torch.randn(tuple(shape), generator=generator, device=like.device, dtype=like.dtype)
 
     def checked(self, x: Tensor) -> Tensor:
-        """``x``, if it is a batch of images of the model's shape, in floats.
+        """``x``, if it is a batch of images of the model's shape, on its device and in its type.
 
         Raises:
-            UsageError: it is not.
+            UsageError: it is not, or has values that ``PixelLikelihood.check`` refuses.
         """
         if x.dim() != 4 or x.shape[1:] != self.image_shape:
             wanted = ", ".join(map(str, self.image_shape))
             raise UsageError(f"x must have shape (B, {wanted}), got {tuple(x.shape)}")
         if not x.is_floating_point():
             raise UsageError(f"x must be grey levels / (levels - 1) as floats, got {x.dtype}")
+        self._check_home("x", x)
+        self.likelihood.check(x)
         return x
+
+    def _check_home(self, name: str, t: Tensor) -> None:
+        """Raises UsageError where ``t`` is not on the device of the model, or not in its type."""
+        like = next(self.parameters())
+        if t.device != like.device:
+            raise UsageError(f"{name} must be on {like.device}, as the model is, got {t.device}")
+        if t.dtype != like.dtype and not torch.is_autocast_enabled(t.device.type):
+            raise UsageError(f"{name} must be {like.dtype}, as the model is, got {t.dtype}")
 
     @torch.no_grad()
     def start_at(self, bias: Tensor, pixel_means: Tensor | None) -> None:
@@ -287,13 +303,18 @@ class VAE(nn.Module):
             pixel_means: means of the training set in [0, 1], ``(C, H, W)``; None changes nothing.
 
         Raises:
-            UsageError: ``pixel_means`` has another shape.
+            UsageError: ``pixel_means`` has another shape, or values outside of [0, 1].
         """
         if pixel_means is None:
             return
         if pixel_means.shape != self.image_shape:
             raise UsageError(
                 f"pixel_means must have shape {self.image_shape}, got {tuple(pixel_means.shape)}"
+            )
+        if not ((pixel_means >= 0) & (pixel_means <= 1)).all():
+            raise UsageError(
+                "pixel_means must be within [0, 1], got values from "
+                f"{pixel_means.min():g} to {pixel_means.max():g}"
             )
         if bias.shape == (self.likelihood.maps,):
             pixel_means = pixel_means.mean((1, 2), keepdim=True)

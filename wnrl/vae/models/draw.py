@@ -146,6 +146,7 @@ class DRAW(VAE):
         """The last ``keep`` canvases, or with 0 all; the others need not stay in memory."""
         if z.dim() < 2 or z.shape[-1] != self.latent_dim or not z.shape[-2]:
             raise UsageError(f"z must have shape (..., T, {self.latent_dim}), got {tuple(z.shape)}")
+        self._check_home("z", z)
         kept: list[Tensor] = []
         canvas, _, decoded = self._start(z.shape[:-2].numel())
         with self._weights_once():
