@@ -132,6 +132,41 @@ def test_averaged_rows_of_projected_weights_are_on_the_sphere(digits):
     with trainer.measured_weights():
         lengths = trainer.model.encoder[0].weight.norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones_like(lengths))
+    assert lengths.sub(trainer.average.tensors["encoder.0.weight"].norm(dim=1)).min() > 1e-4
+
+
+def test_averaged_spectral_norms_are_one(digits):
+    trainer = made(digits, norm="spectral", ema_epochs=1.0, learning_rate=0.05, n_steps=60)
+    list(trainer.run())
+    trainer.model.eval()
+    with trainer.measured_weights():
+        for layer in (trainer.model.encoder[0], trainer.model.decoder[0]):
+            assert layer.running_u_weight.norm().item() == pytest.approx(1)
+            top = torch.linalg.matrix_norm(layer.weight, 2) / layer.sigma()
+            assert top.item() == pytest.approx(1, abs=3e-3)
+
+
+def test_of_weight_norm_directions_and_lengths_are_averaged(digits):
+    trainer = made(digits, norm="weight", ema_epochs=1000.0, n_steps=8, learning_rate=0.05)
+    lengths = [trainer.model.encoder[0].weight_g.detach().clone()]
+    while trainer.step < 8:
+        trainer._advance()
+        lengths.append(trainer.model.encoder[0].weight_g.detach().clone())
+    with trainer.measured_weights():
+        rows = trainer.model.encoder[0].effective().norm(dim=1, keepdim=True)
+    torch.testing.assert_close(rows, torch.stack(lengths).mean(0))
+
+
+@pytest.mark.parametrize("norm", ["weight", "projected", "spectral", "batch"])
+def test_weights_that_are_saved_are_those_that_were_measured(norm, digits):
+    trainer = made(digits, norm=norm, ema_epochs=1.0, learning_rate=0.05)
+    list(trainer.run())
+    protocol = Protocol("digits", n_samples=3, weights="averaged")
+    with trainer.measured_weights():
+        inside = nll(trainer.model, digits, protocol)
+    loaded = build(trainer.config)
+    loaded.load_state_dict(trainer.selected()[1]["averaged"])
+    assert torch.equal(nll(loaded, digits, protocol).per_image_nll, inside.per_image_nll)
 
 
 def test_best_weights_are_those_of_the_log_step_with_the_best_validation_bound(digits):

@@ -84,6 +84,13 @@ class Spectral(nn.Module):
             u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1].to(weight.dtype)
             self.register_buffer(f"running_u_{name}", u)
 
+    @torch.no_grad()
+    def step_vectors(self) -> None:
+        """Takes each u a step towards the vector of its weight, to length one; for mixed states."""
+        for name in self._normalised_names():
+            u = getattr(self, f"running_u_{name}")
+            u.copy_(power_iteration(getattr(self, name), u, self._rows_dim))
+
     def _normalised_names(self) -> list[str]:
         return ["weight"]
 

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.nn.projection import project_
+from wnrl.nn.spectral import Spectral
 
 
 class Average:
     """An exponential average of a model's parameters and buffers.
 
     In the first steps, where an exponential average would be that of the initial weights, the rate
-    is 1 / (steps + 1): the plain mean of what has been.
+    is 1 / (steps + 1): the plain mean of what has been. Of weight norm v and g are averaged, the
+    parameters that are trained, and w follows from them: its rows have the averaged lengths, where
+    the mean of w itself would be shorter. Batch norms have the averaged mean and variance.
 
     Args:
         model: its state is where the average starts.
@@ -39,10 +42,17 @@ class Average:
 
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
-        """Gives ``model`` the averaged weights; its own come back at the end."""
+        """Gives ``model`` the averaged weights; its own come back at the end.
+
+        The mean of points on a sphere is inside of it: projected rows are put back on theirs, and
+        so are the vectors of spectral norms, on the way to those of the averaged weights.
+        """
         own = {name: value.detach().clone() for name, value in _state(model).items()}
         _write(model, self.tensors)
-        project_(model)  # the mean of points on a sphere is inside of it
+        project_(model)
+        for layer in model.modules():
+            if isinstance(layer, Spectral):
+                layer.step_vectors()
         try:
             yield
         finally:

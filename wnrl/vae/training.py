@@ -251,13 +251,11 @@ class Trainer:
         return self.step, self._weights()
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
-        found = {"raw": self.model.state_dict()}
+        found = {"raw": _on_cpu(self.model)}
         if self.average is not None:
-            found["averaged"] = self.average.tensors
-        return {
-            kind: {name: value.detach().cpu().clone() for name, value in state.items()}
-            for kind, state in found.items()
-        }
+            with self.measured_weights():
+                found["averaged"] = _on_cpu(self.model)
+        return found
 
     def state(self) -> dict[str, Any]:
         """Everything that ``restore`` needs; tensors, numbers and containers of them."""
@@ -317,6 +315,10 @@ class Trainer:
         found = f"{name}, step {self.step}" if name else "none in training"
         self.restore(self.good)
         return found
+
+
+def _on_cpu(model: VAE) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def _prefixed(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
