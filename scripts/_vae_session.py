@@ -164,11 +164,10 @@ class Session:
         step, weights = self.trainer.selected()
         model.load_state_dict(weights[config.weights])
         protocol = vae.Protocol(config.dataset, n_samples=config.n_samples, weights=config.weights)
-        measured = vae.nll(model, self.images, protocol)
-        if not (
-            measured.per_image_nll.isfinite().all() and measured.per_image_elbo.isfinite().all()
-        ):
-            return {"status": "failed", "reason": "the NLL of the test split is not finite"}
+        try:
+            measured = vae.nll(model, self.images, protocol)
+        except NonFiniteError as error:
+            return {"status": "failed", "reason": f"the NLL of the test split: {error}"}
         if self.path is not None:
             save_weights(weights, config.weights, self.path)
             with whole_file(self.path / "per_image_nll.npy") as file:

@@ -34,7 +34,7 @@ def test_iwae_bound_by_hand():
 
 
 def test_iwae_bound_refuses_two_shapes():
-    with pytest.raises(ValueError, match=r"got \(2, 3\) and \(3, 2\)"):
+    with pytest.raises(UsageError, match=r"got \(2, 3\) and \(3, 2\)"):
         iwae_bound(torch.zeros(2, 3), torch.zeros(3, 2))
 
 

@@ -1,15 +1,16 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.vae.exact import exact_log_p, tiny_images, tiny_vae
 from wnrl import convert, data
-from wnrl.errors import UsageError
+from wnrl.errors import NonFiniteError, UsageError
 from wnrl.vae import MLPVAE, Protocol, build, nll, preset
 from wnrl.vae.likelihoods import DiscretisedLogistic
-from wnrl.vae.measure import bounds_of_chunks, evaluating, paired_difference
+from wnrl.vae.measure import bounds_of_chunks, difference, evaluating, paired_difference
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +226,47 @@ def test_paired_differences_leave_out_what_the_images_differ_by():
 def test_differences_of_other_images_are_refused(shape):
     with pytest.raises(UsageError, match="of the same two or more images"):
         paired_difference(torch.zeros(shape), torch.zeros(5 if shape != (1,) else 1))
+
+
+def test_runs_on_other_images_with_another_k_or_of_densities_do_not_compare(model, digits):
+    ours = nll(model, digits, Protocol("digits", n_samples=2))
+    found = difference(ours, ours)
+    assert (found.mean, found.standard_error, found.n_images) == (0, 0, 300)
+    redrawn = nll(model, digits, Protocol("digits", n_samples=2, binarisation_seed=1))
+    with pytest.raises(UsageError, match=r"differ in their images \(images_crc32\): 04b0285f and"):
+        difference(ours, redrawn)
+    with pytest.raises(UsageError, match="differ in their K: 2 and 3"):
+        difference(ours, nll(model, digits, Protocol("digits", n_samples=3)))
+    with pytest.raises(UsageError, match="differ in their likelihood: probability and density"):
+        difference(ours, replace(ours, scores="density"))
+
+
+def test_autocast_around_it_does_not_change_the_number(model, digits):
+    protocol = Protocol("digits", n_samples=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = nll(model, digits, protocol)
+    assert torch.equal(inside.per_image_nll, nll(model, digits, protocol).per_image_nll)
+
+
+def test_a_model_in_double_precision_is_measured_in_it(digits):
+    model = build(preset("mlp", "digits"), digits)
+    protocol = Protocol("digits", n_samples=200)
+    single, double = nll(model, digits, protocol), nll(model.double(), digits, protocol)
+    assert single.nll == pytest.approx(double.nll, abs=0.1)
+
+
+def test_a_likelihood_that_is_not_finite_is_an_error_and_no_number(digits):
+    model = MLPVAE((1, 8, 8), (3,), 1)
+    with torch.no_grad():
+        model.decoder[0].bias[0] = math.nan
+    with pytest.raises(NonFiniteError, match="of 300 of 300 images is not finite, that of image 0"):
+        nll(model, digits, Protocol("digits", n_samples=2))
+
+
+def test_a_split_without_images_is_refused(model, digits):
+    empty = replace(digits, valid=digits.valid[:0])
+    with pytest.raises(UsageError, match="split 'valid' of dataset 'digits' has no images"):
+        nll(model, empty, Protocol("digits", "valid", 2))
 
 
 def test_unknown_weights_are_refused():

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from wnrl import convert
 from wnrl.errors import UsageError
@@ -42,6 +43,31 @@ def test_the_default_is_the_architecture_of_burda_et_al():
     assert shapes == [(200, 784), (200, 200), (100, 200)]
     shapes = [tuple(part.weight.shape) for part in model.decoder if hasattr(part, "weight")]
     assert shapes == [(200, 50), (200, 200), (784, 200)]
+
+
+def widths(net):
+    """Of the input and of every linear layer."""
+    layers = [part for part in net if hasattr(part, "weight")]
+    return [layers[0].in_features, *(layer.out_features for layer in layers)]
+
+
+def test_two_stochastic_layers_are_those_of_burda_et_al():
+    model = TwoLayerVAE((1, 28, 28))
+    nets = (model.encoder, model.upper_encoder, model.upper_decoder, model.decoder)
+    assert [widths(net) for net in nets] == [
+        [784, 200, 200, 2 * 100],
+        [100, 100, 100, 2 * 50],
+        [50, 100, 100, 2 * 100],
+        [100, 200, 200, 784],
+    ]
+    for net in nets:
+        assert [type(part) for part in net] == [nn.Linear, nn.Tanh] * 2 + [nn.Linear]
+
+
+def test_decoders_mirror_their_encoders():
+    model = TwoLayerVAE(IMAGE, (9, 8), (7, 5), (4, 3))
+    assert widths(model.encoder)[1:-1] == widths(model.decoder)[-2:0:-1] == [9, 8]
+    assert widths(model.upper_encoder)[1:-1] == widths(model.upper_decoder)[-2:0:-1] == [7, 5]
 
 
 @pytest.mark.parametrize("norm", ["none", "weight", "batch", "layer"])

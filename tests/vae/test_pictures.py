@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -46,8 +48,14 @@ def test_grid_does_not_magnify_large_images():
 
 
 def test_grid_refuses_an_incomplete_row():
-    with pytest.raises(ValueError, match="columns must divide the 5 images, got 2"):
+    with pytest.raises(UsageError, match="columns must divide the 5 images, got 2"):
         grid(torch.rand(5, 1, 8, 8), columns=2)
+
+
+@pytest.mark.parametrize(("n", "rows", "columns"), [(5, 1, 5), (20, 1, 16), (40, 2, 16)])
+def test_a_short_validation_split_has_a_smaller_picture(n, rows, columns, model, digits):
+    picture = reconstructions(model, replace(digits, valid=digits.valid[:n]))
+    assert picture.shape == (1, 2 * rows * 49 + 1, columns * 49 + 1)
 
 
 def test_reconstructions_stand_below_their_inputs(model, digits):

@@ -108,10 +108,10 @@ def iwae_bound(log_joint: Tensor, log_posterior: Tensor) -> Tensor:
         The bound in nats, ``(B,)``; K = 1 gives the ELBO, and it tightens as K grows.
 
     Raises:
-        ValueError: the two shapes differ.
+        UsageError: the two shapes differ.
     """
     if log_joint.shape != log_posterior.shape:
-        raise ValueError(
+        raise UsageError(
             "log_joint and log_posterior must have one shape, "
             f"got {tuple(log_joint.shape)} and {tuple(log_posterior.shape)}"
         )

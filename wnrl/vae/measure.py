@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.data import Images
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
 from wnrl.nn import frozen
 from wnrl.vae import parallel
 from wnrl.vae.inputs import check_levels, fixed_inputs
@@ -171,10 +171,10 @@ def standard_error(values: Tensor) -> float:
 def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = None) -> Likelihood:
     """Measures −log p(x) on a whole split with K importance samples an image.
 
-    The model is evaluated in eval mode, with the weights of normalised layers computed once, and
-    every part of it is put back into the mode it was in. Log weights are joined in float64 by one
-    running logsumexp. Memory does not depend on K. Several processes share the images, with the
-    noise that one would have, and all return the whole result.
+    The model is evaluated in eval mode, in its own type also under autocast, with the weights of
+    normalised layers computed once, and every part of it is put back into the mode it was in. Log
+    weights are joined in float64 by one running logsumexp. Memory does not depend on K. Several
+    processes share the images, with the noise that one would have, and all return the whole result.
 
     Args:
         model: on any device.
@@ -184,8 +184,9 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
             suits the device. It changes which noise meets which image, and nothing else.
 
     Raises:
-        UsageError: ``protocol`` names another data set or no split, or the model's likelihood is of
-            other grey levels.
+        UsageError: ``protocol`` names another data set or no split, the split has no images, or the
+            model's likelihood is of other grey levels.
+        NonFiniteError: log p(x) of an image is NaN or infinite.
     """
     if protocol.dataset != images.name:
         raise UsageError(f"protocol is for dataset {protocol.dataset!r}, got {images.name!r}")
@@ -194,23 +195,33 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
     pixels, scale = fixed_inputs(
         likelihood, images.part(protocol.split), images.levels, protocol.binarisation_seed
     )
-    device = next(model.parameters()).device
+    if not len(pixels):
+        raise UsageError(f"split {protocol.split!r} of dataset {images.name!r} has no images")
+    like = next(model.parameters())
+    device = like.device
     rows = usual_rows(model, device) if rows is None else rows
     check_positive(rows=rows)
     bounds = torch.zeros(2, len(pixels), dtype=torch.float64, device=device)
     means = torch.zeros(len(pixels), model.latent_dim, dtype=torch.float64, device=device)
     size = max(1, min(rows // protocol.n_samples, IMAGES))
-    with evaluating(model), torch.no_grad(), frozen(model):
+    own_type = torch.autocast(device.type, enabled=False)
+    with evaluating(model), torch.no_grad(), frozen(model), own_type:
         for start in parallel.share(range(0, len(pixels), size)):
             block = slice(start, start + size)
-            x = pixels[block].to(device) / scale
+            x = pixels[block].to(like) / scale
             generator = block_generator(device, protocol.noise_seed, start)
             chunks = log_weight_chunks(model, x, protocol.n_samples, rows, generator)
             bounds[:, block] = torch.stack(bounds_of_chunks(chunks))
         for start in parallel.share(range(0, len(pixels), IMAGES)):
             block = slice(start, start + IMAGES)
-            means[block] = model.encode(pixels[block].to(device) / scale)[0].double()
-    log_p, elbo = parallel.sum_(bounds).cpu()
+            means[block] = model.encode(pixels[block].to(like) / scale)[0].double()
+    bounds = parallel.sum_(bounds).cpu()
+    if bad := (~bounds.isfinite().all(0)).nonzero().flatten().tolist():
+        raise NonFiniteError(
+            f"log p(x) of {len(bad)} of {len(pixels)} images is not finite, that of image {bad[0]} "
+            "first"
+        )
+    log_p, elbo = bounds
     spread = parallel.sum_(means).cpu().var(0)
     per_image = -log_p
     return Likelihood(

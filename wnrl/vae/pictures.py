@@ -27,11 +27,14 @@ def grid(images: Tensor, columns: int) -> Tensor:
     Returns:
         One image, ``(C, rows · tile + 1, columns · tile + 1)``, a tile being a magnified image
         and a line of one pixel.
+
+    Raises:
+        UsageError: N is no multiple of ``columns``.
     """
     n, channels, height, width = images.shape
     rows, rest = divmod(n, columns)
     if rest:
-        raise ValueError(f"columns must divide the {n} images, got {columns}")
+        raise UsageError(f"columns must divide the {n} images, got {columns}")
     factor = math.ceil(TILE_PIXELS / max(height, width))
     large = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     tiles = torch.nn.functional.pad(large, (1, 0, 1, 0), value=0.5)
@@ -42,7 +45,12 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 @torch.no_grad()
 def reconstructions(model: VAE, images: Images, columns: int = 16, rows: int = 2) -> Tensor:
-    """Validation images, each row of them above its row of reconstructions."""
+    """Validation images, each row of them above its row of reconstructions.
+
+    There are as many of them as full rows take; of fewer than one row, all.
+    """
+    columns = min(columns, len(images.valid))
+    rows = min(rows, len(images.valid) // columns)
     pixels, scale = fixed_inputs(
         model.likelihood, images.valid[: columns * rows], images.levels, seed=0
     )
