@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,6 +13,7 @@ import tyro
 from wnrl.errors import UsageError
 
 ArgsT = TypeVar("ArgsT")
+STDOUT = 1  # the number of its file
 
 
 def run(
@@ -23,16 +26,31 @@ def run(
 ) -> None:
     """Parses ``argv`` into ``args_type``, calls ``main`` and leaves the process.
 
-    Exit codes: what ``main`` returns (None is 0), 2 for a bad flag or value, 130 for Ctrl-C.
+    Exit codes: what ``main`` returns (None is 0), 2 for a bad flag or value, 130 for Ctrl-C, 141
+    where nobody reads the output any more, as behind ``| head``.
     """
     try:
-        code = main(parse(args_type, description, default, argv))
+        try:
+            code = main(parse(args_type, description, default, argv))
+        finally:
+            sys.stdout.flush()  # at exit, nothing could catch what it raises
     except UsageError as error:
         code = refused(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except BrokenPipeError:
+        if not _reader_left():  # it was another pipe: to a worker that died
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        code = 141
     sys.exit(code)
+
+
+def _reader_left() -> bool:
+    output = select.poll()
+    output.register(STDOUT, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0))
 
 
 def refused(error: UsageError) -> int:

@@ -1,5 +1,8 @@
 import io
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -60,3 +63,39 @@ def test_a_flag_that_nearly_exists_is_guessed(capsys):
     with pytest.raises(SystemExit):
         _cli.run(lambda args: None, Args, argv=["--shap", "round"])
     assert "did you mean --shape?" in capsys.readouterr().err
+
+
+PRINTING = """
+import sys
+sys.path.insert(0, {checkout!r})
+from dataclasses import make_dataclass
+from scripts import _cli
+_cli.run(lambda args: {body}, make_dataclass("Args", []), argv={flags})
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "flags"),
+    [
+        ("None", ["--help"]),
+        ("print('a line')", []),  # which waits in the buffer until the end
+    ],
+)
+def test_a_reader_that_leaves_ends_the_program_in_silence(body, flags):
+    checkout = str(Path(__file__).resolve().parents[2])
+    code = PRINTING.format(checkout=checkout, body=body, flags=flags)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    assert child.wait(timeout=60) == 141
+
+
+def test_a_broken_pipe_to_anything_else_is_an_error():
+    def main(args):
+        raise BrokenPipeError("to a worker")
+
+    with pytest.raises(BrokenPipeError, match="to a worker"):
+        _cli.run(main, Args, argv=[])
