@@ -192,6 +192,14 @@ def test_dreg_of_one_sample_follows_the_path_alone():
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("norm", ["batch", "batch_renorm", "mean", "weight_mean"])
+def test_dreg_refuses_samples_that_share_the_statistics_of_a_batch(norm):
+    model, x = build("mlp", norm), images("mlp")
+    with pytest.raises(UsageError, match=r"dreg needs samples .* encoder\.0\.norm takes"):
+        dreg(model.train(), x, 3)
+    assert dreg(model.eval(), x, 3).isfinite().all()
+
+
 def example_bound():
     return Elbo(torch.tensor([-10.0, -20.0]), torch.tensor([[0.1, 3.0], [0.5, 1.0]]))
 

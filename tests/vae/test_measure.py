@@ -144,6 +144,12 @@ def test_each_seed_decides_its_own_draw(model, digits):
     assert not torch.equal(first.per_image_nll, noise.per_image_nll)
 
 
+def test_every_block_of_images_has_noise_of_its_own(model, digits):
+    alike = replace(digits, test=digits.test[:1].repeat(6, 1, 1, 1).clamp(max=0))
+    found = nll(model, alike, Protocol("digits", n_samples=4), rows=4)
+    assert len(found.per_image_nll.unique()) == 6
+
+
 def test_record_names_everything_the_number_depends_on(model, digits):
     record = nll(model, digits, Protocol("digits", n_samples=3)).record()
     assert json.loads(json.dumps(record)) == {

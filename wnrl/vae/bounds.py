@@ -7,10 +7,13 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.nn.batch_renorm import BatchRenorm
+from wnrl.nn.mean_only import MeanOnlyBatchNorm
 from wnrl.vae.likelihoods import wide
 from wnrl.vae.model import VAE
 
@@ -182,7 +185,8 @@ def dreg(model: VAE, x: Tensor, n_samples: int, generator: torch.Generator | Non
     parameters is that of ``iwae`` exactly.
 
     Args:
-        model: one whose posterior has a density at any z: not IAF, not DRAW.
+        model: one whose posterior has a density at any z: not IAF, not DRAW. Its samples have to be
+            independent: no batch norm in train mode.
         x: images, ``(B, C, H, W)``.
         n_samples: K.
         generator: for the samples, on the device of ``x``; None for the global one.
@@ -191,9 +195,11 @@ def dreg(model: VAE, x: Tensor, n_samples: int, generator: torch.Generator | Non
         The bound in nats, ``(B,)``.
 
     Raises:
-        UsageError: the model's posterior has a density at its own samples only.
+        UsageError: ``n_samples`` is not above zero, the model's posterior has a density at its own
+            samples only, or statistics of the batch couple the samples.
     """
     check_positive(n_samples=n_samples)
+    _check_independent(model)
     q = model.posterior(x)
     z = q.sample((n_samples,), generator)
     with torch.enable_grad():
@@ -205,6 +211,16 @@ def dreg(model: VAE, x: Tensor, n_samples: int, generator: torch.Generator | Non
     slope = shares.unsqueeze(-1) * slope  # the second factor of the weights
     surrogate = (shares * log_joint).sum(0) + (slope * z).sum((0, -1))
     return log_mean_exp(log_weights.detach()) + surrogate - surrogate.detach()
+
+
+def _check_independent(model: nn.Module) -> None:
+    """Raises UsageError where log p(x, z_k) depends on the other samples of a batch too."""
+    for name, part in model.named_modules():
+        if part.training and isinstance(part, (_BatchNorm, BatchRenorm, MeanOnlyBatchNorm)):
+            raise UsageError(
+                "dreg needs samples that do not see each other, got a model in train mode whose "
+                f"{name} takes statistics of the batch"
+            )
 
 
 def default_generator(device: torch.device) -> torch.Generator:

@@ -205,6 +205,10 @@ class VAEConfig:
             raise UsageError(
                 f"train_chunk is not for norm {self.norm!r}: its statistics would be of a chunk"
             )
+        if self.objective == "dreg" and self.norm in BATCH_STATISTICS:
+            raise UsageError(
+                f"objective 'dreg' is not for norm {self.norm!r}: its samples see each other"
+            )
         if self.objective == "dreg" and self.model in SAMPLES_ONLY:
             raise UsageError(
                 f"objective 'dreg' needs a posterior with a density at any z, which model "
