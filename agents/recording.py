@@ -1,5 +1,6 @@
-"""A film of an agent: GIF with Pillow alone, MP4 with imageio's ffmpeg."""
+"""A film of an agent: GIF with Pillow alone, MP4 with the ffmpeg of imageio."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ LONGEST = 3000  # frames; later ones are left out
 def check_film(path: Path) -> None:
     """Raises UsageError if a film with that name could not be written here."""
     check_choice("the end of record", path.suffix.lower(), (".gif", ".mp4"))
-    if path.suffix.lower() == ".mp4" and not (find_spec("imageio") and find_spec("imageio_ffmpeg")):
-        raise UsageError(f"record {path} needs pip install 'imageio[ffmpeg]'; a .gif does not")
+    if path.suffix.lower() == ".mp4" and not find_spec("imageio_ffmpeg"):
+        raise UsageError(f"record {path} needs pip install 'wnrl[video]'; a .gif does not")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"record {path}: there is no folder {path.absolute().parent}")
 
 
 def film(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> Frames:
-    """Plays an episode and returns what it looks like.
+    """Plays an episode and returns what it looks like; no display is opened.
 
     Args:
         model: the agent.
@@ -33,6 +34,7 @@ def film(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> F
         seed: of its start.
         deterministic: whether the most likely actions are taken.
     """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame asks for a display, and complains
     env.seed(seed)
     obs, state, starts = env.reset(), None, np.ones(1, bool)
     infos: list[dict[str, Any]] = [{}]
@@ -45,18 +47,37 @@ def film(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> F
 
 
 def write_film(path: Path, frames: Frames, fps: float) -> None:
-    """Writes ``frames`` as a GIF or an MP4, which ``check_film`` has allowed.
+    """Writes ``frames`` as a GIF or an MP4, which ``check_film`` has allowed; whole or not at all.
 
     Args:
         path: ends in .gif or .mp4.
         frames: each ``(height, width, 3)``.
         fps: frames a second; viewers of GIFs show at most 50.
     """
-    if path.suffix.lower() == ".mp4":
-        import imageio
+    scratch = path.with_name(f"{path.stem}.tmp{path.suffix}")
+    write = _write_mp4 if path.suffix.lower() == ".mp4" else _write_gif
+    try:
+        write(scratch, frames, fps)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
-        imageio.mimsave(path, list[Any](frames), fps=fps)
-        return
+
+def _write_mp4(path: Path, frames: Frames, fps: float) -> None:
+    from imageio_ffmpeg import write_frames  # type: ignore[import-untyped]
+
+    height, width, _ = frames[0].shape
+    # Blocks of two pixels, which the colours need: frames keep their size.
+    film = write_frames(path, (width, height), fps=fps, macro_block_size=2)
+    film.send(None)
+    try:
+        for frame in frames:
+            film.send(np.ascontiguousarray(frame, np.uint8))
+    finally:
+        film.close()
+
+
+def _write_gif(path: Path, frames: Frames, fps: float) -> None:
     from PIL import Image
 
     first, *others = [Image.fromarray(frame) for frame in frames]

@@ -57,7 +57,7 @@ class Args:
     device: str = "cpu"
     """auto, cpu, cuda or cuda:<k>; a few environments are fastest on the CPU."""
     record: Path | None = None
-    """Also film one more episode: a .gif, or an .mp4 with imageio[ffmpeg]."""
+    """Also film one more episode: a .gif, or an .mp4 with wnrl[video]."""
 
     def __post_init__(self) -> None:
         check_positive(episodes=self.episodes)

@@ -1,8 +1,14 @@
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import gymnasium as gym
+import imageio_ffmpeg
+import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image, ImageSequence
@@ -10,9 +16,12 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from agents.recording import write_film
 from scripts import _cli, train_agent
 from scripts.evaluate_agent import Args, evaluated, main
 from wnrl.errors import UsageError
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate_agent.py"
 
 
 def leave(*flags):
@@ -120,6 +129,31 @@ def test_a_film_of_one_episode_shows_each_step_for_its_time(zips, tmp_path):
         assert film.size == (600, 400)
 
 
+def test_an_mp4_has_each_frame_and_leaves_nothing_else_on_the_screen_or_disk(zips, tmp_path):
+    flags = ["--env-id", "CartPole-v1", "--episodes", "1", "--record", str(tmp_path / "film.mp4")]
+    command = [sys.executable, str(SCRIPT), "--model", str(zips / "ppo.zip"), *flags]
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "XDG_RUNTIME_DIR")}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr == ""
+    film = tmp_path / "film.mp4"
+    frames, _ = imageio_ffmpeg.count_frames_and_secs(film)
+    assert frames == json.loads(done.stdout)["returns"][0]
+    look = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(film)]
+    assert " 600x400" in subprocess.run(look, capture_output=True, text=True, check=False).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+@pytest.mark.parametrize("name", ["film.gif", "film.mp4"])
+def test_a_film_that_cannot_be_finished_leaves_the_one_before(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"the one before")
+    frame = np.zeros((16, 16, 3), np.uint8)
+    with pytest.raises((AttributeError, ValueError)):
+        write_film(path, [frame, frame, "no frame"], fps=30)
+    assert path.read_bytes() == b"the one before"
+    assert [found.name for found in tmp_path.iterdir()] == [name]
+
+
 def wrong(zips, recurrent, tmp_path):
     """Flags, and what the one line about them has."""
     half = tmp_path / "half.zip"
@@ -183,7 +217,7 @@ def test_wrong_input_is_one_line_and_exit_2(zips, recurrent, tmp_path, capsys):
 
 def test_an_mp4_without_ffmpeg_is_refused_before_anything_is_played(zips, monkeypatch):
     monkeypatch.setattr("agents.recording.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'imageio\[ffmpeg\]'; a \.gif"):
+    with pytest.raises(UsageError, match=r"pip install 'wnrl\[video\]'; a \.gif"):
         Args(model=zips / "ppo.zip", env_id="CartPole-v1", record=zips / "film.mp4")
 
 
