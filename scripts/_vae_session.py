@@ -18,9 +18,10 @@ from wnrl.interrupts import Interrupts, Stopped
 from wnrl.nn import plain_parts
 from wnrl.runs import Run
 from wnrl.vae import parallel, pictures
-from wnrl.vae.build import save_weights, whole_file
+from wnrl.vae.build import save_weights
 from wnrl.vae.checkpoint import CHECKPOINT, go_on, put_back, write_checkpoint
 from wnrl.vae.compiling import compiled
+from wnrl.vae.files import whole_file
 from wnrl.vae.training import LogStep, Trainer
 
 N_PICTURES = 5  # how often pictures are logged over the run

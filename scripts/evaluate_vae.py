@@ -23,7 +23,8 @@ from scripts._cli import run
 from wnrl import data, vae
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.runs import resolve_device
-from wnrl.vae.build import config_of, read_weights, whole_file
+from wnrl.vae.build import config_of, read_weights
+from wnrl.vae.files import whole_file
 from wnrl.vae.measure import WEIGHTS, difference
 
 SPLITS = ("train", "valid", "test")

@@ -20,7 +20,8 @@ from scripts._cli import run
 from wnrl import data, vae
 from wnrl.errors import UsageError, check_choice
 from wnrl.vae import pictures
-from wnrl.vae.build import config_of, whole_file
+from wnrl.vae.build import config_of
+from wnrl.vae.files import whole_file
 from wnrl.vae.models import DRAW
 
 FORMATS = {".png": "PNG", ".gif": "GIF"}

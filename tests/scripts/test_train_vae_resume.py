@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_is_refused_and_kept(stopped):
     args, _ = stopped
     path = args.run_dir / "checkpoint.zip"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UsageError, match=r"checkpoint .* is damaged"):
+    with pytest.raises(UsageError, match=r"checkpoint.zip is damaged or no checkpoint of a VAE"):
         train(replace(args, resume=True))
     assert path.stat().st_size == 1000
 

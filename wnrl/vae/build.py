@@ -1,11 +1,9 @@
 """A VAE from its configuration, and back from a run folder."""
 
-import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +13,13 @@ from wnrl.errors import UsageError, check_choice
 from wnrl.nn import convert
 from wnrl.runs import CONFIG, read_json
 from wnrl.vae.config import SIZES, VAEConfig
+from wnrl.vae.files import read_state, write_state
 from wnrl.vae.inputs import check_levels, training_inputs
 from wnrl.vae.likelihoods import LIKELIHOODS, Bernoulli, PixelLikelihood
 from wnrl.vae.model import VAE
 from wnrl.vae.models import MODELS
 
-CHECKPOINT = "model.pt"
+WEIGHTS = "model.pt"
 INIT = 2  # keeps the seed of the initialisation's binary images apart from those of other draws
 
 
@@ -87,19 +86,7 @@ def save_weights(weights: Mapping[str, Mapping[str, Tensor]], reported: str, fol
         reported: the kind that numbers are about.
         folder: the run's.
     """
-    with whole_file(folder / CHECKPOINT) as file:
-        torch.save({"reported": reported, "weights": dict(weights)}, file)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file beside ``path`` for bytes; it is renamed to ``path`` once all are on disk."""
-    scratch = path.with_name(path.name + ".tmp")
-    with scratch.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    write_state(folder / WEIGHTS, {"reported": reported, "weights": dict(weights)})
 
 
 def load(run_folder: str | Path, weights: str | None = None) -> VAE:
@@ -133,7 +120,7 @@ def config_of(run_folder: str | Path) -> VAEConfig:
         UsageError: the folder holds none.
     """
     folder = Path(run_folder)
-    for name in (CONFIG, CHECKPOINT):
+    for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise UsageError(f"run_folder {folder} holds no trained VAE: no {name}")
     try:
@@ -148,12 +135,4 @@ def read_weights(run_folder: str | Path) -> dict[str, Any]:
     Raises:
         UsageError: the file is damaged, or something else.
     """
-    path = Path(run_folder) / CHECKPOINT
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        if not (isinstance(found, dict) and found["reported"] in found["weights"]):
-            raise KeyError("reported")
-    except Exception as error:  # zipfile's, pickle's and torch's own
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UsageError(f"{path} is damaged or no VAE of wnrl: {reason}") from error
-    return found
+    return read_state(Path(run_folder) / WEIGHTS, "VAE of wnrl", ("reported", "weights"))

@@ -1,19 +1,18 @@
-"""Resume checkpoints of a training: written whole or not at all, read without running code."""
+"""Resume checkpoints of a training, whose curves go back to the same moment."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from wnrl.errors import UsageError
 from wnrl.vae import parallel
-from wnrl.vae.build import whole_file
+from wnrl.vae.files import read_state, write_state
 from wnrl.vae.training import Trainer
 
 CHECKPOINT = "checkpoint.zip"
 FORMAT = 1
+KEYS = ("format", "trainer", "noises", "extra", "events")
 EVENTS = "events.out.tfevents.*"
 
 
@@ -38,8 +37,7 @@ def write_checkpoint(run_dir: Path, trainer: Trainer, extra: Mapping[str, Any]) 
         "extra": dict(extra),
         "events": {path.name: path.stat().st_size for path in run_dir.glob(EVENTS)},
     }
-    with whole_file(run_dir / CHECKPOINT) as file:
-        torch.save(state, file)
+    write_state(run_dir / CHECKPOINT, state)
 
 
 def read_checkpoint(run_dir: Path) -> dict[str, Any]:
@@ -49,13 +47,9 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
         UsageError: the file is damaged, or was written by another number of processes.
     """
     path = run_dir / CHECKPOINT
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format"] != FORMAT:
-            raise ValueError(f"format {state['format']}, {FORMAT} expected")
-    except Exception as error:  # zipfile's, pickle's and torch's own
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UsageError(f"checkpoint {path} is damaged: {reason}") from error
+    state = read_state(path, "checkpoint of a VAE", KEYS)
+    if state["format"] != FORMAT:
+        raise UsageError(f"checkpoint {path} has format {state['format']}, {FORMAT} is expected")
     if len(state["noises"]) != parallel.count():
         raise UsageError(
             f"checkpoint {path} is of {len(state['noises'])} processes, and there are "
