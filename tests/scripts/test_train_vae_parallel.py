@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from scripts.train_vae import train
-from tests.scripts.vae_parallel_worker import TINY, work
+from tests.scripts.vae_parallel_worker import TINY, free_bits_gradient, work
 from wnrl import data, vae
 from wnrl.errors import UsageError
 
@@ -61,6 +61,19 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path):
     assert gained[0] > 0.2
     assert gained[1] == pytest.approx(gained[0], rel=0.3)
     assert one["curve"]["steps"] == two["curve"]["steps"]
+
+
+def test_free_bits_of_a_group_are_counted_over_the_images_of_all_processes(folder):
+    whole = free_bits_gradient(slice(None))
+    assert whole == pytest.approx([0, 0, -0.55, -2.0])  # the first two groups are below 0.5
+    for rank in (0, 1):
+        assert said(folder, "parts")[rank][0] == pytest.approx(whole)
+
+
+def test_what_is_not_finite_in_one_process_stops_all_with_its_name(folder):
+    first, second = (said(folder, "parts")[rank][1] for rank in (0, 1))
+    assert first == second
+    assert "first tensor not finite: vae/train_kl, step 6; the last good state is that" in first
 
 
 def test_a_refusal_ends_all_processes_and_is_told_by_one(folder):

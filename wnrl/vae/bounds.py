@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.batch_renorm import BatchRenorm
 from wnrl.nn.mean_only import MeanOnlyBatchNorm
+from wnrl.vae import parallel
 from wnrl.vae.likelihoods import wide
 from wnrl.vae.model import VAE
 
@@ -70,7 +71,7 @@ def beta_elbo(
         free_bits: nats that each group has free, 0 for the plain KL. The KL of a group counts as
             at least that much, and is not pressed below it.
         free_bits_per: where it is compared: ``"group"``, the mean over the batch (Kingma et al.,
-            2016, arXiv:1606.04934), or ``"example"``, each image alone.
+            2016, arXiv:1606.04934), of all processes, or ``"example"``, each image alone.
 
     Returns:
         reconstruction − beta · KL with the free bits filled up, ``(B,)``.
@@ -84,7 +85,8 @@ def beta_elbo(
             raise UsageError(f"{name} must be zero or above, got {value!r}")
     kl = bound.kl_groups
     if free_bits:
-        kl = kl.mean(0, keepdim=True) if free_bits_per == "group" else kl
+        if free_bits_per == "group":
+            kl = parallel.mean_of_all(kl.mean(0, keepdim=True))
         kl = kl.clamp_min(free_bits)
     return bound.reconstruction - beta * kl.sum(-1)
 

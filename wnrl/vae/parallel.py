@@ -76,6 +76,16 @@ def mean_(tensors: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
 
 
+def mean_of_all(t: Tensor) -> Tensor:
+    """The mean of ``t`` over the processes, which passes gradients on to this process's ``t``.
+
+    Where the processes average gradients afterwards, as in training, these are those of the mean.
+    """
+    if count() == 1:
+        return t
+    return t + (sum_(t.detach().clone()) / count() - t.detach())
+
+
 def any_of(flag: bool, device: torch.device) -> bool:
     """Whether ``flag`` is set in any process; waits for all of them."""
     if count() == 1:
