@@ -11,6 +11,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3 import PPO
@@ -281,6 +282,27 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, capsys):
     assert leave(*TINY, "--run-dir", str(tmp_path / "file" / "run")) == 2
     assert "cannot be made" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("ratio", [1, 5, 20])
+def test_crossq_with_projected_weights_trains_at_every_ratio_of_updates_to_data(tmp_path, ratio):
+    flags = f"--algo crossq --variant wn --norm projected --gradient-steps {ratio} "
+    flags += "--total-timesteps 30 --learning-starts 18 --batch-size 16 --buffer-size 100 "
+    flags += "--net-arch 16 --critic-arch 16 --eval-episodes 1 --eval-points 1"
+    assert leave(*flags.split(), "--run-dir", str(tmp_path / "run")) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    published = {"optimizer": "adamw", "weight_decay": 0.01, "policy_delay": 3, "train_freq": 1}
+    assert published.items() <= config.items()
+    model = load_agent(tmp_path / "run" / "model.zip")
+    assert model._n_updates == 12 * ratio
+    steps = {
+        int(state["step"])
+        for network in (model.policy.actor, model.policy.critic)
+        for state in network.optimizer.state.values()
+    }
+    assert steps == {12 * ratio, 12 * ratio // 3}
+    for layer in (model.policy.actor.latent_pi[1], model.policy.critic.qf0[1]):
+        torch.testing.assert_close(layer.weight.norm(dim=1), torch.ones(16))
 
 
 def test_help_of_an_algorithm_has_its_own_flags(capsys):
