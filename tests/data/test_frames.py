@@ -1,3 +1,6 @@
+import os
+import threading
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -6,6 +9,8 @@ import torch
 from wnrl import data
 from wnrl.data import frames
 from wnrl.errors import UsageError
+
+KEPT = "Clock-v0-64-v1.npz"
 
 
 class Clock(gym.Env):
@@ -35,7 +40,9 @@ class Clock(gym.Env):
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock(monkeypatch, tmp_path):
+    monkeypatch.delenv("WNRL_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(gym.registry, "Clock-v0", gym.envs.registration.EnvSpec("Clock-v0", Clock))
     monkeypatch.setattr(frames, "N_TRAIN", 25)
     monkeypatch.setattr(frames, "N_VALID", 5)
@@ -64,9 +71,83 @@ def test_frames_are_rendered_once(clock, tmp_path, monkeypatch):
     assert torch.equal(data.load("frames:Clock-v0", tmp_path).train, first.train)
 
 
+@pytest.mark.parametrize("place", ["data_dir", "WNRL_DATA", "cache"])
+def test_frames_are_looked_for_in_every_usual_place_and_kept_in_the_cache(
+    place, clock, tmp_path, monkeypatch
+):
+    data.load("frames:Clock-v0")
+    cache, other = tmp_path / "cache" / "wnrl", tmp_path / "other"
+    assert (cache / "frames" / KEPT).is_file()
+    if place != "cache":
+        (cache / "frames").rename(tmp_path / "frames")
+        cache.rmdir()
+        other.mkdir()
+        (tmp_path / "frames").rename(other / "frames")
+    if place == "WNRL_DATA":
+        monkeypatch.setenv("WNRL_DATA", str(other))
+    monkeypatch.setattr(frames, "_collect", None)
+    data.load("frames:Clock-v0", other if place == "data_dir" else None)
+
+
+def test_two_that_want_the_same_frames_at_once_render_them_once(clock, tmp_path, monkeypatch):
+    collect, calls, found = frames._collect, [], []
+
+    def counted(*args):
+        calls.append(args[1:])
+        return collect(*args)
+
+    monkeypatch.setattr(frames, "_collect", counted)
+    both = [
+        threading.Thread(target=lambda: found.append(data.load("frames:Clock-v0", tmp_path)))
+        for _ in range(2)
+    ]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert len(calls) == 3  # training, validation, testing
+    assert torch.equal(found[0].train, found[1].train)
+
+
+def test_ids_that_differ_in_a_sign_have_files_of_their_own(clock, tmp_path, monkeypatch):
+    for name in ("a/Clock-v0", "a_Clock-v0"):
+        monkeypatch.setitem(gym.registry, name, gym.envs.registration.EnvSpec(name, Clock))
+        data.load(f"frames:{name}", tmp_path)
+    assert len(list((tmp_path / "frames").glob("*.npz"))) == 2
+
+
+def test_rendering_shows_how_far_it_is(clock, tmp_path, capsys):
+    data.load("frames:Clock-v0", tmp_path)
+    told = capsys.readouterr()
+    assert "frames:Clock-v0: 100%" in told.err
+    assert told.out == ""
+    data.load("frames:Clock-v0", tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_rendered(
+    clock, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(frames, "_collect", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot be kept in .*file.frames: Not a directory"):
+        data.load("frames:Clock-v0", tmp_path / "file")
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_a_file(clock, tmp_path, monkeypatch):
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(UsageError, match=r"cannot be kept in .*frames: No space left on device"):
+        data.load("frames:Clock-v0", tmp_path)
+    assert not [path for path in (tmp_path / "frames").iterdir() if path.stat().st_size]
+
+
 def test_damaged_frames_are_refused_with_what_to_do(clock, tmp_path):
     data.load("frames:Clock-v0", tmp_path)
-    path = next((tmp_path / "frames").iterdir())
+    path = tmp_path / "frames" / KEPT
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UsageError, match="is damaged; delete it"):
         data.load("frames:Clock-v0", tmp_path)
@@ -74,7 +155,7 @@ def test_damaged_frames_are_refused_with_what_to_do(clock, tmp_path):
 
 def test_altered_frames_are_refused_by_their_checksum(clock, tmp_path):
     data.load("frames:Clock-v0", tmp_path)
-    path = next((tmp_path / "frames").iterdir())
+    path = tmp_path / "frames" / KEPT
     with np.load(path) as kept:
         arrays = dict(kept)
     arrays["train"] = arrays["train"] + 1

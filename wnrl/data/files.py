@@ -55,7 +55,10 @@ def fetch(dataset: str, file: File, data_dir: Path | None) -> Path:
         path = download(dataset, file, data_dir)
     kind, _, wanted = file.checksum.partition(":")
     if digest(path, kind) != wanted:
-        raise UsageError(f"{path} is damaged or another file: its {kind} is not {wanted}")
+        raise UsageError(
+            f"{path} is damaged or another file: its {kind} is not {wanted}; put the one from "
+            f"{file.url} in its place"
+        )
     return path
 
 

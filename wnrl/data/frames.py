@@ -1,22 +1,25 @@
 """Frames of a gymnasium environment: what an agent that acts at random sees, rendered once."""
 
 import hashlib
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wnrl.data.files import cache_folder
+from wnrl.data.files import cache_folder, folders
 from wnrl.data.images import Images
 from wnrl.errors import UsageError
 
 SIDE = 64
 N_TRAIN, N_VALID, N_TEST = 8000, 1000, 1000
+PARTS = ("train", "valid", "test")
 VERSION = 1  # of how frames are made; part of the name that they are kept under
 
 
@@ -29,32 +32,47 @@ def load_frames(env_id: str, data_dir: Path | None = None) -> Images:
 
     Args:
         env_id: of gymnasium's registry; ``module:Env-v0`` imports the module that registers it.
-        data_dir: where frames are kept; None: the user's cache.
+        data_dir: where frames are looked for first and kept; None: they are looked for in WNRL_DATA
+            and kept in the user's cache.
 
     Raises:
-        UsageError: the environment does not exist, cannot be made here, or does not render.
+        UsageError: the environment does not exist, cannot be made here, or does not render; or the
+            folder cannot be written.
     """
-    safe = "".join(c if c.isalnum() or c in "-." else "_" for c in env_id)
-    path = (data_dir or cache_folder()) / "frames" / f"{safe}-{SIDE}-v{VERSION}.npz"
-    parts = _read(path)
-    if parts is None:
-        parts = [
-            _collect(env_id, n, first_seed)
-            for n, first_seed in ((N_TRAIN, 0), (N_VALID, 1_000_000), (N_TEST, 2_000_000))
-        ]
-        _write(path, parts)
+    name = f"{quote(env_id, safe='')}-{SIDE}-v{VERSION}.npz"
+    places = [folder / "frames" / name for folder in folders(data_dir)]
+    kept = next((path for path in places if path.is_file()), None)
+    own = (data_dir or cache_folder()) / "frames" / name
+    parts = _rendered(env_id, own) if kept is None else _read(kept)
     train, valid, test = parts
     split = f"{N_TRAIN} / {N_VALID} / {N_TEST} frames, each part of episodes of its own"
     return Images(f"frames:{env_id}", train, valid, test, levels=256, split=split)
 
 
-def _collect(env_id: str, n: int, first_seed: int) -> Tensor:
+def _rendered(env_id: str, path: Path) -> list[Tensor]:
+    """Renders all frames and keeps them; of several processes one does, and the others wait."""
+    from tqdm import tqdm
+
+    _make(env_id).close()
+    with _held(path):
+        if path.is_file():
+            return _read(path)
+        parts = ((N_TRAIN, 0), (N_VALID, 1_000_000), (N_TEST, 2_000_000))
+        n = sum(size for size, _ in parts)
+        with tqdm(total=n, desc=f"frames:{env_id}", mininterval=1.0) as bar:
+            frames = [_collect(env_id, size, first_seed, bar.update) for size, first_seed in parts]
+        _write(path, frames)
+        return frames
+
+
+def _collect(env_id: str, n: int, first_seed: int, progress: Callable[[], Any]) -> Tensor:
     """The first ``n`` frames of random episodes, uint8, ``(n, 3, SIDE, SIDE)``."""
     frames = torch.empty(n, 3, SIDE, SIDE, dtype=torch.uint8)
     for k, frame in zip(range(n), _random_play(env_id, first_seed), strict=False):
         pixels = torch.from_numpy(frame).permute(2, 0, 1).unsqueeze(0).float()
         small = nn.functional.interpolate(pixels, size=(SIDE, SIDE), mode="area")
         frames[k] = small.round().to(torch.uint8)[0]
+        progress()
     return frames
 
 
@@ -97,18 +115,44 @@ def _render(env: gym.Env, env_id: str) -> np.ndarray:
     return frame
 
 
-def _read(path: Path) -> list[Tensor] | None:
-    """What ``_write`` wrote; None where there is nothing.
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Makes the folder of ``path`` and holds the file for this process.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"frames cannot be kept in {path.parent}: {error.strerror}; say where they can with "
+        "data_dir or XDG_CACHE_HOME"
+    )
+
+
+def _read(path: Path) -> list[Tensor]:
+    """What ``_write`` wrote.
 
     Raises:
         UsageError: the file is damaged; nothing of it was used.
     """
-    if not path.is_file():
-        return None
     damaged = UsageError(f"{path} is damaged; delete it, and its frames are rendered again")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            parts = [kept[name] for name in ("train", "valid", "test")]
+            parts = [kept[name] for name in PARTS]
             wanted = str(kept["sha256"])
     except Exception as error:  # zipfile, zlib, numpy: each has its own for a damaged file
         raise damaged from error
@@ -118,14 +162,21 @@ def _read(path: Path) -> list[Tensor] | None:
 
 
 def _write(path: Path, parts: list[Tensor]) -> None:
-    """Keeps frames, by write-then-rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Keeps frames, by write-then-rename.
+
+    Raises:
+        UsageError: the disk is full.
+    """
+    scratch = path.with_suffix(".tmp")
     arrays = [part.numpy() for part in parts]
-    with scratch.open("wb") as file:
-        named = dict(zip(("train", "valid", "test"), arrays, strict=True))
-        np.savez_compressed(file, allow_pickle=False, sha256=_checksum(arrays), **named)
-    scratch.replace(path)
+    named = dict(zip(PARTS, arrays, strict=True))
+    try:
+        with scratch.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, sha256=_checksum(arrays), **named)
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
 
 
 def _checksum(parts: list[np.ndarray]) -> str:
