@@ -85,7 +85,9 @@ def test_the_folder_that_was_named_comes_first_and_the_subfolder_before_it(
 @pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:50] + b"?" + b[51:]])
 def test_a_truncated_or_altered_file_is_refused(damage, file, content, tmp_path):
     (tmp_path / "a.gz").write_bytes(damage(content))
-    with pytest.raises(UsageError, match=r"a.gz is damaged or another file: its sha256 is not") as refused:
+    with pytest.raises(
+        UsageError, match=r"a.gz is damaged or another file: its sha256 is not"
+    ) as refused:
         fetch("set", file, tmp_path)
     assert f"put the one from {file.url} in its place" in str(refused.value)
 
