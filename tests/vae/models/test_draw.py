@@ -18,15 +18,15 @@ def places(n=4, seed=0, spread=0.7):
     return spread * torch.randn(n, 5, generator=torch.Generator().manual_seed(seed))
 
 
-def filters_by_loop(where):
+def filters_by_loop(where, n=N, height=HEIGHT, width=WIDTH):
     """Equations 19 to 26, number by number; pixels count from 1, as they do there."""
     g_y, g_x, log_var, log_stride, _ = where.tolist()
-    stride = (max(HEIGHT, WIDTH) - 1) / (N - 1) * math.exp(log_stride)
+    stride = (max(height, width) - 1) / (n - 1) * math.exp(log_stride)
     result = []
-    for centre, size in ((g_y, HEIGHT), (g_x, WIDTH)):
+    for centre, size in ((g_y, height), (g_x, width)):
         middle, rows = (size + 1) / 2 * (centre + 1), []
-        for i in range(1, N + 1):
-            mean = middle + (i - N / 2 - 0.5) * stride
+        for i in range(1, n + 1):
+            mean = middle + (i - n / 2 - 0.5) * stride
             weights = [
                 math.exp(-((a - mean) ** 2) / (2 * math.exp(log_var))) for a in range(1, size + 1)
             ]
@@ -83,30 +83,54 @@ def test_a_sharp_window_over_everything_reads_the_corners_and_the_centre():
     assert window.gain.item() == pytest.approx(math.exp(0.7))
 
 
+def looked_at(model, x, error, h):
+    """Equation 17 without attention, 27 with it."""
+    if not hasattr(model.read, "where"):
+        return torch.cat([x.flatten(1), error.flatten(1)], 1)
+    rows = []
+    for i, where in enumerate(model.read.where(h)):
+        vertical, horizontal = map(torch.tensor, filters_by_loop(where, 2, *x.shape[2:]))
+        seen = [vertical @ image[i, 0] @ horizontal.T * where[4].exp() for image in (x, error)]
+        rows.append(torch.cat([part.flatten() for part in seen]))
+    return torch.stack(rows)
+
+
+def written(model, h, shape):
+    """Equation 18 without attention, 29 with it."""
+    if not hasattr(model.write, "where"):
+        return model.write.what(h).reshape(shape)
+    rows = []
+    for where, patch in zip(model.write.where(h), model.write.what(h), strict=True):
+        vertical, horizontal = map(torch.tensor, filters_by_loop(where, 5, *shape[2:]))
+        rows.append(vertical.T @ patch.reshape(5, 5) @ horizontal / where[4].exp())
+    return torch.stack(rows).reshape(shape)
+
+
 def by_loop(model, x, noise):
-    """DRAW's equations 3 to 8 and 17, 18 (no attention), step by step."""
+    """DRAW's equations 3 to 8, step by step."""
     n, size = len(x), model.hidden_size
     canvas = model.first_canvas.expand(n, -1, -1, -1)
     h_enc = c_enc = h_dec = c_dec = torch.zeros(n, size)
     log_weight = torch.zeros(n)
     for eps in noise:
         error = x - torch.sigmoid(canvas)
-        glimpse = torch.cat([x.flatten(1), error.flatten(1), h_dec], 1)
+        glimpse = torch.cat([looked_at(model, x, error, h_dec), h_dec], 1)
         h_enc, c_enc = model.encoder(glimpse, (h_enc, c_enc))
         mu, log_var = model.to_posterior(h_enc).chunk(2, 1)
         z = mu + (log_var / 2).exp() * eps
         log_weight = log_weight - 0.5 * (z**2 - eps**2 - log_var).sum(1)
         h_dec, c_dec = model.decoder(z, (h_dec, c_dec))
-        canvas = canvas + model.write.what(h_dec).reshape(x.shape)
+        canvas = canvas + written(model, h_dec, x.shape)
     log_p = x * nn.functional.logsigmoid(canvas) + (1 - x) * nn.functional.logsigmoid(-canvas)
     return canvas, log_weight + log_p.sum((1, 2, 3))
 
 
-def test_drawing_without_attention_is_the_papers_recursion():
-    model, x = build("draw"), images("draw")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["draw", "draw_attention"])
+def test_drawing_is_the_papers_recursion(name):
+    model, x = build(name), images(name)
+    for parameter in model.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
     noise = model.standard_noise((3, 3, 3), torch.Generator().manual_seed(4))
     canvas, log_weights = by_loop(model, x, noise)
     torch.testing.assert_close(model.draw(x, noise).canvas, canvas)

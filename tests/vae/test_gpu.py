@@ -1,0 +1,182 @@
+"""VAEs on a GPU: the same numbers as on the CPU, and steps that never wait."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.vae.tiny import build, images
+from wnrl import NORMS, data, fold
+from wnrl.data import Images
+from wnrl.vae import Protocol, Trainer, VAEConfig, dreg, elbo, iwae, nll
+from wnrl.vae import build as build_vae
+from wnrl.vae.config import SAMPLES_ONLY
+from wnrl.vae.models import MODELS
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
+every_model = pytest.mark.parametrize("name", MODELS)
+every_norm = pytest.mark.parametrize("norm", NORMS)
+VARIANTS = {
+    "elbo": {},
+    "clipped": {"max_grad_norm": 1.0, "optimizer": "adamax", "free_bits": 0.1},
+    "averaged": {"ema_epochs": 1.0},
+    "iwae": {"objective": "iwae", "train_samples": 3},
+    "amp": {"amp": True},
+}
+
+
+@pytest.fixture(autouse=True)
+def precise():
+    """Float32 as on the CPU: no TF32."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.fixture
+def no_waiting():
+    """Whatever makes the host wait for the GPU is an error."""
+
+    def start():
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+
+    yield start
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def tiny_images(name):
+    levels = 256 if name == "frames" else 2
+    pixels = (images(name, 6) * (levels - 1)).to(torch.uint8)
+    return Images("tiny", pixels, pixels, pixels, levels, "all of them")
+
+
+@every_norm
+@every_model
+def test_terms_of_the_same_noise_are_those_of_the_cpu(name, norm, monkeypatch):
+    model, x = build(name, norm).eval(), images(name)
+    on_gpu, draw, noise = copy.deepcopy(model).cuda(), torch.randn, {}
+
+    def same(*shape, device=None, dtype=None, generator=None):
+        shape = tuple(shape[0]) if len(shape) == 1 else shape
+        if shape not in noise:
+            noise[shape] = draw(shape, dtype=dtype)
+        return noise[shape].to(device or "cpu")
+
+    monkeypatch.setattr(torch, "randn", same)
+    for found, expected in zip(on_gpu(x.cuda(), 3), model(x, 3), strict=True):
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-2, rtol=1e-4)
+
+
+@every_norm
+@every_model
+def test_nll_is_that_of_the_cpu(name, norm):
+    model, few = build(name, norm).eval(), tiny_images(name)
+    protocol = Protocol("tiny", n_samples=2000 if name != "frames" else 50)
+    on_cpu = nll(model, few, protocol)
+    on_gpu = nll(copy.deepcopy(model).cuda(), few, protocol)
+    folded = nll(fold(model).cuda(), few, protocol)
+    again = nll(copy.deepcopy(model).cuda(), few, protocol)
+    # The two devices have noise of their own.
+    torch.testing.assert_close(on_gpu.per_image_nll, on_cpu.per_image_nll, atol=0.3, rtol=1e-3)
+    torch.testing.assert_close(folded.per_image_nll, on_gpu.per_image_nll, atol=1e-2, rtol=1e-5)
+    torch.testing.assert_close(again.per_image_nll, on_gpu.per_image_nll, atol=1e-3, rtol=1e-6)
+    assert on_gpu.images_crc32 == on_cpu.images_crc32
+
+
+@every_norm
+@every_model
+def test_no_bound_waits_for_the_gpu(name, norm, no_waiting):
+    model, x = build(name, norm).cuda().train(), images(name).cuda()
+    samples_only = name in SAMPLES_ONLY
+
+    def step():
+        for bound in (elbo(model, x).value, iwae(model, x, 3), iwae(model, x, 4, chunk=2)):
+            bound.mean().backward()
+        if not samples_only:
+            dreg(model.eval(), x, 3).mean().backward()
+            model.train()
+
+    step()  # libraries are loaded and memory is taken
+    no_waiting()
+    step()
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "variant"),
+    [
+        *[("mlp", norm, "elbo") for norm in NORMS],
+        *[(name, "weight", variant) for name in ("mlp2", "conv_iaf") for variant in VARIANTS],
+        *[("draw_attention", norm, "clipped") for norm in ("none", "weight", "projected", "layer")],
+    ],
+)
+def test_a_training_step_never_waits_for_the_gpu(name, norm, variant, no_waiting):
+    digits = data.load("digits")
+    sizes = {"draw_steps": 2} if name == "draw_attention" else {}
+    config = VAEConfig(
+        name, norm=norm, batch_size=32, epochs=None, n_steps=6, **sizes, **VARIANTS[variant]
+    )
+    trainer = Trainer(build_vae(config, digits).cuda(), digits, config)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    for _ in range(2):
+        trainer._advance()
+    no_waiting()
+    for _ in range(2):
+        trainer._advance()
+    torch.cuda.set_sync_debug_mode("default")
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    moved = [not torch.equal(p, q) for p, q in zip(before, trainer.model.parameters(), strict=True)]
+    assert any(moved)
+
+
+@every_model
+def test_it_learns_on_a_gpu_and_goes_on_from_its_state(name):
+    few = tiny_images(name)
+    dataset = "frames:CartPole-v1" if name == "frames" else "digits"
+    config = VAEConfig(name, dataset, batch_size=2, epochs=None, n_steps=8, n_logs=2)
+    trainer = Trainer(build(name, "weight").cuda(), few, config)
+    logs = list(trainer.run())
+    assert [log.step for log in logs] == [4, 8]
+    other = Trainer(build(name, "weight", seed=3).cuda(), few, config)
+    other.restore(trainer.state())
+    protocol = Protocol("tiny", n_samples=5)
+    first, second = (nll(t.model, few, protocol).per_image_nll for t in (trainer, other))
+    torch.testing.assert_close(first, second, atol=1e-3, rtol=1e-6)
+
+
+def test_chunks_have_the_value_and_gradient_of_all_samples_on_a_gpu():
+    model, x = build("mlp2", "weight").cuda().double(), images("mlp2").cuda().double()
+    split, parts = torch.Generator("cuda").manual_seed(0), []
+    for k in (2, 2, 1):
+        parts.append(model.log_weights(x, k, split))
+    whole = iwae_of(torch.cat(parts))
+    for source in (torch.Generator("cuda").manual_seed(0), None):
+        torch.cuda.manual_seed(0)
+        bound = iwae(model, x, 5, source, chunk=2)
+        torch.testing.assert_close(bound, whole)
+        pairs = zip(slopes(bound, model), slopes(whole, model), strict=True)
+        for found, expected in pairs:
+            torch.testing.assert_close(found, expected)
+
+
+def iwae_of(log_weights):
+    return log_weights.logsumexp(0) - torch.tensor(float(len(log_weights))).log().to(log_weights)
+
+
+def slopes(bound, model):
+    return torch.autograd.grad(bound.mean(), list(model.parameters()), retain_graph=True)
+
+
+@every_model
+def test_tensors_of_two_devices_are_refused_in_one_line(name):
+    model, x = build(name).cuda(), images(name)
+    with pytest.raises(ValueError, match=r"x must be on cuda:0, as the model is, got cpu"):
+        model.log_weights(x, 2)
+    with pytest.raises(ValueError, match=r"z must be on cuda:0, as the model is, got cpu"):
+        model.decode(model.draw_prior(2).cpu())
