@@ -5,7 +5,7 @@ directly followed by its activation in an ``nn.Sequential``, which is what ``wnr
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -111,8 +111,6 @@ class VAE(nn.Module):
 
     encoder: nn.Module
     decoder: nn.Module
-    looped: ClassVar[tuple[str, ...]] = ()
-    """Parts that run at every step of a loop: of what they see, the first use says nothing."""
 
     def __init__(
         self, image_shape: ImageShape, latent_dim: int, likelihood: PixelLikelihood | None = None
@@ -241,10 +239,7 @@ class VAE(nn.Module):
         return self.likelihood.mean(self.decode(self.encode(x)[0]))
 
     def data_init(self, x: Tensor, init_scale: float = 1.0, head: bool = False) -> DataInitReport:
-        """``wnrl.data_init`` on a batch, for all layers outside of loops.
-
-        The paper has none for recurrent layers, and in a loop over DRAW's steps the statistics of
-        the first, where nothing is drawn yet, would make later ones overflow.
+        """``wnrl.data_init`` on a batch.
 
         Args:
             x: images that represent the data, ``(B, C, H, W)``; a few hundred.
@@ -256,9 +251,9 @@ class VAE(nn.Module):
             What ``wnrl.data_init`` reports, with what was skipped here among the skipped.
 
         Raises:
-            UsageError: what ``checked`` or ``wnrl.data_init`` refuses.
+            UsageError: what ``checked`` or ``wnrl.data_init`` refuses, or the model is DRAW.
         """
-        spared = dict.fromkeys(self.looped, "runs at every step of a loop")
+        spared: dict[str, str] = {}
         if not head and isinstance(self.decoder, nn.Sequential):
             last = list(self.decoder._modules)[-1]
             spared[f"decoder.{last}"] = "its bias starts at the mean of the data"
