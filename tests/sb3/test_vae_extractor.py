@@ -145,6 +145,21 @@ def test_a_saved_policy_does_not_need_the_run_folder(vae, tmp_path):
     assert torch.equal(loaded.features_extractor(x), policy.features_extractor(x))
 
 
+def test_a_folder_that_holds_another_vae_by_now_is_refused(vae, tmp_path):
+    agent(vae).save(tmp_path / "agent.zip")
+    written(vae, replace(CONFIG, epochs=7))
+    PPO.load(tmp_path / "agent.zip", device="cpu")  # trained for longer, but built alike
+    written(vae, replace(CONFIG, norm="layer", latent_dim=4))
+    with pytest.raises(UsageError, match=r"another VAE .* now it has norm 'layer', latent_dim 4$"):
+        PPO.load(tmp_path / "agent.zip", device="cpu")
+    assert agent(vae).policy.features_extractor.features_dim == 4  # an environment of its own
+
+
+def test_undivided_observations_are_refused(vae):
+    with pytest.raises(UsageError, match=r"x must be within \[0, 1\], .* to 255"):
+        VAEExtractor(FRAMES, vae)(torch.full((2, 3, 64, 64), 255.0))
+
+
 def test_images_of_another_shape_are_refused(vae):
     with pytest.raises(
         UsageError, match=r"images of shape \(3, 64, 64\).* got shape \(3, 84, 84\)"

@@ -22,7 +22,10 @@ from wnrl.errors import UsageError
 from wnrl.nn import fold
 from wnrl.vae import VAE, VAEConfig, build, load
 from wnrl.vae.build import config_of
+from wnrl.vae.config import SIZES
 
+SHAPING = ("model", "dataset", "norm", "norm_kwargs", "likelihood", *SIZES)
+"""What decides how a VAE is built; the rest is how it was trained."""
 RECIPES = "_wnrl_vaes"
 """The attribute of an observation space with the configurations of VAEs by folder."""
 
@@ -38,7 +41,7 @@ class VAEExtractor(BaseFeaturesExtractor):
 
     A saved agent does not need the run folder. The weights are in its state dict; the configuration
     goes with the observation space, which SB3 saves with every agent and hands to its extractors.
-    Where the folder is still there, it is read and must hold a VAE of the same configuration.
+    Where the folder is still there, it is read and must hold a VAE that is built alike.
 
     Args:
         observation_space: channel-first images with the size and the channels of the VAE's, or
@@ -50,7 +53,8 @@ class VAEExtractor(BaseFeaturesExtractor):
         n_frames: frames in an observation.
 
     Raises:
-        UsageError: the folder holds no trained VAE, or one of other images.
+        UsageError: the folder holds no trained VAE, one of other images, or another one than the
+            saved agent, or another agent on this environment, has had from there.
     """
 
     def __init__(self, observation_space: spaces.Box, vae: str | Path, frozen: bool = True) -> None:
@@ -109,7 +113,14 @@ def _model(space: spaces.Box, folder: str) -> VAE:
     """The VAE in a folder, or, for weights that will follow, that of a saved agent's space."""
     recipes: dict[str, dict[str, Any]] = vars(space).setdefault(RECIPES, {})
     if Path(folder).exists() or folder not in recipes:
-        recipes[folder] = asdict(config_of(folder))
+        found = asdict(config_of(folder))
+        known = recipes.get(folder, found)
+        if other := [f"{name} {found[name]!r}" for name in SHAPING if found[name] != known[name]]:
+            raise UsageError(
+                f"run_folder {folder} holds another VAE than the one that the agent, or the "
+                f"environment, has had from there: now it has {', '.join(other)}"
+            )
+        recipes[folder] = found
         return load(folder)
     with torch.random.fork_rng(devices=[]):
         return build(VAEConfig.from_json(recipes[folder])).eval()

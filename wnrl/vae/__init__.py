@@ -4,7 +4,7 @@ from wnrl.vae.bounds import Elbo, beta_elbo, dreg, elbo, iwae, iwae_bound, warm_
 from wnrl.vae.build import build, load
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.likelihoods import LIKELIHOODS, bits_per_dim
-from wnrl.vae.measure import Likelihood, Protocol, nll
+from wnrl.vae.measure import Difference, Likelihood, Protocol, difference, nll, paired_difference
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.models import DRAW, MLPVAE, ConvIAFVAE, ConvVAE, FrameVAE, TwoLayerVAE
 from wnrl.vae.presets import PRESETS, preset
@@ -18,6 +18,7 @@ __all__ = [
     "VAE",
     "ConvIAFVAE",
     "ConvVAE",
+    "Difference",
     "Elbo",
     "FrameVAE",
     "Likelihood",
@@ -30,12 +31,14 @@ __all__ = [
     "beta_elbo",
     "bits_per_dim",
     "build",
+    "difference",
     "dreg",
     "elbo",
     "iwae",
     "iwae_bound",
     "load",
     "nll",
+    "paired_difference",
     "preset",
     "train",
     "warm_up",
