@@ -1,15 +1,12 @@
 """Advantage actor-critic (Mnih et al., 2016, arXiv:1602.01783), SB3's, with a norm."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-import torch
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
-from agents.assembly import ANY_ACTION, assemble
+from agents.assembly import assemble
 from agents.config import Fraction, FromZero, OnPolicyConfig, Positive, Whole
 from agents.presets import ATARI
 from wnrl.errors import UsageError
@@ -76,14 +73,4 @@ PRESETS: dict[str, A2CConfig] = {
     **dict.fromkeys(ATARI, _ATARI),
 }
 
-
-def build(
-    config: A2CConfig,
-    env: VecEnv,
-    norm: str = "weight",
-    seed: int = 0,
-    device: torch.device | str = "auto",
-    run_dir: Path | None = None,
-) -> A2C:
-    """SB3's A2C with a normalised network; arguments as for ``assemble``."""
-    return assemble(config, env, norm, seed, device, run_dir, actions=ANY_ACTION)
+build = assemble

@@ -9,15 +9,11 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.common import first_env_seed
-from agents.config import Config, OffPolicyConfig
+from agents.config import ANY_ACTION, Config, OffPolicyConfig, Spaces
 from agents.training import log_to
 from wnrl.errors import UsageError
 from wnrl.sb3.extractors import SmallCNN
 
-Spaces = tuple[type[spaces.Space[Any]], ...]
-DISCRETE: Spaces = (spaces.Discrete,)
-CONTINUOUS: Spaces = (spaces.Box,)
-ANY_ACTION: Spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 OBSERVED: Spaces = (*ANY_ACTION, spaces.Dict)
 
 NATURE_SIDE = 36  # pixels that SB3's convolutions need
@@ -26,12 +22,11 @@ NATURE_SIDE = 36  # pixels that SB3's convolutions need
 def assemble(
     config: Config,
     env: VecEnv,
-    norm: str,
-    seed: int,
-    device: torch.device | str,
-    run_dir: Path | None,
+    norm: str = "weight",
+    seed: int = 0,
+    device: torch.device | str = "auto",
+    run_dir: Path | None = None,
     *,
-    actions: Spaces,
     memory: str = "",
     **others: Any,
 ) -> Any:
@@ -45,14 +40,13 @@ def assemble(
             ``first_env_seed(seed)``.
         device: where the network lives.
         run_dir: where the event file goes; None logs nothing.
-        actions: the action spaces that the algorithm can learn in.
         memory: Lstm or Gru for a recurrent policy.
         **others: further arguments of the algorithm.
 
     Raises:
         UsageError: the norm does not exist, or ``env`` does not fit the algorithm or ``config``.
     """
-    check_spaces(config, env, actions)
+    check_spaces(config, env)
     seen = env.observation_space
     name = policy_name(seen, memory)
     if name not in config.algorithm.policy_aliases:
@@ -97,13 +91,13 @@ def extractor(space: spaces.Space[Any]) -> dict[str, Any]:
     return {"features_extractor_class": SmallCNN} if min(sides) < NATURE_SIDE else {}
 
 
-def check_spaces(config: Config, env: VecEnv, actions: Spaces) -> None:
+def check_spaces(config: Config, env: VecEnv) -> None:
     """Raises UsageError where the algorithm of ``config`` could not learn in ``env``."""
     seen, acted = env.observation_space, env.action_space
     if not isinstance(seen, OBSERVED):
         raise UsageError(f"observations must be a Box, Dict or discrete space, got {seen}")
-    if not isinstance(acted, actions):
-        allowed = " or ".join(space.__name__ for space in actions)
+    if not isinstance(acted, config.actions):
+        allowed = " or ".join(space.__name__ for space in config.actions)
         raise UsageError(f"actions must be {allowed} for {config.algorithm.__name__}, got {acted}")
     if getattr(config, "use_sde", False) and not isinstance(acted, spaces.Box):
         raise UsageError(f"use_sde needs continuous actions (a Box), got {acted}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
@@ -81,6 +82,8 @@ Fraction = Annotated[float, check_fraction]
 Sizes = Annotated[tuple[int, ...], check_sizes]
 Schedule = Literal["constant", "linear"]
 OptimizerName = Literal["adam", "adamw", "adamax"]
+Spaces = tuple[type[spaces.Space[Any]], ...]
+ANY_ACTION: Spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Config:
 
     algorithm: ClassVar[type[BaseAlgorithm]]
     """The class of SB3 or sb3-contrib."""
+    actions: ClassVar[Spaces] = ANY_ACTION
+    """The action spaces that the algorithm can learn in."""
 
     total_timesteps: Whole = 1_000_000
     """Environment steps, over all environments."""
@@ -250,6 +255,8 @@ class OffPolicyConfig(Config):
 @dataclass(frozen=True)
 class ContinuousConfig(OffPolicyConfig):
     """Hyperparameters of the off-policy algorithms with an actor, for continuous actions."""
+
+    actions: ClassVar[Spaces] = (spaces.Box,)
 
     net_arch: Sizes = (256, 256)
     """Hidden units of the actor, and of the critics unless critic_arch says otherwise."""

@@ -5,15 +5,12 @@ With norm ``batch_renorm`` it is CrossQ itself, with ``projected`` CrossQ with p
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import torch
 from sb3_contrib import CrossQ
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
-from agents.assembly import CONTINUOUS, assemble
+from agents.assembly import assemble
 from agents.config import Positive, Whole, check_sizes
 from agents.presets import MUJOCO
 from agents.sac import MaximumEntropyConfig
@@ -68,17 +65,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-
-def build(
-    config: CrossQConfig,
-    env: VecEnv,
-    norm: str = "weight",
-    seed: int = 0,
-    device: torch.device | str = "auto",
-    run_dir: Path | None = None,
-) -> CrossQ:
-    """sb3-contrib's CrossQ, normalised; arguments as for ``assemble``.
-
-    It has a policy for vectors alone, neither for images nor for a Dict.
-    """
-    return assemble(config, env, norm, seed, device, run_dir, actions=CONTINUOUS)
+build = assemble

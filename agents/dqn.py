@@ -2,16 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import torch
+from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
-from agents.assembly import DISCRETE, assemble
-from agents.config import Fraction, OffPolicyConfig, Positive, Whole
+from agents.assembly import assemble
+from agents.config import Fraction, OffPolicyConfig, Positive, Spaces, Whole
 from agents.presets import ATARI, MINATAR
 from wnrl.errors import UsageError, check_positive
 
@@ -25,6 +23,7 @@ class DQNConfig(OffPolicyConfig):
     """
 
     algorithm: ClassVar[type[BaseAlgorithm]] = DQN
+    actions: ClassVar[Spaces] = (spaces.Discrete,)
 
     learning_rate: Positive = 1e-4
     """Step size of the optimizer."""
@@ -63,7 +62,21 @@ class DQNConfig(OffPolicyConfig):
         return arguments
 
 
-_SMALL: dict[str, Any] = {
+# Tuned values of rl-baselines3-zoo.
+CARTPOLE_FIELDS: dict[str, Any] = {
+    "total_timesteps": 50_000,
+    "learning_rate": 2.3e-3,
+    "batch_size": 64,
+    "buffer_size": 100_000,
+    "learning_starts": 1000,
+    "target_update_interval": 10,
+    "train_freq": 256,
+    "gradient_steps": 128,
+    "exploration_fraction": 0.16,
+    "exploration_final_eps": 0.04,
+    "net_arch": (256, 256),
+}
+SMALL_FIELDS: dict[str, Any] = {
     "total_timesteps": 100_000,
     "learning_rate": 6.3e-4,
     "batch_size": 128,
@@ -83,23 +96,10 @@ ATARI_FIELDS: dict[str, Any] = {
     "exploration_final_eps": 0.01,
     "net_arch": (),
 }
-# Tuned values of rl-baselines3-zoo.
 PRESETS: dict[str, DQNConfig] = {
-    "CartPole-v1": DQNConfig(
-        total_timesteps=50_000,
-        learning_rate=2.3e-3,
-        batch_size=64,
-        buffer_size=100_000,
-        learning_starts=1000,
-        target_update_interval=10,
-        train_freq=256,
-        gradient_steps=128,
-        exploration_fraction=0.16,
-        exploration_final_eps=0.04,
-        net_arch=(256, 256),
-    ),
-    "Acrobot-v1": DQNConfig(**_SMALL),
-    "LunarLander-v3": DQNConfig(**_SMALL),
+    "CartPole-v1": DQNConfig(**CARTPOLE_FIELDS),
+    "Acrobot-v1": DQNConfig(**SMALL_FIELDS),
+    "LunarLander-v3": DQNConfig(**SMALL_FIELDS),
     **dict.fromkeys(ATARI, DQNConfig(**ATARI_FIELDS)),
     MINATAR: DQNConfig(**{**ATARI_FIELDS, "total_timesteps": 5_000_000, "learning_starts": 5000}),
 }
@@ -113,14 +113,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-
-def build(
-    config: DQNConfig,
-    env: VecEnv,
-    norm: str = "weight",
-    seed: int = 0,
-    device: torch.device | str = "auto",
-    run_dir: Path | None = None,
-) -> DQN:
-    """SB3's DQN with a normalised network; arguments as for ``assemble``."""
-    return assemble(config, env, norm, seed, device, run_dir, actions=DISCRETE)
+build = assemble

@@ -1,15 +1,12 @@
 """Proximal policy optimisation (Schulman et al., 2017, arXiv:1707.06347), SB3's, with a norm."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, ClassVar
 
-import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
-from agents.assembly import ANY_ACTION, assemble
+from agents.assembly import assemble
 from agents.config import FromZero, OnPolicyConfig, Positive, Schedule, Whole
 from agents.presets import ATARI, MINATAR, MUJOCO
 from wnrl.errors import UsageError, check_positive
@@ -126,14 +123,4 @@ PRESETS: dict[str, PPOConfig] = {
     **dict.fromkeys(MUJOCO, PPOConfig(n_envs=1, normalize=True)),
 }
 
-
-def build(
-    config: PPOConfig,
-    env: VecEnv,
-    norm: str = "weight",
-    seed: int = 0,
-    device: torch.device | str = "auto",
-    run_dir: Path | None = None,
-) -> PPO:
-    """SB3's PPO with a normalised network; arguments as for ``assemble``."""
-    return assemble(config, env, norm, seed, device, run_dir, actions=ANY_ACTION)
+build = assemble

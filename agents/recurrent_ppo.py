@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.assembly import ANY_ACTION, assemble
+from agents.assembly import assemble
 from agents.config import Whole
 from agents.ppo import PPOConfig
 from wnrl.errors import UsageError, check_choice
@@ -51,6 +51,12 @@ class RecurrentPPOConfig(PPOConfig):
             )
 
 
+_LSTM: dict[str, Any] = {
+    "ortho_init": False,
+    "activation_fn": "relu",
+    "net_arch": (64,),
+    "lstm_hidden_size": 64,
+}
 # Tuned values of rl-baselines3-zoo.
 PRESETS: dict[str, RecurrentPPOConfig] = {
     "CartPoleNoVel-v1": RecurrentPPOConfig(
@@ -66,10 +72,7 @@ PRESETS: dict[str, RecurrentPPOConfig] = {
         learning_rate_schedule="linear",
         clip_range=0.2,
         clip_range_schedule="linear",
-        ortho_init=False,
-        activation_fn="relu",
-        net_arch=(64,),
-        lstm_hidden_size=64,
+        **_LSTM,
     ),
     "PendulumNoVel-v1": RecurrentPPOConfig(
         n_envs=4,
@@ -81,10 +84,7 @@ PRESETS: dict[str, RecurrentPPOConfig] = {
         learning_rate=1e-3,
         use_sde=True,
         sde_sample_freq=4,
-        ortho_init=False,
-        activation_fn="relu",
-        net_arch=(64,),
-        lstm_hidden_size=64,
+        **_LSTM,
     ),
     "LunarLanderNoVel-v3": RecurrentPPOConfig(
         n_envs=32,
@@ -95,10 +95,7 @@ PRESETS: dict[str, RecurrentPPOConfig] = {
         gamma=0.999,
         n_epochs=4,
         ent_coef=0.01,
-        ortho_init=False,
-        activation_fn="relu",
-        net_arch=(64,),
-        lstm_hidden_size=64,
+        **_LSTM,
     ),
     "TMaze-v0": RecurrentPPOConfig(  # ours
         total_timesteps=40_960,
@@ -123,4 +120,4 @@ def build(
 ) -> RecurrentPPO:
     """sb3-contrib's RecurrentPPO, normalised; arguments as for ``assemble``."""
     memory = MEMORIES[config.cell]
-    return assemble(config, env, norm, seed, device, run_dir, actions=ANY_ACTION, memory=memory)
+    return assemble(config, env, norm, seed, device, run_dir, memory=memory)

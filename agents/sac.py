@@ -2,15 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
-from agents.assembly import CONTINUOUS, assemble
+from agents.assembly import assemble
 from agents.config import ContinuousConfig, Fraction, Whole, WholeOrMinusOne
 from agents.presets import MUJOCO
 from wnrl.errors import UsageError
@@ -92,14 +89,4 @@ PRESETS: dict[str, SACConfig] = {
     **dict.fromkeys(MUJOCO, SACConfig(learning_starts=10_000)),
 }
 
-
-def build(
-    config: SACConfig,
-    env: VecEnv,
-    norm: str = "weight",
-    seed: int = 0,
-    device: torch.device | str = "auto",
-    run_dir: Path | None = None,
-) -> SAC:
-    """SB3's SAC with normalised networks; arguments as for ``assemble``."""
-    return assemble(config, env, norm, seed, device, run_dir, actions=CONTINUOUS)
+build = assemble

@@ -16,7 +16,7 @@ from stable_baselines3.common.noise import (
 )
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.assembly import CONTINUOUS, assemble
+from agents.assembly import assemble
 from agents.config import ContinuousConfig, Fraction, FromZero, Positive, Sizes, Whole
 from agents.presets import MUJOCO
 from wnrl.errors import check_choice
@@ -87,6 +87,4 @@ def build(
 ) -> TD3:
     """SB3's TD3 with normalised networks; arguments as for ``assemble``."""
     noise = config.action_noise(env.action_space)
-    return assemble(
-        config, env, norm, seed, device, run_dir, actions=CONTINUOUS, action_noise=noise
-    )
+    return assemble(config, env, norm, seed, device, run_dir, action_noise=noise)

@@ -1,15 +1,12 @@
 """Trust region policy optimisation (Schulman et al., 2015, arXiv:1502.05477), sb3-contrib's."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-import torch
 from sb3_contrib import TRPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
-from agents.assembly import ANY_ACTION, assemble
+from agents.assembly import assemble
 from agents.config import OnPolicyConfig, Positive, Whole
 from wnrl.errors import UsageError
 
@@ -76,14 +73,4 @@ PRESETS: dict[str, TRPOConfig] = {
     ),
 }
 
-
-def build(
-    config: TRPOConfig,
-    env: VecEnv,
-    norm: str = "weight",
-    seed: int = 0,
-    device: torch.device | str = "auto",
-    run_dir: Path | None = None,
-) -> TRPO:
-    """sb3-contrib's TRPO with a normalised network; arguments as for ``assemble``."""
-    return assemble(config, env, norm, seed, device, run_dir, actions=ANY_ACTION)
+build = assemble
