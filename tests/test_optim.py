@@ -5,6 +5,7 @@ import pytest
 import torch
 from stable_baselines3 import DQN, PPO
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from wnrl import convert, fold
 from wnrl.errors import UsageError
@@ -18,7 +19,7 @@ from wnrl.optim import (
     project_after_step,
     weight_normalized,
 )
-from wnrl.optim.pairs import LARGE, SMALL
+from wnrl.optim.stacks import SMALL
 
 PAIRS = [
     (WNSGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
@@ -80,7 +81,7 @@ def test_weights_of_every_size_step_alike():
     convert(layers, "weight")
     optimizer = WNAdam(net.parameters(), lr=1e-3)
     sizes = [net[i].weight.numel() for i in (0, 2, 3)]
-    assert sizes[0] > LARGE > sizes[1] > SMALL > sizes[2]
+    assert sizes[0] > sizes[1] > SMALL > sizes[2]
     train(net, optimizer, 20, (4, 300))
     train(layers, torch.optim.Adam(layers.parameters(), lr=1e-3), 20, (4, 300))
     assert difference(net, layers, (4, 300)) < 1e-12
@@ -146,6 +147,116 @@ def test_a_copy_with_its_network_goes_on_alone_and_equally(copier, steps):
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     train(net, optimizer, 3)
     assert difference(net, twin) == 0
+
+
+def test_a_resumed_run_is_equal_bit_for_bit_for_large_weights_too():
+    def run():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(300, 200), nn.Tanh(), nn.Linear(200, 7))
+        return net, WNAdam(net.parameters(), lr=1e-2)
+
+    (straight, optimizer), (resumed, other) = run(), run()
+    train(straight, optimizer, 3, (4, 300))
+    resumed.load_state_dict(straight.state_dict())
+    other.load_state_dict(optimizer.state_dict())
+    train(straight, optimizer, 3, (4, 300), first=3)
+    train(resumed, other, 3, (4, 300), first=3)
+    for mine, theirs in zip(resumed.parameters(), straight.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_state_is_saved_by_parameter_in_its_shape():
+    net = network(torch.float32)
+    optimizer = WNAdam(net.parameters())
+    train(net, optimizer, 2)
+    state = optimizer.state_dict()["state"]
+    conv, bias = state[0], state[1]
+    assert conv.keys() == {"v", "g", "v_state", "g_state"}
+    assert conv["v_state"]["exp_avg"].shape == conv["v"].shape == net[0].weight.shape
+    assert conv["g_state"]["exp_avg"].shape == conv["g"].shape == (4, 1, 1, 1)
+    assert bias.keys() == {"step", "exp_avg", "exp_avg_sq"}
+    assert bias["exp_avg"].shape == net[0].bias.shape
+    assert {float(own["step"]) for own in (bias, conv["v_state"], conv["g_state"])} == {2.0}
+
+
+def test_plain_parameters_are_stepped_on_as_the_base_does():
+    plain, ours = mlp(), mlp()
+    frozen = [{"params": [net[0].weight, net[2].weight], "lr": 0.0} for net in (plain, ours)]
+    biases = [{"params": [net[0].bias, net[2].bias]} for net in (plain, ours)]
+    train(plain, torch.optim.Adam([frozen[0], biases[0]], lr=0.1), 5, (4, 3))
+    train(ours, WNAdam([frozen[1], biases[1]], lr=0.1), 5, (4, 3))
+    torch.testing.assert_close(ours[0].bias, plain[0].bias, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_bias_that_someone_else_writes_is_followed(steps):
+    net = mlp()
+    optimizer = WNSGD(net.parameters(), lr=0.0)
+    train(net, optimizer, steps, (4, 3))
+    net[0].bias.data.fill_(7.0)
+    net[2].bias.data = torch.full((2,), 8.0)
+    train(net, optimizer, 1, (4, 3))
+    assert (net[0].bias == 7).all()
+    assert (net[2].bias == 8).all()
+
+
+def test_options_may_change_after_the_first_step():
+    def run(steps_before):
+        net = mlp()
+        optimizer = WNSGD(net.parameters(), lr=0.1, momentum=0.9)
+        train(net, optimizer, steps_before, (4, 3))
+        optimizer.param_groups[0].update(weight_decay=0.1, g_lr_scale=0.5)
+        return net, optimizer
+
+    (net, optimizer), (layers, _) = run(2), run(2)
+    convert(layers, "weight")
+    lengths = [m.weight_g for m in (layers[0], layers[2])]
+    others = [p for p in layers.parameters() if all(p is not g for g in lengths)]
+    decayed = [p for p in others if p.dim() == 1]
+    groups = [
+        {"params": [p for p in others if p.dim() > 1]},
+        {"params": decayed, "weight_decay": 0.1},
+        {"params": lengths, "lr": 0.05},
+    ]
+    first = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    for layer, plain in ((layers[0], net[0]), (layers[2], net[2])):
+        state = optimizer.state_dict()["state"]
+        index = [p is plain.weight for p in net.parameters()].index(True)
+        layer.weight_v.data.copy_(state[index]["v"])
+        layer.weight_g.data.copy_(state[index]["g"])
+        first.state[layer.weight_v] = copy.deepcopy(state[index]["v_state"])
+        first.state[layer.weight_g] = copy.deepcopy(state[index]["g_state"])
+        first.state[layer.bias] = copy.deepcopy(state[index + 1])
+    train(net, optimizer, 3, (4, 3), first=2)
+    train(layers, first, 3, (4, 3), first=2)
+    assert difference(net, layers, (4, 3)) < 1e-5
+
+
+def test_hooks_on_every_optimizer_see_one_step():
+    net, seen = mlp(), []
+    optimizer = WNAdam(net.parameters())
+    handle = register_optimizer_step_post_hook(
+        lambda optimizer, args, kwargs: seen.append(optimizer)
+    )
+    try:
+        train(net, optimizer, 1, (4, 3))
+    finally:
+        handle.remove()
+    assert seen == [optimizer]
+
+
+@pytest.mark.parametrize("adam", [{"fused": True}, {"foreach": False, "fused": False}])
+def test_the_base_optimizer_steps_on_one_tensor_for_a_small_network(adam):
+    counted = []
+
+    class Counting(torch.optim.Adam):
+        def step(self, closure=None):
+            counted.append(sum(len(group["params"]) for group in self.param_groups))
+            return super().step(closure)
+
+    net = network(torch.float32)
+    train(net, weight_normalized(Counting)(net.parameters(), **adam), 2)
+    assert counted == [1, 1]
 
 
 def test_a_pickle_holds_v_and_g_once():
@@ -231,6 +342,7 @@ def test_a_group_that_is_refused_leaves_the_optimizer_as_it_was():
             optimizer.add_param_group(wrong)
     train(net, optimizer, 1, (4, 3))
     assert len(optimizer.param_groups) == 1
+    assert optimizer.state_dict()["state"].keys() == {0, 1, 2, 3}
 
 
 def test_groups_that_do_not_divide_the_channels_are_refused():
@@ -265,6 +377,31 @@ def test_a_sparse_gradient_is_refused():
     words(torch.tensor([1, 2])).sum().backward()
     with pytest.raises(UsageError, match=r"shape \(10, 4\) must have a dense gradient"):
         optimizer.step()
+
+
+def test_a_step_that_is_refused_leaves_no_gradient_for_the_next():
+    net, words = mlp(), nn.Embedding(10, 4, sparse=True)
+    optimizer = WNSGD([*net.parameters(), *words.parameters()], lr=0.1)
+    (net(torch.ones(1, 3)).sum() + words(torch.tensor([1])).sum()).backward()
+    with pytest.raises(UsageError, match="dense gradient"):
+        optimizer.step()
+    before = copy.deepcopy(net.state_dict())
+    optimizer.zero_grad()
+    optimizer.step()
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_a_sparse_gradient_of_a_plain_parameter_is_left_to_the_base():
+    table, bias = nn.Parameter(torch.ones(6)), nn.Parameter(torch.ones(2))
+    optimizer = WNSGD([table, bias], lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        rows = torch.gather(table, 0, torch.tensor([1, 4]), sparse_grad=True)
+        (rows + bias).sum().backward()
+        assert table.grad.is_sparse
+        optimizer.step()
+    assert table.tolist() == [1, 0, 1, 1, 0, 1]
+    assert bias.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("copier", [lambda x: x, copy.deepcopy])
@@ -417,7 +554,7 @@ def short_rows(width):
 
 @pytest.mark.parametrize("v_init_std", [None, 0.05])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("width", [40, LARGE // 30 + 40])
+@pytest.mark.parametrize("width", [40, SMALL // 30 + 40])
 def test_rows_of_any_length_stay_as_they_are_and_learn(width, dtype, v_init_std):
     net = short_rows(width).to(dtype)
     optimizer = WNAdam(net.parameters(), lr=0.0, v_init_std=v_init_std)

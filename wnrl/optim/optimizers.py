@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import inspect
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -13,11 +12,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from wnrl.errors import UsageError, check_positive
-from wnrl.optim.pairs import SMALL, Bundle, Pair, write_weights
-
-GROUP_DEFAULTS: dict[str, Any] = {"weight_norm": True, "transposed": 0, "g_lr_scale": 1.0}
-"""What a parameter group may say beside the options of the base optimizer."""
-_OUTER_KEYS = {"params", "param_names", *GROUP_DEFAULTS}
+from wnrl.optim.base import GROUP_DEFAULTS, bare_step, fastest, inner_groups, treats_alike
+from wnrl.optim.blocks import TOGETHER, Block, separated
+from wnrl.optim.pairs import Pair
+from wnrl.optim.stacks import SMALL
 
 
 class WeightNormalized(Optimizer):
@@ -63,14 +61,15 @@ class WeightNormalized(Optimizer):
         if kwargs.get("differentiable"):
             raise UsageError("differentiable must be False: steps on v and g are not recorded")
         self.v_init_std = v_init_std
-        self._bundles: list[list[Bundle]] = []  # one list for each parameter group
+        self._blocks: list[list[Block]] = []  # one list for each parameter group
+        self._loose: list[list[Tensor]] = []  # what is in no block; the same
         # The base optimizer refuses an empty list; what it steps on is set at each step.
         self._inner = self.base([torch.zeros(1)], *args, **kwargs)
         self._plain_steps: dict[str, Any] = {}
         if not {"fused", "foreach"} & kwargs.keys():
-            fastest = _fastest(self.base)
-            self._plain_steps = {key: self._inner.defaults[key] for key in fastest}
-            self._inner.defaults |= fastest
+            fast = fastest(self.base)
+            self._plain_steps = {key: self._inner.defaults[key] for key in fast}
+            self._inner.defaults |= fast
         super().__init__(params, {**self._inner.defaults, **GROUP_DEFAULTS})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -93,19 +92,23 @@ class WeightNormalized(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moving: list[Pair] = []
-        inner_groups = []
-        for group, bundles in zip(self.param_groups, self._bundles, strict=True):
-            for bundle in bundles:
-                moving += bundle.give_gradients(self._inner.state)
-            inner_groups += _inner_groups(group, bundles, self._plain_steps)
-        self._inner.param_groups = inner_groups
-        self._inner.step()
-        if moving:
-            write_weights(moving)
-        for bundles in self._bundles:
-            for bundle in bundles:
-                bundle.drop_gradients()
+        groups = []
+        for index, group in enumerate(self.param_groups):
+            self._separate(index)
+            groups += inner_groups(
+                group, self._blocks[index], self._loose[index], self._plain_steps
+            )
+        moving = [block for blocks in self._blocks for block in blocks if not block.rests()]
+        self._inner.param_groups = groups
+        try:
+            for block in moving:
+                block.receive()
+            bare_step(self._inner)()
+        finally:
+            for block in moving:
+                block.drop_gradients()
+        for block in moving:
+            block.write()
         return loss
 
     @torch.no_grad()
@@ -114,12 +117,14 @@ class WeightNormalized(Optimizer):
 
         ``step`` does it by itself for every write that torch counts.
         """
-        for bundle in (bundle for bundles in self._bundles for bundle in bundles):
-            for pair in bundle.pairs:
-                pair.follow()
+        for block in (block for blocks in self._blocks for block in blocks):
+            block.follow()
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's, where the state of a weight is v, g and the base optimizer's state of each."""
+        """torch's, where the state of a weight is v, g and the base optimizer's state of each.
+
+        Attribute ``state`` always has v and g, and the base optimizer's as of this call.
+        """
         self._show_state()
         return super().state_dict()
 
@@ -136,13 +141,14 @@ class WeightNormalized(Optimizer):
         exact = {}
         for index, w in zip(indices, params, strict=False):
             state = state_dict["state"].get(index, {})
-            own = self.state[w]
+            own = self.state.get(w, {})
             if "v" in own:
                 self._check_state(f"parameter {index}", state, own)
                 exact[w] = state
             else:
                 _check_shapes(f"parameter {index}", state, w)
         super().load_state_dict(state_dict)
+        self._show_state()
         # torch casts state to the type of its parameter, which may be bf16.
         for w, state in exact.items():
             self.state[w] = state
@@ -178,78 +184,69 @@ class WeightNormalized(Optimizer):
         self._adopt_all()
 
     def _adopt_all(self) -> None:
-        self._bundles = []
+        self._blocks, self._loose = [], []
         self._inner.state.clear()
         for group in self.param_groups:
             self._adopt(group)
 
     @torch.no_grad()
     def _adopt(self, group: dict[str, Any]) -> None:
-        """Makes the pairs of a group, from their state if they have one, and bundles them."""
+        """Makes the pairs of a group, from their state if they have one, and joins them."""
         check_positive(g_lr_scale=group["g_lr_scale"])
-        alike: dict[Any, list[Pair]] = {}
+        pairs: list[Pair] = []
+        plain: list[Tensor] = []
+        loose: list[Tensor] = []
         for w in group["params"]:
-            state = self.state[w]
-            if not group["weight_norm"] or not Pair.suits(w, group["transposed"]):
-                self._inner.state[w] = state
-                continue
-            if "v" in state:
-                v, g = (state[key].detach().to(w.device) for key in ("v", "g"))
-                pair = Pair(w, group["transposed"], v, g)
+            if group["weight_norm"] and Pair.suits(w, group["transposed"]):
+                pairs.append(self._pair(w, group["transposed"]))
+            elif w.dim() == 1 and w.numel() <= SMALL and w.is_floating_point():
+                plain.append(w)
             else:
-                pair = Pair.split(w, group["transposed"], self.v_init_std)
-            kind = w if w.numel() > SMALL else (pair.v.device, pair.v.dtype)
-            alike.setdefault(kind, []).append(pair)
-        bundles = [Bundle(pairs) for pairs in alike.values()]
-        on_device = bool(group.get("fused") or group.get("capturable"))
-        for bundle in bundles:
-            states = []
-            for pair in bundle.pairs:
-                state, device = self.state[pair.w], pair.v.device
-                of_v, of_g = (state.get(f"{key}_state", {}) for key in ("v", "g"))
-                states.append((_placed(of_v, device, on_device), _placed(of_g, device, on_device)))
-                self.state[pair.w] = {"v": pair.v, "g": pair.g}
-            bundle.load(self._inner.state, states)
-        self._bundles.append(bundles)
+                loose.append(w)
+                self._inner.state[w] = self.state[w]
+        self._blocks.append(self._joined(group, pairs, plain))
+        self._loose.append(loose)
+
+    def _pair(self, w: Tensor, transposed: int) -> Pair:
+        state = self.state.get(w, {})
+        if "v" not in state:
+            return Pair.split(w, transposed, self.v_init_std)
+        v, g = (state[key].detach().to(w.device) for key in ("v", "g"))
+        return Pair(w, transposed, v, g)
+
+    def _joined(self, group: dict[str, Any], pairs: list[Pair], plain: list[Tensor]) -> list[Block]:
+        """The fewest blocks that hold these, with their state."""
+        blocks = []
+        counters = bool(group.get("fused") or group.get("capturable"))
+        for of_one_kind in separated(pairs, plain, self.state):
+            blocks.append(Block(*of_one_kind, joint=treats_alike(group)))
+            blocks[-1].load(self.state, self._inner.state, counters)
+        return blocks
+
+    def _separate(self, index: int) -> None:
+        """Takes blocks of a group apart, for good, that one step does not suit any more.
+
+        A parameter without a gradient rests while others move, a sparse gradient is for the base
+        optimizer to take or to refuse, and the options may be others now.
+        """
+        group = self.param_groups[index]
+        for block in list(self._blocks[index]):
+            if block.layouts() in TOGETHER and (not block.joint or treats_alike(group)):
+                continue
+            self._blocks[index].remove(block)
+            block.unload(self.state, self._inner.state)
+            for layout, pairs, plain in block.by_layout():
+                if {layout} in TOGETHER:
+                    self._blocks[index] += self._joined(group, pairs, plain)
+                else:
+                    self._blocks[index] += self._joined(group, pairs, [])
+                    self._loose[index] += plain
+                    self._inner.state |= {w: self.state[w] for w in plain}
 
     def _show_state(self) -> None:
-        """Puts the base optimizer's state of v and g where it belongs, under the weight."""
-        for bundle in (bundle for bundles in self._bundles for bundle in bundles):
-            for pair, v_state, g_state in bundle.states(self._inner.state):
-                self.state[pair.w] |= {"v_state": v_state, "g_state": g_state}
-
-
-def _inner_groups(
-    group: dict[str, Any], bundles: list[Bundle], plain_steps: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """The groups of the base optimizer: one if it may treat v, g and the rest alike.
-
-    Args:
-        group: of the optimizer.
-        bundles: its weights.
-        plain_steps: options with which the base optimizer chooses its kernel by itself.
-    """
-    options = {name: value for name, value in group.items() if name not in _OUTER_KEYS}
-    owned = {pair.w for bundle in bundles for pair in bundle.pairs}
-    rest = [w for w in group["params"] if w not in owned]
-    parameters = [bundle.parameters() for bundle in bundles]
-    vs = [v for of_v, _ in parameters for v in of_v]
-    gs = [g for _, of_g in parameters for g in of_g]
-    scale = group["g_lr_scale"]
-    alike = not plain_steps or all(map(_fits_every_kernel, rest))
-    if alike and not options.get("weight_decay") and scale == 1:
-        return [{**options, "params": rest + vs + gs}]
-    undecayed = {**options, "weight_decay": 0.0}
-    return [
-        {**options, **({} if alike else plain_steps), "params": rest},
-        {**undecayed, "params": vs},
-        {**undecayed, "params": gs, "lr": group["lr"] * scale},
-    ]
-
-
-def _fits_every_kernel(w: Tensor) -> bool:
-    """Whether fused steps take ``w``, which is neither complex nor has a sparse gradient."""
-    return not w.is_complex() and (w.grad is None or w.grad.layout is torch.strided)
+        """Puts the base optimizer's state of v, g and plain parameters where it belongs."""
+        for block in (block for blocks in self._blocks for block in blocks):
+            block.show(self.state, self._inner.state)
 
 
 def _check_shapes(where: str, state: dict[str, Any], like: Tensor) -> None:
@@ -264,24 +261,6 @@ def _check_shapes(where: str, state: dict[str, Any], like: Tensor) -> None:
 
 def _cloned(state: dict[str, Any]) -> dict[str, Any]:
     return {key: state[key].clone() for key in ("v", "g") if key in state}
-
-
-def _placed(state: dict[str, Any], device: torch.device, counters_too: bool) -> dict[str, Any]:
-    """A state on ``device``; its counters only where the base optimizer wants them there."""
-    return {
-        key: value.to(device)
-        if isinstance(value, Tensor) and (value.dim() or counters_too)
-        else value
-        for key, value in state.items()
-    }
-
-
-def _fastest(base: type[Optimizer]) -> dict[str, bool]:
-    """One kernel launch for many tensors, where ``base`` has it; the numbers stay."""
-    known = inspect.signature(base).parameters
-    if "fused" in known:
-        return {"fused": True}
-    return {"foreach": True} if "foreach" in known else {}
 
 
 @functools.cache
