@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from tests.sb3.tasks import RandomTask
 from wnrl import data
 from wnrl.errors import UsageError
-from wnrl.sb3 import VAEExtractor
+from wnrl.sb3 import FoldedActor, VAEExtractor
 from wnrl.vae import VAEConfig, build, load
 from wnrl.vae.build import save_weights
 
@@ -143,6 +143,15 @@ def test_a_saved_policy_does_not_need_the_run_folder(vae, tmp_path):
     loaded = type(policy).load(str(tmp_path / "policy.zip"), device="cpu")
     x = torch.rand(2, 3, 64, 64)
     assert torch.equal(loaded.features_extractor(x), policy.features_extractor(x))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_an_agent_with_a_vae_can_be_exported_for_any_number_of_observations(frozen, vae):
+    actor = FoldedActor(agent(vae, frozen=frozen).policy)
+    obs = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    batch = {"obs": {0: torch.export.Dim("batch")}}
+    exported = torch.export.export(actor, (), {"obs": obs[:2]}, dynamic_shapes=batch).module()
+    assert torch.equal(exported(obs=obs), actor(obs=obs))
 
 
 def test_a_folder_that_holds_another_vae_by_now_is_refused(vae, tmp_path):

@@ -9,6 +9,7 @@ from wnrl.vae.likelihoods import (
     DiscretisedLogistic,
     LogisticMixture,
     NormalDensity,
+    kl_from_standard_normal,
     normal_log_prob,
     standard_normal_log_prob,
 )
@@ -102,6 +103,12 @@ def test_log_weights_are_log_joint_minus_log_posterior_of_the_same_samples():
     log_joint = log_likelihood + standard_normal_log_prob(z).sum(-1)
     torch.testing.assert_close(weights, log_joint - normal_log_prob(z, mu, log_var).sum(-1))
     torch.testing.assert_close(model.log_joint(x, z), log_joint)
+
+
+def test_one_stochastic_layer_has_its_kl_in_closed_form():
+    model, x = small(), torch.ones(3, *IMAGE)
+    kl = kl_from_standard_normal(*model.encode(x))
+    torch.testing.assert_close(model(x, 4).kl, kl.expand(4, 3, 2))
 
 
 def test_samples_are_probabilities():

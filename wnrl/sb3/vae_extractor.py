@@ -85,7 +85,7 @@ class VAEExtractor(BaseFeaturesExtractor):
         weights = {name: getattr(self, key) for name, key in self._keys.items()}
         frames = observations.reshape(-1, *skeleton.model.image_shape)
         mu = functional_call(skeleton, weights, (frames,))
-        return mu.reshape(len(observations), -1)
+        return mu.reshape(observations.shape[0], -1)
 
 
 class _Encoding(nn.Module):
@@ -93,7 +93,7 @@ class _Encoding(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model.encode(x)[0]
@@ -110,7 +110,8 @@ def _used(encoding: _Encoding, space: spaces.Box) -> set[str]:
 
 
 def _model(space: spaces.Box, folder: str) -> VAE:
-    """The VAE in a folder, or, for weights that will follow, that of a saved agent's space."""
+    """The VAE in a folder, or, for weights that will follow, that of a saved agent's space; in eval
+    mode."""
     recipes: dict[str, dict[str, Any]] = vars(space).setdefault(RECIPES, {})
     if Path(folder).exists() or folder not in recipes:
         found = asdict(config_of(folder))
