@@ -55,7 +55,7 @@ def test_elbo_is_reconstruction_minus_kl_image_by_image():
 @torch.no_grad()
 def test_closed_form_kl_and_sampled_log_weights_give_one_elbo():
     model, x = tiny_vae(), tiny_images().test[:8].float()
-    closed = elbo(model, x, seeded(), n_samples=4000).value
+    closed = elbo(model, x, 4000, seeded()).value
     sampled = model.log_weights(x, 4000, seeded(1)).mean(0)
     torch.testing.assert_close(closed, sampled, atol=0.1, rtol=0)
 
@@ -232,7 +232,7 @@ def test_a_group_within_its_free_bits_gets_no_gradient(per):
 
 def test_without_free_bits_both_ways_are_the_elbo_on_average():
     model, x = build("mlp"), images("mlp")
-    bound = elbo(model, x, seeded())
+    bound = elbo(model, x, generator=seeded())
     for per in ("group", "example"):
         torch.testing.assert_close(beta_elbo(bound, free_bits_per=per), bound.value)
 

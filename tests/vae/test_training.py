@@ -125,7 +125,7 @@ def test_logged_training_bound_is_the_mean_since_the_last_log(digits, monkeypatc
     values = []
 
     def watched(model, x, generator, n_samples):
-        bound = elbo(model, x, generator, n_samples)
+        bound = elbo(model, x, n_samples, generator)
         if model.training:
             values.append(bound.value.mean().item())
         return bound

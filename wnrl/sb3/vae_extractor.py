@@ -110,8 +110,7 @@ def _used(encoding: _Encoding, space: spaces.Box) -> set[str]:
 
 
 def _model(space: spaces.Box, folder: str) -> VAE:
-    """The VAE in a folder, or, for weights that will follow, that of a saved agent's space; in eval
-    mode."""
+    """In eval mode, the VAE in a folder, or, for weights that will follow, that of the space."""
     recipes: dict[str, dict[str, Any]] = vars(space).setdefault(RECIPES, {})
     if Path(folder).exists() or folder not in recipes:
         found = asdict(config_of(folder))

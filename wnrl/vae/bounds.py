@@ -42,15 +42,15 @@ class Elbo(NamedTuple):
 
 
 def elbo(
-    model: VAE, x: Tensor, generator: torch.Generator | None = None, n_samples: int = 1
+    model: VAE, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
 ) -> Elbo:
     """The ELBO at reparametrised samples (Kingma & Welling 2014, arXiv:1312.6114, eq. 10).
 
     Args:
         model: the VAE, in the mode the caller wants; compiled or wrapped for several processes too.
         x: images, ``(B, C, H, W)``.
-        generator: for the samples, on the device of ``x``.
         n_samples: over how many samples an image is averaged.
+        generator: for the samples, on the device of ``x``; None for the global one.
 
     Raises:
         UsageError: ``n_samples`` is not above zero.

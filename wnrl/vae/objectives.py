@@ -27,7 +27,7 @@ Objective = Callable[[VAE, Tensor, torch.Generator | None, VAEConfig, float], Go
 def _elbo(
     model: VAE, x: Tensor, generator: torch.Generator | None, config: VAEConfig, warmth: float
 ) -> Goal:
-    bound = elbo(model, x, generator, config.train_samples)
+    bound = elbo(model, x, config.train_samples, generator)
     maximised = beta_elbo(bound, config.beta * warmth, config.free_bits, config.free_bits_per)
     reconstruction, kl = bound.reconstruction.mean(), bound.kl.mean()
     means = {

@@ -44,7 +44,7 @@ class Validation:
         with evaluating(model):
             for batch in self.pixels.split(IMAGES):
                 x = batch / self.scale
-                bound = elbo(model, x, generator)
+                bound = elbo(model, x, generator=generator)
                 values = {
                     tags.VAE_VALID_ELBO: bound.value,
                     tags.VAE_VALID_RECONSTRUCTION: bound.reconstruction,
