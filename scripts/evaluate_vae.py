@@ -64,29 +64,74 @@ class Args:
             check_choice("weights", self.weights, WEIGHTS)
 
 
-def measured(args: Args, folder: Path, n_samples: int) -> vae.Likelihood:
-    """The likelihood of the model in ``folder``; what each image has is saved there.
+@dataclass(frozen=True)
+class Subject:
+    """A trained model, and what is known of it before it is measured."""
+
+    folder: Path
+    config: vae.VAEConfig
+    model: vae.VAE
+    weights: str
+    """raw or averaged."""
+
+    @classmethod
+    def of(cls, folder: Path, args: Args) -> "Subject":
+        """The model in a run folder, with the weights that were asked for.
+
+        Raises:
+            UsageError: there is none, or no such weights of it.
+        """
+        config, weights = config_of(folder), args.weights or read_weights(folder)["reported"]
+        return cls(folder, config, vae.load(folder, weights), weights)
+
+    @property
+    def kind(self) -> dict[str, str]:
+        """What two runs must have in common to be compared."""
+        levels = self.model.likelihood.levels
+        return {
+            "dataset": self.config.dataset,
+            "images": "binary" if levels == 2 else "grey levels",
+            "likelihood": "density" if levels is None else "probability",
+        }
+
+    def measured(self, args: Args, images: data.Images, n_samples: int) -> vae.Likelihood:
+        """Its likelihood; what each image has is saved in its folder."""
+        protocol = vae.Protocol(
+            images.name,
+            args.split,
+            n_samples,
+            args.binarisation_seed,
+            args.noise_seed,
+            self.weights,
+        )
+        n = len(images.part(args.split))
+        print(f"measuring {self.folder}: K = {n_samples}, {n} images", file=sys.stderr)
+        found = vae.nll(self.model.to(resolve_device(args.device)), images, protocol)
+        name = f"nll_{args.split}_K{n_samples}_{self.weights}.npz"
+        with whole_file(self.folder / name) as file:
+            np.savez(
+                file,
+                allow_pickle=False,
+                nll=found.per_image_nll.numpy(),
+                elbo=found.per_image_elbo.numpy(),
+                protocol=json.dumps(found.record()),
+            )
+        return found
+
+
+def subjects(args: Args) -> list[Subject]:
+    """The runs that are measured, one or two.
 
     Raises:
-        UsageError: the folder holds no trained VAE, or its data set cannot be had.
+        UsageError: one holds no such model, or the two cannot be compared; nothing was measured.
     """
-    config = config_of(folder)
-    model = vae.load(folder, args.weights).to(resolve_device(args.device))
-    weights = args.weights or read_weights(folder)["reported"]
-    protocol = vae.Protocol(
-        config.dataset, args.split, n_samples, args.binarisation_seed, args.noise_seed, weights
-    )
-    found = vae.nll(model, data.load(config.dataset, args.data_dir), protocol)
-    name = f"nll_{args.split}_K{n_samples}_{weights}.npz"
-    with whole_file(folder / name) as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            nll=found.per_image_nll.numpy(),
-            elbo=found.per_image_elbo.numpy(),
-            protocol=json.dumps(found.record()),
-        )
-    return found
+    folders = [args.run_dir, *([args.against] if args.against else [])]
+    runs = [Subject.of(folder, args) for folder in folders]
+    for what, ours in runs[0].kind.items():
+        theirs = runs[-1].kind[what]
+        if theirs != ours:
+            raise UsageError(f"against must be a run of the same {what}: {ours!r}, got {theirs!r}")
+    return runs
 
 
 def evaluated(args: Args) -> dict[str, Any]:
@@ -96,29 +141,22 @@ def evaluated(args: Args) -> dict[str, Any]:
         UsageError: something in ``args`` cannot be used, or the two runs do not compare.
     """
     torch.set_num_threads(args.threads)
-    n_samples = args.n_samples or config_of(args.run_dir).n_samples
-    if args.against is not None:
-        theirs, ours = config_of(args.against).dataset, config_of(args.run_dir).dataset
-        if theirs != ours:
-            raise UsageError(f"against must be a run on dataset {ours!r}, got one on {theirs!r}")
-    found = measured(args, args.run_dir, n_samples)
-    result = {"run_dir": str(args.run_dir), **_numbers(found), "protocol": found.record()}
-    if args.against is None:
-        return result
-    other = measured(args, args.against, n_samples)
-    paired = difference(found, other)
-    return {
-        **result,
-        "against": str(args.against),
-        "other": _numbers(other),
-        "difference": {
-            **asdict(paired),
-            "interval95": [
-                paired.mean - 1.96 * paired.standard_error,
-                paired.mean + 1.96 * paired.standard_error,
-            ],
-        },
-    }
+    runs = subjects(args)
+    resolve_device(args.device)
+    n_samples = args.n_samples or runs[0].config.n_samples
+    images = data.load(runs[0].config.dataset, args.data_dir)
+    found, *others = [run.measured(args, images, n_samples) for run in runs]
+    result = {"run_dir": str(args.run_dir), **_numbers(found)}
+    for other in others:
+        paired = difference(found, other)
+        reach = 1.96 * paired.standard_error
+        interval = [paired.mean - reach, paired.mean + reach]
+        result |= {
+            "against": str(args.against),
+            "other": _numbers(other),
+            "difference": {**asdict(paired), "interval95": interval},
+        }
+    return result
 
 
 def _numbers(found: vae.Likelihood) -> dict[str, Any]:
@@ -129,6 +167,7 @@ def _numbers(found: vae.Likelihood) -> dict[str, Any]:
         "bits_per_dim": found.bits_per_dim,
         "active_units": found.active_units,
         "latent_units": found.latent_units,
+        "protocol": found.record(),
     }
 
 

@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,10 @@ from scripts import evaluate_vae, sample_vae
 from scripts.evaluate_vae import evaluated
 from scripts.train_vae import Args as TrainArgs
 from scripts.train_vae import train
+from wnrl import vae
 from wnrl.errors import UsageError
+from wnrl.runs import write_json
+from wnrl.vae.build import save_weights
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate_vae.py"
 TINY = TrainArgs(
@@ -37,6 +40,14 @@ def runs(tmp_path_factory):
         for name, change in changes.items()
     }
     torch.set_num_threads(threads)
+    for name, config in (
+        ("mnist", vae.VAEConfig(dataset="mnist", hidden=(3,), latent_dim=2)),
+        ("raw", vae.VAEConfig(hidden=(3,), latent_dim=2)),
+    ):
+        (root / name).mkdir()
+        write_json(root / name / "config.json", asdict(config))
+        save_weights({"raw": vae.build(config).state_dict()}, "raw", root / name)
+        found[name] = (root / name, {})
     return found
 
 
@@ -77,18 +88,26 @@ def test_difference_is_image_by_image_and_changes_its_sign_with_the_order(runs):
     assert there["difference"]["mean"] == pytest.approx(there["nll"] - there["other"]["nll"])
     assert there["difference"]["mean"] == pytest.approx(-back["difference"]["mean"])
     assert 0 < there["difference"]["standard_error"] < there["nll_standard_error"]
+    assert there["other"]["protocol"] == there["protocol"]
     low, high = there["difference"]["interval95"]
     assert low < there["difference"]["mean"] < high
 
 
-def test_runs_that_saw_other_images_do_not_compare(runs):
-    with pytest.raises(UsageError, match=r"differ in their images \(images_crc32\): 04b0285f and"):
-        evaluated(args(runs["weight"][0], against=runs["logistic"][0]))
-
-
-def test_a_density_does_not_compare_with_a_probability(runs):
-    with pytest.raises(UsageError, match="in their likelihood: probability and density"):
-        evaluated(args(runs["logistic"][0], against=runs["normal"][0]))
+@pytest.mark.parametrize(
+    ("one", "two", "flags", "message"),
+    [
+        ("weight", "logistic", {}, "the same images: 'binary', got 'grey levels'"),
+        ("logistic", "normal", {}, "the same likelihood: 'probability', got 'density'"),
+        ("weight", "mnist", {}, "the same dataset: 'digits', got 'mnist'"),
+        ("weight", "raw", {"weights": "averaged"}, "weights must be one of raw, got 'averaged'"),
+    ],
+)
+def test_what_does_not_compare_is_refused_before_anything_is_measured(
+    one, two, flags, message, runs, monkeypatch
+):
+    monkeypatch.setattr(vae, "nll", None)
+    with pytest.raises(UsageError, match=message):
+        evaluated(args(runs[one][0], against=runs[two][0], **flags))
 
 
 def test_grey_levels_are_reported_in_bits_per_dimension(runs):
@@ -117,6 +136,7 @@ def test_program_prints_one_line_of_json(runs):
         [sys.executable, SCRIPT, "--run-dir", folder],
         capture_output=True, text=True, check=True, cwd=folder,
     )  # fmt: skip
+    assert out.stderr == f"measuring {folder}: K = 5, 300 images\n"
     (line,) = out.stdout.splitlines()
     assert json.loads(line)["nll"] == pytest.approx(result["nll"], abs=1e-6)
 
