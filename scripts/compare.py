@@ -23,7 +23,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+import envs
 from agents import AGENTS
+from agents.hardware import choose_device, is_small
 from scripts import _cli, train_agent, train_vae
 from scripts._progress import show_progress
 from wnrl.errors import check_choice, check_positive
@@ -95,7 +97,7 @@ class Args:
     algos: tuple[str, ...] = ()
     """Only tasks with these algorithms or models."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda or cuda:<k>."""
+    """auto (a GPU where there is one and the network is not small), cpu, cuda or cuda:<k>."""
     workers: int | None = None
     """Processes that train at a time; one a core if not given."""
     budget: float = 1.0
@@ -113,20 +115,20 @@ def main(args: Args) -> int:
     root = (args.run_dir or Path("runs") / args.study).absolute()
     config = {"study": args.study, "budget": args.budget, "device": device}
     check_run_folder(root, config)
-    check_runs(jobs, root, device)
+    check_runs(jobs, root, args.device)
     with locked(root):
         check_run_folder(root, config)  # another process may have begun a study meanwhile
         write_json(root / CONFIG, config)
         print(root, flush=True)
         started = time.monotonic()
         try:
-            crashed = _train(jobs, root, device, workers)
+            crashed = _train(jobs, root, args.device, workers)
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)
             return 130
         notes = {
             "command": " ".join(["python", *sys.argv]),
-            "device": device,
+            "device": device if device in ("cpu", args.device) else f"{device}; small agents: cpu",
             "this call": f"{time.monotonic() - started:.0f} s with {workers} processes",
         }
         _publish(root, args.study, summarise(root, jobs, crashed), jobs, notes)
@@ -150,16 +152,33 @@ def run_job(job: Job, progress: Progress, *, root: Path, device: str) -> dict[st
 
 
 def arguments(job: Job, root: Path, device: str) -> train_agent.Args[Any] | train_vae.Args:
-    """The flags with which a job's program would do the same run alone."""
+    """The flags with which a job's program would do the same run alone.
+
+    Args:
+        job: what to train.
+        root: the study's folder.
+        device: as the study was asked for: ``auto`` is chosen by the network.
+    """
     task, folder = job.task, root / job.folder
-    common: dict[str, Any] = {"norm": job.norm, "seed": job.seed, "device": device}
+    common: dict[str, Any] = {"norm": job.norm, "seed": job.seed}
     if task.program == "agent":
         config = replace(AGENTS[task.algo].preset(task.name), **task.settings)
+        common["device"] = _device(task.name, config, device)
         # one thread, as many runs train side by side; what was stopped goes on
         common |= {"threads": 1, "resume": True, "keep_checkpoint": False}
         return train_agent.Args.of(task.algo, task.name, config=config, run_dir=folder, **common)
-    common |= {"resume": True, "keep_checkpoint": False}
+    common |= {"device": str(resolve_device(device)), "resume": True, "keep_checkpoint": False}
     return train_vae.Args(task.algo, task.name, run_dir=folder, **common, **task.settings)
+
+
+def _device(env_id: str, config: Any, asked: str) -> str:
+    """Where an agent trains; with no GPU there is no environment to look at."""
+    device = str(resolve_device(asked))
+    if asked != "auto" or device == "cpu":
+        return device
+    with closing(envs.factory(env_id)()) as env:
+        small = is_small(env.observation_space, config.policy_arguments())
+    return choose_device(asked, small)[0]
 
 
 def check_runs(jobs: list[Job], root: Path, device: str) -> None:

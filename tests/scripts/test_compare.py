@@ -13,6 +13,7 @@ from rich.console import Console
 
 from scripts import compare
 from wnrl.errors import UsageError
+from wnrl.study.plan import Job, Task
 from wnrl.study.summary import Interval, Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,3 +192,21 @@ def test_run_with_a_nan_is_failed_with_its_reason_and_the_rest_goes_on(
     shown = capsys.readouterr().out
     assert f"seed 0: {failed['reason']}" in shown
     assert json.loads((tmp_path / "digits/mlp/none/seed0/result.json").read_text())["nll"] > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "expected"),
+    [
+        (("CartPole-v1", "ppo", "agent"), "auto", "cpu"),
+        (("CartPole-v1", "ppo", "agent"), "cuda", "cuda:0"),
+        (("CartPolePixels-v1", "ppo", "agent"), "auto", "cuda:0"),
+        (("digits", "mlp", "vae"), "auto", "cuda:0"),
+    ],
+)
+def test_each_run_is_on_the_device_that_suits_its_network(
+    tmp_path, monkeypatch, task, asked, expected
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    job = Job(Task(*task, compare.RETURN, ("none",), {}), "none", 0)
+    assert compare.arguments(job, tmp_path, asked).device == expected
