@@ -124,7 +124,7 @@ def test_time_between_two_logs_is_not_counted_as_training(digits):
 def test_logged_training_bound_is_the_mean_since_the_last_log(digits, monkeypatch):
     values = []
 
-    def watched(model, x, generator, n_samples):
+    def watched(model, x, n_samples, generator):
         bound = elbo(model, x, n_samples, generator)
         if model.training:
             values.append(bound.value.mean().item())
