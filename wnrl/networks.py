@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.nn.axes import TRANSPOSED
 from wnrl.nn.conv import WNConvTransposed
 from wnrl.nn.convert import convert
 from wnrl.nn.convertible import check_values
 from wnrl.nn.masked import MaskedLinear
-from wnrl.nn.projection import TRANSPOSED
 from wnrl.nn.slots import N_SPATIAL
 from wnrl.nn.spectral import Spectral
 

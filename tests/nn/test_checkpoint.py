@@ -229,3 +229,22 @@ def test_a_shared_layer_is_written_under_each_of_its_names():
     state = state_dict_as(net)
     assert sorted(state) == ["0.bias", "0.weight", "2.bias", "2.weight"]
     load_weights(fold(net), state)
+
+
+@pytest.mark.parametrize("change", [lambda net: None, lambda net: convert(net, "weight")])
+def test_a_network_on_the_meta_device_is_refused_until_it_has_memory(change):
+    state = plain_net(seed=1).state_dict()
+    with torch.device("meta"):
+        net = plain_net()
+    change(net)
+    with pytest.raises(UsageError, match=r"^conv\.weight(_g)? is on the meta device.*to_empty"):
+        load_weights(net, state)
+    net.to_empty(device="cpu")
+    load_weights(net, state)
+    expected = plain_net(seed=1)
+    torch.testing.assert_close(outputs(net), outputs(expected))
+
+
+def test_a_lazy_network_is_refused():
+    with pytest.raises(UsageError, match=r"^0 is lazy"):
+        load_weights(nn.Sequential(nn.LazyLinear(2)), nn.Sequential(nn.Linear(3, 2)).state_dict())

@@ -399,3 +399,11 @@ def test_a_length_that_the_type_cannot_hold_is_reported_and_left(key):
     for name, value in net[0].state_dict().items():
         assert value.isfinite().all()
         assert name == "bias" or torch.equal(value, before[0].state_dict()[name])
+
+
+def test_a_lazy_layer_is_refused():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.LazyLinear(2))
+    before = net[0].weight.clone()
+    with pytest.raises(UsageError, match=r"^2 is lazy"):
+        data_init(net, torch.randn(8, 3))
+    assert torch.equal(net[0].weight, before)

@@ -13,7 +13,7 @@ from wnrl.nn.conv import (
     WNConvTranspose3d,
 )
 from wnrl.nn.convert import convert, plain_parts
-from wnrl.nn.data_init import DataInitReport, data_init
+from wnrl.nn.data_init import data_init
 from wnrl.nn.embedding import WNEmbedding
 from wnrl.nn.fold import fold
 from wnrl.nn.functional import row_norm, weight_norm
@@ -28,6 +28,7 @@ from wnrl.nn.normed_lstm import (
 )
 from wnrl.nn.recurrent import WNGRU, WNLSTM
 from wnrl.nn.scope import StaleWeightError, frozen, invalidate, shared_weights
+from wnrl.nn.standardise import DataInitReport
 from wnrl.nn.table import WEIGHT_NORMED
 
 __all__ = [

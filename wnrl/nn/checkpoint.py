@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn.base import WeightNormed
+from wnrl.nn.convertible import check_values
 from wnrl.nn.functional import check_directions, split_weight, weight_norm
 
 LAYOUTS: dict[str, tuple[str, ...]] = {
@@ -70,10 +71,12 @@ def load_weights(
             latter.
 
     Raises:
-        UsageError: an unknown layout; a key is missing, has no place or another shape; a row of v
-            is zero; with ``scale="exp"``, the length of a row is zero, or may be a logarithm. The
-            message names it.
+        UsageError: an unknown layout; a layer is lazy or on the meta device; a key is missing, has
+            no place or another shape; a row of v is zero; with ``scale="exp"``, the length of a row
+            is zero, or may be a logarithm. The message names it.
     """
+    check_values(module)
+    _check_storage(module)
     if layout is not None:
         check_choice("layout", layout, LAYOUTS)
     layouts = [layout] if layout is not None else list(LAYOUTS)
@@ -106,6 +109,16 @@ def load_weights(
     if left:
         raise UsageError(f"state_dict has no place in the module for {', '.join(left)}")
     module.load_state_dict(loaded)
+
+
+def _check_storage(module: nn.Module) -> None:
+    """Refuses tensors on the meta device, into which torch would copy nothing."""
+    for key, target in module.state_dict().items():
+        if target.is_meta:
+            raise UsageError(
+                f"{key} is on the meta device, which holds no values: call "
+                "module.to_empty(device=...) before"
+            )
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[str, WeightNormed]]:

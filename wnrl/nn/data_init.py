@@ -1,44 +1,23 @@
 """Data-dependent initialisation (Salimans & Kingma 2016, arXiv:1602.07868, eq. 5 and 6)."""
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import check_positive
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.convert import WEIGHTED
+from wnrl.nn.convertible import check_values
 from wnrl.nn.normalised import Normalised
-from wnrl.nn.projection import TRANSPOSED
 from wnrl.nn.slots import N_SPATIAL, is_nonlinear, skipped_modules
-from wnrl.nn.spectral import SPECTRAL
+from wnrl.nn.standardise import DataInitReport, Layer, Norm, Target, set_statistics
 
-CONSTANT = 1e-6
-"""A feature that deviates by less than this share of its size does not vary: it is rounding."""
-BEYOND = "keep their length: what they need is beyond"
-REUSED = "used more than once: standardised at its first use"
-SPECTRAL_TYPES = tuple(SPECTRAL.values())
 FEED_FORWARD = N_SPATIAL
-
-
-@dataclass(frozen=True)
-class DataInitReport:
-    """What ``data_init`` did, by the names of ``module.named_modules()``."""
-
-    initialised: list[str] = field(default_factory=list)
-    """Layers, in the order in which they ran."""
-    constant: dict[str, list[int]] = field(default_factory=dict)
-    """Features that do not vary on these inputs: centred, with their length as it was."""
-    incomplete: dict[str, str] = field(default_factory=dict)
-    """Layers that are not standardised at every use, in mean and scale, and why."""
-    skipped: dict[str, str] = field(default_factory=dict)
-    """Layers that were left as they were, and why."""
 
 
 @torch.no_grad()
@@ -69,11 +48,13 @@ def data_init(
         The layers that were initialised, and all that needs to be known about the others.
 
     Raises:
-        UsageError: ``init_scale`` is not above zero, ``skip`` has an unknown name, a layer sees
-            one value for each feature, or pre-activations are not finite. The module is unchanged.
+        UsageError: ``init_scale`` is not above zero, ``skip`` has an unknown name, a layer is lazy
+            or sees one value for each feature, or pre-activations are not finite. The module is
+            unchanged.
     """
     check_positive(init_scale=init_scale)
     net = module.module if isinstance(module, DistributedDataParallel) else module
+    check_values(net)
     report = DataInitReport()
     skipped = skipped_modules(net, skip)
     targets = _targets(net, skipped, init_scale, report)
@@ -96,14 +77,14 @@ def data_init(
 
 def _targets(
     net: nn.Module, skipped: set[int], init_scale: float, report: DataInitReport
-) -> list["_Target"]:
+) -> list[Target]:
     """What will be standardised; ``report`` takes what cannot be."""
     behind: dict[int, nn.Module] = {}  # the normaliser behind a layer
     for part in net.modules():
         if isinstance(part, Normalised) and not is_nonlinear(part.layer):
             behind[id(part.layer)] = part.norm
     owners = _kept(net, skipped)
-    targets: list[_Target] = []
+    targets: list[Target] = []
     for path, part in net.named_modules():
         if id(part) in skipped or isinstance(part, nn.Embedding):
             continue
@@ -122,9 +103,9 @@ def _targets(
         n_spatial = FEED_FORWARD[type(part)]
         scaled_later = getattr(norm, "weight", None) is not None
         goal = 1.0 if scaled_later else init_scale
-        targets.append(_Layer(name, part, n_spatial, goal, norm))
+        targets.append(Layer(name, part, n_spatial, goal, norm))
         if norm is not None:
-            targets.append(_Norm(name, norm, n_spatial, init_scale))
+            targets.append(Norm(name, norm, n_spatial, init_scale))
     return targets
 
 
@@ -141,22 +122,13 @@ def _follow_nonlinearities(net: nn.Module, skipped: set[int]) -> list[RemovableH
     def before(norm: Any, args: tuple[Tensor, ...]) -> None:
         if id(norm) not in first:
             first.add(id(norm))
-            _set_statistics(norm, args[0], 1, names[id(norm)])
+            set_statistics(norm, args[0], 1, names[id(norm)])
 
     return [
         part.register_forward_pre_hook(before)
         for part in net.modules()
         if id(part) in names and id(part) not in skipped
     ]
-
-
-def _set_statistics(norm: Any, x: Tensor, axis: int, name: str) -> None:
-    """Sets the running statistics of ``norm``, where it has some, to those of ``x``."""
-    if getattr(norm, "running_mean", None) is not None:
-        mean, std = _statistics(x, axis, name)
-        norm.running_mean.copy_(mean)
-        if hasattr(norm, "running_var"):
-            norm.running_var.copy_(std.square())
 
 
 def _kept(net: nn.Module, skipped: set[int]) -> dict[int, str]:
@@ -167,170 +139,3 @@ def _kept(net: nn.Module, skipped: set[int]) -> dict[int, str]:
         if id(part) in skipped or type(part) not in FEED_FORWARD
         for parameter in part.parameters(recurse=False)
     }
-
-
-def _explain(reasons: dict[str, str], name: str, reason: str) -> None:
-    """Adds ``reason`` to what ``reasons`` says of ``name``, once."""
-    known = reasons.get(name)
-    if known is None:
-        reasons[name] = reason
-    elif reason not in known:
-        reasons[name] = f"{known}; {reason}"
-
-
-class _Target(ABC):
-    """A layer, or the normaliser behind one, whose output is to be standardised.
-
-    Args:
-        name: how it is reported.
-        module: the layer or the normaliser.
-        n_spatial: the number of axes of its output behind that of the features.
-        goal: the standard deviation that its output gets.
-        norm: the normaliser behind a layer.
-    """
-
-    def __init__(
-        self, name: str, module: Any, n_spatial: int, goal: float, norm: nn.Module | None = None
-    ) -> None:
-        self.name, self.module, self.n_spatial = name, module, n_spatial
-        self.goal, self.norm, self.done = goal, norm, False
-
-    def hook(self, report: DataInitReport) -> list[RemovableHandle]:
-        """Standardises at the first call: a layer that is used twice is initialised once."""
-        lengths: list[Tensor | None] = []
-
-        def before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            if not self.done:
-                lengths.append(self.to_unit((*args, *kwargs.values())[0]))
-
-        def after(_: nn.Module, args: tuple[Tensor, ...], t: Tensor) -> Tensor | None:
-            if self.done:
-                _explain(report.incomplete, self.name, REUSED)
-                return None
-            self.done = True
-            return self.standardise(t, lengths[0], report)
-
-        pre = self.module.register_forward_pre_hook(before, with_kwargs=True)
-        return [pre, self.module.register_forward_hook(after)]
-
-    def standardise(self, t: Tensor, length: Tensor | None, report: DataInitReport) -> Tensor:
-        """Sets scale and shift by equation 6; returns what the output becomes."""
-        mean, std = _statistics(t, t.dim() - 1 - self.n_spatial, self.name)
-        scale, shift = torch.ones_like(mean), torch.zeros_like(mean)
-        if length is not None:
-            scale = self.goal / std
-            constant = std <= CONSTANT * (mean.square() + std.square()).sqrt()
-            beyond = ~constant & ~_fits(scale, mean * scale, length.dtype)
-            if constant.any():
-                report.constant[self.name] = constant.nonzero().flatten().tolist()
-            if beyond.any():
-                which = beyond.nonzero().flatten().tolist()
-                _explain(report.incomplete, self.name, f"features {which} {BEYOND} {length.dtype}")
-            scale = torch.where(constant | beyond, length.to(std), scale)
-            self.set_scale(scale)
-        if getattr(self.module, "bias", None) is not None:
-            shift = -mean * scale
-            self.module.bias.copy_(shift)
-        self.note(report, scaled=length is not None)
-        view = [-1, *[1] * self.n_spatial]
-        return (t * scale.view(view) + shift.view(view)).to(t.dtype)
-
-    @abstractmethod
-    def to_unit(self, x: Tensor) -> Tensor | None:
-        """Takes bias and length away, for an input ``x``.
-
-        Returns:
-            The length ``(C,)`` that a constant feature keeps; None if the scale cannot be set.
-        """
-
-    @abstractmethod
-    def set_scale(self, scale: Tensor) -> None:
-        """Multiplies the unit output by ``scale``, ``(C,)``."""
-
-    @abstractmethod
-    def note(self, report: DataInitReport, scaled: bool) -> None:
-        """Writes down what was done and what could not be."""
-
-
-class _Layer(_Target):
-    """A linear layer or a convolution."""
-
-    def to_unit(self, x: Tensor) -> Tensor | None:
-        layer = self.module
-        if layer.bias is not None:
-            layer.bias.zero_()
-        if isinstance(layer, SPECTRAL_TYPES) or getattr(layer, "projected", False):
-            return None
-        if not isinstance(layer, WeightNormed):
-            features = layer.out_channels if self.n_spatial else layer.out_features
-            return layer.weight.new_ones(features)
-        g = layer.pair()[1]
-        length = (g.exp() if layer.scale == "exp" else g).detach().flatten().clone()
-        g.fill_(0.0 if layer.scale == "exp" else 1.0)
-        return length
-
-    def set_scale(self, scale: Tensor) -> None:
-        layer = self.module
-        if isinstance(layer, WeightNormed):
-            g = scale.log() if layer.scale == "exp" else scale
-            layer.pair()[1].copy_(g.view_as(layer.pair()[1]))
-        elif isinstance(layer, TRANSPOSED):
-            rows = layer.weight.unflatten(0, (layer.groups, -1))  # (groups, in, out / groups, …)
-            rows *= scale.view(layer.groups, 1, -1, *[1] * self.n_spatial)
-        else:
-            layer.weight *= scale.view(-1, *[1] * (layer.weight.dim() - 1))
-
-    def note(self, report: DataInitReport, scaled: bool) -> None:
-        report.initialised.append(self.name)
-        if not scaled:
-            report.incomplete[self.name] = "its norm fixes the length of w: only the mean was set"
-        elif self.module.bias is None and self.norm is None:
-            _explain(report.incomplete, self.name, "it has no bias: only the deviation was set")
-
-
-class _Norm(_Target):
-    """The normaliser behind a layer, in front of the nonlinearity."""
-
-    def to_unit(self, x: Tensor) -> Tensor | None:
-        norm = self.module
-        _set_statistics(norm, x, x.dim() - 1 - self.n_spatial, self.name)
-        if getattr(norm, "bias", None) is not None:
-            norm.bias.zero_()
-        if getattr(norm, "weight", None) is None:
-            return None
-        return torch.ones_like(norm.weight.fill_(1.0))
-
-    def set_scale(self, scale: Tensor) -> None:
-        self.module.weight.copy_(scale)
-
-    def note(self, report: DataInitReport, scaled: bool) -> None:
-        if getattr(self.module, "bias", None) is None:
-            reason = "its normaliser has no bias: only the deviation was set"
-            _explain(report.incomplete, self.name, reason)
-
-
-def _fits(scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-    """Where ``dtype`` holds both: neither overflows, nor does the scale underflow."""
-    limits = torch.finfo(dtype)
-    return (scale <= limits.max) & (scale >= limits.tiny) & (shift.abs() <= limits.max)
-
-
-def _statistics(t: Tensor, axis: int, name: str) -> tuple[Tensor, Tensor]:
-    """Mean and population deviation of each feature, ``(C,)``, over all processes."""
-    rows = t.detach().movedim(axis, 0).flatten(1)  # (C, batch and positions)
-    # Squares of float32 overflow from 1e19 on; Apple's GPUs have no wider type.
-    rows = rows.to(torch.float32 if t.device.type == "mps" else torch.float64)
-    together = distributed.is_available() and distributed.is_initialized()
-    total = torch.cat([rows.sum(1), rows.new_tensor([rows.shape[1]])])
-    if together:
-        distributed.all_reduce(total)
-    count = total[-1]
-    mean = total[:-1] / count
-    squares = (rows - mean.unsqueeze(1)).square().sum(1)
-    if together:
-        distributed.all_reduce(squares)
-    if count < 2:
-        raise UsageError(f"data_init needs more than one value for each feature, {name} has one")
-    if not (mean.isfinite() & squares.isfinite()).all():
-        raise UsageError(f"data_init met pre-activations of {name} that are not finite")
-    return mean, (squares / count).sqrt()

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from wnrl.nn.axes import transposed_groups, units_first
 
 
 def mark_projected(layer: nn.Module) -> bool:
@@ -28,7 +28,7 @@ def projected_weights(module: nn.Module) -> list[tuple[Tensor, int]]:
     found: dict[int, tuple[Tensor, int]] = {}
     for layer in module.modules():
         if getattr(layer, "projected", False):
-            groups = layer.groups if isinstance(layer, TRANSPOSED) else 0
+            groups = transposed_groups(layer)
             for weight in layer.parameters(recurse=False):
                 if weight.dim() > 1:
                     found[id(weight)] = (weight, groups)
@@ -45,15 +45,9 @@ def project_(module: nn.Module) -> None:
     stays as it is.
     """
     for weight, groups in projected_weights(module):
-        if groups:
-            rows = weight.unflatten(0, (groups, -1))  # (groups, in / groups, out / groups, …)
-            axes = [1, *range(3, rows.dim())]
-        else:
-            rows = weight
-            axes = list(range(1, rows.dim()))
+        rows = units_first(weight, groups)
+        axes = list(range(2 if groups else 1, rows.dim()))
         # By the largest entry first: squares of what is tiny or huge would be zero or infinite.
         for order in (math.inf, 2):
             length = torch.linalg.vector_norm(rows, order, dim=axes, keepdim=True)
-            rows = rows / length.where(length > 0, 1.0)
-        # Not div_ on a view: the weight's own version must move, for those who watch it.
-        weight.copy_(rows.view_as(weight))
+            rows.div_(length.where(length > 0, 1.0))

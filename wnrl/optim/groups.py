@@ -7,7 +7,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn.projection import TRANSPOSED, project_, projected_weights
+from wnrl.nn.axes import transposed_groups
+from wnrl.nn.projection import project_, projected_weights
 
 
 def param_groups(
@@ -53,7 +54,7 @@ def param_groups(
             elif parameter.dim() < 2:
                 undecayed["params"].append(parameter)
             else:
-                groups = layer.groups if isinstance(layer, TRANSPOSED) else 0
+                groups = transposed_groups(layer)
                 plain = {"lr": lr, "weight_decay": weight_decay, "g_lr_scale": g_lr_scale}
                 group = weights.setdefault(groups, {**plain, "transposed": groups, "params": []})
                 group["params"].append(parameter)

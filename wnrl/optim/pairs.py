@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from wnrl.errors import UsageError
+from wnrl.nn.axes import units_first
 from wnrl.nn.functional import ZERO_ROW_STD, row_norm, split_weight
 
 _SAME = 8
@@ -53,7 +54,7 @@ class Pair:
                 f"transposed={transposed} must divide the input channels of a weight of shape "
                 f"{tuple(w.shape)}"
             )
-        rows = _units_first(w.detach().to(torch.promote_types(w.dtype, torch.float32)), transposed)
+        rows = units_first(w.detach().to(torch.promote_types(w.dtype, torch.float32)), transposed)
         rows = rows.flatten(0, 1) if transposed else rows
         rows = rows.contiguous()
         v, g = split_weight(rows, v_std=v_init_std)
@@ -66,7 +67,7 @@ class Pair:
     def rows(self, like_w: Tensor) -> Tensor:
         """What is shaped as w, as a matrix with a row for each output unit."""
         if self.transposed:
-            return _units_first(like_w, self.transposed).flatten(0, 1).flatten(1)
+            return units_first(like_w, self.transposed).flatten(0, 1).flatten(1)
         return like_w if like_w.dim() == 2 else like_w.flatten(1)
 
     def gradient(self) -> Tensor:
@@ -115,7 +116,7 @@ class Pair:
     def target(self) -> Tensor:
         """w, its output units first, to be written to; ``follow`` was called before."""
         assert self._written is not None
-        return _units_first(self._written, self.transposed)
+        return units_first(self._written, self.transposed)
 
 
 def effective(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,8 +131,3 @@ def effective(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 def has_kernel(v: Tensor) -> bool:
     """Whether torch's fused kernel, which has no eps, takes ``v``."""
     return v.dtype == torch.float32 and v.device.type in ("cpu", "cuda")
-
-
-def _units_first(like_w: Tensor, transposed: int) -> Tensor:
-    """``(in, out / groups, …) -> (groups, out / groups, in / groups, …)`` if transposed."""
-    return like_w.unflatten(0, (transposed, -1)).transpose(1, 2) if transposed else like_w
