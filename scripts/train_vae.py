@@ -33,8 +33,8 @@ from wnrl.errors import UsageError, check_positive
 from wnrl.interrupts import Stopped
 from wnrl.runs import resolve_device, seed_everything
 from wnrl.vae import VAEConfig, parallel
+from wnrl.vae.batches import check_processes
 from wnrl.vae.presets import USUAL, preset
-from wnrl.vae.training import check_processes
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def test_an_epoch_uses_every_image_at_most_once(digits, monkeypatch):
         used.append(pixels[:, 0, 0, 0].tolist())
         return (pixels > 9).float()
 
-    monkeypatch.setattr("wnrl.vae.training.training_inputs", keep)
+    monkeypatch.setattr("wnrl.vae.batches.training_inputs", keep)
     model = MLPVAE((1, 1, 2), (3,), 1)
     images = replace(images, valid=rows.contiguous())
     list(train(model, images, replace(CONFIG, n_steps=12, batch_size=6)))

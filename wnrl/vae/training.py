@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
@@ -17,13 +16,14 @@ from wnrl import tags
 from wnrl.data import Images
 from wnrl.diagnostics import StepWatch, to_floats
 from wnrl.diagnostics.weights import length_tensors
-from wnrl.errors import NonFiniteError, UsageError
+from wnrl.errors import NonFiniteError
 from wnrl.nn.projection import project_
 from wnrl.norms import NORMS
 from wnrl.vae import parallel
 from wnrl.vae.averaging import Average
-from wnrl.vae.config import BATCH_STATISTICS, SCHEDULES, VAEConfig
-from wnrl.vae.inputs import check_levels, training_inputs
+from wnrl.vae.batches import Batches, check_processes, noise_generator
+from wnrl.vae.config import SCHEDULES, VAEConfig
+from wnrl.vae.inputs import check_levels
 from wnrl.vae.model import VAE
 from wnrl.vae.nonfinite import Witness
 from wnrl.vae.objectives import goal, warmth_at
@@ -31,7 +31,6 @@ from wnrl.vae.validation import Validation
 
 PAUSE_EVERY = 20  # steps between which several processes ask each other whether to pause
 PARAMETERS = "the length of all parameters"
-NOISE = 1  # keeps the seeds of noise apart from those of other draws
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr, fused=True),
@@ -59,20 +58,6 @@ def train(model: VAE, images: Images, config: VAEConfig) -> Iterator[LogStep]:
     See ``Trainer``, which can also be stopped, saved and gone on with.
     """
     yield from Trainer(model, images, config).run()
-
-
-def check_processes(config: VAEConfig) -> None:
-    """Raises UsageError where the processes that there are cannot share the batches of a run."""
-    n = parallel.count()
-    if config.batch_size % n:
-        raise UsageError(
-            f"batch_size must be divisible by the {n} processes, got {config.batch_size}"
-        )
-    if n > 1 and config.norm in BATCH_STATISTICS:
-        raise UsageError(
-            f"norm {config.norm!r} takes statistics of a batch, of which each process has a part "
-            "only: train it with one process"
-        )
 
 
 class Trainer:
@@ -107,25 +92,19 @@ class Trainer:
         check_processes(config)
         check_levels(model.likelihood, images)
         self.model, self.config, self.called = model, config, called or model
-        self.levels = images.levels
         self.device = next(model.parameters()).device
-        self.data = images.train.to(self.device)
         self.validation = Validation(model, images, config)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.noise = self.generator
-        if parallel.count() > 1:
-            seeds = np.random.SeedSequence((config.seed, NOISE, parallel.rank()))
-            own = int(seeds.generate_state(1)[0])
-            self.noise = torch.Generator(self.device).manual_seed(own)
+        self.noise = noise_generator(config.seed, self.generator)
         self.optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config.learning_rate)
-        self.steps_per_epoch = config.steps_per_epoch(len(self.data))
-        self.total_steps = config.total_steps(len(self.data))
+        self.steps_per_epoch = config.steps_per_epoch(len(images.train))
+        self.total_steps = config.total_steps(len(images.train))
+        self.batches = Batches(images, model.likelihood, config.batch_size, self.generator)
         self.log_every = max(1, self.total_steps // config.n_logs)
         self.average: Average | None = None
         if config.ema_epochs:
             self.average = Average(model, config.ema_epochs * self.steps_per_epoch)
         self.step, self.last_log, self.seconds = 0, 0, 0.0
-        self.batches: list[Tensor] = []
         self.names: list[str] = []
         self.sums: Tensor | None = None
         self.best: dict[str, Any] | None = None
@@ -164,18 +143,9 @@ class Trainer:
             return pause()
         return self.step % PAUSE_EVERY == 0 and parallel.any_of(pause(), self.device)
 
-    def _next_batch(self) -> Tensor:
-        size = self.config.batch_size
-        if not self.batches:
-            order = torch.randperm(len(self.data), generator=self.generator, device=self.device)
-            self.batches = [batch for batch in order.split(size) if len(batch) == size]
-        pixels = self.data.index_select(0, self.batches.pop())  # faster than indexing on a CPU
-        x = training_inputs(self.model.likelihood, pixels, self.levels, self.generator)
-        return x if parallel.count() == 1 else x[parallel.rank() :: parallel.count()]
-
     def _advance(self, witness: Witness | None = None) -> None:
         """One gradient step; with a witness, on the model itself."""
-        config, x = self.config, self._next_batch()
+        config, x = self.config, self.batches.next()
         called = self.called if witness is None else self.model
         self.step += 1
         rate = config.learning_rate * SCHEDULES[config.schedule](self.step / self.total_steps)
@@ -268,7 +238,7 @@ class Trainer:
             "average": self.average.state_dict() if self.average else None,
             "generator": self.generator.get_state(),
             "noise": self.noise.get_state(),
-            "batches": list(self.batches),
+            "batches": self.batches.state(),
             "names": list(self.names),
             "sums": self.sums,
             "best": self.best,
@@ -285,7 +255,7 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         self.generator.set_state(state["generator"])
         self.noise.set_state(state["noise"])
-        self.batches = [batch.to(self.device) for batch in state["batches"]]
+        self.batches.restore(state["batches"])
         self.sums = None if state["sums"] is None else state["sums"].to(self.device)
         self.good = copy.deepcopy(self.state())
 
