@@ -121,6 +121,19 @@ def test_a_finished_run_goes_on_to_more_steps_with_resume_alone(tmp_path, capsys
     assert vae.load(args.run_dir).latent_dim == 2
 
 
+def test_what_a_finished_run_reported_is_gone_once_it_goes_on(tmp_path):
+    args = replace(ARGS, run_dir=tmp_path / "run")
+    train(args)
+    (args.run_dir / "nll_valid_K3_averaged.npz").touch()  # evaluate_vae.py's
+    (args.run_dir / "notes.txt").touch()
+    with pytest.raises(Stopped):
+        train(replace(args, n_steps=200, resume=True), stop_at(0.4))
+    left = {path.name for path in args.run_dir.iterdir() if not path.name.startswith("events")}
+    assert left - {".lock"} == {"config.json", "versions.json", "checkpoint.zip", "notes.txt"}
+    with pytest.raises(UsageError, match=r"holds no trained VAE: no model.pt"):
+        vae.load(args.run_dir)
+
+
 def test_without_a_kept_checkpoint_a_finished_run_cannot_be_extended(tmp_path):
     args = replace(ARGS, run_dir=tmp_path / "run", keep_checkpoint=False)
     train(args)

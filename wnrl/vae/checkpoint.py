@@ -14,6 +14,8 @@ CHECKPOINT = "checkpoint.zip"
 FORMAT = 1
 KEYS = ("format", "trainer", "noises", "extra", "events")
 EVENTS = "events.out.tfevents.*"
+RESULTS = ("model.pt", "samples.png", "per_image_nll.npy", "nll_*_K*_*.npz")
+"""What belongs to the weights at the end of a run."""
 
 
 def write_checkpoint(run_dir: Path, trainer: Trainer, extra: Mapping[str, Any]) -> None:
@@ -73,7 +75,10 @@ def go_on(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 
 def put_back(run_dir: Path, state: Mapping[str, Any]) -> None:
-    """Makes the event files of ``run_dir`` those of the checkpoint's moment."""
+    """Makes ``run_dir`` what it was at the checkpoint's moment; of an earlier end nothing is left."""
+    for pattern in RESULTS:
+        for path in run_dir.glob(pattern):
+            path.unlink()
     for events in run_dir.glob(EVENTS):
         if events.name not in state["events"]:
             events.unlink()
