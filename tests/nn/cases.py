@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from wnrl import nn as wn
 
+MASK = torch.tensor([[1, 0, 0, 1, 0], [1, 1, 0, 0, 1], [0, 0, 1, 1, 1]])
+
 
 @dataclass(frozen=True)
 class Case:
@@ -31,6 +33,10 @@ class Case:
             return torch.randint(self.args[0], self.shape, generator=generator)
         return torch.randn(self.shape, generator=generator)
 
+    def seen(self, weight: Tensor) -> Tensor:
+        """What the layer looks at of a weight that is written into it."""
+        return weight * MASK if self.layer is wn.WNMaskedLinear else weight
+
 
 def out(result: Any) -> Tensor:
     """The output proper of a layer, recurrent or not."""
@@ -40,6 +46,7 @@ def out(result: Any) -> Tensor:
 CASES = {
     "linear": Case(wn.WNLinear, (5, 7), (3, 5)),
     "linear-no-bias": Case(wn.WNLinear, (5, 7), (2, 3, 5), {"bias": False}),
+    "masked": Case(wn.WNMaskedLinear, (5, 3, MASK), (3, 5)),
     "conv1d": Case(wn.WNConv1d, (4, 6, 3), (2, 4, 9), {"padding": "same", "dilation": 2}),
     "conv2d": Case(wn.WNConv2d, (4, 6, 3), (2, 4, 7, 7), {"groups": 2, "padding": 1, "stride": 2}),
     "conv2d-reflect": Case(

@@ -30,13 +30,16 @@ def _unchecked():
 def counted(monkeypatch):
     """The number of effective weights that were computed."""
     calls = []
-    original = wn.WeightNormed.effective
 
-    def effective(self, name="weight"):
-        calls.append(name)
-        return original(self, name)
+    def count(original):
+        def effective(self, name="weight"):
+            calls.append(name)
+            return original(self, name)
 
-    monkeypatch.setattr(wn.WeightNormed, "effective", effective)
+        return effective
+
+    for kind in (wn.WeightNormed, wn.WNMaskedLinear):
+        monkeypatch.setattr(kind, "effective", count(kind.effective))
     return calls
 
 
