@@ -73,7 +73,7 @@ STUDIES: dict[str, tuple[Task, ...]] = {
         Task("mnist", "mlp", "vae", NLL, FEED_FORWARD, {"epochs": 20}),
         Task("mnist", "mlp", "vae", NLL, ("weight",), {"epochs": 20, "data_init": 500},
              variant="data_init"),
-        Task("mnist-static", "mlp", "vae", NLL, FEED_FORWARD, {"epochs": 20}),
+        Task("mnist-static", "mlp", "vae", NLL, ("none", "weight"), {"epochs": 20}),
     ),
 }  # fmt: skip
 
