@@ -75,7 +75,7 @@ def go_on(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 
 def put_back(run_dir: Path, state: Mapping[str, Any]) -> None:
-    """Makes ``run_dir`` what it was at the checkpoint's moment; of an earlier end nothing is left."""
+    """Makes ``run_dir`` what it was at the checkpoint's moment; later results are deleted."""
     for pattern in RESULTS:
         for path in run_dir.glob(pattern):
             path.unlink()
