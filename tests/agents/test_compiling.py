@@ -53,10 +53,12 @@ def test_distributions_refuse_a_nan_again_after_a_compiled_update(tmp_path):
         torch.distributions.Categorical(logits=torch.tensor([torch.nan, 0.0]))
 
 
-@pytest.mark.parametrize("norm", ["batch", "projected"])
-def test_norms_with_statistics_or_projection_are_compiled_as_well(tmp_path, capsys, norm):
-    plain = trained("dqn", tmp_path, norm=norm)
-    compiled = trained("dqn", tmp_path, CompileUpdates("aot_eager"), norm=norm)
+@pytest.mark.parametrize(("algo", "norm"), [
+    ("dqn", "batch"), ("dqn", "projected"), ("sac", "batch"),
+])  # fmt: skip
+def test_norms_with_statistics_or_projection_are_compiled_as_well(tmp_path, capsys, algo, norm):
+    plain = trained(algo, tmp_path, norm=norm)
+    compiled = trained(algo, tmp_path, CompileUpdates("aot_eager"), norm=norm)
     assert "--compile" not in capsys.readouterr().err
     np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
 

@@ -7,7 +7,7 @@ from gymnasium import Env, spaces
 from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import SAC, TD3
 
-from wnrl.sb3.batch_statistics import batch_norms
+from wnrl.sb3.batch_statistics import batch_norms, use_batch_statistics
 
 ALGORITHMS = {"SAC": SAC, "TD3": TD3, "TQC": TQC, "CrossQ": CrossQ}
 WITH_TARGETS = ["SAC", "TD3", "TQC"]
@@ -188,6 +188,52 @@ def test_next_batch_is_used_once_and_not_at_all_without_joint_statistics(name):
         policy.critic(*batch())
         policy.critic(*batch())
         assert sizes == ([16, 8] if joint else [8, 8])
+
+
+@pytest.mark.parametrize("norm", BATCH_NORMS)
+@pytest.mark.parametrize("name", WITH_TARGETS)
+def test_targets_use_the_batch_in_updates_alone_and_track_nothing(name, norm):
+    policy = make(name, norm).policy
+    pair, target = batch(seed=1), policy.critic_target
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    found = []
+    with torch.no_grad():
+        for training in (False, True, False):
+            policy.set_training_mode(training)
+            found.append(rows(target(*pair)))
+        assert same(before, target.state_dict())
+        use_batch_statistics(batch_norms(target), True)
+        expected = rows(target.forward(*pair))
+    evaluated, learnt_from, again = found
+    assert torch.equal(learnt_from, expected)
+    assert not torch.allclose(learnt_from, evaluated)
+    assert torch.equal(again, evaluated)
+
+
+@pytest.mark.parametrize("name", WITH_TARGETS)
+def test_targets_of_critics_with_statistics_of_their_own_use_running_ones(name):
+    policy = make(name, "batch", joint_statistics=False).policy
+    with torch.no_grad():
+        policy.set_training_mode(False)
+        evaluated = rows(policy.critic_target(*batch(seed=1)))
+        policy.set_training_mode(True)
+        assert torch.equal(rows(policy.critic_target(*batch(seed=1))), evaluated)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_extractor_that_the_actor_trains_is_evaluated_in_critic_and_target_alike(shared):
+    space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+    model = make("SAC", "batch", space, "WNCnnPolicy", share_features_extractor=shared)
+    policy, modes = model.policy, []
+    for network in (policy.critic, policy.critic_target):
+        norm = batch_norms(network.features_extractor)[0]
+        norm.register_forward_pre_hook(lambda norm, _: modes.append(norm.training))
+    policy.set_training_mode(True)
+    obs, actions = torch.rand(8, *space.shape), torch.zeros(8, 2)
+    with torch.no_grad():
+        policy.critic_target(obs, actions)
+    policy.critic(obs, actions)
+    assert modes == [not shared] * 2
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -15,6 +15,7 @@ from torch import nn
 from wnrl.sb3.batch_statistics import (
     CriticForward,
     LearningForward,
+    TargetForward,
     batch_norms,
     use_batch_statistics,
 )
@@ -43,8 +44,8 @@ class ContinuousMixin(NormBase, _Policy):
 
     Actor and critic are converted as SB3 makes them, before it makes their optimizers and loads
     their targets. Batch norms use the statistics of the batch in the forward that their network
-    learns from and nowhere else: ``wnrl.sb3.batch_statistics`` has the reasons. Targets are always
-    in evaluation, and SB3 copies the running statistics to them.
+    learns from, and in that of its target: ``wnrl.sb3.batch_statistics`` has the reasons. SB3
+    copies the running statistics to targets.
 
     Weights are not kept between actions: with an update for each action there is nothing to gain,
     and a ``predict`` after a write through ``.data`` has to be right. Evaluations of many steps can
@@ -52,9 +53,9 @@ class ContinuousMixin(NormBase, _Policy):
 
     Args:
         *args: those of the policy.
-        joint_statistics: whether the critic's batch norms see (s, a) and (s', a') as one batch.
-            It doubles the critic's batch and is without effect under norms that have no batch
-            statistics.
+        joint_statistics: whether the critic's batch norms see (s, a) and (s', a') as one batch,
+            and those of its target (s', a') instead of running statistics. It doubles the critic's
+            batch and is without effect under norms that have no batch statistics.
         **kwargs: those of ``NormBase`` and of the policy.
     """
 
@@ -80,6 +81,10 @@ class ContinuousMixin(NormBase, _Policy):
         if norms := [norm for norm in batch_norms(self.critic) if id(norm) not in actors]:
             target = getattr(self, "critic_target", None) if self.joint_statistics else None
             CriticForward(self.critic, norms, target)
+            if target is not None:
+                its = {id(norm) for norm in norms}
+                names = [name for name, part in self.critic.named_modules() if id(part) in its]
+                TargetForward(self.critic, target, [target.get_submodule(n) for n in names])
         self._batch_norms: list[nn.Module] = batch_norms(self.actor, self.critic)
 
     def _run_hidden(self, obs: Observations) -> None:
