@@ -19,7 +19,7 @@ from wnrl.optim import (
     project_after_step,
     weight_normalized,
 )
-from wnrl.optim.stacks import SMALL
+from wnrl.optim.stacks import LARGE, SMALL
 
 PAIRS = [
     (WNSGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
@@ -81,7 +81,7 @@ def test_weights_of_every_size_step_alike():
     convert(layers, "weight")
     optimizer = WNAdam(net.parameters(), lr=1e-3)
     sizes = [net[i].weight.numel() for i in (0, 2, 3)]
-    assert sizes[0] > sizes[1] > SMALL > sizes[2]
+    assert sizes[0] > LARGE > sizes[1] > SMALL > sizes[2]
     train(net, optimizer, 20, (4, 300))
     train(layers, torch.optim.Adam(layers.parameters(), lr=1e-3), 20, (4, 300))
     assert difference(net, layers, (4, 300)) < 1e-12
@@ -149,10 +149,11 @@ def test_a_copy_with_its_network_goes_on_alone_and_equally(copier, steps):
     assert difference(net, twin) == 0
 
 
-def test_a_resumed_run_is_equal_bit_for_bit_for_large_weights_too():
+@pytest.mark.parametrize("units", [200, LARGE // 300 + 1])
+def test_a_resumed_run_is_equal_bit_for_bit_for_large_weights_too(units):
     def run():
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(300, 200), nn.Tanh(), nn.Linear(200, 7))
+        net = nn.Sequential(nn.Linear(300, units), nn.Tanh(), nn.Linear(units, 7))
         return net, WNAdam(net.parameters(), lr=1e-2)
 
     (straight, optimizer), (resumed, other) = run(), run()
@@ -554,7 +555,7 @@ def short_rows(width):
 
 @pytest.mark.parametrize("v_init_std", [None, 0.05])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("width", [40, SMALL // 30 + 40])
+@pytest.mark.parametrize("width", [40, LARGE // 30 + 40])
 def test_rows_of_any_length_stay_as_they_are_and_learn(width, dtype, v_init_std):
     net = short_rows(width).to(dtype)
     optimizer = WNAdam(net.parameters(), lr=0.0, v_init_std=v_init_std)

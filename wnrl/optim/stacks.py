@@ -11,6 +11,8 @@ from wnrl.optim.pairs import Pair, effective, has_kernel
 SMALL = 2**14
 """Weights of at most this many numbers are put together; copying larger ones costs more time than a
 call of a kernel does."""
+LARGE = 2**18
+"""From here on, the time goes into fresh memory, and existing memory is written to instead."""
 _kernel_backward = torch.ops.aten._weight_norm_interface_backward.default
 
 
@@ -32,6 +34,7 @@ class Stack:
         self._norm: Tensor | None = None  # ‖v‖ that went into w; None: w may be another now
         self._targets: list[Tensor] = []
         self._in_place = False
+        self._buffer: Tensor | None = None  # ∇v of a large one
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """∇v = g/‖v‖ ∇w − g ∇g/‖v‖² v and ∇g = ∇w·v/‖v‖ (eq. 3), for ∇w of all pairs."""
@@ -42,10 +45,22 @@ class Stack:
         # torch's fused optimizers ignore strides: a gradient must be laid out as its tensor is.
         if grad.dtype != self.v.dtype or not grad.is_contiguous():
             grad = grad.to(self.v.dtype).contiguous()
+        if self.v.numel() > LARGE:
+            return self._buffered_gradients(grad, norm)
         if self._kernel:
             return _kernel_backward(grad, self.v, self.g, norm, 0)
         along = (grad * self.v).sum(1, keepdim=True) / norm
         return self.g / norm * (grad - self.v * (along / norm)), along
+
+    def _buffered_gradients(self, grad: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without a new tensor as large as v."""
+        if self._buffer is None:
+            self._buffer = torch.empty_like(self.v)
+        v_grad = torch.mul(grad, self.v, out=self._buffer)
+        along = v_grad.sum(1, keepdim=True) / norm
+        scale = self.g / norm
+        torch.mul(grad, scale, out=v_grad)
+        return v_grad.addcmul_(self.v, scale * along / norm, value=-1), along
 
     def follow(self, pairs: Sequence[Pair]) -> None:
         """Lets (v, g) follow what others have written into the weights of ``pairs``."""
