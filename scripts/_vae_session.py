@@ -165,6 +165,7 @@ class Session:
         step, weights = self.trainer.selected()
         model.load_state_dict(weights[config.weights])
         protocol = vae.Protocol(config.dataset, n_samples=config.n_samples, weights=config.weights)
+        tell(f"measuring: K = {config.n_samples}, {len(self.images.test)} test images")
         try:
             measured = vae.nll(model, self.images, protocol)
         except NonFiniteError as error:

@@ -47,15 +47,20 @@ class Args:
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, PICTURES)
-        if self.path.suffix not in FORMATS:
+        if self.format not in FORMATS:
             raise UsageError(f"out must end with {' or '.join(FORMATS)}, got {self.path.name!r}")
-        if self.path.suffix == ".gif" and self.kind != "canvas":
+        if self.format == ".gif" and self.kind != "canvas":
             raise UsageError(f"out can be a .gif for kind 'canvas' alone, got {self.kind!r}")
 
     @property
     def path(self) -> Path:
         """The file."""
         return self.out or self.run_dir / f"{self.kind}.png"
+
+    @property
+    def format(self) -> str:
+        """The end of its name."""
+        return self.path.suffix.lower()
 
 
 def _reconstructions(model: vae.VAE, args: Args) -> Tensor:
@@ -80,7 +85,7 @@ def _draw(model: vae.VAE) -> DRAW:
 def main(args: Args) -> int:
     """Writes the picture, and prints where it is."""
     model = vae.load(args.run_dir, args.weights)
-    if args.path.suffix == ".gif":
+    if args.format == ".gif":
         steps = pictures.canvases(_draw(model), GIF_COLUMNS * GIF_ROWS, most=model_steps(model))
         frames = [pictures.grid(step, GIF_COLUMNS) for step in steps.unbind(1)]
     else:
@@ -89,7 +94,7 @@ def main(args: Args) -> int:
     animation = {"save_all": True, "append_images": others, "duration": FRAME_MS, "loop": 0}
     try:
         with whole_file(args.path) as file:
-            first.save(file, FORMATS[args.path.suffix], **(animation if others else {}))
+            first.save(file, FORMATS[args.format], **(animation if others else {}))
     except OSError as error:
         raise UsageError(f"out {args.path} cannot be written: {error.strerror}") from error
     print(args.path)

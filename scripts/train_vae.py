@@ -36,6 +36,8 @@ from wnrl.vae import VAEConfig, parallel
 from wnrl.vae.batches import check_processes
 from wnrl.vae.presets import USUAL, preset
 
+MOST_THREADS = 1024  # torch ends in a segmentation fault where the system has no more
+
 
 @dataclass(frozen=True)
 class Args:
@@ -154,6 +156,8 @@ class Args:
             UsageError: a value that ``config`` does not check.
         """
         check_positive(threads=self.threads)
+        if self.threads > MOST_THREADS:
+            raise UsageError(f"threads must be at most {MOST_THREADS}, got {self.threads}")
         if not self.checkpoint_minutes >= 0:
             raise UsageError(
                 f"checkpoint_minutes must be zero or above, got {self.checkpoint_minutes}"

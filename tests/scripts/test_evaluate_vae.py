@@ -159,7 +159,7 @@ def test_pictures_are_written_into_the_run_folder(name, kind, runs, capsys):
 
 
 def test_canvas_as_a_gif_has_a_frame_for_each_step(runs, tmp_path):
-    out = tmp_path / "canvas.gif"
+    out = tmp_path / "canvas.GIF"
     sample_vae.main(sample_vae.Args(run_dir=runs["draw"][0], kind="canvas", out=out))
     with Image.open(out) as picture:
         assert picture.n_frames == 3

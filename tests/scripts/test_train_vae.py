@@ -211,6 +211,7 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(saver, name, tmp_pa
         (["--n-samples", "0"], "n_samples must be above zero, got 0"),
         (["--device", "cdua"], "device must be auto, cpu, cuda"),
         (["--threads", "0"], "threads must be above zero, got 0"),
+        (["--threads", "1000000"], "threads must be at most 1024, got 1000000"),
         (["--preset", "lnog"], "preset must be one of default, got 'lnog'"),
         (["--model", "frames"], "no preset for model 'frames' on dataset 'digits'"),
         (["--model", "conv", "--hidden", "5"], "hidden is no setting of model 'conv', got"),

@@ -28,6 +28,8 @@ from wnrl.vae.models import MODELS
         ({"model": "conv", "hidden": (5,)}, "hidden is no setting of model 'conv', got"),
         ({"draw_steps": 5}, "draw_steps is no setting of model 'mlp', got 5"),
         ({"model": "draw", "draw_steps": 0}, "draw_steps must be above zero, got 0"),
+        ({"epochs": 2.5}, "epochs must be a whole number, got 2.5"),
+        ({"seed": 1.0}, "seed must be a whole number, got 1.0"),
         ({"train_samples": 0}, "train_samples must be above zero, got 0"),
         ({"max_grad_norm": 0}, "max_grad_norm must be above zero, got 0"),
         ({"ema_epochs": -1.0}, "ema_epochs must be zero or above, got -1.0"),

@@ -25,6 +25,8 @@ SIZES = {
     "activation": "activation",
     "draw_steps": "n_steps",
 }
+COUNTS = ("latent_dim", "draw_steps", "epochs", "n_steps", "batch_size", "train_samples",
+          "train_chunk", "n_samples", "n_logs")  # fmt: skip
 OBJECTIVES = ("elbo", "iwae", "dreg")
 OPTIMIZERS = ("adam", "adamax")
 SELECTIONS = ("last", "best")
@@ -178,12 +180,14 @@ class VAEConfig:
                 "give exactly one of epochs and n_steps, "
                 f"got epochs={self.epochs!r} and n_steps={self.n_steps!r}"
             )
-        for name in ("latent_dim", "draw_steps", "epochs", "n_steps", "batch_size", "learning_rate",
-                     "max_grad_norm", "train_samples", "train_chunk", "n_samples",
-                     "n_logs"):  # fmt: skip
+        for name in (*COUNTS, "learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None:
                 check_positive(**{name: value})
+        for name in (*COUNTS, "data_init", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int | None):
+                raise UsageError(f"{name} must be a whole number, got {value!r}")
         for name in ("data_init", "beta", "warm_up_epochs", "free_bits", "ema_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be zero or above, got {getattr(self, name)!r}")
