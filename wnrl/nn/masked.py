@@ -16,7 +16,8 @@ class MaskedLinear(nn.Linear):
     """``nn.Linear`` whose weight is multiplied by a mask (Germain et al., 2015, arXiv:1502.03509).
 
     Masked weights start at zero and get no gradient, so they stay there. What is written there
-    changes no output; loading a state dict and ``module.apply``, for initialisers, make it zero.
+    changes no output; loading a state dict and ``module.apply``, for initialisers, make it zero. An
+    optimizer of ``wnrl.optim`` knows of no mask: until then it counts such numbers in the length g.
 
     Args:
         in_features: as for ``nn.Linear``.

@@ -38,14 +38,14 @@ def inner_groups(
         members[kind].append(values)
     special = [w for w in loose if plain_steps and not _fits_every_kernel(w)]
     fitting = [w for w in loose if not plain_steps or _fits_every_kernel(w)]
-    undecayed = {**options, "weight_decay": 0.0}
-    found = [
-        {**options, "params": members["plain"] + fitting},
-        {**options, **plain_steps, "params": special},
-        {**undecayed, "params": members["v"]},
-        {**undecayed, "params": members["g"], "lr": group["lr"] * group["g_lr_scale"]},
+    of_g = {"weight_decay": 0.0, "lr": group["lr"] * group["g_lr_scale"]}
+    found: list[tuple[dict[str, Any], list[Tensor]]] = [
+        ({}, members["plain"] + fitting),
+        (plain_steps, special),
+        ({"weight_decay": 0.0}, members["v"]),
+        (of_g, members["g"]),
     ]
-    return [inner for inner in found if inner["params"]]
+    return [{**options, **change, "params": params} for change, params in found if params]
 
 
 def _fits_every_kernel(w: Tensor) -> bool:
