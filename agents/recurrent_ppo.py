@@ -1,6 +1,6 @@
 """PPO with an LSTM or a GRU, sb3-contrib's, with a norm."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -9,16 +9,16 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents import ppo
 from agents.assembly import assemble
 from agents.config import Whole
-from agents.ppo import PPOConfig
 from wnrl.errors import UsageError, check_choice
 
 MEMORIES = {"lstm": "Lstm", "gru": "Gru"}
 
 
 @dataclass(frozen=True)
-class RecurrentPPOConfig(PPOConfig):
+class RecurrentPPOConfig(ppo.PPOConfig):
     """PPO's hyperparameters and those of the LSTM, with sb3-contrib's names and defaults.
 
     Raises:
@@ -59,21 +59,7 @@ _LSTM: dict[str, Any] = {
 }
 # Tuned values of rl-baselines3-zoo.
 PRESETS: dict[str, RecurrentPPOConfig] = {
-    "CartPoleNoVel-v1": RecurrentPPOConfig(
-        normalize=True,
-        n_envs=8,
-        total_timesteps=100_000,
-        n_steps=32,
-        batch_size=256,
-        gae_lambda=0.8,
-        gamma=0.98,
-        n_epochs=20,
-        learning_rate=1e-3,
-        learning_rate_schedule="linear",
-        clip_range=0.2,
-        clip_range_schedule="linear",
-        **_LSTM,
-    ),
+    "CartPoleNoVel-v1": RecurrentPPOConfig(**{**asdict(ppo.PRESETS["CartPoleNoVel-v1"]), **_LSTM}),
     "PendulumNoVel-v1": RecurrentPPOConfig(
         n_envs=4,
         total_timesteps=100_000,
@@ -97,16 +83,7 @@ PRESETS: dict[str, RecurrentPPOConfig] = {
         ent_coef=0.01,
         **_LSTM,
     ),
-    "TMaze-v0": RecurrentPPOConfig(  # ours
-        total_timesteps=40_960,
-        n_steps=64,
-        batch_size=128,
-        learning_rate=3e-3,
-        gamma=0.98,
-        ent_coef=0.01,
-        net_arch=(32,),
-        lstm_hidden_size=32,
-    ),
+    "TMaze-v0": RecurrentPPOConfig(**asdict(ppo.PRESETS["TMaze-v0"]), lstm_hidden_size=32),  # ours
 }
 
 
