@@ -32,11 +32,6 @@ def test_a_policy_without_memory_can_only_guess_where_to_turn():
     assert final_return("ppo", "TMaze-v0", "none") < 0.4
 
 
-@pytest.mark.parametrize("norm", ["none", "weight", "layer"])
-def test_ppo_balances_the_pole(norm):
-    assert final_return("ppo", "CartPole-v1", norm) >= 475
-
-
 @pytest.mark.parametrize("norm", ["none", "weight"])
 def test_sac_swings_the_pendulum_up(norm):
     assert final_return("sac", "Pendulum-v1", norm) >= -200

@@ -94,7 +94,10 @@ def test_event_file_has_sb3s_tags_and_the_hparams_tab(finished):
     (path,) = folder.glob("events*")
     events = EventAccumulator(str(path)).Reload()
     scalars = events.Tags()["scalars"]
-    assert {"train/loss", "train/value_loss", "time/fps", tags.EVAL_LENGTH} <= set(scalars)
+    stock = "approx_kl clip_fraction clip_range entropy_loss explained_variance learning_rate loss"
+    stock = {f"train/{name}" for name in f"{stock} policy_gradient_loss value_loss".split()}
+    stock |= {"rollout/ep_len_mean", "rollout/ep_rew_mean", "time/fps"}
+    assert stock | {tags.EVAL_LENGTH} <= set(scalars)
     points = [(e.step, e.value) for e in events.Scalars(tags.EVAL_RETURN)]
     assert [step for step, _ in points][:2] == [32, 64]
     assert points[0][1] == pytest.approx(result["curve"][tags.EVAL_RETURN][0])
@@ -686,6 +689,13 @@ def test_device_and_threads_that_suit_a_small_network_are_recorded(tmp_path):
 def test_ppo_solves_cartpole(tmp_path, norm):
     args = Args.of("ppo", norm=norm, run_dir=tmp_path / "run")
     assert train(args)["final_return"] >= 475
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["none", "weight"])
+def test_the_best_checkpoint_of_dqn_solves_cartpole(tmp_path, norm):
+    args = Args.of("dqn", norm=norm, run_dir=tmp_path / "run")
+    assert train(args)["best_return"] >= 450
 
 
 @pytest.mark.slow
