@@ -65,7 +65,8 @@ class Trainer:
 
     Order, binarisation and noise come from one generator seeded by ``config.seed``, so that every
     norm sees the same images and the same noise in the same order. Of several processes each takes
-    its part of every batch, with noise of its own; gradients are averaged.
+    its part of every batch, with noise of its own; gradients are averaged, and the lengths of
+    gradients that are logged are those of the first process's part.
 
     Nothing waits for the device between two log steps. A NaN is found at the next of them, which
     then does the steps since the last one again, looking for the tensor that had it first.
