@@ -113,6 +113,21 @@ def test_a_length_of_the_wrong_shape_is_refused(shape):
         weight_norm(torch.ones(4, 3), torch.ones(shape))
 
 
+@pytest.mark.parametrize(
+    ("shape", "of_g", "dim", "groups"),
+    [
+        ((4, 4), (1, 4), 0, 1),
+        ((4, 4), (4, 1), 1, 1),
+        ((4, 2, 4), (4, 1, 1), 1, 2),
+        ((4, 2, 4), (1, 1, 4), 1, 2),
+        ((4, 2, 2), (1, 2, 2), 1, 2),
+    ],
+)
+def test_a_length_along_another_axis_is_refused(shape, of_g, dim, groups):
+    with pytest.raises(UsageError, match=r"g must have one length for each output unit"):
+        weight_norm(torch.randn(shape), torch.ones(of_g), dim, EPS, groups)
+
+
 def test_eps_is_the_callers():
     v, g = torch.ones(1, 4), torch.ones(1, 1)
     torch.testing.assert_close(weight_norm(v, g, eps=12.0), v / 4)

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from tests.nn.cases import NORMED
+from tests.nn.cases import NORMED, out
 from wnrl import nn as wn
 from wnrl.errors import UsageError
 
@@ -168,3 +168,15 @@ def test_reset_parameters_draws_as_the_constructor_does(case):
     layer.reset_parameters()
     for name, value in fresh.state_dict().items():
         assert torch.equal(layer.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("case", NORMED.values(), ids=NORMED)
+def test_autocast_trains_and_stays_near_float32(case):
+    layer, x = case.build(), case.input()
+    expected = out(layer(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        result = out(layer(x))
+    torch.testing.assert_close(result.float(), expected, atol=0.05, rtol=0.05)
+    result.float().square().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+    assert all(p.grad.isfinite().all() for p in layer.parameters())

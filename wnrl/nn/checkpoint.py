@@ -211,9 +211,9 @@ def _keys(stem: str, layout: str) -> list[str]:
 
 
 def _effective(stem: str, g: Tensor, v: Tensor) -> Tensor:
-    """``g v/‖v‖`` along the axis that the shape of g tells; a g of one number is for the whole."""
-    if g.numel() == 1:
-        return g.reshape(()) * v / v.norm()
+    """``g v/‖v‖`` along the axis that the shape of g tells; a g without axes is for the whole."""
+    if not g.dim():
+        return g * v / v.norm()
     dims = [dim for dim in range(v.dim()) if g.shape == _lengths_shape(v, dim)]
     if not dims:
         raise UsageError(f"{stem}: g of shape {tuple(g.shape)} fits no axis of v {tuple(v.shape)}")

@@ -63,7 +63,9 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: in
     Raises:
         UsageError: ``g`` has another shape; broadcasting would give wrong numbers.
     """
-    if g.dim() != v.dim() or g.numel() != v.size(dim) * groups:
+    size = v.size(dim)
+    fits = g.dim() == v.dim() and g.numel() == size * groups and g.size(dim) == size
+    if not fits or (groups > 1 and g.size(0) != groups):
         raise UsageError(
             "g must have one length for each output unit and as many axes as v, with shape "
             f"{tuple(v.shape)}; got {tuple(g.shape)}"

@@ -28,7 +28,7 @@ def normalise(x: Tensor, centred: bool, scale: Tensor, shift: Tensor | None, eps
     """Layer norm (``centred``) or RMS norm over the last axis, scaled and shifted."""
     if centred:
         return F.layer_norm(x, x.shape[-1:], scale, shift, eps)
-    y = F.rms_norm(x, x.shape[-1:], scale, eps)
+    y = F.rms_norm(x, x.shape[-1:], scale.to(x.dtype), eps)  # differ under autocast
     return y if shift is None else y + shift
 
 
