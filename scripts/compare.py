@@ -73,6 +73,8 @@ STUDIES: dict[str, tuple[Task, ...]] = {
         Task("mnist", "mlp", "vae", NLL, FEED_FORWARD, {"epochs": 20}),
         Task("mnist", "mlp", "vae", NLL, ("weight",), {"epochs": 20, "data_init": 500},
              variant="data_init"),
+        Task("mnist", "mlp", "vae", NLL, ("weight",), {"epochs": 20, "norm_heads": False},
+             variant="plain_heads"),
         Task("mnist-static", "mlp", "vae", NLL, ("none", "weight"), {"epochs": 20}),
     ),
 }  # fmt: skip

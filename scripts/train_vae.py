@@ -92,6 +92,8 @@ class Args:
     """Images for the data-dependent initialisation before the first step; 0 for none."""
     norm_kwargs: dict[str, int | float | str] | None = None
     """Options of the norm, as in --norm-kwargs momentum 0.01."""
+    norm_heads: bool | None = None
+    """Whether output layers take the norm too, where it has a way."""
     epochs: int | None = None
     """Passes over the training set."""
     n_steps: int | None = None

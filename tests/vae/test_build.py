@@ -143,6 +143,28 @@ def test_data_init_is_done_once_and_never_again_on_loading(norm, digits, tmp_pat
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
+OUTPUTS = {
+    "mlp": ["encoder.4", "decoder.4"],
+    "mlp2": ["encoder.4", "upper_encoder.4", "upper_decoder.4", "decoder.4"],
+    "conv": ["encoder.head", "decoder.head"],
+    "conv_iaf": ["encoder.head", "decoder.head"],
+    "draw": ["to_posterior", "write.what"],
+    "draw_attention": ["to_posterior", "write.what"],
+    "frames": ["encoder.9", "decoder.8"],
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_output_layers_stay_plain_on_request(name):
+    dataset = "frames:CartPole-v1" if name == "frames" else "digits"
+    plain, heads = (
+        build(VAEConfig(name, dataset, norm="weight", norm_heads=kept)) for kept in (False, True)
+    )
+    assert plain.output_layers() == heads.output_layers() == OUTPUTS[name]
+    assert not any(hasattr(plain.get_submodule(layer), "weight_g") for layer in OUTPUTS[name])
+    assert all(hasattr(heads.get_submodule(layer), "weight_g") for layer in OUTPUTS[name])
+
+
 def test_options_of_the_norm_reach_it_and_wrong_ones_are_refused(digits):
     model = build(replace(CONFIG, norm="batch", norm_kwargs={"momentum": 0.02}), digits)
     assert model.encoder[0].norm.momentum == 0.02

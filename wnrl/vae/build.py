@@ -55,7 +55,8 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
         model = MODELS[config.model](
             known.shape, likelihood=likelihood_of(config), pixel_means=means, **sizes
         )
-        convert(model, config.norm, norm_kwargs=config.norm_kwargs)
+        plain = () if config.norm_heads else model.output_layers()
+        convert(model, config.norm, skip=plain, norm_kwargs=config.norm_kwargs)
         if images is not None:
             check_levels(model.likelihood, images)
             if config.data_init:

@@ -73,6 +73,8 @@ class VAEConfig:
     """A key of ``wnrl.NORMS``."""
     norm_kwargs: dict[str, Any] = field(default_factory=dict)
     """Options of the norm, as ``wnrl.convert`` takes them: ``momentum``, ``v_init_std``, ..."""
+    norm_heads: bool = True
+    """Whether output layers (``VAE.output_layers``) take the norm too, where it has a way."""
     seed: int = 0
     """Seeds two generators alike: one draws the initial weights; the other order, binarisation and
     noise in training."""

@@ -5,21 +5,17 @@ directly followed by its activation in an ``nn.Sequential``, which is what ``wnr
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn import DataInitReport, data_init
-from wnrl.vae.likelihoods import (
-    Bernoulli,
-    PixelLikelihood,
-    kl_from_standard_normal,
-    normal_log_prob,
-    standard_normal_log_prob,
-    wide,
-)
+from wnrl.nn.base import WeightNormed
+from wnrl.nn.convert import WEIGHTED
+from wnrl.vae.likelihoods import Bernoulli, PixelLikelihood, standard_normal_log_prob
+from wnrl.vae.posteriors import DiagonalNormal, Posterior
 
 ImageShape = tuple[int, int, int]
 
@@ -42,47 +38,6 @@ class Terms(NamedTuple):
     def log_weights(self) -> Tensor:
         """What one sample says of log p(x): log p(x, z) − log q(z | x), ``(K, B)``."""
         return self.reconstruction - self.log_ratio.sum(-1)
-
-
-class Posterior(Protocol):
-    """q(z | x) of B images, over all latent variables."""
-
-    def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
-        """Reparametrised samples, ``(*shape, B, Z)``."""
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of each variable (given those before) in nats, shape of ``z``."""
-
-
-class DiagonalNormal(NamedTuple):
-    """N(mu, diag exp(log_var)), any leading axes; densities are by variable."""
-
-    mu: Tensor
-    log_var: Tensor
-
-    @classmethod
-    def from_output(cls, output: Tensor) -> "DiagonalNormal":
-        """From a network's output: mu in the first half of the features, log_var in the second."""
-        mu, log_var = wide(output).chunk(2, -1)
-        return cls(mu, log_var)
-
-    def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
-        """Reparametrised samples, ``(*shape, *mu.shape)``."""
-        noise = torch.randn(
-            (*shape, *self.mu.shape),
-            generator=generator,
-            device=self.mu.device,
-            dtype=self.mu.dtype,
-        )
-        return self.mu + (0.5 * self.log_var).exp() * noise
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of each variable in nats."""
-        return normal_log_prob(z, self.mu, self.log_var)
-
-    def kl(self) -> Tensor:
-        """KL from N(0, I) by variable in nats."""
-        return kl_from_standard_normal(self.mu, self.log_var)
 
 
 class VAE(nn.Module):
@@ -111,6 +66,8 @@ class VAE(nn.Module):
 
     encoder: nn.Module
     decoder: nn.Module
+    heads: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
+    """Parts whose last layer gives the parameters of a distribution."""
 
     def __init__(
         self, image_shape: ImageShape, latent_dim: int, likelihood: PixelLikelihood | None = None
@@ -137,6 +94,15 @@ class VAE(nn.Module):
     def params_shape(self) -> ImageShape:
         """P, H, W of the likelihood's parameters."""
         return (self.likelihood.maps, *self.image_shape[1:])
+
+    def output_layers(self) -> list[str]:
+        """The names of the layers that give the parameters of a distribution.
+
+        Layers inside of a flow are none: what they give goes on to the next.
+        """
+        inside = [self.get_submodule(head).named_modules(prefix=head) for head in self.heads]
+        layers = (*WEIGHTED, WeightNormed)
+        return [[name for name, part in parts if isinstance(part, layers)][-1] for parts in inside]
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images to the posterior of the first stochastic layer.

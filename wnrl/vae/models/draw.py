@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn import shared_weights
 from wnrl.vae.likelihoods import PixelLikelihood, standard_normal_log_prob, wide
-from wnrl.vae.model import VAE, DiagonalNormal, ImageShape, Terms
+from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.models.attention import ReadAll, ReadWindow, WriteAll, WriteWindow
+from wnrl.vae.posteriors import DiagonalNormal
 
 INIT_STD = 0.01
 States = tuple[Tensor, Tensor]
@@ -54,6 +55,8 @@ class DRAW(VAE):
         UsageError: a size that is not above zero, a window of one filter, or means or a likelihood
             of other images.
     """
+
+    heads = ("to_posterior", "write")
 
     def __init__(
         self,

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.masked import MaskedLinear
 from wnrl.vae.likelihoods import PixelLikelihood, standard_normal_log_prob, wide
-from wnrl.vae.model import VAE, DiagonalNormal, ImageShape, Terms
+from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.models.conv import conv_decoder, conv_encoder
+from wnrl.vae.posteriors import DiagonalNormal
 
 KEEP = 2.0
 """Added to the gates before the sigmoid: at first a step keeps 88 % of z (the paper's 1 to 2)."""

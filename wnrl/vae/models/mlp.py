@@ -8,7 +8,8 @@ from torch import Tensor
 
 from wnrl.networks import mlp
 from wnrl.vae.likelihoods import PixelLikelihood
-from wnrl.vae.model import VAE, DiagonalNormal, ImageShape
+from wnrl.vae.model import VAE, ImageShape
+from wnrl.vae.posteriors import DiagonalNormal
 
 
 class MLPVAE(VAE):

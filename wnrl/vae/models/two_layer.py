@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError, check_positive
 from wnrl.networks import mlp
 from wnrl.vae.likelihoods import PixelLikelihood, standard_normal_log_prob
-from wnrl.vae.model import VAE, DiagonalNormal, ImageShape, Terms
+from wnrl.vae.model import VAE, ImageShape, Terms
+from wnrl.vae.posteriors import DiagonalNormal
 
 
 class Chain(NamedTuple):
@@ -54,6 +55,8 @@ class TwoLayerVAE(VAE):
     Raises:
         UsageError: as for ``MLPVAE``.
     """
+
+    heads = ("encoder", "upper_encoder", "upper_decoder", "decoder")
 
     def __init__(
         self,

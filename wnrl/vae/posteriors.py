@@ -1,0 +1,50 @@
+"""What q(z | x) can be, once an image is given."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from wnrl.vae.likelihoods import kl_from_standard_normal, normal_log_prob, wide
+
+
+class Posterior(Protocol):
+    """q(z | x) of B images, over all latent variables."""
+
+    def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
+        """Reparametrised samples, ``(*shape, B, Z)``."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of each variable (given those before) in nats, shape of ``z``."""
+
+
+class DiagonalNormal(NamedTuple):
+    """N(mu, diag exp(log_var)), any leading axes; densities are by variable."""
+
+    mu: Tensor
+    log_var: Tensor
+
+    @classmethod
+    def from_output(cls, output: Tensor) -> "DiagonalNormal":
+        """From a network's output: mu in the first half of the features, log_var in the second."""
+        mu, log_var = wide(output).chunk(2, -1)
+        return cls(mu, log_var)
+
+    def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
+        """Reparametrised samples, ``(*shape, *mu.shape)``."""
+        noise = torch.randn(
+            (*shape, *self.mu.shape),
+            generator=generator,
+            device=self.mu.device,
+            dtype=self.mu.dtype,
+        )
+        return self.mu + (0.5 * self.log_var).exp() * noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of each variable in nats."""
+        return normal_log_prob(z, self.mu, self.log_var)
+
+    def kl(self) -> Tensor:
+        """KL from N(0, I) by variable in nats."""
+        return kl_from_standard_normal(self.mu, self.log_var)
