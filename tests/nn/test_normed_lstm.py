@@ -176,7 +176,7 @@ def test_autocast_trains_and_stays_near_float32(case):
     expected = out(layer(x))
     with torch.autocast("cpu", torch.bfloat16):
         result = out(layer(x))
-    torch.testing.assert_close(result.float(), expected, atol=0.05, rtol=0.05)
+    assert (result.float() - expected).norm() < 0.1 * expected.norm()
     result.float().square().sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
     assert all(p.grad.isfinite().all() for p in layer.parameters())
