@@ -267,6 +267,113 @@ def test_a_pickle_holds_v_and_g_once():
     assert len(pickle.dumps(optimizer)) < 1.5 * 4 * numbers
 
 
+def test_a_saved_state_stays_as_it_is_and_leaves_nothing_behind():
+    net = mlp()
+    optimizer = WNAdam(net.parameters())
+    train(net, optimizer, 2, (4, 3))
+    held = {w: set(own) for w, own in optimizer.state.items()}
+    saved = optimizer.state_dict()
+    expected = copy.deepcopy(saved)
+    assert {w: set(own) for w, own in optimizer.state.items()} == held
+    train(net, optimizer, 2, (4, 3))
+    torch.testing.assert_close(saved["state"], expected["state"], rtol=0, atol=0)
+
+
+def replace(net, group):
+    """A new Parameter in the module and in the group."""
+    new = nn.Parameter(torch.randn(5, 3))
+    group["params"] = [new if w is net[0].weight else w for w in group["params"]]
+    net[0].weight = new
+
+
+def replace_in_place(net, group):
+    """The same, in the list that was there."""
+    where = next(i for i, w in enumerate(group["params"]) if w is net[0].weight)
+    group["params"][where] = net[0].weight = nn.Parameter(torch.randn(5, 3))
+
+
+def append(net, group):
+    """Further parameters in a group that there was."""
+    net.append(nn.Linear(2, 3))
+    group["params"] += net[3].parameters()
+
+
+def leave_out(net, group):
+    """A layer that is trained no longer, although it has gradients."""
+    group["params"] = list(net[2].parameters())
+
+
+@pytest.mark.parametrize("change", [replace, replace_in_place, append, leave_out])
+def test_a_group_whose_parameters_are_others_now_is_stepped_on_as_it_is(change):
+    net = mlp()
+    optimizer = WNAdam(net.parameters())
+    train(net, optimizer, 3, (4, 3))
+    old_params = list(net.parameters())
+    change(net, optimizer.param_groups[0])
+    params = optimizer.param_groups[0]["params"]
+    before = {name: w.detach().clone() for name, w in net.named_parameters()}
+    train(net, optimizer, 1, (4, 3))
+    for name, w in net.named_parameters():
+        assert torch.equal(w, before[name]) != any(w is trained for trained in params), name
+    state = optimizer.state_dict()["state"]
+    assert state.keys() == set(range(len(params)))
+    for index, w in enumerate(params):
+        known = any(w is old for old in old_params)
+        assert state[index].get("v_state", state[index])["step"] == (4 if known else 1)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_network_that_changes_its_type_goes_on(steps):
+    net = mlp()
+    optimizer = WNAdam(net.parameters())
+    train(net, optimizer, steps, (4, 3))
+    net.double()
+    twin = copy.deepcopy(net)
+    other = WNAdam(twin.parameters())
+    other.load_state_dict(optimizer.state_dict())
+    train(net, optimizer, 3, (4, 3))
+    train(twin, other, 3, (4, 3))
+    assert difference(net, twin, (4, 3)) == 0
+    for state in (optimizer.state_dict()["state"], other.state_dict()["state"]):
+        for own in (state[0], state[0]["v_state"], state[0]["g_state"], state[1]):
+            wide = [t for t in own.values() if isinstance(t, torch.Tensor) and t.dim()]
+            assert {t.dtype for t in wide} == {torch.float64}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_network_that_moves_to_a_gpu_goes_on(steps):
+    net = mlp()
+    optimizer = WNAdam(net.parameters())
+    train(net, optimizer, steps, (4, 3))
+    net.cuda()
+    optimizer.zero_grad()
+    (net(batch(9, (4, 3), torch.float32).cuda()) - 1).square().mean().backward()
+    optimizer.step()
+    state = optimizer.state_dict()["state"]
+    assert float(state[0]["v_state"]["step"]) == float(state[1]["step"]) == 1 + steps
+    assert state[0]["v"].is_cuda and state[1]["exp_avg"].is_cuda
+
+
+@pytest.mark.parametrize("empty", [lambda o: o.state.clear(), lambda o: setattr(o, "state", {})])
+def test_an_emptied_state_starts_anew_as_torchs_does(empty):
+    net, twin = mlp(), mlp()
+    optimizer = WNAdam(net.parameters(), lr=1e-2)
+    train(net, optimizer, 3, (4, 3))
+    twin.load_state_dict(net.state_dict())
+    empty(optimizer)
+    train(net, optimizer, 3, (4, 3))
+    train(twin, WNAdam(twin.parameters(), lr=1e-2), 3, (4, 3))
+    assert difference(net, twin, (4, 3)) == 0
+    assert optimizer.state_dict()["state"][0].keys() == {"v", "g", "v_state", "g_state"}
+
+
+def test_a_weight_without_values_is_refused():
+    with pytest.raises(UsageError, match=r"must have values, got shape \(4, 3\) on .* meta"):
+        WNAdam(nn.Linear(3, 4, device="meta").parameters())
+
+
 def test_a_state_without_v_and_g_is_refused_by_name():
     net = mlp()
     plain = torch.optim.Adam(net.parameters())

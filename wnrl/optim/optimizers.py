@@ -16,6 +16,7 @@ from wnrl.optim.base import GROUP_DEFAULTS, bare_step, fastest, inner_groups, tr
 from wnrl.optim.blocks import TOGETHER, Block, separated
 from wnrl.optim.pairs import Pair
 from wnrl.optim.stacks import SMALL
+from wnrl.optim.state import alike, check_pair, check_shapes, described, with_own_pair
 
 
 class WeightNormalized(Optimizer):
@@ -34,6 +35,8 @@ class WeightNormalized(Optimizer):
     v and g are float32 or wider, whatever the type of w. If someone writes w between two steps
     (``load_state_dict``, an average, a new ``.data``), v takes the new direction with its old
     length and g the new length. In-place writes through ``.data`` are invisible: call ``resync()``.
+    Parameters that move to another device or type, and other ones in a group, are seen too, and an
+    emptied ``state`` starts anew.
 
     Args:
         params: parameters or parameter groups.
@@ -63,6 +66,7 @@ class WeightNormalized(Optimizer):
         self.v_init_std = v_init_std
         self._blocks: list[list[Block]] = []  # one list for each parameter group
         self._loose: list[list[Tensor]] = []  # what is in no block; the same
+        self._known: list[list[Any]] = []  # the parameters, as they were; the same
         # The base optimizer refuses an empty list; what it steps on is set at each step.
         self._inner = self.base([torch.zeros(1)], *args, **kwargs)
         self._plain_steps: dict[str, Any] = {}
@@ -92,6 +96,8 @@ class WeightNormalized(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._is_outdated():
+            self._renew()
         groups = []
         for index, group in enumerate(self.param_groups):
             self._separate(index)
@@ -123,10 +129,14 @@ class WeightNormalized(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """torch's, where the state of a weight is v, g and the base optimizer's state of each.
 
-        Attribute ``state`` always has v and g, and the base optimizer's as of this call.
+        It is a copy, but for tensors that torch's optimizers step on here as well. Attribute
+        ``state`` has v and g alone.
         """
-        self._show_state()
-        return super().state_dict()
+        live, self.state = self.state, self._shown()
+        try:
+            return super().state_dict()
+        finally:
+            self.state = live
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resumes bit for bit, where the network is loaded as well (in either order).
@@ -143,48 +153,29 @@ class WeightNormalized(Optimizer):
             state = state_dict["state"].get(index, {})
             own = self.state.get(w, {})
             if "v" in own:
-                self._check_state(f"parameter {index}", state, own)
+                check_pair(f"parameter {index}", state, own, type(self).__name__)
                 exact[w] = state
             else:
-                _check_shapes(f"parameter {index}", state, w)
+                check_shapes(f"parameter {index}", state, w)
         super().load_state_dict(state_dict)
-        self._show_state()
+        self.state = self._shown()
         # torch casts state to the type of its parameter, which may be bf16.
         for w, state in exact.items():
             self.state[w] = state
         self._adopt_all()
 
-    def _check_state(self, where: str, state: dict[str, Any], own: dict[str, Any]) -> None:
-        """Raises UsageError where ``state`` cannot be that of a weight whose state is ``own``."""
-        if "v" not in state and "g" not in state:
-            raise UsageError(
-                f"the state of {where} has no v and g: "
-                f"it was saved by another optimizer than {type(self).__name__}"
-            )
-        for key in ("v", "g"):
-            if key not in state:
-                raise UsageError(f"the state of {where} lacks {key}")
-            _check_shapes(where, {key: state[key]}, own[key])
-        for key in ("v", "g"):
-            if f"{key}_state" not in state:
-                raise UsageError(f"the state of {where} lacks {key}_state")
-            _check_shapes(f"{key} of {where}", state[f"{key}_state"], own[key])
-
     def __getstate__(self) -> dict[str, Any]:
-        self._show_state()
-        # v and g are views of long tensors, which would be copied once for each.
-        state = {w: {**own, **_cloned(own)} for w, own in self.state.items()}
         inner = copy.copy(self._inner)
         inner.state, inner.param_groups = defaultdict(dict), []
         own = {"v_init_std": self.v_init_std, "_inner": inner, "_plain_steps": self._plain_steps}
-        return {**super().__getstate__(), **own, "state": defaultdict(dict, state)}
+        return {**super().__getstate__(), **own, "state": self._shown()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._adopt_all()
 
     def _adopt_all(self) -> None:
-        self._blocks, self._loose = [], []
+        self._blocks, self._loose, self._known = [], [], []
         self._inner.state.clear()
         for group in self.param_groups:
             self._adopt(group)
@@ -197,6 +188,8 @@ class WeightNormalized(Optimizer):
         plain: list[Tensor] = []
         loose: list[Tensor] = []
         for w in group["params"]:
+            if w in self.state and "v" not in self.state[w]:
+                self.state[w] = alike(self.state[w], w)
             if group["weight_norm"] and Pair.suits(w, group["transposed"]):
                 pairs.append(self._pair(w, group["transposed"]))
             elif w.dim() == 1 and w.numel() <= SMALL and w.is_floating_point():
@@ -206,12 +199,16 @@ class WeightNormalized(Optimizer):
                 self._inner.state[w] = self.state[w]
         self._blocks.append(self._joined(group, pairs, plain))
         self._loose.append(loose)
+        self._known.append(described(group["params"]))
 
     def _pair(self, w: Tensor, transposed: int) -> Pair:
         state = self.state.get(w, {})
         if "v" not in state:
             return Pair.split(w, transposed, self.v_init_std)
-        v, g = (state[key].detach().to(w.device) for key in ("v", "g"))
+        dtype = torch.promote_types(w.dtype, torch.float32)
+        v, g = (state[key].detach().to(w.device, dtype) for key in ("v", "g"))
+        for key in {"v_state", "g_state"} & state.keys():
+            state[key] = alike(state[key], v)
         return Pair(w, transposed, v, g)
 
     def _joined(self, group: dict[str, Any], pairs: list[Pair], plain: list[Tensor]) -> list[Block]:
@@ -243,24 +240,30 @@ class WeightNormalized(Optimizer):
                     self._loose[index] += plain
                     self._inner.state |= {w: self.state[w] for w in plain}
 
-    def _show_state(self) -> None:
-        """Puts the base optimizer's state of v, g and plain parameters where it belongs."""
+    def _shown(self) -> defaultdict[Tensor, dict[str, Any]]:
+        """The state of all parameters, with the base optimizer's where it belongs, copied."""
+        state = defaultdict(dict, {w: with_own_pair(own) for w, own in self.state.items()})
         for block in (block for blocks in self._blocks for block in blocks):
-            block.show(self.state, self._inner.state)
+            block.show(state, self._inner.state)
+        return state
 
+    def _is_outdated(self) -> bool:
+        """Whether someone else has changed what is in the groups, or emptied ``state``."""
+        known = [described(group["params"]) for group in self.param_groups]
+        return known != self._known or self._is_emptied()
 
-def _check_shapes(where: str, state: dict[str, Any], like: Tensor) -> None:
-    """Raises UsageError for a tensor, but a counter, of another shape than ``like``."""
-    for key, value in state.items():
-        if isinstance(value, Tensor) and value.dim() and value.shape != like.shape:
-            raise UsageError(
-                f"{key} of {where} must have shape {tuple(like.shape)}, got {tuple(value.shape)}: "
-                "the state was saved for another network"
-            )
+    def _is_emptied(self) -> bool:
+        has_any = any(self._loose) or any(
+            block.pairs for blocks in self._blocks for block in blocks
+        )
+        return has_any and not self.state
 
-
-def _cloned(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: state[key].clone() for key in ("v", "g") if key in state}
+    def _renew(self) -> None:
+        """Adopts the groups as they are now; parameters that were there keep their state."""
+        state = {} if self._is_emptied() else self._shown()
+        params = (w for group in self.param_groups for w in group["params"])
+        self.state = defaultdict(dict, {w: state[w] for w in params if w in state})
+        self._adopt_all()
 
 
 @functools.cache

@@ -44,6 +44,10 @@ class Pair:
         """The pair that stands for w as it is."""
         if not w.numel():
             raise UsageError(f"a weight must have no empty axis, got shape {tuple(w.shape)}")
+        if w.is_meta:
+            raise UsageError(
+                f"a weight must have values, got shape {tuple(w.shape)} on device meta"
+            )
         if w.is_complex():
             raise UsageError(
                 f"a weight must be real, got {w.dtype} of shape {tuple(w.shape)}: "
