@@ -353,7 +353,8 @@ def test_a_network_that_moves_to_a_gpu_goes_on(steps):
     optimizer.step()
     state = optimizer.state_dict()["state"]
     assert float(state[0]["v_state"]["step"]) == float(state[1]["step"]) == 1 + steps
-    assert state[0]["v"].is_cuda and state[1]["exp_avg"].is_cuda
+    assert state[0]["v"].is_cuda
+    assert state[1]["exp_avg"].is_cuda
 
 
 @pytest.mark.parametrize("empty", [lambda o: o.state.clear(), lambda o: setattr(o, "state", {})])
