@@ -41,7 +41,7 @@ MOST_THREADS = 1024  # torch ends in a segmentation fault where the system has n
 
 @dataclass(frozen=True)
 class Args:
-    """Flags; those that are None or False take the preset's value."""
+    """Flags; those that are None take the preset's value."""
 
     model: str = "mlp"
     """The kind of VAE: mlp, mlp2, conv, conv_iaf, draw, draw_attention or frames."""
@@ -92,7 +92,7 @@ class Args:
     """Images for the data-dependent initialisation before the first step; 0 for none."""
     norm_kwargs: dict[str, int | float | str] | None = None
     """Options of the norm, as in --norm-kwargs momentum 0.01."""
-    norm_heads: bool | None = None
+    norm_heads: bool = True
     """Whether output layers take the norm too, where it has a way."""
     epochs: int | None = None
     """Passes over the training set."""
@@ -140,7 +140,7 @@ class Args:
         """
         chosen = preset(self.model, self.dataset, self.preset)
         given = {field.name: getattr(self, field.name) for field in fields(VAEConfig)}
-        asked = {k: value for k, value in given.items() if value is not None and value is not False}
+        asked = {name: value for name, value in given.items() if value is not None}
         if "n_steps" in asked:
             asked.setdefault("epochs", None)
         return replace(chosen, **asked)

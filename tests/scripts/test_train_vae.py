@@ -2,7 +2,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -289,6 +289,13 @@ def test_every_setting_of_a_run_is_a_flag():
 def test_flags_left_out_are_the_preset():
     assert Args(seed=3).config() == VAEConfig(seed=3, latent_dim=16)
     assert Args().norm == VAEConfig().norm == "weight"
+
+
+def test_heads_left_plain_by_a_flag_are_named_in_the_result(tmp_path):
+    flags = ["--no-norm-heads", "--run-dir", str(tmp_path / "run")]
+    args = _cli.parse(Args, None, None, flags)
+    assert not args.config().norm_heads
+    assert train(replace(args, device="cpu", **TINY))["plain_parts"] == ["encoder.2", "decoder.2"]
 
 
 def test_default_folder_is_named_by_dataset_model_norm_and_seed():
