@@ -87,6 +87,32 @@ def test_weights_of_every_size_step_alike():
     assert difference(net, layers, (4, 300)) < 1e-12
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [4, 180, 700])
+def test_weights_laid_out_in_another_order_step_alike(width, dtype):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(width, 48, 3).to(dtype)
+    matrix = nn.Parameter(torch.randn(48 * width, 10, dtype=dtype))
+    weights = [conv.weight, matrix]
+    strided = [
+        nn.Parameter(conv.weight.detach().clone(memory_format=torch.channels_last)),
+        nn.Parameter(matrix.detach().t().contiguous().t()),
+    ]
+    sizes = [0, SMALL, LARGE, 10**9]
+    where = (4, 180, 700).index(width)
+    assert all(sizes[where] < w.numel() <= sizes[where + 1] for w in weights)
+    optimizers = [WNAdam(group, lr=1e-2) for group in (weights, strided)]
+    for step in range(3):
+        for group, optimizer in zip((weights, strided), optimizers, strict=True):
+            for w in group:
+                w.grad = torch.empty_like(w).copy_(batch(step, w.shape, dtype))
+                assert w.grad.stride() == w.stride()
+            optimizer.step()
+    for contiguous, other in zip(weights, strided, strict=True):
+        assert not other.is_contiguous()
+        torch.testing.assert_close(contiguous, other)
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_transposed_convolutions_are_normalised_for_each_output_channel(groups):
     torch.manual_seed(0)
@@ -187,6 +213,23 @@ def test_plain_parameters_are_stepped_on_as_the_base_does():
     train(plain, torch.optim.Adam([frozen[0], biases[0]], lr=0.1), 5, (4, 3))
     train(ours, WNAdam([frozen[1], biases[1]], lr=0.1), 5, (4, 3))
     torch.testing.assert_close(ours[0].bias, plain[0].bias, atol=1e-5, rtol=1e-5)
+
+
+def test_a_half_precision_bias_in_a_group_of_several_types_is_stepped_on_as_the_base_does():
+    torch.manual_seed(0)
+    biases = [nn.Parameter(torch.randn(9).bfloat16()) for _ in range(2)]
+    others = [nn.Parameter(torch.randn(4, 3).to(t)) for t in (torch.bfloat16, torch.float32)]
+    others.append(nn.Parameter(torch.randn(7)))
+    ours, base = WNAdam([*others, biases[0]], lr=0.01), torch.optim.Adam(biases[1:], lr=0.01)
+    for step in range(5):
+        for w in others:
+            w.grad = torch.ones_like(w)
+        for w in biases:
+            w.grad = batch(step, w.shape).to(w.dtype)
+        ours.step()
+        base.step()
+    torch.testing.assert_close(*biases, rtol=0, atol=0)
+    assert ours.state_dict()["state"][3]["exp_avg"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -586,15 +629,22 @@ def write_in_place(net, values):
             parameter.copy_(values[name])
 
 
-@pytest.mark.parametrize("writer", [load, load_assigning_data, write_in_place])
+def write_a_vector(net, values):
+    vector = nn.utils.parameters_to_vector(values[name] for name, _ in net.named_parameters())
+    nn.utils.vector_to_parameters(vector, net.parameters())
+
+
+@pytest.mark.parametrize("writer", [load, load_assigning_data, write_in_place, write_a_vector])
 def test_weights_that_someone_else_writes_are_followed(writer):
     net, source = mlp(), nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
-    optimizer = WNSGD(net.parameters(), lr=1e-6)
+    optimizer = WNSGD(net.parameters(), lr=1e-4)
     train(net, optimizer, 3, (4, 3))
     lengths = optimizer.state[net[0].weight]["v"].norm(dim=1)
     writer(net, source.state_dict())
     train(net, optimizer, 1, (4, 3))
-    torch.testing.assert_close(net[0].weight, source[0].weight, atol=1e-5, rtol=0)
+    for mine, written in zip(net.parameters(), source.parameters(), strict=True):
+        assert not torch.equal(mine, written)  # the step goes to where the weight is now
+        torch.testing.assert_close(mine, written, atol=1e-3, rtol=0)
     torch.testing.assert_close(optimizer.state[net[0].weight]["v"].norm(dim=1), lengths)
 
 
