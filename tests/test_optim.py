@@ -217,7 +217,8 @@ def test_plain_parameters_are_stepped_on_as_the_base_does():
 
 def test_a_half_precision_bias_in_a_group_of_several_types_is_stepped_on_as_the_base_does():
     torch.manual_seed(0)
-    biases = [nn.Parameter(torch.randn(9).bfloat16()) for _ in range(2)]
+    start = torch.randn(9).bfloat16()
+    biases = [nn.Parameter(start.clone()) for _ in range(2)]
     others = [nn.Parameter(torch.randn(4, 3).to(t)) for t in (torch.bfloat16, torch.float32)]
     others.append(nn.Parameter(torch.randn(7)))
     ours, base = WNAdam([*others, biases[0]], lr=0.01), torch.optim.Adam(biases[1:], lr=0.01)
@@ -366,9 +367,10 @@ def test_a_group_whose_parameters_are_others_now_is_stepped_on_as_it_is(change):
 
 
 @pytest.mark.parametrize("steps", [0, 3])
-def test_a_network_that_changes_its_type_goes_on(steps):
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_a_network_that_changes_its_type_goes_on(steps, weight_decay):
     net = mlp()
-    optimizer = WNAdam(net.parameters())
+    optimizer = WNAdam(net.parameters(), weight_decay=weight_decay)
     train(net, optimizer, steps, (4, 3))
     net.double()
     twin = copy.deepcopy(net)
