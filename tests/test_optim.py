@@ -729,6 +729,25 @@ def test_rows_of_any_length_stay_as_they_are_and_learn(width, dtype, v_init_std)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_of_any_length_are_as_they_were_and_turn(dtype):
+    rows = short_rows(40).to(dtype)[0].weight.detach()
+    weights = [nn.Parameter(row[None].clone()) for row in rows]
+    optimizer = WNSGD(weights, lr=0.0)
+    lengths = [own["g"].item() for own in optimizer.state_dict()["state"].values()]
+    if dtype is torch.float32:  # the formula of other types has an eps, and g has it too
+        assert lengths == pytest.approx([row.double().norm().item() for row in rows], rel=1e-5)
+    for lr in (0.0, 1e-6):
+        optimizer.param_groups[0]["lr"] = lr
+        for w in weights:
+            w.grad = batch(1, w.shape, dtype)
+        before = [w.detach().clone() for w in weights]
+        optimizer.step()
+        for w, old in zip(weights, before, strict=True):
+            torch.testing.assert_close(w, old, atol=0.0 if lr == 0 else 1e-4, rtol=1e-5)
+            assert w.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rows_of_any_length_are_followed(dtype):
     net = nn.Sequential(nn.Linear(40, len(SHORT_ROWS))).to(dtype)
     optimizer = WNAdam(net.parameters(), lr=0.0)
