@@ -482,10 +482,13 @@ def test_a_loaded_state_is_a_copy():
     train(net, optimizer, 2, (4, 3))
     twin = copy.deepcopy(net)
     loaded = WNAdam(twin.parameters())
-    loaded.load_state_dict(optimizer.state_dict())
+    saved = optimizer.state_dict()
+    expected = copy.deepcopy(saved)
+    loaded.load_state_dict(saved)
     train(net, optimizer, 2, (4, 3))
     train(twin, loaded, 2, (4, 3))
     assert difference(net, twin, (4, 3)) == 0
+    torch.testing.assert_close(saved["state"], expected["state"], rtol=0, atol=0)
 
 
 def test_a_group_that_is_refused_leaves_the_optimizer_as_it_was():
