@@ -428,6 +428,24 @@ def test_a_state_without_v_and_g_is_refused_by_name():
         WNAdam(net.parameters()).load_state_dict(plain.state_dict())
 
 
+def test_the_plain_optimizers_state_of_biases_loads():
+    bias = nn.Parameter(torch.ones(3))
+    plain, ours = torch.optim.Adam([bias], lr=0.5), WNAdam([bias])
+    bias.grad = torch.ones(3)
+    plain.step()
+    ours.load_state_dict(plain.state_dict())
+    ours.step()
+    assert ours.state_dict()["state"][0]["step"] == 2
+    assert ours.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("transposed", [-1, "2", 1.5])
+def test_groups_that_are_no_count_are_refused(transposed):
+    weights = [nn.Parameter(torch.randn(4, 4))]
+    with pytest.raises(UsageError, match="transposed must be 0 or a number of groups, got"):
+        WNAdam([{"params": weights, "transposed": transposed}])
+
+
 def test_a_state_of_another_network_is_refused_by_parameter():
     wide = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4))
     net = mlp()

@@ -16,7 +16,7 @@ from wnrl.optim.base import GROUP_DEFAULTS, bare_step, fastest, inner_groups, tr
 from wnrl.optim.blocks import TOGETHER, Block, separated
 from wnrl.optim.pairs import Pair
 from wnrl.optim.stacks import SMALL
-from wnrl.optim.state import alike, check_pair, check_shapes, described, with_own_pair
+from wnrl.optim.state import alike, check_groups, check_pair, check_shapes, described, with_own_pair
 
 
 class WeightNormalized(Optimizer):
@@ -146,6 +146,8 @@ class WeightNormalized(Optimizer):
                 another shape (another network's). The optimizer is unchanged.
         """
         state_dict = copy.deepcopy(state_dict)  # torch would go on sharing its tensors
+        for group in state_dict["param_groups"]:
+            group |= {**GROUP_DEFAULTS, **group}
         indices = (i for group in state_dict["param_groups"] for i in group["params"])
         params = (w for group in self.param_groups for w in group["params"])
         exact = {}
@@ -184,6 +186,7 @@ class WeightNormalized(Optimizer):
     def _adopt(self, group: dict[str, Any]) -> None:
         """Makes the pairs of a group, from their state if they have one, and joins them."""
         check_positive(g_lr_scale=group["g_lr_scale"])
+        check_groups(group["transposed"])
         pairs: list[Pair] = []
         plain: list[Tensor] = []
         loose: list[Tensor] = []

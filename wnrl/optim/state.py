@@ -8,6 +8,12 @@ from torch import Tensor
 from wnrl.errors import UsageError
 
 
+def check_groups(transposed: int) -> None:
+    """Raises UsageError unless ``transposed``, the option of a parameter group, is a count."""
+    if not isinstance(transposed, int) or transposed < 0:
+        raise UsageError(f"transposed must be 0 or a number of groups, got {transposed!r}")
+
+
 def check_shapes(where: str, state: dict[str, Any], like: Tensor) -> None:
     """Raises UsageError for a tensor, but a counter, of another shape than ``like``."""
     for key, value in state.items():
