@@ -64,7 +64,9 @@ class Args:
         check_choice("which", self.which, PREFIXES)
         if (self.run_dir is None) == (self.model is None):
             raise UsageError("give either --run-dir or --model")
-        if (self.env_id is None) != (self.model is None):
+        if self.model is not None and self.env_id is None:
+            raise UsageError("--model needs --env-id: a zip does not say where its agent acts")
+        if self.env_id is not None and self.model is None:
             raise UsageError("--env-id goes with --model; a run folder knows its own")
         if self.vecnormalize is not None and self.model is None:
             raise UsageError("--vecnormalize goes with --model; a run folder has its own")

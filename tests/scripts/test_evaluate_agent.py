@@ -180,7 +180,11 @@ def wrong(zips, recurrent, tmp_path):
     return {
         "nothing": ([], "either --run-dir or --model"),
         "both": (["--run-dir", recurrent[0], *cartpole], "either --run-dir or --model"),
-        "no id": (["--model", zips / "ppo.zip"], "--env-id goes with --model"),
+        "no id": (["--model", zips / "ppo.zip"], "--model needs --env-id"),
+        "two ids": (
+            ["--run-dir", recurrent[0], "--env-id", "CartPole-v1"],
+            "--env-id goes with --model; a run folder knows its own",
+        ),
         "no file": (["--model", tmp_path / "no.zip", "--env-id", "CartPole-v1"], "does not exist"),
         "half": (["--model", half, "--env-id", "CartPole-v1"], "is damaged"),
         "text": (["--model", tmp_path / "text.zip", "--env-id", "CartPole-v1"], "is damaged"),
