@@ -81,6 +81,8 @@ class Args(Generic[ConfigT]):
     compile: bool = False
     """Compile the networks for the updates; CUDA graphs on a GPU."""
     config: tyro.conf.OmitArgPrefixes[ConfigT]
+    """Hyperparameters, with SB3's names; the defaults are those of the preset, or of the run that
+    goes on."""
 
     @classmethod
     def of(

@@ -319,6 +319,16 @@ def test_help_of_an_algorithm_has_its_own_flags(capsys):
     assert "--clip-range" in told
 
 
+@pytest.mark.parametrize("algo", ["ppo", "td3", "crossq", "tqc"])
+def test_help_says_that_the_defaults_are_the_presets(algo, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert leave("--algo", algo, "--help") == 0
+    told = capsys.readouterr().out
+    assert "the defaults are those of the preset" in told
+    assert "the defaults are SB3's" not in told
+    assert "names and defaults" not in told
+
+
 def test_flags_go_over_the_preset_of_the_environment(tmp_path):
     folder = tmp_path / "run"
     flags = ["--env-id", "Pendulum-v1", "--no-use-sde", *TINY]
