@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wnrl.errors import UsageError
 from wnrl.runs import CONFIG, RESULT, Run, is_finished, open_run, plain_json, read_json, reopen_run
 from wnrl.vae import VAEConfig, parallel
+from wnrl.vae.build import settings_of
 from wnrl.vae.checkpoint import CHECKPOINT, read_checkpoint
 
 if TYPE_CHECKING:
@@ -85,8 +86,7 @@ def _opened(args: "Args", n_train: int) -> Iterator[Folder]:
 
 
 def _before(args: "Args") -> dict[str, Any]:
-    path = args.folder / CONFIG
-    return read_json(path) if path.is_file() else {}
+    return settings_of(args.folder, "run_dir") if (args.folder / CONFIG).is_file() else {}
 
 
 def _extends(args: "Args", theirs: dict[str, Any], n_train: int) -> bool:

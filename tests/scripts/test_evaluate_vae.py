@@ -130,6 +130,22 @@ def test_wrong_flags_are_refused(changes, message, runs):
         evaluated(evaluate_vae.Args(**{"run_dir": runs["weight"][0], "device": "cpu", **changes}))
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"algo": "ppo"}, "holds a run of another program: its config.json has no dataset"),
+        (asdict(vae.VAEConfig()), "has no model.pt: it is not finished"),
+    ],
+)
+@pytest.mark.parametrize("program", [evaluate_vae, sample_vae])
+def test_a_folder_without_a_trained_vae_is_told_by_what_it_holds(
+    program, config, message, tmp_path
+):
+    write_json(tmp_path / "config.json", config)
+    with pytest.raises(UsageError, match=message):
+        program.main(program.Args(run_dir=tmp_path))
+
+
 def test_program_prints_one_line_of_json(runs):
     folder, result = runs["weight"]
     out = subprocess.run(

@@ -130,7 +130,7 @@ def test_what_a_finished_run_reported_is_gone_once_it_goes_on(tmp_path):
         train(replace(args, n_steps=200, resume=True), stop_at(0.4))
     left = {path.name for path in args.run_dir.iterdir() if not path.name.startswith("events")}
     assert left - {".lock"} == {"config.json", "versions.json", "checkpoint.zip", "notes.txt"}
-    with pytest.raises(UsageError, match=r"holds no trained VAE: no model.pt"):
+    with pytest.raises(UsageError, match=r"has no model.pt: it is not finished"):
         vae.load(args.run_dir)
 
 
@@ -146,6 +146,17 @@ def test_resuming_with_another_configuration_is_refused(stopped):
     args, _ = stopped
     with pytest.raises(UsageError, match=r"latent_dim=2 \(asked: 3\)"):
         train(replace(args, latent_dim=3, resume=True))
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_of_something_else_than_a_vae_is_called_that(tmp_path, resume):
+    config = tmp_path / "config.json"
+    config.write_text('{"algo": "ppo", "gamma": 0.99}')
+    with pytest.raises(UsageError) as refused:
+        train(replace(ARGS, run_dir=tmp_path, resume=resume))
+    told = "holds a run of another program: its config.json has no dataset"
+    assert str(refused.value) == f"run_dir {tmp_path} {told}"
+    assert list(tmp_path.iterdir()) == [config]
 
 
 def test_a_damaged_checkpoint_is_refused_and_kept(stopped):

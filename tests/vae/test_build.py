@@ -63,19 +63,29 @@ def test_loading_a_run_folder_gives_the_same_function_back(norm, digits, tmp_pat
 def test_loading_refuses_a_folder_without_a_trained_vae(tmp_path):
     with pytest.raises(UsageError, match=r"holds no trained VAE: no config.json"):
         load(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"holds no trained VAE: no model.pt"):
+    (tmp_path / "config.json").write_text(json.dumps(asdict(CONFIG)))
+    with pytest.raises(UsageError, match=r"has no model.pt: it is not finished$"):
+        load(tmp_path)
+    (tmp_path / "result.json").write_text('{"status": "failed"}')
+    with pytest.raises(UsageError, match=r"has no model.pt: its run failed$"):
         load(tmp_path)
 
 
 def test_loading_refuses_the_run_of_an_agent(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"algo": "ppo", "norm": "none"}))
+    with pytest.raises(UsageError) as refused:
+        load(tmp_path)
+    told = "holds a run of another program: its config.json has no dataset"
+    assert str(refused.value) == f"run_folder {tmp_path} {told}"
+
+
+def test_loading_refuses_a_configuration_that_is_not_whole(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(asdict(CONFIG) | {"depth": 3}))
     (tmp_path / "model.pt").write_bytes(b"")
     with pytest.raises(UsageError) as refused:
         load(tmp_path)
-    message = str(refused.value)
-    assert "\n" not in message
-    assert message.startswith(f"run_folder {tmp_path} holds no trained VAE: not the configuration")
+    told = "holds no trained VAE: not the configuration of a VAE run; missing or unknown: depth"
+    assert str(refused.value) == f"run_folder {tmp_path} {told}"
 
 
 def test_loading_runs_no_code_from_a_checkpoint(tmp_path):

@@ -11,7 +11,7 @@ from torch import Tensor
 from wnrl.data import Images, dataset
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn import convert
-from wnrl.runs import CONFIG, read_json
+from wnrl.runs import CONFIG, is_finished, read_json
 from wnrl.vae.config import SIZES, VAEConfig
 from wnrl.vae.files import read_state, write_state
 from wnrl.vae.inputs import check_levels, training_inputs
@@ -121,13 +121,34 @@ def config_of(run_folder: str | Path) -> VAEConfig:
         UsageError: the folder holds none.
     """
     folder = Path(run_folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise UsageError(f"run_folder {folder} holds no trained VAE: no {name}")
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"run_folder {folder} holds no trained VAE: no {CONFIG}")
+    settings = settings_of(folder, "run_folder")
+    if not (folder / WEIGHTS).is_file():
+        why = "its run failed" if is_finished(folder) else "it is not finished"
+        raise UsageError(f"run_folder {folder} has no {WEIGHTS}: {why}")
     try:
-        return VAEConfig.from_json(read_json(folder / CONFIG))
+        return VAEConfig.from_json(settings)
     except UsageError as error:
         raise UsageError(f"run_folder {folder} holds no trained VAE: {error}") from error
+
+
+def settings_of(folder: Path, argument: str) -> dict[str, Any]:
+    """What ``config.json`` of a VAE's run holds.
+
+    Args:
+        folder: the run's, with the file in it.
+        argument: what the folder was given as.
+
+    Raises:
+        UsageError: the file is damaged, or of a run of another program.
+    """
+    settings = read_json(folder / CONFIG)
+    if "dataset" not in settings:
+        raise UsageError(
+            f"{argument} {folder} holds a run of another program: its {CONFIG} has no dataset"
+        )
+    return settings
 
 
 def read_weights(run_folder: str | Path) -> dict[str, Any]:
