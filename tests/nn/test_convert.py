@@ -310,6 +310,17 @@ def test_an_option_that_makes_no_sense_is_refused(key, name, value):
             convert(mlp(), key, norm_kwargs={name: value})
 
 
+@pytest.mark.parametrize(
+    "function", [convert, fold, data_init, lambda module: plain_parts(module, "weight")]
+)
+@pytest.mark.parametrize(
+    ("given", "shown"), [(3, "an object of int"), ("a", ".*str"), (nn.Linear, "the class Linear")]
+)
+def test_what_is_no_module_is_refused(function, given, shown):
+    with pytest.raises(UsageError, match=f"^module must be an nn.Module, got {shown}$"):
+        function(given)
+
+
 def test_an_option_that_a_normaliser_refuses_names_the_layer():
     with pytest.raises(UsageError, match=r"^0: r_max must be at least 1"):
         convert(mlp(), "batch_renorm", norm_kwargs={"r_max": 0.5})

@@ -69,10 +69,10 @@ def convert(
         The names of the converted layers, in the order of ``module.named_modules()``.
 
     Raises:
-        UsageError: a word, a name or an option that does not exist; ``module`` is itself a layer;
-            a layer has hooks that would be lost, another norm already or no values yet; a weight is
-            tied to one that stays plain; a layer's weight is one that the norm cannot take.
-            ``module`` is as it was then.
+        UsageError: a word, a name or an option that does not exist; ``module`` is none, or itself
+            a layer; a layer has hooks that would be lost, another norm already or no values yet; a
+            weight is tied to one that stays plain; a layer's weight is one that the norm cannot
+            take. ``module`` is as it was then.
 
     Warns:
         UserWarning: a norm of hidden layers found none, though there are layers.
@@ -153,12 +153,16 @@ def plain_parts(module: nn.Module, norm: str, *, skip: Iterable[str] = ()) -> li
         module: a network that ``convert(module, norm)`` has seen.
         norm: a key of ``NORMS``.
         skip: what was skipped, which is not listed either.
+
+    Raises:
+        UsageError: ``module`` is no module, or a word or a name does not exist.
     """
     choice = NORMS[check_choice("norm", norm, NORMS)]
+    found = slots(module, skip)
     if norm == "none":
         return []
     heads = _is_normalised(module, choice)
-    plain = {slot.name for slot in slots(module, skip) if _left_plain(slot, choice, heads)}
+    plain = {slot.name for slot in found if _left_plain(slot, choice, heads)}
     return _in_order(module, plain)
 
 

@@ -54,9 +54,9 @@ def data_init(
     """
     check_positive(init_scale=init_scale)
     net = module.module if isinstance(module, DistributedDataParallel) else module
+    skipped = skipped_modules(net, skip)
     check_values(net)
     report = DataInitReport()
-    skipped = skipped_modules(net, skip)
     targets = _targets(net, skipped, init_scale, report)
     saved = copy.deepcopy(net.state_dict())  # with what is no tensor, such as extra state
     handles = [handle for target in targets for handle in target.hook(report)]

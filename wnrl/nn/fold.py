@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from wnrl.errors import UsageError
+from wnrl.nn.slots import check_module
 from wnrl.nn.spectral import SPECTRAL
 from wnrl.nn.table import WEIGHT_NORMED
 
@@ -27,9 +28,10 @@ def fold(module: nn.Module) -> nn.Module:
     in Python, is unrolled there at the length of the example.
 
     Raises:
-        UsageError: a layer that becomes plain has hooks, or a subclass's ``forward``, which would
-            be lost, or has no values yet (device ``meta``).
+        UsageError: ``module`` is none; or a layer that becomes plain has hooks, or a subclass's
+            ``forward``, which would be lost, or has no values yet (device ``meta``).
     """
+    check_module(module)
     for name, layer in module.named_modules():
         if hasattr(layer, "to_plain"):
             _check_foldable(name or type(layer).__name__, layer)

@@ -149,12 +149,21 @@ def hidden_slots(found: list[Slot], placement: str = "pre") -> list[Slot]:
     return [slot for slot in found if id(slot.layer) not in elsewhere]
 
 
+def check_module(module: object) -> None:
+    """Raises UsageError for what is no module of torch."""
+    if not isinstance(module, nn.Module):
+        kind = module if isinstance(module, type) else type(module)
+        what = f"the class {kind.__name__}" if kind is module else f"an object of {kind.__name__}"
+        raise UsageError(f"module must be an nn.Module, got {what}")
+
+
 def skipped_modules(module: nn.Module, skip: Iterable[str]) -> set[int]:
     """The ids of the modules that ``skip`` names, of what is in them and wherever that is shared.
 
     Raises:
-        UsageError: a name that no submodule has.
+        UsageError: ``module`` is none, or a name that no submodule has.
     """
+    check_module(module)
     if isinstance(skip, str):
         raise UsageError(f"skip must be a collection of names, got the string {skip!r}")
     parts = dict(module.named_modules(remove_duplicate=False))
