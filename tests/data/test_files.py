@@ -1,8 +1,11 @@
 import gzip
 import hashlib
 import http.server
+import re
 import threading
+from pathlib import Path
 
+import pooch
 import pytest
 import torch
 
@@ -96,10 +99,14 @@ def test_a_missing_file_is_downloaded_into_the_cache_with_a_progress_bar(
     file, content, served, tmp_path, capfd
 ):
     there = File(file.name, file.checksum, served + "a.gz")
+    level = pooch.get_logger().level
     path = fetch("set", there, None)
+    assert pooch.get_logger().level == level
     assert path == tmp_path / "cache" / "wnrl" / "set" / "a.gz"
     assert path.read_bytes() == content
-    assert "100%" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "100%" in told
+    assert "Downloading" not in told
 
 
 def test_a_download_that_is_another_file_is_refused_and_not_kept(file, served, tmp_path):
@@ -119,6 +126,18 @@ def test_without_a_network_one_line_says_which_file_goes_where(file, tmp_path):
     assert file.url in message
     assert str(tmp_path / "named") in message
     assert str(tmp_path / "cache" / "wnrl") in message
+
+
+@pytest.mark.parametrize("below", ["", "set"])
+def test_a_file_put_where_the_message_says_is_found(below, file, content, capfd):
+    with pytest.raises(UsageError) as refused:
+        fetch("set", file, None)
+    assert capfd.readouterr() == ("", "")  # pooch names a folder too
+    said = re.search(r"is not in (\S+) \(or set/ below\)", str(refused.value))
+    folder = Path(said[1], below)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file.name).write_bytes(content)
+    assert fetch("set", file, None) == folder / file.name
 
 
 def test_what_cannot_be_downloaded_is_not_tried(tmp_path):

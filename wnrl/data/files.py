@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import logging
 import os
 import struct
 from dataclasses import dataclass
@@ -89,7 +90,9 @@ def download(dataset: str, file: File, data_dir: Path | None) -> Path:
         UsageError: it cannot be downloaded.
     """
     looked = ", ".join(map(str, folders(data_dir)))
-    missing = f"dataset {dataset!r} needs {file.name}, which is not in {looked}"
+    missing = (
+        f"dataset {dataset!r} needs {file.name}, which is not in {looked} (or {dataset}/ below)"
+    )
     put = "put it there, or say where it is with data_dir or WNRL_DATA"
     if not file.downloadable:
         raise UsageError(f"{missing}; see {file.url}, and {put}")
@@ -97,7 +100,9 @@ def download(dataset: str, file: File, data_dir: Path | None) -> Path:
         import pooch  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         raise UsageError(f"{missing}; get it from {file.url} and {put}") from None
-    folder = cache_folder() / dataset
+    folder, logger = cache_folder() / dataset, pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # what it is about to do would be a second story
     try:
         pooch.retrieve(
             file.url,
@@ -112,6 +117,8 @@ def download(dataset: str, file: File, data_dir: Path | None) -> Path:
         raise UsageError(
             f"{missing} and could not be downloaded ({reason}); get it from {file.url} and {put}"
         ) from error
+    finally:
+        logger.setLevel(level)
     return folder / file.name
 
 
