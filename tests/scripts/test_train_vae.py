@@ -118,7 +118,7 @@ def test_tensorboard_gets_scalars_images_and_hparams_in_one_event_file(run):
 
 def test_samples_are_saved_large_enough_to_read(run):
     picture = Image.open(run[0] / "samples.png")
-    assert picture.size == (16 * 49 + 1, 4 * 49 + 1)
+    assert picture.size == (8 * 54 + 6, 4 * 54 + 6)
     assert len(set(picture.tobytes())) > 10
 
 

@@ -30,15 +30,15 @@ def model(digits):
 
 
 def tile(picture, row, column):
-    """The 8 × 8 image in a grid of tiles of 49 pixels, one pixel of each magnified one."""
-    top, left = row * 49 + 1, column * 49 + 1
+    """The 8 × 8 image in a grid of tiles of 54 pixels, one pixel of each magnified one."""
+    top, left = row * 54 + 6, column * 54 + 6
     return picture[:, top : top + 48 : 6, left : left + 48 : 6]
 
 
 def test_grid_puts_images_row_by_row_and_magnifies_them():
     images = torch.rand(6, 1, 8, 8)
     picture = grid(images, columns=3)
-    assert picture.shape == (1, 2 * 49 + 1, 3 * 49 + 1)
+    assert picture.shape == (1, 2 * 54 + 6, 3 * 54 + 6)
     assert torch.equal(tile(picture, 1, 2), images[5])
     assert torch.equal(tile(picture, 0, 1), images[1])
 
@@ -52,10 +52,10 @@ def test_grid_refuses_an_incomplete_row():
         grid(torch.rand(5, 1, 8, 8), columns=2)
 
 
-@pytest.mark.parametrize(("n", "rows", "columns"), [(5, 1, 5), (20, 1, 16), (40, 2, 16)])
+@pytest.mark.parametrize(("n", "rows", "columns"), [(5, 1, 5), (12, 1, 8), (40, 2, 8)])
 def test_a_short_validation_split_has_a_smaller_picture(n, rows, columns, model, digits):
     picture = reconstructions(model, replace(digits, valid=digits.valid[:n]))
-    assert picture.shape == (1, 2 * rows * 49 + 1, columns * 49 + 1)
+    assert picture.shape == (1, 2 * rows * 54 + 6, columns * 54 + 6)
 
 
 def test_reconstructions_stand_below_their_inputs(model, digits):
@@ -70,7 +70,7 @@ def test_reconstructions_stand_below_their_inputs(model, digits):
 
 def test_samples_are_the_same_at_every_call(model):
     first = samples(model)
-    assert first.shape == (1, 4 * 49 + 1, 16 * 49 + 1)
+    assert first.shape == (1, 4 * 54 + 6, 8 * 54 + 6)
     assert torch.equal(first, samples(model))
     assert model.training
 
@@ -82,7 +82,7 @@ def drawing(digits):
 
 def test_traversals_change_one_variable_a_row_from_minus_three_to_three(model):
     picture = traversals(model, columns=3)
-    assert picture.shape == (1, 2 * 49 + 1, 3 * 49 + 1)
+    assert picture.shape == (1, 2 * 54 + 6, 3 * 54 + 6)
     start = model.draw_prior(1, torch.Generator().manual_seed(0))[0]
     effects = []
     for variable in range(2):
@@ -110,7 +110,7 @@ def test_the_last_canvas_is_what_draw_samples(drawing):
     assert shown.shape == (4, 3, 1, 8, 8)
     z = drawing.draw_prior(4, torch.Generator().manual_seed(0))
     torch.testing.assert_close(shown[:, -1], drawing.decode(z).sigmoid().detach())
-    assert canvas(drawing).shape == (1, 8 * 49 + 1, 3 * 49 + 1)
+    assert canvas(drawing).shape == (1, 8 * 54 + 6, 3 * 54 + 6)
 
 
 def test_canvases_of_many_steps_are_thinned_out_to_the_last(drawing):

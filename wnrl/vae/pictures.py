@@ -25,8 +25,8 @@ def grid(images: Tensor, columns: int) -> Tensor:
         columns: images in a row; N is a multiple of it.
 
     Returns:
-        One image, ``(C, rows · tile + 1, columns · tile + 1)``, a tile being a magnified image
-        and a line of one pixel.
+        One image, ``(C, rows · tile + factor, columns · tile + factor)``, a tile being a magnified
+        image and a line of one magnified pixel.
 
     Raises:
         UsageError: N is no multiple of ``columns``.
@@ -36,15 +36,15 @@ def grid(images: Tensor, columns: int) -> Tensor:
     if rest:
         raise UsageError(f"columns must divide the {n} images, got {columns}")
     factor = math.ceil(TILE_PIXELS / max(height, width))
-    large = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    tiles = torch.nn.functional.pad(large, (1, 0, 1, 0), value=0.5)
+    lined = torch.nn.functional.pad(images, (1, 0, 1, 0), value=0.5)
+    tiles = lined.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     tiles = tiles.reshape(rows, columns, channels, *tiles.shape[2:]).permute(2, 0, 3, 1, 4)
     picture = tiles.reshape(channels, rows * tiles.shape[2], columns * tiles.shape[4])
-    return torch.nn.functional.pad(picture, (0, 1, 0, 1), value=0.5)
+    return torch.nn.functional.pad(picture, (0, factor, 0, factor), value=0.5)
 
 
 @torch.no_grad()
-def reconstructions(model: VAE, images: Images, columns: int = 16, rows: int = 2) -> Tensor:
+def reconstructions(model: VAE, images: Images, columns: int = 8, rows: int = 2) -> Tensor:
     """Validation images, each row of them above its row of reconstructions.
 
     There are as many of them as full rows take; of fewer than one row, all.
@@ -62,7 +62,7 @@ def reconstructions(model: VAE, images: Images, columns: int = 16, rows: int = 2
 
 
 @torch.no_grad()
-def samples(model: VAE, columns: int = 16, rows: int = 4) -> Tensor:
+def samples(model: VAE, columns: int = 8, rows: int = 4) -> Tensor:
     """Expected images of samples from the prior, the same noise at every call."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
     with evaluating(model):
