@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import threading
 
 import gymnasium as gym
@@ -175,6 +177,20 @@ def test_an_environment_that_renders_no_picture_is_refused(clock, tmp_path, monk
     monkeypatch.setattr(Clock, "render", lambda self: "text")
     with pytest.raises(UsageError, match=r"must give an image .* got str"):
         data.load("frames:Clock-v0", tmp_path)
+
+
+def test_rendering_opens_no_display_complains_of_none_and_leaves_the_choice_of_it(tmp_path):
+    code = (
+        "import os; from wnrl.data import frames; "
+        "frames._collect('CartPole-v1', 3, 0, lambda: None); "
+        "print(os.environ.get('SDL_VIDEODRIVER'))"
+    )
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER")
+    bare = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=bare
+    )
+    assert (done.stdout, done.stderr) == ("None\n", "")
 
 
 def test_shape_is_known_without_rendering():

@@ -1,9 +1,10 @@
 """Frames of a gymnasium environment: what an agent that acts at random sees, rendered once."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -78,7 +79,7 @@ def _collect(env_id: str, n: int, first_seed: int, progress: Callable[[], Any]) 
 
 def _random_play(env_id: str, first_seed: int) -> Iterator[np.ndarray]:
     env = _make(env_id)
-    try:
+    with _without_display(), closing(env):
         seed = first_seed
         env.action_space.seed(seed)
         while True:
@@ -89,8 +90,19 @@ def _random_play(env_id: str, first_seed: int) -> Iterator[np.ndarray]:
                 *_, terminated, truncated, _ = env.step(env.action_space.sample())
                 done = terminated or truncated
             seed += 1
+
+
+@contextmanager
+def _without_display() -> Iterator[None]:
+    """Keeps pygame from asking for a display, and from complaining where there is none."""
+    if "SDL_VIDEODRIVER" in os.environ:
+        yield
+        return
+    os.environ["SDL_VIDEODRIVER"] = "dummy"
+    try:
+        yield
     finally:
-        env.close()
+        os.environ.pop("SDL_VIDEODRIVER", None)
 
 
 def _make(env_id: str) -> gym.Env:
