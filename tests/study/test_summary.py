@@ -1,3 +1,4 @@
+import base64
 import csv
 import io
 
@@ -145,6 +146,18 @@ def test_report_holds_every_task_norm_and_failure_and_nothing_from_outside(root)
     assert page.count("<svg") == 4
     for outside in ("<script", 'src="http', "src='http", "@import", "<link"):
         assert outside not in page
+
+
+def test_report_shows_the_samples_of_seed_zero_beside_their_norm(root):
+    for job in JOBS:
+        if job.task == DIGITS:
+            (root / job.folder / "samples.png").write_bytes(f"{job.norm} {job.seed}".encode())
+    write_report(root / "report.html", "quick", summarise(root, JOBS, {}), JOBS, {})
+    figures = (root / "report.html").read_text().split("<figure>")[1:]
+    assert len(figures) == 2
+    for norm, figure in zip(("none", "layer"), figures, strict=True):
+        assert f"<b>{norm}</b>" in figure
+        assert f"base64,{base64.b64encode(f'{norm} 0'.encode()).decode()}'" in figure
 
 
 def test_report_of_the_same_runs_is_the_same_page(root):

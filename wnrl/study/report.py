@@ -28,11 +28,17 @@ th { font-weight: 600; } td:nth-child(-n+2), th:nth-child(-n+2) { text-align: le
 .figures > div { flex: 1 1 430px; } svg { width: 100%; height: auto; }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
           margin-right: .5em; }
-figure { margin: 0; } figcaption { font-size: .92rem; margin-bottom: .2rem; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
-.pictures figure { flex: 1 1 230px; }
-img { width: 100%; image-rendering: pixelated; border: 1px solid #ddd; }
-.failed { color: #a40000; } code { background: #f4f4f4; padding: .1em .3em; }
+figure { margin: 0; overflow-x: auto; }
+figcaption { font-size: .92rem; margin-bottom: .2rem; }
+img { display: block; image-rendering: pixelated; }
+.failed { color: #a40000; }
+code { background: #f4f4f4; padding: .1em .3em; overflow-wrap: anywhere; }
+@media (max-width: 700px) {
+  body { font-size: 14px; padding: 0 .6rem; } ul { padding-left: 1.2rem; }
+  table { font-size: 11px; } th, td { white-space: normal; padding: .35rem .2rem; }
+  td:nth-child(2) { white-space: nowrap; } .swatch { margin-right: .3em; }
+}
 """
 
 READING = """
@@ -43,10 +49,12 @@ applied to them. <b>IQM</b> is the interquartile mean over the runs that finishe
 the mean); see <b>failed</b> for the others. The interval is a 95 % percentile bootstrap over
 runs: with so few runs it is narrower than the truth, and two intervals that overlap do not show a
 difference; a single run has none. <b>Minus none</b> is the IQM of the differences to the plain
-network at the same seed, with its interval. <b>P(better)</b> is the probability that a run of
-this norm is better than a run of the plain network; a failed run is worse than any other. Returns
-are means over evaluation episodes after training, on a separate environment; NLLs are on the test
-split, in nats an image. <b>Steps/s</b> is the median over runs of training steps a second in a
+network at the same seed, with its interval; it need not be the difference of the IQMs.
+<b>P(better)</b> is the probability that a run of this norm is better than a run of the plain
+network; a failed run is worse than any other. Returns are means over evaluation episodes after
+training, on a separate environment; NLLs are on the test split, in nats an image. The validation
+ELBO beside an NLL is a bound with one sample and on other images, so its order of the norms may
+differ from the NLL's. <b>Steps/s</b> is the median over runs of training steps a second in a
 process of its own while other processes trained beside it. One learning rate was used for all
 norms: a norm that would prefer another one is not shown at its best.</p>
 """
