@@ -212,7 +212,10 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(saver, name, tmp_pa
         (["--device", "cdua"], "device must be auto, cpu, cuda"),
         (["--threads", "0"], "threads must be above zero, got 0"),
         (["--threads", "1000000"], "threads must be at most 1024, got 1000000"),
-        (["--preset", "lnog"], "preset must be one of default, got 'lnog'"),
+        (
+            ["--preset", "lnog"],
+            "preset of model 'mlp' on dataset 'digits' must be one of default, got",
+        ),
         (["--model", "frames"], "no preset for model 'frames' on dataset 'digits'"),
         (["--model", "conv", "--hidden", "5"], "hidden is no setting of model 'conv', got"),
         (["--objective", "iwae", "--beta", "2"], "beta is for objective 'elbo' alone, got 2.0"),

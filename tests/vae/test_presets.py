@@ -41,8 +41,12 @@ def test_the_long_mlps_have_the_schedule_of_their_paper():
 def test_unknown_combinations_are_refused_with_those_that_there_are():
     with pytest.raises(UsageError, match="'frames' on dataset 'digits'; it has some for frames:"):
         preset("frames", "digits")
-    with pytest.raises(UsageError, match="preset must be one of default, 150, long, got 'lnog'"):
+    with pytest.raises(UsageError, match="'mnist' must be one of default, 150, long, got 'lnog'"):
         preset("mlp", "mnist", "lnog")
+    with pytest.raises(UsageError) as refused:
+        preset("mlp", "digits", "long")
+    told = "preset of model 'mlp' on dataset 'digits' must be one of default, got 'long'"
+    assert str(refused.value) == told
 
 
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "frames"])

@@ -100,4 +100,5 @@ def preset(model: str, dataset_name: str, variant: str = USUAL) -> VAEConfig:
             f"no preset for model {model!r} on dataset {dataset_name!r}; it has some for {fitting}"
         )
     variants = PRESETS[key]
-    return replace(variants[check_choice("preset", variant, variants)], dataset=dataset_name)
+    name = f"preset of model {model!r} on dataset {dataset_name!r}"
+    return replace(variants[check_choice(name, variant, variants)], dataset=dataset_name)
