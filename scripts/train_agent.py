@@ -64,8 +64,8 @@ class Args(Generic[ConfigT]):
     run_dir: Path | None = None
     """The run's folder; runs/single/<task>/<algo>/<norm>/seed<k> unless said otherwise."""
     resume: bool = False
-    """Go on where the run in the folder was stopped, or to more steps; begins where it is empty.
-    Flags that are not given mean what that run has."""
+    """Go on where the run in the folder was stopped, or to more steps; begins where it is empty, if
+    --algo or --env-id says with what. Flags that are not given mean what that run has."""
     checkpoint_minutes: float = 10.0
     """Time between the checkpoints for --resume; longer where they take long to write."""
     keep_checkpoint: bool = True
@@ -247,20 +247,31 @@ def preset_of(argv: Sequence[str]) -> Args[Any]:
 
     With ``--resume`` it is what the run in the folder has, else the preset for the algorithm and
     environment that are given.
+
+    Raises:
+        UsageError: there is no such variant, or the folder holds no run of an agent, and nothing
+            says which one to begin.
     """
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("algo", "env_id", "variant", "norm", "seed", "run_dir"):
-        scan.add_argument(f"--{name.replace('_', '-')}", f"--{name}", nargs="?")
+        scan.add_argument(f"--{name.replace('_', '-')}", f"--{name}", nargs="?", const="")
+    scan.add_argument("--help", "-h", action="store_true")
     scan.add_argument("--resume", action=argparse.BooleanOptionalAction)
     found, _ = scan.parse_known_args(argv)
     algo = found.algo if found.algo in AGENTS else "ppo"  # which Args refuses
-    preset = Args.of(algo, found.env_id, found.variant)
+    preset = Args.of(algo, found.env_id, found.variant or None)
     if not found.resume:
         return preset
     seed = int(found.seed) if found.seed and found.seed.isdecimal() else 0
     folder = Path(found.run_dir) if found.run_dir else None
     there = replace(preset, norm=found.norm or preset.norm, seed=seed, run_dir=folder)
     theirs = before(there)
+    names_none = found.algo is None and found.env_id is None and found.run_dir != ""
+    if names_none and not theirs and not found.help:
+        raise UsageError(
+            f"run_dir {there.folder} holds no run to go on with; to begin one there, say which: "
+            "--algo or --env-id"
+        )
     return recalled(preset, theirs) if found.algo in (None, theirs.get("algo")) else preset
 
 

@@ -643,6 +643,30 @@ def test_resume_with_more_steps_extends_a_run_and_without_shows_it(tmp_path, cap
     assert "resumed at step 64 of 96" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", [["--run-dir", "nothing"], []])
+def test_a_resume_that_names_no_run_and_finds_none_is_refused(where, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert leave(*where, "--resume") == 2
+    told = capsys.readouterr()
+    folder = where[1] if where else "runs/single/CartPole-v1/ppo/weight/seed0"
+    assert told.err == (
+        f"error: run_dir {folder} holds no run to go on with; "
+        "to begin one there, say which: --algo or --env-id\n"
+    )
+    assert told.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_is_shown_where_there_is_no_run_to_go_on_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert leave("--resume", "--help") == 0
+
+
+def test_a_resume_that_names_its_run_begins_it(tmp_path, capsys):
+    assert leave("--algo", "ppo", "--resume", "--run-dir", str(tmp_path / "run"), *TINY) == 0
+    assert "nothing to resume, the run begins" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("resume", [["--resume"], []])
 def test_a_folder_of_something_else_than_an_agent_is_called_that(tmp_path, capsys, resume):
     (tmp_path / "config.json").write_text('{"data": "mnist"}')
