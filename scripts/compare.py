@@ -4,7 +4,8 @@
 
 A study is a table of tasks; every norm of a task is trained with the same seeds, all cores are
 used, and a run that is finished is never done again: the same command goes on where a stopped one
-was. The study's folder has a folder for each run, ``table.csv`` and ``report.html``.
+was. The study's folder has a folder for each run, ``table.csv``, ``report.html`` and, for each task, its
+learning curves as ``curves.svg``.
 """
 
 import os
@@ -210,9 +211,13 @@ def _publish(
     root: Path, study: str, rows: list[Row], jobs: list[Job], notes: dict[str, Any]
 ) -> None:
     """Writes the report and the CSV, and prints the table and where everything is."""
+    from wnrl.study.figures import learning_curves
     from wnrl.study.report import write_report
 
     write_text(root / "table.csv", to_csv(rows))
+    for task in dict.fromkeys(job.task for job in jobs):
+        own = [row for row in rows if row.task == task]
+        write_text(root / task.folder / "curves.svg", learning_curves(own))
     write_report(root / "report.html", f"wnrl study: {study}", rows, jobs, notes)
     # A pipe has no width to wrap at; a narrow terminal wraps lines rather than loses digits.
     console = Console()

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -67,6 +68,14 @@ def test_killed_study_goes_on_and_ends_with_a_complete_table(killed_and_resumed)
     with (folder / "table.csv").open() as table:
         rows = list(csv.DictReader(table))
     assert [(row["runs"], row["failed"]) for row in rows] == [("1", "0")] * N_RUNS
+
+
+def test_each_task_has_its_learning_curves_as_a_picture(killed_and_resumed):
+    folder, _, _ = killed_and_resumed
+    tasks = {path.parents[2] for path in results(folder)}
+    assert {path.parent for path in folder.rglob("curves.svg")} == tasks
+    for task in tasks:
+        assert ElementTree.parse(task / "curves.svg").getroot().tag.endswith("svg")
 
 
 def test_killed_study_redoes_no_finished_run(killed_and_resumed):

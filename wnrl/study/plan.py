@@ -83,6 +83,11 @@ class Task:
         """How tables and figures call it."""
         return f"{self.label} · {self.name}"
 
+    @property
+    def folder(self) -> PurePath:
+        """Where its runs go, below the study's folder."""
+        return PurePath(self.name, self.label)
+
     def views(self) -> "list[Task]":
         """The task, and what it looks like by each of the further numbers."""
         return [self, *(replace(self, metric=metric, also=()) for metric in self.also)]
@@ -99,7 +104,7 @@ class Job:
     @property
     def folder(self) -> PurePath:
         """Where the run goes, below the study's folder."""
-        return PurePath(self.task.name, self.task.label, self.norm, f"seed{self.seed}")
+        return self.task.folder / self.norm / f"seed{self.seed}"
 
     @property
     def title(self) -> str:
