@@ -171,7 +171,7 @@ def test_pictures_are_written_into_the_run_folder(name, kind, runs, capsys):
     assert sample_vae.main(sample_vae.Args(run_dir=folder, kind=kind)) == 0
     assert capsys.readouterr().out == f"{folder / kind}.png\n"
     with Image.open(folder / f"{kind}.png") as picture:
-        assert picture.size[0] % 49 == picture.size[1] % 49 == 1
+        assert picture.size[0] % 54 == picture.size[1] % 54 == 6
 
 
 def test_canvas_as_a_gif_has_a_frame_for_each_step(runs, tmp_path):
