@@ -330,6 +330,13 @@ def test_the_check_mode_finds_a_write_without_a_trace(grad):
             net(X)
 
 
+def test_the_check_mode_needs_no_values():
+    net = model().to("meta")
+    scope.check(True)
+    with shared_weights(net):
+        assert net(X.to("meta")).shape == net(X.to("meta")).shape == (len(X), 2)
+
+
 def test_the_check_mode_says_whether_it_was_on():
     assert scope.check(True) is False
     assert scope.check(False) is True

@@ -184,7 +184,8 @@ def _compare(layer: Keeper, kept: Kept) -> None:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
+    """Whether two weights are equal, NaN to NaN; those on the meta device have no values."""
+    return a.is_meta or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _keepers(module: nn.Module) -> list[Keeper]:
