@@ -21,7 +21,7 @@ as one batch. Its statistics are then those of the mixture, and so are the runni
 stable-baselines3 copies to the target. The target itself uses the statistics of (s', a') in an
 update, and leaves its running ones alone: what chance does to the statistics of a batch shifts the
 values of critic and target alike. With running statistics in the target the critic is regressed on
-values without that shift; its loss was 3 to 15 times as large then, and SAC learnt less.
+values without that shift, and takes it for error.
 """
 
 import inspect
