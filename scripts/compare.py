@@ -4,8 +4,8 @@
 
 A study is a table of tasks; every norm of a task is trained with the same seeds, all cores are
 used, and a run that is finished is never done again: the same command goes on where a stopped one
-was. The study's folder has a folder for each run, ``table.csv``, ``report.html`` and, for each task, its
-learning curves as ``curves.svg``.
+was. The study's folder has a folder for each run, ``table.csv``, ``report.html`` and, for each
+task, its learning curves as ``curves.svg``.
 """
 
 import os
