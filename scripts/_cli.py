@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import tyro
 
+from scripts import _interrupt
 from wnrl.errors import UsageError
 
 ArgsT = TypeVar("ArgsT")
@@ -30,15 +31,16 @@ def run(
     where nobody reads the output any more, as behind ``| head``.
     """
     try:
-        try:
-            code = main(parse(args_type, description, default, argv))
-        finally:
-            sys.stdout.flush()  # at exit, nothing could catch what it raises
+        with _interrupt.raised():
+            try:
+                code = main(parse(args_type, description, default, argv))
+            finally:
+                sys.stdout.flush()  # at exit, nothing could catch what it raises
     except UsageError as error:
         code = refused(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = 130
+        code = _interrupt.INTERRUPTED
     except BrokenPipeError:
         if not _reader_left():  # it was another pipe: to a worker that died
             raise

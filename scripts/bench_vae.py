@@ -12,12 +12,20 @@ seconds on a GPU: the table shows images a second and the median ratio with half
 between its quartiles. Images are random, which takes as long as with real ones.
 """
 
-import resource
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts._interrupt import leave_at_ctrl_c
+
+if __name__ == "__main__":
+    leave_at_ctrl_c()  # until _cli.run catches it
+
+import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,8 +33,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import _cli
 from wnrl import vae

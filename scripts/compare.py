@@ -8,17 +8,23 @@ was. The study's folder has a folder for each run, ``table.csv``, ``report.html`
 task, its learning curves as ``curves.svg``.
 """
 
-import os
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts._interrupt import leave_at_ctrl_c
+
+if __name__ == "__main__":
+    leave_at_ctrl_c()  # until _cli.run catches it
+
+import os
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tyro
 from rich.console import Console

@@ -7,11 +7,19 @@ networks that learn to tell scikit-learn's 8×8 digits apart. These are pictures
 behave, not a comparison of what they are worth; that is what ``scripts/compare.py`` is for.
 """
 
-import itertools
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts._interrupt import leave_at_ctrl_c
+
+if __name__ == "__main__":
+    leave_at_ctrl_c()  # until _cli.run catches it
+
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,8 +30,6 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import _cli
 from wnrl import WNLinear, data_init

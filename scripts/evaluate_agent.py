@@ -7,14 +7,20 @@ The result is one line of JSON: the mean return with its 95 % bootstrap interval
 which says nothing of other seeds of training. SB3's files hold pickled objects: read only your own.
 """
 
-import json
 import sys
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts._interrupt import leave_at_ctrl_c
+
+if __name__ == "__main__":
+    leave_at_ctrl_c()  # until _cli.run catches it
+
+import json
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 

@@ -8,13 +8,19 @@ the same binary images and with the same K: below zero, the first run is better.
 each image stand beside the model, in ``nll_<split>_K<K>_<weights>.npz``.
 """
 
-import json
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts._interrupt import leave_at_ctrl_c
+
+if __name__ == "__main__":
+    leave_at_ctrl_c()  # until _cli.run catches it
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch

@@ -7,11 +7,17 @@ The path of the picture is the only line printed.
 """
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts._interrupt import leave_at_ctrl_c
+
+if __name__ == "__main__":
+    leave_at_ctrl_c()  # until _cli.run catches it
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from PIL import Image
 from torch import Tensor

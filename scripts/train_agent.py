@@ -8,17 +8,23 @@ result as if it had not been stopped, and a finished one goes on to a larger ``-
 ``--run-dir <folder> --resume`` is enough, for what is not given is what the run has.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts._interrupt import leave_at_ctrl_c
+
+if __name__ == "__main__":
+    leave_at_ctrl_c()  # until _cli.run catches it
+
 import argparse
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import tyro
