@@ -23,6 +23,10 @@ def report_process(job, progress):
     return {"pid": os.getpid()}
 
 
+def report_blocked_signals(job, progress):
+    return {"blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])]}
+
+
 def raise_on_weight(job, progress):
     if job.norm == "weight":
         raise ZeroDivisionError("on purpose")

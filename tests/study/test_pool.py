@@ -39,6 +39,21 @@ def test_one_process_takes_many_jobs(tmp_path):
     assert len({event.result["pid"] for event in events if event.kind == "ended"}) <= 2
 
 
+FIRST_WORKERS = """
+import sys, pathlib
+sys.path.insert(0, {folder!r})
+import test_pool
+events = test_pool.run(test_pool.pool_targets.report_blocked_signals, pathlib.Path({logs!r}))
+print(*(event.result["blocked"] for event in events if event.kind == "ended"))
+"""
+
+
+def test_ctrl_c_reaches_no_worker_not_even_the_first_of_a_process(tmp_path):
+    code = FIRST_WORKERS.format(folder=str(Path(__file__).parent), logs=str(tmp_path))
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert child.stdout.split() == [f"[{int(signal.SIGINT)}]"] * len(JOBS)
+
+
 def test_progress_arrives_between_start_and_end(tmp_path):
     kinds = [event.kind for event in run(pool_targets.succeed, tmp_path, workers=1)]
     assert kinds == ["started", "progress", "ended"] * 4

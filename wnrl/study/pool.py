@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
@@ -118,6 +119,7 @@ class _Worker:
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
     """Lets a child start with SIGINT blocked: Ctrl-C reaches the parent, which stops the child."""
+    resource_tracker.ensure_running()  # its start, with the first child, would let SIGINT through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
