@@ -25,7 +25,8 @@ class Stopped(SystemExit):
 class Interrupts:
     """While entered, the first SIGINT or SIGTERM is only remembered; a second one acts at once.
 
-    Outside the main thread, which alone gets signals, it does nothing.
+    A signal that is ignored, as Ctrl-C in jobs in the background, stays ignored. Outside the main
+    thread, which alone gets signals, it does nothing.
 
     Attributes:
         received: the number of the signal, or None.
@@ -38,7 +39,8 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._receive)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
