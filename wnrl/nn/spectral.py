@@ -39,6 +39,14 @@ def power_iteration(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
     return F.normalize(matrix @ (matrix.T @ u.to(matrix.dtype)), dim=0).to(u.dtype)
 
 
+@torch.no_grad()
+def nearer_vector(weight: Tensor, u: Tensor, other: Tensor, dim: int = 0) -> Tensor:
+    """Of two vectors of length one that with the larger ``‖Wᵀu‖``, which is never above σ(W)."""
+    matrix, _ = _matrix(weight, dim)
+    lengths = torch.linalg.vector_norm(torch.stack([u, other]).to(matrix.dtype) @ matrix, dim=1)
+    return torch.where(lengths[0] >= lengths[1], u, other)
+
+
 def _matrix(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """``(units, rest)`` in float32 or wider over its largest entry, a constant; and that entry.
 
@@ -52,7 +60,8 @@ def _matrix(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 class Spectral(nn.Module):
     """What the spectral layers share: the vectors u, and w = W/‖Wᵀu‖."""
 
-    _rows_dim = 0
+    rows_dim = 0
+    """The axis of weights along which their output units run."""
 
     @classmethod
     def from_plain(cls, plain: nn.Module) -> Self:
@@ -74,36 +83,41 @@ class Spectral(nn.Module):
         Raises:
             UsageError: a weight is all zeros, for which W/σ(W) is not defined, or has no values.
         """
-        for name in self._normalised_names():
+        for name in self.normalised_names():
             weight = getattr(self, name).detach()
             if weight.is_meta:
                 raise UsageError(f"spectral norm needs the values of {name}, got the device meta")
             if not weight.any():
                 raise UsageError(f"spectral norm needs a weight that is not zero, got {name} = 0")
-            matrix = _matrix(weight, self._rows_dim)[0].double()
+            matrix = _matrix(weight, self.rows_dim)[0].double()
             u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1].to(weight.dtype)
             self.register_buffer(f"running_u_{name}", u)
 
     @torch.no_grad()
     def step_vectors(self) -> None:
         """Takes each u a step towards the vector of its weight, to length one; for mixed states."""
-        for name in self._normalised_names():
-            u = getattr(self, f"running_u_{name}")
-            u.copy_(power_iteration(getattr(self, name), u, self._rows_dim))
+        for name in self.normalised_names():
+            u = self.vector(name)
+            u.copy_(power_iteration(getattr(self, name), u, self.rows_dim))
 
-    def _normalised_names(self) -> list[str]:
+    def normalised_names(self) -> list[str]:
+        """The names of the weights that are normalised."""
         return ["weight"]
+
+    def vector(self, name: str = "weight") -> Tensor:
+        """The vector u of the weight ``name``."""
+        return self.get_buffer(f"running_u_{name}")
 
     def sigma(self, name: str = "weight") -> Tensor:
         """The spectral norm of the weight ``name``; in training u takes one step first."""
-        weight, buffer = getattr(self, name), getattr(self, f"running_u_{name}")
+        weight, buffer = getattr(self, name), self.vector(name)
         u = buffer
         with torch.autocast(weight.device.type, enabled=False):
             if self.training:
-                u = power_iteration(weight, buffer, self._rows_dim)
+                u = power_iteration(weight, buffer, self.rows_dim)
                 with torch.no_grad():
                     buffer.copy_(u)  # the graph keeps u: a second forward does not spoil it
-            return spectral_norm(weight, u, self._rows_dim)
+            return spectral_norm(weight, u, self.rows_dim)
 
     def to_plain(self) -> nn.Module:
         """The plain layer with the same function in evaluation, and parameters of its own."""
@@ -112,7 +126,7 @@ class Spectral(nn.Module):
         plain.__dict__.update(
             {k: v.copy() if isinstance(v, dict) else v for k, v in vars(self).items()}
         )
-        names = self._normalised_names()
+        names = self.normalised_names()
         plain._buffers = {
             k: v for k, v in self._buffers.items() if k not in {f"running_u_{n}" for n in names}
         }
@@ -149,7 +163,7 @@ class SpectralConv3d(_SpectralFeedForward, nn.Conv3d):
 
 
 class _SpectralTransposed(Spectral):
-    _rows_dim = 1
+    rows_dim = 1
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As the plain layer."""
@@ -182,12 +196,13 @@ class _SpectralRecurrent(Spectral):
     dropout: float
     bidirectional: bool
 
-    def _normalised_names(self) -> list[str]:
+    def normalised_names(self) -> list[str]:
+        """The names of the weights that are normalised."""
         return [name for name in self._flat_weights_names if name.startswith("weight_hh")]
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As the plain layer."""
-        names, lstm = self._normalised_names(), self.mode == "LSTM"
+        names, lstm = self.normalised_names(), self.mode == "LSTM"
         weights = tuple(
             getattr(self, name) / self.sigma(name) if name in names else getattr(self, name)
             for name in self._flat_weights_names

@@ -22,6 +22,7 @@ from wnrl.sb3.optimizers import (
     spare_from_decay,
 )
 from wnrl.sb3.parts import drop_graphs, frozen_layers, is_target, output_layers, trained_parts
+from wnrl.sb3.spectral_targets import keep_vectors
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -114,6 +115,7 @@ class NormBase(_Policy):
         self._init: PolicyInit | None = None
         super().__init__(*args, **kwargs)
         self._after_init()
+        keep_vectors(self)
         self.plain_parts = self._find_plain_parts()
         self._check_norm_has_a_place()
         self._prepare_optimizers()
