@@ -46,6 +46,13 @@ def batch_norms(*modules: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
+def counterparts(network: nn.Module, parts: list[nn.Module], other: nn.Module) -> list[nn.Module]:
+    """The modules of ``other``, made as ``network`` was, in the places of ``parts``."""
+    wanted = {id(part) for part in parts}
+    places = [place for place, part in network.named_modules() if id(part) in wanted]
+    return [other.get_submodule(place) for place in places]
+
+
 def use_batch_statistics(norms: list[nn.Module], mode: bool) -> None:
     """Switches between the statistics of the batch, which are tracked, and the running ones."""
     for norm in norms:

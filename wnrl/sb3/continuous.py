@@ -17,6 +17,7 @@ from wnrl.sb3.batch_statistics import (
     LearningForward,
     TargetForward,
     batch_norms,
+    counterparts,
     use_batch_statistics,
 )
 from wnrl.sb3.common import NormBase, check_flag
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
         actor: Any
         critic: Any
+        critic_target: Any
 
         def _predict(self, observation: Any, deterministic: bool = False) -> torch.Tensor: ...
         def make_actor(self, features_extractor: BaseFeaturesExtractor | None) -> Any: ...
@@ -78,14 +80,16 @@ class ContinuousMixin(NormBase, _Policy):
             if norms := batch_norms(part):
                 LearningForward(self.actor, part, norms)
         actors = {id(norm) for norm in batch_norms(self.actor)}
-        if norms := [norm for norm in batch_norms(self.critic) if id(norm) not in actors]:
-            target = getattr(self, "critic_target", None) if self.joint_statistics else None
-            CriticForward(self.critic, norms, target)
-            if target is not None:
-                its = {id(norm) for norm in norms}
-                names = [name for name, part in self.critic.named_modules() if id(part) in its]
-                TargetForward(self.critic, target, [target.get_submodule(n) for n in names])
+        self._watch_critic([norm for norm in batch_norms(self.critic) if id(norm) not in actors])
         self._batch_norms: list[nn.Module] = batch_norms(self.actor, self.critic)
+
+    def _watch_critic(self, norms: list[nn.Module]) -> None:
+        """Has ``norms``, the batch norms that the critic trains, use the batch where it learns."""
+        target = self.critic_target if self.joint_statistics else None
+        if norms:
+            CriticForward(self.critic, norms, target)
+        if norms and target is not None:
+            TargetForward(self.critic, target, counterparts(self.critic, norms, target))
 
     def _run_hidden(self, obs: Observations) -> None:
         actor, critic = self.actor, self.critic

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError
 from wnrl.nn import convert, plain_parts
 from wnrl.norms import NORMS
-from wnrl.sb3.batch_statistics import batch_norms
+from wnrl.sb3.batch_statistics import CriticForward, batch_norms
 from wnrl.sb3.common import HEAD_NORMS
 from wnrl.sb3.continuous import ContinuousMixin
+from wnrl.sb3.crossq_target import JointForward, MoveTarget, check_tau
 from wnrl.sb3.data_init import Observations
 
 
@@ -42,24 +43,33 @@ class CrossQMixin(ContinuousMixin):
     values at once. ``norm_kwargs`` has precedence.
 
     sb3-contrib's loop runs (s, a) and (s', a') as one batch, so statistics are joint, and has no
-    target networks.
+    target networks. ``tau`` gives the critic one, as Palenicek et al. have it; how it is run and
+    moved is said in ``wnrl.sb3.crossq_target``.
 
     Args:
         *args: those of the policy.
+        tau: how far, from above 0 to 1, the critic's target moves to the critic after each gradient
+            step; None for no target.
         **kwargs: those of ``ContinuousMixin`` and of the policy. ``batch_norm`` takes batch
             renormalisation away from ``projected`` (False), or puts it beside ``weight`` and
             ``spectral`` (True).
 
     Attributes:
         normaliser: the key of ``NORMS`` whose normaliser stands in these places, or None.
+        critic_target: the target, if there is one.
 
     Raises:
-        UsageError: ``batch_norm`` or ``joint_statistics`` contradicts the norm or the algorithm.
+        UsageError: ``tau`` is out of range, or ``batch_norm`` or ``joint_statistics`` contradicts
+            the norm or the algorithm.
     """
 
     actor_kwargs: dict[str, Any]
     critic_kwargs: dict[str, Any]
     batch_norm_params: dict[str, Any]
+
+    def __init__(self, *args: Any, tau: float | None = None, **kwargs: Any) -> None:
+        self.tau = check_tau(tau)
+        super().__init__(*args, **kwargs)
 
     def _find_plain_parts(self) -> list[str]:
         if self.normaliser != self.norm:
@@ -74,16 +84,41 @@ class CrossQMixin(ContinuousMixin):
             )
         batch_norm = self._arguments.get("batch_norm")
         self.normaliser = self._choose_normaliser(batch_norm)
-        if self.normaliser is None and batch_norm is None:
+        if self.normaliser is None and batch_norm is None and self.tau is None:
             warnings.warn(self._without_normaliser(), stacklevel=2)
         for arguments in (self.actor_kwargs, self.critic_kwargs):
             arguments["batch_norm"] = self.normaliser is not None
         super()._build(lr_schedule)
+        if self.tau is not None:
+            self.critic_target = self.make_critic()
+            self.critic_target.load_state_dict(self.critic.state_dict())
+            self.critic_target.set_training_mode(False)
+
+    def _watch_critic(self, norms: list[nn.Module]) -> None:
+        if self.tau is not None:
+            self._joint = JointForward(self.critic, norms, self.critic_target)
+        elif norms:
+            CriticForward(self.critic, norms)
+
+    def _prepare_optimizers(self) -> None:
+        super()._prepare_optimizers()
+        self._move_target()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._move_target()  # as for projection
+
+    def _move_target(self) -> None:
+        """Has the target follow each step of the critic's optimizer."""
+        if self.tau is not None:
+            move = MoveTarget(self.critic, self.critic_target, self.tau, self._joint.target_norms)
+            self.critic.optimizer.register_step_post_hook(move)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # sb3-contrib's own True would be taken for a caller's.
         asked = self._arguments.get("batch_norm")
-        return {**super()._get_constructor_parameters(), "batch_norm": asked}
+        own = {"batch_norm": asked, "tau": self.tau}
+        return {**super()._get_constructor_parameters(), **own}
 
     def _choose_normaliser(self, batch_norm: bool | None) -> str | None:
         """The key of ``NORMS`` whose normaliser stands in CrossQ's places."""
