@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 
 from agents.hardware import has_images
 
-# For each algorithm, what its train calls, as <part of the policy>.<method>.
+# For each algorithm, what its train calls, as <part of the policy>.<method>; CrossQ's target is
+# there on request.
 TARGETS: dict[type[BaseAlgorithm], tuple[str, ...]] = {
     PPO: ("evaluate_actions",),
     A2C: ("evaluate_actions",),
@@ -32,7 +33,7 @@ TARGETS: dict[type[BaseAlgorithm], tuple[str, ...]] = {
             "quantile_net_target.quantile_net.forward"),
     SAC: ("actor.action_log_prob", "critic.forward", "critic_target.forward"),
     TQC: ("actor.action_log_prob", "critic.forward", "critic_target.forward"),
-    CrossQ: ("actor.action_log_prob", "critic.forward"),
+    CrossQ: ("actor.action_log_prob", "critic.forward", "critic_target.forward"),
     TD3: ("actor.forward", "actor_target.forward", "critic.forward", "critic_target.forward",
           "critic.q1_forward"),
 }  # fmt: skip
@@ -64,10 +65,12 @@ class CompileUpdates(BaseCallback):
         if algorithm not in TARGETS:
             reason = REFUSED.get(algorithm, "it is not known what its updates call")
             _tell(f"{algorithm.__name__} is not compiled: {reason}")
+        parts = dict(self.model.policy.named_modules(remove_duplicate=False))
         for target in TARGETS.get(algorithm, ()):
             part, _, method = target.rpartition(".")
-            owner = self.model.policy.get_submodule(part)
-            self.targets.append((owner, method, self._compiled(owner, method, target)))
+            if part in parts:
+                compiled = self._compiled(parts[part], method, target)
+                self.targets.append((parts[part], method, compiled))
 
     def _compiled(self, owner: nn.Module, method: str, name: str) -> Callable[..., Any]:
         """The method compiled, which falls back to the plain one for good when that fails."""

@@ -14,13 +14,14 @@ from agents.assembly import assemble
 from agents.config import Positive, Whole, check_sizes
 from agents.presets import MUJOCO
 from agents.sac import MaximumEntropyConfig
+from wnrl.sb3.crossq_target import check_tau
 
 
 @dataclass(frozen=True)
 class CrossQConfig(MaximumEntropyConfig):
     """Hyperparameters, with sb3-contrib's names; the defaults are sb3-contrib's.
 
-    There are no target networks. The update-to-data ratio is ``gradient_steps`` where one
+    The update-to-data ratio is ``gradient_steps`` where one
     environment makes one step between updates.
 
     Raises:
@@ -36,9 +37,12 @@ class CrossQConfig(MaximumEntropyConfig):
     policy_delay: Whole = 3
     """Minibatches of the critics between those of the actor."""
 
+    tau: Annotated[float | None, check_tau] = None
+    """How far the target of the critics moves to them after each minibatch; None: no target."""
+
     def policy_arguments(self) -> dict[str, Any]:
         """The arguments that the policy takes, less the norm."""
-        arguments = super().policy_arguments()
+        arguments = {**super().policy_arguments(), "tau": self.tau}
         if "optimizer_kwargs" in arguments:  # in the place of sb3-contrib's
             arguments["optimizer_kwargs"] |= {"betas": (0.5, 0.999)}
         return arguments
@@ -52,7 +56,8 @@ PRESETS: dict[str, CrossQConfig] = {
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     # For norm `projected`, whose rows wnrl.sb3 spares from the decay: it is for the output layers.
-    # The paper's target networks are not in sb3-contrib's CrossQ.
+    # Of the paper's it lacks a first beta of 0.9, where CrossQ's is 0.5, and the target entropy of
+    # minus half the number of actions.
     "wn": {
         "critic_arch": (512, 512),
         "optimizer": "adamw",
@@ -62,6 +67,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learning_rate_end": 3e-5,
         "batch_size": 256,
         "policy_delay": 3,
+        "tau": 0.005,
     },
 }
 

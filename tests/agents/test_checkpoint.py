@@ -40,17 +40,24 @@ CASES = {
                  {**OFF, "action_noise": NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))}),
     "tqc": (TQC, "Pendulum-v1", 1, False, OFF),
     "crossq": (CrossQ, "Pendulum-v1", 1, False, OFF),
+    "crossq_target": (CrossQ, "Pendulum-v1", 1, False,
+                      {**OFF, "policy": "WNMlpPolicy",
+                       "policy_kwargs": {"norm": "projected", "tau": 0.1}}),
+    "sac_spectral": (SAC, "Pendulum-v1", 1, False,
+                     {**OFF, "policy": "WNMlpPolicy", "policy_kwargs": {"norm": "spectral"}}),
 }  # fmt: skip
 
 
 def agent(case, folder, factory=None):
     algorithm, env_id, n_envs, normalize, arguments = CASES[case]
     env = vectorize(factory or envs.factory(env_id), n_envs, 0, normalize)
-    policy = "MlpLstmPolicy" if algorithm is RecurrentPPO else "MlpPolicy"
-    kwargs = {"net_arch": [8, 8]}
-    if algorithm is RecurrentPPO:
-        kwargs["lstm_hidden_size"] = 8
-    model = algorithm(policy, env, policy_kwargs=kwargs, seed=0, device="cpu", **arguments)
+    recurrent = algorithm is RecurrentPPO
+    kwargs = {"net_arch": [8, 8], **({"lstm_hidden_size": 8} if recurrent else {})}
+    model = algorithm(
+        env=env, seed=0, device="cpu",
+        **{"policy": "MlpLstmPolicy" if recurrent else "MlpPolicy", **arguments,
+           "policy_kwargs": {**kwargs, **arguments.get("policy_kwargs", {})}},
+    )  # fmt: skip
     folder.mkdir(exist_ok=True)
     log_to(model, folder)
     return model

@@ -18,13 +18,13 @@ ON_POLICY = {"n_steps": 16, "n_epochs": 2}
 OFF_POLICY = {"learning_starts": 16, "buffer_size": 200, "train_freq": 4, "gradient_steps": 2}
 
 
-def agent(algo, folder, norm="weight", device="cpu"):
+def agent(algo, folder, norm="weight", device="cpu", **changes):
     row = AGENTS[algo]
     env_id = "Pendulum-v1" if issubclass(row.config, ContinuousConfig) else "CartPole-v1"
     sizes = SIZES | (OFF_POLICY if issubclass(row.config, OffPolicyConfig) else ON_POLICY)
     config = row.config()
     sizes = {name: size for name, size in sizes.items() if hasattr(config, name)}
-    config = dataclasses.replace(config, **sizes)
+    config = dataclasses.replace(config, **sizes, **changes)
     model = row.build(config, vectorize(envs.factory(env_id), 2, 0), norm, 0, device)
     folder.mkdir(exist_ok=True)
     log_to(model, folder)
@@ -61,6 +61,24 @@ def test_norms_with_statistics_or_projection_are_compiled_as_well(tmp_path, caps
     compiled = trained(algo, tmp_path, CompileUpdates("aot_eager"), norm=norm)
     assert "--compile" not in capsys.readouterr().err
     np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["projected", "layer", "spectral"])
+def test_a_target_of_crossq_is_compiled_as_well(tmp_path, capsys, norm):
+    plain = trained("crossq", tmp_path, norm=norm, tau=0.1)
+    compiled = trained("crossq", tmp_path, CompileUpdates("aot_eager"), norm=norm, tau=0.1)
+    assert "--compile" not in capsys.readouterr().err
+    np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "algo", [a for a, row in AGENTS.items() if row.config.algorithm in TARGETS]
+)
+def test_everything_that_updates_call_is_there_to_be_compiled(tmp_path, algo):
+    model = agent(algo, tmp_path, **({"tau": 0.1} if algo == "crossq" else {}))
+    compiling = CompileUpdates("aot_eager")
+    compiling.init_callback(model)
+    assert len(compiling.targets) == len(TARGETS[type(model)])
 
 
 class Noise(gym.Env):

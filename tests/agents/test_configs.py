@@ -54,8 +54,9 @@ def test_every_field_has_a_way_to_sb3_and_sb3s_name(algo):
         *signature(next(iter(algorithm.policy_aliases.values()))).parameters,
     }
     names = {field.name for field in dataclasses.fields(config)}
-    assert names - taken <= OWN
-    assert not OWN & taken
+    own = OWN | ({"tau"} if algo == "crossq" else set())  # elsewhere an argument of SB3's
+    assert names - taken <= own
+    assert not own & taken
     given = {**config.algorithm_arguments(), **config.policy_arguments()}
     assert names - OWN <= set(given)
 
@@ -163,6 +164,8 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
             {"critic_arch": (0,)},
             r"critic_arch must hold whole sizes above zero, got \(0,\)",
         ),
+        (CrossQConfig, {"tau": 0.0}, "tau must be a number above 0, up to 1, or None; got 0.0"),
+        (CrossQConfig, {"tau": 1.5}, "tau must be a number above 0, up to 1, or None; got 1.5"),
         (TQCConfig, {"n_quantiles": 2}, "top_quantiles_to_drop_per_net 2 leaves none of"),
         (TD3Config, {"noise_type": "pink"}, "noise_type must be one of normal, ornstein"),
         (TD3Config, {"noise_std": -0.1}, "noise_std must be zero or above, got -0.1"),
@@ -223,6 +226,8 @@ def test_a_variant_changes_what_it_names_in_any_preset():
     wn = AGENTS["crossq"].preset("Hopper-v5", "wn")
     assert wn.policy_arguments()["net_arch"] == {"pi": [256, 256], "qf": [512, 512]}
     assert wn.policy_arguments()["optimizer_kwargs"]["weight_decay"] == 0.01
+    assert wn.policy_arguments()["tau"] == 0.005
+    assert AGENTS["crossq"].preset("Hopper-v5").policy_arguments()["tau"] is None
     rate = wn.algorithm_arguments()["learning_rate"]
     assert [rate(1.0), rate(0.0)] == pytest.approx([3e-4, 3e-5])
     with pytest.raises(UsageError, match="variant must be one of salimans2016, got 'paper'"):

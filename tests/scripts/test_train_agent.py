@@ -27,6 +27,7 @@ from scripts.train_agent import Args, cli, train
 from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.interrupts import Stopped
+from wnrl.sb3.batch_statistics import batch_norms
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_agent.py"
 TINY = ["--total-timesteps", "64", "--n-envs", "2", "--n-steps", "16", "--batch-size", "16",
@@ -294,8 +295,8 @@ def test_crossq_with_projected_weights_trains_at_every_ratio_of_updates_to_data(
     flags += "--net-arch 16 --critic-arch 16 --eval-episodes 1 --eval-points 1"
     assert leave(*flags.split(), "--run-dir", str(tmp_path / "run")) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    published = {"optimizer": "adamw", "weight_decay": 0.01, "policy_delay": 3, "train_freq": 1}
-    assert published.items() <= config.items()
+    published = {"optimizer": "adamw", "weight_decay": 0.01, "policy_delay": 3, "tau": 0.005}
+    assert {"train_freq": 1, **published}.items() <= config.items()
     model = load_agent(tmp_path / "run" / "model.zip")
     assert model._n_updates == 12 * ratio
     steps = {
@@ -306,6 +307,7 @@ def test_crossq_with_projected_weights_trains_at_every_ratio_of_updates_to_data(
     assert steps == {12 * ratio, 12 * ratio // 3}
     for layer in (model.policy.actor.latent_pi[1], model.policy.critic.qf0[1]):
         torch.testing.assert_close(layer.weight.norm(dim=1), torch.ones(16))
+    assert int(batch_norms(model.policy.critic_target)[0].running_steps) == 12 * ratio
 
 
 def test_help_of_an_algorithm_has_its_own_flags(capsys):
