@@ -35,7 +35,6 @@ from wnrl.vae.models import MODELS
         ({"ema_epochs": -1.0}, "ema_epochs must be zero or above, got -1.0"),
         ({"beta": float("nan")}, "beta must be zero or above, got nan"),
         ({"data_init": 1}, "data_init must be 0 or at least 2 images, got 1"),
-        ({"model": "draw", "data_init": 9}, "data_init must be 0 for model 'draw'"),
         ({"objective": "iwae", "free_bits": 0.1}, "free_bits is for objective 'elbo' alone"),
         ({"train_chunk": 2}, "train_chunk is for objective 'iwae' alone, got 'elbo'"),
         ({"objective": "iwae", "train_chunk": 2, "norm": "batch"}, "train_chunk is not for norm"),

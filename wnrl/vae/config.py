@@ -32,8 +32,6 @@ OPTIMIZERS = ("adam", "adamax")
 SELECTIONS = ("last", "best")
 SAMPLES_ONLY = ("conv_iaf", "draw", "draw_attention")
 """Models whose posterior has a density at its own samples alone."""
-LOOPS = ("draw", "draw_attention")
-"""Models of which a data-dependent initialisation reaches no layer."""
 IWAE_STAGES = 8
 
 
@@ -153,11 +151,6 @@ class VAEConfig:
         self._check_objective()
         if self.batch_size == 1 and self.norm in BATCH_STATISTICS:
             raise UsageError(f"batch_size must be at least 2 for norm {self.norm!r}, got 1")
-        if self.data_init and self.model in LOOPS:
-            raise UsageError(
-                f"data_init must be 0 for model {self.model!r}, whose layers run in a loop, "
-                f"got {self.data_init}"
-            )
         if self.data_init == 1:
             raise UsageError("data_init must be 0 or at least 2 images, got 1")
 

@@ -217,7 +217,7 @@ class VAE(nn.Module):
             What ``wnrl.data_init`` reports, with what was skipped here among the skipped.
 
         Raises:
-            UsageError: what ``checked`` or ``wnrl.data_init`` refuses, or the model is DRAW.
+            UsageError: what ``checked`` or ``wnrl.data_init`` refuses.
         """
         spared: dict[str, str] = {}
         if not head and isinstance(self.decoder, nn.Sequential):

@@ -7,7 +7,6 @@ import torch
 
 from tests.vae.tiny import HOMELESS, SIZES, build, grid_log_p, image_shape, images, sharpen
 from wnrl import NORMS, convert, fold
-from wnrl.errors import UsageError
 from wnrl.nn import plain_parts
 from wnrl.vae.bounds import log_mean_exp
 from wnrl.vae.likelihoods import DiscretisedLogistic, LogisticMixture, NormalDensity
@@ -98,15 +97,6 @@ def test_data_init_keeps_the_output_bias_and_says_so(name, norm):
     (spared,) = report.skipped
     assert model.get_submodule(spared) is head
     assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())
-
-
-@pytest.mark.parametrize("name", HOMELESS)
-def test_data_init_is_refused_where_every_layer_runs_in_a_loop(name):
-    model, x = build(name), images(name, 8)
-    with pytest.raises(UsageError, match="data_init is not for DRAW, whose layers") as refused:
-        model.data_init(x)
-    layers = {path.split(".")[0] for path, _ in model.named_modules() if path}
-    assert all(layer in str(refused.value) for layer in layers)
 
 
 @every_model
