@@ -2,6 +2,7 @@ import hashlib
 import io
 import tarfile
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,6 +95,20 @@ def test_white_is_the_last_of_the_levels(name):
 def test_unknown_dataset_is_refused_with_the_nearest_word():
     with pytest.raises(UsageError, match=r"dataset must be one of .*did you mean 'digits'"):
         data.load("digit")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.rand(3, 1, 8, 8), "valid must be grey levels, uint8, .* got torch.float32"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"got torch.uint8 of \(3, 8, 8\)"),
+        (torch.zeros(3, 1, 9, 8, dtype=torch.uint8), r"got torch.uint8 of \(3, 1, 9, 8\)"),
+        (torch.full((3, 1, 8, 8), 17, dtype=torch.uint8), "from 0 to levels - 1 = 16, got 17"),
+    ],
+)
+def test_images_of_another_type_shape_or_range_are_refused(digits, wrong, message):
+    with pytest.raises(UsageError, match=message):
+        replace(digits, valid=wrong)
 
 
 def test_unknown_part_is_refused_with_the_nearest_word(digits):

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.data.files import cache_folder, folders
-from wnrl.data.images import Images
+from wnrl.data.images import PARTS, Images
 from wnrl.errors import UsageError
 
 SIDE = 64
 N_TRAIN, N_VALID, N_TEST = 8000, 1000, 1000
-PARTS = ("train", "valid", "test")
 VERSION = 1  # of how frames are made; part of the name that they are kept under
 
 

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from wnrl.errors import check_choice
+from wnrl.errors import UsageError, check_choice
+
+PARTS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,9 @@ class Images:
         test: the same for what is reported.
         levels: number of grey levels of a pixel; 2 for sets that are binary as published.
         split: how the three parts were made, in words.
+
+    Raises:
+        UsageError: a part is of another type or of other images, or has values that are no levels.
     """
 
     name: str
@@ -26,6 +32,22 @@ class Images:
     test: Tensor
     levels: int
     split: str
+
+    def __post_init__(self) -> None:
+        for name in PARTS:
+            part: Tensor = getattr(self, name)
+            fits = part.dim() == 4 and part.shape[1:] == self.train.shape[1:]
+            if part.dtype != torch.uint8 or not fits:
+                raise UsageError(
+                    f"{name} must be grey levels, uint8, of shape (N, C, height, width) with the "
+                    f"C, height and width of train, got {part.dtype} of {tuple(part.shape)}"
+                )
+            largest = int(part.max()) if part.numel() else 0
+            if largest >= self.levels:
+                raise UsageError(
+                    f"{name} must be grey levels from 0 to levels - 1 = {self.levels - 1}, "
+                    f"got {largest}"
+                )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -39,5 +61,5 @@ class Images:
         Raises:
             UsageError: ``name`` is another word.
         """
-        parts = {"train": self.train, "valid": self.valid, "test": self.test}
-        return parts[check_choice("split", name, parts)]
+        part: Tensor = getattr(self, check_choice("split", name, PARTS))
+        return part
