@@ -1,5 +1,6 @@
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from wnrl.vae.likelihoods import (
     kl_from_standard_normal,
     normal_log_prob,
     standard_normal_log_prob,
+    trusted,
 )
 
 EXTREMES = (-1e4, -30.0, -1.0, -0.3, 0.0, 1 / 255, 0.999, 1.0, 7.0, 1e4)
@@ -276,6 +278,16 @@ def test_a_density_takes_any_number_but_no_nan():
 def test_grey_levels_are_no_binary_image():
     with pytest.raises(UsageError, match="x must be zeros and ones for a Bernoulli"):
         Bernoulli(1).log_prob(torch.full((1, 2, 2), 0.5), torch.zeros(1, 2, 2))
+
+
+def test_values_are_looked_at_again_behind_what_trusts_them_and_in_other_threads():
+    likelihood, grey, params = Bernoulli(1), torch.full((1, 2, 2), 7.0), torch.zeros(1, 2, 2)
+    with trusted(), ThreadPoolExecutor() as threads:
+        assert likelihood.log_prob(grey, params).isfinite()
+        elsewhere = threads.submit(likelihood.log_prob, grey, params)
+        assert isinstance(elsewhere.exception(), UsageError)
+    with pytest.raises(UsageError, match="got values from 7 to 7"):
+        likelihood.log_prob(grey, params)
 
 
 @pytest.mark.parametrize("key", LIKELIHOODS)

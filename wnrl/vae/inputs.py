@@ -28,7 +28,7 @@ def binarise(pixels: Tensor, levels: int, generator: torch.Generator | None = No
     if levels == 2:
         return pixels.float()
     u = torch.rand(pixels.shape, generator=generator, device=pixels.device)
-    return (u * (levels - 1) < pixels).float()
+    return u.mul_(levels - 1).lt_(pixels)
 
 
 def fixed_draw(pixels: Tensor, levels: int, seed: int) -> Tensor:

@@ -8,6 +8,9 @@ autocast, and is finite, with finite gradients, for parameters of any size in us
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import ClassVar
 
 import torch
@@ -32,8 +35,27 @@ def wide(t: Tensor) -> Tensor:
 def can_look(t: Tensor) -> bool:
     """Whether the values of ``t`` are there to be looked at, and no device has to be waited for."""
     return t.is_cpu and not (
-        torch.compiler.is_compiling() or in_transform() or torch._C._len_torch_dispatch_stack()
+        torch.compiler.is_compiling()
+        or in_transform()
+        or torch._C._len_torch_dispatch_stack()
+        or _trusted.get()
     )
+
+
+@contextmanager
+def trusted() -> Iterator[None]:
+    """Inside, nobody looks at the values of images: they were made right, and looking takes time.
+
+    In other threads they are looked at.
+    """
+    token = _trusted.set(True)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+_trusted = ContextVar("trusted", default=False)
 
 
 class PixelLikelihood(ABC):

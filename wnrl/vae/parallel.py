@@ -64,7 +64,6 @@ def sum_(t: Tensor) -> Tensor:
     return t
 
 
-@torch.no_grad()
 def mean_(tensors: Sequence[Tensor]) -> None:
     """Replaces each tensor by its mean over the processes, with one message for all."""
     if count() == 1 or not tensors:

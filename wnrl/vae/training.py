@@ -24,6 +24,7 @@ from wnrl.vae.averaging import Average
 from wnrl.vae.batches import Batches, check_processes, noise_generator
 from wnrl.vae.config import SCHEDULES, VAEConfig
 from wnrl.vae.inputs import check_levels
+from wnrl.vae.likelihoods import trusted
 from wnrl.vae.model import VAE
 from wnrl.vae.nonfinite import Witness
 from wnrl.vae.objectives import goal, warmth_at
@@ -97,11 +98,15 @@ class Trainer:
         self.validation = Validation(model, images, config)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.noise = noise_generator(config.seed, self.generator)
-        self.optimizer = OPTIMIZERS[config.optimizer](model.parameters(), config.learning_rate)
+        self.parameters = list(model.parameters())  # asked of the model, they take a while
+        self.optimizer = OPTIMIZERS[config.optimizer](self.parameters, config.learning_rate)
         self.steps_per_epoch = config.steps_per_epoch(len(images.train))
         self.total_steps = config.total_steps(len(images.train))
         self.batches = Batches(images, model.likelihood, config.batch_size, self.generator)
         self.log_every = max(1, self.total_steps // config.n_logs)
+        self.precision: AbstractContextManager[Any] = nullcontext()
+        if config.amp:
+            self.precision = torch.autocast(self.device.type, torch.bfloat16)
         self.average: Average | None = None
         if config.ema_epochs:
             self.average = Average(model, config.ema_epochs * self.steps_per_epoch)
@@ -153,17 +158,17 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         warmth = warmth_at(config, self.step - 1, self.steps_per_epoch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
+        with trusted(), self.precision:
             maximised, means = goal(called, x, self.noise, config, warmth)
         if witness is not None:
             for tag, value in means.items():
                 witness.look(tag, value)
-        self.optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         (-maximised).backward()
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        parallel.mean_(gradients)
+        parallel.mean_([p.grad for p in self.parameters if p.grad is not None])
         if config.max_grad_norm is not None:
-            clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+            clip_grad_norm_(self.parameters, config.max_grad_norm)
         self.optimizer.step()
         if NORMS[config.norm].projected:
             project_(self.model)
@@ -184,7 +189,7 @@ class Trainer:
 
     def _parameter_norm(self) -> Tensor:
         """Finite if all parameters are: the last gradient has not been in any loss yet."""
-        return get_total_norm([p.detach() for p in self.model.parameters()])
+        return get_total_norm([p.detach() for p in self.parameters])
 
     def _log(self, means: dict[str, Tensor], watch: StepWatch) -> LogStep:
         with self.measured_weights():
