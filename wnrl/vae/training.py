@@ -24,10 +24,10 @@ from wnrl.vae.averaging import Average
 from wnrl.vae.batches import Batches, check_processes, noise_generator
 from wnrl.vae.config import SCHEDULES, VAEConfig
 from wnrl.vae.inputs import check_levels
-from wnrl.vae.likelihoods import trusted
 from wnrl.vae.model import VAE
 from wnrl.vae.nonfinite import Witness
 from wnrl.vae.objectives import goal, warmth_at
+from wnrl.vae.pixels import trusted
 from wnrl.vae.validation import Validation
 
 PAUSE_EVERY = 20  # steps between which several processes ask each other whether to pause
