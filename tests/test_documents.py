@@ -1,6 +1,8 @@
 """What the documents say must be true: files exist, commands exist, examples run as pasted."""
 
+import importlib
 import re
+import shlex
 import warnings
 from pathlib import Path
 
@@ -12,12 +14,14 @@ from stable_baselines3 import PPO
 from torch import nn
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
+from scripts import _cli, train_agent, train_vae
 from wnrl import WNLinear
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 PROGRAM = re.compile(r"(?:bash|python) ((?:scripts|\.ci)/[\w./]+)")
+COMMAND = re.compile(r"(?:scripts/|`)(\w+)\.py ([^`#;\n]+)")
 EXAMPLES = [path for path in DOCUMENTS if "```python" in path.read_text(encoding="utf-8")]
 
 
@@ -58,6 +62,27 @@ def test_linked_files_exist(document):
 def test_programs_in_commands_exist(document):
     for program in PROGRAM.findall(document.read_text(encoding="utf-8")):
         assert (ROOT / program).is_file(), program
+
+
+def commands(document):
+    """The programs of a document's commands, and their flags."""
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    for program, flags in COMMAND.findall(text):
+        flags = re.sub(r"<(\w+)>", lambda word: {"seed": "0"}.get(word[1], "weight"), flags)
+        yield program, shlex.split(flags)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_have_flags_that_their_programs_take(document):
+    for program, argv in commands(document):
+        module, preset = importlib.import_module(f"scripts.{program}"), None
+        kind = module.Args
+        if module is train_agent:
+            preset = train_agent.preset_of(argv)
+            kind = kind[type(preset.config)]
+        args = _cli.parse(kind, None, preset, argv)
+        if module is train_vae:
+            args.config()
 
 
 def test_readme_has_commands_and_links():
