@@ -8,16 +8,19 @@ DeepMind Control Suite fall nearly as far as without the projection.
 
 *Statistics.* As in the paper, the target runs on the joint batch too, in training mode: its batch
 norms use the statistics of (s, a) and (s', a') together, so that the noise of a batch is in the
-values of critic and target alike. The running statistics, which the paper is silent on, are those
-of the target's own activations, tracked in that forward, and neither averages nor copies of the
-critic's. Batch norm does not ask for them in training, but batch renormalisation does: after its
-warm-up it normalises by them, within limits, and those of the critic belong to other weights.
+values of critic and target alike. The running statistics, of which the paper says nothing, are
+those of the target's own activations, tracked in that forward, and neither averages nor copies of
+the critic's. Batch norm does not use them in training, but batch renormalisation does: after its
+warm-up it normalises by them, within limits, and the critic's belong to other weights. With
+``tau=1`` such a target is a copy of the critic in all, and what a batch teaches, bit for bit, what
+CrossQ makes of it.
 
 *Weights.* After each step of the critic's optimizer, and after the projection that may follow it,
-the target moves by ``tau``. Rows of unit length average to shorter ones. They are not projected
-again: before the first nonlinearity, averaged weights and biases are the average of what the
-critics were, and to project the rows alone would change how these go with the biases. Where a
-batch norm comes behind, the length of a row and its bias is without effect anyway.
+the target moves by ``tau``. Rows of unit length average to shorter ones: the shortest of a layer of
+256 was 0.9987 long after 2400 updates on Pendulum-v1. They are not projected again. Before a
+nonlinearity, averaged weights and biases give the average of what the critics gave, and to project
+the rows alone would change how they go with the biases. A batch norm behind it takes the length out
+again.
 """
 
 from typing import Any
