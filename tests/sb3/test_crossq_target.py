@@ -70,6 +70,14 @@ def test_without_tau_there_is_no_target():
     assert not policy.critic.optimizer._optimizer_step_post_hooks
 
 
+@pytest.mark.parametrize("norm_heads", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_target_is_like_its_critic_and_adds_no_plain_parts(norm, norm_heads):
+    plain, policy = (make(tau, norm=norm, norm_heads=norm_heads).policy for tau in (None, 0.1))
+    assert policy.plain_parts == plain.plain_parts
+    assert repr(policy.critic_target) == repr(policy.critic)
+
+
 @pytest.mark.parametrize("warmup", [100, 1])
 @pytest.mark.parametrize("norm", [norm for norm in NORMS if norm != "spectral"])
 def test_a_target_that_is_always_a_copy_is_crossq_as_it_is(norm, warmup):

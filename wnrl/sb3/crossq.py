@@ -16,6 +16,7 @@ from wnrl.sb3.common import HEAD_NORMS
 from wnrl.sb3.continuous import ContinuousMixin
 from wnrl.sb3.crossq_target import JointForward, MoveTarget, check_tau
 from wnrl.sb3.data_init import Observations
+from wnrl.sb3.parts import is_target
 
 
 class CrossQMixin(ContinuousMixin):
@@ -33,7 +34,7 @@ class CrossQMixin(ContinuousMixin):
       it says;
     - ``none``, ``weight`` and ``spectral`` leave them out: there is no normaliser at all. CrossQ
       without one hardly learns, since it has no target networks and leans on its normaliser, so
-      that a warning says so unless ``batch_norm=False`` asks for it;
+      that a warning says so unless ``batch_norm=False`` asks for it or ``tau`` gives it a target;
     - ``projected`` keeps batch renormalisation: CrossQ with projected weights (Palenicek et al.
       2025, arXiv:2502.07523) has both, the one for the scale of activations and the other for that
       of the weights. Alone, with ``batch_norm=False``, it is what it is in the other algorithms.
@@ -74,7 +75,8 @@ class CrossQMixin(ContinuousMixin):
     def _find_plain_parts(self) -> list[str]:
         if self.normaliser != self.norm:
             return super()._find_plain_parts()
-        return plain_parts(self, HEAD_NORMS.get(self.norm, "none"))
+        parts = plain_parts(self, HEAD_NORMS.get(self.norm, "none"))
+        return [name for name in parts if not is_target(name.split(".")[0])]
 
     def _build(self, lr_schedule: Schedule) -> None:
         if not self.joint_statistics:
