@@ -11,10 +11,11 @@ from typing import TypeVar
 import tyro
 
 from scripts import _interrupt
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, check_positive
 
 ArgsT = TypeVar("ArgsT")
 STDOUT = 1  # the number of its file
+MOST_THREADS = 1024  # torch ends in a segmentation fault where the system has no more
 
 
 def run(
@@ -47,6 +48,13 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
         code = 141
     sys.exit(code)
+
+
+def check_threads(threads: int) -> None:
+    """Raises UsageError where ``threads`` is no number of CPU threads that torch survives."""
+    check_positive(threads=threads)
+    if threads > MOST_THREADS:
+        raise UsageError(f"threads must be at most {MOST_THREADS}, got {threads}")
 
 
 def _reader_left() -> bool:

@@ -81,8 +81,8 @@ class Args:
             images=self.images,
             n_samples=self.n_samples,
             rounds=self.rounds,
-            threads=self.threads,
         )
+        _cli.check_threads(self.threads)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scripts._cli import run
+from scripts._cli import check_threads, run
 from wnrl import data, vae
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.runs import resolve_device
@@ -62,7 +62,7 @@ class Args:
     """The folder with the files of data sets that are not embedded in a package."""
 
     def __post_init__(self) -> None:
-        check_positive(threads=self.threads)
+        check_threads(self.threads)
         if self.n_samples is not None:
             check_positive(n_samples=self.n_samples)
         check_choice("split", self.split, SPLITS)
@@ -114,14 +114,19 @@ class Subject:
         print(f"measuring {self.folder}: K = {n_samples}, {n} images", file=sys.stderr)
         found = vae.nll(self.model.to(resolve_device(args.device)), images, protocol)
         name = f"nll_{args.split}_K{n_samples}_{self.weights}.npz"
-        with whole_file(self.folder / name) as file:
-            np.savez(
-                file,
-                allow_pickle=False,
-                nll=found.per_image_nll.numpy(),
-                elbo=found.per_image_elbo.numpy(),
-                protocol=json.dumps(found.record()),
-            )
+        try:
+            with whole_file(self.folder / name) as file:
+                np.savez(
+                    file,
+                    allow_pickle=False,
+                    nll=found.per_image_nll.numpy(),
+                    elbo=found.per_image_elbo.numpy(),
+                    protocol=json.dumps(found.record()),
+                )
+        except OSError as error:
+            raise UsageError(
+                f"run_dir {self.folder} cannot hold {name}: {error.strerror}"
+            ) from error
         return found
 
 

@@ -35,14 +35,12 @@ from scripts import _cli
 from scripts._vae_folder import opened, tell
 from scripts._vae_session import Plan, Session
 from wnrl import data, vae
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import UsageError
 from wnrl.interrupts import Stopped
 from wnrl.runs import resolve_device, seed_everything
 from wnrl.vae import VAEConfig, parallel
 from wnrl.vae.batches import check_processes
 from wnrl.vae.presets import USUAL, preset
-
-MOST_THREADS = 1024  # torch ends in a segmentation fault where the system has no more
 
 
 @dataclass(frozen=True)
@@ -163,9 +161,7 @@ class Args:
         Raises:
             UsageError: a value that ``config`` does not check.
         """
-        check_positive(threads=self.threads)
-        if self.threads > MOST_THREADS:
-            raise UsageError(f"threads must be at most {MOST_THREADS}, got {self.threads}")
+        _cli.check_threads(self.threads)
         if not self.checkpoint_minutes >= 0:
             raise UsageError(
                 f"checkpoint_minutes must be zero or above, got {self.checkpoint_minutes}"

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -121,6 +122,8 @@ def test_grey_levels_are_reported_in_bits_per_dimension(runs):
         ({"split": "tset"}, "split must be one of train, valid, test, got 'tset'"),
         ({"weights": "last"}, "weights must be one of raw, averaged, got 'last'"),
         ({"n_samples": 0}, "n_samples must be above zero, got 0"),
+        ({"threads": 0}, "threads must be above zero, got 0"),
+        ({"threads": 100_000}, "threads must be at most 1024, got 100000"),
         ({"run_dir": Path("nowhere")}, "run_folder nowhere holds no trained VAE"),
         ({"against": Path("nowhere")}, "run_folder nowhere holds no trained VAE"),
     ],
@@ -128,6 +131,14 @@ def test_grey_levels_are_reported_in_bits_per_dimension(runs):
 def test_wrong_flags_are_refused(changes, message, runs):
     with pytest.raises(UsageError, match=message):
         evaluated(evaluate_vae.Args(**{"run_dir": runs["weight"][0], "device": "cpu", **changes}))
+
+
+def test_results_that_cannot_be_saved_are_told_in_one_line(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs["none"][0], folder)
+    (folder / "nll_test_K2_raw.npz").mkdir()
+    with pytest.raises(UsageError, match=r"run_dir .* cannot hold nll_test_K2_raw.npz: Is a dir"):
+        evaluated(args(folder, n_samples=2, weights="raw"))
 
 
 @pytest.mark.parametrize(
