@@ -88,6 +88,15 @@ def test_loading_refuses_a_configuration_that_is_not_whole(tmp_path):
     assert str(refused.value) == f"run_folder {tmp_path} {told}"
 
 
+@pytest.mark.parametrize("changes", [{"norm": "weight"}, {"hidden": (7,)}])
+def test_loading_refuses_the_weights_of_another_model(changes, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(asdict(CONFIG)))
+    other = build(replace(CONFIG, **changes)).state_dict()
+    save_weights({"raw": other}, "raw", tmp_path)
+    with pytest.raises(UsageError, match=r"has a model.pt of another VAE than its config.json: \S"):
+        load(tmp_path)
+
+
 def test_loading_runs_no_code_from_a_checkpoint(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(asdict(CONFIG)))
     torch.save(build(CONFIG), tmp_path / "model.pt")

@@ -110,7 +110,13 @@ def load(run_folder: str | Path, weights: str | None = None) -> VAE:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"norm '\w+' found no hidden layer", UserWarning)
         model = build(config)
-    model.load_state_dict(kinds[weights or found["reported"]])
+    try:
+        model.load_state_dict(kinds[weights or found["reported"]])
+    except (RuntimeError, UsageError) as error:  # torch's, and those of weight-normalized layers
+        raise UsageError(
+            f"run_folder {run_folder} has a {WEIGHTS} of another VAE than its {CONFIG}: "
+            f"{' '.join(str(error).split())[:160]}"
+        ) from error
     return model.eval()
 
 

@@ -27,6 +27,16 @@ SIZES = {
 }
 COUNTS = ("latent_dim", "draw_steps", "epochs", "n_steps", "batch_size", "train_samples",
           "train_chunk", "n_samples", "n_logs")  # fmt: skip
+KINDS: dict[Any, tuple[Any, str]] = {
+    int: (int, "a whole number"),
+    int | None: (int | None, "a whole number"),
+    float: (int | float, "a number"),
+    float | None: (int | float | None, "a number"),
+    str: (str, "a word"),
+    str | None: (str | None, "a word"),
+    bool: (bool, "True or False"),
+}
+"""By the type of a setting: what it may be, and that in words."""
 OBJECTIVES = ("elbo", "iwae", "dreg")
 OPTIMIZERS = ("adam", "adamax")
 SELECTIONS = ("last", "best")
@@ -132,6 +142,7 @@ class VAEConfig:
     """How many points the learning curves have."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         known = dataset(self.dataset)
         for name, options in (
             ("model", MODELS),
@@ -154,6 +165,13 @@ class VAEConfig:
         if self.data_init == 1:
             raise UsageError("data_init must be 0 or at least 2 images, got 1")
 
+    def _check_types(self) -> None:
+        for field_ in fields(self):
+            kind, words = KINDS.get(field_.type, (object, ""))
+            value = getattr(self, field_.name)
+            if not isinstance(value, kind):
+                raise UsageError(f"{field_.name} must be {words}, got {value!r}")
+
     def _settle_sizes(self) -> None:
         """Fills what was not given with the model's own; refuses what it does not have."""
         arguments = inspect.signature(MODELS[self.model]).parameters
@@ -164,7 +182,7 @@ class VAEConfig:
                     raise UsageError(f"{name} is no setting of model {self.model!r}, got {value!r}")
             elif value is None:
                 object.__setattr__(self, name, arguments[argument].default)
-        if self.hidden is not None and (not self.hidden or min(self.hidden) < 1):
+        if self.hidden is not None and not _are_widths(self.hidden):
             raise UsageError(f"hidden must be widths above zero, got {self.hidden!r}")
         if self.activation is not None:
             check_choice("activation", self.activation, ACTIVATIONS)
@@ -179,10 +197,6 @@ class VAEConfig:
             value = getattr(self, name)
             if value is not None:
                 check_positive(**{name: value})
-        for name in (*COUNTS, "data_init", "seed"):
-            value = getattr(self, name)
-            if not isinstance(value, int | None):
-                raise UsageError(f"{name} must be a whole number, got {value!r}")
         for name in ("data_init", "beta", "warm_up_epochs", "free_bits", "ema_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be zero or above, got {getattr(self, name)!r}")
@@ -262,8 +276,17 @@ class VAEConfig:
         if found.keys() != known:
             odd = ", ".join(sorted(found.keys() ^ known))
             raise UsageError(f"not the configuration of a VAE run; missing or unknown: {odd}")
-        hidden = None if found["hidden"] is None else tuple(found["hidden"])
-        return cls(**{**found, "hidden": hidden})
+        if isinstance(found["hidden"], list):
+            found["hidden"] = tuple(found["hidden"])
+        return cls(**found)
+
+
+def _are_widths(hidden: Any) -> bool:
+    return bool(
+        isinstance(hidden, list | tuple)
+        and hidden
+        and all(isinstance(width, int) and width > 0 for width in hidden)
+    )
 
 
 def _usual_likelihood(name: str, shape: tuple[int, int, int]) -> str:
