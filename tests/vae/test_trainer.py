@@ -241,6 +241,21 @@ def test_a_loss_that_overflows_by_itself_is_named_by_its_tag(digits):
         list(Trainer(build(config, digits), digits, config).run())
 
 
+def test_a_nan_that_only_validation_has_is_named(digits):
+    trainer = made(digits)
+    bounds = trainer.validation.bounds
+
+    def overflowing():
+        with torch.no_grad():
+            trainer.model.decoder[2].bias[0] = math.inf
+        return bounds()
+
+    trainer.validation.bounds = overflowing
+    told = r"not finite: output of decoder.2, in validation after step 5; .* of step 0"
+    with pytest.raises(NonFiniteError, match=told):
+        list(trainer.run())
+
+
 def test_a_stop_between_two_logs_also_looks_for_nan(digits):
     trainer = made(digits)
     trainer.model.decoder[0].weight.register_hook(

@@ -288,7 +288,12 @@ class Trainer:
                 self._advance(witness)
             witness.look_at_parameters()
             name = witness.first()
-        found = f"{name}, step {self.step}" if name else "none in training"
+        found = f"{name}, step {self.step}"
+        if name is None:
+            with self.measured_weights(), witness.watching():
+                self.validation.bounds()
+            name = witness.first()
+            found = f"{name}, in validation after step {self.step}" if name else "none found again"
         self.restore(self.good)
         return found
 
