@@ -89,6 +89,18 @@ def test_evaluating_puts_the_mode_back_after_an_error():
     assert model.training
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"split": "tset"}, "split must be one of train, valid, test, got 'tset'"),
+        ({"n_samples": 2.5}, "n_samples must be a whole number, got 2.5"),
+    ],
+)
+def test_a_protocol_that_nobody_can_follow_is_refused_when_it_is_made(wrong, message):
+    with pytest.raises(UsageError, match=message):
+        Protocol("digits", **wrong)
+
+
 def test_joining_chunks_of_any_size_equals_one_logsumexp():
     weights = torch.randn(100, 7).double() * 30
     log_p, elbo = bounds_of_chunks(weights.split([1, 50, 9, 40]))

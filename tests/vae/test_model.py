@@ -153,6 +153,8 @@ def test_the_likelihood_decides_the_parameters_of_the_decoder(likelihood):
             r"pixel_means must be within \[0, 1\], got values from nan to nan",
         ),
         (lambda: small().sample(0), "n must be above zero, got 0"),
+        (lambda: small().encode(torch.zeros(4, *IMAGE).numpy()), "x must be a tensor, got ndarray"),
+        (lambda: small().decode([0.0, 0.0]), "z must be a tensor, got list"),
         (lambda: small().encode(torch.zeros(4, 6)), r"shape \(B, 1, 2, 3\), got \(4, 6\)"),
         (lambda: MLPVAE(IMAGE, likelihood="logistic"), r"made from a class in .*, got 'logistic'"),
         (lambda: small()(torch.zeros(4, *IMAGE).byte()), "as floats, got torch.uint8"),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.data import Images
+from wnrl.data.images import PARTS
 from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
 from wnrl.nn import frozen
 from wnrl.vae import parallel
@@ -51,7 +52,10 @@ class Protocol:
     """Whether the model carries its last weights (``raw``) or averaged ones (``averaged``)."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.n_samples, int):
+            raise UsageError(f"n_samples must be a whole number, got {self.n_samples!r}")
         check_positive(n_samples=self.n_samples)
+        check_choice("split", self.split, PARTS)
         check_choice("weights", self.weights, WEIGHTS)
         if min(self.binarisation_seed, self.noise_seed) < 0:
             raise UsageError(

@@ -125,6 +125,8 @@ class VAE(nn.Module):
         Raises:
             UsageError: latents of another size, type or device.
         """
+        if not isinstance(z, Tensor):
+            raise UsageError(f"z must be a tensor, got {type(z).__name__}")
         if not z.dim() or z.shape[-1] != self.latent_dim:
             raise UsageError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
         self._check_home("z", z)
@@ -238,6 +240,8 @@ class VAE(nn.Module):
         Raises:
             UsageError: it is not, or has values that ``PixelLikelihood.check`` refuses.
         """
+        if not isinstance(x, Tensor):
+            raise UsageError(f"x must be a tensor, got {type(x).__name__}")
         if x.dim() != 4 or x.shape[1:] != self.image_shape:
             wanted = ", ".join(map(str, self.image_shape))
             raise UsageError(f"x must have shape (B, {wanted}), got {tuple(x.shape)}")
