@@ -180,6 +180,8 @@ def test_skip_may_be_an_iterator():
         ({"skip": ("4", "head")}, "'head'"),
         ({"skip": "head"}, "collection"),
         ({"norm": "batch", "norm_kwargs": {"momentun": 0.1}}, "momentum, eps"),
+        ({"norm": "batch", "norm_kwargs": {"momentum": "x"}}, "momentum must be a number, got 'x'"),
+        ({"norm": "weight", "norm_kwargs": {"eps": "x"}}, "eps must be a number, got 'x'"),
     ],
 )
 def test_a_word_that_does_not_exist_is_refused_and_nothing_is_converted(arguments, message):

@@ -19,6 +19,8 @@ ORIGINS: dict[type[nn.Module], type[nn.Module]] = {
     ours: plain for norm in NORMS.values() for plain, ours in norm.layers.items()
 }
 """From the layers that take the place of plain ones back to those."""
+WORDS = ("scale",)
+"""Options of norms that are no numbers."""
 
 
 @contextmanager
@@ -37,6 +39,8 @@ def check_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> None:
         if name not in allowed:
             known = ", ".join(allowed) or "nothing"
             raise UsageError(f"norm_kwargs for {norm!r} may hold {known}; got {name!r}")
+        if name not in WORDS and not isinstance(options[name], int | float | None):
+            raise UsageError(f"{name} must be a number, got {options[name]!r}")
     if "eps" in options:
         check_positive(eps=options["eps"])
     if "momentum" in options:
