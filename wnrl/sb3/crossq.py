@@ -33,8 +33,8 @@ class CrossQMixin(ContinuousMixin):
       place in front of the first layer: an observation normalised by itself loses a part of what
       it says;
     - ``none``, ``weight`` and ``spectral`` leave them out: there is no normaliser at all. CrossQ
-      without one hardly learns, since it has no target networks and leans on its normaliser, so
-      that a warning says so unless ``batch_norm=False`` asks for it or ``tau`` gives it a target;
+      leans on its normaliser where others have targets, and with neither it hardly learns: a
+      warning says so unless ``batch_norm=False`` asks for it or ``tau`` gives it a target;
     - ``projected`` keeps batch renormalisation: CrossQ with projected weights (Palenicek et al.
       2025, arXiv:2502.07523) has both, the one for the scale of activations and the other for that
       of the weights. Alone, with ``batch_norm=False``, it is what it is in the other algorithms.
@@ -137,11 +137,11 @@ class CrossQMixin(ContinuousMixin):
         return "batch_renorm" if kept else None
 
     def _without_normaliser(self) -> str:
-        beside = "" if self.norm == "none" else f"batch_norm=True puts one beside {self.norm!r}, "
+        beside = "" if self.norm == "none" else f"batch_norm=True adds one to {self.norm!r}, "
         return (
-            f"CrossQ with norm {self.norm!r} has no normaliser, without which it hardly learns: "
-            f"{beside}norm='projected' and norm='batch_renorm' have one, and batch_norm=False "
-            "says that none is wanted"
+            f"CrossQ with norm {self.norm!r} has no target and no normaliser, and hardly learns: "
+            f"{beside}norm='projected' and norm='batch_renorm' have one, tau=0.005 gives it a "
+            "target, and batch_norm=False says that neither is wanted"
         )
 
     def _convert(self, net: nn.Module, heads: list[str]) -> None:
@@ -208,5 +208,6 @@ class WNCrossQMlpPolicy(CrossQMixin, CrossQPolicy):
     """sb3-contrib's ``MlpPolicy`` for CrossQ, with a norm.
 
     The default, ``weight``, has no normaliser, and CrossQ hardly learns without one: take
-    ``batch_norm=True`` with it, or norm ``projected``, or ``batch_renorm``, which is CrossQ itself.
+    ``batch_norm=True`` or ``tau=0.005`` with it, or norm ``projected``, or ``batch_renorm``, which
+    is CrossQ itself.
     """
