@@ -29,6 +29,11 @@ def test_a_norm_that_changes_nothing_at_the_start_is_the_same_function_as_none(n
     torch.testing.assert_close(normed.decode(z), plain.decode(z), atol=1e-6, rtol=1e-5)
 
 
+def test_a_data_set_without_training_images_is_refused(digits):
+    with pytest.raises(UsageError, match="split 'train' of dataset 'digits' has no images"):
+        build(CONFIG, replace(digits, train=digits.train[:0]))
+
+
 def test_the_seed_decides_the_weights(digits):
     first, again, other = (build(replace(CONFIG, seed=s), digits).state_dict() for s in (0, 0, 1))
     assert all(torch.equal(value, again[name]) for name, value in first.items())

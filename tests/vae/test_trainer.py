@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wnrl import data, tags
-from wnrl.errors import NonFiniteError
+from wnrl.errors import NonFiniteError, UsageError
 from wnrl.vae import Protocol, Trainer, VAEConfig, build, nll
 from wnrl.vae.checkpoint import go_on, read_checkpoint, write_checkpoint
 from wnrl.vae.compiling import compiled
@@ -188,6 +188,11 @@ def test_validation_never_looks_at_the_test_split(digits):
         for d in (digits, images)
     )
     assert first == second
+
+
+def test_a_data_set_without_validation_is_refused_before_the_first_step(digits):
+    with pytest.raises(UsageError, match="split 'valid' of dataset 'digits' has no images"):
+        made(replace(digits, valid=digits.valid[:0]))
 
 
 def test_grey_levels_have_bits_per_dimension_in_the_logs(digits):

@@ -42,6 +42,8 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
     """
     means = None
     if images is not None:
+        if not len(images.train):
+            raise UsageError(f"split 'train' of dataset {images.name!r} has no images")
         total = images.train.sum(0, dtype=torch.int64)
         means = total / (len(images.train) * (images.levels - 1))
     known = dataset(config.dataset)

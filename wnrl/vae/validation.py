@@ -7,6 +7,7 @@ from torch import Tensor
 
 from wnrl import tags
 from wnrl.data import Images
+from wnrl.errors import UsageError
 from wnrl.vae.bounds import elbo, iwae
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.inputs import fixed_inputs
@@ -26,9 +27,14 @@ class Validation:
     Attributes:
         criterion: the tag of the bound by which the best weights are chosen: the ELBO, or the
             importance-weighted bound where that is what is trained.
+
+    Raises:
+        UsageError: there are no images to validate on.
     """
 
     def __init__(self, model: VAE, images: Images, config: VAEConfig) -> None:
+        if not len(images.valid):
+            raise UsageError(f"split 'valid' of dataset {images.name!r} has no images")
         self.model, self.config = model, config
         pixels, self.scale = fixed_inputs(model.likelihood, images.valid, images.levels, seed=0)
         self.pixels = pixels.to(next(model.parameters()).device)
