@@ -137,11 +137,11 @@ class CrossQMixin(ContinuousMixin):
         return "batch_renorm" if kept else None
 
     def _without_normaliser(self) -> str:
-        beside = "" if self.norm == "none" else f"batch_norm=True adds one to {self.norm!r}, "
+        beside = "" if self.norm == "none" else f"batch_norm=True puts one beside {self.norm!r}, "
         return (
-            f"CrossQ with norm {self.norm!r} has no target and no normaliser, and hardly learns: "
-            f"{beside}norm='projected' and norm='batch_renorm' have one, tau=0.005 gives it a "
-            "target, and batch_norm=False says that neither is wanted"
+            f"CrossQ with norm {self.norm!r} has no normaliser and no target, and hardly learns: "
+            f"{beside}norm='projected' and norm='batch_renorm' have a normaliser, tau=0.005 gives "
+            "it a target, and batch_norm=False says that neither is wanted"
         )
 
     def _convert(self, net: nn.Module, heads: list[str]) -> None:
