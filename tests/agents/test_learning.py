@@ -1,3 +1,4 @@
+import dataclasses
 from contextlib import closing
 
 import numpy as np
@@ -11,10 +12,10 @@ from agents.evaluation import evaluate
 pytestmark = pytest.mark.slow
 
 
-def final_return(algo, env_id, norm, seed=0):
-    """The mean return of 50 episodes after training with the preset."""
+def final_return(algo, env_id, norm, seed=0, **changes):
+    """The mean return of 50 episodes after training with the preset, less changes."""
     agent = AGENTS[algo]
-    config = agent.preset(env_id)
+    config = dataclasses.replace(agent.preset(env_id), **changes)
     make = envs.factory(env_id)
     with closing(vectorize(make, config.n_envs, 0, config.normalize, config.gamma)) as env:
         model = agent.build(config, env, norm, seed, "cpu").learn(config.total_timesteps)
@@ -40,3 +41,15 @@ def test_sac_swings_the_pendulum_up(norm):
 @pytest.mark.parametrize("norm", ["batch_renorm", "projected"])
 def test_crossq_swings_the_pendulum_up(norm):
     assert final_return("crossq", "Pendulum-v1", norm) >= -200
+
+
+@pytest.mark.parametrize(
+    ("norm", "changes"),
+    [
+        ("weight", {"total_timesteps": 5_000}),  # without a normaliser
+        ("projected", {"total_timesteps": 1_200, "gradient_steps": 5}),
+    ],
+)
+def test_crossq_with_a_target_swings_the_pendulum_up(norm, changes):
+    small = {"net_arch": (128, 128), "critic_arch": (256, 256), "batch_size": 64, "tau": 0.005}
+    assert final_return("crossq", "Pendulum-v1", norm, **small, **changes) >= -300
