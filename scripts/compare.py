@@ -64,6 +64,8 @@ STUDIES: dict[str, tuple[Task, ...]] = {
     "agents": (
         Task("Pendulum-v1", "crossq", "agent", RETURN,
              ("none", "weight", "batch_renorm", "projected"), {"total_timesteps": 10_000}),
+        Task("Pendulum-v1", "crossq", "agent", RETURN, ("none", "weight", "projected"),
+             {"total_timesteps": 10_000, "tau": 0.005}, variant="target"),
         Task("Pendulum-v1", "sac", "agent", RETURN, FEED_FORWARD, {"total_timesteps": 10_000}),
         Task("CartPole-v1", "dqn", "agent", RETURN, ("none", "weight", "layer"),
              {"total_timesteps": 50_000}, also=(BEST_RETURN,)),
