@@ -106,7 +106,7 @@ class Args:
     norms: tuple[str, ...] = ()
     """Only these norms."""
     algos: tuple[str, ...] = ()
-    """Only tasks with these algorithms or models."""
+    """Only tasks with these algorithms or models, or these variants of them (crossq-target)."""
     device: str = "auto"
     """auto (a GPU where there is one and the network is not small), cpu, cuda or cuda:<k>."""
     workers: int | None = None
@@ -201,11 +201,11 @@ def check_runs(jobs: list[Job], root: Path, device: str) -> None:
 
 
 def _chosen(study: str, algos: tuple[str, ...]) -> list[Task]:
-    """The tasks of a study, or those of them with one of ``algos``."""
+    """The tasks of a study, or those of them whose algorithm or label is one of ``algos``."""
     tasks = STUDIES[study]
     for algo in algos:
-        check_choice("algos", algo, dict.fromkeys(task.algo for task in tasks))
-    return [task for task in tasks if not algos or task.algo in algos]
+        check_choice("algos", algo, dict.fromkeys(w for t in tasks for w in (t.algo, t.label)))
+    return [task for task in tasks if not algos or {task.algo, task.label} & {*algos}]
 
 
 def _scaled(task: Task, budget: float) -> Task:

@@ -219,3 +219,11 @@ def test_each_run_is_on_the_device_that_suits_its_network(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     job = Job(Task(*task, compare.RETURN, ("none",), {}), "none", 0)
     assert compare.arguments(job, tmp_path, asked).device == expected
+
+
+def test_a_word_for_an_algorithm_takes_all_its_tasks_and_a_label_one_of_them():
+    labels = {
+        algo: [task.label for task in compare._chosen("agents", (algo,))]
+        for algo in ("crossq", "crossq-target")
+    }
+    assert labels == {"crossq": ["crossq", "crossq-target"], "crossq-target": ["crossq-target"]}
