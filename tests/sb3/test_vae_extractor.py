@@ -164,6 +164,19 @@ def test_a_folder_that_holds_another_vae_by_now_is_refused(vae, tmp_path):
     assert agent(vae).policy.features_extractor.features_dim == 4  # an environment of its own
 
 
+def test_a_vae_whose_output_layers_became_plain_is_another_one(vae, tmp_path):
+    written(vae, replace(CONFIG, norm="weight"))
+    agent(vae).save(tmp_path / "agent.zip")
+    written(vae, replace(CONFIG, norm="weight", norm_heads=False))
+    with pytest.raises(UsageError, match=r"another VAE .* now it has norm_heads False$"):
+        PPO.load(tmp_path / "agent.zip", device="cpu")
+
+
+def test_a_word_is_not_taken_for_frozen(vae):
+    with pytest.raises(UsageError, match="frozen must be True or False, got 'no'"):
+        VAEExtractor(FRAMES, vae, "no")
+
+
 def test_undivided_observations_are_refused(vae):
     with pytest.raises(UsageError, match=r"x must be within \[0, 1\], .* to 255"):
         VAEExtractor(FRAMES, vae)(torch.full((2, 3, 64, 64), 255.0))

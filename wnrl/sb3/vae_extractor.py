@@ -20,11 +20,12 @@ from torch.func import functional_call
 
 from wnrl.errors import UsageError
 from wnrl.nn import fold
+from wnrl.sb3.common import check_flag
 from wnrl.vae import VAE, VAEConfig, build, load
 from wnrl.vae.build import config_of
 from wnrl.vae.config import SIZES
 
-SHAPING = ("model", "dataset", "norm", "norm_kwargs", "likelihood", *SIZES)
+SHAPING = ("model", "dataset", "norm", "norm_kwargs", "norm_heads", "likelihood", *SIZES)
 """What decides how a VAE is built; the rest is how it was trained."""
 RECIPES = "_wnrl_vaes"
 """The attribute of an observation space with the configurations of VAEs by folder."""
@@ -53,11 +54,13 @@ class VAEExtractor(BaseFeaturesExtractor):
         n_frames: frames in an observation.
 
     Raises:
-        UsageError: the folder holds no trained VAE, one of other images, or another one than the
-            saved agent, or another agent on this environment, has had from there.
+        UsageError: ``frozen`` is no bool, or the folder holds no trained VAE, one of other images,
+            or another one than the saved agent, or another agent on this environment, has had from
+            there.
     """
 
     def __init__(self, observation_space: spaces.Box, vae: str | Path, frozen: bool = True) -> None:
+        check_flag("frozen", frozen)
         model = _model(observation_space, str(vae))
         channels, height, width = model.image_shape
         shape = observation_space.shape
