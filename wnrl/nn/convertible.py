@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 from torch import nn
@@ -39,7 +40,7 @@ def check_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> None:
         if name not in allowed:
             known = ", ".join(allowed) or "nothing"
             raise UsageError(f"norm_kwargs for {norm!r} may hold {known}; got {name!r}")
-        if name not in WORDS and not isinstance(options[name], int | float | None):
+        if name not in WORDS and not isinstance(options[name], Real | None):
             raise UsageError(f"{name} must be a number, got {options[name]!r}")
     if "eps" in options:
         check_positive(eps=options["eps"])
