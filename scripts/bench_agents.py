@@ -46,7 +46,7 @@ from wnrl.runs import resolve_device
 from wnrl.sb3.fused import use_fused
 
 STOCK = "stock"
-OURS_ALONE = ("norm_heads", "data_init")
+OURS_ALONE = ("norm_heads", "data_init", "tau")
 """Arguments of policies that stock's do not have."""
 WARM_UP = 2
 SEGMENT = 0.3
