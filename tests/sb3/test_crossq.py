@@ -26,7 +26,7 @@ def make(alias="WNMlpPolicy", *, gradient_steps=1, learning_rate=1e-3, **policy_
 
 @pytest.mark.parametrize("arguments", [{}, {"norm": "none"}, {"norm": "spectral"}])
 def test_a_policy_that_has_no_normaliser_by_default_says_what_has_one(arguments):
-    with pytest.warns(UserWarning, match=r"hardly learns: .*'projected'.*tau=0\.005") as told:
+    with pytest.warns(UserWarning, match=r"learns late.*'projected'.*tau=0\.005") as told:
         make(**arguments)
     offers = "batch_norm=True" in str(told[0].message)
     assert offers == (arguments != {"norm": "none"})  # which refuses it

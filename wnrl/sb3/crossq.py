@@ -33,8 +33,8 @@ class CrossQMixin(ContinuousMixin):
       place in front of the first layer: an observation normalised by itself loses a part of what
       it says;
     - ``none``, ``weight`` and ``spectral`` leave them out: there is no normaliser at all. CrossQ
-      leans on its normaliser where others have targets, and with neither it hardly learns: a
-      warning says so unless ``batch_norm=False`` asks for it or ``tau`` gives it a target;
+      leans on its normaliser where others have targets, and with neither it learns late, if at
+      all: a warning says so unless ``batch_norm=False`` asks for it or ``tau`` gives it a target;
     - ``projected`` keeps batch renormalisation: CrossQ with projected weights (Palenicek et al.
       2025, arXiv:2502.07523) has both, the one for the scale of activations and the other for that
       of the weights. Alone, with ``batch_norm=False``, it is what it is in the other algorithms.
@@ -139,9 +139,9 @@ class CrossQMixin(ContinuousMixin):
     def _without_normaliser(self) -> str:
         beside = "" if self.norm == "none" else f"batch_norm=True puts one beside {self.norm!r}, "
         return (
-            f"CrossQ with norm {self.norm!r} has no normaliser and no target, and hardly learns: "
-            f"{beside}norm='projected' and norm='batch_renorm' have a normaliser, tau=0.005 gives "
-            "it a target, and batch_norm=False says that neither is wanted"
+            f"CrossQ with norm {self.norm!r} has no normaliser and no target, and learns late, if "
+            f"at all: {beside}norm='projected' and norm='batch_renorm' have a normaliser, "
+            "tau=0.005 gives it a target, and batch_norm=False says that neither is wanted"
         )
 
     def _convert(self, net: nn.Module, heads: list[str]) -> None:
@@ -207,7 +207,7 @@ def _take_statistics(norm: Any, args: tuple[Tensor]) -> None:
 class WNCrossQMlpPolicy(CrossQMixin, CrossQPolicy):
     """sb3-contrib's ``MlpPolicy`` for CrossQ, with a norm.
 
-    The default, ``weight``, has no normaliser, and CrossQ hardly learns without one: take
+    The default, ``weight``, has no normaliser, without which CrossQ learns late, if at all: take
     ``batch_norm=True`` or ``tau=0.005`` with it, or norm ``projected``, or ``batch_renorm``, which
     is CrossQ itself.
     """
