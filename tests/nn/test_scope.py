@@ -1,6 +1,8 @@
 import copy
+import gc
 import pickle
 import threading
+import weakref
 
 import pytest
 import torch
@@ -509,3 +511,20 @@ def test_a_module_without_weight_normalized_layers_can_be_frozen():
     net = nn.Linear(3, 2)
     with frozen(net), shared_weights(net):
         assert net(X).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(wn.WNLinear(3, 4), (2, 3)), (wn.WNLSTMCell(3, 4), (2, 3)), (wn.WNLSTM(3, 4), (5, 2, 3))],
+    ids=["linear", "cell", "lstm"],
+)
+def test_shared_weights_go_with_their_loss(layer, shape):
+    with shared_weights(layer):
+        output = layer(torch.randn(*shape))
+        loss = (output[0] if isinstance(output, tuple) else output).sum()
+        kept = [weakref.ref(w) for w in layer._scope.weights(layer) if w.grad_fn is not None]
+    loss.backward()
+    del loss, output
+    gc.collect()
+    assert kept
+    assert [weight() for weight in kept] == [None] * len(kept)

@@ -74,6 +74,23 @@ def check(enabled: bool = True) -> bool:
     return before
 
 
+class Spent:
+    """Tensor hook: whether a backward has gone through weights, and freed their graph.
+
+    It holds nothing: from a hook Python's collector finds no way back to the tensor that has it,
+    and what such a hook held would never be freed.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = False
+
+    def __call__(self, _: Tensor) -> None:
+        """Called with the gradient."""
+        self.value = True
+
+
 class Kept:
     """Weights, and a stamp of the parameters that they were computed from."""
 
@@ -88,7 +105,7 @@ class Kept:
         self.aliases = [p.detach() for p in parameters.values()]
         self.stamp = [(name, p, p._version, p.data_ptr()) for name, p in parameters.items()]
         self.trained = [p.requires_grad for p in parameters.values()]
-        self.spent = False  # a backward has gone through the weights, and freed their graph
+        self.spent = Spent()
         self.weights = layer._compute()
 
     def holds(self, layer: Keeper) -> bool:
@@ -103,10 +120,6 @@ class Kept:
             if now is not old or now._version != version or now.data_ptr() != address:
                 return False
         return True
-
-    def on_backward(self, _: Tensor) -> None:
-        """Tensor hook: marks the graph of the weights as used up."""
-        self.spent = True
 
 
 class Scope:
@@ -146,7 +159,7 @@ class Scope:
         depth, kept = self.sharing[thread]
         if (
             kept is not None
-            and not kept.spent
+            and not kept.spent.value
             and kept.holds(layer)
             and kept.trained == [p.requires_grad for _, p, _, _ in kept.stamp]
         ):
@@ -158,7 +171,7 @@ class Scope:
         kept = Kept(layer)
         for weight in kept.weights:
             if weight is not None and weight.grad_fn is not None:
-                weight.register_hook(kept.on_backward)
+                weight.register_hook(kept.spent)
         self.sharing[thread] = (depth, kept)
         return kept.weights
 
