@@ -2,12 +2,11 @@
 
 The loops of stable-baselines3 average the weights of a target, and copy its buffers named
 ``running_*``, the vectors u of spectral layers among them. But the first singular vector of
-averaged weights is not that of the latest ones. With the copies, the spectral norm of a target's w
-was 1.11 to 1.25 on average and up to 2.6 instead of 1, in the first 600 updates of SAC, TD3 and
-TQC (Pendulum-v1, 64 × 64 units, learning rate 1e-3); that of the online networks was 1.014.
+averaged weights is not that of the latest ones, and divided by too small a number a target's w has
+a spectral norm above 1.
 
 Averaged weights move slowly, so that one power iteration in each update, begun where the last one
-ended, keeps a target's own vectors: 1.001 on average then. Where weights were copied, as in DQN by
+ended, keeps a target's own vectors. Where weights were copied, as in DQN by
 default, the copied vector is the better one, and is taken.
 """
 
