@@ -36,8 +36,8 @@ from wnrl import WNLinear, data_init
 from wnrl.networks import mlp
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import weight_norm
+from wnrl.norms import NORMS
 from wnrl.optim import project_after_step
-from wnrl.study.figures import COLOURS
 
 BATCH_SIZE = 64
 LEARNING_RATES = tuple(float(10**k) for k in np.arange(-3, 0.6, 0.5))
@@ -120,7 +120,7 @@ def draw_lengths(figure: Figure, args: Args) -> Iterator[str]:
         net = network(norm, 0)
         lengths, steps = follow(net, torch.optim.SGD(net.parameters(), lr=rate), args.steps)
         if norm == "weight":
-            left.plot(lengths, styles[rate], color=COLOURS[norm], label=f"SGD, lr {rate:g}")
+            left.plot(lengths, styles[rate], color=NORMS[norm].colour, label=f"SGD, lr {rate:g}")
             yield f"SGD, lr {rate:g}: mean ‖v‖ {lengths[0]:.3f} → {lengths[-1]:.3f}"
         first, last = np.median(steps[:20]), np.median(steps[-50:])
         yield (
@@ -186,7 +186,7 @@ def draw_learning_rates(figure: Figure, args: Args) -> Iterator[str]:
                 ]
             )
             middle = np.median(losses, 1)
-            colour = COLOURS[norm]
+            colour = NORMS[norm].colour
             axes.plot(LEARNING_RATES, middle, ".-", color=colour, label=norm, linewidth=1.2)
             axes.fill_between(
                 LEARNING_RATES, losses.min(1), losses.max(1), color=colour, alpha=0.15, linewidth=0
@@ -223,7 +223,7 @@ def draw_batch_noise(figure: Figure, args: Args) -> Iterator[str]:
                 outputs.append(net(torch.cat([pixels[:1], pixels[rest]]))[0].detach())
             stacked = torch.stack(outputs)
             spreads.append((stacked.std(0).norm() / stacked.mean(0).norm()).item())
-        axes.plot(BATCH_SIZES, spreads, ".-", color=COLOURS[norm], label=norm)
+        axes.plot(BATCH_SIZES, spreads, ".-", color=NORMS[norm].colour, label=norm)
         pairs = zip(BATCH_SIZES[1::2], spreads[1::2], strict=True)
         shown = ", ".join(f"{spread:.2g} at {size}" for size, spread in pairs)
         yield f"{norm}: relative spread of one example's output {shown}"

@@ -41,6 +41,12 @@ class Norm:
 
     meaning: str
     """One line, for help texts and reports."""
+    colour: str = "#000000"
+    """Of its lines in figures and tables."""
+    dash: str | tuple[float, tuple[float, ...]] = "-"
+    """Of its lines in figures, as matplotlib takes it: no two norms differ by colour alone."""
+    batch_statistics: bool = False
+    """Whether the output for an example depends on the other examples of a minibatch."""
     paired: bool = False
     """Whether a converted network is, at the start, the same function as the plain one."""
     layers: Mapping[type[nn.Module], Any] = field(default_factory=dict)
@@ -58,15 +64,20 @@ class Norm:
 
 
 NORMS: dict[str, Norm] = {
-    "none": Norm("plain layers", paired=True),
+    "none": Norm("plain layers", colour="#555555", dash="-", paired=True),
     "weight": Norm(
         "w = g v/‖v‖, g and v trained",
+        colour="#0072B2",
+        dash="-",
         paired=True,
         layers=WEIGHT_NORMED,
         layer_options=_WEIGHT_OPTIONS,
     ),
     "weight_mean": Norm(
         "weight norm with mean-only batch norm, the paper's best",
+        colour="#56B4E9",
+        dash="--",
+        batch_statistics=True,
         layers=WEIGHT_NORMED,
         normalisers=_MEAN_ONLY,
         absorbs_bias=True,
@@ -75,25 +86,41 @@ NORMS: dict[str, Norm] = {
     ),
     "mean": Norm(
         "mean-only batch norm alone",
+        colour="#CC79A7",
+        dash=":",
+        batch_statistics=True,
         normalisers=_MEAN_ONLY,
         absorbs_bias=True,
         options=_MEAN_ONLY_OPTIONS,
     ),
-    "projected": Norm("rows of w put back on the unit sphere after each step", projected=True),
+    "projected": Norm(
+        "rows of w put back on the unit sphere after each step",
+        colour="#8B5FBF",
+        dash="-.",
+        projected=True,
+    ),
     "batch": Norm(
         "batch norm",
+        colour="#D55E00",
+        dash="--",
+        batch_statistics=True,
         normalisers=(nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
         absorbs_bias=True,
         options=("momentum", "eps"),
     ),
     "batch_renorm": Norm(
         "batch renormalisation",
+        colour="#E69F00",
+        dash=":",
+        batch_statistics=True,
         normalisers=(BatchRenorm1d, BatchRenorm1d, BatchRenorm2d, BatchRenorm3d),
         absorbs_bias=True,
         options=("momentum", "eps", "r_max", "d_max", "warmup_steps", "r_steps", "d_steps"),
     ),
     "layer": Norm(
         "layer norm",
+        colour="#009E73",
+        dash="-.",
         layers={nn.LSTM: LayerNormLSTM, nn.LSTMCell: LayerNormLSTMCell},
         normalisers=(nn.LayerNorm, _group_of_all, _group_of_all, _group_of_all),
         options=("eps",),
@@ -101,10 +128,17 @@ NORMS: dict[str, Norm] = {
     ),
     "rms": Norm(
         "RMS norm",
+        colour="#8C8C00",
+        dash=(0, (5, 1, 1, 1, 1, 1)),
         layers={nn.LSTM: RMSNormLSTM, nn.LSTMCell: RMSNormLSTMCell},
         normalisers=(FeatureRMSNorm, ChannelRMSNorm, ChannelRMSNorm, ChannelRMSNorm),
         options=("eps",),
         layer_options=("eps",),
     ),
-    "spectral": Norm("w divided by its largest singular value", layers=SPECTRAL),
+    "spectral": Norm(
+        "w divided by its largest singular value",
+        colour="#A6611A",
+        dash=(0, (1, 3)),
+        layers=SPECTRAL,
+    ),
 }

@@ -4,10 +4,9 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from wnrl import NORMS
 from wnrl.errors import UsageError
 from wnrl.vae import VAEConfig, build
-from wnrl.vae.config import BATCH_STATISTICS, IWAE_STAGES, SAMPLES_ONLY, SCHEDULES
+from wnrl.vae.config import IWAE_STAGES, SAMPLES_ONLY, SCHEDULES
 from wnrl.vae.models import MODELS
 
 
@@ -75,10 +74,6 @@ def test_wrong_value_is_refused_at_construction_by_its_name(wrong, message):
 
 def test_batch_of_one_is_fine_without_batch_statistics():
     assert VAEConfig(batch_size=1, norm="layer").batch_size == 1
-
-
-def test_norms_with_batch_statistics_are_norms():
-    assert set(BATCH_STATISTICS) <= set(NORMS)
 
 
 def test_epochs_count_whole_batches_and_steps_count_themselves():

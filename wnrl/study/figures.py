@@ -13,11 +13,6 @@ from wnrl.norms import NORMS
 from wnrl.study.stats import bootstrap_interval, iqm
 from wnrl.study.summary import Row
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; grey is the baseline.
-_PALETTE = ("#555555", "#0072B2", "#56B4E9", "#CC79A7", "#8B5FBF", "#D55E00", "#E69F00",
-            "#009E73", "#8C8C00", "#A6611A")  # fmt: skip
-COLOURS = dict(zip(NORMS, _PALETTE, strict=True))
-
 
 def learning_curves(rows: Sequence[Row]) -> str:
     """One line a norm: the IQM over runs at each step, with its 95 % bootstrap band.
@@ -34,8 +29,15 @@ def learning_curves(rows: Sequence[Row]) -> str:
             continue
         steps, values = curve
         low, high = bootstrap_interval(values, resamples=1000)
-        axes.fill_between(steps, low, high, color=COLOURS[row.norm], alpha=0.18, linewidth=0)
-        axes.plot(steps, iqm(values), color=COLOURS[row.norm], label=row.norm, linewidth=1.8)
+        axes.fill_between(steps, low, high, color=NORMS[row.norm].colour, alpha=0.18, linewidth=0)
+        axes.plot(
+            steps,
+            iqm(values),
+            color=NORMS[row.norm].colour,
+            label=row.norm,
+            linestyle=NORMS[row.norm].dash,
+            linewidth=1.8,
+        )
     axes.set_xlabel(metric.steps)
     axes.set_ylabel(metric.curve_label)
     if axes.lines:
@@ -54,7 +56,7 @@ def final_scores(rows: Sequence[Row]) -> str:
     for y, row in enumerate(reversed(rows)):
         if row.score is None:
             continue
-        colour, score = COLOURS[row.norm], row.score
+        colour, score = NORMS[row.norm].colour, row.score
         if score.low is not None and score.high is not None:
             axes.plot([score.low, score.high], [y, y], color=colour, linewidth=7, alpha=0.25)
         axes.plot([score.value], [y], "|", color=colour, markersize=17, markeredgewidth=2.5)

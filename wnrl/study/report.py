@@ -8,7 +8,7 @@ from typing import Any
 
 from wnrl.norms import NORMS
 from wnrl.runs import VERSIONS, read_json, write_text
-from wnrl.study.figures import COLOURS, final_scores, learning_curves
+from wnrl.study.figures import final_scores, learning_curves
 from wnrl.study.plan import Job, Task
 from wnrl.study.summary import COLUMNS, Row, cells
 
@@ -104,7 +104,7 @@ def write_report(
 
 
 def _name(norm: str) -> str:
-    return f"<span class=swatch style='background:{COLOURS[norm]}'></span><b>{norm}</b>"
+    return f"<span class=swatch style='background:{NORMS[norm].colour}'></span><b>{norm}</b>"
 
 
 def _table(rows: Sequence[Row]) -> str:

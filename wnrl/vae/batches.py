@@ -11,8 +11,9 @@ from torch import Tensor
 
 from wnrl.data import Images
 from wnrl.errors import UsageError
+from wnrl.norms import NORMS
 from wnrl.vae import parallel
-from wnrl.vae.config import BATCH_STATISTICS, VAEConfig
+from wnrl.vae.config import VAEConfig
 from wnrl.vae.inputs import training_inputs
 from wnrl.vae.likelihoods import PixelLikelihood
 
@@ -78,7 +79,7 @@ def check_processes(config: VAEConfig) -> None:
         raise UsageError(
             f"batch_size must be divisible by the {n} processes, got {config.batch_size}"
         )
-    if n > 1 and config.norm in BATCH_STATISTICS:
+    if n > 1 and NORMS[config.norm].batch_statistics:
         raise UsageError(
             f"norm {config.norm!r} takes statistics of a batch, of which each process has a part "
             "only: train it with one process"

@@ -14,8 +14,6 @@ from wnrl.vae.bounds import FREE_BITS
 from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.models import MODELS
 
-# Their statistics are those of the minibatch, and of one image there are none.
-BATCH_STATISTICS = ("weight_mean", "mean", "batch", "batch_renorm")
 # Where a run was done: in its config.json too, and no part of what model it is.
 MACHINE = ("device", "threads", "compile", "extended_from")
 # Settings that only some models have, and what their arguments are called there.
@@ -160,7 +158,7 @@ class VAEConfig:
         check_choice("likelihood", str(self.likelihood), LIKELIHOODS)
         self._check_numbers()
         self._check_objective()
-        if self.batch_size == 1 and self.norm in BATCH_STATISTICS:
+        if self.batch_size == 1 and NORMS[self.norm].batch_statistics:
             raise UsageError(f"batch_size must be at least 2 for norm {self.norm!r}, got 1")
         if self.data_init == 1:
             raise UsageError("data_init must be 0 or at least 2 images, got 1")
@@ -214,11 +212,11 @@ class VAEConfig:
                 )
         if self.train_chunk is not None and self.objective != "iwae":
             raise UsageError(f"train_chunk is for objective 'iwae' alone, got {self.objective!r}")
-        if self.train_chunk is not None and self.norm in BATCH_STATISTICS:
+        if self.train_chunk is not None and NORMS[self.norm].batch_statistics:
             raise UsageError(
                 f"train_chunk is not for norm {self.norm!r}: its statistics would be of a chunk"
             )
-        if self.objective == "dreg" and self.norm in BATCH_STATISTICS:
+        if self.objective == "dreg" and NORMS[self.norm].batch_statistics:
             raise UsageError(
                 f"objective 'dreg' is not for norm {self.norm!r}: its samples see each other"
             )
