@@ -13,6 +13,20 @@ class NonFiniteError(ArithmeticError):
     """A loss or a parameter became NaN or infinite; the run that had it has failed."""
 
 
+def printable(text: object, length: int = 200) -> str:
+    """Return ``text`` as one line that a terminal, a table and a page can show.
+
+    Control characters, which could move a terminal's cursor or forge a line, become ``\\x1b`` and
+    the like; white space of any kind becomes a single space.
+
+    Args:
+        text: What an environment, an error or a file says.
+        length: The most characters.
+    """
+    line = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)[:length]
+
+
 def check_choice(name: str, value: str, options: Iterable[str]) -> str:
     """Returns ``value`` if it is one of ``options``.
 
