@@ -1,4 +1,32 @@
-from wnrl.errors import printable
+import pytest
+
+from wnrl.errors import UsageError, check_choice, check_positive, printable
+
+
+def test_unknown_word_names_the_argument_the_options_and_the_nearest():
+    with pytest.raises(UsageError, match=r"norm must be one of none, weight, got 'wieght'; did .*"):
+        check_choice("norm", "wieght", ["none", "weight"])
+
+
+def test_wrong_case_is_told_the_right_one():
+    with pytest.raises(UsageError, match="did you mean 'CartPole-v1'"):
+        check_choice("env_id", "cartpole-v1", ["CartPole-v1", "Acrobot-v1"])
+
+
+def test_word_like_no_other_gets_no_guess():
+    with pytest.raises(UsageError, match=r"got 'xyzzy'$"):
+        check_choice("norm", "xyzzy", ["none", "weight"])
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_sizes_must_be_above_zero(value):
+    with pytest.raises(UsageError, match="batch_size must be above zero"):
+        check_positive(learning_rate=1.0, batch_size=value)
+
+
+def test_endless_sizes_are_refused():
+    with pytest.raises(UsageError, match="budget must be finite, got inf"):
+        check_positive(budget=float("inf"))
 
 
 def test_printable_text_is_one_line_without_control_characters():
