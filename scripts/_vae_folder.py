@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wnrl.errors import UsageError
 from wnrl.runs import CONFIG, RESULT, Run, is_finished, open_run, plain_json, read_json, reopen_run
-from wnrl.vae import VAEConfig, parallel
+from wnrl.vae import VAEConfig
 from wnrl.vae.build import settings_of
 from wnrl.vae.checkpoint import CHECKPOINT, read_checkpoint
 
@@ -24,8 +24,7 @@ LENGTH = {"epochs", "n_steps"}
 class Folder:
     """A run's folder as a call finds it."""
 
-    run: Run | None
-    """None in all processes but the first."""
+    run: Run
     result: dict[str, Any] | None
     """Of a run that is finished."""
     state: dict[str, Any] | None
@@ -36,7 +35,7 @@ class Folder:
 
 @contextmanager
 def opened(args: "Args", n_train: int) -> Iterator[Folder]:
-    """The run's folder, which the first process holds for all of them.
+    """The run's folder, which this process holds.
 
     Args:
         args: the flags.
@@ -45,23 +44,6 @@ def opened(args: "Args", n_train: int) -> Iterator[Folder]:
     Raises:
         UsageError: the folder or its checkpoint cannot be used; nothing in it has changed.
     """
-    with ExitStack() as stack:
-        folder, refusal = Folder(None, None, None), None
-        if parallel.rank() == 0:
-            try:
-                folder = stack.enter_context(_opened(args, n_train))
-            except UsageError as error:
-                refusal = str(error)
-        refusal, result, goes_on = parallel.told((refusal, folder.result, folder.state is not None))
-        if refusal is not None:
-            raise UsageError(refusal)
-        if parallel.rank():
-            folder = Folder(None, result, read_checkpoint(args.folder) if goes_on else None)
-        yield folder
-
-
-@contextmanager
-def _opened(args: "Args", n_train: int) -> Iterator[Folder]:
     settings, theirs = args.as_config(), _before(args)
     _check_intention(args, settings, theirs, n_train)
     steps = args.config().total_steps(n_train)
@@ -132,6 +114,6 @@ def _check_intention(
 
 
 def tell(message: str) -> None:
-    """Says something on stderr, once for all processes."""
-    if message and parallel.rank() == 0:
+    """Says something on stderr."""
+    if message:
         print(message, file=sys.stderr)

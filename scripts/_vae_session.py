@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,14 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from scripts._vae_folder import Folder, tell
 from wnrl import data, tags, vae
+from wnrl.compiling import compiled
 from wnrl.errors import NonFiniteError
 from wnrl.interrupts import Interrupts, Stopped
 from wnrl.nn import plain_parts
 from wnrl.runs import Run
-from wnrl.vae import parallel, pictures
+from wnrl.vae import pictures
 from wnrl.vae.build import save_weights
 from wnrl.vae.checkpoint import CHECKPOINT, go_on, put_back, write_checkpoint
-from wnrl.vae.compiling import compiled
 from wnrl.vae.files import whole_file
 from wnrl.vae.training import LogStep, Trainer
 
@@ -45,7 +44,7 @@ class Plan:
 
 
 class Session:
-    """A training in its run folder; in all processes but the first one without the folder.
+    """A training in its run folder.
 
     Args:
         config: the run.
@@ -66,22 +65,25 @@ class Session:
         self.config, self.plan, self.images = config, plan, images
         state, run = folder.state, folder.run
         model = vae.build(config, None if state else images).to(plan.device)
-        called = compiled(model, config, tell) if plan.compile else model
-        self.trainer = Trainer(model, images, config, called)
+        self.trainer = Trainer(model, images, config, self._forward(model))
         earlier: dict[str, Any] = {}
         if state is not None:
             go_on(self.trainer, state)
             earlier = state["extra"]
         self.curve: dict[str, list[float]] = earlier.get("curve", {"steps": []})
         self.started = started - earlier.get("wall_time", 0.0)
-        self.writer: SummaryWriter | None = None
-        self.path: Path | None = None
-        if run is not None:
-            self.path = run.path
-            if state is not None:
-                run.begin()
-                put_back(run.path, state)
-            self.writer = SummaryWriter(str(run.path))
+        self.path = run.path
+        if state is not None:
+            run.begin()
+            put_back(run.path, state)
+        self.writer = SummaryWriter(str(run.path))
+
+    def _forward(self, model: vae.VAE) -> Callable[..., Any] | None:
+        """Return what is called in the place of the model."""
+        if not self.plan.compile:
+            return None
+        graphs = self.plan.device.type == "cuda" and self.config.train_chunk is None
+        return compiled(model.forward, f"model {self.config.model!r}", graphs=graphs)
 
     @property
     def wall_time(self) -> float:
@@ -111,10 +113,10 @@ class Session:
                         break
                     saved = self._save()
                     due = time.monotonic() + 60 * minutes
-                    if parallel.any_of(interrupts.received is not None, trainer.device):
+                    if interrupts.received is not None:
                         where = f"stopped at step {trainer.step} of {trainer.total_steps}"
                         how = "--resume goes on from here" if saved else "not saved"
-                        raise Stopped(interrupts.received or 15, f"{where}; {how}")
+                        raise Stopped(interrupts.received, f"{where}; {how}")
             except NonFiniteError as error:
                 outcome = {"status": "failed", "reason": str(error)}
             self._save()
@@ -125,7 +127,6 @@ class Session:
             "steps_per_second": rate,
             "images_per_second": rate * self.config.batch_size,
             "device": str(self.plan.device),
-            "processes": parallel.count(),
             "plain_parts": plain_parts(trainer.model, self.config.norm),
             "curve": self.curve,
         }
@@ -137,8 +138,6 @@ class Session:
         for tag in CURVES:
             if tag in log.scalars:
                 self.curve.setdefault(tag, []).append(log.scalars[tag])
-        if self.writer is None:
-            return
         for tag, value in log.scalars.items():
             self.writer.add_scalar(tag, value, log.step)
         if log.step * N_PICTURES // log.total_steps > shown:
@@ -149,11 +148,10 @@ class Session:
 
     def _save(self) -> bool:
         """Writes a checkpoint; one that cannot be written leaves the one before."""
-        if self.writer is not None:
-            self.writer.flush()
+        self.writer.flush()
         extra = {"curve": self.curve, "wall_time": self.wall_time}
         try:
-            write_checkpoint(self.path or Path(), self.trainer, extra)
+            write_checkpoint(self.path, self.trainer, extra)
         except OSError as error:
             tell(f"no checkpoint at step {self.trainer.step}: {error}")
             return False
@@ -170,13 +168,12 @@ class Session:
             measured = vae.nll(model, self.images, protocol)
         except NonFiniteError as error:
             return {"status": "failed", "reason": f"the NLL of the test split: {error}"}
-        if self.path is not None:
-            save_weights(weights, config.weights, self.path)
-            with whole_file(self.path / "per_image_nll.npy") as file:
-                np.save(file, measured.per_image_nll.numpy())
-            with whole_file(self.path / "samples.png") as file:
-                picture = pictures.to_pixels(pictures.samples(model))
-                Image.fromarray(picture).save(file, "PNG")
+        save_weights(weights, config.weights, self.path)
+        with whole_file(self.path / "per_image_nll.npy") as file:
+            np.save(file, measured.per_image_nll.numpy())
+        with whole_file(self.path / "samples.png") as file:
+            picture = pictures.to_pixels(pictures.samples(model))
+            Image.fromarray(picture).save(file, "PNG")
         return {
             "nll": measured.nll,
             "elbo": measured.elbo,
@@ -190,7 +187,6 @@ class Session:
 
     def close(self, run: Run, result: dict[str, Any]) -> None:
         """Writes the row of TensorBoard's HParams tab and the result."""
-        assert self.writer is not None
         metrics = {tag: result[key] for tag, key in METRICS if key in result}
         row = {"task": self.config.dataset, "algo": self.config.model, **run.config}
         tags.write_hparams(self.writer, row, metrics, result["steps"])

@@ -36,12 +36,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from scripts import _cli
 from wnrl import vae
+from wnrl.compiling import compiled
 from wnrl.data import Images
 from wnrl.errors import check_choice, check_positive
 from wnrl.norms import NORMS
 from wnrl.runs import resolve_device
 from wnrl.vae import Trainer
-from wnrl.vae.compiling import compiled
 
 MODELS = ("mlp", "conv")
 TASKS = ("train", "measure")
@@ -151,10 +151,9 @@ def our_arms(args: Args, norm: str, images: Images, device: torch.device) -> dic
     preset = vae.preset(args.model, "mnist")
     config = replace(preset, norm=norm, epochs=None, n_steps=FOREVER, n_logs=1)
     model = vae.build(config, images).to(device)
-    called = model
-    if args.compile:
-        called = compiled(model, config, lambda line: print(line, file=sys.stderr))
-    trainer = Trainer(model, images, config, called)
+    graphs = device.type == "cuda"
+    forward = compiled(model.forward, args.model, graphs=graphs) if args.compile else None
+    trainer = Trainer(model, images, config, forward)
 
     def train() -> None:
         until = trainer.step + args.steps

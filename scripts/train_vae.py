@@ -7,9 +7,7 @@ a flag. The run folder gets ``config.json``, ``versions.json``, TensorBoard even
 ``samples.png``, ``per_image_nll.npy`` (nats, in the order of the test split) and, last,
 ``result.json``. With ``--resume`` a run that was stopped goes on from its last checkpoint, on the
 CPU with the same bits as if it had not been stopped, and a finished one goes on to more
-``--epochs``. Called again with the same flags, a finished run shows its result. Several processes:
-
-    torchrun --nproc-per-node 2 scripts/train_vae.py --model conv --dataset mnist
+``--epochs``. Called again with the same flags, a finished run shows its result.
 """
 
 import sys
@@ -38,8 +36,7 @@ from wnrl import data, vae
 from wnrl.errors import UsageError
 from wnrl.interrupts import Stopped
 from wnrl.runs import resolve_device, seed_everything
-from wnrl.vae import VAEConfig, parallel
-from wnrl.vae.batches import check_processes
+from wnrl.vae import VAEConfig
 from wnrl.vae.presets import USUAL, preset
 
 
@@ -103,7 +100,7 @@ class Args:
     n_steps: int | None = None
     """Gradient steps, instead of epochs."""
     batch_size: int | None = None
-    """Images in a gradient step, over all processes."""
+    """Images in a gradient step."""
     optimizer: str | None = None
     """adam or adamax."""
     learning_rate: float | None = None
@@ -166,6 +163,8 @@ class Args:
             raise UsageError(
                 f"checkpoint_minutes must be zero or above, got {self.checkpoint_minutes}"
             )
+        if self.compile and self.config().objective == "dreg":
+            raise UsageError("compile is not for objective 'dreg', which takes the model apart")
         device = resolve_device(self.device)
         if self.amp and device.type == "cuda" and not torch.cuda.is_bf16_supported():
             tell(f"--amp: {device} has no bfloat16: trained in float32")
@@ -200,33 +199,30 @@ def train(
     started = time.perf_counter()
     args = args.settled()
     config = args.config()
-    with parallel.joined(resolve_device(args.device)) as device:
-        images = data.load(config.dataset, args.data_dir)
-        config.total_steps(len(images.train))
-        check_processes(config)
-        _check_buildable(config)
-        with opened(args, len(images.train)) as folder:
-            if folder.result is not None:
-                accepted()
-                return folder.result
-            torch.set_num_threads(args.threads)
-            seed_everything(config.seed)
-            plan = Plan(
-                device=device,
-                compile=args.compile,
-                checkpoint_minutes=args.checkpoint_minutes,
-                keep_checkpoint=args.keep_checkpoint,
-            )
-            session = Session(config, plan, images, folder, started)
+    images = data.load(config.dataset, args.data_dir)
+    config.total_steps(len(images.train))
+    _check_buildable(config)
+    with opened(args, len(images.train)) as folder:
+        if folder.result is not None:
             accepted()
-            tell(folder.told)
-            result = session.train(progress)
-            if result["status"] == "finished":
-                result |= session.measure()
-            result["wall_time"] = session.wall_time
-            if folder.run is not None:
-                session.close(folder.run, result)
-            return result
+            return folder.result
+        torch.set_num_threads(args.threads)
+        seed_everything(config.seed)
+        plan = Plan(
+            device=resolve_device(args.device),
+            compile=args.compile,
+            checkpoint_minutes=args.checkpoint_minutes,
+            keep_checkpoint=args.keep_checkpoint,
+        )
+        session = Session(config, plan, images, folder, started)
+        accepted()
+        tell(folder.told)
+        result = session.train(progress)
+        if result["status"] == "finished":
+            result |= session.measure()
+        result["wall_time"] = session.wall_time
+        session.close(folder.run, result)
+        return result
 
 
 def _check_buildable(config: VAEConfig) -> None:
@@ -237,29 +233,24 @@ def _check_buildable(config: VAEConfig) -> None:
 
 
 def main(args: Args) -> int:
-    """Prints the run folder, trains, prints the result; of several processes, the first one does.
+    """Prints the run folder, trains, prints the result.
 
     Returns:
         The exit code: 1 if the run failed, 130 or 143 if a signal stopped it.
     """
-    with parallel.joined(resolve_device(args.device)):
-        try:
-            result = _train_with_bar(args)
-        except Stopped as stopped:
-            tell(stopped.message)
-            return cast(int, stopped.code)
-        except UsageError:
-            if parallel.rank() == 0:
-                raise
-            return 2
-        _say(_summary(result))
+    try:
+        result = _train_with_bar(args)
+    except Stopped as stopped:
+        tell(stopped.message)
+        return cast(int, stopped.code)
+    print(_summary(result), flush=True)
     return 1 if result["status"] == "failed" else 0
 
 
 def _train_with_bar(args: Args) -> dict[str, Any]:
     shape = "{l_bar}{bar}| {elapsed}<{remaining}"
-    with tqdm(total=1.0, bar_format=shape, disable=parallel.rank() > 0 or None, delay=1) as bar:
-        return train(args, lambda done: _advance(bar, done), lambda: _say(str(args.folder)))
+    with tqdm(total=1.0, bar_format=shape, disable=None, delay=1) as bar:
+        return train(args, lambda done: _advance(bar, done), lambda: print(args.folder, flush=True))
 
 
 def _advance(bar: "tqdm[NoReturn]", done: float) -> None:
@@ -278,11 +269,6 @@ def _summary(result: dict[str, Any]) -> str:
         f"{result['selected']}), "
         f"{result['steps_per_second']:.0f} steps/s, {result['wall_time']:.1f} s"
     )
-
-
-def _say(line: str) -> None:
-    if parallel.rank() == 0:
-        print(line, flush=True)
 
 
 if __name__ == "__main__":

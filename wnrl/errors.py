@@ -14,9 +14,9 @@ class NonFiniteError(ArithmeticError):
 
 
 def printable(text: object, length: int = 200) -> str:
-    """Return ``text`` as one line that a terminal, a table and a page can show.
+    r"""Return ``text`` as one line that a terminal, a table and a page can show.
 
-    Control characters, which could move a terminal's cursor or forge a line, become ``\\x1b`` and
+    Control characters, which could move a terminal's cursor or forge a line, become ``\x1b`` and
     the like; white space of any kind becomes a single space.
 
     Args:

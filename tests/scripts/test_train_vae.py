@@ -221,6 +221,7 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(saver, name, tmp_pa
         (["--objective", "iwae", "--beta", "2"], "beta is for objective 'elbo' alone, got 2.0"),
         (["--norm-kwargs", "momentun", "0.1"], "momentun"),
         (["--data-init", "5000"], "data_init must be at most the 1297 training images, got 5000"),
+        (["--compile", "--objective", "dreg"], "compile is not for objective 'dreg'"),
         (["--checkpoint-minutes", "-1"], "checkpoint_minutes must be zero or above, got -1"),
     ],
 )

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from wnrl import data, tags
+from wnrl.compiling import compiled
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.vae import Protocol, Trainer, VAEConfig, build, nll
 from wnrl.vae.checkpoint import go_on, read_checkpoint, write_checkpoint
-from wnrl.vae.compiling import compiled
 
 CONFIG = VAEConfig(
     norm="none", hidden=(30,), latent_dim=4, epochs=None, n_steps=25, batch_size=50, n_logs=5
@@ -270,36 +270,18 @@ def test_a_stop_between_two_logs_also_looks_for_nan(digits):
         list(trainer.run(lambda: trainer.step == 4))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, at a break
 @pytest.mark.parametrize("changes", [{}, {"norm": "weight"}, {"model": "draw", "draw_steps": 2}])
-def test_a_compiled_model_trains_like_the_plain_one(changes, digits):
+def test_a_compiled_model_trains_like_the_plain_one(changes, digits, capsys):
     own = {"hidden": None, "activation": None} if "model" in changes else {}
     config = replace(CONFIG, **own, **changes, n_steps=4, n_logs=2)
     scalars = []
     for compiling in (False, True):
-        model, told = build(config, digits), []
-        called = compiled(model, config, told.append, "eager") if compiling else model
-        scalars.append([log.scalars for log in Trainer(model, digits, config, called).run()])
-        assert told == []
+        model = build(config, digits)
+        forward = compiled(model.forward, "a VAE", backend="eager") if compiling else None
+        scalars.append([log.scalars for log in Trainer(model, digits, config, forward).run()])
+    assert capsys.readouterr().err == ""
     for plain, other in zip(*scalars, strict=True):
         assert other == pytest.approx(plain, rel=1e-4, abs=1e-6)
-
-
-def test_what_cannot_be_compiled_is_told_and_trains_without(digits):
-    told = []
-    model = build(CONFIG, digits)
-    assert compiled(model, replace(CONFIG, objective="dreg"), told.append) is model
-    assert told == ["--compile: not compiled: objective dreg takes the model apart"]
-
-    def failing(*_):
-        raise torch._dynamo.exc.Unsupported("no such thing")
-
-    called = compiled(model, CONFIG, told.append, "eager")
-    called.forward = failing
-    logs = list(Trainer(model, digits, CONFIG, called).run())
-    assert logs[-1].step == 25
-    assert len(told) == 2
-    assert told[1].startswith("--compile: not compiled, training goes on without: Unsupported")
 
 
 def test_amp_keeps_what_is_measured_in_float32(digits):

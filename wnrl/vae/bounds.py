@@ -4,6 +4,7 @@ All are differentiable functions of tensors and models, to be maximised, without
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.batch_renorm import BatchRenorm
 from wnrl.nn.mean_only import MeanOnlyBatchNorm
-from wnrl.vae import parallel
 from wnrl.vae.likelihoods import wide
-from wnrl.vae.model import VAE
+from wnrl.vae.model import VAE, Terms
 
 FREE_BITS = ("group", "example")
 
@@ -42,12 +42,15 @@ class Elbo(NamedTuple):
 
 
 def elbo(
-    model: VAE, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
+    model: Callable[..., Terms],
+    x: Tensor,
+    n_samples: int = 1,
+    generator: torch.Generator | None = None,
 ) -> Elbo:
     """The ELBO at reparametrised samples (Kingma & Welling 2014, arXiv:1312.6114, eq. 10).
 
     Args:
-        model: the VAE, in the mode the caller wants; compiled or wrapped for several processes too.
+        model: the VAE, in the mode the caller wants, or its compiled ``forward``.
         x: images, ``(B, C, H, W)``.
         n_samples: over how many samples an image is averaged.
         generator: for the samples, on the device of ``x``; None for the global one.
@@ -71,7 +74,7 @@ def beta_elbo(
         free_bits: nats that each group has free, 0 for the plain KL. The KL of a group counts as
             at least that much, and is not pressed below it.
         free_bits_per: where it is compared: ``"group"``, the mean over the batch (Kingma et al.,
-            2016, arXiv:1606.04934), of all processes, or ``"example"``, each image alone.
+            2016, arXiv:1606.04934), or ``"example"``, each image alone.
 
     Returns:
         reconstruction − beta · KL with the free bits filled up, ``(B,)``.
@@ -86,7 +89,7 @@ def beta_elbo(
     kl = bound.kl_groups
     if free_bits:
         if free_bits_per == "group":
-            kl = parallel.mean_of_all(kl.mean(0, keepdim=True))
+            kl = kl.mean(0, keepdim=True)
         kl = kl.clamp_min(free_bits)
     return bound.reconstruction - beta * kl.sum(-1)
 
@@ -129,7 +132,7 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
 
 
 def iwae(
-    model: VAE,
+    model: Callable[..., Terms],
     x: Tensor,
     n_samples: int,
     generator: torch.Generator | None = None,
@@ -144,7 +147,7 @@ def iwae(
     whose running statistics then move twice).
 
     Args:
-        model: the VAE.
+        model: the VAE, or its compiled ``forward``.
         x: images, ``(B, C, H, W)``.
         n_samples: K.
         generator: for the samples, on the device of ``x``; None for the global one.

@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from wnrl.errors import UsageError
-from wnrl.vae import parallel
 from wnrl.vae.files import read_state, write_state
 from wnrl.vae.training import Trainer
 
 CHECKPOINT = "checkpoint.zip"
-FORMAT = 1
-KEYS = ("format", "trainer", "noises", "extra", "events")
+FORMAT = 2
+KEYS = ("format", "trainer", "extra", "events")
 EVENTS = "events.out.tfevents.*"
 RESULTS = ("model.pt", "samples.png", "per_image_nll.npy", "nll_*_K*_*.npz")
 """What belongs to the weights at the end of a run."""
 
 
 def write_checkpoint(run_dir: Path, trainer: Trainer, extra: Mapping[str, Any]) -> None:
-    """Writes the state of a training; with several processes all of them call it.
+    """Writes the state of a training.
 
     Args:
         run_dir: the run's folder, whose event files are complete on disk.
@@ -29,13 +28,9 @@ def write_checkpoint(run_dir: Path, trainer: Trainer, extra: Mapping[str, Any]) 
     Raises:
         OSError: it cannot be written; the checkpoint before is still there.
     """
-    noises = parallel.gathered(trainer.noise.get_state())
-    if parallel.rank():
-        return
     state = {
         "format": FORMAT,
         "trainer": trainer.state(),
-        "noises": noises,
         "extra": dict(extra),
         "events": {path.name: path.stat().st_size for path in run_dir.glob(EVENTS)},
     }
@@ -46,17 +41,12 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     """What ``write_checkpoint`` wrote, for ``go_on`` and ``put_back``.
 
     Raises:
-        UsageError: the file is damaged, or was written by another number of processes.
+        UsageError: the file is damaged, or of another version.
     """
     path = run_dir / CHECKPOINT
     state = read_state(path, "checkpoint of a VAE", KEYS)
     if state["format"] != FORMAT:
         raise UsageError(f"checkpoint {path} has format {state['format']}, {FORMAT} is expected")
-    if len(state["noises"]) != parallel.count():
-        raise UsageError(
-            f"checkpoint {path} is of {len(state['noises'])} processes, and there are "
-            f"{parallel.count()}"
-        )
     return state
 
 
@@ -66,9 +56,8 @@ def go_on(trainer: Trainer, state: Mapping[str, Any]) -> None:
     Raises:
         UsageError: the checkpoint is of another model.
     """
-    noise = state["noises"][parallel.rank()]
     try:
-        trainer.restore({**state["trainer"], "noise": noise})
+        trainer.restore(state["trainer"])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UsageError(f"checkpoint is of another model: {reason}") from error

@@ -117,7 +117,7 @@ class VAEConfig:
     n_steps: int | None = None
     """Gradient steps, instead of ``epochs``."""
     batch_size: int = 64
-    """Images in a gradient step, over all processes."""
+    """Images in a gradient step."""
     optimizer: str = "adam"
     """adam or adamax, with torch's other defaults."""
     learning_rate: float = 4e-3

@@ -20,7 +20,6 @@ from wnrl.data import Images
 from wnrl.data.images import PARTS
 from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
 from wnrl.nn import frozen
-from wnrl.vae import parallel
 from wnrl.vae.inputs import check_levels, fixed_inputs
 from wnrl.vae.likelihoods import bits_per_dim
 from wnrl.vae.model import VAE
@@ -177,8 +176,7 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
 
     The model is evaluated in eval mode, in its own type also under autocast, with the weights of
     normalised layers computed once, and every part of it is put back into the mode it was in. Log
-    weights are joined in float64 by one running logsumexp. Memory does not depend on K. Several
-    processes share the images, with the noise that one would have, and all return the whole result.
+    weights are joined in float64 by one running logsumexp. Memory does not depend on K.
 
     Args:
         model: on any device.
@@ -210,23 +208,23 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
     size = max(1, min(rows // protocol.n_samples, IMAGES))
     own_type = torch.autocast(device.type, enabled=False)
     with evaluating(model), torch.no_grad(), frozen(model), own_type:
-        for start in parallel.share(range(0, len(pixels), size)):
+        for start in range(0, len(pixels), size):
             block = slice(start, start + size)
             x = pixels[block].to(like) / scale
             generator = block_generator(device, protocol.noise_seed, start)
             chunks = log_weight_chunks(model, x, protocol.n_samples, rows, generator)
             bounds[:, block] = torch.stack(bounds_of_chunks(chunks))
-        for start in parallel.share(range(0, len(pixels), IMAGES)):
+        for start in range(0, len(pixels), IMAGES):
             block = slice(start, start + IMAGES)
             means[block] = model.encode(pixels[block].to(like) / scale)[0].double()
-    bounds = parallel.sum_(bounds).cpu()
+    bounds = bounds.cpu()
     if bad := (~bounds.isfinite().all(0)).nonzero().flatten().tolist():
         raise NonFiniteError(
             f"log p(x) of {len(bad)} of {len(pixels)} images is not finite, that of image {bad[0]} "
             "first"
         )
     log_p, elbo = bounds
-    spread = parallel.sum_(means).cpu().var(0)
+    spread = means.cpu().var(0)
     per_image = -log_p
     return Likelihood(
         protocol,
@@ -250,7 +248,7 @@ def usual_rows(model: VAE, device: torch.device) -> int:
 
 
 def block_generator(device: torch.device, noise_seed: int, start: int) -> torch.Generator:
-    """The source of the noise for the images from ``start`` on, whichever process measures them."""
+    """The source of the noise for the images from ``start`` on."""
     mixed = np.random.SeedSequence((noise_seed, start)).generate_state(1)
     return torch.Generator(device).manual_seed(int(mixed[0]))
 

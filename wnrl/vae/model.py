@@ -43,8 +43,7 @@ class Terms(NamedTuple):
 class VAE(nn.Module):
     """p(z) = N(0, I), p(x | z) of independent pixels, q(z | x) = N(mu(x), diag exp(log_var(x))).
 
-    Calling it gives ``Terms``, so that a model wrapped by ``torch.compile`` or
-    ``DistributedDataParallel`` trains like the model itself.
+    Calling it gives ``Terms``, so that a compiled ``forward`` trains like the model itself.
 
     Subclasses set ``encoder``, images to ``(B, 2 Z)``, and ``decoder``, ``(R, Z)`` to the R · P · H
     · W parameters of R images in any shape. K samples of B images always go through the decoder as

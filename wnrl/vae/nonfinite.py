@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wnrl.vae import parallel
-
 
 class Witness:
     """Writes down, in the order in which they appear, which tensors of a step are finite.
@@ -67,9 +65,9 @@ class Witness:
                 handle.remove()
 
     def first(self) -> str | None:
-        """The first tensor that was not finite in any of the processes, and forgets all."""
+        """Return the name of the first tensor that was not finite, and forget all."""
         seen, self.seen = self.seen, []
         if not seen:
             return None
-        bad = parallel.sum_(torch.stack([~flag for _, flag in seen]).float()).tolist()
-        return next((name for (name, _), n in zip(seen, bad, strict=True) if n), None)
+        finite = torch.stack([flag for _, flag in seen]).tolist()
+        return next((name for (name, _), good in zip(seen, finite, strict=True) if not good), None)

@@ -9,7 +9,7 @@ from torch import Tensor
 from wnrl import tags
 from wnrl.vae.bounds import beta_elbo, dreg, elbo, iwae, warm_up
 from wnrl.vae.config import VAEConfig
-from wnrl.vae.model import VAE
+from wnrl.vae.model import VAE, Terms
 
 
 class Goal(NamedTuple):
@@ -21,11 +21,12 @@ class Goal(NamedTuple):
     """Bounds and terms without beta or free bits, by tag: scalars, nats an image."""
 
 
-Objective = Callable[[VAE, Tensor, torch.Generator | None, VAEConfig, float], Goal]
+Forward = Callable[..., Terms]
+Objective = Callable[[Forward, Tensor, torch.Generator | None, VAEConfig, float], Goal]
 
 
 def _elbo(
-    model: VAE, x: Tensor, generator: torch.Generator | None, config: VAEConfig, warmth: float
+    model: Forward, x: Tensor, generator: torch.Generator | None, config: VAEConfig, warmth: float
 ) -> Goal:
     bound = elbo(model, x, config.train_samples, generator)
     maximised = beta_elbo(bound, config.beta * warmth, config.free_bits, config.free_bits_per)
@@ -39,15 +40,16 @@ def _elbo(
 
 
 def _iwae(
-    model: VAE, x: Tensor, generator: torch.Generator | None, config: VAEConfig, warmth: float
+    model: Forward, x: Tensor, generator: torch.Generator | None, config: VAEConfig, warmth: float
 ) -> Goal:
     bound = iwae(model, x, config.train_samples, generator, chunk=config.train_chunk).mean()
     return Goal(bound, {tags.VAE_TRAIN_IWAE: bound})
 
 
 def _dreg(
-    model: VAE, x: Tensor, generator: torch.Generator | None, config: VAEConfig, warmth: float
+    model: Forward, x: Tensor, generator: torch.Generator | None, config: VAEConfig, warmth: float
 ) -> Goal:
+    assert isinstance(model, VAE)
     bound = dreg(model, x, config.train_samples, generator).mean()
     return Goal(bound, {tags.VAE_TRAIN_IWAE: bound})
 
@@ -57,12 +59,16 @@ OBJECTIVES: dict[str, Objective] = {"elbo": _elbo, "iwae": _iwae, "dreg": _dreg}
 
 
 def goal(
-    model: VAE, x: Tensor, generator: torch.Generator | None, config: VAEConfig, warmth: float = 1.0
+    model: Forward,
+    x: Tensor,
+    generator: torch.Generator | None,
+    config: VAEConfig,
+    warmth: float = 1.0,
 ) -> Goal:
     """The objective of ``config`` on a batch.
 
     Args:
-        model: the VAE; compiled too.
+        model: the VAE, or but for ``dreg`` its compiled ``forward``.
         x: images, ``(B, C, H, W)``.
         generator: for the samples, on the device of ``x``.
         config: the run.

@@ -19,18 +19,16 @@ from wnrl.diagnostics.weights import length_tensors
 from wnrl.errors import NonFiniteError
 from wnrl.nn.projection import project_
 from wnrl.norms import NORMS
-from wnrl.vae import parallel
 from wnrl.vae.averaging import Average
-from wnrl.vae.batches import Batches, check_processes, noise_generator
+from wnrl.vae.batches import Batches
 from wnrl.vae.config import SCHEDULES, VAEConfig
 from wnrl.vae.inputs import check_levels
-from wnrl.vae.model import VAE
+from wnrl.vae.model import VAE, Terms
 from wnrl.vae.nonfinite import Witness
 from wnrl.vae.objectives import goal, warmth_at
 from wnrl.vae.pixels import trusted
 from wnrl.vae.validation import Validation
 
-PAUSE_EVERY = 20  # steps between which several processes ask each other whether to pause
 PARAMETERS = "the length of all parameters"
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -65,18 +63,16 @@ class Trainer:
     """A training that can stop after any step, and go on from its ``state``.
 
     Order, binarisation and noise come from one generator seeded by ``config.seed``, so that every
-    norm sees the same images and the same noise in the same order. Of several processes each takes
-    its part of every batch, with noise of its own; gradients are averaged, and the lengths of
-    gradients that are logged are those of the first process's part.
+    norm sees the same images and the same noise in the same order.
 
     Nothing waits for the device between two log steps. A NaN is found at the next of them, which
     then does the steps since the last one again, looking for the tensor that had it first.
 
     Args:
-        model: trained in place, on the device it is on; the same in all processes.
+        model: trained in place, on the device it is on.
         images: the data set of ``config``.
         config: the run.
-        called: what is called for ``model``, such as a compiled one.
+        forward: called for ``model``'s terms in its place, such as its compiled ``forward``.
 
     Attributes:
         step: gradient steps done.
@@ -85,19 +81,21 @@ class Trainer:
         good: the state at the last log step, where everything was finite.
 
     Raises:
-        UsageError: a batch does not fit into the training set, or not evenly on the processes.
+        UsageError: a batch does not fit into the training set.
     """
 
     def __init__(
-        self, model: VAE, images: Images, config: VAEConfig, called: VAE | None = None
+        self,
+        model: VAE,
+        images: Images,
+        config: VAEConfig,
+        forward: Callable[..., Terms] | None = None,
     ) -> None:
-        check_processes(config)
         check_levels(model.likelihood, images)
-        self.model, self.config, self.called = model, config, called or model
+        self.model, self.config, self.forward = model, config, forward or model
         self.device = next(model.parameters()).device
         self.validation = Validation(model, images, config)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.noise = noise_generator(config.seed, self.generator)
         self.parameters = list(model.parameters())  # asked of the model, they take a while
         self.optimizer = OPTIMIZERS[config.optimizer](self.parameters, config.learning_rate)
         self.steps_per_epoch = config.steps_per_epoch(len(images.train))
@@ -120,7 +118,7 @@ class Trainer:
         """Trains to the end, or until ``pause`` says so.
 
         Args:
-            pause: asked after every step; with several processes, now and then.
+            pause: asked after every step.
 
         Raises:
             NonFiniteError: something was NaN or infinite; the message names the first tensor, and
@@ -138,35 +136,29 @@ class Trainer:
                 self.seconds += time.perf_counter() - start
                 yield self._log(means, watch)
                 start = time.perf_counter()
-            if self._paused(pause):
+            if pause():
                 break
         self.seconds += time.perf_counter() - start
         if self.step > self.last_log:
             self._check(to_floats({**self._means(), PARAMETERS: self._parameter_norm()}))
 
-    def _paused(self, pause: Callable[[], bool]) -> bool:
-        if parallel.count() == 1:
-            return pause()
-        return self.step % PAUSE_EVERY == 0 and parallel.any_of(pause(), self.device)
-
     def _advance(self, witness: Witness | None = None) -> None:
         """One gradient step; with a witness, on the model itself."""
         config, x = self.config, self.batches.next()
-        called = self.called if witness is None else self.model
+        called = self.forward if witness is None else self.model
         self.step += 1
         rate = config.learning_rate * SCHEDULES[config.schedule](self.step / self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         warmth = warmth_at(config, self.step - 1, self.steps_per_epoch)
         with trusted(), self.precision:
-            maximised, means = goal(called, x, self.noise, config, warmth)
+            maximised, means = goal(called, x, self.generator, config, warmth)
         if witness is not None:
             for tag, value in means.items():
                 witness.look(tag, value)
         for parameter in self.parameters:
             parameter.grad = None
         (-maximised).backward()
-        parallel.mean_([p.grad for p in self.parameters if p.grad is not None])
         if config.max_grad_norm is not None:
             clip_grad_norm_(self.parameters, config.max_grad_norm)
         self.optimizer.step()
@@ -179,10 +171,10 @@ class Trainer:
         self.sums = added if self.sums is None else self.sums + added
 
     def _means(self) -> dict[str, Tensor]:
-        """Means since the last log step, over all processes, still on the device."""
+        """Means since the last log step, still on the device."""
         if self.sums is None:
             return {}
-        means = parallel.sum_(self.sums / (parallel.count() * (self.step - self.last_log)))
+        means = self.sums / (self.step - self.last_log)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the time of a log step is that of its work
         return dict(zip(self.names, means.unbind(), strict=True))
@@ -243,7 +235,6 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "generator": self.generator.get_state(),
-            "noise": self.noise.get_state(),
             "batches": self.batches.state(),
             "names": list(self.names),
             "sums": self.sums,
@@ -260,7 +251,6 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.generator.set_state(state["generator"])
-        self.noise.set_state(state["noise"])
         self.batches.restore(state["batches"])
         self.sums = None if state["sums"] is None else state["sums"].to(self.device)
         self.good = copy.deepcopy(self.state())
