@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 PROGRAM = re.compile(r"(?:bash|python) ((?:scripts|\.ci)/[\w./]+)")
-COMMAND = re.compile(r"(?:scripts/|`)(\w+)\.py ([^`#;\n]+)")
+COMMAND = re.compile(r"(?:scripts/|`)([\w/]+)\.py ([^`#;\n]+)")
 EXAMPLES = [path for path in DOCUMENTS if "```python" in path.read_text(encoding="utf-8")]
 
 
@@ -75,7 +75,7 @@ def commands(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_have_flags_that_their_programs_take(document):
     for program, argv in commands(document):
-        module, preset = importlib.import_module(f"scripts.{program}"), None
+        module, preset = importlib.import_module(f"scripts.{program.replace('/', '.')}"), None
         kind = module.Args
         if module is train_agent:
             preset = train_agent.preset_of(argv)

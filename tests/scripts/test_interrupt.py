@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PROGRAMS = sorted(path.name for path in (CHECKOUT / "scripts").glob("[a-z]*.py"))
+SCRIPTS = CHECKOUT / "scripts"
+PROGRAMS = sorted(str(path.relative_to(SCRIPTS)) for path in SCRIPTS.rglob("[a-z]*.py"))
 PROGRAM = """
 import os, signal, sys
 {start}
@@ -26,7 +27,7 @@ runpy.run_path({script!r}, run_name="__main__")
 
 def started(name, module="", before=""):
     """A program that is asked for help, with a Ctrl-C where it first imports ``module``."""
-    script = str(CHECKOUT / "scripts" / name)
+    script = str(SCRIPTS / name)
     code = PROGRAM.format(start=before, module=module, script=script)
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -28,7 +28,7 @@ from wnrl.sb3 import probe
 from wnrl.sb3.parts import trained_parts
 
 EVERY = 2_000
-"""Environment steps between measurements; what they cost: scripts/bench_diagnostics.py."""
+"""Environment steps between measurements; what they cost: scripts/bench/diagnostics.py."""
 ROWS = 512
 """Observations that dormant units and ranks are counted on."""
 TAU = 0.025

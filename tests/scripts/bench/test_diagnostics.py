@@ -4,24 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from scripts import bench_diagnostics
-from scripts.bench_diagnostics import Args, Times, main, show
+from scripts.bench import diagnostics
+from scripts.bench.diagnostics import Args, main, row
 from wnrl.errors import UsageError
 
 
 def test_a_small_run_prints_a_row(capsys, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    monkeypatch.setitem(bench_diagnostics.TASKS, "ppo CartPole-v1", 256)
+    monkeypatch.setitem(diagnostics.TASKS, "ppo CartPole-v1", 256)
     main(Args(rounds=1, every=256, only="ppo", curvature=True))
     printed = capsys.readouterr().out
     assert re.search(r"^\| ppo CartPole-v1 \| \d+ \| \d\.\d{3} ± 0\.000 \| [1-9]", printed, re.M)
 
 
 def test_the_row_shows_the_median_ratio_and_the_time_inside():
-    without = np.array([10.0, 20.0, 10.0])
-    times = Times(without, 1.01 * without, inside=0.005 * without, counts=np.array([2, 4, 2]))
-    row = show("task", steps=1000, times=times)
-    assert row == "| task | 100 | 1.010 ± 0.000 | 0.50% | 25.0 |"
+    cpu, nothing = np.array([10.0, 20.0, 10.0]), np.zeros(3)
+    without = np.stack([2 * cpu, cpu, nothing, nothing], 1)
+    watched = np.stack([2 * cpu, 1.01 * cpu, 0.005 * cpu, [2, 4, 2]], 1)
+    shown = row("task", 1000, {"without": without, "with": watched})
+    assert shown == "| task | 100 | 1.010 ± 0.000 | 0.50% | 25.0 |"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 import re
 from pathlib import Path
 
-from scripts.draw_weight_norm import FIGURES, Args, main
+from scripts.bench.draw_weight_norm import FIGURES, Args, main
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "weight_norm.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "weight_norm.md"
 
 
 def test_every_figure_is_drawn_and_its_numbers_printed(tmp_path, capsys):

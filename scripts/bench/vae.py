@@ -1,7 +1,7 @@
-"""Times training and measuring a VAE against a plain PyTorch loop with a DataLoader.
+"""Time training and measuring a VAE against a plain PyTorch loop with a DataLoader.
 
-    python scripts/bench_vae.py
-    python scripts/bench_vae.py --device cuda --compile --steps 600
+    python scripts/bench/vae.py
+    python scripts/bench/vae.py --device cuda --compile --steps 600
 
 Three arms have the same sizes and batches: ``none`` and the chosen norm, trained by
 ``wnrl.vae.Trainer``, and ``loop``, which is what a tutorial writes: a DataLoader over images that
@@ -15,7 +15,7 @@ between its quartiles. Images are random, which takes as long as with real ones.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts._interrupt import leave_at_ctrl_c
 
@@ -23,9 +23,9 @@ if __name__ == "__main__":
     leave_at_ctrl_c()  # until _cli.run catches it
 
 import resource
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,16 +35,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from scripts import _cli
+from scripts.bench._rounds import CPU, WALL, cell, clocked, header, interleaved, line, prepare
 from wnrl import vae
 from wnrl.compiling import compiled
 from wnrl.data import Images
 from wnrl.errors import check_choice, check_positive
 from wnrl.norms import NORMS
-from wnrl.runs import resolve_device
 from wnrl.vae import Trainer
 
 MODELS = ("mlp", "conv")
-TASKS = ("train", "measure")
 FOREVER = 10**9
 ROWS = 256  # of a pass, where memory is measured
 Arm = Callable[[], None]
@@ -76,12 +75,8 @@ class Args:
     def __post_init__(self) -> None:
         check_choice("model", self.model, MODELS)
         check_choice("norm", self.norm, NORMS)
-        check_positive(
-            steps=self.steps,
-            images=self.images,
-            n_samples=self.n_samples,
-            rounds=self.rounds,
-        )
+        check_positive(steps=self.steps, images=self.images, rounds=self.rounds)
+        check_positive(n_samples=self.n_samples)
         _cli.check_threads(self.threads)
 
 
@@ -99,7 +94,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """One binary image, ``(1, H, W)``, and its label."""
+        """Return one binary image, ``(1, H, W)``, and its label."""
         picture, label = Image.fromarray(self.pixels[index].numpy()), int(self.targets[index])
         width, height = picture.size
         x = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(height, width, 1)
@@ -116,7 +111,7 @@ class PlainVAE(nn.Module):
         self.flat = isinstance(ours, vae.MLPVAE)
 
     def terms(self, x: Tensor, n_samples: int) -> tuple[Tensor, ...]:
-        """Reconstruction ``(K, B)``, mu, log_var ``(B, Z)`` and z ``(K, B, Z)``."""
+        """Return the reconstruction ``(K, B)``, mu, log_var ``(B, Z)`` and z ``(K, B, Z)``."""
         mu, log_var = self.encoder(x.flatten(1) if self.flat else x).chunk(2, 1)
         z = mu + (0.5 * log_var).exp() * torch.randn(n_samples, *mu.shape, device=x.device)
         logits = self.decoder(z.flatten(0, 1)).view(n_samples, *x.shape)
@@ -124,13 +119,13 @@ class PlainVAE(nn.Module):
         return -errors.sum((2, 3, 4)), mu, log_var, z
 
     def loss(self, x: Tensor) -> Tensor:
-        """−ELBO of a batch, the mean."""
+        """Return −ELBO, the mean over a batch."""
         reconstruction, mu, log_var, _ = self.terms(x, 1)
         kl = -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(1)
         return (kl - reconstruction[0]).mean()
 
     def log_p(self, x: Tensor, n_samples: int) -> Tensor:
-        """The importance-weighted bound, ``(B,)``."""
+        """Return the importance-weighted bound, ``(B,)``."""
         reconstruction, mu, log_var, z = self.terms(x, n_samples)
         q = torch.distributions.Normal(mu, (0.5 * log_var).exp())
         prior = torch.distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
@@ -139,7 +134,7 @@ class PlainVAE(nn.Module):
 
 
 def random_images(args: Args) -> Images:
-    """As many random images as an epoch of MNIST has, with much black as there."""
+    """Return as many random images as an epoch of MNIST has, with much black as there."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (60_000, 1, 28, 28), generator=generator, dtype=torch.uint8)
     pixels = noise * (torch.rand(noise.shape, generator=generator) < 0.2)
@@ -147,7 +142,7 @@ def random_images(args: Args) -> Images:
 
 
 def our_arms(args: Args, norm: str, images: Images, device: torch.device) -> dict[str, Arm]:
-    """Segments of training and of measuring with one norm."""
+    """Return segments of training and of measuring with one norm."""
     preset = vae.preset(args.model, "mnist")
     config = replace(preset, norm=norm, epochs=None, n_steps=FOREVER, n_logs=1)
     model = vae.build(config, images).to(device)
@@ -167,7 +162,7 @@ def our_arms(args: Args, norm: str, images: Images, device: torch.device) -> dic
 
 
 def loop_arms(args: Args, images: Images, device: torch.device) -> dict[str, Arm]:
-    """The same segments as a tutorial would write them."""
+    """Return the same segments as a tutorial would write them."""
     preset = replace(vae.preset(args.model, "mnist"), norm="none")
     model = PlainVAE(vae.build(preset, images)).to(device)
     kind = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}[preset.optimizer]
@@ -199,49 +194,23 @@ def loop_arms(args: Args, images: Images, device: torch.device) -> dict[str, Arm
     return {"train": train, "measure": measure}
 
 
-def seconds(arm: Arm, device: torch.device) -> float:
-    """What a segment costs: CPU seconds, or seconds on a GPU."""
-    if device.type != "cuda":
-        start = time.process_time()
-        arm()
-        return time.process_time() - start
-    torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    arm()
-    torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def times(arms: list[Arm], rounds: int, device: torch.device) -> np.ndarray:
-    """Seconds of the segments, ``(rounds, arms)``."""
-    found = np.zeros((rounds + 1, len(arms)))
-    order = list(range(len(arms)))
-    for row in found:
-        for index in order:
-            row[index] = seconds(arms[index], device)
-        order.append(order.pop(0))
-    return found[1:]
-
-
 def peak_mb(device: torch.device) -> float:
-    """The most memory so far, of this process or on the GPU."""
+    """Return the most memory so far, of this process or on the GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def row(task: str, name: str, n_images: int, own: np.ndarray, others: list[np.ndarray]) -> str:
-    """A line of the table: the speed, and that relative to each of ``others``."""
-    cells = [task, name, f"{n_images / np.median(own):.0f}"]
-    for other in others:
-        low, ratio, high = np.percentile(other / own, [25, 50, 75])
-        cells.append(f"{ratio:.2f} ± {(high - low) / 2:.2f}")
-    return f"| {' | '.join(cells)} |"
+def rows(task: str, n_images: int, seconds: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Yield the lines of one task: the speed of each arm, and over those of two others."""
+    for name, own in seconds.items():
+        ratios = (cell(seconds[other], own) for other in ("none", "loop"))
+        yield line((task, name, f"{n_images / np.median(own):.0f}", *ratios))
 
 
 def memory(args: Args, images: Images, device: torch.device, arms: dict[str, Arm]) -> str:
-    """How much the peak of memory grows with more training, and with more K than fit in a pass."""
+    """Tell how much peak memory grows with more training, and with more K than fit in a pass."""
     before = peak_mb(device)
     for _ in range(3):
         arms["train"]()
@@ -258,22 +227,20 @@ def memory(args: Args, images: Images, device: torch.device, arms: dict[str, Arm
 
 
 def main(args: Args) -> None:
-    """Measures, and prints the table."""
-    torch.set_num_threads(args.threads)
-    device, images = resolve_device(args.device), random_images(args)
+    """Measure, and print the table."""
     batch = vae.preset(args.model, "mnist").batch_size
-    names = ["none", args.norm, "loop"]
-    arms = [our_arms(args, norm, images, device) for norm in names[:2]]
-    arms.append(loop_arms(args, images, device))
-    print(f"torch {torch.__version__}, {device}, {args.threads} threads; {args.model}, B = {batch}")
-    print("| task | arm | images a second | speed / none | speed / loop |")
-    print("|---|---|---|---|---|")
-    for task, n_images in zip(TASKS, (args.steps * batch, args.images), strict=True):
-        found = times([arm[task] for arm in arms], args.rounds, device)
-        label = task if task == "train" else f"measure, K = {args.n_samples}"
-        for name, own in zip(names, found.T, strict=True):
-            print(row(label, name, n_images, own, [found[:, 0], found[:, 2]]), flush=True)
-    print(memory(args, images, device, arms[1]))
+    device = prepare(args.device, args.threads, f"{args.model}, B = {batch}")
+    clock, images = WALL if device.type == "cuda" else CPU, random_images(args)
+    arms = {norm: our_arms(args, norm, images, device) for norm in ("none", args.norm)}
+    arms["loop"] = loop_arms(args, images, device)
+    print(header("task", "arm", "images a second", "speed / none", "speed / loop"))
+    n_images = {"train": args.steps * batch, "measure": args.images}
+    for task, label in (("train", "train"), ("measure", f"measure, K = {args.n_samples}")):
+        segments = {name: partial(clocked, arm[task], device) for name, arm in arms.items()}
+        times = interleaved(segments, args.rounds)
+        seconds = {name: measured[:, clock] for name, measured in times.items()}
+        print("\n".join(rows(label, n_images[task], seconds)), flush=True)
+    print(memory(args, images, device, arms[args.norm]))
 
 
 if __name__ == "__main__":

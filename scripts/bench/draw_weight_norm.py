@@ -1,6 +1,6 @@
-"""Draws the figures of docs/weight_norm.md and prints the numbers that the page quotes.
+"""Draw the figures of docs/weight_norm.md and print the numbers that the page quotes.
 
-    python scripts/draw_weight_norm.py
+    python scripts/bench/draw_weight_norm.py
 
 Everything is computed here, on one core, in about a minute: one unit with two inputs, and small
 networks that learn to tell scikit-learn's 8×8 digits apart. These are pictures of how the norms
@@ -10,7 +10,7 @@ behave, not a comparison of what they are worth; that is what ``scripts/compare.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts._interrupt import leave_at_ctrl_c
 

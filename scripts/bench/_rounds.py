@@ -1,0 +1,83 @@
+"""How every benchmark here measures: alternatives interleaved, ratios within a round."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from wnrl.runs import resolve_device
+
+WALL, CPU = 0, 1
+"""Columns of what ``clocked`` measures."""
+
+
+def prepare(device: str, threads: int, *more: str) -> torch.device:
+    """Set the number of CPU threads, print what is measured on, and return the device."""
+    where = resolve_device(device)
+    torch.set_num_threads(threads)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU"
+    print(", ".join((f"torch {torch.__version__}", name, f"{threads} threads", *more)) + "\n")
+    return where
+
+
+def clocked(function: Callable[[], object], device: torch.device | None = None) -> list[float]:
+    """Return the wall and the CPU seconds of a call, at whose end a GPU has finished."""
+    _finish(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    _finish(device)
+    return [time.perf_counter() - wall, time.process_time() - cpu]
+
+
+def _finish(device: torch.device | None) -> None:
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def interleaved(
+    arms: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1, seconds: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Return what each arm measured, one row a round.
+
+    A round calls each arm once, in an order that rotates from round to round.
+
+    Args:
+        arms: functions that return what they measured: a number or several.
+        rounds: the least number of rounds.
+        warm_up: rounds before them, which are left out.
+        seconds: the least time for all rounds without the warm-up.
+    """
+    measured: dict[str, list[Any]] = {name: [] for name in arms}
+    order, done, began = list(arms), 0, time.perf_counter()
+    while done < warm_up + rounds or time.perf_counter() - began < seconds:
+        for name in order:
+            measured[name].append(arms[name]())
+        order.append(order.pop(0))
+        done += 1
+        if done == warm_up:
+            began = time.perf_counter()
+    return {name: np.array(values[warm_up:]) for name, values in measured.items()}
+
+
+def ratio(over: np.ndarray, under: np.ndarray) -> tuple[float, float]:
+    """Return the median of the rounds' ratios, and half the distance between their quartiles."""
+    low, middle, high = np.percentile(over / under, [25, 50, 75])
+    return float(middle), float(high - low) / 2
+
+
+def cell(over: np.ndarray, under: np.ndarray, digits: int = 2) -> str:
+    """Return the ratio as a table shows it."""
+    middle, spread = ratio(over, under)
+    return f"{middle:.{digits}f} ± {spread:.{digits}f}"
+
+
+def line(cells: Iterable[str]) -> str:
+    """Return a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def header(*names: str) -> str:
+    """Return the two lines at the top of a Markdown table."""
+    return f"{line(names)}\n|{'---|' * len(names)}"

@@ -1,0 +1,139 @@
+"""Time training with the diagnostics callback against training without it.
+
+    python scripts/bench/diagnostics.py
+
+Two agents with the same seed train side by side, one of them with the callback. It changes no bit
+of training, so that both do the same work, in segments of so many environment steps that alternate
+and change places from round to round. What counts is the ratio of their times *within* a round, in
+CPU seconds of this process, on one thread; the first round is warm-up. The table shows the median
+ratio with half the distance between its quartiles; the time inside of the callback as a share of
+training without it, which a busy machine disturbs less, but which leaves its hooks out; and that
+time for one measurement.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts._interrupt import leave_at_ctrl_c
+
+if __name__ == "__main__":
+    leave_at_ctrl_c()  # until _cli.run catches it
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+import envs
+from agents import AGENTS, vectorize
+from agents.training import Model
+from scripts import _cli
+from scripts.bench._rounds import CPU, cell, clocked, header, interleaved, line, prepare
+from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.norms import NORMS
+from wnrl.sb3 import Diagnostics
+from wnrl.sb3.diagnostics import EVERY
+
+TASKS = {
+    "ppo CartPole-v1": 6144,
+    "dqn CartPole-v1": 4096,
+    "sac Pendulum-v1": 2000,
+}
+"""Algorithm and environment, with the preset of the two, to the steps of a segment."""
+INSIDE, COUNT = CPU + 1, CPU + 2
+"""Columns behind those of ``clocked``: CPU seconds in the callback, and its measurements."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags."""
+
+    rounds: int = 5
+    """Segments of each agent that count, at least one."""
+    every: int = EVERY
+    """Environment steps between measurements."""
+    curvature: bool = False
+    """Measure curvature too, where there is one."""
+    norm: str = "weight"
+    """Norm of the networks."""
+    only: str = ""
+    """Tasks whose name contains this; all by default."""
+    seed: int = 0
+    """Seed of both agents."""
+
+    def __post_init__(self) -> None:
+        check_positive(rounds=self.rounds, every=self.every)
+        check_choice("norm", self.norm, NORMS)
+        if not any(self.only in task for task in TASKS):
+            raise UsageError(f"only must be part of {', '.join(TASKS)}; got {self.only!r}")
+
+
+class Timed(Diagnostics):
+    """Counts the CPU seconds inside of the callback, and its measurements."""
+
+    seconds, count = 0.0, 0
+
+    def _on_rollout_end(self) -> None:
+        self.seconds += clocked(super()._on_rollout_end)[CPU]
+
+    def _on_rollout_start(self) -> None:
+        self.seconds += clocked(super()._on_rollout_start)[CPU]
+
+    def _measure(self) -> None:
+        self.count += 1
+        super()._measure()
+
+
+def build(task: str, args: Args, run_dir: Path) -> Model:
+    """Return an agent with its preset, which logs to ``run_dir``."""
+    algo, env_id = task.split()
+    config = AGENTS[algo].preset(env_id)
+    env = vectorize(envs.factory(env_id), config.n_envs, args.seed, config.normalize, config.gamma)
+    return AGENTS[algo].build(config, env, args.norm, args.seed, "cpu", run_dir)
+
+
+def measure(task: str, steps: int, args: Args) -> dict[str, np.ndarray]:
+    """Train both agents, in segments of ``steps`` environment steps, and return their times."""
+    timed = Timed(args.every, curvature=args.curvature and not task.startswith("sac"))
+
+    def segment(model: Model, callback: Timed | None) -> list[float]:
+        timed.seconds, timed.count = 0.0, 0
+        times = clocked(lambda: model.learn(steps, callback, reset_num_timesteps=False))
+        return [*times, timed.seconds, timed.count]
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, watched = (build(task, args, Path(folder, name)) for name in ("plain", "watched"))
+        arms = {"without": lambda: segment(plain, None), "with": lambda: segment(watched, timed)}
+        return interleaved(arms, args.rounds)
+
+
+def row(task: str, steps: int, times: Mapping[str, np.ndarray]) -> str:
+    """Return a row of the table."""
+    without, watched = times["without"], times["with"]
+    inside, count = watched[:, INSIDE].sum(), watched[:, COUNT].sum()
+    return line(
+        (
+            task,
+            f"{steps / np.median(without[:, CPU]):.0f}",
+            cell(watched[:, CPU], without[:, CPU], digits=3),
+            f"{inside / without[:, CPU].sum():.2%}",
+            f"{inside / max(1, count) * 1e3:.1f}",
+        )
+    )
+
+
+def main(args: Args) -> None:
+    """Measure every task, and print the table."""
+    prepare("cpu", 1, f"norm {args.norm}, every {args.every} steps")
+    columns = ("steps a CPU second", "time with / without", "inside", "ms a measurement")
+    print(header("", *columns))
+    for task, steps in TASKS.items():
+        if args.only in task:
+            print(row(task, steps, measure(task, steps, args)), flush=True)
+
+
+if __name__ == "__main__":
+    _cli.run(main, Args, description=__doc__)

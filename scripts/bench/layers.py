@@ -1,0 +1,288 @@
+"""Time weight-normalized layers against plain ones and against the alternatives.
+
+    python scripts/bench/layers.py --threads 2
+
+Every alternative runs the same network on the same input, interleaved in one process: a round
+times each of them once, in an order that rotates, and what counts is the ratio to plain *within* a
+round. The tables show the median of the ratios with half the distance between their quartiles,
+for a forward without grad and for a whole train step (forward, backward, Adam), and the bytes that
+a forward keeps for the backward, parameters and input left out. Times a round wide apart mean
+a busy machine.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts._interrupt import leave_at_ctrl_c
+
+if __name__ == "__main__":
+    leave_at_ctrl_c()  # until _cli.run catches it
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scripts import _cli
+from scripts.bench._rounds import WALL, cell, clocked, header, interleaved, line, prepare, ratio
+from wnrl import convert, frozen, shared_weights
+from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.optim import WNAdam
+
+OBS, ACTIONS = 32, 8
+ADAM: dict[str, dict[str, bool]] = {
+    "default": {},
+    "loop": {"foreach": False, "fused": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row: a network, its input, and how it is called."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    call: Callable[[nn.Module, Tensor], Tensor] = lambda net, x: net(x)
+
+
+def mlp(width: int) -> nn.Module:
+    """Return three hidden layers, as policies and critics have them, and an output layer."""
+    pairs = itertools.pairwise((OBS, width, width, width))
+    hidden = [layer for sizes in pairs for layer in (nn.Linear(*sizes), nn.Tanh())]
+    return nn.Sequential(*hidden, nn.Linear(width, ACTIONS))
+
+
+def nature_cnn() -> nn.Module:
+    """Return the network of Mnih et al. (2015)."""
+    return nn.Sequential(
+        *(nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU()),
+        *(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3136, 512), nn.ReLU()),
+        nn.Linear(512, ACTIONS),
+    )
+
+
+def lstm() -> nn.Module:
+    """Return a recurrent policy's core, in a container so that it can be converted."""
+    return nn.ModuleDict({"lstm": nn.LSTM(16, 128)})
+
+
+def whole_sequence(net: Any, x: Tensor) -> Tensor:
+    """Call once for all time steps."""
+    return net["lstm"](x)[0]
+
+
+def step_by_step(net: Any, x: Tensor) -> Tensor:
+    """Call once a time step, as an unrolled loop does; with weights shared where they can be."""
+    outputs, states = [], None
+    with shared_weights(net):
+        for step in x.split(1):
+            out, states = net["lstm"](step, states)
+            outputs.append(out)
+    return torch.cat(outputs)
+
+
+WORKLOADS = [
+    *(
+        Workload(f"MLP 3x{width}, batch {batch}", lambda width=width: mlp(width), (batch, OBS))  # type: ignore[misc]
+        for width in (64, 256, 1024)
+        for batch in (1, 8, 64, 256)
+    ),
+    Workload("Nature CNN, batch 32", nature_cnn, (32, 4, 84, 84)),
+    Workload("LSTM 16-128, 64 steps, batch 8", lstm, (64, 8, 16), whole_sequence),
+    Workload("LSTM 16-128, 64 calls, batch 8", lstm, (64, 8, 16), step_by_step),
+]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One column: what is done to the plain network before it is timed."""
+
+    name: str
+    change: Callable[[nn.Module], object] = lambda net: None
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
+    scope: Callable[[nn.Module], AbstractContextManager[None]] = lambda net: nullcontext()
+    forward: bool = True
+    train: bool = True
+    fits: Callable[[tuple[int, ...]], bool] = lambda shape: True
+
+
+def by_torch(register: Callable[..., nn.Module]) -> Callable[[nn.Module], None]:
+    """Return what puts one of torch's weight norms on every weight of every layer."""
+
+    def change(net: nn.Module) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            for layer in list(net.modules()):
+                for name, p in list(layer.named_parameters(recurse=False)):
+                    if p.dim() > 1:
+                        register(layer, name)
+
+    return change
+
+
+ALTERNATIVES = [
+    Alternative("plain"),
+    Alternative("ours", lambda net: convert(net, "weight")),
+    Alternative("ours, frozen", lambda net: convert(net, "weight"), scope=frozen, train=False),
+    Alternative("ours, optimizer", optimizer=WNAdam, forward=False),
+    Alternative("parametrization", by_torch(nn.utils.parametrizations.weight_norm)),
+    Alternative("legacy hook", by_torch(nn.utils.weight_norm)),
+    Alternative("layer norm", lambda net: convert(net, "layer")),
+    Alternative(
+        "batch norm",
+        lambda net: convert(net, "batch"),
+        fits=lambda shape: shape[0] > 1 and len(shape) != 3,  # no single example and no LSTM
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags."""
+
+    device: str = "cpu"
+    """auto, cpu, cuda or cuda:<k>."""
+    threads: int = 2
+    """CPU threads."""
+    seconds: float = 5.0
+    """Time for each row of each table."""
+    adam: str = "default"
+    """Adam's implementation: default (each optimizer's own: on a CPU torch's Adam loops, as in
+    SB3, and WNAdam is fused), or the same for all: loop, foreach or fused."""
+    only: str = ""
+    """Rows whose name contains this; all by default."""
+    seed: int = 0
+    """Seed of weights and inputs."""
+
+    def __post_init__(self) -> None:
+        check_positive(seconds=self.seconds)
+        _cli.check_threads(self.threads)
+        check_choice("adam", self.adam, ADAM)
+        if not any(self.only in workload.name for workload in WORKLOADS):
+            raise UsageError(f"only must be part of the name of a row, got {self.only!r}")
+
+
+class Candidate:
+    """One alternative, built for one workload."""
+
+    def __init__(
+        self, workload: Workload, chosen: Alternative, args: Args, device: torch.device
+    ) -> None:
+        torch.manual_seed(args.seed)
+        self.call, self.scope, self.device = workload.call, chosen.scope, device
+        self.net = workload.build()
+        chosen.change(self.net)
+        self.net.to(device)
+        self.x = torch.randn(workload.shape, device=device)
+        options: dict[str, Any] = dict(ADAM[args.adam])
+        self.optimizer = chosen.optimizer(self.net.parameters(), lr=1e-4, **options)
+
+    def forward(self) -> None:
+        """Call the network; ``timed`` switches grad off and opens the scope."""
+        self.call(self.net, self.x)
+
+    def train(self) -> None:
+        """Take a step: forward, backward and Adam."""
+        self.optimizer.zero_grad()
+        self.call(self.net, self.x).square().mean().backward()
+        self.optimizer.step()
+
+    def timed(self, mode: str, n_calls: int) -> float:
+        """Return the seconds of a forward or of a train step, over several of them."""
+        training, function = mode == "train", getattr(self, mode)
+        self.net.train(training)
+        scope = nullcontext() if training else self.scope(self.net)
+        with torch.set_grad_enabled(training), scope:
+            function()  # where a scope computes its weights
+            times = clocked(lambda: [function() for _ in range(n_calls)], self.device)
+        return times[WALL] / n_calls
+
+    def kept_bytes(self) -> int:
+        """Return what one forward keeps for the backward, without parameters and input."""
+        known = {t.untyped_storage().data_ptr() for t in (*self.net.parameters(), self.x)}
+        kept: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in known:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = self.call(self.net, self.x).square().mean()
+        total = sum(kept.values())
+        loss.backward()
+        return total
+
+
+def measure(workload: Workload, args: Args, device: torch.device) -> dict[str, Any]:
+    """Return the seconds of the two modes by round, and the bytes kept, by alternative."""
+    fitting = [chosen for chosen in ALTERNATIVES if chosen.fits(workload.shape)]
+    built = {chosen: Candidate(workload, chosen, args, device) for chosen in fitting}
+    results: dict[str, Any] = {}
+    for mode in ("forward", "train"):
+        plain = built[ALTERNATIVES[0]].timed(mode, 10)
+        n_calls = max(1, round(2e-3 / plain))  # 2 ms: above the clock's grain
+        arms = {
+            chosen.name: partial(candidate.timed, mode, n_calls)
+            for chosen, candidate in built.items()
+            if getattr(chosen, mode)
+        }
+        results[mode] = interleaved(arms, rounds=9, warm_up=3, seconds=args.seconds)
+    both = {chosen.name: c for chosen, c in built.items() if chosen.train and chosen.forward}
+    return {**results, "kept": {name: c.kept_bytes() for name, c in both.items()}}
+
+
+def show(mode: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the table of one mode, line by line, with geometric means at its end."""
+    names = [chosen.name for chosen in ALTERNATIVES[1:] if getattr(chosen, mode)]
+    yield header("", "plain, µs", *names)
+    logs: dict[str, list[float]] = {name: [] for name in names}
+    for row, results in rows.items():
+        times = results[mode]
+        for name in logs.keys() & times.keys():
+            logs[name].append(np.log(ratio(times[name], times["plain"])[0]))
+        cells = [cell(times[n], times["plain"]) if n in times else "–" for n in names]
+        yield line([row, f"{np.median(times['plain']) * 1e6:.0f}", *cells])
+    means = [f"{np.exp(np.mean(logs[name])):.3f}" if logs[name] else "–" for name in names]
+    yield line(["**geometric mean**", "", *means])
+
+
+def show_kept(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the table of bytes, line by line."""
+    names = [chosen.name for chosen in ALTERNATIVES if chosen.train and chosen.forward]
+    yield header("kB kept", *names)
+    for row, results in rows.items():
+        kept = results["kept"]
+        yield line([row, *(f"{kept[n] / 1e3:.0f}" if n in kept else "–" for n in names)])
+
+
+def main(args: Args) -> None:
+    """Measure every row, then print the tables."""
+    device = prepare(args.device, args.threads, f"Adam: {args.adam}")
+    rows = {}
+    for workload in WORKLOADS:
+        if args.only in workload.name:
+            print(workload.name, file=sys.stderr)
+            rows[workload.name] = measure(workload, args, device)
+    for title, mode in (("Forward without grad", "forward"), ("Train step", "train")):
+        print(f"{title}: time over plain, median ± half the quartile distance\n")
+        print("\n".join(show(mode, rows)) + "\n")
+    print("Kept for the backward\n")
+    print("\n".join(show_kept(rows)))
+
+
+if __name__ == "__main__":
+    _cli.run(main, Args, description=__doc__)
