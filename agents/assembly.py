@@ -8,10 +8,10 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.common import first_env_seed
 from agents.config import ANY_ACTION, Config, OffPolicyConfig, Spaces
-from agents.training import log_to
 from wnrl.errors import UsageError
+from wnrl.rl.environments import first_env_seed
+from wnrl.rl.training import log_to
 from wnrl.sb3.extractors import SmallCNN
 
 OBSERVED: Spaces = (*ANY_ACTION, spaces.Dict)
@@ -34,7 +34,7 @@ def assemble(
 
     Args:
         config: hyperparameters.
-        env: what to learn in, from ``agents.vectorize``.
+        env: what to learn in, from ``wnrl.rl.environments.vectorize``.
         norm: a key of ``wnrl.NORMS``.
         seed: seeds Python, NumPy and torch; the environments count on from
             ``first_env_seed(seed)``.

@@ -113,4 +113,5 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
+COMPILED = ("q_net.forward", "q_net_target.forward")
 build = assemble

@@ -123,4 +123,5 @@ PRESETS: dict[str, PPOConfig] = {
     **dict.fromkeys(MUJOCO, PPOConfig(n_envs=1, normalize=True)),
 }
 
+COMPILED = ("evaluate_actions",)
 build = assemble

@@ -1,6 +1,6 @@
 """The rows of the table of algorithms, and how the hyperparameters for a task are found."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -27,6 +27,10 @@ class Agent:
     """``build(config, env, norm, seed, device, run_dir)`` gives the SB3 model."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """From the name of a published recipe to the hyperparameters that it changes in any preset."""
+    compiled: Sequence[str] = ()
+    """Methods that ``train`` calls, as <part of the policy>.<method>, for ``torch.compile``."""
+    not_compiled: str = ""
+    """The reason why there are none."""
 
     def preset(self, env_id: str, variant: str | None = None) -> Any:
         """The hyperparameters for ``env_id``: its preset, its family's, or the defaults.

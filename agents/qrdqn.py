@@ -58,4 +58,10 @@ PRESETS: dict[str, QRDQNConfig] = {
     **dict.fromkeys((*ATARI, MINATAR), QRDQNConfig(**ATARI_FIELDS)),
 }
 
+# Its forward reads an action space, which is no tensor: its parts are compiled.
+COMPILED = tuple(
+    f"{net}.{part}.forward"
+    for net in ("quantile_net", "quantile_net_target")
+    for part in ("features_extractor", "quantile_net")
+)
 build = assemble

@@ -85,6 +85,7 @@ PRESETS: dict[str, RecurrentPPOConfig] = {
     ),
     "TMaze-v0": RecurrentPPOConfig(**asdict(ppo.PRESETS["TMaze-v0"]), lstm_hidden_size=32),  # ours
 }
+NOT_COMPILED = "torch.compile has no LSTM with gradients"
 
 
 def build(

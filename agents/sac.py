@@ -89,4 +89,5 @@ PRESETS: dict[str, SACConfig] = {
     **dict.fromkeys(MUJOCO, SACConfig(learning_starts=10_000)),
 }
 
+COMPILED = ("actor.action_log_prob", "critic.forward", "critic_target.forward")
 build = assemble

@@ -75,6 +75,13 @@ PRESETS: dict[str, TD3Config] = {
         MUJOCO, TD3Config(learning_starts=25_000, learning_rate=3e-4, net_arch=(256, 256))
     ),
 }
+COMPILED = (
+    "actor.forward",
+    "actor_target.forward",
+    "critic.forward",
+    "critic_target.forward",
+    "critic.q1_forward",
+)
 
 
 def build(

@@ -73,4 +73,5 @@ PRESETS: dict[str, TRPOConfig] = {
     ),
 }
 
+NOT_COMPILED = "torch.compile has no second derivatives"
 build = assemble

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from agents.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, saved_steps
-from agents.training import Model
 from wnrl.errors import UsageError
+from wnrl.rl.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, saved_steps
+from wnrl.rl.training import Model
 from wnrl.runs import CONFIG, RESULT, Run, is_finished, open_run, plain_json, read_json, reopen_run
 
 if TYPE_CHECKING:

@@ -32,10 +32,10 @@ from rich.table import Table
 
 import envs
 from agents import AGENTS
-from agents.hardware import choose_device, is_small
 from scripts import _cli, train_agent, train_vae
 from scripts._progress import show_progress
 from wnrl.errors import check_choice, check_positive
+from wnrl.rl.hardware import choose_device, is_small
 from wnrl.runs import (
     CONFIG,
     check_run_folder,

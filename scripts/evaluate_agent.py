@@ -25,17 +25,18 @@ from typing import Any
 import numpy as np
 
 import envs
-from agents import AGENTS, vectorize_for_evaluation
-from agents.common import FINAL_STARTS, first_env_seed
-from agents.evaluation import evaluate
-from agents.loading import acting, check_fits, load_agent, load_statistics
-from agents.recording import check_film, film, write_film
-from agents.training import Model
+from agents import AGENTS
 from scripts._cli import run
 from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.rl.environments import FINAL_STARTS, first_env_seed, vectorize_for_evaluation
+from wnrl.rl.evaluation import evaluate
+from wnrl.rl.loading import acting_with, check_fits, load_agent, load_statistics
+from wnrl.rl.recording import check_film, film, write_film
+from wnrl.rl.training import Model
 from wnrl.runs import CONFIG, read_json, resolve_device, seed_everything
 from wnrl.study.stats import bootstrap_interval
 
+ALGORITHMS = tuple(row.config.algorithm for row in AGENTS.values())
 AT_ONCE = 20  # environments
 PREFIXES = {"last": "", "best": "best_"}  # of the files of a run folder
 
@@ -106,7 +107,7 @@ class Subject:
             beside = args.model.with_name(args.model.name.replace("model.zip", "vecnormalize.pkl"))
             beside = beside if beside != args.model else args.model.with_name("vecnormalize.pkl")
             statistics = args.vecnormalize or (beside if beside.is_file() else None)
-            model = load_agent(args.model, device)
+            model = load_agent(args.model, ALGORITHMS, device)
             return cls(model, args.model, str(args.env_id), statistics, {"model": str(args.model)})
         assert args.run_dir is not None
         if not (args.run_dir / CONFIG).is_file():
@@ -121,8 +122,9 @@ class Subject:
         path = args.run_dir / f"{prefix}model.zip"
         if not path.is_file():
             raise UsageError(f"run_dir {args.run_dir} has no {path.name}: it is not finished")
-        model = load_agent(path, device)
-        if not isinstance(model, acting(AGENTS[algo].config.algorithm)):
+        model = load_agent(path, ALGORITHMS, device)
+        policy = next(iter(AGENTS[algo].config.algorithm.policy_aliases.values()))
+        if not isinstance(model, acting_with(policy, ALGORITHMS) or ()):
             kind = type(model).__name__
             raise UsageError(f"model {path} holds a {kind}, not the {algo} of its run")
         statistics = args.run_dir / f"{prefix}vecnormalize.pkl" if config["normalize"] else None

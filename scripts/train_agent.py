@@ -32,17 +32,18 @@ from gymnasium import spaces
 from tqdm import tqdm
 
 import envs
-from agents import AGENTS, vectorize
-from agents.checkpoint import CHECKPOINT
-from agents.common import first_env_seed
-from agents.hardware import choose_device, choose_threads, is_small
-from agents.session import Plan, Session
-from agents.training import Progress, end_logs, log_to, save
+from agents import AGENTS
 from scripts._cli import refused, run
 from scripts._resume import before, check_intention, extends, opened
 from wnrl import NORMS, tags
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.interrupts import Stopped
+from wnrl.rl.checkpoint import CHECKPOINT
+from wnrl.rl.compiling import CompileUpdates
+from wnrl.rl.environments import first_env_seed, vectorize
+from wnrl.rl.hardware import choose_device, choose_threads, is_small
+from wnrl.rl.session import Plan, Session
+from wnrl.rl.training import Progress, end_logs, log_to, save
 from wnrl.runs import is_finished, reopen_run, resolve_device
 
 ConfigT = TypeVar("ConfigT")
@@ -206,7 +207,9 @@ def train(
             if run.finished:  # by another process, while this one was waiting for the folder
                 return run.result()
             log_to(model, run.path)
-            session = Session(args.plan, model, factory, run.path, checkpoint, started)
+            row = AGENTS[args.algo]
+            compiling = CompileUpdates(row.compiled, row.not_compiled) if args.compile else None
+            session = Session(args.plan, model, factory, run.path, checkpoint, started, compiling)
             result = session.learn(progress)
             if result["status"] == "finished":
                 save(model, run.path)

@@ -35,7 +35,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import envs
-from agents import AGENTS, vectorize
+from agents import AGENTS
 from scripts import _cli
 from scripts.bench._rounds import (
     CPU,
@@ -50,6 +50,7 @@ from scripts.bench._rounds import (
 )
 from wnrl import NORMS
 from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.rl.environments import vectorize
 from wnrl.runs import resolve_device
 from wnrl.sb3.fused import use_fused
 

@@ -28,12 +28,13 @@ from dataclasses import dataclass
 import numpy as np
 
 import envs
-from agents import AGENTS, vectorize
-from agents.training import Model
+from agents import AGENTS
 from scripts import _cli
 from scripts.bench._rounds import CPU, cell, clocked, header, interleaved, line, prepare
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.norms import NORMS
+from wnrl.rl.environments import vectorize
+from wnrl.rl.training import Model
 from wnrl.sb3 import Diagnostics
 from wnrl.sb3.diagnostics import EVERY
 

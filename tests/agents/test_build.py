@@ -14,13 +14,13 @@ from stable_baselines3.common.noise import (
 )
 
 import envs
-from agents import AGENTS, vectorize, vectorize_for_evaluation
+from agents import AGENTS
 from agents.assembly import extractor, policy_name
-from agents.common import first_env_seed
 from agents.config import ContinuousConfig, OffPolicyConfig
-from agents.evaluation import evaluate
-from agents.training import log_to
 from wnrl.errors import UsageError
+from wnrl.rl.environments import first_env_seed, vectorize, vectorize_for_evaluation
+from wnrl.rl.evaluation import evaluate
+from wnrl.rl.training import log_to
 from wnrl.sb3.extractors import SmallCNN
 
 TINY_OFF_POLICY = {

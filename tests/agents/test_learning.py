@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import envs
-from agents import AGENTS, vectorize, vectorize_for_evaluation
-from agents.common import FINAL_STARTS, first_env_seed
-from agents.evaluation import evaluate
+from agents import AGENTS
+from wnrl.rl.environments import FINAL_STARTS, first_env_seed, vectorize, vectorize_for_evaluation
+from wnrl.rl.evaluation import evaluate
 
 pytestmark = pytest.mark.slow
 

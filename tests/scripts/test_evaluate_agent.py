@@ -16,10 +16,10 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from agents.recording import write_film
 from scripts import _cli, train_agent
 from scripts.evaluate_agent import Args, evaluated, main
 from wnrl.errors import UsageError
+from wnrl.rl.recording import write_film
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate_agent.py"
 
@@ -220,7 +220,7 @@ def test_wrong_input_is_one_line_and_exit_2(zips, recurrent, tmp_path, capsys):
 
 
 def test_an_mp4_without_ffmpeg_is_refused_before_anything_is_played(zips, monkeypatch):
-    monkeypatch.setattr("agents.recording.find_spec", lambda name: None)
+    monkeypatch.setattr("wnrl.rl.recording.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'wnrl\[video\]'; a \.gif"):
         Args(model=zips / "ppo.zip", env_id="CartPole-v1", record=zips / "film.mp4")
 

@@ -22,13 +22,14 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import envs
 from agents import AGENTS
 from agents.config import OffPolicyConfig
-from agents.loading import load_agent
 from scripts.train_agent import Args, cli, train
 from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.interrupts import Stopped
+from wnrl.rl.loading import load_agent
 from wnrl.sb3.batch_statistics import batch_norms
 
+ALGORITHMS = [row.config.algorithm for row in AGENTS.values()]
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_agent.py"
 TINY = ["--total-timesteps", "64", "--n-envs", "2", "--n-steps", "16", "--batch-size", "16",
         "--n-epochs", "2", "--eval-episodes", "3", "--eval-points", "2"]  # fmt: skip
@@ -228,7 +229,7 @@ def test_an_agent_that_cannot_be_evaluated_at_the_end_ends_as_failed(tmp_path, m
     def refuse(*args):
         raise NonFiniteError("not finite after 64 steps: logits")
 
-    monkeypatch.setattr("agents.session.evaluate", refuse)
+    monkeypatch.setattr("wnrl.rl.session.evaluate", refuse)
     result = train(tiny(tmp_path / "run"))
     assert (result["status"], result["reason"]) == ("failed", "not finite after 64 steps: logits")
     assert "final_return" not in result
@@ -297,7 +298,7 @@ def test_crossq_with_projected_weights_trains_at_every_ratio_of_updates_to_data(
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     published = {"optimizer": "adamw", "weight_decay": 0.01, "policy_delay": 3, "tau": 0.005}
     assert {"train_freq": 1, **published}.items() <= config.items()
-    model = load_agent(tmp_path / "run" / "model.zip")
+    model = load_agent(tmp_path / "run" / "model.zip", ALGORITHMS)
     assert model._n_updates == 12 * ratio
     steps = {
         int(state["step"])
@@ -386,7 +387,7 @@ def events_of(folder):
 
 
 def parameters(folder, name="model.zip"):
-    policy = load_agent(folder / name).policy
+    policy = load_agent(folder / name, ALGORITHMS).policy
     return {key: value.numpy() for key, value in policy.state_dict().items()}
 
 
@@ -433,7 +434,7 @@ def small(folder, algo, *, steps=128, **others):
 @pytest.fixture
 def every_progress(monkeypatch):
     """Progress is reported at each step, not five times a second."""
-    monkeypatch.setattr("agents.training.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("wnrl.rl.training.REPORT_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("algo", AGENTS)
@@ -492,7 +493,7 @@ def test_a_run_stopped_in_its_last_evaluation_is_only_evaluated_again(tmp_path, 
     one, two = tmp_path / "whole", tmp_path / "parts"
     train(small(one, "ppo"))
     with monkeypatch.context() as patch:
-        patch.setattr("agents.session.evaluate", interrupt)
+        patch.setattr("wnrl.rl.session.evaluate", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(small(two, "ppo"))
     train(small(two, "ppo", resume=True))

@@ -10,11 +10,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 
 import envs
-from agents import vectorize
-from agents.checkpoint import CHECKPOINT, read_checkpoint, saved_steps, write_checkpoint
-from agents.training import SaveCheckpoints, learn, log_to
 from wnrl.errors import UsageError
 from wnrl.interrupts import Interrupts, Stopped
+from wnrl.rl.checkpoint import CHECKPOINT, read_checkpoint, saved_steps, write_checkpoint
+from wnrl.rl.environments import vectorize
+from wnrl.rl.training import SaveCheckpoints, learn, log_to
 
 OFF = {"buffer_size": 500, "learning_starts": 20, "batch_size": 16}
 NOISE = OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.3 * np.ones(1))
@@ -142,7 +142,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(saved, monkeypat
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agents.checkpoint.write_replay", full)
+    monkeypatch.setattr("wnrl.rl.checkpoint.write_replay", full)
     learn(model, 104, saving(folder, minutes=0.0), resumed=True)
     assert (folder / CHECKPOINT).read_bytes() == before
     assert "no checkpoint at step 100: [Errno 28] No space left" in capsys.readouterr().err
@@ -235,12 +235,12 @@ def test_a_crash_while_files_are_put_back_leaves_them_whole(saved, monkeypatch):
 def test_a_checkpoint_takes_no_more_than_a_twentieth_of_the_time(tmp_path, monkeypatch):
     model = agent("ppo", tmp_path)
     clock = [0.0]
-    monkeypatch.setattr("agents.training.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("wnrl.rl.training.time.monotonic", lambda: clock[0])
 
     def slow(*args, **kwargs):
         clock[0] += 30.0
 
-    monkeypatch.setattr("agents.training.write_checkpoint", slow)
+    monkeypatch.setattr("wnrl.rl.training.write_checkpoint", slow)
     callback = saving(tmp_path, minutes=1.0)
     callback.init_callback(model)
     callback._on_training_start()

@@ -13,10 +13,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
-from agents.checkpoint import restore_late, write_checkpoint
 from wnrl import tags
 from wnrl.errors import NonFiniteError
 from wnrl.interrupts import Interrupts, Stopped
+from wnrl.rl.checkpoint import restore_late, write_checkpoint
 from wnrl.sb3 import Diagnostics, StopAtNonFinite, check_finite
 
 Model = BaseAlgorithm

@@ -10,9 +10,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import envs
-from agents import vectorize
-from agents.env_state import dump, load, load_envs, save_envs
 from wnrl.errors import UsageError
+from wnrl.rl.env_state import dump, load, load_envs, save_envs
+from wnrl.rl.environments import vectorize
 
 
 def played(env_id, seed, steps=30, normalize=True):

@@ -7,13 +7,14 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 import envs
-from agents import AGENTS, vectorize, vectorize_for_evaluation
-from agents.checkpoint import CHECKPOINT
-from agents.evaluation import EvaluateInTraining, evaluate
-from agents.training import SaveCheckpoints, learn, log_to, save
+from agents import AGENTS
 from wnrl import NORMS
 from wnrl.errors import NonFiniteError
 from wnrl.interrupts import Interrupts
+from wnrl.rl.checkpoint import CHECKPOINT
+from wnrl.rl.environments import vectorize, vectorize_for_evaluation
+from wnrl.rl.evaluation import EvaluateInTraining, evaluate
+from wnrl.rl.training import SaveCheckpoints, learn, log_to, save
 
 TINY = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2, "net_arch": (8,)}
 

@@ -8,7 +8,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
 import envs
-from agents import AGENTS, vectorize, vectorize_for_evaluation
+from agents import AGENTS
+from wnrl.rl.environments import vectorize, vectorize_for_evaluation
 
 
 class Seen(gym.Env):

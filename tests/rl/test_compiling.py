@@ -8,10 +8,11 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 
 import envs
-from agents import AGENTS, vectorize
-from agents.compiling import TARGETS, CompileUpdates
+from agents import AGENTS
 from agents.config import ContinuousConfig, OffPolicyConfig
-from agents.training import learn, log_to
+from wnrl.rl.compiling import CompileUpdates
+from wnrl.rl.environments import vectorize
+from wnrl.rl.training import learn, log_to
 
 SIZES = {"n_envs": 2, "batch_size": 16, "net_arch": (16,), "critic_arch": (16,)}
 ON_POLICY = {"n_steps": 16, "n_epochs": 2}
@@ -31,24 +32,26 @@ def agent(algo, folder, norm="weight", device="cpu", **changes):
     return model
 
 
+def compiling(algo, backend="aot_eager"):
+    return CompileUpdates(AGENTS[algo].compiled, AGENTS[algo].not_compiled, backend)
+
+
 def trained(algo, folder, *callbacks, **others):
     model = agent(algo, folder, **others)
     learn(model, 64, *callbacks)
     return model.policy.parameters_to_vector()
 
 
-@pytest.mark.parametrize(
-    "algo", [a for a, row in AGENTS.items() if row.config.algorithm in TARGETS]
-)
+@pytest.mark.parametrize("algo", [a for a, row in AGENTS.items() if row.compiled])
 def test_compiled_updates_agree_with_plain_ones_without_a_fall_back(tmp_path, capsys, algo):
     plain = trained(algo, tmp_path)
-    compiled = trained(algo, tmp_path, CompileUpdates("aot_eager"))
+    compiled = trained(algo, tmp_path, compiling(algo))
     assert "--compile" not in capsys.readouterr().err
     np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
 
 
 def test_distributions_refuse_a_nan_again_after_a_compiled_update(tmp_path):
-    trained("ppo", tmp_path, CompileUpdates("aot_eager"))
+    trained("ppo", tmp_path, compiling("ppo"))
     with pytest.raises(ValueError, match="logits"):
         torch.distributions.Categorical(logits=torch.tensor([torch.nan, 0.0]))
 
@@ -58,7 +61,7 @@ def test_distributions_refuse_a_nan_again_after_a_compiled_update(tmp_path):
 ])  # fmt: skip
 def test_norms_with_statistics_or_projection_are_compiled_as_well(tmp_path, capsys, algo, norm):
     plain = trained(algo, tmp_path, norm=norm)
-    compiled = trained(algo, tmp_path, CompileUpdates("aot_eager"), norm=norm)
+    compiled = trained(algo, tmp_path, compiling(algo), norm=norm)
     assert "--compile" not in capsys.readouterr().err
     np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
 
@@ -66,19 +69,17 @@ def test_norms_with_statistics_or_projection_are_compiled_as_well(tmp_path, caps
 @pytest.mark.parametrize("norm", ["projected", "layer", "spectral"])
 def test_a_target_of_crossq_is_compiled_as_well(tmp_path, capsys, norm):
     plain = trained("crossq", tmp_path, norm=norm, tau=0.1)
-    compiled = trained("crossq", tmp_path, CompileUpdates("aot_eager"), norm=norm, tau=0.1)
+    compiled = trained("crossq", tmp_path, compiling("crossq"), norm=norm, tau=0.1)
     assert "--compile" not in capsys.readouterr().err
     np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "algo", [a for a, row in AGENTS.items() if row.config.algorithm in TARGETS]
-)
+@pytest.mark.parametrize("algo", [a for a, row in AGENTS.items() if row.compiled])
 def test_everything_that_updates_call_is_there_to_be_compiled(tmp_path, algo):
     model = agent(algo, tmp_path, **({"tau": 0.1} if algo == "crossq" else {}))
-    compiling = CompileUpdates("aot_eager")
-    compiling.init_callback(model)
-    assert len(compiling.targets) == len(TARGETS[type(model)])
+    callback = compiling(algo)
+    callback.init_callback(model)
+    assert len(callback.targets) == len(AGENTS[algo].compiled)
 
 
 class Noise(gym.Env):
@@ -110,7 +111,7 @@ def test_policies_that_see_images_are_compiled(tmp_path, capsys, algorithm):
         calls.append(graph)
         return graph
 
-    for callbacks in ([], [CompileUpdates(backend)]):
+    for callbacks in ([], [compiling("ppo" if algorithm is PPO else "dqn", backend)]):
         model = algorithm("WNCnnPolicy", Noise(), seed=0, device="cpu", **sizes[algorithm])
         log_to(model, tmp_path)
         learn(model, 32, *callbacks)
@@ -130,13 +131,13 @@ def test_updates_call_what_the_backend_made(tmp_path):
 
         return run
 
-    trained("ppo", tmp_path, CompileUpdates(backend))
+    trained("ppo", tmp_path, compiling("ppo", backend))
     assert len(calls) == 2 * 2 * 2  # updates, epochs, minibatches
 
 
 def test_a_trained_model_is_a_plain_one_and_can_be_saved(tmp_path):
     model = agent("sac", tmp_path)
-    learn(model, 64, CompileUpdates("aot_eager"))
+    learn(model, 64, compiling("sac"))
     for part in model.policy.modules():
         assert not {"forward", "action_log_prob"} & vars(part).keys()
     model.save(tmp_path / "model.zip")
@@ -151,7 +152,7 @@ def test_an_algorithm_that_cannot_be_compiled_says_so_and_is_trained(
     tmp_path, capsys, algo, reason
 ):
     plain = trained(algo, tmp_path)
-    assert np.array_equal(trained(algo, tmp_path, CompileUpdates("aot_eager")), plain)
+    assert np.array_equal(trained(algo, tmp_path, compiling(algo)), plain)
     assert f"is not compiled: torch.compile has {reason}" in capsys.readouterr().err
 
 
@@ -160,7 +161,7 @@ def test_a_network_that_the_compiler_cannot_take_says_so_once_and_is_trained(tmp
         raise RuntimeError("this backend fails on every graph")
 
     plain = trained("ppo", tmp_path)
-    found = trained("ppo", tmp_path, CompileUpdates(failing_backend))
+    found = trained("ppo", tmp_path, compiling("ppo", failing_backend))
     told = capsys.readouterr().err
     assert told.count("--compile: evaluate_actions of PPO with weight on cpu is not compiled") == 1
     assert "this backend fails on every graph" in told
@@ -172,7 +173,7 @@ def test_a_network_that_the_compiler_cannot_take_says_so_once_and_is_trained(tmp
 @pytest.mark.parametrize("algo", ["ppo", "dqn", "sac"])
 def test_inductor_agrees_with_plain_updates(tmp_path, capsys, algo):
     plain = trained(algo, tmp_path)
-    compiled = trained(algo, tmp_path, CompileUpdates())
+    compiled = trained(algo, tmp_path, compiling(algo, "inductor"))
     assert "--compile" not in capsys.readouterr().err
     np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-3)
 
@@ -183,6 +184,6 @@ def test_inductor_agrees_with_plain_updates(tmp_path, capsys, algo):
 @pytest.mark.parametrize("algo", ["ppo", "dqn", "sac"])
 def test_cuda_graphs_agree_with_plain_updates(tmp_path, capsys, algo):
     plain = trained(algo, tmp_path, device="cuda")
-    compiled = trained(algo, tmp_path, CompileUpdates(), device="cuda")
+    compiled = trained(algo, tmp_path, compiling(algo, "inductor"), device="cuda")
     assert "--compile" not in capsys.readouterr().err
     np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-3)

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.checkpoint import Checkpoint
-from agents.common import (
+from wnrl.errors import NonFiniteError
+from wnrl.interrupts import Interrupts
+from wnrl.rl.checkpoint import Checkpoint
+from wnrl.rl.compiling import CompileUpdates
+from wnrl.rl.environments import (
     CURVE_STARTS,
     FINAL_STARTS,
     Factory,
     first_env_seed,
     vectorize_for_evaluation,
 )
-from agents.compiling import CompileUpdates
-from agents.evaluation import EvaluateInTraining, evaluate
-from agents.loading import load_statistics
-from agents.training import Model, Progress, ReportProgress, SaveCheckpoints, learn, save
-from wnrl.errors import NonFiniteError
-from wnrl.interrupts import Interrupts
+from wnrl.rl.evaluation import EvaluateInTraining, evaluate
+from wnrl.rl.loading import load_statistics
+from wnrl.rl.training import Model, Progress, ReportProgress, SaveCheckpoints, learn, save
 
 BEST = "best_"
 
@@ -43,8 +43,6 @@ class Plan:
     """Time between resume checkpoints."""
     keep_checkpoint: bool
     """Whether there is one after the last update."""
-    compile: bool
-    """Whether updates are compiled."""
 
 
 class Session:
@@ -57,6 +55,7 @@ class Session:
         run_dir: the folder.
         checkpoint: where ``model`` comes from; None at the first step.
         started: when the program began, by ``time.perf_counter``.
+        compiling: compiles updates.
     """
 
     def __init__(
@@ -67,7 +66,9 @@ class Session:
         run_dir: Path,
         checkpoint: Checkpoint | None,
         started: float,
+        compiling: CompileUpdates | None = None,
     ) -> None:
+        self.compiling = compiling
         self.plan, self.model, self.factory, self.run_dir = plan, model, factory, run_dir
         self.checkpoint = checkpoint
         earlier = checkpoint.extra if checkpoint else {}
@@ -128,7 +129,7 @@ class Session:
 
             report = ReportProgress(progress, steps)
             try:
-                callbacks: list[BaseCallback] = [CompileUpdates()] if plan.compile else []
+                callbacks: list[BaseCallback] = [self.compiling] if self.compiling else []
                 callbacks += [points, report, saving]
                 learn(model, steps, *callbacks, resumed=self.checkpoint is not None)
             except NonFiniteError as error:

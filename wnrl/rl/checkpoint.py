@@ -26,9 +26,9 @@ from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.save_util import recursive_getattr
 from torch.utils import _pytree as pytree
 
-from agents.env_state import dump, load, load_envs, save_envs
-from agents.replay import read_replay, write_replay
 from wnrl.errors import UsageError
+from wnrl.rl.env_state import dump, load, load_envs, save_envs
+from wnrl.rl.replay import read_replay, write_replay
 
 CHECKPOINT = "checkpoint.zip"
 BEST = ("best_model.zip", "best_vecnormalize.pkl")

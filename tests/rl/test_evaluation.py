@@ -3,10 +3,11 @@ import pytest
 import torch
 
 import envs
-from agents import AGENTS, vectorize, vectorize_for_evaluation
-from agents.evaluation import Curve, EvaluateInTraining, evaluate
+from agents import AGENTS
 from agents.recurrent_ppo import RecurrentPPOConfig
 from wnrl.errors import UsageError
+from wnrl.rl.environments import vectorize, vectorize_for_evaluation
+from wnrl.rl.evaluation import Curve, EvaluateInTraining, evaluate
 from wnrl.sb3 import Diagnostics
 
 FACTORY = envs.factory("CartPoleNoVel-v1")
@@ -103,7 +104,7 @@ def test_last_point_of_the_curve_is_the_trained_agent():
 
 def test_each_new_best_is_told_once_and_equals_are_not_better(monkeypatch):
     scores = iter([1.0, 3.0, 3.0, 2.0])
-    monkeypatch.setattr("agents.evaluation.evaluate", lambda *_: ([next(scores)], [1]))
+    monkeypatch.setattr("wnrl.rl.evaluation.evaluate", lambda *_: ([next(scores)], [1]))
     model, env = agent()
     told = []
     evaluation = vectorize_for_evaluation(FACTORY, 2, env)

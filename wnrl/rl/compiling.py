@@ -7,40 +7,16 @@ the plain modules. On a GPU CUDA graphs are captured (``mode="reduce-overhead"``
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 from torch.distributions import Distribution
 from torch.utils import _pytree as pytree
 
-from agents.hardware import has_images
-
-# For each algorithm, what its train calls, as <part of the policy>.<method>; CrossQ's target is
-# there on request.
-TARGETS: dict[type[BaseAlgorithm], tuple[str, ...]] = {
-    PPO: ("evaluate_actions",),
-    A2C: ("evaluate_actions",),
-    DQN: ("q_net.forward", "q_net_target.forward"),
-    # Its forward reads an action space, which is no tensor: its parts are compiled.
-    QRDQN: ("quantile_net.features_extractor.forward", "quantile_net.quantile_net.forward",
-            "quantile_net_target.features_extractor.forward",
-            "quantile_net_target.quantile_net.forward"),
-    SAC: ("actor.action_log_prob", "critic.forward", "critic_target.forward"),
-    TQC: ("actor.action_log_prob", "critic.forward", "critic_target.forward"),
-    CrossQ: ("actor.action_log_prob", "critic.forward", "critic_target.forward"),
-    TD3: ("actor.forward", "actor_target.forward", "critic.forward", "critic_target.forward",
-          "critic.q1_forward"),
-}  # fmt: skip
-REFUSED: dict[type[BaseAlgorithm], str] = {
-    RecurrentPPO: "torch.compile has no LSTM with gradients",
-    TRPO: "torch.compile has no second derivatives",
-}
+from wnrl.rl.hardware import has_images
 
 
 class CompileUpdates(BaseCallback):
@@ -49,24 +25,27 @@ class CompileUpdates(BaseCallback):
     Results agree with those of plain modules to rounding, not bit for bit.
 
     Args:
+        methods: what ``train`` calls, as <part of the policy>.<method>; a part that the policy
+            lacks is passed over.
+        refused: the reason where an algorithm has none.
         backend: of ``torch.compile``; inductor makes code, aot_eager only traces.
     """
 
-    def __init__(self, backend: str = "inductor") -> None:
+    def __init__(
+        self, methods: Sequence[str], refused: str = "", backend: str = "inductor"
+    ) -> None:
         super().__init__()
-        self.backend = backend
+        self.methods, self.refused, self.backend = methods, refused, backend
         self.targets: list[tuple[nn.Module, str, Callable[..., Any]]] = []
         self.validates = Distribution._validate_args
 
     def _init_callback(self) -> None:
         torch.compiler.reset()  # what earlier runs of this process left counts against a limit
         self.targets = []
-        algorithm = type(self.model)
-        if algorithm not in TARGETS:
-            reason = REFUSED.get(algorithm, "it is not known what its updates call")
-            _tell(f"{algorithm.__name__} is not compiled: {reason}")
+        if self.refused:
+            _tell(f"{type(self.model).__name__} is not compiled: {self.refused}")
         parts = dict(self.model.policy.named_modules(remove_duplicate=False))
-        for target in TARGETS.get(algorithm, ()):
+        for target in self.methods:
             part, _, method = target.rpartition(".")
             if part in parts:
                 compiled = self._compiled(parts[part], method, target)

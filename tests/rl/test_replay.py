@@ -5,7 +5,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
-from agents.replay import arrays, read_replay, write_replay
+from wnrl.rl.replay import arrays, read_replay, write_replay
 
 PIXELS = spaces.Box(0, 255, (4, 20, 20), np.uint8)
 VECTOR = spaces.Box(-9, 9, (3,), np.float32)

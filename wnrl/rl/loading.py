@@ -1,55 +1,38 @@
 """A saved agent of stable-baselines3 or sb3-contrib, ready to act in an environment."""
 
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import torch
 from gymnasium import spaces
-from sb3_contrib import QRDQN, TQC, CrossQ, MaskablePPO, RecurrentPPO
-from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
-from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
-from sb3_contrib.crossq.policies import CrossQPolicy
-from sb3_contrib.qrdqn.policies import QRDQNPolicy
-from sb3_contrib.tqc.policies import TQCPolicy
-from stable_baselines3 import DQN, PPO, SAC, TD3
+from sb3_contrib import MaskablePPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-from stable_baselines3.dqn.policies import DQNPolicy
-from stable_baselines3.sac.policies import SACPolicy
-from stable_baselines3.td3.policies import TD3Policy
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
 from wnrl.errors import UsageError
 
-# Which algorithm acts with a policy; the first that fits. A2C and TRPO act as PPO does.
-ACTS: tuple[tuple[type[BasePolicy], type[BaseAlgorithm]], ...] = (
-    (RecurrentActorCriticPolicy, RecurrentPPO),
-    (MaskableActorCriticPolicy, MaskablePPO),
-    (ActorCriticPolicy, PPO),
-    (DQNPolicy, DQN),
-    (QRDQNPolicy, QRDQN),
-    (TQCPolicy, TQC),
-    (SACPolicy, SAC),
-    (TD3Policy, TD3),
-    (CrossQPolicy, CrossQ),
-)
 # What unpickling and SB3 raise for a file that is damaged or something else.
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError,
           AssertionError, ImportError, BadZipFile, pickle.UnpicklingError)  # fmt: skip
 
 
-def load_agent(path: Path, device: torch.device | str = "cpu") -> BaseAlgorithm:
-    """The agent that SB3's ``model.save`` wrote, of any algorithm in ``ACTS``.
+def load_agent(
+    path: Path, algorithms: Iterable[type[BaseAlgorithm]], device: torch.device | str = "cpu"
+) -> BaseAlgorithm:
+    """Return the agent that SB3's ``model.save`` wrote.
 
     Such a file holds pickled objects: reading it runs code from it, so read only your own.
 
     Args:
         path: the zip file.
+        algorithms: those of which it may be; MaskablePPO is known besides.
         device: where its network is to be.
 
     Raises:
@@ -64,7 +47,7 @@ def load_agent(path: Path, device: torch.device | str = "cpu") -> BaseAlgorithm:
     if not data or not parameters or not isinstance(data.get("policy_class"), type):
         raise UsageError(f"model {path} holds no agent of SB3, or one whose policy is not here")
     policy = data["policy_class"]
-    algorithm = _acting_with(policy)
+    algorithm = acting_with(policy, algorithms)
     if algorithm is None:
         raise UsageError(f"model {path} has a {policy.__name__}, with which no algorithm here acts")
     # it only acts, and a replay buffer of full size could be larger than memory
@@ -75,13 +58,18 @@ def load_agent(path: Path, device: torch.device | str = "cpu") -> BaseAlgorithm:
         raise UsageError(f"model {path} cannot be loaded: {_line(error)}") from error
 
 
-def acting(algorithm: type[BaseAlgorithm]) -> type[BaseAlgorithm]:
-    """What ``load_agent`` makes of an agent that ``algorithm`` has trained."""
-    return _acting_with(next(iter(algorithm.policy_aliases.values()))) or algorithm
+def acting_with(
+    policy: type[BasePolicy], algorithms: Iterable[type[BaseAlgorithm]]
+) -> type[BaseAlgorithm] | None:
+    """Return the algorithm that acts with a policy: the first whose own one is its next of kin.
 
-
-def _acting_with(policy: type[BasePolicy]) -> type[BaseAlgorithm] | None:
-    return next((acts for kind, acts in ACTS if issubclass(policy, kind)), None)
+    Algorithms that share a policy, as PPO and A2C do, act alike.
+    """
+    by_policy: dict[type[BasePolicy], type[BaseAlgorithm]] = {}
+    known: list[type[BaseAlgorithm]] = [*algorithms, MaskablePPO]
+    for algorithm in known:
+        by_policy.setdefault(next(iter(algorithm.policy_aliases.values())), algorithm)
+    return next((by_policy[kind] for kind in policy.__mro__ if kind in by_policy), None)
 
 
 def check_fits(model: BaseAlgorithm, env: VecEnv, path: Path, env_id: str) -> None:
@@ -102,7 +90,7 @@ def load_statistics(env: VecEnv, path: Path) -> VecNormalize:
     """``env`` with observations scaled by the statistics in ``path``, rewards as they are.
 
     Args:
-        env: from ``agents.vectorize_for_evaluation``.
+        env: from ``vectorize_for_evaluation``.
         path: what SB3's ``VecNormalize.save`` wrote; reading it runs code from it.
 
     Raises:

@@ -12,9 +12,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.training import telling_non_finite
 from wnrl import tags
 from wnrl.errors import check_positive
+from wnrl.rl.training import telling_non_finite
 from wnrl.sb3 import check_finite
 
 
@@ -25,7 +25,7 @@ def evaluate(
 
     Args:
         model: the agent.
-        env: from ``agents.vectorize_for_evaluation``; episodes are shared out evenly.
+        env: from ``vectorize_for_evaluation``; episodes are shared out evenly.
         n_episodes: how many.
         seed: of the first environment's starts.
         deterministic: whether the most likely actions are taken, or drawn ones.
@@ -83,7 +83,7 @@ class EvaluateInTraining(BaseCallback):
     time is kept apart. A network that is not finite is not evaluated: NonFiniteError.
 
     Args:
-        env: from ``agents.vectorize_for_evaluation``.
+        env: from ``vectorize_for_evaluation``.
         n_points: evaluations; they fall on the ends of updates, so that there
             are fewer where training has fewer updates.
         n_episodes: episodes of each.

@@ -3,7 +3,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.hardware import choose_device, choose_threads, is_small
+from wnrl.rl.hardware import choose_device, choose_threads, is_small
 
 VECTOR = spaces.Box(-1, 1, (4,), np.float32)
 IMAGE = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -26,8 +26,8 @@ def test_images_and_wide_layers_make_a_network_large(space, arguments, small):
 
 
 def test_a_small_network_gets_the_cpu_and_one_thread_a_large_one_what_there_is(monkeypatch):
-    monkeypatch.setattr("agents.hardware.torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("agents.hardware.resolve_device", lambda asked: torch.device("cuda", 0))
+    monkeypatch.setattr("wnrl.rl.hardware.torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("wnrl.rl.hardware.resolve_device", lambda asked: torch.device("cuda", 0))
     device, remark = choose_device("auto", small=True)
     assert device == "cpu"
     assert "--device cuda overrides" in remark
@@ -38,13 +38,13 @@ def test_a_small_network_gets_the_cpu_and_one_thread_a_large_one_what_there_is(m
 
 
 def test_without_a_gpu_there_is_nothing_to_remark(monkeypatch):
-    monkeypatch.setattr("agents.hardware.torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("wnrl.rl.hardware.torch.cuda.is_available", lambda: False)
     assert choose_device("auto", small=True) == ("cpu", None)
     assert choose_device("cpu", small=True) == ("cpu", None)
 
 
 def test_threads_that_are_asked_for_are_taken(monkeypatch):
-    monkeypatch.setattr("agents.hardware.os.sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr("wnrl.rl.hardware.os.sched_getaffinity", lambda _: set(range(64)))
     assert choose_threads(3, small=True) == 3
     assert choose_threads(None, small=True) == 1
     assert choose_threads(None, small=False) == 4
