@@ -14,9 +14,9 @@ from scripts._vae_folder import Folder, tell
 from wnrl import data, tags, vae
 from wnrl.compiling import compiled
 from wnrl.errors import NonFiniteError
-from wnrl.interrupts import Interrupts, Stopped
 from wnrl.nn import plain_parts
 from wnrl.runs import Run
+from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.vae import pictures
 from wnrl.vae.build import save_weights
 from wnrl.vae.checkpoint import CHECKPOINT, go_on, put_back, write_checkpoint

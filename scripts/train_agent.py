@@ -37,7 +37,6 @@ from scripts._cli import refused, run
 from scripts._resume import before, check_intention, extends, opened
 from wnrl import NORMS, tags
 from wnrl.errors import UsageError, check_choice, check_positive
-from wnrl.interrupts import Stopped
 from wnrl.rl.checkpoint import CHECKPOINT
 from wnrl.rl.compiling import CompileUpdates
 from wnrl.rl.environments import first_env_seed, vectorize
@@ -45,6 +44,7 @@ from wnrl.rl.hardware import choose_device, choose_threads, is_small
 from wnrl.rl.session import Plan, Session
 from wnrl.rl.training import Progress, end_logs, log_to, save
 from wnrl.runs import is_finished, reopen_run, resolve_device
+from wnrl.runs.interrupts import Stopped
 
 ConfigT = TypeVar("ConfigT")
 METRICS = ((tags.FINAL_RETURN, "final_return"), (tags.STEPS_PER_SECOND, "steps_per_second"))

@@ -34,8 +34,8 @@ from scripts._vae_folder import opened, tell
 from scripts._vae_session import Plan, Session
 from wnrl import data, vae
 from wnrl.errors import UsageError
-from wnrl.interrupts import Stopped
 from wnrl.runs import resolve_device, seed_everything
+from wnrl.runs.interrupts import Stopped
 from wnrl.vae import VAEConfig
 from wnrl.vae.presets import USUAL, preset
 

@@ -14,10 +14,10 @@ class NonFiniteError(ArithmeticError):
 
 
 def printable(text: object, length: int = 200) -> str:
-    r"""Return ``text`` as one line that a terminal, a table and a page can show.
+    """Return ``text`` as one line that a terminal, a table and a page can show.
 
-    Control characters, which could move a terminal's cursor or forge a line, become ``\x1b`` and
-    the like; white space of any kind becomes a single space.
+    Control characters, which could move a terminal's cursor or forge a line, are written as Python
+    writes them in a string; white space of any kind becomes a single space.
 
     Args:
         text: What an environment, an error or a file says.
@@ -50,3 +50,10 @@ def check_positive(**values: float) -> None:
             raise UsageError(f"{name} must be above zero, got {value!r}")
         if value == math.inf:
             raise UsageError(f"{name} must be finite, got {value!r}")
+
+
+def check_from_zero(**values: float) -> None:
+    """Raise UsageError for the first keyword whose value is below zero, or not finite."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise UsageError(f"{name} must be zero or above, got {value!r}")

@@ -11,10 +11,10 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 
 import envs
 from wnrl.errors import UsageError
-from wnrl.interrupts import Interrupts, Stopped
 from wnrl.rl.checkpoint import CHECKPOINT, read_checkpoint, saved_steps, write_checkpoint
 from wnrl.rl.environments import vectorize
 from wnrl.rl.training import SaveCheckpoints, learn, log_to
+from wnrl.runs.interrupts import Interrupts, Stopped
 
 OFF = {"buffer_size": 500, "learning_starts": 20, "batch_size": 16}
 NOISE = OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.3 * np.ones(1))

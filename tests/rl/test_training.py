@@ -10,11 +10,11 @@ import envs
 from agents import AGENTS
 from wnrl import NORMS
 from wnrl.errors import NonFiniteError
-from wnrl.interrupts import Interrupts
 from wnrl.rl.checkpoint import CHECKPOINT
 from wnrl.rl.environments import vectorize, vectorize_for_evaluation
 from wnrl.rl.evaluation import EvaluateInTraining, evaluate
 from wnrl.rl.training import SaveCheckpoints, learn, log_to, save
+from wnrl.runs.interrupts import Interrupts
 
 TINY = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2, "net_arch": (8,)}
 

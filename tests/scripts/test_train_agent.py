@@ -25,8 +25,8 @@ from agents.config import OffPolicyConfig
 from scripts.train_agent import Args, cli, train
 from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
-from wnrl.interrupts import Stopped
 from wnrl.rl.loading import load_agent
+from wnrl.runs.interrupts import Stopped
 from wnrl.sb3.batch_statistics import batch_norms
 
 ALGORITHMS = [row.config.algorithm for row in AGENTS.values()]

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from scripts.train_vae import Args, main, train
 from wnrl import tags, vae
 from wnrl.errors import UsageError
-from wnrl.interrupts import Stopped
+from wnrl.runs.interrupts import Stopped
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_vae.py"
 TINY = {"n_steps": 40, "hidden": (12,), "latent_dim": 2, "n_samples": 5, "n_logs": 4}

@@ -10,7 +10,6 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from wnrl.errors import NonFiniteError
-from wnrl.interrupts import Interrupts
 from wnrl.rl.checkpoint import Checkpoint
 from wnrl.rl.compiling import CompileUpdates
 from wnrl.rl.environments import (
@@ -23,6 +22,7 @@ from wnrl.rl.environments import (
 from wnrl.rl.evaluation import EvaluateInTraining, evaluate
 from wnrl.rl.loading import load_statistics
 from wnrl.rl.training import Model, Progress, ReportProgress, SaveCheckpoints, learn, save
+from wnrl.runs.interrupts import Interrupts
 
 BEST = "best_"
 

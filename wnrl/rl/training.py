@@ -15,8 +15,8 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
 from wnrl import tags
 from wnrl.errors import NonFiniteError
-from wnrl.interrupts import Interrupts, Stopped
 from wnrl.rl.checkpoint import restore_late, write_checkpoint
+from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.sb3 import Diagnostics, StopAtNonFinite, check_finite
 
 Model = BaseAlgorithm

@@ -1,0 +1,191 @@
+import json
+import os
+import pickle
+import random
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wnrl.errors import UsageError
+from wnrl.runs.files import read_json, read_values, whole_file, write_json, write_values
+
+VALUES = {
+    "step": 3,
+    "huge": 2**127 + 1,
+    "loss": 0.1 + 0.2,
+    "nan": float("nan"),
+    "infinite": -float("inf"),
+    "none": None,
+    "flag": True,
+    "word": "σ\n\x00",
+    "bytes": b"\x00\xff",
+    "pairs": (1, (2.5, "x"), []),
+    "optimizer": {0: {"exp_avg": torch.randn(3, 2), "step": torch.tensor(4.0)}, 1: {}},
+    "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+    "mask": torch.tensor([[True, False]]),
+    "empty": torch.zeros(0, 4, dtype=torch.int64),
+    "array": np.arange(6, dtype=">i4").reshape(2, 3),
+    "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "words": np.array(["ab", "c"]),
+    "scalar": np.float32(0.1),
+    "truth": np.bool_(True),
+    "images": np.zeros((2**11, 2**10), np.uint8),
+    "random": random.Random(0).getstate(),
+    "generator": np.random.default_rng(0).bit_generator.state,
+}
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, np.ndarray | np.generic):
+        return type(a) is type(b) and a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and (a == b or a != a)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_come_back_as_they_were(tmp_path, name):
+    write_values(tmp_path / "f", "test", {"it": VALUES[name]})
+    assert same({"it": VALUES[name]}, read_values(tmp_path / "f", "test"))
+
+
+def test_tensors_that_are_read_can_be_written_to(tmp_path):
+    write_values(tmp_path / "f", "test", [torch.zeros(2), np.zeros(2)])
+    tensor, array = read_values(tmp_path / "f", "test")
+    tensor += 1
+    array += 1
+    assert tensor.tolist() == array.tolist() == [1, 1]
+
+
+def test_images_take_less_space_than_in_memory(tmp_path):
+    write_values(tmp_path / "f", "test", VALUES["images"])
+    assert (tmp_path / "f").stat().st_size < VALUES["images"].nbytes / 50
+
+
+@pytest.mark.parametrize("value", [object(), {1.5: 2}, np.array([object()]), {1, 2}, print])
+def test_other_values_are_refused_and_nothing_is_left(tmp_path, value):
+    with pytest.raises(TypeError):
+        write_values(tmp_path / "f", "test", {"it": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_ordered_dict_of_tensors_is_a_dict(tmp_path):
+    write_values(tmp_path / "f", "test", OrderedDict(weight=torch.ones(1)))
+    assert list(read_values(tmp_path / "f", "test")) == ["weight"]
+
+
+def test_every_flipped_bit_of_a_file_of_values_is_refused(tmp_path):
+    write_values(tmp_path / "f", "test", {"weight": torch.arange(3.0), "step": 1})
+    whole = (tmp_path / "f").read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / "f").write_bytes(damaged)
+        with pytest.raises(UsageError, match="is damaged or no test"):
+            read_values(tmp_path / "f", "test")
+
+
+def test_every_shortened_file_of_values_is_refused(tmp_path):
+    write_values(tmp_path / "f", "test", {"weight": torch.arange(3.0)})
+    whole = (tmp_path / "f").read_bytes()
+    for end in range(len(whole)):
+        (tmp_path / "f").write_bytes(whole[:end])
+        with pytest.raises(UsageError):
+            read_values(tmp_path / "f", "test")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    write_values(tmp_path / "f", "checkpoint", {})
+    with pytest.raises(UsageError, match="it holds a checkpoint"):
+        read_values(tmp_path / "f", "model")
+
+
+def seal(path):
+    """Give a forged archive the checksum that it needs."""
+    import zlib
+
+    whole = path.read_bytes()[:-8]
+    path.write_bytes(whole + f"{zlib.crc32(whole):08x}".encode())
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("/tmp/must-not-be-there",)
+
+
+FORGED = [
+    {"tensor": 0, "dtype": "float32", "shape": [2**45]},
+    {"tensor": 0, "dtype": "load", "shape": [1]},
+    {"array": 0, "dtype": "|O", "shape": [1]},
+    {"array": 7, "dtype": "<f4", "shape": [1]},
+    {"odd": []},
+]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [[], {"kind": "test", "format": 1}]
+    + [{"kind": "test", "format": 1, "values": values} for values in FORGED],
+)
+def test_a_forged_file_is_refused_in_one_line_and_runs_no_code(tmp_path, tree):
+    with zipfile.ZipFile(tmp_path / "f", "w") as archive:
+        archive.writestr("values.json", json.dumps(tree))
+        archive.writestr("0", pickle.dumps(Evil())[:8])
+        archive.comment = b"0" * 8
+    seal(tmp_path / "f")
+    with pytest.raises(UsageError, match="damaged") as refused:
+        read_values(tmp_path / "f", "test")
+    assert "\n" not in str(refused.value)
+    assert not Path("/tmp/must-not-be-there").exists()
+
+
+def test_every_flipped_bit_of_a_json_file_changes_nothing_or_is_refused(tmp_path):
+    value = {"nll": 22.75, "status": "finished", "curve": {"steps": [1, 2]}, "best": None}
+    write_json(tmp_path / "f", value)
+    whole = (tmp_path / "f").read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            (tmp_path / "f").write_bytes(damaged)
+            try:
+                assert read_json(tmp_path / "f") == value
+            except UsageError:
+                refused += 1
+    assert refused > 7 * len(whole)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"status": "finished"}', "{" * 5000])
+def test_json_without_its_checksum_is_damaged(tmp_path, text):
+    (tmp_path / "f").write_text(text)
+    with pytest.raises(UsageError, match="is damaged"):
+        read_json(tmp_path / "f")
+
+
+def test_json_has_no_word_for_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "f", {"nll": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before_and_takes_no_space(tmp_path):
+    (tmp_path / "f").write_text("before")
+
+    def fill():
+        with whole_file(tmp_path / "f") as file:
+            file.write(b"half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fill()
+    assert (tmp_path / "f").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]

@@ -1,0 +1,67 @@
+"""The run stack: folder, files, checkpoint, session and resume, knowing neither agents nor VAEs."""
+
+from wnrl.runs.events import EventFile
+from wnrl.runs.files import (
+    file_checksum,
+    read_json,
+    read_values,
+    whole_file,
+    write_json,
+    write_text,
+    write_values,
+)
+from wnrl.runs.folder import (
+    CHECKPOINT,
+    CONFIG,
+    RESULT,
+    VERSIONS,
+    Run,
+    check_run_folder,
+    checked_file,
+    is_finished,
+    locked,
+    make_folder,
+    open_run,
+    plain_json,
+    read_config,
+    read_result,
+    reopen_run,
+)
+from wnrl.runs.interrupts import Interrupts, Stopped
+from wnrl.runs.machine import resolve_device, seed_everything, versions
+from wnrl.runs.session import Length, Options, Work, carry_out
+
+__all__ = [
+    "CHECKPOINT",
+    "CONFIG",
+    "RESULT",
+    "VERSIONS",
+    "EventFile",
+    "Interrupts",
+    "Length",
+    "Options",
+    "Run",
+    "Stopped",
+    "Work",
+    "carry_out",
+    "check_run_folder",
+    "checked_file",
+    "file_checksum",
+    "is_finished",
+    "locked",
+    "make_folder",
+    "open_run",
+    "plain_json",
+    "read_config",
+    "read_json",
+    "read_result",
+    "read_values",
+    "reopen_run",
+    "resolve_device",
+    "seed_everything",
+    "versions",
+    "whole_file",
+    "write_json",
+    "write_text",
+    "write_values",
+]

@@ -1,0 +1,128 @@
+"""The event file of a run, as TensorBoard reads it: one, cut and appended to where a run goes on.
+
+A second file, as ``SummaryWriter`` begins one for every part of a run, is read in the order of the
+clock, which may have been set back meanwhile.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wnrl import tags
+
+EVENTS = "events.out.tfevents.*.wnrl"
+
+
+class EventFile:
+    """A run's curves, pictures and texts.
+
+    Records are whole or absent. Where the disk is full, they are lost, which is said once, and the
+    run goes on. Part of the interface of torch's ``SummaryWriter`` is here, so that this can stand
+    in its place.
+
+    Args:
+        folder: The run's. What its event file holds stays there; without one, it is made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from torch.utils.tensorboard import summary
+
+        self._event, self._summary = Event, summary
+        present = sorted(folder.glob(EVENTS))
+        name = EVENTS.replace("*", f"{int(time.time()):010d}")
+        self.path = present[0] if present else folder / name
+        self.path.touch()
+        self._told = False
+        if not self.size:
+            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    @property
+    def size(self) -> int:
+        """Bytes that the file has."""
+        return self.path.stat().st_size
+
+    def cut(self, size: int) -> None:
+        """Forget what was written behind the first ``size`` bytes."""
+        if size < self.size:
+            os.truncate(self.path, size)
+
+    def add_scalar(self, tag: str, value: Any, step: int | None = None, **_: Any) -> None:
+        """Write a point of a curve."""
+        self._add(self._summary.scalar(tag, float(value)), step)
+
+    def add_text(self, tag: str, text: str, step: int | None = None) -> None:
+        """Write a text in Markdown."""
+        self._add(self._summary.text(tag, text), step)
+
+    def add_image(
+        self, tag: str, image: NDArray[Any], step: int | None = None, dataformats: str = "CHW"
+    ) -> None:
+        """Write a picture of shape ``dataformats``; bytes, or floats from 0 to 1."""
+        self._add(self._summary.image(tag, image, dataformats=dataformats), step)
+
+    def add_histogram(self, tag: str, values: Any, step: int | None = None, **_: Any) -> None:
+        """Write a histogram of an array's values."""
+        self._add(self._summary.histogram(tag, np.asarray(values), "tensorflow"), step)
+
+    def add_hparams(
+        self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int
+    ) -> None:
+        """Fill TensorBoard's HParams tab.
+
+        ``SummaryWriter.add_hparams`` makes a second run beside the first one, which then has no
+        curves; this writes the same summaries into the file that has them. The tab takes its
+        columns from any one of the runs that it shows, and sorts those that differ to the front: so
+        each run names the same metrics, and marks ``tags.IDENTITY``.
+
+        Args:
+            hparams: Names and values, ``tags.IDENTITY`` among them; anything but a number, a string
+                or a bool becomes a string.
+            metrics: Some of ``tags.METRICS`` and their values; each is also written as a scalar,
+                which is where the tab takes them from.
+            step: Where those scalars stand on the x axis: the end of training.
+        """
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+        plain = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in hparams.items()
+        }
+        experiment, *session = self._summary.hparams(plain, dict.fromkeys(tags.METRICS, 0.0))
+        plugin = experiment.value[0].metadata.plugin_data
+        columns = HParamsPluginData.FromString(plugin.content)
+        for info in columns.experiment.hparam_infos:
+            info.differs = info.name in tags.IDENTITY
+        plugin.content = columns.SerializeToString()
+        for summary in (experiment, *session):
+            self._add(summary, None)
+        for tag, value in metrics.items():
+            self.add_scalar(tag, value, step)
+
+    def flush(self) -> None:
+        """Do nothing: every record is in the file once it was added."""
+
+    def close(self) -> None:
+        """Do nothing: the file is open only while a record is written."""
+
+    def _add(self, summary: Any, step: int | None) -> None:
+        self._write(self._event(wall_time=time.time(), step=step, summary=summary))
+
+    def _write(self, event: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        end = self.size
+        try:
+            with self.path.open("ab") as file:
+                RecordWriter(file).write(event.SerializeToString())
+        except OSError as error:
+            os.truncate(self.path, end)  # half a record would hide all that follow
+            if not self._told:
+                self._told = True
+                print(f"curves are lost from here on: {error}", file=sys.stderr)

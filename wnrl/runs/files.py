@@ -1,0 +1,245 @@
+"""Files that are whole or absent, whose content is checked, and that hold numbers and names alone.
+
+Each is written beside its name and renamed. JSON carries a checksum of its content, a file of
+values one of all its bytes, and reading either runs no code from it.
+"""
+
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wnrl.errors import UsageError, printable
+
+CHUNK = 2**24  # bytes at a time
+CHECKSUM = "crc32"
+SCRATCH = ".tmp"
+FORMAT = 1
+_TREE = "values.json"
+_DTYPES = {str(t).removeprefix("torch."): t for t in (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
+    torch.int16, torch.int8, torch.uint8, torch.bool)}  # fmt: skip
+_DEFLATED = 2**20  # bytes of an array of images from which on deflating it pays
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside ``path``, which is renamed to ``path`` once all its bytes are on disk.
+
+    Raises:
+        OSError: It cannot be written. It takes up no space then, and ``path`` is as it was.
+    """
+    scratch = path.with_name(path.name + SCRATCH)
+    try:
+        with scratch.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
+        scratch.replace(path)
+    except BaseException:
+        if scratch.is_file():
+            scratch.unlink()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as ``whole_file`` does."""
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object of JSON as ``whole_file`` does, with a checksum of what it says.
+
+    Raises:
+        ValueError: A number in ``value`` is NaN or infinite; JSON has no word for them.
+    """
+    write_text(path, _json({**value, CHECKSUM: _json_checksum(value)}))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that ``write_json`` wrote.
+
+    Raises:
+        UsageError: The file is damaged, or not one of ours.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object")
+        checksum = value.pop(CHECKSUM, None)
+        if checksum != _json_checksum(value):
+            raise ValueError(f"its {CHECKSUM} is not that of what it says")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is damaged: {printable(error)}") from error
+    return value
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def _json_checksum(value: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(_json(value).encode()):08x}"
+
+
+def file_checksum(path: Path) -> str:
+    """Return the CRC-32 of a file's bytes in hexadecimal digits."""
+    with path.open("rb") as file:
+        return _checksum_of(file)
+
+
+def _checksum_of(file: BinaryIO, n_bytes: float = math.inf) -> str:
+    crc = 0
+    while n_bytes > 0 and (chunk := file.read(int(min(CHUNK, n_bytes)))):
+        crc, n_bytes = zlib.crc32(chunk, crc), n_bytes - len(chunk)
+    return f"{crc:08x}"
+
+
+def write_values(path: Path, kind: str, values: Any) -> None:
+    """Write numbers, names and arrays to one file, as ``whole_file`` does.
+
+    The file is a zip archive of a tree in JSON and the bytes of each array, with a checksum of the
+    whole in its comment.
+
+    Args:
+        path: Where to.
+        kind: What the values are, in words; ``read_values`` asks for the same.
+        values: None, bools, ints, floats, strings, bytes, NumPy arrays and numbers, tensors, and
+            lists, tuples and dicts (whose keys are strings or ints) of values.
+
+    Raises:
+        OSError: As ``whole_file``.
+        TypeError: Something else is among the values.
+    """
+    with whole_file(path) as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            arrays = 0
+
+            def add(array: np.ndarray[Any, Any]) -> int:
+                nonlocal arrays
+                info = zipfile.ZipInfo(str(arrays))
+                if array.dtype == np.uint8 and array.nbytes >= _DEFLATED:
+                    info.compress_type = zipfile.ZIP_DEFLATED
+                    info._compresslevel = 1  # type: ignore[attr-defined]  # public from 3.13 on
+                with archive.open(info, "w", force_zip64=True) as member:
+                    for chunk in _chunks(np.ascontiguousarray(array)):
+                        member.write(chunk)
+                arrays += 1
+                return arrays - 1
+
+            tree = {"kind": kind, "format": FORMAT, "values": _encode(values, add)}
+            archive.writestr(_TREE, json.dumps(tree, allow_nan=False))
+            archive.comment = b"0" * 8  # where the checksum goes
+        end = file.seek(-8, os.SEEK_END)
+        file.seek(0)
+        checksum = _checksum_of(file, end)
+        file.seek(end)
+        file.write(checksum.encode())
+
+
+def read_values(path: Path, kind: str) -> Any:
+    """Return what ``write_values`` wrote, with tensors on the CPU.
+
+    Raises:
+        UsageError: The file is damaged, or of another kind.
+    """
+    try:
+        with path.open("rb") as file:
+            end = file.seek(-8, os.SEEK_END)
+            expected = file.read()
+            file.seek(0)
+            if _checksum_of(file, end).encode() != expected:
+                raise ValueError("its bytes do not have its checksum")
+            with zipfile.ZipFile(file) as archive:
+                tree = json.loads(archive.read(_TREE))
+                if (tree["kind"], tree["format"]) != (kind, FORMAT):
+                    raise ValueError(f"it holds a {tree['kind']} of format {tree['format']}")
+                return _decode(tree["values"], archive)
+    except Exception as error:  # a forged file can make any part of it stumble
+        reason = printable(error) or type(error).__name__
+        raise UsageError(f"{path} is damaged or no {kind}: {reason}") from error
+
+
+def _encode(value: Any, add: Callable[[np.ndarray[Any, Any]], int]) -> Any:
+    if value is None or (isinstance(value, bool | int | str) and type(value).__module__ != "numpy"):
+        return value
+    if isinstance(value, float) and not isinstance(value, np.generic):
+        return value if math.isfinite(value) else {"float": repr(float(value))}
+    if isinstance(value, list):
+        return [_encode(part, add) for part in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(part, add) for part in value]}
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str | int) for key in value):
+            raise TypeError(f"keys must be strings or whole numbers, got {list(value)[:4]}")
+        return {"dict": [[key, _encode(part, add)] for key, part in value.items()]}
+    if isinstance(value, bytes):
+        return {"bytes": add(np.frombuffer(value, np.uint8))}
+    if isinstance(value, Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        kind = str(value.dtype).removeprefix("torch.")
+        if kind not in _DTYPES:
+            raise TypeError(f"tensors of {value.dtype} cannot be written")
+        place = add(flat.view(torch.uint8).numpy())
+        return {"tensor": place, "dtype": kind, "shape": list(value.shape)}
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        if array.dtype.hasobject or array.dtype.names:
+            raise TypeError(f"arrays of {array.dtype} cannot be written")
+        word = "array" if isinstance(value, np.ndarray) else "scalar"
+        return {word: add(array), "dtype": array.dtype.str, "shape": list(array.shape)}
+    raise TypeError(f"values of type {type(value).__name__} cannot be written")
+
+
+def _decode(tree: Any, archive: zipfile.ZipFile) -> Any:
+    if isinstance(tree, list):
+        return [_decode(part, archive) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    match next(iter(tree)):
+        case "dict":
+            return {key: _decode(part, archive) for key, part in tree["dict"]}
+        case "tuple":
+            return tuple(_decode(part, archive) for part in tree["tuple"])
+        case "float":
+            return float(tree["float"])
+        case "bytes":
+            return _bytes(archive, tree["bytes"]).tobytes()
+        case "tensor":
+            data, kind = _bytes(archive, tree["tensor"]), _DTYPES[tree["dtype"]]
+            if not data.size:  # which torch cannot view as another type
+                return torch.empty(tree["shape"], dtype=kind)
+            return torch.from_numpy(data).view(kind).reshape(tree["shape"])
+        case word:
+            dtype = np.dtype(tree["dtype"])
+            array = _bytes(archive, tree[word]).view(dtype).reshape(tree["shape"])
+            return array if word == "array" else array[()]
+
+
+def _bytes(archive: zipfile.ZipFile, place: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    info = archive.getinfo(str(place))
+    out = np.empty(info.file_size, np.uint8)
+    with archive.open(info) as member:
+        for chunk in _chunks(out):
+            if member.readinto(chunk) != len(chunk):  # type: ignore[attr-defined]
+                raise ValueError(f"array {place} is too short")
+        if member.read(1):
+            raise ValueError(f"array {place} is too long")
+    return out
+
+
+def _chunks(array: np.ndarray[Any, Any]) -> Iterator[memoryview]:
+    if array.nbytes:
+        whole = array.reshape(-1).view(np.uint8).data
+        for start in range(0, len(whole), CHUNK):
+            yield whole[start : start + CHUNK]

@@ -1,0 +1,227 @@
+"""The run folder: one place for a run's configuration, versions, logs, checkpoint and result.
+
+A folder holds ``config.json`` (every resolved value), ``versions.json``, the event file, a
+checkpoint and, written last, ``result.json``, which has the checksums of the files that belong to
+it. A folder without it is unfinished, and no table reads it.
+"""
+
+import json
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wnrl.errors import UsageError, printable
+from wnrl.runs.events import EVENTS
+from wnrl.runs.files import SCRATCH, file_checksum, read_json, write_json
+from wnrl.runs.machine import versions
+
+CONFIG, VERSIONS, RESULT, LOCK = "config.json", "versions.json", "result.json", ".lock"
+CHECKPOINT = "checkpoint.zip"
+FILES = "files"  # the entry of a result with the checksums of its files
+LEFTOVERS = ("model.zip", "model.tmp.zip", "vecnormalize.pkl", "best_model.zip", "model.pt",
+             "best_vecnormalize.pkl", "samples.png", "per_image_nll.npy")  # fmt: skip
+LOCK_SECONDS = 5.0  # how long the dying worker of a killed study may take to let go
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder."""
+
+    path: Path
+    config: Mapping[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds a result, of a run that succeeded or one that failed."""
+        return is_finished(self.path)
+
+    def result(self) -> dict[str, Any]:
+        """Return what ``write_result`` wrote."""
+        return read_result(self.path)
+
+    def begin(self) -> None:
+        """Make the folder that of an unfinished run with this configuration."""
+        (self.path / RESULT).unlink(missing_ok=True)
+        write_json(self.path / CONFIG, self.config)
+        write_json(self.path / VERSIONS, versions())
+
+    def write_result(self, result: Mapping[str, Any], files: Collection[str] = ()) -> None:
+        """End the run, after everything else is on disk.
+
+        Args:
+            result: What it gave, in JSON types.
+            files: Names in the folder that belong to it, and patterns; those that are there.
+        """
+        written = sorted(path for name in files for path in self.path.glob(name))
+        sums = {path.name: file_checksum(path) for path in written}
+        write_json(self.path / RESULT, {**result, FILES: sums})
+
+
+@contextmanager
+def open_run(
+    path: str | Path,
+    config: Mapping[str, Any],
+    *,
+    files: Collection[str] = LEFTOVERS,
+    may_change: Collection[str] | None = None,
+) -> Iterator[Run]:
+    """Open a run folder for one process, making it if it is not there.
+
+    Args:
+        path: The folder itself.
+        config: Every value that decides what the run does; JSON types.
+        files: Names, and patterns, that an attempt may have left there besides logs and checkpoint.
+            An unfinished folder is cleared of them; a finished one is not touched.
+        may_change: Keys of ``config`` that may differ from what the run had until now, to go on
+            with it; ``Run.begin`` is for the caller to call then. None begins anew what is
+            unfinished.
+
+    Raises:
+        UsageError: The folder cannot be written, is in use, belongs to something else, or holds
+            a run of another configuration. Nothing in it has been changed then.
+    """
+    path = Path(path)
+    config = plain_json(config)
+    check_run_folder(path, config, may_change or ())
+    with locked(path):
+        check_run_folder(path, config, may_change or ())  # another process may have begun a run
+        run = Run(path, config)
+        if may_change is None and not run.finished:
+            clear(path, (*files, CHECKPOINT, EVENTS))
+            run.begin()
+        yield run
+
+
+def clear(path: Path, files: Collection[str]) -> None:
+    """Delete from ``path`` what ``files`` names, with patterns, and its scratch files."""
+    for name in files:
+        for leftover in (*path.glob(name), path / (name + SCRATCH)):
+            if leftover.is_file() or leftover.is_symlink():
+                leftover.unlink()
+
+
+def reopen_run(
+    path: str | Path, config: Mapping[str, Any], may_change: Collection[str] = ()
+) -> Any:
+    """Open the folder of a run to go on with it."""
+    return open_run(path, config, may_change=may_change)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return what ``Run.write_result`` wrote, without the checksums of the files.
+
+    Raises:
+        UsageError: It is not there, or damaged.
+    """
+    result = read_json(folder / RESULT)
+    result.pop(FILES, None)
+    return result
+
+
+def checked_file(folder: Path, name: str) -> Path:
+    """Return the path of a finished run's file, whose bytes are those that the run wrote.
+
+    Raises:
+        UsageError: The file is not there, is a link, is damaged, or the result says nothing of it.
+    """
+    path = folder / name
+    expected = read_json(folder / RESULT).get(FILES, {}).get(name)
+    if expected is None:
+        raise UsageError(f"{folder / RESULT} says nothing of a {name}")
+    if path.is_symlink() or not path.is_file():
+        raise UsageError(f"{path} is not there, or no file")
+    if file_checksum(path) != expected:
+        raise UsageError(f"{path} is damaged: it is not what the run wrote")
+    return path
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of the run in a folder; empty where there is none.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    path = folder / CONFIG
+    return read_json(path) if path.is_file() else {}
+
+
+def check_run_folder(
+    path: Path, config: Mapping[str, Any], may_change: Collection[str] = ()
+) -> None:
+    """Raise UsageError if ``path`` cannot become the folder of a run with ``config``."""
+    make_folder(path)
+    if not (path / CONFIG).is_file():
+        if others := {entry.name for entry in path.iterdir()} - {LOCK, CONFIG + SCRATCH}:
+            raise UsageError(
+                f"run_dir {path} holds other files ({printable(min(others), 40)}), and no "
+                f"{CONFIG}; choose another one"
+            )
+        return
+    earlier = read_json(path / CONFIG)
+    config = as_before(config, earlier)
+    keys = sorted(differing(earlier, config) - {*may_change})
+    if keys:
+        shown = ", ".join(f"{k}={earlier.get(k)!r} (asked: {config.get(k)!r})" for k in keys[:4])
+        more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+        raise UsageError(
+            f"run_dir {path} holds a run of another configuration: {shown}{more}; "
+            "choose another folder"
+        )
+
+
+def as_before(config: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``config`` with an earlier run's device and threads where it says nothing of them."""
+    unsaid = [key for key in ("device", "threads") if config.get(key) in (None, "auto")]
+    return {**config, **{key: earlier[key] for key in unsaid if key in earlier}}
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+    """Return the keys whose values differ between two configurations."""
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+
+def make_folder(path: Path) -> None:
+    """Make ``path`` a folder that can be written, or raise UsageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"run_dir {path} cannot be made: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"run_dir {path} cannot be written")
+
+
+def is_finished(path: Path) -> bool:
+    """Return True for the folder of a run that ended, with success or as a failure."""
+    return (path / RESULT).is_file()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an existing folder for this process; the system lets go when the process ends.
+
+    Raises:
+        UsageError: Another process has held it for ``LOCK_SECONDS``.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path / LOCK).acquire(timeout=LOCK_SECONDS):
+            yield
+    except Timeout as error:
+        raise UsageError(f"run_dir {path} is in use by another process") from error
+
+
+def plain_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration as it reads from a file, tuples as lists.
+
+    Raises:
+        UsageError: A number is NaN or infinite.
+    """
+    for name, value in config.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{name} must be finite, got {value!r}")
+    return json.loads(json.dumps(config, allow_nan=False))

@@ -1,0 +1,85 @@
+"""What a run depends on besides its settings: versions, the random state, the device."""
+
+import platform
+import random
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wnrl.errors import UsageError
+
+HOME = Path(__file__).resolve().parents[2]  # the checkout, where there is one
+PACKAGES = ("wnrl", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib")
+
+
+def versions() -> dict[str, Any]:
+    """Return Python, packages, GPU and, in a git checkout, the commit and if it was modified."""
+    cuda = torch.version.cuda if torch.cuda.is_available() else None
+    commit = (
+        _git("rev-parse", "HEAD") if _git("rev-parse", "--show-toplevel") == str(HOME) else None
+    )
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,  # with its build, which the package's metadata lack
+        **{package: _version(package) for package in PACKAGES},
+        "cuda": cuda,
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "commit": commit,
+        "modified": bool(_git("status", "--porcelain")) if commit else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*command: str) -> str | None:
+    try:
+        out = subprocess.run(
+            ["git", *command], cwd=HOME, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch on every device."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (SB3's buffers draw from the global generator)
+    torch.manual_seed(seed)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device for ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:<k>``.
+
+    Raises:
+        UsageError: The word is none of these, or names a GPU that is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    expected = f"device must be auto, cpu, cuda or cuda:<k>, got {device!r}"
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(expected) from error
+    if chosen.type == "cpu" and chosen.index in (None, 0):
+        return torch.device("cpu")
+    if chosen.type != "cuda":
+        raise UsageError(expected)
+    if not torch.cuda.is_available():
+        raise UsageError(f"device {device!r} asked for, but torch finds no CUDA GPU here")
+    index = chosen.index or 0  # by number, so that one GPU has one name in every configuration
+    if index >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {device!r} asked for, but there are {torch.cuda.device_count()} GPUs here"
+        )
+    return torch.device("cuda", index)
