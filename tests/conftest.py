@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
-from wnrl.nn import scope
+from wnrl.nn import cache
 
 # A shell starts background jobs with SIGINT ignored, which programs that tests interrupt would
 # inherit.
@@ -23,6 +23,6 @@ def seeded():
 @pytest.fixture
 def unchecked():
     """No check mode, which computes every kept weight again."""
-    before = scope.check(False)
+    before = cache.check(False)
     yield
-    scope.check(before)
+    cache.check(before)

@@ -5,7 +5,7 @@ from torch import nn
 from wnrl import NORMS, convert
 from wnrl.errors import UsageError
 from wnrl.networks import ACTIVATIONS, INITS, ConvSpec, cnn, fans, init_weights, mlp
-from wnrl.nn.masked import MaskedLinear
+from wnrl.nn.layers import MaskedLinear
 
 VARIANCES = {
     "xavier": lambda k, out: 1 / k,
@@ -79,7 +79,7 @@ def test_two_norms_start_from_the_same_draw_at_the_same_seed():
 def test_a_converted_network_can_be_initialised_too():
     net = mlp(300, (200,), 2, norm="weight")
     init_weights(net, "he")
-    assert net[0].effective().var().item() == pytest.approx(2 / 300, rel=0.05)
+    assert net[0].compute_weight().var().item() == pytest.approx(2 / 300, rel=0.05)
     assert net[0].bias.abs().max() == 0
 
 

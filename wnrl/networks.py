@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice, check_positive
-from wnrl.nn.axes import TRANSPOSED
-from wnrl.nn.conv import WNConvTransposed
-from wnrl.nn.convert import convert
-from wnrl.nn.convertible import check_values
-from wnrl.nn.masked import MaskedLinear
-from wnrl.nn.slots import N_SPATIAL
+from wnrl.nn.conversion import convert
+from wnrl.nn.functional import TRANSPOSED
+from wnrl.nn.layers import MaskedLinear, WNConvTransposed
+from wnrl.nn.sites import N_SPATIAL, check_values
 from wnrl.nn.spectral import Spectral
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -67,7 +65,7 @@ def init_weights(module: nn.Module, init: str) -> None:
 
     Subclasses of torch's layers count. Weight-normalized layers receive the drawn weight as their
     effective one, spectral ones as the weight that they divide, masked ones where the mask is one.
-    Recurrent layers, embeddings and normalisers are left alone, and ``init="torch"`` leaves
+    Recurrent layers, embeddings and normalizers are left alone, and ``init="torch"`` leaves
     everything alone.
 
     Args:
@@ -134,7 +132,7 @@ def mlp(
         norm: a key of ``NORMS``.
         activation: a key of ``ACTIVATIONS``.
         init: a key of ``INITS``.
-        placement: a normaliser goes ``"pre"`` or ``"post"`` the nonlinearity.
+        placement: a normalizer goes ``"pre"`` or ``"post"`` the nonlinearity.
         norm_kwargs: options of the norm, as ``convert`` takes them.
 
     Raises:
@@ -192,7 +190,7 @@ def cnn(
         norm: a key of ``NORMS``.
         activation: a key of ``ACTIVATIONS``.
         init: a key of ``INITS``.
-        placement: a normaliser goes ``"pre"`` or ``"post"`` the nonlinearity.
+        placement: a normalizer goes ``"pre"`` or ``"post"`` the nonlinearity.
         norm_kwargs: options of the norm, as ``convert`` takes them.
 
     Raises:

@@ -7,19 +7,26 @@ from typing import Any
 
 from torch import nn
 
-from wnrl.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from wnrl.nn.mean_only import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
-from wnrl.nn.normalised import ChannelRMSNorm, FeatureRMSNorm
+from wnrl.nn.normalizers import (
+    BatchRenorm1d,
+    BatchRenorm2d,
+    BatchRenorm3d,
+    ChannelRMSNorm,
+    FeatureRMSNorm,
+    MeanOnlyBatchNorm1d,
+    MeanOnlyBatchNorm2d,
+    MeanOnlyBatchNorm3d,
+)
 from wnrl.nn.normed_lstm import (
     LayerNormLSTM,
     LayerNormLSTMCell,
     RMSNormLSTM,
     RMSNormLSTMCell,
 )
+from wnrl.nn.sites import WEIGHT_NORMED
 from wnrl.nn.spectral import SPECTRAL
-from wnrl.nn.table import WEIGHT_NORMED
 
-Normalisers = tuple[
+Normalizers = tuple[
     Callable[..., nn.Module],
     Callable[..., nn.Module],
     Callable[..., nn.Module],
@@ -51,14 +58,14 @@ class Norm:
     """Whether a converted network is, at the start, the same function as the plain one."""
     layers: Mapping[type[nn.Module], Any] = field(default_factory=dict)
     """From a plain class to the one that takes its place; each has ``from_plain``."""
-    normalisers: Normalisers | None = None
+    normalizers: Normalizers | None = None
     """What is put behind hidden layers."""
     absorbs_bias: bool = False
-    """Whether the normaliser removes the layer's bias and brings its own."""
+    """Whether the normalizer removes the layer's bias and brings its own."""
     projected: bool = False
     """Whether the rows of hidden weights go back to the unit sphere after each step."""
     options: tuple[str, ...] = ()
-    """Keyword arguments of the normalisers that a caller may choose."""
+    """Keyword arguments of the normalizers that a caller may choose."""
     layer_options: tuple[str, ...] = ()
     """Keyword arguments of ``from_plain`` that a caller may choose."""
 
@@ -79,7 +86,7 @@ NORMS: dict[str, Norm] = {
         dash="--",
         batch_statistics=True,
         layers=WEIGHT_NORMED,
-        normalisers=_MEAN_ONLY,
+        normalizers=_MEAN_ONLY,
         absorbs_bias=True,
         options=_MEAN_ONLY_OPTIONS,
         layer_options=_WEIGHT_OPTIONS,
@@ -89,7 +96,7 @@ NORMS: dict[str, Norm] = {
         colour="#CC79A7",
         dash=":",
         batch_statistics=True,
-        normalisers=_MEAN_ONLY,
+        normalizers=_MEAN_ONLY,
         absorbs_bias=True,
         options=_MEAN_ONLY_OPTIONS,
     ),
@@ -104,7 +111,7 @@ NORMS: dict[str, Norm] = {
         colour="#D55E00",
         dash="--",
         batch_statistics=True,
-        normalisers=(nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+        normalizers=(nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
         absorbs_bias=True,
         options=("momentum", "eps"),
     ),
@@ -113,7 +120,7 @@ NORMS: dict[str, Norm] = {
         colour="#E69F00",
         dash=":",
         batch_statistics=True,
-        normalisers=(BatchRenorm1d, BatchRenorm1d, BatchRenorm2d, BatchRenorm3d),
+        normalizers=(BatchRenorm1d, BatchRenorm1d, BatchRenorm2d, BatchRenorm3d),
         absorbs_bias=True,
         options=("momentum", "eps", "r_max", "d_max", "warmup_steps", "r_steps", "d_steps"),
     ),
@@ -122,7 +129,7 @@ NORMS: dict[str, Norm] = {
         colour="#009E73",
         dash="-.",
         layers={nn.LSTM: LayerNormLSTM, nn.LSTMCell: LayerNormLSTMCell},
-        normalisers=(nn.LayerNorm, _group_of_all, _group_of_all, _group_of_all),
+        normalizers=(nn.LayerNorm, _group_of_all, _group_of_all, _group_of_all),
         options=("eps",),
         layer_options=("eps",),
     ),
@@ -131,7 +138,7 @@ NORMS: dict[str, Norm] = {
         colour="#8C8C00",
         dash=(0, (5, 1, 1, 1, 1, 1)),
         layers={nn.LSTM: RMSNormLSTM, nn.LSTMCell: RMSNormLSTMCell},
-        normalisers=(FeatureRMSNorm, ChannelRMSNorm, ChannelRMSNorm, ChannelRMSNorm),
+        normalizers=(FeatureRMSNorm, ChannelRMSNorm, ChannelRMSNorm, ChannelRMSNorm),
         options=("eps",),
         layer_options=("eps",),
     ),

@@ -277,7 +277,9 @@ def final_loss(norm: str, rate: float, seed: int, with_init: bool, steps: int) -
 
 def effective(layer: nn.Module) -> Tensor:
     """The weight that a linear layer multiplies with."""
-    weight = layer.effective() if isinstance(layer, WeightNormed) else layer.get_parameter("weight")
+    weight = (
+        layer.compute_weight() if isinstance(layer, WeightNormed) else layer.get_parameter("weight")
+    )
     return weight.detach().clone()
 
 

@@ -46,7 +46,7 @@ def test_crossq_swings_the_pendulum_up(norm):
 @pytest.mark.parametrize(
     ("norm", "changes"),
     [
-        ("weight", {"total_timesteps": 5_000}),  # without a normaliser
+        ("weight", {"total_timesteps": 5_000}),  # without a normalizer
         ("projected", {"total_timesteps": 1_200, "gradient_steps": 5}),
     ],
 )

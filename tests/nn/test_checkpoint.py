@@ -9,7 +9,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from wnrl import convert, fold
 from wnrl.errors import UsageError
 from wnrl.nn import WNConvTranspose2d, WNLinear
-from wnrl.nn.checkpoint import LAYOUTS, load_weights, state_dict_as
+from wnrl.nn.plain import LAYOUTS, load_weights, state_dict_as
 
 
 def plain_net(seed=0):
@@ -102,7 +102,7 @@ def test_a_pair_normalised_along_another_axis_loads_by_its_effective_weight(dim)
     with torch.no_grad():
         theirs.parametrizations.weight.original1.mul_(2)
     load_weights(ours, {f"0.{key}": value for key, value in theirs.state_dict().items()})
-    torch.testing.assert_close(ours[0].effective(), theirs.weight)
+    torch.testing.assert_close(ours[0].compute_weight(), theirs.weight)
 
 
 @pytest.mark.parametrize("layout", ["plain", "parametrize"])
@@ -110,10 +110,10 @@ def test_the_exponential_scale_is_written_as_a_length_and_read_as_one(layout):
     source, target = WNLinear(3, 2, scale="exp"), WNLinear(3, 2, scale="exp")
     state = state_dict_as(source, layout)
     load_weights(target, state)
-    torch.testing.assert_close(target.effective(), source.effective())
+    torch.testing.assert_close(target.compute_weight(), source.compute_weight())
     linear = WNLinear(3, 2)
     load_weights(linear, state)
-    torch.testing.assert_close(linear.effective(), source.effective())
+    torch.testing.assert_close(linear.compute_weight(), source.compute_weight())
 
 
 @pytest.mark.parametrize("scale", ["linear", "exp"])
@@ -123,7 +123,7 @@ def test_a_negative_length_loads_with_the_same_function(scale):
         theirs[0].parametrizations.weight.original0[1] *= -1
     ours = nn.Sequential(WNLinear(3, 4, scale=scale))
     load_weights(ours, theirs.state_dict())
-    torch.testing.assert_close(ours[0].effective(), theirs[0].weight)
+    torch.testing.assert_close(ours[0].compute_weight(), theirs[0].weight)
 
 
 @pytest.mark.parametrize("layout", ["plain", "parametrize"])

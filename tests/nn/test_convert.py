@@ -8,9 +8,9 @@ from torch import nn
 from wnrl import NORMS, convert, data_init, fold
 from wnrl.errors import UsageError
 from wnrl.nn import plain_parts
-from wnrl.nn.normalised import Normalised
+from wnrl.nn.normalizers import Normalized
 
-NORMALISERS = [key for key, norm in NORMS.items() if norm.normalisers]
+NORMALISERS = [key for key, norm in NORMS.items() if norm.normalizers]
 BIAS_REMOVERS = [key for key, norm in NORMS.items() if norm.absorbs_bias]
 KEYS = [
     *["none", "weight", "weight_mean", "mean", "projected"],
@@ -81,13 +81,13 @@ def test_placement_puts_the_normaliser_before_or_after_the_nonlinearity(key):
     convert(before, key, placement="pre")
     convert(after, key, placement="post")
     assert [type(child) for child in before] == [
-        Normalised,
+        Normalized,
         nn.ELU,
-        Normalised,
+        Normalized,
         nn.ELU,
         type(before[4]),
     ]
-    assert isinstance(after[1], Normalised)
+    assert isinstance(after[1], Normalized)
     assert isinstance(after[1].layer, nn.ELU)
     assert after[0].bias is not None
 
@@ -271,7 +271,7 @@ def test_tied_weights_stay_tied_in_the_folded_copy():
     convert(net, "weight")
     folded = fold(net)
     assert folded["out"].weight is folded["words"].weight
-    torch.testing.assert_close(folded["out"].weight, net["out"].effective())
+    torch.testing.assert_close(folded["out"].weight, net["out"].compute_weight())
 
 
 @pytest.mark.parametrize("key", ["weight", "spectral"])

@@ -4,7 +4,7 @@ from torch import nn
 from torch.backends.cudnn import rnn
 
 from wnrl import nn as wn
-from wnrl.nn import cudnn, scope
+from wnrl.nn import cache, recurrence
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def flattened(monkeypatch):
 
     monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", lay_out)
     monkeypatch.setattr(rnn, "get_cudnn_mode", {"LSTM": 2, "GRU": 3}.get)
-    monkeypatch.setattr(cudnn, "applies_to", lambda weights: True)
+    monkeypatch.setattr(recurrence, "cudnn_applies_to", lambda weights: True)
     return calls
 
 
@@ -36,7 +36,7 @@ def test_flat_weights_share_one_buffer_and_leave_the_biases_where_they_are(flatt
     assert len({w.untyped_storage().data_ptr() for w in weights}) == 1
     assert [p.data_ptr() for p in layer.parameters()] == addresses
     for name, w in zip(layer.order, weights, strict=True):
-        source = layer.effective(name) if name in layer.pairs else getattr(layer, name)
+        source = layer.compute_weight(name) if name in layer.pairs else getattr(layer, name)
         assert torch.equal(w, source)
 
 
@@ -58,14 +58,14 @@ def test_gradients_go_through_the_buffer(flattened, monkeypatch):
     layer(x)[0].square().sum().backward()
     actual = [p.grad for p in layer.parameters()]
     layer.zero_grad()
-    monkeypatch.setattr(cudnn, "applies_to", lambda weights: False)
+    monkeypatch.setattr(recurrence, "cudnn_applies_to", lambda weights: False)
     layer(x)[0].square().sum().backward()
     for grad, p in zip(actual, layer.parameters(), strict=True):
         torch.testing.assert_close(grad, p.grad)
 
 
 def test_a_frozen_layer_is_laid_out_once_and_a_changed_bias_is_seen(flattened, monkeypatch):
-    monkeypatch.setattr(scope, "_checking", False)
+    monkeypatch.setattr(cache, "_checking", False)
     layer, x = wn.WNLSTM(3, 4), torch.randn(5, 2, 3)
     with wn.frozen(layer), torch.no_grad():
         for _ in range(3):
@@ -76,7 +76,7 @@ def test_a_frozen_layer_is_laid_out_once_and_a_changed_bias_is_seen(flattened, m
 
 
 def test_weights_on_a_cpu_are_not_laid_out():
-    assert not cudnn.applies_to(wn.WNLSTM(3, 4)._weights())
+    assert not recurrence.cudnn_applies_to(wn.WNLSTM(3, 4)._weights())
 
 
 def test_laying_out_does_not_count_as_a_write_into_the_biases(flattened):
@@ -91,7 +91,7 @@ def test_two_forwards_before_a_backward_work(flattened, monkeypatch):
     (layer(x)[0].square().sum() + layer(x + 1)[0].square().sum()).backward()
     actual = [p.grad for p in layer.parameters()]
     layer.zero_grad()
-    monkeypatch.setattr(cudnn, "applies_to", lambda weights: False)
+    monkeypatch.setattr(recurrence, "cudnn_applies_to", lambda weights: False)
     (layer(x)[0].square().sum() + layer(x + 1)[0].square().sum()).backward()
     for grad, p in zip(actual, layer.parameters(), strict=True):
         torch.testing.assert_close(grad, p.grad)

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from wnrl import convert, fold
 from wnrl import nn as wn
-from wnrl.nn import scope
+from wnrl.nn import cache
 
 DEVICE = "cuda"
 pytestmark = [
@@ -69,7 +69,7 @@ def test_weights_are_parts_of_one_buffer_with_the_values_of_the_computed_ones(na
     weights = layer._weights()
     assert len({w.untyped_storage().data_ptr() for w in weights}) == 1
     for key, weight in zip(layer.order, weights, strict=True):
-        same(weight, layer.effective(key) if key in layer.pairs else getattr(layer, key), 0)
+        same(weight, layer.compute_weight(key) if key in layer.pairs else getattr(layer, key), 0)
     assert [p._version for p in layer.parameters()] == versions
     assert [p.data_ptr() for p in layer.parameters()] == addresses
 
@@ -116,7 +116,7 @@ def test_a_packed_sequence_runs_as_in_the_plain_layer(name):
 def test_frozen_lays_out_once_and_then_allocates_what_the_plain_layer_does(
     name, laid_out, monkeypatch
 ):
-    monkeypatch.setattr(scope, "_checking", False)
+    monkeypatch.setattr(cache, "_checking", False)
     layer, x = on_device(name).eval(), inputs()
     plain = fold(layer)
     with torch.no_grad(), wn.frozen(layer):

@@ -10,8 +10,8 @@ from torch import nn
 from wnrl import NORMS, convert
 from wnrl.errors import UsageError
 from wnrl.nn import WNLSTM, WNConvTranspose2d, WNLinear
-from wnrl.nn.data_init import data_init
-from wnrl.nn.normalised import Normalised
+from wnrl.nn.initialization import data_init
+from wnrl.nn.normalizers import Normalized
 from wnrl.nn.projection import project_
 
 FREE = ["none", "weight", "weight_mean", "mean", "batch", "batch_renorm", "layer"]
@@ -44,7 +44,7 @@ def pre_activations(net, x):
     seen = []
     for child in net:
         x = child(x)
-        if isinstance(child, Normalised) or any(True for _ in child.parameters()):
+        if isinstance(child, Normalized) or any(True for _ in child.parameters()):
             axis = 1 if x.dim() == 4 else -1
             seen.append(x.detach().movedim(axis, 0).flatten(1))
     return seen
@@ -341,7 +341,7 @@ import os, sys, torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from wnrl import convert
-from wnrl.nn.data_init import data_init
+from wnrl.nn.initialization import data_init
 rank, folder = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 torch.manual_seed(rank)  # DDP gives all processes the weights of the first

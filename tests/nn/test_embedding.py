@@ -18,7 +18,7 @@ def test_few_and_many_indices_give_the_same_numbers_and_gradients(count, by_freq
     (layer(x) ** 3).sum().backward()
     (plain(x) ** 3).sum().backward()
     expected = torch.autograd.grad(
-        layer.effective("weight"), (layer.weight_v, layer.weight_g), plain.weight.grad
+        layer.compute_weight("weight"), (layer.weight_v, layer.weight_g), plain.weight.grad
     )
     torch.testing.assert_close((layer.weight_v.grad, layer.weight_g.grad), expected)
 

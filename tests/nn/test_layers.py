@@ -83,7 +83,7 @@ def test_gradients_are_those_of_the_formula_on_the_plain_layers_gradient(case):
     actual, given = grads(layer, case.input()), grads(plain, case.input())
     for name in layer.pairs:
         v, g = layer.pair(name)
-        (by_v, by_g) = torch.autograd.grad(layer.effective(name), (v, g), given[name])
+        (by_v, by_g) = torch.autograd.grad(layer.compute_weight(name), (v, g), given[name])
         torch.testing.assert_close(actual[f"{name}_v"], by_v)
         torch.testing.assert_close(actual[f"{name}_g"], by_g)
     for name in given.keys() & actual.keys():
@@ -248,7 +248,7 @@ def test_norms_are_float32_in_a_bfloat16_layer(case):
     for name in layer.pairs:
         v, g = (p.detach() for p in layer.pair(name))
         w = wn.weight_norm(v.float(), g.float(), layer.output_dim, layer.eps, layer.weight_groups)
-        assert torch.equal(layer.effective(name), w.to(torch.bfloat16))
+        assert torch.equal(layer.compute_weight(name), w.to(torch.bfloat16))
 
 
 @every_case
@@ -277,7 +277,7 @@ def test_a_direction_that_becomes_zero_gives_zero_and_finite_gradients(case):
         for name in layer.pairs:
             layer.pair(name)[0].zero_()
     (out(layer(case.input())) - 1).square().sum().backward()
-    assert all(torch.count_nonzero(layer.effective(name)) == 0 for name in layer.pairs)
+    assert all(torch.count_nonzero(layer.compute_weight(name)) == 0 for name in layer.pairs)
     assert all(p.grad.isfinite().all() for p in layer.parameters())
 
 

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 from wnrl import convert, data_init, fold, load_weights, state_dict_as
 from wnrl.errors import UsageError
 from wnrl.nn import plain_parts, shared_weights
-from wnrl.nn.masked import MaskedLinear, WNMaskedLinear
+from wnrl.nn.layers import MaskedLinear, WNMaskedLinear
 
 MASK = torch.tensor([[1, 0, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1.0]])
 BLOCKED = MASK == 0

@@ -137,9 +137,11 @@ def test_one_call_equals_single_steps_with_the_state_handed_on(kind, backend):
 def test_a_call_computes_each_weight_once_at_any_length(kind, backend, monkeypatch):
     layer, _ = pair(kind, SETTINGS["deep"], backend)
     calls = []
-    original = wn.WeightNormed.effective
+    original = wn.WeightNormed.compute_weight
     monkeypatch.setattr(
-        wn.WeightNormed, "effective", lambda self, name: calls.append(name) or original(self, name)
+        wn.WeightNormed,
+        "compute_weight",
+        lambda self, name: calls.append(name) or original(self, name),
     )
     layer(torch.randn(50, 2, 3))
     assert sorted(calls) == sorted(layer.pairs)

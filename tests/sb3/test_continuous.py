@@ -18,7 +18,7 @@ import wnrl.sb3 as wn
 from tests.sb3.tasks import SPACES, RandomTask, sample
 from wnrl import NORMS, WNConv2d, WNLinear
 from wnrl.errors import UsageError
-from wnrl.nn import scope
+from wnrl.nn import cache
 from wnrl.sb3.fused import use_fused
 
 PAIRED = [name for name, norm in NORMS.items() if norm.paired]
@@ -281,7 +281,7 @@ def test_heads_take_reparametrisations_alone_and_only_when_asked(name, norm, nor
         assert (type(policy.get_submodule(head)) is nn.Linear) != (possible and norm_heads)
 
 
-@pytest.mark.parametrize("norm", [n for n, choice in NORMS.items() if choice.normalisers])
+@pytest.mark.parametrize("norm", [n for n, choice in NORMS.items() if choice.normalizers])
 def test_clip_behind_the_mean_of_state_dependent_noise_makes_no_hidden_layer(norm):
     policy = make("SAC", norm=norm, others={"use_sde": True}).policy
     assert type(policy.actor.mu[0]) is nn.Linear
@@ -369,11 +369,11 @@ def test_a_prediction_after_a_write_through_data_is_right(name):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_no_update_writes_a_weight_that_is_kept(name):
-    was = scope.check(True)
+    was = cache.check(True)
     try:
         make(name, norm="weight", others={"train_freq": 3}).learn(24)
     finally:
-        scope.check(was)
+        cache.check(was)
 
 
 def running(net):

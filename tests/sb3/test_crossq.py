@@ -25,7 +25,7 @@ def make(alias="WNMlpPolicy", *, gradient_steps=1, learning_rate=1e-3, **policy_
 
 
 @pytest.mark.parametrize("arguments", [{}, {"norm": "none"}, {"norm": "spectral"}])
-def test_a_policy_that_has_no_normaliser_by_default_says_what_has_one(arguments):
+def test_a_policy_that_has_no_normalizer_by_default_says_what_has_one(arguments):
     with pytest.warns(UserWarning, match=r"learns late.*'projected'.*tau=0\.005") as told:
         make(**arguments)
     offers = "batch_norm=True" in str(told[0].message)
@@ -108,13 +108,13 @@ def test_a_feature_that_is_constant_on_a_batch_has_no_gradient_where_that_of_sto
     assert gradients[1].isnan().all()
 
 
-@pytest.mark.parametrize("norm", [key for key, choice in NORMS.items() if choice.normalisers])
+@pytest.mark.parametrize("norm", [key for key, choice in NORMS.items() if choice.normalizers])
 def test_normalisers_stand_in_the_places_of_stock(norm):
     stock, ours = make("MlpPolicy").policy, make(norm=norm).policy
     for name, module in stock.named_modules():
         if isinstance(module, StockBatchRenorm):
             first = name.endswith(".0") and norm in ("layer", "rms")
-            expected = nn.Identity if first else NORMS[norm].normalisers[0]
+            expected = nn.Identity if first else NORMS[norm].normalizers[0]
             assert type(ours.get_submodule(name)) is expected, name
 
 

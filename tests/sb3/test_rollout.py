@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from tests.sb3.tasks import VECTOR, RandomTask, outputs, sample
 from tests.sb3.test_families import OFF_POLICY, make
 from wnrl import WNLinear
-from wnrl.nn import scope
+from wnrl.nn import cache
 from wnrl.sb3 import rollout
 
 ON_POLICY = ["PPO", "A2C", "TRPO", "MaskablePPO"]
@@ -68,20 +68,20 @@ def computed(monkeypatch):
 @pytest.fixture
 def checked():
     """The check mode, in which the use of an outdated weight is an error."""
-    before = scope.check(True)
+    before = cache.check(True)
     yield
-    scope.check(before)
+    cache.check(before)
 
 
 @pytest.mark.parametrize("name", [*ON_POLICY, *OFF_POLICY])
 def test_a_rollout_computes_each_weight_once(name, computed):
     model = greedy(name)
-    before = scope.check(False)
+    before = cache.check(False)
     counts = []
     model.learn(16, [
         At(lambda _: computed.clear(), "start"), At(lambda _: counts.append(len(computed)), "end"),
     ])  # fmt: skip
-    scope.check(before)
+    cache.check(before)
     layers = 4 if name in ON_POLICY else 2
     assert counts[-2:] == [layers] * len(counts[-2:])
 

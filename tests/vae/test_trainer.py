@@ -153,7 +153,7 @@ def test_of_weight_norm_directions_and_lengths_are_averaged(digits):
         trainer._advance()
         lengths.append(trainer.model.encoder[0].weight_g.detach().clone())
     with trainer.measured_weights():
-        rows = trainer.model.encoder[0].effective().norm(dim=1, keepdim=True)
+        rows = trainer.model.encoder[0].compute_weight().norm(dim=1, keepdim=True)
     torch.testing.assert_close(rows, torch.stack(lengths).mean(0))
 
 

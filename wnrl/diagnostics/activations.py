@@ -13,7 +13,7 @@ from wnrl.diagnostics.weights import named_layers
 from wnrl.errors import UsageError
 from wnrl.nn.normed_lstm import NormedLSTM
 from wnrl.nn.recurrent import WNRecurrent
-from wnrl.nn.slots import is_nonlinear, slots
+from wnrl.nn.sites import is_nonlinear, layer_sites
 
 RECURRENT = (nn.RNNBase, WNRecurrent, NormedLSTM)
 
@@ -113,7 +113,9 @@ def recorded(module: nn.Module, heads: Collection[str] = ()) -> Iterator[Recorde
     if unknown:
         raise UsageError(f"heads must be submodules, got {', '.join(unknown)}")
     squashing = {
-        id(slot.following.layer) for slot in slots(module) if slot.name in heads and slot.following
+        id(site.following.layer)
+        for site in layer_sites(module)
+        if site.name in heads and site.following
     }
     hidden: dict[str, list[Tensor]] = defaultdict(list)
     features: dict[str, list[Tensor]] = defaultdict(list)

@@ -10,7 +10,7 @@ from wnrl.diagnostics.transfer import to_floats
 from wnrl.errors import UsageError
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import row_norm
-from wnrl.nn.normalised import Normalised
+from wnrl.nn.normalizers import Normalized
 from wnrl.nn.spectral import spectral_norm
 
 
@@ -45,7 +45,7 @@ def length_tensors(module: nn.Module) -> dict[str, Tensor]:
 def named_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """As ``module.named_modules()``, with the names that a plain network has.
 
-    What stands behind a normaliser, in one slot with it, is called as if it stood alone, so that
+    What stands behind a normalizer, in one slot with it, is called as if it stood alone, so that
     curves of one layer under several norms have one name.
     """
     names: dict[str, str] = {}
@@ -54,7 +54,7 @@ def named_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         parent, _, key = path.rpartition(".")
         inside = parent in slots and key == "layer"
         names[path] = names[parent] if inside else joined(names.get(parent, ""), key)
-        if isinstance(layer, Normalised):
+        if isinstance(layer, Normalized):
             slots.add(path)
         else:
             yield names[path], layer
@@ -69,7 +69,7 @@ def joined(path: str, name: str) -> str:
 def effective_weights(module: nn.Module) -> dict[str, Tensor]:
     """A copy of every weight as the layer applies it: g v/‖v‖, W/σ(W), or the parameter itself.
 
-    Biases, scales of normalisers and whatever else has no ``weight`` of two axes or more are left
+    Biases, scales of normalizers and whatever else has no ``weight`` of two axes or more are left
     out; a layer that stands in several places is listed once. Nothing in ``module`` changes, the
     vectors of spectral norm included.
 
@@ -86,7 +86,7 @@ def effective_weights(module: nn.Module) -> dict[str, Tensor]:
 def layer_weights(layer: nn.Module, path: str = "") -> dict[str, Tensor]:
     """What ``effective_weights`` says of ``layer``, called ``path``, less its submodules."""
     if isinstance(layer, WeightNormed):
-        return {joined(path, name): layer.effective(name) for name in layer.pairs}
+        return {joined(path, name): layer.compute_weight(name) for name in layer.pairs}
     return {
         joined(path, name): _applied(layer, name, parameter)
         for name, parameter in layer.named_parameters(recurse=False)

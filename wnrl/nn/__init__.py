@@ -1,35 +1,39 @@
 """Weight-normalized layers, and what turns a plain network into one of them and back."""
 
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from wnrl.nn.cells import WNGRUCell, WNLSTMCell
-from wnrl.nn.checkpoint import load_weights, state_dict_as
-from wnrl.nn.conv import (
+from wnrl.nn.cache import StaleWeightError, frozen, invalidate, shared_weights
+from wnrl.nn.conversion import convert, plain_parts
+from wnrl.nn.functional import row_norm, weight_norm
+from wnrl.nn.initialization import DataInitReport, data_init
+from wnrl.nn.layers import (
+    MaskedLinear,
     WNConv1d,
     WNConv2d,
     WNConv3d,
     WNConvTranspose1d,
     WNConvTranspose2d,
     WNConvTranspose3d,
+    WNEmbedding,
+    WNLinear,
+    WNMaskedLinear,
 )
-from wnrl.nn.convert import convert, plain_parts
-from wnrl.nn.data_init import data_init
-from wnrl.nn.embedding import WNEmbedding
-from wnrl.nn.fold import fold
-from wnrl.nn.functional import row_norm, weight_norm
-from wnrl.nn.linear import WNLinear
-from wnrl.nn.masked import MaskedLinear, WNMaskedLinear
-from wnrl.nn.mean_only import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
+from wnrl.nn.normalizers import (
+    BatchRenorm1d,
+    BatchRenorm2d,
+    BatchRenorm3d,
+    MeanOnlyBatchNorm1d,
+    MeanOnlyBatchNorm2d,
+    MeanOnlyBatchNorm3d,
+)
 from wnrl.nn.normed_lstm import (
     LayerNormLSTM,
     LayerNormLSTMCell,
     RMSNormLSTM,
     RMSNormLSTMCell,
 )
-from wnrl.nn.recurrent import WNGRU, WNLSTM
-from wnrl.nn.scope import StaleWeightError, frozen, invalidate, shared_weights
-from wnrl.nn.standardise import DataInitReport
-from wnrl.nn.table import WEIGHT_NORMED
+from wnrl.nn.plain import fold, load_weights, state_dict_as
+from wnrl.nn.recurrent import WNGRU, WNLSTM, WNGRUCell, WNLSTMCell
+from wnrl.nn.sites import WEIGHT_NORMED
 
 __all__ = [
     "WEIGHT_NORMED",

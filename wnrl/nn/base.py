@@ -1,5 +1,6 @@
-"""What every weight-normalized layer shares: its pairs (v, g), and torch's layer behind them."""
+"""The base of every weight-normalized layer: its pairs (v, g), and torch's layer behind them."""
 
+import inspect
 import math
 import warnings
 from typing import Any, ClassVar, Self
@@ -8,9 +9,46 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
+from wnrl.nn.cache import Scope
 from wnrl.nn.functional import EPS, check_directions, row_norm, split_weight, weight_norm
-from wnrl.nn.scope import Scope
-from wnrl.nn.signature import show_arguments
+
+
+def show_arguments(layer: type[nn.Module]) -> None:
+    """Gives ``layer`` the signature of its ``plain_type`` and, by name, the options of its bases.
+
+    ``help``, editors and ``torch.nn.utils.skip_init`` read it. A class that derives from a layer
+    and has a constructor of its own shows that one.
+    """
+    bases = layer.__mro__[: layer.__mro__.index(nn.Module)]
+    constructors = [base for base in bases if "__init__" in vars(base)]
+    typed = [base for base in bases if "plain_type" in vars(base)]
+    if not typed or bases.index(constructors[0]) < bases.index(typed[0]):
+        parameters = list(_parameters(constructors[0]).values())
+    else:
+        options: dict[str, inspect.Parameter] = {}
+        for base in constructors:
+            options |= {n: p for n, p in _parameters(base).items() if p.kind is p.KEYWORD_ONLY}
+        parameters = [*_torch_parameters(typed[0]), *options.values()]
+    layer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
+
+def _torch_parameters(layer: type[nn.Module]) -> list[inspect.Parameter]:
+    plain: type[nn.Module] = vars(layer)["plain_type"]
+    if not issubclass(plain, nn.RNNBase):
+        return list(_parameters(plain).values())
+    shown = _parameters(nn.RNNBase)  # nn.LSTM itself shows *args
+    del shown["mode"]
+    if plain is nn.GRU:
+        del shown["proj_size"]
+    return list(shown.values())
+
+
+def _parameters(owner: type) -> dict[str, inspect.Parameter]:
+    """Those of the constructor, without ``self``."""
+    found = dict(inspect.signature(owner.__init__).parameters)  # type: ignore[misc]
+    found.pop("self")
+    return found
+
 
 SCALES = ("linear", "exp")
 
@@ -47,7 +85,7 @@ class WeightNormed(nn.Module):
     weight_groups: int = 1
     """Blocks of axis 0 that are normalised apart."""
     pairs: tuple[str, ...]
-    """Names of the effective weights."""
+    """Names of the computed weights."""
     order: tuple[str, ...]
     """Names of the plain layer's parameters."""
 
@@ -134,7 +172,7 @@ class WeightNormed(nn.Module):
         self.pairs = tuple(name for name in self.order if f"{name}_v" in self._parameters)
 
     def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """V and the parameter g of an effective weight."""
+        """V and the parameter g of an computed weight."""
         label = f"{type(self).__name__}.{name}"
         dim, groups = self.output_dim, self.weight_groups
         if weight.numel() == 0:
@@ -161,11 +199,11 @@ class WeightNormed(nn.Module):
         return v
 
     def pair(self, name: str = "weight") -> tuple[nn.Parameter, nn.Parameter]:
-        """The parameters v and g behind the effective weight ``name``."""
+        """The parameters v and g behind the computed weight ``name``."""
         return getattr(self, f"{name}_v"), getattr(self, f"{name}_g")
 
-    def effective(self, name: str = "weight") -> Tensor:
-        """The effective weight ``name``, computed now, with its graph where grad is on."""
+    def compute_weight(self, name: str = "weight") -> Tensor:
+        """The computed weight ``name``, computed now, with its graph where grad is on."""
         v, g = self._parameter(f"{name}_v"), self._parameter(f"{name}_g")
         return weight_norm(v, self._length(g), self.output_dim, self.eps, self.weight_groups)
 
@@ -178,7 +216,7 @@ class WeightNormed(nn.Module):
         return g.exp() if self.scale == "exp" else g
 
     def assign(self, name: str, weight: Tensor) -> None:
-        """Sets v and g so that the effective weight ``name`` becomes ``weight``.
+        """Sets v and g so that the computed weight ``name`` becomes ``weight``.
 
         A row of zeros becomes g = 0 and keeps its v.
 
@@ -203,10 +241,10 @@ class WeightNormed(nn.Module):
         return self._compute() if scope is None else scope.weights(self)
 
     def _compute(self) -> tuple[Tensor | None, ...]:
-        """Effective weights and biases, named and ordered as the plain layer's parameters."""
+        """Computed weights and biases, named and ordered as the plain layer's parameters."""
         pairs, weights = self.pairs, []
         for name in self.order:
-            weights.append(self.effective(name) if name in pairs else self._parameter(name))
+            weights.append(self.compute_weight(name) if name in pairs else self._parameter(name))
         return tuple(weights)
 
     def _owns_parameters(self) -> bool:
@@ -240,7 +278,7 @@ class WeightNormed(nn.Module):
         for name in self.order:
             source = self.pair(name)[0] if name in self.pairs else getattr(self, name)
             if source is not None:
-                value = self.effective(name) if name in self.pairs else source.clone()
+                value = self.compute_weight(name) if name in self.pairs else source.clone()
                 setattr(plain, name, nn.Parameter(value.detach(), source.requires_grad))
         return plain.train(self.training)
 

@@ -1,13 +1,36 @@
 """Weight normalization as pure functions of tensors (Salimans & Kingma 2016, arXiv:1602.07868)."""
 
 import math
+from collections import OrderedDict
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from wnrl.errors import UsageError
-from wnrl.nn.fused import fused_weight_norm
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def transposed_groups(layer: nn.Module) -> int:
+    """The number of groups of a plain transposed convolution; 0 for every other layer."""
+    return layer.groups if isinstance(layer, TRANSPOSED) else 0
+
+
+def units_first(weight: Tensor, groups: int) -> Tensor:
+    """A view of ``weight``, or of what is shaped like it, that starts with the output units.
+
+    Args:
+        weight: of a plain layer.
+        groups: what ``transposed_groups`` says of that layer.
+
+    Returns:
+        ``(out, in, …)`` as it is; of a transposed convolution, whose weight is
+        ``(in, out / groups, …)``, ``(groups, out / groups, in / groups, …)``.
+    """
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2) if groups else weight
+
 
 EPS = 1e-12
 """Default of ``eps``: far below any ‖v‖² in use, so that it changes no digit in float32."""
@@ -44,7 +67,7 @@ def _norm(v: Tensor, kept: tuple[int, ...], eps: float) -> Tensor:
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tensor:
-    """The effective weight g · v / ‖v‖, for every slice of ``v`` along ``dim`` (eq. 2).
+    """The computed weight g · v / ‖v‖, for every slice of ``v`` along ``dim`` (eq. 2).
 
     Right to any order of derivative, and usable under ``torch.func``, ``torch.compile`` and
     ``torch.export``. On a CPU in float32 it runs torch's fused kernel, which has no eps, wherever
@@ -58,7 +81,7 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: in
         groups: blocks of axis 0 that are normalised apart (transposed convolutions, ``dim=1``).
 
     Returns:
-        The effective weight, shape and dtype of ``v``.
+        The computed weight, shape and dtype of ``v``.
 
     Raises:
         UsageError: ``g`` has another shape; broadcasting would give wrong numbers.
@@ -115,7 +138,7 @@ def split_weight(
     its own, so that torch's is left where a plain network would leave it.
 
     Args:
-        w: effective weight.
+        w: computed weight.
         dim: the axis of the output units.
         eps: as given to ``weight_norm``.
         groups: as given to ``weight_norm``.
@@ -183,3 +206,52 @@ def check_directions(v: Tensor, name: str, dim: int = 0, groups: int = 1) -> Non
             f"{zero.numel()} rows with nothing but zeros (the first: {first}); a unit that starts "
             "at zero is g = 0 with any v other than zero"
         )
+
+
+Gradients = tuple[Tensor | None, ...]
+
+
+def fused_weight_norm(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight w and the norms ‖v‖, for every row of ``v``; rows of zeros give NaN.
+
+    Args:
+        v: directions, contiguous, the output units in axis 0.
+        g: lengths, shaped like ``v`` with 1 in every axis but the first.
+    """
+    w, norms = torch._weight_norm_interface(v, g, 0)
+    if w.requires_grad:
+        # ``w.register_hook(_watch)``, without a dictionary and a handle of its own at each call,
+        # which would cost more than the kernel does for a small layer.
+        w._backward_hooks = _HOOKS
+        w.grad_fn._register_hook_dict(w)  # type: ignore[union-attr]
+        w._backward_hooks = None
+    return w, norms
+
+
+def _watch(by_w: Tensor) -> None:
+    """Tensor hook on w, called before the kernel's backward runs."""
+    if torch.is_grad_enabled():  # create_graph=True
+        node: Any = torch._C._current_autograd_node()
+        v, g = node._saved_v, node._saved_g
+
+        def replace(by_inputs: Gradients, by_outputs: Gradients) -> Gradients:
+            handle.remove()
+            assert by_outputs[0] is not None
+            exact = _gradients(v, g, by_outputs[0])
+            return tuple(
+                None if kernels is None else ours
+                for kernels, ours in zip(by_inputs, exact, strict=True)
+            )
+
+        handle = node.register_hook(replace)
+
+
+def _gradients(v: Tensor, g: Tensor, by_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Equation 3, in operations that can be differentiated again."""
+    axes = list(range(1, v.dim()))
+    norm = v.square().sum(axes, keepdim=True).sqrt()
+    by_g = (by_w * v).sum(axes, keepdim=True) / norm
+    return g / norm * by_w - g * by_g / norm.square() * v, by_g
+
+
+_HOOKS: dict[int, Any] = OrderedDict({0: _watch})

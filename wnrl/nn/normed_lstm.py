@@ -18,10 +18,17 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn.fold import HOOKS
-from wnrl.nn.sequence import States, open_cell, open_sequences
-from wnrl.nn.signature import show_arguments
-from wnrl.nn.unrolled import Recurrence, lstm_step, step_once, unroll
+from wnrl.nn.base import show_arguments
+from wnrl.nn.plain import HOOKS
+from wnrl.nn.recurrence import (
+    Recurrence,
+    States,
+    lstm_step,
+    open_cell,
+    open_sequences,
+    step_once,
+    unroll,
+)
 
 
 def normalise(x: Tensor, centred: bool, scale: Tensor, shift: Tensor | None, eps: float) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from wnrl.nn.axes import transposed_groups, units_first
+from wnrl.nn.functional import transposed_groups, units_first
 
 
 def mark_projected(layer: nn.Module) -> bool:

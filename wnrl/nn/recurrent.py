@@ -1,17 +1,29 @@
-"""Weight-normalized LSTM and GRU; they compute their weights once a call, at any length."""
+"""Weight-normalized LSTM and GRU, and their cells."""
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import check_choice
-from wnrl.nn import cudnn
+from wnrl.nn import recurrence
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.effective import read_effective
+from wnrl.nn.computed import computed_weight, read_computed
 from wnrl.nn.functional import in_transform
-from wnrl.nn.sequence import Sequences, States, open_for, run_torch
-from wnrl.nn.unrolled import gates_by_row, gru_recurrence, lstm_recurrence, unroll
+from wnrl.nn.recurrence import (
+    Gates,
+    Sequences,
+    States,
+    gates_by_row,
+    gru_recurrence,
+    lstm_recurrence,
+    open_cell,
+    open_for,
+    run_torch,
+    step_once,
+    unroll,
+)
 
 BACKENDS = ("torch", "python")
 _ARGUMENTS = (
@@ -39,7 +51,7 @@ class WNRecurrent(WeightNormed):
             ``weight_hh_l0`` (``weight_hr_l0`` with a projection), further layers and ``_reverse``.
         weight_ih_l0_g: lengths, one for each unit of each gate, ``(gates x hidden_size, 1)``.
         bias_ih_l0: ``(gates x hidden_size,)``, as in torch.
-        weight_ih_l0: the effective weight, to read, assign or initialise.
+        weight_ih_l0: the computed weight, to read, assign or initialise.
     """
 
     mode: str
@@ -67,13 +79,13 @@ class WNRecurrent(WeightNormed):
 
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("pairs", ()):
-            return read_effective(self, name)
+            return read_computed(self, name)
         return super().__getattr__(name)
 
     def _compute(self) -> tuple[Tensor, ...]:
         weights: Any = super()._compute()
-        if self.backend == "torch" and cudnn.applies_to(weights):
-            return cudnn.flatten(weights, self)
+        if self.backend == "torch" and recurrence.cudnn_applies_to(weights):
+            return recurrence.cudnn_flatten(weights, self)
         return weights
 
     def _run(self, seq: Sequences) -> tuple[Tensor, States]:
@@ -83,10 +95,10 @@ class WNRecurrent(WeightNormed):
         return run_torch(self, seq, flat)
 
     def _loop(self, seq: Sequences, flat: tuple[Tensor, ...]) -> tuple[Tensor, States]:
-        recurrence = lstm_recurrence if self.mode == "LSTM" else gru_recurrence
+        make = lstm_recurrence if self.mode == "LSTM" else gru_recurrence
         return unroll(
             seq,
-            [recurrence(row) for row in gates_by_row(flat, self.bias, self.proj_size > 0)],
+            [make(row) for row in gates_by_row(flat, self.bias, self.proj_size > 0)],
             num_layers=self.num_layers,
             dropout=self.dropout if self.training else 0.0,
         )
@@ -154,3 +166,67 @@ class WNGRU(WNRecurrent):
         seq = open_for(self, input, None if hx is None else (hx,))
         out, (h,) = seq.close(*self._run(seq))
         return out, h
+
+
+class WNCell(WeightNormed):
+    """What ``WNLSTMCell`` and ``WNGRUCell`` share.
+
+    Arguments are those of torch's cell and of ``WeightNormed``. A loop over a cell computes the
+    weights at every step, unless it runs inside ``wnrl.shared_weights`` (or, without grad,
+    ``wnrl.frozen``).
+
+    Attributes:
+        weight_ih_v: directions, ``(gates x hidden_size, input_size)``; likewise ``weight_hh_v``.
+        weight_ih_g: lengths, ``(gates x hidden_size, 1)``; likewise ``weight_hh_g``.
+        bias_ih: ``(gates x hidden_size,)`` or None; likewise ``bias_hh``.
+        weight_ih: the computed weight; likewise ``weight_hh``.
+    """
+
+    arguments: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")
+    input_size: int
+    hidden_size: int
+    bias: bool
+    weight_ih = computed_weight()
+    weight_hh = computed_weight()
+
+    def _checked(self, input: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """``input`` and the states with a batch axis."""
+        return open_cell(input, states, input_size=self.input_size, hidden_size=self.hidden_size)
+
+    def _zeros(self, input: Tensor) -> Tensor:
+        return input.new_zeros(*input.shape[:-1], self.hidden_size)
+
+
+class WNLSTMCell(WNCell):
+    """``nn.LSTMCell`` with w = g · v / ‖v‖ for both weights."""
+
+    plain_type = nn.LSTMCell
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One step: ``input`` is ``(N, input_size)``, h and c ``(N, hidden_size)``; N may lack."""
+        states = hx if hx is not None else (self._zeros(input), self._zeros(input))
+        batch, h, c = self._checked(input, *states)
+        weights: Any = self._weights()
+        if in_transform():  # torch's cells have no vmap
+            h, c = step_once(lstm_recurrence(Gates(*weights)), batch, (h, c))
+        else:
+            h, c = torch.lstm_cell(batch, (h, c), *weights)
+        return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))
+
+
+class WNGRUCell(WNCell):
+    """``nn.GRUCell`` with w = g · v / ‖v‖ for both weights."""
+
+    plain_type = nn.GRUCell
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """One step: ``input`` is ``(N, input_size)``, h is ``(N, hidden_size)``; N may lack."""
+        batch, h = self._checked(input, self._zeros(input) if hx is None else hx)
+        weights: Any = self._weights()
+        if in_transform():
+            (h,) = step_once(gru_recurrence(Gates(*weights)), batch, (h,))
+        else:
+            h = torch.gru_cell(batch, h, *weights)
+        return h if input.dim() == 2 else h.squeeze(0)

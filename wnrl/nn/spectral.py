@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wnrl.errors import UsageError
-from wnrl.nn import cudnn
-from wnrl.nn.sequence import open_for, run_torch
+from wnrl.nn import recurrence
+from wnrl.nn.recurrence import open_for, run_torch
 
 
 def spectral_norm(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
@@ -83,7 +83,7 @@ class Spectral(nn.Module):
         Raises:
             UsageError: a weight is all zeros, for which W/σ(W) is not defined, or has no values.
         """
-        for name in self.normalised_names():
+        for name in self.normalized_names():
             weight = getattr(self, name).detach()
             if weight.is_meta:
                 raise UsageError(f"spectral norm needs the values of {name}, got the device meta")
@@ -96,11 +96,11 @@ class Spectral(nn.Module):
     @torch.no_grad()
     def step_vectors(self) -> None:
         """Takes each u a step towards the vector of its weight, to length one; for mixed states."""
-        for name in self.normalised_names():
+        for name in self.normalized_names():
             u = self.vector(name)
             u.copy_(power_iteration(getattr(self, name), u, self.rows_dim))
 
-    def normalised_names(self) -> list[str]:
+    def normalized_names(self) -> list[str]:
         """The names of the weights that are normalised."""
         return ["weight"]
 
@@ -126,7 +126,7 @@ class Spectral(nn.Module):
         plain.__dict__.update(
             {k: v.copy() if isinstance(v, dict) else v for k, v in vars(self).items()}
         )
-        names = self.normalised_names()
+        names = self.normalized_names()
         plain._buffers = {
             k: v for k, v in self._buffers.items() if k not in {f"running_u_{n}" for n in names}
         }
@@ -196,19 +196,19 @@ class _SpectralRecurrent(Spectral):
     dropout: float
     bidirectional: bool
 
-    def normalised_names(self) -> list[str]:
+    def normalized_names(self) -> list[str]:
         """The names of the weights that are normalised."""
         return [name for name in self._flat_weights_names if name.startswith("weight_hh")]
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As the plain layer."""
-        names, lstm = self.normalised_names(), self.mode == "LSTM"
+        names, lstm = self.normalized_names(), self.mode == "LSTM"
         weights = tuple(
             getattr(self, name) / self.sigma(name) if name in names else getattr(self, name)
             for name in self._flat_weights_names
         )
-        if cudnn.applies_to(weights):
-            weights = cudnn.flatten(weights, self)
+        if recurrence.cudnn_applies_to(weights):
+            weights = recurrence.cudnn_flatten(weights, self)
         seq = open_for(self, input, hx if lstm or hx is None else (hx,))
         out, states = seq.close(*run_torch(self, seq, weights))
         return out, (states if lstm else states[0])

@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn.axes import transposed_groups
+from wnrl.nn.functional import transposed_groups
 from wnrl.nn.projection import project_, projected_weights
 
 
@@ -17,7 +17,7 @@ def param_groups(
     """Parameter groups in which only plain weights decay.
 
     Weight decay on v only raises the effective learning rate and on g shrinks w; biases and the
-    scales of normalisers have one axis and do not decay either. The groups suit any optimizer: for
+    scales of normalizers have one axis and do not decay either. The groups suit any optimizer: for
     a converted network, g has a group of its own; for a plain one, the weight-normalizing
     optimizers of this module read from them the learning rate of g, and which convolutions are
     transposed.

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from wnrl.errors import UsageError
-from wnrl.nn.axes import units_first
-from wnrl.nn.functional import ZERO_ROW_STD, row_norm, split_weight
+from wnrl.nn.functional import ZERO_ROW_STD, row_norm, split_weight, units_first
 
 _SAME = 8
 """How many units in the last place w may be from g v/‖v‖, computed on another device perhaps."""

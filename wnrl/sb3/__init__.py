@@ -1,4 +1,4 @@
-"""Normalised policies and callbacks for stable-baselines3 and sb3-contrib.
+"""Normalized policies and callbacks for stable-baselines3 and sb3-contrib.
 
 Importing this package teaches SB3 the policies by name: ``PPO("WNMlpPolicy", env)``.
 """

@@ -31,8 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from wnrl.nn.batch_renorm import BatchRenorm
-from wnrl.nn.mean_only import MeanOnlyBatchNorm
+from wnrl.nn.normalizers import BatchRenorm, MeanOnlyBatchNorm
 from wnrl.sb3.data_init import Observations
 
 Inputs = tuple[Any, ...]

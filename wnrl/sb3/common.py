@@ -10,7 +10,7 @@ from torch import nn
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn import DataInitReport, convert, data_init, plain_parts
-from wnrl.nn.data_init import FEED_FORWARD
+from wnrl.nn.initialization import FEED_FORWARD
 from wnrl.norms import NORMS
 from wnrl.sb3.data_init import FirstBatch, Observations, PolicyInit
 from wnrl.sb3.fused import use_fused
@@ -55,7 +55,7 @@ class NormBase(_Policy):
     after each step where the norm asks for it. What is named ``*_target`` is not trained. For
     ``data_init``, a mixin says in ``_run_hidden`` how its networks are run.
 
-    Output heads stay plain under every norm unless asked for. Normalisers and projection leave
+    Output heads stay plain under every norm unless asked for. Normalizers and projection leave
     them alone by definition, also where a squashing function follows, and spectral norm would undo
     the 0.01 of the action head. Weight norm could take them; what that did to returns is in
     docs/results.md. Under Adam it bounds how fast a head can grow: each step changes its length g

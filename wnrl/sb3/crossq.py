@@ -20,20 +20,20 @@ from wnrl.sb3.parts import is_target
 
 
 class CrossQMixin(ContinuousMixin):
-    """``ContinuousMixin`` for CrossQ, whose networks have places for normalisers of their own.
+    """``ContinuousMixin`` for CrossQ, whose networks have places for normalizers of their own.
 
     sb3-contrib's networks have batch renormalisation in front of every linear layer. What stands
     there is the norm's choice:
 
-    - a norm with a normaliser (``batch``, ``batch_renorm``, ``layer``, ``rms``, ``mean``,
+    - a norm with a normalizer (``batch``, ``batch_renorm``, ``layer``, ``rms``, ``mean``,
       ``weight_mean``) puts it into these places. ``batch_renorm`` is CrossQ as sb3-contrib has it,
       but that variances are those of the population, smaller by a factor of 1 − 1/(2 B) for the
       2 B examples of a joint batch, and that a feature which is constant on a batch has a gradient
       of zero after the warm-up, where sb3-contrib's is NaN. ``layer`` and ``rms`` leave out the
       place in front of the first layer: an observation normalised by itself loses a part of what
       it says;
-    - ``none``, ``weight`` and ``spectral`` leave them out: there is no normaliser at all. CrossQ
-      leans on its normaliser where others have targets, and with neither it learns late, if at
+    - ``none``, ``weight`` and ``spectral`` leave them out: there is no normalizer at all. CrossQ
+      leans on its normalizer where others have targets, and with neither it learns late, if at
       all: a warning says so unless ``batch_norm=False`` asks for it or ``tau`` gives it a target;
     - ``projected`` keeps batch renormalisation: CrossQ with projected weights (Palenicek et al.
       2025, arXiv:2502.07523) has both, the one for the scale of activations and the other for that
@@ -56,7 +56,7 @@ class CrossQMixin(ContinuousMixin):
             ``spectral`` (True).
 
     Attributes:
-        normaliser: the key of ``NORMS`` whose normaliser stands in these places, or None.
+        normalizer: the key of ``NORMS`` whose normalizer stands in these places, or None.
         critic_target: the target, if there is one.
 
     Raises:
@@ -73,7 +73,7 @@ class CrossQMixin(ContinuousMixin):
         super().__init__(*args, **kwargs)
 
     def _find_plain_parts(self) -> list[str]:
-        if self.normaliser != self.norm:
+        if self.normalizer != self.norm:
             return super()._find_plain_parts()
         parts = plain_parts(self, HEAD_NORMS.get(self.norm, "none"))
         return [name for name in parts if not is_target(name.split(".")[0])]
@@ -85,11 +85,11 @@ class CrossQMixin(ContinuousMixin):
                 "(s', a')"
             )
         batch_norm = self._arguments.get("batch_norm")
-        self.normaliser = self._choose_normaliser(batch_norm)
-        if self.normaliser is None and batch_norm is None and self.tau is None:
-            warnings.warn(self._without_normaliser(), stacklevel=2)
+        self.normalizer = self._choose_normalizer(batch_norm)
+        if self.normalizer is None and batch_norm is None and self.tau is None:
+            warnings.warn(self._without_normalizer(), stacklevel=2)
         for arguments in (self.actor_kwargs, self.critic_kwargs):
-            arguments["batch_norm"] = self.normaliser is not None
+            arguments["batch_norm"] = self.normalizer is not None
         super()._build(lr_schedule)
         if self.tau is not None:
             self.critic_target = self.make_critic()
@@ -122,10 +122,10 @@ class CrossQMixin(ContinuousMixin):
         own = {"batch_norm": asked, "tau": self.tau}
         return {**super()._get_constructor_parameters(), **own}
 
-    def _choose_normaliser(self, batch_norm: bool | None) -> str | None:
-        """The key of ``NORMS`` whose normaliser stands in CrossQ's places."""
+    def _choose_normalizer(self, batch_norm: bool | None) -> str | None:
+        """The key of ``NORMS`` whose normalizer stands in CrossQ's places."""
         choice = NORMS[self.norm]
-        own = choice.normalisers is not None
+        own = choice.normalizers is not None
         if (own and batch_norm is False) or (self.norm == "none" and batch_norm):
             raise UsageError(
                 f"batch_norm={batch_norm} contradicts norm {self.norm!r}: norm 'batch_renorm' is "
@@ -136,18 +136,18 @@ class CrossQMixin(ContinuousMixin):
         kept = choice.projected if batch_norm is None else batch_norm
         return "batch_renorm" if kept else None
 
-    def _without_normaliser(self) -> str:
+    def _without_normalizer(self) -> str:
         beside = "" if self.norm == "none" else f"batch_norm=True puts one beside {self.norm!r}, "
         return (
-            f"CrossQ with norm {self.norm!r} has no normaliser and no target, and learns late, if "
-            f"at all: {beside}norm='projected' and norm='batch_renorm' have a normaliser, "
+            f"CrossQ with norm {self.norm!r} has no normalizer and no target, and learns late, if "
+            f"at all: {beside}norm='projected' and norm='batch_renorm' have a normalizer, "
             "tau=0.005 gives it a target, and batch_norm=False says that neither is wanted"
         )
 
     def _convert(self, net: nn.Module, heads: list[str]) -> None:
-        if self.normaliser is not None:
-            self._fill_places(net, self.normaliser)
-        if self.normaliser != self.norm:
+        if self.normalizer is not None:
+            self._fill_places(net, self.normalizer)
+        if self.normalizer != self.norm:
             super()._convert(net, heads)
             return
         parts = [name for name, _ in net.named_children() if name != "features_extractor"]
@@ -158,7 +158,7 @@ class CrossQMixin(ContinuousMixin):
             convert(net, layer_norm, skip=() if self.norm_heads else heads, norm_kwargs=kept)
 
     def _run_hidden(self, obs: Observations) -> None:
-        """As elsewhere; normalisers in front of layers take their statistics from ``obs``."""
+        """As elsewhere; normalizers in front of layers take their statistics from ``obs``."""
         norms = batch_norms(self.actor.latent_pi, *self.critic.q_networks)
         hooks = [norm.register_forward_pre_hook(_take_statistics) for norm in norms]
         try:
@@ -168,20 +168,20 @@ class CrossQMixin(ContinuousMixin):
                 hook.remove()
 
     def _fill_places(self, net: nn.Module, key: str) -> None:
-        """Puts the normaliser of ``key`` where sb3-contrib has batch renormalisation."""
+        """Puts the normalizer of ``key`` where sb3-contrib has batch renormalisation."""
         choice = NORMS[key]
-        assert choice.normalisers is not None
-        options = self._normaliser_options(key)
+        assert choice.normalizers is not None
+        options = self._normalizer_options(key)
         for parent in list(net.modules()):
             for index, (name, child) in enumerate(list(parent.named_children())):
                 if isinstance(child, StockBatchRenorm):
-                    norm = choice.normalisers[0](child.num_features, **options)
+                    norm = choice.normalizers[0](child.num_features, **options)
                     if index == 0 and not batch_norms(norm):
                         norm = nn.Identity()
                     setattr(parent, name, norm.to(child.scale.device))
 
-    def _normaliser_options(self, key: str) -> dict[str, Any]:
-        """sb3-contrib's arguments, as far as the normaliser has them, then ``norm_kwargs``."""
+    def _normalizer_options(self, key: str) -> dict[str, Any]:
+        """sb3-contrib's arguments, as far as the normalizer has them, then ``norm_kwargs``."""
         known = NORMS[key].options
         stock = self.batch_norm_params
         options: dict[str, Any] = {}
@@ -207,7 +207,7 @@ def _take_statistics(norm: Any, args: tuple[Tensor]) -> None:
 class WNCrossQMlpPolicy(CrossQMixin, CrossQPolicy):
     """sb3-contrib's ``MlpPolicy`` for CrossQ, with a norm.
 
-    The default, ``weight``, has no normaliser, without which CrossQ learns late, if at all: take
+    The default, ``weight``, has no normalizer, without which CrossQ learns late, if at all: take
     ``batch_norm=True`` or ``tau=0.005`` with it, or norm ``projected``, or ``batch_renorm``, which
     is CrossQ itself.
     """

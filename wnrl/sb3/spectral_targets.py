@@ -31,7 +31,7 @@ class TargetVectors(nn.Module):
             (layer, name, f"u_{place}_{name}".replace(".", "_"))
             for place, layer in target.named_modules()
             if isinstance(layer, Spectral)
-            for name in layer.normalised_names()
+            for name in layer.normalized_names()
         ]
         for layer, name, own in self.used:
             self.register_buffer(own, layer.vector(name).clone())

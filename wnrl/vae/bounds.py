@@ -13,8 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from wnrl.errors import UsageError, check_choice, check_positive
-from wnrl.nn.batch_renorm import BatchRenorm
-from wnrl.nn.mean_only import MeanOnlyBatchNorm
+from wnrl.nn.normalizers import BatchRenorm, MeanOnlyBatchNorm
 from wnrl.vae.likelihoods import wide
 from wnrl.vae.model import VAE, Terms
 

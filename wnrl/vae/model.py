@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn import DataInitReport, data_init
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.convert import WEIGHTED
+from wnrl.nn.conversion import WEIGHTED
 from wnrl.vae.likelihoods import Bernoulli, PixelLikelihood, standard_normal_log_prob
 from wnrl.vae.posteriors import DiagonalNormal, Posterior
 

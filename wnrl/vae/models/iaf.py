@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn.masked import MaskedLinear
+from wnrl.nn.layers import MaskedLinear
 from wnrl.vae.likelihoods import PixelLikelihood, standard_normal_log_prob, wide
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.models.conv import conv_decoder, conv_encoder
@@ -21,7 +21,7 @@ class MADE(nn.Module):
     """Two numbers for each z_i from z_1 … z_{i−1} and a context (Germain et al., 2015).
 
     The context reaches every unit, beside what the masks let through, so no unit is without input.
-    The nonlinearity is a function and no module: ``convert`` puts no normaliser here, since one
+    The nonlinearity is a function and no module: ``convert`` puts no normalizer here, since one
     over the features would let every z_j reach every output.
 
     Args:

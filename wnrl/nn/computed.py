@@ -1,7 +1,7 @@
 """What ``layer.weight`` returns: a tensor through which a write reaches v and g.
 
-The effective weight is computed, so an initialiser that fills it in place would fill a temporary
-and be lost without a word. ``EffectiveWeight`` notices: whatever writes into it, or into a view of
+The computed weight is computed, so an initialiser that fills it in place would fill a temporary
+and be lost without a word. ``ComputedWeight`` notices: whatever writes into it, or into a view of
 it, is handed to the layer, which splits the new values into v and g. A weight that was read before
 v or g changed is refused there, since it would undo that change. numpy writes without telling: its
 arrays of it are read-only. What gets hold of the memory in another way (DLPack, an address) holds a
@@ -18,24 +18,24 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError
-from wnrl.nn import scope
+from wnrl.nn import cache
 from wnrl.nn.functional import in_transform
 
 
 class Owner(Protocol):
-    """A layer with effective weights."""
+    """A layer with computed weights."""
 
     _parameters: dict[str, Any]
 
-    def effective(self, name: str) -> Tensor:
-        """The effective weight ``name``."""
+    def compute_weight(self, name: str) -> Tensor:
+        """The computed weight ``name``."""
 
     def assign(self, name: str, weight: Tensor) -> None:
         """Sets v and g behind it."""
 
 
-class effective_weight:  # noqa: N801 - reads as what it makes of a class attribute
-    """An attribute that reads as the effective weight of its name, and sets v and g."""
+class computed_weight:  # noqa: N801 - reads as what it makes of a class attribute
+    """An attribute that reads as the computed weight of its name, and sets v and g."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -43,20 +43,20 @@ class effective_weight:  # noqa: N801 - reads as what it makes of a class attrib
     def __get__(self, layer: Owner | None, owner: type | None = None) -> Tensor:
         if layer is None:
             raise AttributeError(f"{self.name} belongs to instances")
-        return read_effective(layer, self.name)
+        return read_computed(layer, self.name)
 
     def __set__(self, layer: Owner, weight: Tensor) -> None:
         layer.assign(self.name, weight)
 
 
-def read_effective(layer: Owner, name: str) -> Tensor:
-    """The effective weight for a caller: a write into it reaches v and g."""
+def read_computed(layer: Owner, name: str) -> Tensor:
+    """The computed weight for a caller: a write into it reaches v and g."""
     if torch.compiler.is_compiling() or in_transform():
-        return layer.effective(name)
+        return layer.compute_weight(name)
     grad = torch.is_grad_enabled()
     # A tensor made in inference mode counts no writes.
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
-        weight = layer.effective(name)
+        weight = layer.compute_weight(name)
         return _guard(weight, _Origin(layer, name, weight.detach()))
 
 
@@ -79,7 +79,7 @@ class _Origin:
         parts = [self.layer._parameters.get(self.name + end) for end in ("_v", "_g")]
         # An optimizer may move no version; a parameter made in inference mode has none.
         known = [p for p in parts if p is not None and not p.is_inference()]
-        return [scope.steps(), *((id(p), p._version, p.data_ptr()) for p in known)]
+        return [cache.steps(), *((id(p), p._version, p.data_ptr()) for p in known)]
 
     def hand_over(self) -> None:
         """Gives the layer what was written."""
@@ -98,7 +98,7 @@ class _LikeAParameter(torch._C._TensorMeta):
         return super().__instancecheck__(instance) or isinstance(instance, nn.Parameter)
 
 
-class EffectiveWeight(Tensor, metaclass=_LikeAParameter):
+class ComputedWeight(Tensor, metaclass=_LikeAParameter):
     """A weight that reports in-place writes to the layer it came from.
 
     Views and ``.data`` report too, and what numpy sees cannot be written to; every other result of
@@ -142,23 +142,23 @@ class EffectiveWeight(Tensor, metaclass=_LikeAParameter):
             return self.detach().clone()
 
 
-def _no_storage(tensor: EffectiveWeight) -> UsageError:
+def _no_storage(tensor: ComputedWeight) -> UsageError:
     return UsageError(
         f"{tensor._origin} is computed from v and g and has no storage to replace; "
         "assign the new weight to the attribute itself"
     )
 
 
-def _guard(tensor: Tensor, origin: _Origin) -> EffectiveWeight:
-    guarded = tensor.as_subclass(EffectiveWeight)
+def _guard(tensor: Tensor, origin: _Origin) -> ComputedWeight:
+    guarded = tensor.as_subclass(ComputedWeight)
     guarded._origin = origin
     return guarded
 
 
-def _guarded(values: Sequence[Any]) -> Iterator[EffectiveWeight]:
-    """The effective weights among arguments, also in lists of them (``torch._foreach_*``)."""
+def _guarded(values: Sequence[Any]) -> Iterator[ComputedWeight]:
+    """The computed weights among arguments, also in lists of them (``torch._foreach_*``)."""
     for value in values:
-        if type(value) is EffectiveWeight:
+        if type(value) is ComputedWeight:
             yield value
         elif isinstance(value, list | tuple):
             yield from _guarded(value)
@@ -168,7 +168,7 @@ def _initialises(func: Callable[..., Any]) -> bool:
     return getattr(func, "__module__", None) == "torch.nn.init"
 
 
-def _hand_over(tensor: EffectiveWeight, by_initialiser: bool) -> None:
+def _hand_over(tensor: ComputedWeight, by_initialiser: bool) -> None:
     # Initialisers write without grad even where it is on.
     if torch.is_grad_enabled() and tensor.requires_grad and not by_initialiser:
         raise UsageError(
@@ -178,12 +178,12 @@ def _hand_over(tensor: EffectiveWeight, by_initialiser: bool) -> None:
     tensor._origin.hand_over()
 
 
-def _guard_views(result: Any, source: EffectiveWeight) -> Any:
+def _guard_views(result: Any, source: ComputedWeight) -> Any:
     if isinstance(result, list | tuple) and type(result) in (list, tuple):
         return type(result)(_guard_views(part, source) for part in result)
     if isinstance(result, np.ndarray) and result.base is not None:  # no copy
         result.flags.writeable = False
-    if not isinstance(result, Tensor) or type(result) is EffectiveWeight:
+    if not isinstance(result, Tensor) or type(result) is ComputedWeight:
         return result
     if result.layout is not torch.strided or not result.numel():
         return result

@@ -7,7 +7,7 @@ from torch import nn
 from wnrl import NORMS, convert, fold
 from wnrl.nn import data_init, plain_parts
 
-NORMALISERS = [key for key, norm in NORMS.items() if norm.normalisers]
+NORMALISERS = [key for key, norm in NORMS.items() if norm.normalizers]
 HIDDEN_ONLY = [key for key in NORMALISERS if nn.Linear not in NORMS[key].layers]
 
 

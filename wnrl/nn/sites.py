@@ -6,11 +6,44 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from wnrl.errors import UsageError
-from wnrl.nn.masked import MaskedLinear
+from wnrl.nn.base import WeightNormed
+from wnrl.nn.layers import (
+    MaskedLinear,
+    WNConv1d,
+    WNConv2d,
+    WNConv3d,
+    WNConvTranspose1d,
+    WNConvTranspose2d,
+    WNConvTranspose3d,
+    WNEmbedding,
+    WNLinear,
+    WNMaskedLinear,
+)
+from wnrl.nn.recurrent import WNGRU, WNLSTM, WNGRUCell, WNLSTMCell
 from wnrl.nn.spectral import SPECTRAL
-from wnrl.nn.table import WEIGHT_NORMED
+
+WEIGHT_NORMED: dict[type[nn.Module], type[WeightNormed]] = {
+    layer.plain_type: layer
+    for layer in (
+        WNLinear,
+        WNMaskedLinear,
+        WNConv1d,
+        WNConv2d,
+        WNConv3d,
+        WNConvTranspose1d,
+        WNConvTranspose2d,
+        WNConvTranspose3d,
+        WNEmbedding,
+        WNLSTM,
+        WNGRU,
+        WNLSTMCell,
+        WNGRUCell,
+    )
+}
+
 
 N_SPATIAL: dict[type[nn.Module], int] = {
     nn.Linear: 0,
@@ -22,7 +55,7 @@ N_SPATIAL: dict[type[nn.Module], int] = {
     nn.ConvTranspose2d: 2,
     nn.ConvTranspose3d: 3,
 }
-"""Number of spatial axes of the feed-forward layers that a normaliser can stand behind."""
+"""Number of spatial axes of the feed-forward layers that a normalizer can stand behind."""
 PLAIN = tuple(N_SPATIAL)
 N_SPATIAL |= {
     table[plain]: N_SPATIAL[plain]
@@ -69,14 +102,14 @@ def is_nonlinear(module: nn.Module) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
+class LayerSite:
     """One place that a layer has in a network; a shared layer has several."""
 
     name: str
     parent: nn.Module
     key: str
     layer: nn.Module
-    following: "Slot | None" = None
+    following: "LayerSite | None" = None
     """What runs next, where an ``nn.Sequential`` says so; it has no ``following`` of its own."""
 
     @property
@@ -91,7 +124,7 @@ class Slot:
         return id(self.parent), self.key
 
 
-def slots(module: nn.Module, skip: Iterable[str] = ()) -> list[Slot]:
+def layer_sites(module: nn.Module, skip: Iterable[str] = ()) -> list[LayerSite]:
     """All places in ``module`` but those that ``skip`` names, with what runs next.
 
     Children of an ``nn.Sequential`` run one after the other, those of Sequentials inside of it
@@ -112,7 +145,7 @@ def slots(module: nn.Module, skip: Iterable[str] = ()) -> list[Slot]:
         if runs_in_order(parent):
             following |= pairwise(_in_turn(path, parent))
     return [
-        Slot(*place, Slot(*places[following[name]]) if name in following else None)
+        LayerSite(*place, LayerSite(*places[following[name]]) if name in following else None)
         for name, place in places.items()
         if id(place[-1]) not in left_alone
     ]
@@ -128,25 +161,25 @@ def _in_turn(path: str, sequence: nn.Module) -> Iterator[str]:
             yield name
 
 
-def hidden_slots(found: list[Slot], placement: str = "pre") -> list[Slot]:
+def hidden_sites(found: list[LayerSite], placement: str = "pre") -> list[LayerSite]:
     """The places of hidden layers; a shared layer is hidden if it is so wherever it stands.
 
     Args:
-        found: from ``slots``.
+        found: from ``layer_sites``.
         placement: behind a nonlinearity, ``"post"``, there must be room: it is not skipped, and
             follows the same layer wherever it stands.
     """
-    uses = Counter(slot.place for slot in found)
+    uses = Counter(site.place for site in found)
     pairs = Counter((id(s.layer), s.following.place) for s in found if s.following is not None)
 
-    def fits(slot: Slot) -> bool:
-        after = slot.following
-        if after is None or not slot.hidden:
+    def fits(site: LayerSite) -> bool:
+        after = site.following
+        if after is None or not site.hidden:
             return False
-        return placement == "pre" or pairs[id(slot.layer), after.place] == uses[after.place]
+        return placement == "pre" or pairs[id(site.layer), after.place] == uses[after.place]
 
-    elsewhere = {id(slot.layer) for slot in found if not fits(slot)}
-    return [slot for slot in found if id(slot.layer) not in elsewhere]
+    elsewhere = {id(site.layer) for site in found if not fits(site)}
+    return [site for site in found if id(site.layer) not in elsewhere]
 
 
 def check_module(module: object) -> None:
@@ -155,6 +188,13 @@ def check_module(module: object) -> None:
         kind = module if isinstance(module, type) else type(module)
         what = f"the class {kind.__name__}" if kind is module else f"an object of {kind.__name__}"
         raise UsageError(f"module must be an nn.Module, got {what}")
+
+
+def check_values(module: nn.Module) -> None:
+    """Raises UsageError for a layer whose sizes are not known yet."""
+    for name, part in module.named_modules():
+        if isinstance(part, LazyModuleMixin) and part.has_uninitialized_params():  # type: ignore[misc]
+            raise UsageError(f"{name} is lazy and has no weight yet: call the network once before")
 
 
 def skipped_modules(module: nn.Module, skip: Iterable[str]) -> set[int]:

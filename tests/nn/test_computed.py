@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tests.nn.cases import CASES
 from wnrl import nn as wn
 from wnrl.errors import UsageError
-from wnrl.nn.effective import EffectiveWeight
+from wnrl.nn.computed import ComputedWeight
 
 INITIALISERS = {
     "orthogonal_": nn.init.orthogonal_,
@@ -53,8 +53,8 @@ def test_an_initialiser_reaches_every_weight_of_every_layer(name):
     layer = case.build()
     for weight in layer.pairs:
         nn.init.constant_(getattr(layer, weight), 0.25)
-        expected = case.seen(torch.full_like(layer.effective(weight), 0.25))
-        assert torch.equal(layer.effective(weight), expected)
+        expected = case.seen(torch.full_like(layer.compute_weight(weight), 0.25))
+        assert torch.equal(layer.compute_weight(weight), expected)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -64,9 +64,9 @@ def test_assigning_a_weight_sets_v_and_g(name, wrap):
     layer = case.build()
     names = [name for name, _ in layer.named_parameters()]
     for weight in layer.pairs:
-        new = torch.randn_like(layer.effective(weight))
+        new = torch.randn_like(layer.compute_weight(weight))
         setattr(layer, weight, wrap(new))
-        assert torch.equal(layer.effective(weight), case.seen(new))
+        assert torch.equal(layer.compute_weight(weight), case.seen(new))
     assert [name for name, _ in layer.named_parameters()] == names
 
 
@@ -206,8 +206,8 @@ def test_a_copied_weight_is_an_ordinary_tensor(copier, part):
 
 def test_only_weights_of_layers_and_parameters_count_as_effective_weights():
     layer = wn.WNLinear(2, 3)
-    assert isinstance(layer.weight, EffectiveWeight)
-    assert not isinstance(torch.zeros(1), EffectiveWeight)
+    assert isinstance(layer.weight, ComputedWeight)
+    assert not isinstance(torch.zeros(1), ComputedWeight)
 
 
 def test_the_weight_can_be_read_in_compiled_code():

@@ -1,5 +1,6 @@
-"""Weights in torch's three layouts: plain, the legacy weight-norm hook, and the parametrization."""
+"""Our layers as torch's own: folded copies, and state dicts in torch's layouts."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,15 +9,87 @@ from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.convertible import check_values
 from wnrl.nn.functional import check_directions, split_weight, weight_norm
+from wnrl.nn.sites import WEIGHT_NORMED, check_module, check_values
+from wnrl.nn.spectral import SPECTRAL
+
+FOLDED: tuple[Any, ...] = (*WEIGHT_NORMED.values(), *SPECTRAL.values())
+"""The layers that have a plain counterpart with the same function."""
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def fold(module: nn.Module) -> nn.Module:
+    """A plain torch copy of ``module`` with the same function.
+
+    Weight-normalized and spectral layers become plain layers with the computed weight. What
+    depends on the activations (batch, layer, RMS norm, layer-normalised recurrence) stays a module
+    of its own. A layer used twice is one layer in the copy too, and parameters that were tied stay
+    tied: biases with any other, weights where they have the same computed value. (Spectral layers
+    that share a weight but were used unequally often in training may differ in it.) The mode is
+    that of ``module``. ``torch.onnx.export`` takes the copy; a layer-normalised recurrence, a loop
+    in Python, is unrolled there at the length of the example.
+
+    Raises:
+        UsageError: ``module`` is none; or a layer that becomes plain has hooks, or a subclass's
+            ``forward``, which would be lost, or has no values yet (device ``meta``).
+    """
+    check_module(module)
+    for name, layer in module.named_modules():
+        if hasattr(layer, "to_plain"):
+            _check_foldable(name or type(layer).__name__, layer)
+    root = nn.ModuleList([copy.deepcopy(module)])  # so that a layer by itself has a parent too
+    folded: dict[int, nn.Module] = {}
+    made: dict[tuple[int, ...], nn.Parameter] = {}
+    sources: list[nn.Module] = []  # kept alive: the ids of their parameters are keys
+    for parent in list(root.modules()):
+        for key, child in list(parent._modules.items()):
+            if child is not None and hasattr(child, "to_plain"):
+                if id(child) not in folded:
+                    sources.append(child)
+                    folded[id(child)] = child.to_plain()  # type: ignore[operator]
+                    _tie(folded[id(child)], child, made)
+                setattr(parent, key, folded[id(child)])
+    for part in root.modules():
+        if isinstance(part, nn.RNNBase):
+            part.flatten_parameters()  # in one buffer again, for cuDNN: copies are not
+    return root[0]
+
+
+def _check_foldable(label: str, layer: nn.Module) -> None:
+    if any(getattr(layer, kind) for kind in HOOKS):
+        raise UsageError(f"{label} has hooks that folding would lose; remove them first")
+    kind: Any = type(layer)
+    ours: Any = next((base for base in kind.__mro__ if base in FOLDED), kind)
+    if kind.forward is not ours.forward and kind.to_plain is ours.to_plain:
+        raise UsageError(
+            f"{label} is a {kind.__name__} with a forward of its own, which folding would lose; "
+            f"give {kind.__name__} a to_plain of its own"
+        )
+    if any(parameter.is_meta for parameter in layer.parameters()):
+        raise UsageError(f"{label} is on the device meta: it has no values to fold")
+
+
+def _tie(plain: nn.Module, source: Any, made: dict[tuple[int, ...], nn.Parameter]) -> None:
+    """Gives ``plain`` its parameters anew: unchanged ones, and those made of the same before."""
+    for name, value in list(plain._parameters.items()):
+        pair = name in getattr(source, "pairs", ())
+        origins = [source._parameters.get(name + end) for end in (("_v", "_g") if pair else ("",))]
+        if value is None or any(origin is None for origin in origins):
+            continue  # pruned or parametrized: no parameter that could be tied
+        unchanged = None if pair else origins[0]
+        earlier = made.setdefault(tuple(id(origin) for origin in origins), value)
+        for candidate in (unchanged, earlier):
+            if candidate is not None and torch.equal(candidate, value):
+                setattr(plain, name, candidate)
+                break
+
 
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
     "weight_norm": ("{}_g", "{}_v"),
     "parametrize": ("parametrizations.{}.original0", "parametrizations.{}.original1"),
 }
-"""The keys that stand for one effective weight: w itself, or g and v."""
+"""The keys that stand for one computed weight: w itself, or g and v."""
 
 
 def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Tensor]:
@@ -43,7 +116,7 @@ def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Tensor]
             del state[f"{prefix}{name}_v"], state[f"{prefix}{name}_g"]
             keys = _keys(f"{prefix}{name}", layout)
             if layout == "plain":
-                state[keys[0]] = layer.effective(name).detach()
+                state[keys[0]] = layer.compute_weight(name).detach()
                 continue
             _check_expressible(layer, layout, f"{prefix}{name}")
             v, g = (part.detach() for part in layer.pair(name))
@@ -58,7 +131,7 @@ def load_weights(
     """Loads a state dict in any of the layouts, mixed if need be, into plain or normalized layers.
 
     A plain weight becomes v := w, g := ‖w‖. A pair (v, g) that was normalised along another axis
-    is loaded by its effective weight. Where a layer holds logarithms of lengths, ``scale="exp"``,
+    is loaded by its computed weight. Where a layer holds logarithms of lengths, ``scale="exp"``,
     the row of v is turned around for a negative length, which has none. Nothing is changed if
     anything is wrong.
 
@@ -156,7 +229,7 @@ def _take_pair(
     if layout != "plain" and values[0].shape == own_g.shape and _same_norm(layer, v):
         v, g = _as_written(stem, layer, v, values[0])
     else:
-        w = layer._visible(v if layout == "plain" else _effective(stem, *values))
+        w = layer._visible(v if layout == "plain" else _weight_of(stem, *values))
         v, g = split_weight(w.to(own_v), layer.output_dim, layer.eps, layer.weight_groups)
         v, g = _as_written(stem, layer, layer._visible(v), g)
     check_directions(layer._visible(v), f"{stem}_v", layer.output_dim, layer.weight_groups)
@@ -191,7 +264,7 @@ def _as_written(stem: str, layer: WeightNormed, v: Tensor, length: Tensor) -> tu
 def _take_weight(left: dict[str, Any], key: str, layouts: Sequence[str]) -> Tensor | None:
     """As ``_take_pair``, for a plain weight."""
     found = _pop_layout(left, key, layouts)
-    return None if found is None else _effective(key, *found[1])
+    return None if found is None else _weight_of(key, *found[1])
 
 
 def _pop_layout(
@@ -210,7 +283,7 @@ def _keys(stem: str, layout: str) -> list[str]:
     return [prefix + dot + key.format(name) for key in LAYOUTS[layout]]
 
 
-def _effective(stem: str, g: Tensor, v: Tensor) -> Tensor:
+def _weight_of(stem: str, g: Tensor, v: Tensor) -> Tensor:
     """``g v/‖v‖`` along the axis that the shape of g tells; a g without axes is for the whole."""
     if not g.dim():
         return g * v / v.norm()

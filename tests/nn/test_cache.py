@@ -13,8 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 from tests.nn.cases import CASES, out
 from wnrl import nn as wn
 from wnrl.errors import UsageError
-from wnrl.nn import scope
-from wnrl.nn.scope import StaleWeightError, frozen, invalidate, shared_weights
+from wnrl.nn import cache
+from wnrl.nn.cache import StaleWeightError, frozen, invalidate, shared_weights
 
 # torch's own remark about a plain nn.LSTM as well.
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
@@ -23,9 +23,9 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 @pytest.fixture(autouse=True)
 def _unchecked():
-    before = scope.check(False)
+    before = cache.check(False)
     yield
-    scope.check(before)
+    cache.check(before)
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def counted(monkeypatch):
     calls = []
 
     def count(original):
-        def effective(self, name="weight"):
+        def compute_weight(self, name="weight"):
             calls.append(name)
             return original(self, name)
 
-        return effective
+        return compute_weight
 
     for kind in (wn.WeightNormed, wn.WNMaskedLinear):
-        monkeypatch.setattr(kind, "effective", count(kind.effective))
+        monkeypatch.setattr(kind, "compute_weight", count(kind.compute_weight))
     return calls
 
 
@@ -323,7 +323,7 @@ def test_invalidate_makes_a_write_without_a_trace_right(grad):
 @pytest.mark.parametrize("grad", [False, True])
 def test_the_check_mode_finds_a_write_without_a_trace(grad):
     net = model()
-    scope.check(True)
+    cache.check(True)
     with shared_weights(net), torch.set_grad_enabled(grad):
         net(X)
         net(X)
@@ -334,14 +334,14 @@ def test_the_check_mode_finds_a_write_without_a_trace(grad):
 
 def test_the_check_mode_needs_no_values():
     net = model().to("meta")
-    scope.check(True)
+    cache.check(True)
     with shared_weights(net):
         assert net(X.to("meta")).shape == net(X.to("meta")).shape == (len(X), 2)
 
 
 def test_the_check_mode_says_whether_it_was_on():
-    assert scope.check(True) is False
-    assert scope.check(False) is True
+    assert cache.check(True) is False
+    assert cache.check(False) is True
 
 
 def test_scopes_end_with_an_exception_and_nest():

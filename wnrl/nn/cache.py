@@ -1,4 +1,4 @@
-"""Compute effective weights once: ``frozen`` for rollouts, ``shared_weights`` for one loss.
+"""Compute computed weights once: ``frozen`` for rollouts, ``shared_weights`` for one loss.
 
 A layer outside a scope computes its weight at every forward. Inside one it keeps it, with a stamp
 of the parameters that it was computed from, and uses it as long as the stamp holds. The stamp sees
@@ -36,7 +36,7 @@ class Keeper(Protocol):
     _buffers: dict[str, Any]
 
     def _compute(self) -> Weights:
-        """The effective weights and biases, a pure function of parameters and buffers."""
+        """The computed weights and biases, a pure function of parameters and buffers."""
 
     def _owns_parameters(self) -> bool:
         """Whether ``_parameters`` and ``_buffers`` hold all that ``_compute`` reads."""
@@ -233,7 +233,7 @@ class frozen(ContextDecorator):  # noqa: N801 - reads as what it does to a modul
 def shared_weights(module: nn.Module) -> Iterator[None]:
     """Computes the weights of all layers in ``module`` once, with their graph, for one loss.
 
-    Meant for unrolled loops: each forward with grad in this thread uses the same effective weight,
+    Meant for unrolled loops: each forward with grad in this thread uses the same computed weight,
     as if the loop had been given it as an argument, and forwards without grad behave as in
     ``frozen``. After a backward through them the weights are computed anew. Losses that share them
     and are not summed need ``retain_graph=True``, as for any shared part of a graph;

@@ -1,0 +1,390 @@
+"""The weight-normalized feed-forward layers and the embedding."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wnrl.errors import UsageError
+from wnrl.nn.base import WeightNormed
+from wnrl.nn.computed import computed_weight
+from wnrl.nn.functional import weight_norm
+
+
+class WNLinear(WeightNormed):
+    """``nn.Linear`` with w = g · v / ‖v‖, one length g for each output unit.
+
+    Arguments are those of ``nn.Linear`` and of ``WeightNormed``.
+
+    Attributes:
+        weight_v: directions, ``(out_features, in_features)``.
+        weight_g: lengths, ``(out_features, 1)``.
+        bias: ``(out_features,)`` or None.
+        weight: the computed weight, ``(out_features, in_features)``; assigning to it, or writing
+            into it without grad, sets v and g. It is computed at each reading: keep it in a
+            variable to use it twice. numpy's view of it is read-only, since what numpy writes
+            cannot be noticed; write ``layer.weight = torch.from_numpy(array)`` instead.
+    """
+
+    plain_type = nn.Linear
+    arguments: ClassVar[tuple[str, ...]] = ("in_features", "out_features", "bias")
+    in_features: int
+    out_features: int
+    weight_g: nn.Parameter
+    weight_v: nn.Parameter
+    bias: nn.Parameter | None
+    weight = computed_weight()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(..., in_features) -> (..., out_features)``."""
+        weight, bias = self._weights()
+        return F.linear(input, weight, bias)
+
+
+class MaskedLinear(nn.Linear):
+    """``nn.Linear`` whose weight is multiplied by a mask (Germain et al., 2015, arXiv:1502.03509).
+
+    Masked weights start at zero and get no gradient, so they stay there. What is written there
+    changes no output; loading a state dict and ``module.apply``, for initialisers, make it zero. An
+    optimizer of ``wnrl.optim`` knows of no mask: until then it counts such numbers in the length g.
+
+    Args:
+        in_features: as for ``nn.Linear``.
+        out_features: as for ``nn.Linear``.
+        mask: ones where an input reaches an output, else zeros, ``(out_features, in_features)``.
+        bias: as for ``nn.Linear``.
+        device: as for ``nn.Linear``.
+        dtype: as for ``nn.Linear``.
+
+    Attributes:
+        mask: as given; a buffer.
+
+    Raises:
+        UsageError: a mask of another shape, or of other values than zero and one.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        mask: Tensor,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        if mask.shape != self.weight.shape:
+            wanted = tuple(self.weight.shape)
+            raise UsageError(f"mask must have shape {wanted}, got {tuple(mask.shape)}")
+        if not (mask.is_meta or ((mask == 0) | (mask == 1)).all()):
+            raise UsageError("mask must be of zeros and ones, got other values")
+        self.register_buffer("mask", mask.to(self.weight, copy=True))
+        self._mask_weight()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew, as the constructor does."""
+        super().reset_parameters()
+        if "mask" in self._buffers:  # not yet, when nn.Linear's constructor calls this
+            self._mask_weight()
+
+    @torch.no_grad()
+    def _mask_weight(self) -> None:
+        self.weight.mul_(self.mask)
+
+    def apply(self, fn: Callable[[nn.Module], Any]) -> Self:
+        """As every module's, with the mask over what ``fn`` writes."""
+        super().apply(fn)
+        self._mask_weight()
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._mask_weight()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(..., in_features) -> (..., out_features)``."""
+        return F.linear(input, self.weight * self.mask, self.bias)
+
+
+class WNMaskedLinear(WNLinear):
+    """``MaskedLinear`` with w = g · (m ⊙ v) / ‖m ⊙ v‖: the mask comes before the norm.
+
+    A row whose inputs are all masked is zero whatever its v is: g starts at 0, and neither gets a
+    gradient. Arguments are those of ``MaskedLinear`` and of ``WeightNormed``.
+    """
+
+    plain_type = MaskedLinear  # type: ignore[assignment]  # mypy compares the constructors
+    arguments: ClassVar[tuple[str, ...]] = ("in_features", "out_features", "mask", "bias")
+    mask: Tensor
+
+    def _configure(self, plain: nn.Module, *options: object) -> None:
+        assert isinstance(plain, MaskedLinear)
+        self.register_buffer("mask", plain.mask)
+        super()._configure(plain, *options)  # type: ignore[arg-type]
+
+    def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        v, g = super()._split(name, weight * self.mask.to(weight))
+        return self._visible(v), g
+
+    def _visible(self, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``m ⊙ v``, but for rows without inputs, which keep a direction as every row does."""
+        mask = self.mask if mask is None or mask.shape != v.shape else mask
+        if mask.is_meta or v.is_meta:
+            return v
+        mask = mask.to(v)
+        return torch.where(mask.any(1, keepdim=True), v * mask, v)
+
+    def compute_weight(self, name: str = "weight") -> Tensor:
+        """The computed weight, computed now, with its graph where grad is on."""
+        v, g = self._parameter(f"{name}_v"), self._parameter(f"{name}_g")
+        return weight_norm(v * self.mask, self._length(g), self.output_dim, self.eps)
+
+    def to_plain(self) -> nn.Module:
+        """The ``MaskedLinear`` with the same function and parameters of its own."""
+        plain = super().to_plain()
+        plain.mask = self.mask.clone()
+        return plain
+
+
+_ARGUMENTS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "bias",
+    "padding_mode",
+)
+
+
+class WNConvolution(WeightNormed):
+    """What the convolutions share; ``WNConv1d``, ``WNConv2d`` and ``WNConv3d`` are the layers.
+
+    Arguments are those of torch's layer and of ``WeightNormed``.
+
+    Attributes:
+        weight_v: directions, ``(out_channels, in_channels / groups, *kernel_size)``.
+        weight_g: lengths, ``(out_channels, 1, 1, ...)``.
+        bias: ``(out_channels,)`` or None.
+        weight: the computed weight, shaped like ``weight_v``.
+    """
+
+    arguments: ClassVar[tuple[str, ...]] = _ARGUMENTS
+    convolve: ClassVar[Callable[..., Tensor]]
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+    weight_g: nn.Parameter
+    weight_v: nn.Parameter
+    bias: nn.Parameter | None
+    weight = computed_weight()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As torch's layer: ``(N, C, *spatial)`` or ``(C, *spatial)``."""
+        weight, bias = self._weights()
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = F.pad(input, self._margins(), mode=self.padding_mode), 0
+        return self.convolve(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _margins(self) -> list[int]:
+        """The padding as ``F.pad`` wants it: last axis first, both sides of each."""
+        margins: list[int] = []
+        for axis in reversed(range(len(self.kernel_size))):
+            if self.padding == "same":
+                total = self.dilation[axis] * (self.kernel_size[axis] - 1)
+                margins += (total // 2, total - total // 2)
+            else:
+                width = 0 if self.padding == "valid" else self.padding[axis]
+                margins += (int(width), int(width))
+        return margins
+
+
+class WNConv1d(WNConvolution):
+    """``nn.Conv1d`` with w = g · v / ‖v‖, one length g for each output channel."""
+
+    plain_type = nn.Conv1d
+    convolve = staticmethod(F.conv1d)
+
+
+class WNConv2d(WNConvolution):
+    """``nn.Conv2d`` with w = g · v / ‖v‖, one length g for each output channel."""
+
+    plain_type = nn.Conv2d
+    convolve = staticmethod(F.conv2d)
+
+
+class WNConv3d(WNConvolution):
+    """``nn.Conv3d`` with w = g · v / ‖v‖, one length g for each output channel."""
+
+    plain_type = nn.Conv3d
+    convolve = staticmethod(F.conv3d)
+
+
+class WNConvTransposed(WeightNormed):
+    """What the transposed convolutions share; ``WNConvTranspose1d`` to ``3d`` are the layers.
+
+    A transposed convolution stores its output channels in axis 1 of the weight, those of each
+    group apart. The length belongs to the *output* channel here, as in every other layer, whereas
+    torch's own weight norm takes axis 0, the input channels, unless told otherwise.
+
+    Arguments are those of torch's layer and of ``WeightNormed``.
+
+    Attributes:
+        weight_v: directions, ``(in_channels, out_channels / groups, *kernel_size)``.
+        weight_g: lengths, ``(groups, out_channels / groups, 1, ...)``; with one group that is
+            what torch's weight norm has with ``dim=1``. Its elements, in order, belong to the
+            output channels, in order.
+        bias: ``(out_channels,)`` or None.
+        weight: the computed weight, shaped like ``weight_v``.
+    """
+
+    arguments: ClassVar[tuple[str, ...]] = (*_ARGUMENTS, "output_padding")
+    output_dim: ClassVar[int] = 1
+    convolve: ClassVar[Callable[..., Tensor]]
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+    weight_g: nn.Parameter
+    weight_v: nn.Parameter
+    bias: nn.Parameter | None
+    weight = computed_weight()
+
+    def _configure(self, plain: nn.Module, *options: Any) -> None:
+        super()._configure(plain, *options)
+        self.weight_groups = self.groups
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """As torch's layer.
+
+        Args:
+            input: ``(N, C, *spatial)`` or ``(C, *spatial)``.
+            output_size: spatial shape of the output, where the stride leaves a choice; may have
+                the leading axes of the output too.
+        """
+        weight, bias = self._weights()
+        extra = self.output_padding if output_size is None else self._extra(input, output_size)
+        return self.convolve(
+            input, weight, bias, self.stride, self.padding, extra, self.groups, self.dilation
+        )
+
+    def _extra(self, input: Tensor, output_size: Sequence[int]) -> list[int]:
+        """The output padding that gives ``output_size``."""
+        n = len(self.kernel_size)
+        wanted, extra = list(output_size)[-n:], []
+        for axis, size in enumerate(input.shape[-n:]):
+            smallest = (
+                (size - 1) * self.stride[axis]
+                - 2 * self.padding[axis]
+                + self.dilation[axis] * (self.kernel_size[axis] - 1)
+                + 1
+            )
+            largest = smallest + self.stride[axis] - 1
+            if len(wanted) != n or not smallest <= wanted[axis] <= largest:
+                raise UsageError(
+                    f"output_size must lie between {smallest} and {largest} in spatial axis "
+                    f"{axis}, got {tuple(output_size)}"
+                )
+            extra.append(wanted[axis] - smallest)
+        return extra
+
+
+class WNConvTranspose1d(WNConvTransposed):
+    """``nn.ConvTranspose1d`` with w = g · v / ‖v‖, one length g for each output channel."""
+
+    plain_type = nn.ConvTranspose1d
+    convolve = staticmethod(F.conv_transpose1d)
+
+
+class WNConvTranspose2d(WNConvTransposed):
+    """``nn.ConvTranspose2d`` with w = g · v / ‖v‖, one length g for each output channel."""
+
+    plain_type = nn.ConvTranspose2d
+    convolve = staticmethod(F.conv_transpose2d)
+
+
+class WNConvTranspose3d(WNConvTransposed):
+    """``nn.ConvTranspose3d`` with w = g · v / ‖v‖, one length g for each output channel."""
+
+    plain_type = nn.ConvTranspose3d
+    convolve = staticmethod(F.conv_transpose3d)
+
+
+class WNEmbedding(WeightNormed):
+    """``nn.Embedding`` with w = g · v / ‖v‖, one length g for each row.
+
+    Arguments are those of ``nn.Embedding`` and of ``WeightNormed``. The row of ``padding_idx`` is
+    zero, so it starts as g = 0 and, getting no gradient, stays there.
+
+    Attributes:
+        weight_v: directions, ``(num_embeddings, embedding_dim)``.
+        weight_g: lengths, ``(num_embeddings, 1)``.
+        weight: the computed weight, ``(num_embeddings, embedding_dim)``.
+
+    Raises:
+        UsageError: ``max_norm``, which writes into the weight, or ``sparse``, whose gradients do
+            not go through a norm.
+    """
+
+    plain_type = nn.Embedding
+    arguments: ClassVar[tuple[str, ...]] = (
+        "num_embeddings",
+        "embedding_dim",
+        "padding_idx",
+        "max_norm",
+        "norm_type",
+        "scale_grad_by_freq",
+        "sparse",
+    )
+    num_embeddings: int
+    embedding_dim: int
+    padding_idx: int | None
+    max_norm: float | None
+    norm_type: float
+    scale_grad_by_freq: bool
+    sparse: bool
+    weight_g: nn.Parameter
+    weight_v: nn.Parameter
+    weight = computed_weight()
+
+    def _configure(self, plain: nn.Module, *options: Any) -> None:
+        super()._configure(plain, *options)
+        if self.max_norm is not None:
+            raise UsageError(
+                f"max_norm must be None, got {self.max_norm}: it would write into a computed "
+                "weight; the length of a row is its weight_g"
+            )
+        if self.sparse:
+            raise UsageError("sparse must be False: a sparse gradient does not go through a norm")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Indices ``(*)`` to rows of the computed weight, ``(*, embedding_dim)``."""
+        if self._scope is None and 0 < input.numel() < self.num_embeddings:
+            # Fewer rows than the table has: normalise those alone.
+            rows = self._look_up(input, self.weight_v).reshape(-1, self.embedding_dim)
+            lengths = self._length(self._look_up(input, self.weight_g).reshape(-1, 1))
+            return weight_norm(rows, lengths, 0, self.eps).reshape(*input.shape, self.embedding_dim)
+        (weight,) = self._weights()
+        return self._look_up(input, weight)
+
+    def _look_up(self, input: Tensor, table: Tensor) -> Tensor:
+        return F.embedding(
+            input, table, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq
+        )

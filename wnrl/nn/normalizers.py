@@ -1,0 +1,437 @@
+"""Normalizers of activations that torch lacks, and the pair of a layer and its normalizer."""
+
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wnrl.errors import UsageError, check_positive
+
+
+def check_momentum(momentum: float | None) -> None:
+    """Raises UsageError unless ``momentum`` is None or within [0, 1]."""
+    if momentum is not None and not 0.0 <= momentum <= 1.0:
+        raise UsageError(f"momentum must be None or within [0, 1], got {momentum!r}")
+
+
+def channel_axes(x: Tensor, num_features: int, spatial: tuple[int, ...]) -> list[int]:
+    """The axes of ``x`` that a batch statistic runs over: all but axis 1.
+
+    Args:
+        x: ``(B, C)`` or ``(B, C, *spatial)``.
+        num_features: the C that is expected.
+        spatial: the numbers of spatial axes that are accepted.
+
+    Raises:
+        UsageError: another number of axes, or of channels.
+    """
+    if x.dim() - 2 not in spatial or x.shape[1] != num_features:
+        wanted = " or ".join(f"{n + 2}" for n in spatial)
+        raise UsageError(
+            f"expected an input of {wanted} axes with {num_features} channels in axis 1, "
+            f"got shape {tuple(x.shape)}"
+        )
+    return [axis for axis in range(x.dim()) if axis != 1]
+
+
+def along_channels(value: Tensor, x: Tensor) -> Tensor:
+    """``(C,) -> (1, C, 1, …)`` with as many axes as ``x``."""
+    return value.view(1, -1, *[1] * (x.dim() - 2))
+
+
+def wide_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    """The type of running statistics: in half precision, 256 + 1 is 256."""
+    return torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
+
+
+def rewiden(module: nn.Module, before: Mapping[str, Tensor | None]) -> None:
+    """Undoes the narrowing of buffers below float32, from what they held ``before``."""
+    for name, old in before.items():
+        new = module._buffers[name]
+        if old is not None and new is not None and new.dtype != wide_dtype(new.dtype):
+            module._buffers[name] = old.to(new.device, wide_dtype(new.dtype))
+
+
+def reset_buffers(module: nn.Module) -> None:
+    """Zeros, but ones for a variance, in every buffer of ``module`` that is there."""
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            buffer.fill_(1.0 if name == "running_var" else 0.0)
+
+
+def check_batch(x: Tensor) -> None:
+    """Raises UsageError where each channel of ``x`` has one value, which is its own mean."""
+    if x.numel() == x.shape[1]:
+        raise UsageError(
+            "statistics of a batch need more than one value for each channel, "
+            f"got shape {tuple(x.shape)}"
+        )
+
+
+class MeanOnlyBatchNorm(nn.Module):
+    """t − μ[t] + b for each channel (eq. 7); its gradient is centred in turn (eq. 8).
+
+    In training μ is the mean of the batch, in evaluation the running mean, as in ``nn.BatchNorm``;
+    there is no division by a standard deviation, so the noise that the batch adds is small and
+    close to Gaussian. All state is in float buffers whose names start with ``running_``: those
+    are the ones that the target networks of stable-baselines3 copy. They stay float32 where the
+    module goes to half precision. An empty batch changes none of them.
+
+    Args:
+        num_features: number of channels C.
+        momentum: share of the newest mean in the running one; None averages all batches equally.
+        bias: whether to add b.
+        track_running_stats: False uses the mean of the batch in evaluation too.
+        device: where the parameters live.
+        dtype: their type.
+
+    Shape:
+        ``(B, C)`` or ``(B, C, …)``, the same out.
+
+    Attributes:
+        bias: ``(C,)`` or None.
+        running_mean: ``(C,)`` or None.
+        running_steps: ``()``, the training batches seen so far, or None.
+
+    Raises:
+        UsageError: ``num_features`` is not above zero, ``momentum`` is not in [0, 1], an input has
+            another number of axes or channels, or a batch that is averaged has one value for each
+            channel.
+    """
+
+    _spatial: tuple[int, ...] = ()
+    running_mean: Tensor | None
+    running_steps: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        momentum: float | None = 0.1,
+        bias: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive(num_features=num_features)
+        check_momentum(momentum)
+        self.num_features, self.momentum = num_features, momentum
+        self.track_running_stats = track_running_stats
+        zeros = torch.zeros(num_features, device=device, dtype=dtype)
+        self.bias = nn.Parameter(zeros.clone()) if bias else None
+        wide = zeros.to(wide_dtype(zeros.dtype))
+        self.register_buffer("running_mean", wide if track_running_stats else None)
+        self.register_buffer("running_steps", wide.new_zeros(()) if track_running_stats else None)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        rewiden(self, before)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, …) -> (B, C, …)``."""
+        axes = channel_axes(x, self.num_features, self._spatial)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bf16 sums lose whole digits
+        if (self.training and x.numel()) or self.running_mean is None:
+            check_batch(x)
+            mean = wide.mean(axes)
+            self._track(mean)
+        else:
+            mean = self.running_mean
+        shift = -mean if self.bias is None else self.bias - mean
+        return (wide + along_channels(shift, x)).to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor) -> None:
+        if self.training and self.running_mean is not None and self.running_steps is not None:
+            self.running_steps += 1
+            share = 1 / self.running_steps if self.momentum is None else self.momentum
+            self.running_mean += share * (mean - self.running_mean)
+
+    def reset_running_stats(self) -> None:
+        """Forgets all batches."""
+        reset_buffers(self)
+
+    def reset_parameters(self) -> None:
+        """Forgets all batches, and sets b to zero."""
+        reset_buffers(self)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        return (
+            f"{self.num_features}, momentum={self.momentum}, bias={self.bias is not None}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class MeanOnlyBatchNorm1d(MeanOnlyBatchNorm):
+    """:class:`MeanOnlyBatchNorm` of ``(B, C)`` or ``(B, C, L)``."""
+
+    _spatial = (0, 1)
+
+
+class MeanOnlyBatchNorm2d(MeanOnlyBatchNorm):
+    """:class:`MeanOnlyBatchNorm` of ``(B, C, H, W)``."""
+
+    _spatial = (2,)
+
+
+class MeanOnlyBatchNorm3d(MeanOnlyBatchNorm):
+    """:class:`MeanOnlyBatchNorm` of ``(B, C, D, H, W)``."""
+
+    _spatial = (3,)
+
+
+class BatchRenorm(nn.Module):
+    """Batch norm whose training output agrees with the running statistics, within limits.
+
+    ``x̂ = (x − μ_B)/σ_B · r + d`` with ``r = σ_B/σ`` clipped to [1/r_max, r_max] and
+    ``d = (μ_B − μ)/σ`` clipped to [−d_max, d_max], both constants for the gradient (Algorithm 1).
+    Within the limits the output is ``(x − μ)/σ``: what evaluation computes. For the first
+    ``warmup_steps`` it is plain batch norm; then the limits open linearly. All state is in float
+    buffers named ``running_*``, which the target networks of stable-baselines3 copy; they stay
+    float32 where the module goes to half precision. An empty batch changes none of them.
+
+    Args:
+        num_features: number of channels C.
+        eps: added to variances.
+        momentum: share of the newest batch in the running statistics; None averages all batches
+            equally.
+        affine: whether to scale by ``weight`` and shift by ``bias``.
+        track_running_stats: False has no running statistics to agree with: it is plain batch norm
+            by the statistics of the batch, in evaluation too.
+        r_max: final limit of r.
+        d_max: final limit of d.
+        warmup_steps: training batches before r and d start to act.
+        r_steps: batches after which r_max is reached.
+        d_steps: batches after which d_max is reached.
+        device: where the parameters live.
+        dtype: their type.
+
+    Shape:
+        ``(B, C)`` or ``(B, C, …)``, the same out.
+
+    Attributes:
+        running_mean: ``(C,)``; None, as those below, if nothing is tracked.
+        running_var: ``(C,)``, of the population (divided by n, not n − 1), so that r is 1 for a
+            batch that is like the ones before it.
+        running_steps: ``()``, the training batches seen so far.
+
+    Raises:
+        UsageError: a number outside of its range, an input with another number of axes or
+            channels, or a batch with one value for each channel whose statistics are wanted.
+    """
+
+    _spatial: tuple[int, ...] = ()
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    running_steps: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.01,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+        warmup_steps: int = 5_000,
+        r_steps: int = 40_000,
+        d_steps: int = 25_000,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive(num_features=num_features, eps=eps)
+        check_momentum(momentum)
+        if r_max < 1 or d_max < 0:
+            raise UsageError(f"r_max must be at least 1 and d_max 0, got {r_max!r} and {d_max!r}")
+        if not 0 <= warmup_steps < min(r_steps, d_steps):
+            raise UsageError(
+                "warmup_steps must be at least 0 and below r_steps and d_steps, "
+                f"got {warmup_steps}, {r_steps} and {d_steps}"
+            )
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self.r_max, self.d_max = r_max, d_max
+        self.warmup_steps, self.r_steps, self.d_steps = warmup_steps, r_steps, d_steps
+        ones = torch.ones(num_features, device=device, dtype=dtype)
+        self.weight = nn.Parameter(ones.clone()) if affine else None
+        self.bias = nn.Parameter(torch.zeros_like(ones)) if affine else None
+        wide = ones.to(wide_dtype(ones.dtype))
+        for name, value in (
+            ("running_mean", torch.zeros_like(wide)),
+            ("running_var", wide),
+            ("running_steps", wide.new_zeros(())),
+        ):
+            self.register_buffer(name, value if track_running_stats else None)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        rewiden(self, before)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, …) -> (B, C, …)``."""
+        axes = channel_axes(x, self.num_features, self._spatial)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if not x.numel():
+            mean = shift = wide.new_zeros(self.num_features)
+            scale = wide.new_ones(self.num_features)
+        elif self.running_mean is None or self.running_var is None:
+            mean, var, _ = self._statistics(wide, axes)
+            scale, shift = (var + self.eps).rsqrt(), torch.zeros_like(mean)
+        elif self.training:
+            mean, scale, shift = self._renormalise(wide, axes)
+        else:
+            mean, shift = self.running_mean, torch.zeros_like(self.running_mean)
+            scale = (self.running_var + self.eps).rsqrt()
+        if self.weight is not None and self.bias is not None:
+            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        # The mean first: where it is large, the digits that matter are those of the difference.
+        centred = wide - along_channels(mean, x)
+        return (centred * along_channels(scale, x) + along_channels(shift, x)).to(x.dtype)
+
+    def _statistics(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, population variance and deviation of the batch, each ``(C,)``."""
+        check_batch(wide)
+        var, mean = torch.var_mean(wide, axes, correction=0)
+        return mean, var, (var + self.eps).sqrt()
+
+    def _renormalise(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, scale and shift of x̂, each ``(C,)``, and the update of the running statistics."""
+        mean, var, std = self._statistics(wide, axes)
+        steps, running_mean, running_var = self.running_steps, self.running_mean, self.running_var
+        assert steps is not None
+        assert running_mean is not None
+        assert running_var is not None
+        with torch.no_grad():
+            running_std = (running_var + self.eps).sqrt()
+            # Tensors, not numbers: reading running_steps would make a GPU wait.
+            r_opening = self._opening(steps, self.r_steps)
+            r_limit = 1 + (self.r_max - 1) * r_opening
+            d_limit = self.d_max * self._opening(steps, self.d_steps)
+            r = (std / running_std).clamp(1 / r_limit, r_limit)
+            d = ((mean - running_mean) / running_std).clamp(-d_limit, d_limit)
+            steps += 1
+            share = 1 / steps if self.momentum is None else self.momentum
+            running_mean += share * (mean - running_mean)
+            running_var += share * (var - running_var)
+        return mean, r / std, d
+
+    def _opening(self, steps: Tensor, last_step: int) -> Tensor:
+        """From 0 (up to ``warmup_steps``) to 1 (from ``last_step`` on)."""
+        done = steps - self.warmup_steps
+        return (done / (last_step - self.warmup_steps)).clamp(0, 1)
+
+    def reset_running_stats(self) -> None:
+        """Forgets all batches; the warm-up begins anew."""
+        reset_buffers(self)
+
+    def reset_parameters(self) -> None:
+        """Forgets all batches, and sets scale and shift to one and zero."""
+        reset_buffers(self)
+        if self.weight is not None and self.bias is not None:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}, r_max={self.r_max}, "
+            f"d_max={self.d_max}, warmup_steps={self.warmup_steps}"
+        )
+
+
+class BatchRenorm1d(BatchRenorm):
+    """:class:`BatchRenorm` of ``(B, C)`` or ``(B, C, L)``."""
+
+    _spatial = (0, 1)
+
+
+class BatchRenorm2d(BatchRenorm):
+    """:class:`BatchRenorm` of ``(B, C, H, W)``."""
+
+    _spatial = (2,)
+
+
+class BatchRenorm3d(BatchRenorm):
+    """:class:`BatchRenorm` of ``(B, C, D, H, W)``."""
+
+    _spatial = (3,)
+
+
+class Normalized(nn.Module):
+    """A layer (or a nonlinearity) followed by a normalizer.
+
+    It takes the site of what it holds, so the indices and names around it stay as they were.
+    Normalizers of batch statistics want channels in axis 1; behind a linear layer, whose features
+    are last, all leading axes are one batch.
+
+    Args:
+        layer: what was there.
+        norm: what normalises its output.
+        features_last: whether the features of the output are in the last axis, not in axis 1.
+    """
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, features_last: bool) -> None:
+        super().__init__()
+        self.layer, self.norm = layer, norm
+        self.features_last = features_last
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The normalised output of ``layer``."""
+        t: Tensor = self.layer(input)
+        rows = t.reshape(-1, t.shape[-1]) if self.features_last and t.dim() != 2 else t
+        out: Tensor = self.norm(rows)
+        return out.reshape(t.shape)
+
+
+class FeatureRMSNorm(nn.RMSNorm):
+    """``nn.RMSNorm`` that keeps its fused kernel, and its peace, under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C) -> (..., C)``."""
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+
+class ChannelRMSNorm(nn.Module):
+    """RMS norm (Zhang & Sennrich 2019, arXiv:1910.07467) of a feature map, one example at a time.
+
+    ``x / sqrt(mean(x²) + eps) · weight``, the mean over channels and positions, as
+    ``nn.GroupNorm(1, C)`` is layer norm over both.
+
+    Args:
+        num_channels: C.
+        eps: added to the mean square.
+
+    Shape:
+        ``(B, C, …)``, the same out.
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        check_positive(num_channels=num_channels, eps=eps)
+        self.num_channels, self.eps = num_channels, eps
+        self.weight = nn.Parameter(torch.ones(num_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, …) -> (B, C, …)``."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = (wide.square().mean(list(range(1, x.dim())), keepdim=True) + self.eps).rsqrt()
+        return (wide * scale).to(x.dtype) * self.weight.view(-1, *[1] * (x.dim() - 2))
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        return f"{self.num_channels}, eps={self.eps}"
