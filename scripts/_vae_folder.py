@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from wnrl.errors import UsageError
 from wnrl.runs import CONFIG, RESULT, Run, is_finished, open_run, plain_json, read_json, reopen_run
 from wnrl.vae import VAEConfig
-from wnrl.vae.build import settings_of
 from wnrl.vae.checkpoint import CHECKPOINT, read_checkpoint
+from wnrl.vae.construction import settings_of
 
 if TYPE_CHECKING:
     from scripts.train_vae import Args

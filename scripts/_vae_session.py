@@ -18,8 +18,8 @@ from wnrl.nn import plain_parts
 from wnrl.runs import Run
 from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.vae import pictures
-from wnrl.vae.build import save_weights
 from wnrl.vae.checkpoint import CHECKPOINT, go_on, put_back, write_checkpoint
+from wnrl.vae.construction import save_weights
 from wnrl.vae.files import whole_file
 from wnrl.vae.training import LogStep, Trainer
 

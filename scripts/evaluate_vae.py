@@ -29,7 +29,7 @@ from scripts._cli import check_threads, run
 from wnrl import data, vae
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.runs import resolve_device
-from wnrl.vae.build import config_of, read_weights
+from wnrl.vae.construction import config_of, read_weights
 from wnrl.vae.files import whole_file
 from wnrl.vae.measure import WEIGHTS, difference
 

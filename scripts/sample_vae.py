@@ -26,7 +26,7 @@ from scripts._cli import run
 from wnrl import data, vae
 from wnrl.errors import UsageError, check_choice
 from wnrl.vae import pictures
-from wnrl.vae.build import config_of
+from wnrl.vae.construction import config_of
 from wnrl.vae.files import whole_file
 from wnrl.vae.models import DRAW
 

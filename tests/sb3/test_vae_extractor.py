@@ -14,7 +14,7 @@ from wnrl import data
 from wnrl.errors import UsageError
 from wnrl.sb3 import FoldedActor, VAEExtractor
 from wnrl.vae import VAEConfig, build, load
-from wnrl.vae.build import save_weights
+from wnrl.vae.construction import save_weights
 
 FRAMES = spaces.Box(0, 255, (3, 64, 64), np.uint8)
 CONFIG = VAEConfig("frames", "frames:CartPole-v1", norm="weight", latent_dim=5)

@@ -17,7 +17,7 @@ from scripts.train_vae import train
 from wnrl import vae
 from wnrl.errors import UsageError
 from wnrl.runs import write_json
-from wnrl.vae.build import save_weights
+from wnrl.vae.construction import save_weights
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate_vae.py"
 TINY = TrainArgs(

@@ -6,7 +6,7 @@ import torch
 
 from wnrl.data import Images
 from wnrl.vae import MLPVAE
-from wnrl.vae.likelihoods import standard_normal_log_prob
+from wnrl.vae.posteriors import standard_normal_log_prob
 
 
 def tiny_vae(seed=0):

@@ -15,11 +15,13 @@ from wnrl.vae.likelihoods import (
     LogisticMixture,
     NormalDensity,
     bits_per_dim,
+)
+from wnrl.vae.pixels import trusted
+from wnrl.vae.posteriors import (
     kl_from_standard_normal,
     normal_log_prob,
     standard_normal_log_prob,
 )
-from wnrl.vae.pixels import trusted
 
 EXTREMES = (-1e4, -30.0, -1.0, -0.3, 0.0, 1 / 255, 0.999, 1.0, 7.0, 1e4)
 

@@ -5,15 +5,13 @@ from torch import nn
 from wnrl import convert
 from wnrl.errors import UsageError
 from wnrl.vae import MLPVAE
-from wnrl.vae.likelihoods import (
-    DiscretisedLogistic,
-    LogisticMixture,
-    NormalDensity,
+from wnrl.vae.likelihoods import DiscretisedLogistic, LogisticMixture, NormalDensity
+from wnrl.vae.models import TwoLayerVAE
+from wnrl.vae.posteriors import (
     kl_from_standard_normal,
     normal_log_prob,
     standard_normal_log_prob,
 )
-from wnrl.vae.models import TwoLayerVAE
 
 IMAGE = (1, 2, 3)
 

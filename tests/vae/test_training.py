@@ -89,7 +89,7 @@ def test_an_epoch_uses_every_image_at_most_once(monkeypatch):
         used.append(pixels[:, 0, 0, 0].tolist())
         return (pixels > 9).float()
 
-    monkeypatch.setattr("wnrl.vae.batches.training_inputs", keep)
+    monkeypatch.setattr("wnrl.vae.inputs.training_inputs", keep)
     model = MLPVAE((1, 1, 2), (3,), 1)
     list(train(model, images, replace(CONFIG, n_steps=12, batch_size=6)))
     for epoch in range(4):
@@ -123,7 +123,7 @@ def test_time_between_two_logs_is_not_counted_as_training(digits):
 def test_logged_training_bound_is_the_mean_since_the_last_log(digits, monkeypatch):
     values = []
 
-    def watched(model, x, n_samples, generator):
+    def watched(model, x, n_samples=1, generator=None):
         bound = elbo(model, x, n_samples, generator)
         if model.training:
             values.append(bound.value.mean().item())

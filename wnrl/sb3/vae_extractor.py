@@ -22,8 +22,8 @@ from wnrl.errors import UsageError
 from wnrl.nn import fold
 from wnrl.sb3.common import check_flag
 from wnrl.vae import VAE, VAEConfig, build, load
-from wnrl.vae.build import config_of
 from wnrl.vae.config import SIZES
+from wnrl.vae.construction import config_of
 
 SHAPING = ("model", "dataset", "norm", "norm_kwargs", "norm_heads", "likelihood", *SIZES)
 """What decides how a VAE is built; the rest is how it was trained."""

@@ -1,8 +1,8 @@
 """Variational autoencoders whose likelihoods can be compared."""
 
 from wnrl.vae.bounds import Elbo, beta_elbo, dreg, elbo, iwae, iwae_bound, warm_up
-from wnrl.vae.build import build, load
 from wnrl.vae.config import VAEConfig
+from wnrl.vae.construction import build, load
 from wnrl.vae.likelihoods import LIKELIHOODS, bits_per_dim
 from wnrl.vae.measure import Difference, Likelihood, Protocol, difference, nll, paired_difference
 from wnrl.vae.model import VAE, Terms

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.normalizers import BatchRenorm, MeanOnlyBatchNorm
-from wnrl.vae.likelihoods import wide
 from wnrl.vae.model import VAE, Terms
+from wnrl.vae.pixels import wide
 
 FREE_BITS = ("group", "example")
 

@@ -14,8 +14,9 @@ from wnrl.errors import UsageError, check_positive
 from wnrl.nn import DataInitReport, data_init
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.conversion import WEIGHTED
-from wnrl.vae.likelihoods import Bernoulli, PixelLikelihood, standard_normal_log_prob
-from wnrl.vae.posteriors import DiagonalNormal, Posterior
+from wnrl.vae.likelihoods import Bernoulli
+from wnrl.vae.pixels import PixelLikelihood
+from wnrl.vae.posteriors import DiagonalNormal, Posterior, standard_normal_log_prob
 
 ImageShape = tuple[int, int, int]
 

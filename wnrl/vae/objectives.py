@@ -1,82 +1,121 @@
-"""What a gradient step maximises, from the words of a configuration."""
+"""What a gradient step minimises, and the bounds that a training is watched by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from wnrl import tags
+from wnrl.data import Images
+from wnrl.errors import UsageError
 from wnrl.vae.bounds import beta_elbo, dreg, elbo, iwae, warm_up
 from wnrl.vae.config import VAEConfig
+from wnrl.vae.inputs import fixed_inputs
+from wnrl.vae.likelihoods import bits_per_dim
+from wnrl.vae.measure import IMAGES, evaluating
 from wnrl.vae.model import VAE, Terms
 
 
-class Goal(NamedTuple):
-    """One batch's share of the objective."""
+class Loss(NamedTuple):
+    """The loss of one batch."""
 
-    maximised: Tensor
-    """Whose gradient is taken: a scalar."""
+    loss: Tensor
+    """Minus the objective, the mean over the batch: a scalar to differentiate."""
     means: dict[str, Tensor]
     """Bounds and terms without beta or free bits, by tag: scalars, nats an image."""
 
 
-Forward = Callable[..., Terms]
-Objective = Callable[[Forward, Tensor, torch.Generator | None, VAEConfig, float], Goal]
-
-
-def _elbo(
-    model: Forward, x: Tensor, generator: torch.Generator | None, config: VAEConfig, warmth: float
-) -> Goal:
-    bound = elbo(model, x, config.train_samples, generator)
-    maximised = beta_elbo(bound, config.beta * warmth, config.free_bits, config.free_bits_per)
-    reconstruction, kl = bound.reconstruction.mean(), bound.kl.mean()
-    means = {
-        tags.VAE_TRAIN_ELBO: reconstruction - kl,
-        tags.VAE_TRAIN_RECONSTRUCTION: reconstruction,
-        tags.VAE_TRAIN_KL: kl,
-    }
-    return Goal(maximised.mean(), means)
-
-
-def _iwae(
-    model: Forward, x: Tensor, generator: torch.Generator | None, config: VAEConfig, warmth: float
-) -> Goal:
-    bound = iwae(model, x, config.train_samples, generator, chunk=config.train_chunk).mean()
-    return Goal(bound, {tags.VAE_TRAIN_IWAE: bound})
-
-
-def _dreg(
-    model: Forward, x: Tensor, generator: torch.Generator | None, config: VAEConfig, warmth: float
-) -> Goal:
-    assert isinstance(model, VAE)
-    bound = dreg(model, x, config.train_samples, generator).mean()
-    return Goal(bound, {tags.VAE_TRAIN_IWAE: bound})
-
-
-OBJECTIVES: dict[str, Objective] = {"elbo": _elbo, "iwae": _iwae, "dreg": _dreg}
-"""By the words of ``VAEConfig.objective``."""
-
-
-def goal(
-    model: Forward,
+def loss(
+    model: Callable[..., Terms],
     x: Tensor,
     generator: torch.Generator | None,
     config: VAEConfig,
-    warmth: float = 1.0,
-) -> Goal:
-    """The objective of ``config`` on a batch.
+    kl_weight: float,
+) -> Loss:
+    """Return the loss of ``config`` on a batch.
 
     Args:
         model: the VAE, or but for ``dreg`` its compiled ``forward``.
         x: images, ``(B, C, H, W)``.
         generator: for the samples, on the device of ``x``.
         config: the run.
-        warmth: how much of the KL counts by now, from 0 to 1; see ``warmth_at``.
+        kl_weight: factor of the KL in the ELBO; see ``kl_weight_at``.
     """
-    return OBJECTIVES[config.objective](model, x, generator, config, warmth)
+    if config.objective == "elbo":
+        bound = elbo(model, x, config.train_samples, generator)
+        objective = beta_elbo(bound, kl_weight, config.free_bits, config.free_bits_per)
+        reconstruction, kl = bound.reconstruction.mean(), bound.kl.mean()
+        means = {
+            tags.VAE_TRAIN_ELBO: reconstruction - kl,
+            tags.VAE_TRAIN_RECONSTRUCTION: reconstruction,
+            tags.VAE_TRAIN_KL: kl,
+        }
+        return Loss(-objective.mean(), means)
+    if config.objective == "iwae":
+        mean = iwae(model, x, config.train_samples, generator, chunk=config.train_chunk).mean()
+    else:
+        assert isinstance(model, VAE)
+        mean = dreg(model, x, config.train_samples, generator).mean()
+    return Loss(-mean, {tags.VAE_TRAIN_IWAE: mean})
 
 
-def warmth_at(config: VAEConfig, step: int, steps_per_epoch: int) -> float:
-    """The share of the KL that counts after ``step`` gradient steps."""
-    return warm_up(step, round(config.warm_up_epochs * steps_per_epoch))
+def kl_weight_at(config: VAEConfig, step: int, steps_per_epoch: int) -> float:
+    """Return the factor of the KL after ``step`` gradient steps."""
+    return config.beta * warm_up(step, round(config.warm_up_epochs * steps_per_epoch))
+
+
+class Validation:
+    """The validation split on a model's device: the same binary images and noise at every call.
+
+    Args:
+        model: the VAE to measure.
+        images: the data set.
+        config: the run.
+
+    Attributes:
+        criterion: the tag of the bound by which the best weights are chosen: the ELBO, or the
+            importance-weighted bound where that is what is trained.
+
+    Raises:
+        UsageError: there are no images to validate on.
+    """
+
+    def __init__(self, model: VAE, images: Images, config: VAEConfig) -> None:
+        if not len(images.valid):
+            raise UsageError(f"split 'valid' of dataset {images.name!r} has no images")
+        self.model, self.config = model, config
+        pixels, self.scale = fixed_inputs(model.likelihood, images.valid, images.levels, seed=0)
+        self.pixels = pixels.to(next(model.parameters()).device)
+        weighted = config.objective != "elbo"
+        self.criterion = tags.VAE_VALID_IWAE if weighted else tags.VAE_VALID_ELBO
+
+    @torch.no_grad()
+    def bounds(self) -> dict[str, Tensor]:
+        """Return means over the split in eval mode, still on the device."""
+        model, config = self.model, self.config
+        generator = torch.Generator(self.pixels.device).manual_seed(0)
+        batches: list[dict[str, Tensor]] = []
+        with evaluating(model):
+            for pixels in self.pixels.split(IMAGES):
+                x = pixels / self.scale
+                bound = elbo(model, x, generator=generator)
+                values = {
+                    tags.VAE_VALID_ELBO: bound.value,
+                    tags.VAE_VALID_RECONSTRUCTION: bound.reconstruction,
+                    tags.VAE_VALID_KL: bound.kl,
+                }
+                if self.criterion == tags.VAE_VALID_IWAE:
+                    values[self.criterion] = iwae(
+                        model, x, config.train_samples, generator, chunk=config.train_chunk
+                    )
+                batches.append(values)
+        return {tag: torch.cat([values[tag] for values in batches]).mean() for tag in batches[0]}
+
+    def bits(self, scalars: Mapping[str, float]) -> dict[str, float]:
+        """Return bits a value of the bound in ``scalars``, for grey levels with a probability."""
+        likelihood = self.model.likelihood
+        if likelihood.levels in (2, None):
+            return {}
+        nats = -scalars[self.criterion]
+        return {tags.VAE_VALID_BITS: bits_per_dim(nats, self.model.image_shape, likelihood)}

@@ -1,12 +1,33 @@
-"""What q(z | x) can be, once an image is given."""
+"""Densities of Gaussians, and posteriors q(z | x) made of them."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from wnrl.vae.likelihoods import kl_from_standard_normal, normal_log_prob, wide
+from wnrl.vae.pixels import wide
+
+
+def normal_log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """Log-density of each ``z`` under N(mu, exp(log_var)): nats, elementwise."""
+    squares = (z - mu).square() * (-log_var).exp()
+    return -0.5 * (squares + log_var + math.log(2 * math.pi))
+
+
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    """Log-density of each ``z`` under N(0, 1): nats, elementwise."""
+    return -0.5 * (z.square() + math.log(2 * math.pi))
+
+
+def kl_from_standard_normal(mu: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mu, exp(log_var)) ‖ N(0, 1)) (Kingma & Welling 2014, arXiv:1312.6114, app. B).
+
+    Returns:
+        Nats, elementwise, never below zero but for rounding.
+    """
+    return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
 
 
 class Posterior(Protocol):

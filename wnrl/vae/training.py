@@ -20,14 +20,12 @@ from wnrl.errors import NonFiniteError
 from wnrl.nn.projection import project_
 from wnrl.norms import NORMS
 from wnrl.vae.averaging import Average
-from wnrl.vae.batches import Batches
 from wnrl.vae.config import SCHEDULES, VAEConfig
-from wnrl.vae.inputs import check_levels
+from wnrl.vae.inputs import Batches, check_levels
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.nonfinite import Witness
-from wnrl.vae.objectives import goal, warmth_at
+from wnrl.vae.objectives import Validation, kl_weight_at, loss
 from wnrl.vae.pixels import trusted
-from wnrl.vae.validation import Validation
 
 PARAMETERS = "the length of all parameters"
 
@@ -145,20 +143,22 @@ class Trainer:
     def _advance(self, witness: Witness | None = None) -> None:
         """One gradient step; with a witness, on the model itself."""
         config, x = self.config, self.batches.next()
-        called = self.forward if witness is None else self.model
+        forward = self.forward if witness is None else self.model
         self.step += 1
         rate = config.learning_rate * SCHEDULES[config.schedule](self.step / self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        warmth = warmth_at(config, self.step - 1, self.steps_per_epoch)
+        kl_weight = kl_weight_at(config, self.step - 1, self.steps_per_epoch)
         with trusted(), self.precision:
-            maximised, means = goal(called, x, self.generator, config, warmth)
+            total, means = loss(forward, x, self.generator, config, kl_weight)
         if witness is not None:
             for tag, value in means.items():
                 witness.look(tag, value)
         for parameter in self.parameters:
             parameter.grad = None
-        (-maximised).backward()
+        total.backward()
+        if witness is not None:
+            witness.look_at_gradients()
         if config.max_grad_norm is not None:
             clip_grad_norm_(self.parameters, config.max_grad_norm)
         self.optimizer.step()

@@ -5,8 +5,8 @@ from tests.vae.tiny import build, images
 from wnrl import NORMS, convert
 from wnrl.errors import UsageError
 from wnrl.vae import dreg
-from wnrl.vae.likelihoods import normal_log_prob
 from wnrl.vae.models.iaf import KEEP, MADE, iaf_step
+from wnrl.vae.posteriors import normal_log_prob
 
 Z, CONTEXT = 6, 4
 

@@ -4,12 +4,10 @@ from collections.abc import Callable
 from functools import partial
 
 from wnrl.vae.model import VAE
-from wnrl.vae.models.conv import ConvVAE
+from wnrl.vae.models.conv import ConvVAE, FrameVAE
 from wnrl.vae.models.draw import DRAW
-from wnrl.vae.models.frames import FrameVAE
 from wnrl.vae.models.iaf import ConvIAFVAE
-from wnrl.vae.models.mlp import MLPVAE
-from wnrl.vae.models.two_layer import TwoLayerVAE
+from wnrl.vae.models.mlp import MLPVAE, TwoLayerVAE
 
 __all__ = ["DRAW", "MLPVAE", "MODELS", "ConvIAFVAE", "ConvVAE", "FrameVAE", "TwoLayerVAE"]
 

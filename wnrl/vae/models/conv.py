@@ -1,4 +1,4 @@
-"""The convolutional residual VAE of Salimans & Kingma (2016, arXiv:1602.07868, section 5.2)."""
+"""Convolutional VAEs: the weight norm paper's residual one, and that of World Models."""
 
 from collections import OrderedDict
 from typing import Any
@@ -6,13 +6,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError
-from wnrl.vae.likelihoods import PixelLikelihood
+from wnrl.vae.likelihoods import DiscretisedLogistic
 from wnrl.vae.model import VAE, ImageShape
+from wnrl.vae.pixels import PixelLikelihood
 
 MAPS = (16, 32, 32)
 """Feature maps of the three stages; each of the first two halves height and width at its end."""
 N_UNITS = 450
 BRANCH_SCALE = 0.1
+SIDE = 64
+"""Height and width of an environment's frames."""
 
 
 class ResidualBlock(nn.Module):
@@ -90,7 +93,7 @@ def conv_decoder(latent_dim: int, params_shape: ImageShape) -> nn.Sequential:
 
 
 class ConvVAE(VAE):
-    """Convolutions with residual blocks, for images with sides divisible by 4.
+    """Residual blocks, for images with sides divisible by 4 (arXiv:1602.07868, section 5.2).
 
     The paper gives the maps, the blocks, 450 units and ELU; the number of latent variables is that
     of the same network in Kingma et al. (2016, arXiv:1606.04934), and so is the order in a block.
@@ -119,4 +122,60 @@ class ConvVAE(VAE):
         self.encoder = conv_encoder(self.image_shape, 2 * latent_dim)
         self.decoder = conv_decoder(latent_dim, self.params_shape)
         head: Any = self.decoder.get_submodule("head")
+        self.start_at(head.bias, pixel_means)
+
+
+class FrameVAE(VAE):
+    """Four strided convolutions and back (Ha & Schmidhuber, 2018, arXiv:1803.10122, A.1).
+
+    Args:
+        image_shape: C, 64, 64.
+        latent_dim: Z.
+        likelihood: of the pixels; a discretised logistic of 256 levels by default, where the paper
+            has squared errors.
+        pixel_means: means of the training set in [0, 1], ``(C, H, W)``: their mean over positions
+            is where the output bias starts; None leaves torch's.
+
+    Raises:
+        UsageError: images of another size, a size that is not above zero, or means or a likelihood
+            of other images.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape = (3, SIDE, SIDE),
+        latent_dim: int = 32,
+        *,
+        likelihood: PixelLikelihood | None = None,
+        pixel_means: Tensor | None = None,
+    ) -> None:
+        if tuple(image_shape[1:]) != (SIDE, SIDE):
+            raise UsageError(f"image_shape must be (C, {SIDE}, {SIDE}), got {tuple(image_shape)}")
+        channels = image_shape[0]
+        super().__init__(image_shape, latent_dim, likelihood or DiscretisedLogistic(channels))
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels, 32, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 128, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(128, 256, 4, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),  # 256 maps of 2 × 2
+            nn.Linear(1024, 2 * latent_dim),
+        )
+        head = nn.ConvTranspose2d(32, self.likelihood.maps, 6, stride=2)
+        self.decoder = nn.Sequential(
+            nn.Linear(latent_dim, 1024),
+            nn.Unflatten(1, (1024, 1, 1)),
+            nn.ConvTranspose2d(1024, 128, 5, stride=2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(128, 64, 5, stride=2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(64, 32, 6, stride=2),
+            nn.ReLU(),
+            head,
+        )
+        assert head.bias is not None
         self.start_at(head.bias, pixel_means)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn import DataInitReport, data_init, shared_weights
-from wnrl.vae.likelihoods import PixelLikelihood, standard_normal_log_prob, wide
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.models.attention import ReadAll, ReadWindow, WriteAll, WriteWindow
-from wnrl.vae.posteriors import DiagonalNormal
+from wnrl.vae.pixels import PixelLikelihood, wide
+from wnrl.vae.posteriors import DiagonalNormal, standard_normal_log_prob
 
 INIT_STD = 0.01
 PASSES = 3  # of data_init: behind them, deviations are right to 1 %
@@ -28,6 +28,8 @@ class Drawing(NamedTuple):
     """The posterior that each step's z is from, given the steps before, ``(R, T, Z)``."""
     canvas: Tensor
     """The canvas after the last step: parameters of the likelihood, ``(R, P, H, W)``."""
+    inputs: dict[str, list[Tensor]]
+    """The states that ``to_posterior`` and ``write.what`` saw at each step, ``(R, H)`` each."""
 
 
 class DRAW(VAE):
@@ -108,6 +110,7 @@ class DRAW(VAE):
             noise: standard normal, ``(T, R, Z)`` for T steps; zeros for the posterior's means.
         """
         latents, mus, log_vars = [], [], []
+        inputs: dict[str, list[Tensor]] = {"to_posterior": [], "write.what": []}
         canvas, encoded, decoded = self._start(len(x))
         with self._weights_once():
             for step_noise in noise:
@@ -120,8 +123,10 @@ class DRAW(VAE):
                 latents.append(z)
                 mus.append(q.mu)
                 log_vars.append(q.log_var)
+                inputs["to_posterior"].append(encoded[0])
+                inputs["write.what"].append(decoded[0])
         q = DiagonalNormal(torch.stack(mus, 1), torch.stack(log_vars, 1))
-        return Drawing(torch.stack(latents, 1), q, canvas)
+        return Drawing(torch.stack(latents, 1), q, canvas, inputs)
 
     def canvases(self, z: Tensor) -> Tensor:
         """The canvas after each step of drawing latents.
@@ -231,8 +236,9 @@ class DRAW(VAE):
                     if name in report.skipped:
                         continue
                     layer = self.get_submodule(name)
-                    seen = self._inputs_of(layer, x, noise)
-                    report.take(name, data_init(layer, seen, init_scale=init_scale / self.n_steps))
+                    states = torch.cat(self.draw(x, noise).inputs[name])  # (T · B, H)
+                    changed = data_init(layer, states, init_scale=init_scale / self.n_steps)
+                    report.take(name, changed)
         except BaseException:
             self.load_state_dict(saved)
             raise
@@ -252,16 +258,6 @@ class DRAW(VAE):
         if head:
             del spared["write.what"]
         return DataInitReport(skipped=spared)
-
-    def _inputs_of(self, layer: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
-        """What a layer sees while images ``(B, C, H, W)`` are drawn: ``(T · B, H)``."""
-        seen: list[Tensor] = []
-        handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
-            self.draw(x, noise)
-        finally:
-            handle.remove()
-        return torch.cat(seen)
 
     def posterior(self, x: Tensor) -> NoReturn:
         """Raises UsageError: encoder and decoder drive each other, step by step."""

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.layers import MaskedLinear
-from wnrl.vae.likelihoods import PixelLikelihood, standard_normal_log_prob, wide
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.models.conv import conv_decoder, conv_encoder
-from wnrl.vae.posteriors import DiagonalNormal
+from wnrl.vae.pixels import PixelLikelihood, wide
+from wnrl.vae.posteriors import DiagonalNormal, standard_normal_log_prob
 
 KEEP = 2.0
 """Added to the gates before the sigmoid: at first a step keeps 88 % of z (the paper's 1 to 2)."""

@@ -1,15 +1,17 @@
-"""MLPs with one stochastic layer: Kingma & Welling's VAE in the sizes of Burda et al. (2016)."""
+"""MLPs: Kingma & Welling's VAE in the sizes of Burda et al. (2016), one and two layers of z."""
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from wnrl.errors import UsageError, check_positive
 from wnrl.networks import mlp
-from wnrl.vae.likelihoods import PixelLikelihood
-from wnrl.vae.model import VAE, ImageShape
-from wnrl.vae.posteriors import DiagonalNormal
+from wnrl.vae.model import VAE, ImageShape, Terms
+from wnrl.vae.pixels import PixelLikelihood
+from wnrl.vae.posteriors import DiagonalNormal, standard_normal_log_prob
 
 
 class MLPVAE(VAE):
@@ -53,3 +55,116 @@ class MLPVAE(VAE):
         """As ``VAE.encode``."""
         mu, log_var = DiagonalNormal.from_output(self.encoder(self.checked(x).flatten(1)))
         return mu, log_var
+
+
+class Chain(NamedTuple):
+    """q(z1 | x) q(z2 | z1), with z1 and z2 side by side."""
+
+    first: DiagonalNormal
+    upper: nn.Module
+    """From z1 to mu and log_var of z2."""
+
+    def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
+        """Reparametrised samples, ``(*shape, B, Z1 + Z2)``."""
+        z1 = self.first.sample(shape, generator)
+        z2 = DiagonalNormal.from_output(self.upper(z1)).sample((), generator)
+        return torch.cat([z1, z2], -1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of each variable given those of the layer before, in nats."""
+        size = self.first.mu.shape[-1]
+        z1, z2 = z[..., :size], z[..., size:]
+        second = DiagonalNormal.from_output(self.upper(z1))
+        return torch.cat([self.first.log_prob(z1), second.log_prob(z2)], -1)
+
+
+class TwoLayerVAE(VAE):
+    """p(z2) p(z1 | z2) p(x | z1) and q(z1 | x) q(z2 | z1), every arrow an MLP.
+
+    The defaults are the paper's: x 784-200-200-z1 100, z1 100-100-100-z2 50, and mirrored.
+    ``encode`` and ``decode`` are about z1. In ``Terms``, G runs over the variables of z1, then
+    those of z2; the KL of z1 has no closed form, since p(z1 | z2) depends on the sample of z2.
+
+    Args:
+        image_shape: C, H, W of the images.
+        hidden_below: widths of the hidden layers between x and z1.
+        hidden_above: widths of the hidden layers between z1 and z2.
+        latent_dims: of z1 and z2.
+        activation: a key of ``wnrl.networks.ACTIVATIONS``.
+        likelihood: of the pixels; Bernoulli by default.
+        pixel_means: means of the training set in [0, 1], ``(C, H, W)``, where the output bias
+            starts; None leaves torch's.
+
+    Raises:
+        UsageError: as for ``MLPVAE``.
+    """
+
+    heads = ("encoder", "upper_encoder", "upper_decoder", "decoder")
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        hidden_below: Sequence[int] = (200, 200),
+        hidden_above: Sequence[int] = (100, 100),
+        latent_dims: tuple[int, int] = (100, 50),
+        activation: str = "tanh",
+        *,
+        likelihood: PixelLikelihood | None = None,
+        pixel_means: Tensor | None = None,
+    ) -> None:
+        if len(latent_dims) != 2:
+            raise UsageError(f"latent_dims must be two sizes, got {latent_dims}")
+        first, second = latent_dims
+        check_positive(latent_dims=second)
+        super().__init__(image_shape, first, likelihood)
+        self.upper_dim = second
+
+        def net(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+            return mlp(inputs, hidden, outputs, activation=activation)
+
+        self.encoder = net(prod(self.image_shape), hidden_below, 2 * first)
+        self.upper_encoder = net(first, hidden_above, 2 * second)
+        self.upper_decoder = net(second, hidden_above[::-1], 2 * first)
+        self.decoder = net(first, hidden_below[::-1], prod(self.params_shape))
+        head: Any = self.decoder[-1]
+        self.start_at(head.bias, pixel_means)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``VAE.encode``, for z1."""
+        mu, log_var = DiagonalNormal.from_output(self.encoder(self.checked(x).flatten(1)))
+        return mu, log_var
+
+    def prior_below(self, z2: Tensor) -> DiagonalNormal:
+        """The prior p(z1 | z2), from ``(..., Z2)``."""
+        return DiagonalNormal.from_output(self.upper_decoder(z2))
+
+    def forward(
+        self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
+    ) -> Terms:
+        """As ``VAE.forward``."""
+        q1 = DiagonalNormal(*self.encode(x))
+        z1 = q1.sample((n_samples,), generator)
+        q2 = DiagonalNormal.from_output(self.upper_encoder(z1))
+        z2 = q2.sample((), generator)
+        ratio1 = q1.log_prob(z1) - self.prior_below(z2).log_prob(z1)
+        ratio2 = q2.log_prob(z2) - standard_normal_log_prob(z2)
+        return Terms(
+            self.likelihood.log_prob(x, self.decode(z1)),
+            torch.cat([ratio1, ratio2], -1),
+            torch.cat([ratio1, q2.kl()], -1),
+        )
+
+    def posterior(self, x: Tensor) -> Chain:
+        """q(z1, z2 | x)."""
+        return Chain(DiagonalNormal(*self.encode(x)), self.upper_encoder)
+
+    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+        """Nats of log p(x, z1, z2), with z1 and z2 side by side, ``(K, B, Z1 + Z2)``."""
+        z1, z2 = z[..., : self.latent_dim], z[..., self.latent_dim :]
+        log_prior = self.prior_below(z2).log_prob(z1).sum(-1) + standard_normal_log_prob(z2).sum(-1)
+        return self.likelihood.log_prob(x, self.decode(z1)) + log_prior
+
+    def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` draws of z1 from the prior, ``(n, Z1)``."""
+        z2 = self.standard_noise((n, self.upper_dim), generator)
+        return self.prior_below(z2).sample((), generator)

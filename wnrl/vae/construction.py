@@ -15,9 +15,10 @@ from wnrl.runs import CONFIG, is_finished, read_json
 from wnrl.vae.config import SIZES, VAEConfig
 from wnrl.vae.files import read_state, write_state
 from wnrl.vae.inputs import check_levels, training_inputs
-from wnrl.vae.likelihoods import LIKELIHOODS, Bernoulli, PixelLikelihood
+from wnrl.vae.likelihoods import LIKELIHOODS, Bernoulli
 from wnrl.vae.model import VAE
 from wnrl.vae.models import MODELS
+from wnrl.vae.pixels import PixelLikelihood
 
 WEIGHTS = "model.pt"
 INIT = 2  # keeps the seed of the initialisation's binary images apart from those of other draws

@@ -7,7 +7,7 @@ import torch
 from wnrl import NORMS, data, fold
 from wnrl.errors import UsageError
 from wnrl.vae import Protocol, VAEConfig, build, load, nll
-from wnrl.vae.build import save_weights
+from wnrl.vae.construction import save_weights
 from wnrl.vae.inputs import binarise
 from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.models import MODELS
