@@ -37,7 +37,7 @@ from wnrl.networks import mlp
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import weight_norm
 from wnrl.norms import NORMS
-from wnrl.optim import project_after_step
+from wnrl.optim import project_
 
 BATCH_SIZE = 64
 LEARNING_RATES = tuple(float(10**k) for k in np.arange(-3, 0.6, 0.5))
@@ -258,6 +258,7 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        project_(net)
         yield loss.item()
 
 
@@ -268,8 +269,6 @@ def final_loss(norm: str, rate: float, seed: int, with_init: bool, steps: int) -
         pixels, _ = digits()
         data_init(net, pixels[:256])
     optimizer = torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9)
-    if norm == "projected":
-        project_after_step(optimizer, net)
     losses = list(train(net, optimizer, steps, seed))
     worst = float(np.log(10))
     return min(float(np.mean(losses[-20:])), worst) if np.isfinite(losses).all() else worst

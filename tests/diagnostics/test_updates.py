@@ -4,7 +4,7 @@ from torch import nn
 
 from wnrl import convert
 from wnrl.diagnostics import StepWatch, effective_weights
-from wnrl.optim import WNAdam, project_after_step
+from wnrl.optim import WNAdam, project_
 
 
 def network(norm="none"):
@@ -34,8 +34,7 @@ def test_change_under_gradient_descent_is_the_learning_rate_times_gradient_over_
 def test_change_is_that_of_the_weight_as_applied(norm):
     net = network(norm)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
-    if norm == "projected":
-        project_after_step(optimizer, net)
+    optimizer.register_step_post_hook(lambda *_: project_(net))
     watch = StepWatch(net, optimizer)
     loss(net).backward()
     before = effective_weights(net)["0.weight"]

@@ -1,12 +1,13 @@
 """The optimizers of a policy: what they must have, and what is done around their steps."""
 
+from typing import Any
+
 from torch import nn
 from torch.optim import Optimizer
 
 from wnrl.errors import UsageError
-from wnrl.nn import WeightNormed
-from wnrl.nn.projection import projected_weights
-from wnrl.optim import WeightNormalized, project_after_step
+from wnrl.nn.projection import project_, projected_weights
+from wnrl.optim import WeightNormalized, layer_weights
 from wnrl.sb3.parts import trained_parts
 
 Owned = list[tuple[nn.Module, Optimizer]]
@@ -36,6 +37,17 @@ def refuse_second_weight_norm(optimizers: Owned) -> None:
             )
 
 
+class ProjectionHook:
+    """Projects a module after each step of an optimizer; picklable."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *_: Any) -> None:
+        """Called by torch after ``optimizer.step``."""
+        project_(self.module)
+
+
 def project_after_steps(optimizers: Owned) -> None:
     """Has each optimizer put the projected rows that it steps back on the sphere.
 
@@ -43,7 +55,7 @@ def project_after_steps(optimizers: Owned) -> None:
     """
     for part, optimizer in optimizers:
         if projected_weights(stepped := _stepped_parts(part, optimizer)):
-            project_after_step(optimizer, stepped)
+            optimizer.register_step_post_hook(ProjectionHook(stepped))
 
 
 def _stepped_parts(module: nn.Module, optimizer: Optimizer) -> nn.Module:
@@ -73,9 +85,8 @@ def spare_from_decay(optimizer: Optimizer, module: nn.Module) -> None:
     plain = {
         id(parameter)
         for layer in module.modules()
-        if not (isinstance(layer, WeightNormed) or getattr(layer, "projected", False))
-        for name, parameter in layer.named_parameters(recurse=False)
-        if name.startswith("weight") and parameter.dim() > 1
+        if not getattr(layer, "projected", False)
+        for parameter in layer_weights(layer)
     }
     decayed = [p for p in group["params"] if id(p) in plain]
     spared = [p for p in group["params"] if id(p) not in plain]

@@ -1,0 +1,391 @@
+"""Weight norm as part of the optimizer, and parameter groups.
+
+The network stays plain; the optimizer owns v and g, receives ∇w, steps on v and g with the
+gradients of equation 3 (Salimans & Kingma 2016, arXiv:1602.07868) and writes w = g v/‖v‖ back::
+
+    optimizer = WNAdam(param_groups(net, lr=3e-4))
+"""
+
+import copy
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wnrl.errors import UsageError, check_positive
+from wnrl.nn.functional import (
+    ZERO_ROW_STD,
+    row_norm,
+    split_weight,
+    transposed_groups,
+    units_first,
+    weight_norm,
+)
+from wnrl.nn.normed_lstm import NormedRecurrent
+from wnrl.nn.projection import project_ as project_  # what the loop calls after each step
+
+WEIGHTED = (
+    *(nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag),
+    *(nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, NormedRecurrent),
+)
+"""Types of layers that multiply with a weight."""
+WEIGHT_NAMES = re.compile(r"weight(_(ih|hh|hr)(_l\d+(_reverse)?)?)?|(in|q|k|v)_proj_weight")
+"""Names of the weights of these layers."""
+BASES = (
+    *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW),
+    *(torch.optim.Adamax, torch.optim.RMSprop),
+)
+"""What ``weight_normalized`` takes."""
+
+
+def layer_weights(layer: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the plain weights that ``layer`` itself has, by its type and their names.
+
+    The scales and biases of normalizers, embeddings of positions and other parameters of a
+    module's own, the v and g of weight norm, and what torch parametrizes are none.
+    """
+    if isinstance(layer, WEIGHTED):
+        for name, parameter in layer.named_parameters(recurse=False):
+            if WEIGHT_NAMES.fullmatch(name):
+                yield parameter
+
+
+def param_groups(
+    module: nn.Module, lr: float, weight_decay: float = 0.0, g_lr_scale: float = 1.0
+) -> list[dict[str, Any]]:
+    """Return parameter groups in which only plain weights decay, as ``layer_weights`` finds them.
+
+    Weight decay on v only raises the effective learning rate and on g shrinks w. The groups suit
+    any optimizer: for a converted network, g has a group of its own; for a plain one, the
+    weight-normalizing optimizers of this module read from them which parameters are weights, the
+    learning rate of g, and which convolutions are transposed.
+
+    Args:
+        module: a plain or a converted network.
+        lr: learning rate.
+        weight_decay: for plain weights.
+        g_lr_scale: factor on the learning rate of g.
+
+    Returns:
+        Groups with each parameter of ``module`` once; groups without members are left out.
+
+    Raises:
+        UsageError: ``lr`` or ``g_lr_scale`` is not above zero, or ``weight_decay`` is below.
+    """
+    check_positive(lr=lr, g_lr_scale=g_lr_scale)
+    if weight_decay < 0:
+        raise UsageError(f"weight_decay must not be below zero, got {weight_decay!r}")
+    shared = {"lr": lr, "weight_decay": 0.0, "weight_norm": False}
+    lengths: dict[str, Any] = {**shared, "lr": lr * g_lr_scale, "params": []}
+    undecayed: dict[str, Any] = {**shared, "params": []}
+    weights: dict[int, dict[str, Any]] = {}
+    seen: set[nn.Parameter] = set()
+    for layer in module.modules():
+        groups = transposed_groups(layer)
+        for weight in layer_weights(layer):
+            if weight not in seen:
+                plain = {"lr": lr, "weight_decay": weight_decay, "g_lr_scale": g_lr_scale}
+                options = {**plain, "transposed": groups, "plain": [], "params": []}
+                weights.setdefault(groups, options)["params"].append(weight)
+                seen.add(weight)
+    for layer in module.modules():
+        members = dict(layer.named_parameters(recurse=False))
+        for name, parameter in members.items():
+            if parameter not in seen:
+                is_length = name.endswith("_g") and f"{name.removesuffix('_g')}_v" in members
+                (lengths if is_length else undecayed)["params"].append(parameter)
+                seen.add(parameter)
+    return [group for group in (*weights.values(), undecayed, lengths) if group["params"]]
+
+
+class WeightNormalized(Optimizer):
+    """An optimizer on (v, g) for a network that holds w; see ``weight_normalized``.
+
+    ``param_groups(module)`` says by the type of each layer which parameters are weights. Of
+    parameters that come without their module, those with two axes or more are, unless all of their
+    numbers are equal at first, as in scales and biases of normalizers; ``plain``, of a group, lists
+    the indices of such. A weight has one g for each slice along axis 0 (embeddings too: one for
+    each word); one whose slices hold a single number each has no directions and is left alone.
+
+    Further options of a parameter group: ``weight_norm=False`` leaves its parameters to the base
+    optimizer; ``transposed=n`` says that they are weights of transposed convolutions with n groups,
+    whose output channels are in axis 1; ``g_lr_scale`` multiplies the learning rate of g.
+    ``weight_decay`` acts neither on v (it would only raise the effective learning rate) nor on g
+    (it would shrink w), so it acts on what is not weight-normalized alone.
+
+    v and g are float32 or wider, whatever the type of w; Adam, AdamW and SGD step on them with
+    torch's fused kernels unless ``fused`` or ``foreach`` is given. If someone writes w between two
+    steps, v takes the new direction with its old length and g the new length. A row of zeros takes
+    the direction −∇w of the first step that has one.
+
+    Args:
+        params: parameters or parameter groups.
+        *args: arguments of the base optimizer.
+        v_init_std: root mean square at which the rows of v start; None starts v as w.
+        **kwargs: arguments of the base optimizer.
+
+    Raises:
+        UsageError: a weight is empty, complex or without values, a number is out of range, or
+            ``differentiable`` is asked for.
+    """
+
+    base: ClassVar[type[Optimizer]]
+    """The optimizer that steps on v, g and the other parameters."""
+
+    def __init__(
+        self, params: Any, *args: Any, v_init_std: float | None = None, **kwargs: Any
+    ) -> None:
+        if v_init_std is not None:
+            check_positive(v_init_std=v_init_std)
+        if kwargs.get("differentiable"):
+            raise UsageError("differentiable must be False: steps on v and g are not recorded")
+        shared = {"weight_norm": True, "transposed": 0, "g_lr_scale": 1.0}
+        options = {**shared, "v_init_std": v_init_std}
+        params = list(params)
+        groups = params if params and isinstance(params[0], dict) else [{"params": params}]
+        base_init: Any = super().__init__
+        base_init([{**options, **group} for group in groups], *args, **kwargs)
+        self.defaults |= options
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as every optimizer does; the constructor calls it for each."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            check_positive(g_lr_scale=group["g_lr_scale"])
+            if not isinstance(group["transposed"], int) or group["transposed"] < 0:
+                raise UsageError(
+                    f"transposed must be 0 or a number of groups, got {group['transposed']!r}"
+                )
+            if "plain" not in group:
+                params = enumerate(group["params"])
+                group["plain"] = [i for i, w in params if w.dim() > 1 and _is_constant(w)]
+            self.state.update({w: _new_state(w, group) for w in _weights(group)})
+        except UsageError:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step of the base optimizer on v, g and what is not weight-normalized.
+
+        Args:
+            closure: evaluates the loss anew and returns it; called once.
+
+        Raises:
+            UsageError: the gradient of a weight is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        outer_groups = self.param_groups
+        moving = [
+            [self._open(w, group) for w in _weights(group) if w.grad is not None]
+            for group in outer_groups
+        ]
+        opened = [pair for pairs in moving for pair in pairs]
+        torch.autograd.backward([pair.computed for pair in opened], [pair.grad for pair in opened])
+        inner_groups = map(_inner_groups, outer_groups, moving)
+        try:
+            for pair in opened:
+                state = self.state[pair.w]
+                self.state[pair.v], self.state[pair.g] = state["v_state"], state["g_state"]
+            self.param_groups = [inner for groups in inner_groups for inner in groups]
+            base_step: Any = self.base.step
+            # without torch's hooks, which are for the step that the user calls
+            (base_step.__wrapped__ if hasattr(base_step, "hooked") else base_step)(self)
+        finally:
+            self.param_groups = outer_groups
+            for pair in opened:
+                self.state.pop(pair.v, None)
+                self.state.pop(pair.g, None)
+        for pair in opened:
+            pair.target.copy_(weight_norm(pair.v, pair.g).view(pair.target.shape))
+        return loss
+
+    def _open(self, w: Tensor, group: dict[str, Any]) -> "_Pair":
+        """Return v and g of ``w`` as leaves of a graph; first they follow what was written to w."""
+        assert w.grad is not None
+        if w.grad.layout is not torch.strided:
+            raise UsageError(
+                f"a weight of shape {tuple(w.shape)} must have a dense gradient, got a sparse one: "
+                "make its layer with sparse=False, or its group with weight_norm=False"
+            )
+        if w not in self.state:
+            self.state[w] = _new_state(w, group)
+        # the same storage, whose gradients are forgotten with the step
+        v, g = (self.state[w][key].detach().requires_grad_() for key in ("v", "g"))
+        rows, grad = (_rows(tensor.detach(), group["transposed"]) for tensor in (w, w.grad))
+        grad = grad.to(v.dtype).contiguous()
+        if not torch.equal(weight_norm(v, g).to(w.dtype), rows):
+            direction, length = split_weight(rows.to(v.dtype), v_std=ZERO_ROW_STD)
+            v.copy_(direction * (row_norm(v) / row_norm(direction)))
+            g.copy_(length)
+        if not g.all():  # a row of w is zero: its first direction is that of steepest descent
+            size = row_norm(grad, eps=0.0)
+            turned = (g == 0) & (size > 0) & size.isfinite()
+            v.copy_(torch.where(turned, -grad * (row_norm(v) / size), v))
+        with torch.enable_grad():
+            computed = weight_norm(v, g)
+        return _Pair(w, v, g, computed, grad, units_first(w, group["transposed"]))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume bit for bit, where the network is loaded as well (in either order).
+
+        Raises:
+            UsageError: the state of a weight lacks v or g (another optimizer's), or has one of
+                another shape (another network's). The optimizer is unchanged.
+        """
+        state_dict = copy.deepcopy(state_dict)  # torch would go on sharing its tensors
+        exact = {}
+        for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
+            weights = set(_weights({**own, **saved, "params": own["params"]}))
+            for w, index in zip(own["params"], saved["params"], strict=False):
+                if w in weights:
+                    exact[w] = state_dict["state"].get(index, {})
+                    self._check_state(index, exact[w], self.state.get(w, exact[w]))
+        super().load_state_dict(state_dict)
+        for w, state in exact.items():  # torch casts state to the type of its parameter, maybe bf16
+            self.state[w] = _moved(state, w)
+
+    def _check_state(self, index: int, state: dict[str, Any], current: dict[str, Any]) -> None:
+        if not {"v", "g", "v_state", "g_state"} <= state.keys():
+            raise UsageError(
+                f"the state of parameter {index} has no v and g: it was saved by another optimizer "
+                f"than {type(self).__name__}"
+            )
+        for key in ("v", "g"):
+            expected, shape = tuple(current[key].shape), tuple(state[key].shape)
+            if shape != expected:
+                raise UsageError(
+                    f"{key} of parameter {index} must have shape {expected}, got {shape}: "
+                    "the state was saved for another network"
+                )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Optimizer.__setstate__(self, state)  # the base's looks for its own keys beside v and g
+        for group in self.param_groups:
+            for name, value in {**self.defaults, "plain": []}.items():
+                group.setdefault(name, value)
+
+
+class _Pair(NamedTuple):
+    """A weight in a step, and the (v, g) that stand for it."""
+
+    w: Tensor
+    v: Tensor
+    g: Tensor
+    computed: Tensor
+    """g v/‖v‖ with its graph."""
+    grad: Tensor
+    """∇w, its output units first."""
+    target: Tensor
+    """A view of w, its output units first."""
+
+
+def _weights(group: dict[str, Any]) -> list[Tensor]:
+    """Return the parameters of ``group`` for which the optimizer has v and g."""
+    if not group["weight_norm"]:
+        return []
+    plain, transposed = set(group["plain"]), group["transposed"]
+    return [
+        w
+        for index, w in enumerate(group["params"])
+        if index not in plain
+        and w.dim() > 1
+        and (not w.numel() or w.numel() > (transposed * w.shape[1] if transposed else len(w)))
+    ]
+
+
+def _inner_groups(group: dict[str, Any], pairs: list[_Pair]) -> list[dict[str, Any]]:
+    """Return what the base optimizer steps on for ``group``: plain parameters, v and g.
+
+    They are one group where they have the same options. Unless told otherwise, one kernel takes
+    all of it where torch has one.
+    """
+    weights = set(_weights(group))
+    plain = [p for p in group["params"] if p not in weights]
+    options = dict(group)
+    if "fused" in group and group["fused"] is group["foreach"] is None:
+        options["fused"] = all(map(_fits_fused, (*plain, *(pair.v for pair in pairs)))) or None
+    vs, gs = [pair.v for pair in pairs], [pair.g for pair in pairs]
+    if not group["weight_decay"] and group["g_lr_scale"] == 1:
+        return [{**options, "params": [*plain, *vs, *gs]}]
+    undecayed = {**options, "weight_decay": 0.0}
+    return [
+        {**options, "params": plain},
+        {**undecayed, "params": vs},
+        {**undecayed, "params": gs, "lr": group["lr"] * group["g_lr_scale"]},
+    ]
+
+
+def _fits_fused(p: Tensor) -> bool:
+    """Return whether torch's fused kernels take ``p`` and its gradient."""
+    is_dense = p.grad is None or p.grad.layout is torch.strided
+    return is_dense and p.is_floating_point() and p.device.type in ("cpu", "cuda")
+
+
+def _is_constant(w: Tensor) -> bool:
+    return w.numel() > 0 and not w.is_meta and bool((w == w.flatten()[0]).all())
+
+
+def _rows(like_w: Tensor, transposed: int) -> Tensor:
+    """Return what is shaped as a weight with its output units in axis 0."""
+    return units_first(like_w, transposed).flatten(0, 1) if transposed else like_w
+
+
+@torch.no_grad()
+def _new_state(w: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+    """Return the state that starts a weight; raise UsageError where it can have none."""
+    shape, transposed = tuple(w.shape), group["transposed"]
+    if not w.numel():
+        raise UsageError(f"a weight must have no empty axis, got shape {shape}")
+    if w.is_meta:
+        raise UsageError(f"a weight must have values, got shape {shape} on device meta")
+    if w.is_complex():
+        raise UsageError(
+            f"a weight must be real, got {w.dtype} of shape {shape}: "
+            "give its group weight_norm=False"
+        )
+    if transposed and len(w) % transposed:
+        raise UsageError(
+            f"transposed={transposed} must divide the input channels of a weight of shape {shape}"
+        )
+    wide = _rows(w.detach(), transposed).to(_wide_type(w)).contiguous()
+    v, g = split_weight(wide, v_std=group["v_init_std"])
+    return {"v": v, "g": g, "v_state": {}, "g_state": {}}
+
+
+def _wide_type(w: Tensor) -> torch.dtype:
+    return torch.promote_types(w.dtype, torch.float32)
+
+
+def _moved(state: Any, w: Tensor) -> Any:
+    """Return the state of a weight, nested, on its device and, but for counters, of v's type."""
+    if isinstance(state, dict):
+        return {key: _moved(value, w) for key, value in state.items()}
+    if isinstance(state, Tensor):
+        return state.to(w.device, _wide_type(w) if state.dim() else state.dtype)
+    return state
+
+
+@functools.cache
+def weight_normalized(base: type[Optimizer]) -> type[WeightNormalized]:
+    """Return ``base`` with weight norm: it takes its arguments, and those of WeightNormalized.
+
+    Raises:
+        UsageError: ``base`` is not one of ``BASES``, whose rules are elementwise.
+    """
+    if base not in BASES:
+        known = ", ".join(known.__name__ for known in BASES)
+        raise UsageError(f"base must be one of torch's {known}, got {base.__name__}")
+    body = {"base": base, "__doc__": WeightNormalized.__doc__, "__module__": __name__}
+    return type(f"WN{base.__name__}", (WeightNormalized, base), body)
+
+
+WNSGD, WNAdam, WNAdamW, WNAdamax, WNRMSprop = map(weight_normalized, BASES)
