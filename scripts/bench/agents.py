@@ -23,36 +23,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts._interrupt import leave_at_ctrl_c
-
-if __name__ == "__main__":
-    leave_at_ctrl_c()  # until _cli.run catches it
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-import numpy as np
-
-import envs
-from agents import AGENTS
 from scripts import _cli
-from scripts.bench._rounds import (
-    CPU,
-    WALL,
-    cell,
-    clocked,
-    header,
-    interleaved,
-    line,
-    prepare,
-    ratio,
-)
-from wnrl import NORMS
 from wnrl.errors import UsageError, check_choice, check_positive
-from wnrl.rl.environments import vectorize
-from wnrl.runs import resolve_device
-from wnrl.sb3.fused import use_fused
 
 STOCK = "stock"
 OURS_ALONE = ("norm_heads", "data_init", "tau")
@@ -126,6 +102,8 @@ class Args:
     """Seed of all agents and environments."""
 
     def __post_init__(self) -> None:
+        from wnrl import NORMS
+
         check_positive(seconds=self.seconds)
         _cli.check_threads(self.threads)
         if self.trained < 0:
@@ -136,6 +114,29 @@ class Args:
             check_choice("norms", norm, NORMS)
         if not self.algos or not self.norms:
             raise UsageError("algos and norms must name at least one each")
+
+
+if __name__ == "__main__":
+    _cli.begin(Args, __doc__)  # before torch is imported
+
+import numpy as np
+
+import envs
+from agents import AGENTS
+from scripts.bench._rounds import (
+    CPU,
+    WALL,
+    cell,
+    clocked,
+    header,
+    interleaved,
+    line,
+    prepare,
+    ratio,
+)
+from wnrl.rl.environments import vectorize
+from wnrl.runs import resolve_device
+from wnrl.sb3.fused import use_fused
 
 
 def build(task: Task, norm: str, args: Args) -> Model:

@@ -16,27 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts._interrupt import leave_at_ctrl_c
-
-if __name__ == "__main__":
-    leave_at_ctrl_c()  # until _cli.run catches it
-
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-import envs
-from agents import AGENTS
 from scripts import _cli
-from scripts.bench._rounds import CPU, cell, clocked, header, interleaved, line, prepare
 from wnrl.errors import UsageError, check_choice, check_positive
-from wnrl.norms import NORMS
-from wnrl.rl.environments import vectorize
-from wnrl.rl.training import Model
-from wnrl.sb3 import Diagnostics
-from wnrl.sb3.diagnostics import EVERY
 
 TASKS = {
     "ppo CartPole-v1": 6144,
@@ -44,8 +29,6 @@ TASKS = {
     "sac Pendulum-v1": 2000,
 }
 """Algorithm and environment, with the preset of the two, to the steps of a segment."""
-INSIDE, COUNT = CPU + 1, CPU + 2
-"""Columns behind those of ``clocked``: CPU seconds in the callback, and its measurements."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +37,7 @@ class Args:
 
     rounds: int = 5
     """Segments of each agent that count, at least one."""
-    every: int = EVERY
+    every: int = 2_000
     """Environment steps between measurements."""
     curvature: bool = False
     """Measure curvature too, where there is one."""
@@ -66,10 +49,28 @@ class Args:
     """Seed of both agents."""
 
     def __post_init__(self) -> None:
+        from wnrl import NORMS
+
         check_positive(rounds=self.rounds, every=self.every)
         check_choice("norm", self.norm, NORMS)
         if not any(self.only in task for task in TASKS):
             raise UsageError(f"only must be part of {', '.join(TASKS)}; got {self.only!r}")
+
+
+if __name__ == "__main__":
+    _cli.begin(Args, __doc__)  # before torch is imported
+
+import numpy as np
+
+import envs
+from agents import AGENTS
+from scripts.bench._rounds import CPU, cell, clocked, header, interleaved, line, prepare
+from wnrl.rl.environments import vectorize
+from wnrl.rl.training import Model
+from wnrl.sb3 import Diagnostics
+
+INSIDE, COUNT = CPU + 1, CPU + 2
+"""Columns behind those of ``clocked``: CPU seconds in the callback, and its measurements."""
 
 
 class Timed(Diagnostics):

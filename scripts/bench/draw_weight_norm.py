@@ -12,38 +12,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts._interrupt import leave_at_ctrl_c
-
-if __name__ == "__main__":
-    leave_at_ctrl_c()  # until _cli.run catches it
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import torch
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from scripts import _cli
-from wnrl import WNLinear, data_init
-from wnrl.networks import mlp
-from wnrl.nn.base import WeightNormed
-from wnrl.nn.functional import weight_norm
-from wnrl.norms import NORMS
-from wnrl.optim import project_
-
-BATCH_SIZE = 64
-LEARNING_RATES = tuple(float(10**k) for k in np.arange(-3, 0.6, 0.5))
-ARMS = ("none", "weight", "weight_mean", "projected", "batch", "layer")
-WIDTHS = (64, 128, 256, 512, 1024)
-BATCH_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -56,6 +30,32 @@ class Args:
     """Gradient steps of each network."""
     seeds: int = 3
     """Networks for each point of the learning-rate figure."""
+
+
+if __name__ == "__main__":
+    _cli.begin(Args, __doc__)  # before torch is imported
+
+import numpy as np
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wnrl import WNLinear, data_init
+from wnrl.networks import mlp
+from wnrl.nn.base import WeightNormed
+from wnrl.nn.functional import weight_norm
+from wnrl.norms import NORMS
+from wnrl.optim import project_
+
+BATCH_SIZE = 64
+LEARNING_RATES = tuple(float(10**k) for k in np.arange(-3, 0.6, 0.5))
+ARMS = ("none", "weight", "weight_mean", "projected", "batch", "layer")
+WIDTHS = (64, 128, 256, 512, 1024)
+BATCH_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def main(args: Args) -> None:

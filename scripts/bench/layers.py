@@ -15,11 +15,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts._interrupt import leave_at_ctrl_c
-
-if __name__ == "__main__":
-    leave_at_ctrl_c()  # until _cli.run catches it
-
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -28,23 +23,53 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
 from scripts import _cli
-from scripts.bench._rounds import WALL, cell, clocked, header, interleaved, line, prepare, ratio
-from wnrl import convert, frozen, shared_weights
 from wnrl.errors import UsageError, check_choice, check_positive
-from wnrl.optim import WNAdam
 
-OBS, ACTIONS = 32, 8
 ADAM: dict[str, dict[str, bool]] = {
     "default": {},
     "loop": {"foreach": False, "fused": False},
     "foreach": {"foreach": True},
     "fused": {"fused": True},
 }
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags."""
+
+    device: str = "cpu"
+    """auto, cpu, cuda or cuda:<k>."""
+    threads: int = 2
+    """CPU threads."""
+    seconds: float = 5.0
+    """Time for each row of each table."""
+    adam: str = "default"
+    """Adam's implementation: default (each optimizer's own: on a CPU torch's Adam loops, as in
+    SB3, and WNAdam is fused), or the same for all: loop, foreach or fused."""
+    only: str = ""
+    """Rows whose name contains this; all by default."""
+    seed: int = 0
+    """Seed of weights and inputs."""
+
+    def __post_init__(self) -> None:
+        check_positive(seconds=self.seconds)
+        _cli.check_threads(self.threads)
+        check_choice("adam", self.adam, ADAM)
+
+
+if __name__ == "__main__":
+    _cli.begin(Args, __doc__)  # before torch is imported
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scripts.bench._rounds import WALL, cell, clocked, header, interleaved, line, prepare, ratio
+from wnrl import convert, frozen, shared_weights
+from wnrl.optim import WNAdam
+
+OBS, ACTIONS = 32, 8
 
 
 @dataclass(frozen=True)
@@ -148,32 +173,6 @@ ALTERNATIVES = [
 ]
 
 
-@dataclass(frozen=True)
-class Args:
-    """Flags."""
-
-    device: str = "cpu"
-    """auto, cpu, cuda or cuda:<k>."""
-    threads: int = 2
-    """CPU threads."""
-    seconds: float = 5.0
-    """Time for each row of each table."""
-    adam: str = "default"
-    """Adam's implementation: default (each optimizer's own: on a CPU torch's Adam loops, as in
-    SB3, and WNAdam is fused), or the same for all: loop, foreach or fused."""
-    only: str = ""
-    """Rows whose name contains this; all by default."""
-    seed: int = 0
-    """Seed of weights and inputs."""
-
-    def __post_init__(self) -> None:
-        check_positive(seconds=self.seconds)
-        _cli.check_threads(self.threads)
-        check_choice("adam", self.adam, ADAM)
-        if not any(self.only in workload.name for workload in WORKLOADS):
-            raise UsageError(f"only must be part of the name of a row, got {self.only!r}")
-
-
 class Candidate:
     """One alternative, built for one workload."""
 
@@ -271,12 +270,14 @@ def show_kept(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def main(args: Args) -> None:
     """Measure every row, then print the tables."""
+    chosen = [workload for workload in WORKLOADS if args.only in workload.name]
+    if not chosen:
+        raise UsageError(f"only must be part of the name of a row, got {args.only!r}")
     device = prepare(args.device, args.threads, f"Adam: {args.adam}")
     rows = {}
-    for workload in WORKLOADS:
-        if args.only in workload.name:
-            print(workload.name, file=sys.stderr)
-            rows[workload.name] = measure(workload, args, device)
+    for workload in chosen:
+        print(workload.name, file=sys.stderr)
+        rows[workload.name] = measure(workload, args, device)
     for title, mode in (("Forward without grad", "forward"), ("Train step", "train")):
         print(f"{title}: time over plain, median ± half the quartile distance\n")
         print("\n".join(show(mode, rows)) + "\n")

@@ -17,31 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts._interrupt import leave_at_ctrl_c
-
-if __name__ == "__main__":
-    leave_at_ctrl_c()  # until _cli.run catches it
-
 import resource
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
-
 from scripts import _cli
-from scripts.bench._rounds import CPU, WALL, cell, clocked, header, interleaved, line, prepare
-from wnrl import vae
-from wnrl.compiling import compiled
-from wnrl.data import Images
 from wnrl.errors import check_choice, check_positive
-from wnrl.norms import NORMS
-from wnrl.vae import Trainer
 
 MODELS = ("mlp", "conv")
 FOREVER = 10**9
@@ -73,11 +55,30 @@ class Args:
     """CPU threads of torch."""
 
     def __post_init__(self) -> None:
+        from wnrl import NORMS
+
         check_choice("model", self.model, MODELS)
         check_choice("norm", self.norm, NORMS)
         check_positive(steps=self.steps, images=self.images, rounds=self.rounds)
         check_positive(n_samples=self.n_samples)
         _cli.check_threads(self.threads)
+
+
+if __name__ == "__main__":
+    _cli.begin(Args, __doc__)  # before torch is imported
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from scripts.bench._rounds import CPU, WALL, cell, clocked, header, interleaved, line, prepare
+from wnrl import vae
+from wnrl.compiling import compiled
+from wnrl.data import Images
+from wnrl.vae import Trainer
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

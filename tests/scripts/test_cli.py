@@ -17,6 +17,8 @@ class Args:
     """What it looks like."""
     size: int = 3
     """How large it is."""
+    filled: bool = True
+    """Whether it is."""
 
     def __post_init__(self):
         if self.size < 0:
@@ -42,7 +44,7 @@ class Terminal(io.StringIO):
     [
         (["--shape", "flat"], "invalid choice 'flat' for argument '--shape'. Expected one of "
                               "('round', 'square')"),
-        (["--size", "big"], "Error parsing --size: invalid literal for int() with base 10: 'big'"),
+        (["--size", "big"], "Error parsing --size: 'big' is no whole number"),
         (["--width", "3"], "Unrecognized options: --width, 3"),
         (["--size", "-1"], "size must be zero or above, got -1"),
     ],
@@ -59,10 +61,38 @@ def test_what_is_wrong_is_told_in_one_line_in_every_encoding_and_width(
     assert line in (f"error: {told}\n", f"error: {told}; --help lists all flags\n")
 
 
-def test_a_flag_that_nearly_exists_is_guessed(capsys):
+@pytest.mark.parametrize(("wrong", "meant"), [("--shap", "--shape"), ("--fild", "--filled")])
+def test_a_flag_that_nearly_exists_is_guessed(capsys, wrong, meant):
     with pytest.raises(SystemExit):
-        _cli.run(lambda args: None, Args, argv=["--shap", "round"])
-    assert "did you mean --shape?" in capsys.readouterr().err
+        _cli.run(lambda args: None, Args, argv=[wrong])
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1e6", 10**6), ("2.5E3", 2500), ("-1", -1), ("10_000", 10_000)]
+)
+def test_whole_numbers_may_be_written_with_an_exponent(text, number):
+    assert _cli.whole_number(text) == number
+    if number > 0:
+        assert _cli.parse(Args, argv=["--size", text]).size == number
+
+
+@pytest.mark.parametrize("text", ["1.5", "1.0", "1e-3", "1e999", "nan", "inf", "e", ""])
+def test_other_texts_are_no_whole_numbers(text):
+    with pytest.raises(ValueError, match="is no whole number"):
+        _cli.whole_number(text)
+
+
+def test_help_shows_the_description_wrapped_and_its_commands_as_they_are(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    command = "    python program.py --with a --very long --list of --flags 1"
+    with pytest.raises(SystemExit) as left:
+        _cli.parse(Args, f"Say it.\n\n{command}\n\n{'word ' * 20}\n``word`` end.", argv=["-h"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out.split("usage:")[0].splitlines()
+    assert shown[:4] == ["Say it.", "", command, ""]
+    assert max(map(len, shown[4:])) <= 60
+    assert " ".join(shown[4:]).split() == ["word"] * 20 + ["``word``", "end."]
 
 
 PRINTING = """

@@ -19,16 +19,16 @@ class AtImport:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, AtImport())
 import runpy
-sys.argv = [{script!r}, "--help"]
+sys.argv = [{script!r}, *{flags!r}]
 print("started", flush=True)
 runpy.run_path({script!r}, run_name="__main__")
 """
 
 
-def started(name, module="", before=""):
-    """A program that is asked for help, with a Ctrl-C where it first imports ``module``."""
+def started(name, module="", before="", flags=("--help",)):
+    """A program, usually asked for help, with a Ctrl-C where it first imports ``module``."""
     script = str(SCRIPTS / name)
-    code = PROGRAM.format(start=before, module=module, script=script)
+    code = PROGRAM.format(start=before, module=module, script=script, flags=flags)
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -38,10 +38,39 @@ def started(name, module="", before=""):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_ctrl_c_while_a_program_imports_ends_it_without_a_word(name):
-    child = started(name, module="torch")
+def test_ctrl_c_while_a_program_parses_its_flags_ends_it_in_a_word_at_most(name):
+    child = started(name, module="tyro")
+    shown, told = child.communicate(timeout=60)
+    assert shown.split("Usage:")[0] == ""
+    assert told in ("", "interrupted\n")
+    assert child.returncode == 130
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name.startswith("bench")])
+def test_ctrl_c_while_a_program_imports_torch_ends_it_without_a_word(name):
+    child = started(name, module="torch", flags=())
     assert child.communicate(timeout=60) == ("", "")
     assert child.returncode == 130
+
+
+CHEAP = [name for name in PROGRAMS if name.startswith("bench")]
+
+
+@pytest.mark.parametrize("flag", ["--help", "--hlep"])
+@pytest.mark.parametrize("name", CHEAP)
+def test_help_and_a_mistyped_flag_do_not_wait_for_torch(name, flag):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{str(SCRIPTS / name)!r}, {flag!r}]\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as left:\n    print(left.code, 'torch' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    told = "" if flag == "--help" else "error: Unrecognized options: --hlep; "
+    assert ended.stderr.startswith(told)
+    assert ended.stdout.splitlines()[-1] == f"{0 if flag == '--help' else 2} False"
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.3, 1.0, 2.0])

@@ -1,8 +1,10 @@
 """Weight-normalized layers, and what turns a plain network into one of them and back."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.cache import StaleWeightError, frozen, invalidate, shared_weights
-from wnrl.nn.conversion import convert, plain_parts
 from wnrl.nn.functional import row_norm, weight_norm
 from wnrl.nn.initialization import DataInitReport, data_init
 from wnrl.nn.layers import (
@@ -34,6 +36,9 @@ from wnrl.nn.normed_lstm import (
 from wnrl.nn.plain import fold, load_weights, state_dict_as
 from wnrl.nn.recurrent import WNGRU, WNLSTM, WNGRUCell, WNLSTMCell
 from wnrl.nn.sites import WEIGHT_NORMED
+
+if TYPE_CHECKING:
+    from wnrl.nn.conversion import convert, plain_parts
 
 __all__ = [
     "WEIGHT_NORMED",
@@ -76,3 +81,11 @@ __all__ = [
     "state_dict_as",
     "weight_norm",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Return what needs ``wnrl.norms``, which itself needs the layers of this room."""
+        if name in ("convert", "plain_parts"):
+            return getattr(import_module("wnrl.nn.conversion"), name)
+        raise AttributeError(f"module 'wnrl.nn' has no attribute {name!r}")

@@ -15,8 +15,8 @@ from wnrl.nn.plain import HOOKS
 from wnrl.nn.projection import mark_projected, project_
 from wnrl.nn.sites import (
     N_SPATIAL,
-    PLAIN,
     RECURRENT,
+    WEIGHTED,
     LayerSite,
     check_values,
     hidden_sites,
@@ -145,8 +145,6 @@ def _check_same(part: nn.Module, options: Mapping[str, Any]) -> None:
 
 
 PLACEMENTS = ("pre", "post")
-WEIGHTED = (*PLAIN, *RECURRENT, nn.Bilinear, nn.MultiheadAttention)
-"""torch's layers with a weight matrix, but for embeddings."""
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 

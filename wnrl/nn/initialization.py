@@ -13,10 +13,9 @@ from torch.utils.hooks import RemovableHandle
 
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.conversion import WEIGHTED
 from wnrl.nn.functional import transposed_groups, units_first
 from wnrl.nn.normalizers import Normalized
-from wnrl.nn.sites import N_SPATIAL, check_values, is_nonlinear, skipped_modules
+from wnrl.nn.sites import N_SPATIAL, WEIGHTED, check_values, is_nonlinear, skipped_modules
 from wnrl.nn.spectral import SPECTRAL
 
 CONSTANT = 1e-6

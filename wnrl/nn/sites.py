@@ -65,6 +65,8 @@ N_SPATIAL |= {
 }
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+WEIGHTED = (*PLAIN, *RECURRENT, nn.Bilinear, nn.MultiheadAttention)
+"""torch's layers with a weight matrix, but for embeddings."""
 NONLINEARITIES = (
     nn.CELU,
     nn.ELU,

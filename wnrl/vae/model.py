@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn import DataInitReport, data_init
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.conversion import WEIGHTED
+from wnrl.nn.sites import WEIGHTED
 from wnrl.vae.likelihoods import Bernoulli
 from wnrl.vae.pixels import PixelLikelihood
 from wnrl.vae.posteriors import DiagonalNormal, Posterior, standard_normal_log_prob

@@ -7,6 +7,7 @@ import torch
 from scripts.bench import diagnostics
 from scripts.bench.diagnostics import Args, main, row
 from wnrl.errors import UsageError
+from wnrl.sb3.diagnostics import EVERY
 
 
 def test_a_small_run_prints_a_row(capsys, monkeypatch):
@@ -36,3 +37,7 @@ def test_the_row_shows_the_median_ratio_and_the_time_inside():
 def test_flags_that_make_no_sense_are_refused(flags, message):
     with pytest.raises(UsageError, match=message):
         Args(**flags)
+
+
+def test_measurements_are_as_far_apart_as_the_callbacks_own_by_default():
+    assert Args().every == EVERY

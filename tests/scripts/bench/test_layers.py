@@ -62,10 +62,14 @@ def test_batch_norm_is_left_out_where_it_does_not_exist():
     ("flags", "message"),
     [
         ({"adam": "slow"}, "adam must be one of default, loop, foreach, fused"),
-        ({"only": "transformer"}, "only must be part of the name of a row"),
         ({"seconds": 0.0}, "seconds must be above zero"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(flags, message):
     with pytest.raises(UsageError, match=message):
         Args(**flags)
+
+
+def test_a_name_that_no_row_has_is_refused():
+    with pytest.raises(UsageError, match="only must be part of the name of a row"):
+        main(Args(only="transformer"))
