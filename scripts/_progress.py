@@ -1,6 +1,7 @@
-"""Progress of a study on stderr: bars in a terminal, a line for each run elsewhere."""
+"""A study on the terminal: bars while it trains, or a line for each run, and its tables."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.progress import (
@@ -11,30 +12,32 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
-from wnrl.errors import UsageError
-from wnrl.study.plan import Job
-from wnrl.study.pool import Event
+from wnrl.errors import UsageError, printable
+from wnrl.study.execute import Event
+from wnrl.study.plan import Task, Trial
+from wnrl.study.summary import Row, cells, columns, read_outcome
 
 
-def show_progress(events: Iterable[Event], total: int, done: int) -> dict[Job, str]:
-    """Follows ``events`` to their end.
+def show_progress(events: Iterable[Event], total: int, done: int) -> dict[Trial, str]:
+    """Follow events to their end, on stderr.
 
     Args:
-        events: of a study's jobs.
-        total: runs of the whole study.
-        done: runs that were finished before.
+        events: Of a study's trials.
+        total: Runs of the whole study.
+        done: Runs that were finished before.
 
     Returns:
-        The reason for each job that ended without a result.
+        The reason for each trial that ended without a result.
 
     Raises:
-        UsageError: a job's settings were refused; they are as wrong for the others.
+        UsageError: A trial's settings were refused; they are as wrong for the others.
     """
     console = Console(stderr=True)
-    crashed: dict[Job, str] = {}
+    crashed: dict[Trial, str] = {}
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
@@ -44,21 +47,21 @@ def show_progress(events: Iterable[Event], total: int, done: int) -> dict[Job, s
         disable=not console.is_terminal,
     ) as bars:
         whole = bars.add_task(f"{total} runs", total=total, completed=done)
-        running: dict[Job, TaskID] = {}
+        running: dict[Trial, TaskID] = {}
         for event in events:
             if event.kind == "refused":
-                raise UsageError(f"{event.job.title}: {event.reason}")
+                raise UsageError(f"{event.trial.title}: {event.reason}")
             if event.kind == "started":
-                running[event.job] = bars.add_task(event.job.title, total=1.0)
+                running[event.trial] = bars.add_task(event.trial.title, total=1.0)
             elif event.kind == "progress":
-                bars.update(running[event.job], completed=event.fraction)
+                bars.update(running[event.trial], completed=event.fraction)
             else:
                 done += 1
-                bars.remove_task(running.pop(event.job))
-                line = f"[{done}/{total}] {event.job.title}: {_outcome(event)}"
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                bars.remove_task(running.pop(event.trial))
+                line = f"[{done}/{total}] {event.trial.title}: {_outcome(event)}"
+                console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
                 if event.kind == "crashed":
-                    crashed[event.job] = event.reason
+                    crashed[event.trial] = event.reason
             parts = sum(bars.tasks[bars.task_ids.index(i)].completed for i in running.values())
             bars.update(whole, completed=done + parts)
     return crashed
@@ -67,10 +70,42 @@ def show_progress(events: Iterable[Event], total: int, done: int) -> dict[Job, s
 def _outcome(event: Event) -> str:
     if event.result is None:
         return f"no result, {event.reason}"
-    if event.result["status"] != "finished":
-        return f"failed, {event.result['reason']}"
-    metric = event.job.task.metric
-    return (
-        f"{metric.label} {event.result[metric.key]:.2f} "
-        f"({event.result['steps_per_second']:,.0f} steps/s)"
-    )
+    metric = event.trial.task.metric
+    try:
+        outcome = read_outcome(event.trial.task, event.result)
+    except UsageError as error:
+        return f"failed, {error}"
+    speed = outcome.steps_per_second
+    shown = "" if speed is None else f" ({speed:,.0f} steps/s)"
+    return f"{metric.label} {outcome.scores[metric.key]:.2f}{shown}"
+
+
+def show_tables(rows: Sequence[Row], baseline: str) -> None:
+    """Print a table for each task and the runs that have no score."""
+    # A pipe has no width to wrap at; a narrow terminal wraps lines rather than loses digits.
+    console = Console()
+    console = Console(width=max(console.width, 100))
+    for task in dict.fromkeys(row.task for row in rows):
+        console.print(as_table(task, [row for row in rows if row.task == task], baseline))
+        console.print()
+    for row in rows:
+        for failure in row.failures:
+            print(printable(f"no score: {row.task.title} · {row.name} · {failure}", 2000))
+
+
+def as_table(task: Task, rows: Sequence[Row], baseline: str) -> Table:
+    """Return a table of one task that fits a terminal of 80 columns."""
+    better = "higher" if task.metric.higher_is_better else "lower"
+    title = f"{task.title}: {task.metric.label}, {better} is better"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for k, column in enumerate(columns(baseline)):
+        table.add_column(column, justify="right" if k else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*cells(row))
+    return table
+
+
+def one_colour_an_arm(rows: Sequence[Row]) -> str:
+    """Return the end of a TensorBoard address whose runs are coloured by arm."""
+    pattern = f"/({'|'.join(dict.fromkeys(row.arm.name for row in rows))})/"
+    return f"?runColorGroup={quote('regex:' + pattern, safe='')}#timeseries"

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import pytest
 from rich.console import Console
 
 from scripts import compare
-from wnrl.errors import UsageError
-from wnrl.study.plan import Job, Task
+from scripts._progress import as_table
+from wnrl.runs import write_json
+from wnrl.study.execute import runner, study_of
+from wnrl.study.plan import RETURN, Arm, Task
 from wnrl.study.summary import Interval, Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,12 +129,12 @@ def test_interrupted_study_stops_its_workers_and_says_how_to_go_on(tmp_path):
     assert len(before) < N_RUNS
 
 
-def test_table_of_ordinary_numbers_fits_eighty_columns(tmp_path):
-    task = compare.STUDIES["quick"][1]
+def test_table_of_ordinary_numbers_fits_eighty_columns():
+    task = Task("CartPoleNoVel-v1", "recurrent_ppo", "a:b", RETURN)
     wide = Interval(-252.9, -385.9, -166.0)
-    row = Row(task, "weight", {0: 1.0}, wide, wide, 0.0, 3526.0, {}, [])
+    row = Row(task, Arm("weight"), (), {0: 1.0}, wide, wide, 0.0, 3526.0, {}, [])
     console = Console(width=80, file=io.StringIO())
-    console.print(compare.as_table(task, [row]))
+    console.print(as_table(task, [row], "none"))
     assert "-252.9 [-385.9, -166.0] -252.9 [-385.9, -166.0]" in console.file.getvalue()
 
 
@@ -148,7 +151,8 @@ def test_table_of_ordinary_numbers_fits_eighty_columns(tmp_path):
         (["quick", "--device", "gpu"], "device must be"),
         (["quick", "--seeds", "abc"], "Error parsing --seeds"),
         (["quick", "--norm", "weight"], "did you mean --norms?"),
-        ([], "Which study"),
+        ([], "study must be one of agents, mnist, quick, <path>.py, got ''"),
+        (["nothing.py"], "nothing.py is no Python file with a STUDY"),
     ],
 )
 def test_wrong_word_is_one_line_and_leaves_nothing(tmp_path, words, message):
@@ -165,65 +169,211 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path):
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
 
 
-def test_more_seeds_later_add_runs_and_redo_none(tmp_path, monkeypatch):
-    monkeypatch.setitem(compare.STUDIES, "quick", compare.STUDIES["quick"][2:])
-    args = compare.Args("quick", tmp_path, seeds=1, norms=("none",), device="cpu", budget=0.02)
-    compare.main(args)
-    before = results(tmp_path)
-    compare.main(replace(args, seeds=2))
-    assert len(results(tmp_path)) == 2
-    assert before.items() <= results(tmp_path).items()
+# A study of a user's own, with a norm, a runner and arms of its own.
+OWN = """
+import time
+from pathlib import Path
+
+import wnrl
+from wnrl.errors import UsageError
+from wnrl.norms import Norm
+from wnrl.runs import open_run
+from wnrl.study.plan import RETURN, Arm, Study, Task
+
+wnrl.NORMS["mine"] = Norm("my own norm", colour="#abcdef")
 
 
-def test_runs_of_a_study_that_has_changed_are_not_mixed_with_new_ones(tmp_path, monkeypatch):
-    digits = compare.STUDIES["quick"][2]
-    monkeypatch.setitem(compare.STUDIES, "quick", (digits,))
-    args = compare.Args("quick", tmp_path, seeds=1, norms=("none",), device="cpu", budget=0.02)
-    compare.main(args)
+def settings(trial):
+    if trial.task.name == "nowhere" or not trial.settings["rate"] > 0:
+        raise UsageError(f"no {trial.task.name} at rate {trial.settings['rate']}")
+    return {"norm": trial.arm.norm, "seed": trial.seed, **trial.settings}
+
+
+def train(trial, folder, progress):
+    assert trial.arm.norm in wnrl.NORMS
+    time.sleep(trial.settings.get("seconds", 0))
+    with open_run(folder, settings(trial)) as run:
+        score = trial.seed + 10.0 * (trial.arm.norm == "mine") + trial.settings["rate"]
+        result = {"status": "finished", "final_return": score}
+        if trial.settings.get("fail") == trial.arm.name:
+            result = {"status": "failed", "reason": "NaN\\x1b[31m"}
+        run.write_result(result)
+    return result
+
+
+STUDY = Study(
+    "own",
+    [Task("task", "algo", "own_study:train", RETURN, {"rate": 1})],
+    [Arm("plain", "none"), Arm("mine"), Arm("mine_slow", "mine", settings={"slow": True})],
+    baseline="plain",
+)
+"""
+
+
+def own_study(tmp_path, **changes):
+    """The words that start it in ``tmp_path``; a change is a Python expression for its argument."""
+    text = OWN
+    for name, value in changes.items():
+        text += f"\nSTUDY = __import__('dataclasses').replace(STUDY, {name}={value})\n"
+    (tmp_path / "own_study.py").write_text(text)
+    return [str(tmp_path / "own_study.py")]
+
+
+def test_a_study_file_from_outside_brings_its_own_norm_runner_arms_and_axes(tmp_path):
+    words = own_study(tmp_path, axes="{'rate': (0.5, 2.0)}", seeds="[3, 4]")
+    shown = call(tmp_path / "study", *words)
+    assert shown.returncode == 0, shown.stderr
+    assert len(results(tmp_path)) == 12
+    assert (tmp_path / "study/task/algo/mine_slow/rate=0.5/seed3/result.json").exists()
+    with (tmp_path / "study" / "table.csv").open() as table:
+        mine = [row for row in csv.DictReader(table) if row["arm"] == "mine"]
+    assert [(row["rate"], row["minus_baseline"]) for row in mine] == [
+        ("0.5", "10.0"),
+        ("2.0", "10.0"),
+    ]
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert "my own norm; slow=True" in page
+    assert "background:#abcdef" in page
+    assert "minus plain" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "message"),
+    [
+        ({"tasks": "[Task('nowhere', 'algo', 'own_study:train', RETURN, {'rate': 1})]"}, [],
+         "no nowhere at rate 1"),
+        ({"axes": "{'rate': (0.5, -1)}"}, [], "no task at rate -1"),
+        ({"tasks": "[Task('task', 'algo', 'own_study:trian', RETURN)]"}, [],
+         "own_study has no function 'trian'"),
+        ({"baseline": "'none'"}, [], "baseline must be one of plain, mine, mine_slow, got 'none'"),
+        ({"arms": "[Arm('plain')]"}, [], "norm must be one of"),
+        ({}, ["--norms", "none"], "norms must be one of plain, mine, mine_slow, got 'none'"),
+        ({}, ["--budget", "0.5"], "has no total_timesteps that a budget could scale"),
+    ],
+)  # fmt: skip
+def test_what_a_study_file_asks_for_in_vain_is_one_line_before_anything_runs(
+    tmp_path, changes, words, message
+):
+    refused = call(tmp_path / "study", *own_study(tmp_path, **changes), *words)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "study").exists()
+
+
+def test_more_seeds_later_add_runs_and_redo_none_and_the_duration_stays(tmp_path):
+    words = own_study(tmp_path, settings="{'seconds': 0.7}")
+    folder = tmp_path / "study"
+    assert call(folder, *words, "--seeds", "1", "--norms", "mine").returncode == 0
+    before = results(folder)
+    assert call(folder, *words, "--seeds", "2", "--norms", "mine").returncode == 0
+    assert len(results(folder)) == 2
+    assert before.items() <= results(folder).items()
+    duration = json.loads((folder / "duration.json").read_text())["seconds"]
+    assert call(folder, *words, "--seeds", "2", "--norms", "mine").returncode == 0
+    assert json.loads((folder / "duration.json").read_text())["seconds"] == duration
+    assert f"{duration:.0f} s in all calls" in (folder / "report.html").read_text()
+
+
+def test_runs_of_a_study_that_has_changed_are_not_mixed_with_new_ones(tmp_path):
+    call(tmp_path / "study", *own_study(tmp_path), "--seeds", "1")
     before = results(tmp_path)
-    changed = replace(digits, settings={**digits.settings, "learning_rate": 1.0})
-    monkeypatch.setitem(compare.STUDIES, "quick", (changed,))
-    with pytest.raises(UsageError, match=r"learning_rate=0.004 \(asked: 1.0\)"):
-        compare.main(args)
+    changed = own_study(
+        tmp_path, tasks="[Task('task', 'algo', 'own_study:train', RETURN, {'rate': 7})]"
+    )
+    refused = call(tmp_path / "study", *changed)
+    assert refused.returncode == 2
+    assert "rate=1 (asked: 7)" in refused.stderr
     assert results(tmp_path) == before
 
 
-def test_run_with_a_nan_is_failed_with_its_reason_and_the_rest_goes_on(
-    tmp_path, monkeypatch, capsys
-):
-    cartpole, digits = compare.STUDIES["quick"][1:]
-    diverging = replace(cartpole, settings={**cartpole.settings, "learning_rate": 1e30})
-    monkeypatch.setitem(compare.STUDIES, "quick", (diverging, digits))
-    args = compare.Args("quick", tmp_path, seeds=1, norms=("none",), device="cpu", budget=0.02)
-    assert compare.main(args) == 0
-    failed = json.loads((tmp_path / "CartPole-v1/ppo/none/seed0/result.json").read_text())
+def test_a_failed_and_a_damaged_run_cost_their_own_rows_and_no_traceback(tmp_path):
+    words = own_study(tmp_path, settings="{'fail': 'mine'}")
+    folder = tmp_path / "study"
+    first = call(folder, *words)
+    assert first.returncode == 0
+    (folder / "task/algo/plain/seed1/result.json").write_text("")
+    again = call(folder, *words)
+    assert again.returncode == 0, again.stderr
+    assert "\x1b" not in first.stderr + again.stdout
+    assert r"mine · seed 0: NaN\x1b[31m" in again.stdout
+    assert re.search("plain · seed 1: .*is damaged", again.stdout)
+    assert re.search(r"mine_slow +2\.00 \[1\.00, 3\.00\]", again.stdout) is None
+    assert re.search(r"mine_slow +12\.00 \[11\.00, 13\.00\]", again.stdout)
+
+
+def test_folder_of_a_single_run_is_refused_without_advice_to_delete_it(tmp_path):
+    write_json(tmp_path / "config.json", {"algo": "ppo"})
+    refused = call(tmp_path, "quick")
+    assert refused.returncode == 2
+    assert "holds a single run, no study; choose another folder" in refused.stderr
+    assert "delete" not in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_study_says_how_to_go_on(tmp_path, number):
+    words = own_study(tmp_path, settings="{'seconds': 60}")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    study = subprocess.Popen(command(tmp_path / "study", *words), **pipes)
+    assert study.stdout.readline().strip() == str(tmp_path / "study")
+    time.sleep(0.5)
+    study.send_signal(number)
+    _, stderr = study.communicate(timeout=30)
+    assert study.returncode == 128 + number
+    assert stderr.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert "Traceback" not in stderr
+
+
+def test_run_with_a_nan_is_failed_with_its_reason(tmp_path):
+    (tmp_path / "own_study.py").write_text("""
+from dataclasses import replace
+from scripts.studies.quick import STUDY as QUICK
+digits = QUICK.tasks[2]
+settings = {**digits.settings, "learning_rate": 1e30}
+STUDY = replace(QUICK, tasks=[replace(digits, settings=settings)])
+""")
+    words = [str(tmp_path / "own_study.py"), "--budget", "0.02", "--seeds", "1", "--norms", "none"]
+    shown = call(tmp_path / "study", *words)
+    assert shown.returncode == 0, shown.stderr
+    failed = json.loads((tmp_path / "study/digits/mlp/none/seed0/result.json").read_text())
     assert failed["status"] == "failed"
-    shown = capsys.readouterr().out
-    assert f"seed 0: {failed['reason']}" in shown
-    assert json.loads((tmp_path / "digits/mlp/none/seed0/result.json").read_text())["nll"] > 0
+    assert f"seed 0: {failed['reason']}" in shown.stdout
+
+
+SHIPPED = sorted(path.stem for path in compare.STUDIES.glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_studies_ask_for_what_there_is(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    study = study_of(f"scripts.studies.{name}")
+    for trial in {trial.folder.parent: trial for trial in study.trials()}.values():
+        _, settings = runner(trial.runner)
+        assert settings(trial)["norm"] == trial.arm.norm
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_names_the_shipped_studies(capsys):
+    assert compare.main(compare.Args(list=True)) == 0
+    assert capsys.readouterr().out.split() == SHIPPED == ["agents", "mnist", "quick"]
 
 
 @pytest.mark.parametrize(
     ("task", "asked", "expected"),
     [
-        (("CartPole-v1", "ppo", "agent"), "auto", "cpu"),
-        (("CartPole-v1", "ppo", "agent"), "cuda", "cuda:0"),
-        (("CartPolePixels-v1", "ppo", "agent"), "auto", "cuda:0"),
-        (("digits", "mlp", "vae"), "auto", "cuda:0"),
+        ((2, "digits"), "auto", "cuda:0"),
+        ((1, "CartPole-v1"), "auto", "cpu"),
+        ((1, "CartPole-v1"), "cuda", "cuda:0"),
+        ((1, "CartPolePixels-v1"), "auto", "cuda:0"),
     ],
 )
-def test_each_run_is_on_the_device_that_suits_its_network(
-    tmp_path, monkeypatch, task, asked, expected
-):
+def test_each_run_is_on_the_device_that_suits_its_network(monkeypatch, task, asked, expected):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    job = Job(Task(*task, compare.RETURN, ("none",), {}), "none", 0)
-    assert compare.arguments(job, tmp_path, asked).device == expected
-
-
-def test_a_word_for_an_algorithm_takes_all_its_tasks_and_a_label_one_of_them():
-    labels = {
-        algo: [task.label for task in compare._chosen("agents", (algo,))]
-        for algo in ("crossq", "crossq-target")
-    }
-    assert labels == {"crossq": ["crossq", "crossq-target"], "crossq-target": ["crossq-target"]}
+    quick = study_of("scripts.studies.quick")
+    of, name = task
+    study = replace(quick, tasks=[replace(quick.tasks[of], name=name)], settings={"device": asked})
+    trial = study.trials()[0]
+    _, settings = runner(trial.runner)
+    assert settings(trial)["device"] == expected

@@ -4,19 +4,34 @@ import io
 
 import pytest
 
+from wnrl.norms import NORMS, Norm
 from wnrl.runs import write_json
-from wnrl.study.plan import BEST_RETURN, NLL, RETURN, Task, plan
+from wnrl.study.plan import BEST_RETURN, NLL, RETURN, Arm, Study, Task
 from wnrl.study.report import write_report
-from wnrl.study.summary import COLUMNS, cells, summarise, to_csv
+from wnrl.study.summary import cells, columns, summarise, to_csv
 
-CARTPOLE = Task("CartPole-v1", "ppo", "agent", RETURN, ("none", "weight"))
-DIGITS = Task("digits", "mlp", "vae", NLL, ("none", "layer"))
-JOBS = plan([CARTPOLE, DIGITS], 3)
+CARTPOLE = Task("CartPole-v1", "ppo", "a:b", RETURN, arms=("none", "weight"))
+DIGITS = Task("digits", "mlp", "a:b", NLL, arms=("none", "layer"))
+STUDY = Study("quick", [CARTPOLE, DIGITS], [Arm(n) for n in ("none", "weight", "layer")], "none")
+TRIALS = STUDY.trials()
 
 
-def finish(root, job, score, **more):
-    metric = job.task.metric
-    folder = root / job.folder
+def summary(root, trials=TRIALS, crashed=None, baseline="none"):
+    return summarise(root, trials, baseline, crashed or {})
+
+
+def report(root, rows=None, study=STUDY, trials=TRIALS, name="report.html", **notes):
+    write_report(root / name, study, summary(root) if rows is None else rows, trials, notes)
+    return (root / name).read_text()
+
+
+def one(task=CARTPOLE, name="weight", seed=1):
+    return next(t for t in TRIALS if (t.task, t.arm.name, t.seed) == (task, name, seed))
+
+
+def finish(root, trial, score, **more):
+    metric = trial.task.metric
+    folder = root / trial.folder
     folder.mkdir(parents=True)
     curve = {"steps": [10, 20], metric.curve: [score / 2, score]}
     write_json(
@@ -29,35 +44,35 @@ def finish(root, job, score, **more):
 @pytest.fixture
 def root(tmp_path):
     """A study whose `weight` runs are 10 better than `none` at each seed, in either direction."""
-    for job in JOBS:
-        gain = 0.0 if job.norm == "none" else 10.0
-        sign = 1 if job.task.metric.higher_is_better else -1
-        finish(tmp_path, job, 100.0 * (job.seed + 1) + sign * gain)
+    for trial in TRIALS:
+        gain = 0.0 if trial.arm.name == "none" else 10.0
+        sign = 1 if trial.task.metric.higher_is_better else -1
+        finish(tmp_path, trial, 100.0 * (trial.seed + 1) + sign * gain)
     return tmp_path
 
 
 def row(rows, task, norm):
-    return next(row for row in rows if row.task == task and row.norm == norm)
+    return next(row for row in rows if row.task == task and row.arm.name == norm)
 
 
 def test_differences_are_paired_by_seed(root):
-    difference = row(summarise(root, JOBS, {}), CARTPOLE, "weight").difference
+    difference = row(summary(root), CARTPOLE, "weight").difference
     assert (difference.value, difference.low, difference.high) == (10.0, 10.0, 10.0)
 
 
 def test_plain_network_is_not_compared_with_itself(root):
-    plain = row(summarise(root, JOBS, {}), CARTPOLE, "none")
+    plain = row(summary(root), CARTPOLE, "none")
     assert plain.difference is None
     assert plain.better is None
 
 
 def test_further_numbers_of_the_same_runs_have_rows_of_their_own(tmp_path):
-    task = Task("CartPole-v1", "dqn", "agent", RETURN, ("none", "weight"), also=(BEST_RETURN,))
-    jobs = plan([task], 2)
-    for job in jobs:
-        finish(tmp_path, job, 100.0, best_return=400.0 + (job.norm == "weight"))
-    rows = summarise(tmp_path, jobs, {})
-    table = [(r.task.metric.key, r.norm, r.score.value) for r in rows]
+    task = Task("CartPole-v1", "dqn", "a:b", RETURN, also=(BEST_RETURN,))
+    trials = Study("s", [task], [Arm("none"), Arm("weight")], "none", seeds=[0, 1]).trials()
+    for trial in trials:
+        finish(tmp_path, trial, 100.0, best_return=400.0 + (trial.arm.name == "weight"))
+    rows = summary(tmp_path, trials)
+    table = [(r.task.metric.key, r.arm.name, r.score.value) for r in rows]
     assert table == [
         ("final_return", "none", 100.0),
         ("final_return", "weight", 100.0),
@@ -67,80 +82,70 @@ def test_further_numbers_of_the_same_runs_have_rows_of_their_own(tmp_path):
 
 
 def test_lower_is_better_for_likelihoods(root):
-    rows = summarise(root, JOBS, {})
+    rows = summary(root)
     # 3 pairs are better by the gain, 3 by another seed's score, of 9.
     assert row(rows, DIGITS, "layer").better == pytest.approx(6 / 9)
     assert row(rows, CARTPOLE, "weight").better == pytest.approx(6 / 9)
 
 
 def test_run_without_a_result_is_not_read_and_its_reason_is_kept(root):
-    crashed = next(j for j in JOBS if j.task == CARTPOLE and j.norm == "weight" and j.seed == 1)
+    crashed = one()
     (root / crashed.folder / "result.json").unlink()
-    found = row(summarise(root, JOBS, {crashed: "killed"}), CARTPOLE, "weight")
+    found = row(summary(root, crashed={crashed: "killed"}), CARTPOLE, "weight")
     assert found.scores.keys() == {0, 2}
     assert found.failures == ["seed 1: killed"]
 
 
 def test_failed_run_counts_as_failed_with_its_reason(root):
-    failed = next(j for j in JOBS if j.task == DIGITS and j.norm == "layer" and j.seed == 2)
+    failed = one(DIGITS, "layer", 2)
     write_json(root / failed.folder / "result.json", {"status": "failed", "reason": "loss is nan"})
-    found = row(summarise(root, JOBS, {}), DIGITS, "layer")
+    found = row(summary(root), DIGITS, "layer")
     assert found.failures == ["seed 2: loss is nan"]
     assert len(found.scores) == 2
 
 
 def test_norm_whose_runs_all_failed_still_has_its_row(root):
-    for job in JOBS:
-        if job.norm == "weight":
-            write_json(root / job.folder / "result.json", {"status": "failed", "reason": "nan"})
-    found = row(summarise(root, JOBS, {}), CARTPOLE, "weight")
+    for trial in TRIALS:
+        if trial.arm.name == "weight":
+            write_json(root / trial.folder / "result.json", {"status": "failed", "reason": "nan"})
+    found = row(summary(root), CARTPOLE, "weight")
     assert found.score is None
-    assert cells(found)[COLUMNS.index("failed")] == "3/3"
+    assert cells(found)[columns("none").index("failed")] == "3/3"
 
 
 def test_failed_run_is_worse_than_any(root):
-    for job in JOBS:
-        if job.task == CARTPOLE and job.norm == "weight" and job.seed != 2:
-            write_json(root / job.folder / "result.json", {"status": "failed", "reason": "nan"})
+    for trial in TRIALS:
+        if trial.task == CARTPOLE and trial.arm.name == "weight" and trial.seed != 2:
+            write_json(root / trial.folder / "result.json", {"status": "failed", "reason": "nan"})
     # The run that is left is better than all three plain ones; the two failed ones are not.
-    assert row(summarise(root, JOBS, {}), CARTPOLE, "weight").better == pytest.approx(3 / 9)
-
-
-def test_damaged_result_costs_its_own_run_only(root):
-    damaged = next(job for job in JOBS if job.task == DIGITS and job.norm == "layer")
-    (root / damaged.folder / "result.json").write_text('{"status": "fin')
-    found = row(summarise(root, JOBS, {}), DIGITS, "layer")
-    assert len(found.scores) == 2
-    assert "is damaged" in found.failures[0]
+    assert row(summary(root), CARTPOLE, "weight").better == pytest.approx(3 / 9)
 
 
 def test_single_run_has_no_interval(root):
-    only = row(summarise(root, [job for job in JOBS if job.seed == 0], {}), CARTPOLE, "weight")
+    only = row(summary(root, [trial for trial in TRIALS if trial.seed == 0]), CARTPOLE, "weight")
     assert (only.score.value, only.score.low, only.score.high) == (110.0, None, None)
     assert str(only.score) == "110.00"
 
 
 def test_report_names_all_versions_that_runs_were_made_with(root):
-    for job, version in zip(JOBS, ("2.12", "2.13", "2.13"), strict=False):
-        write_json(root / job.folder / "versions.json", {"torch": version})
-    write_report(root / "report.html", "quick", summarise(root, JOBS, {}), JOBS, {})
-    assert "torch: <code>2.12 and 2.13</code>" in (root / "report.html").read_text()
+    for trial, version in zip(TRIALS, ("2.12", "2.13", "2.13"), strict=False):
+        write_json(root / trial.folder / "versions.json", {"torch": version})
+    assert "torch: <code>2.12 and 2.13</code>" in report(root)
 
 
 def test_csv_has_a_line_a_row_and_full_precision(root):
-    lines = list(csv.DictReader(io.StringIO(to_csv(summarise(root, JOBS, {})))))
+    lines = list(csv.DictReader(io.StringIO(to_csv(summary(root), "none"))))
     assert len(lines) == 4
-    weight = next(line for line in lines if line["norm"] == "weight")
-    assert float(weight["minus_none"]) == 10.0
+    weight = next(line for line in lines if line["arm"] == "weight")
+    assert float(weight["minus_baseline"]) == 10.0
     assert float(weight["iqm"]) == 210.0
 
 
 def test_report_holds_every_task_norm_and_failure_and_nothing_from_outside(root):
-    failed = JOBS[-1]
+    failed = TRIALS[-1]
     reason = "loss is <nan> & gone"
     write_json(root / failed.folder / "result.json", {"status": "failed", "reason": reason})
-    write_report(root / "report.html", "quick", summarise(root, JOBS, {}), JOBS, {"device": "cpu"})
-    page = (root / "report.html").read_text()
+    page = report(root, device="cpu")
     for text in ("ppo · CartPole-v1", "mlp · digits", "layer", "&lt;nan&gt; &amp; gone"):
         assert text in page
     assert page.count("<svg") == 4
@@ -149,25 +154,133 @@ def test_report_holds_every_task_norm_and_failure_and_nothing_from_outside(root)
 
 
 def test_report_shows_the_samples_of_seed_zero_beside_their_norm(root):
-    for job in JOBS:
-        if job.task == DIGITS:
-            (root / job.folder / "samples.png").write_bytes(f"{job.norm} {job.seed}".encode())
-    write_report(root / "report.html", "quick", summarise(root, JOBS, {}), JOBS, {})
-    figures = (root / "report.html").read_text().split("<figure>")[1:]
+    for trial in TRIALS:
+        if trial.task == DIGITS:
+            (root / trial.folder / "samples.png").write_bytes(
+                f"{trial.arm.name} {trial.seed}".encode()
+            )
+    figures = report(root).split("<figure>")[1:]
     assert len(figures) == 2
     for norm, figure in zip(("none", "layer"), figures, strict=True):
         assert f"<b>{norm}</b>" in figure
         assert f"base64,{base64.b64encode(f'{norm} 0'.encode()).decode()}'" in figure
 
 
+def test_report_never_holds_what_a_link_points_to(root):
+    secret = root / "secret.txt"
+    secret.write_bytes(b"a private key")
+    (root / one(DIGITS, "layer", 0).folder / "samples.png").symlink_to(secret)
+    assert base64.b64encode(b"a private key").decode() not in report(root)
+
+
 def test_report_of_the_same_runs_is_the_same_page(root):
-    rows = summarise(root, JOBS, {})
-    for name in ("a.html", "b.html"):
-        write_report(root / name, "quick", rows, JOBS, {})
-    assert (root / "a.html").read_text() == (root / "b.html").read_text()
+    rows = summary(root)
+    assert report(root, rows, name="a.html") == report(root, rows, name="b.html")
 
 
 def test_report_is_made_even_where_no_run_has_a_score(tmp_path):
-    rows = summarise(tmp_path, JOBS, {})
-    write_report(tmp_path / "report.html", "quick", rows, JOBS, {})
-    assert "seed 0: unfinished" in (tmp_path / "report.html").read_text()
+    assert "seed 0: unfinished" in report(tmp_path)
+
+
+DAMAGED = {
+    "empty": "",
+    "cut off": '{"status": "fin',
+    "no object": "[]",
+    "nothing in it": "{}",
+    "failed without reason": {"status": "failed"},
+    "unknown status": {"status": "done"},
+    "no score": {"status": "finished"},
+    "text as score": {"status": "finished", "final_return": "high"},
+    "true as score": {"status": "finished", "final_return": True},
+    "NaN as score": '{"status": "finished", "final_return": NaN}',
+    "text as speed": {"status": "finished", "final_return": 1.0, "steps_per_second": "fast"},
+    "text as curve": {"status": "finished", "final_return": 1.0, "curve": "steep"},
+    "curve without steps": {
+        "status": "finished", "final_return": 1.0, "curve": {RETURN.curve: [1.0]},
+    },
+    "text in a curve": {
+        "status": "finished", "final_return": 1.0, "curve": {"steps": [1], RETURN.curve: ["a"]},
+    },
+    "number as plain parts": {"status": "finished", "final_return": 1.0, "plain_parts": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_result_costs_its_own_run_and_says_why(root, kind):
+    content, path = DAMAGED[kind], root / one().folder / "result.json"
+    if isinstance(content, dict):
+        write_json(path, content)
+    else:
+        path.write_text(content)
+    rows = summary(root)
+    spoilt = row(rows, CARTPOLE, "weight")
+    assert spoilt.scores.keys() == {0, 2}
+    assert len(spoilt.failures) == 1
+    assert "is damaged" in spoilt.failures[0] or "says no reason" in spoilt.failures[0]
+    assert len(row(rows, CARTPOLE, "none").scores) == 3
+    shown = [*cells(spoilt), to_csv(rows, "none").replace(spoilt.failures[0], "")]
+    assert "nan" not in " ".join(shown).lower()
+    assert "nan" not in report(root, rows).replace(spoilt.failures[0], "")
+
+
+def test_a_result_of_a_score_alone_is_enough(root):
+    path = root / one().folder / "result.json"
+    write_json(path, {"status": "finished", "final_return": 7})
+    assert row(summary(root), CARTPOLE, "weight").scores[1] == 7.0
+    report(root)
+
+
+def test_control_characters_of_a_message_reach_no_table_and_no_page(root):
+    reason = "\x1b[2J\x1b]0;gone\x07 \u202etxet"
+    write_json(root / one().folder / "result.json", {"status": "failed", "reason": reason})
+    rows = summary(root)
+    page = report(root, rows, note="a \x1b in a note")
+    for text in (*row(rows, CARTPOLE, "weight").failures, to_csv(rows, "none"), page):
+        assert not any(c in text for c in "\x1b\x07\u202e")
+    assert r"\x1b[2J" in page
+
+
+def test_damaged_versions_cost_the_report_nothing_else(root):
+    (root / one().folder / "versions.json").write_text("{")
+    assert "<h1>wnrl study: quick</h1>" in report(root)
+
+
+def test_the_baseline_is_an_arm_that_the_study_names(root):
+    rows = summary(root, baseline="weight")
+    assert row(rows, CARTPOLE, "none").difference.value == -10.0
+    assert row(rows, CARTPOLE, "weight").difference is None
+    assert row(rows, DIGITS, "none").difference is None  # which has no arm of that name
+    assert columns("weight")[2] == "minus weight"
+    assert {line["baseline"] for line in csv.DictReader(io.StringIO(to_csv(rows, "weight")))} == {
+        "weight"
+    }
+
+
+def test_arms_are_compared_at_the_same_point_of_the_axes(tmp_path):
+    task = Task("CartPole-v1", "ppo", "a:b", RETURN)
+    study = Study("s", [task], [Arm("none"), Arm("weight")], "none",
+                  axes={"learning_rate": (0.1, 0.2)})  # fmt: skip
+    trials = study.trials()
+    for trial in trials:
+        rate = trial.settings["learning_rate"]
+        finish(tmp_path, trial, 1000 * rate + (rate if trial.arm.name == "weight" else 0.0))
+    rows = summary(tmp_path, trials)
+    differences = {r.name: r.difference.value for r in rows if r.difference}
+    assert differences == {
+        "weight, learning_rate=0.1": pytest.approx(0.1),
+        "weight, learning_rate=0.2": pytest.approx(0.2),
+    }
+    lines = list(csv.DictReader(io.StringIO(to_csv(rows, "none"))))
+    assert [line["learning_rate"] for line in lines] == ["0.1", "0.1", "0.2", "0.2"]
+    assert "weight, learning_rate=0.2" in report(tmp_path, rows, study, trials)
+
+
+def test_page_and_figures_take_colour_dash_and_meaning_from_the_arm(tmp_path, monkeypatch):
+    monkeypatch.setitem(NORMS, "mine", Norm("my own norm", colour="#abcdef"))
+    arms = [Arm("mine"), Arm("heads", "mine", settings={"norm_heads": False}, colour="#fedcba")]
+    study = Study("s", [Task("CartPole-v1", "ppo", "a:b", RETURN)], arms, "mine")
+    for trial in study.trials():
+        finish(tmp_path, trial, 1.0 + trial.seed)
+    page = report(tmp_path, summary(tmp_path, study.trials(), baseline="mine"), study)
+    for text in ("my own norm; norm_heads=False", "background:#fedcba", "stroke: #abcdef"):
+        assert text in page

@@ -9,13 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wnrl.norms import NORMS
 from wnrl.study.stats import bootstrap_interval, iqm
 from wnrl.study.summary import Row
 
 
 def learning_curves(rows: Sequence[Row]) -> str:
-    """One line a norm: the IQM over runs at each step, with its 95 % bootstrap band.
+    """Draw one line an arm: the IQM over runs at each step, with its 95 % bootstrap band.
 
     Args:
         rows: of one task.
@@ -29,13 +28,13 @@ def learning_curves(rows: Sequence[Row]) -> str:
             continue
         steps, values = curve
         low, high = bootstrap_interval(values, resamples=1000)
-        axes.fill_between(steps, low, high, color=NORMS[row.norm].colour, alpha=0.18, linewidth=0)
+        axes.fill_between(steps, low, high, color=row.arm.colour, alpha=0.18, linewidth=0)
         axes.plot(
             steps,
             iqm(values),
-            color=NORMS[row.norm].colour,
-            label=row.norm,
-            linestyle=NORMS[row.norm].dash,
+            color=row.arm.colour,
+            label=row.name,
+            linestyle=row.arm.dash,
             linewidth=1.8,
         )
     axes.set_xlabel(metric.steps)
@@ -46,7 +45,7 @@ def learning_curves(rows: Sequence[Row]) -> str:
 
 
 def final_scores(rows: Sequence[Row]) -> str:
-    """One line a norm: every run as a dot, their IQM as a bar with its 95 % interval.
+    """Draw one line an arm: every run as a dot, their IQM as a bar with its 95 % interval.
 
     Args:
         rows: of one task.
@@ -56,32 +55,29 @@ def final_scores(rows: Sequence[Row]) -> str:
     for y, row in enumerate(reversed(rows)):
         if row.score is None:
             continue
-        colour, score = NORMS[row.norm].colour, row.score
+        colour, score = row.arm.colour, row.score
         if score.low is not None and score.high is not None:
             axes.plot([score.low, score.high], [y, y], color=colour, linewidth=7, alpha=0.25)
         axes.plot([score.value], [y], "|", color=colour, markersize=17, markeredgewidth=2.5)
         axes.plot(list(row.scores.values()), [y] * len(row.scores), "o", color=colour, markersize=4)
-    axes.set_yticks(range(len(rows)), [row.norm for row in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(rows[0].task.metric.label)
     return _svg(figure, axes)
 
 
 def common_curve(row: Row) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """The steps that all runs of a row logged and their values, ``(n_steps,), (n_steps, n_runs)``.
+    """Return the steps that all runs of a row logged and their values.
 
     Returns:
-        None where no run finished or no step is common to all.
+        Shapes ``(n_steps,)`` and ``(n_steps, n_runs)``; None where no step is common to all.
     """
     tag = row.task.metric.curve
-    curves = [
-        dict(zip(result["curve"]["steps"], result["curve"][tag], strict=True))
-        for result in row.results.values()
-    ]
-    steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+    curves = [o.curves[tag] for o in row.outcomes.values() if o.curves.get(tag)]
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
     if not steps:
         return None
-    return np.array(steps, float), np.array([[c[step] for c in curves] for step in steps], float)
+    return np.array(steps), np.array([[curve[step] for curve in curves] for step in steps])
 
 
 def _svg(figure: Figure, axes: Axes) -> str:

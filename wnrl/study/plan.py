@@ -1,6 +1,9 @@
-"""What a comparison consists of: tasks, norms and seeds, and from them one job a run."""
+"""Values of a study: tasks, arms, seeds and axes, and from them one trial a run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
@@ -8,6 +11,12 @@ from typing import Any
 from wnrl import tags
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.norms import NORMS
+
+Dash = str | tuple[float, tuple[float, ...]]
+DASHES = ("-", "--", "-.", ":")
+# Settings in which the runs of one batch may differ.
+MEMBER_SCALARS = frozenset({"learning_rate", "clip_range", "ent_coef", "gamma", "gae_lambda"})
+EVERY_RUN: Mapping[str, Any] = {"device": "auto", "threads": 1}  # many runs train side by side
 
 
 @dataclass(frozen=True)
@@ -35,14 +44,7 @@ RETURN = Metric(
     steps="environment steps",
     higher_is_better=True,
 )
-BEST_RETURN = Metric(
-    key="best_return",
-    label="return of the best checkpoint",
-    curve=tags.EVAL_RETURN,
-    curve_label="evaluation return",
-    steps="environment steps",
-    higher_is_better=True,
-)
+BEST_RETURN = replace(RETURN, key="best_return", label="return of the best checkpoint")
 NLL = Metric(
     key="nll",
     label="NLL in nats",
@@ -58,83 +60,243 @@ class Task:
     """One thing to learn: an environment with an algorithm, or a data set with a model."""
 
     name: str
-    """The environment's id or the data set's name; also the folder."""
+    """The environment's id or the data set's name."""
     algo: str
     """The algorithm or the model."""
-    program: str
-    """Which program trains it, a key of the table that the caller runs jobs with."""
+    runner: str
+    """The importable function that trains it, as ``module:function``."""
     metric: Metric
-    norms: tuple[str, ...]
-    """The norms that this task compares."""
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """What the program gets besides norm, seed, device and folder."""
+    """Settings of all its runs."""
     also: tuple[Metric, ...] = ()
     """Further numbers of the same runs, each with a table of its own behind the first one's."""
     variant: str = ""
     """What tells it from another task with the same name and algorithm."""
+    arms: tuple[str, ...] = ()
+    """Names of the arms that it compares; empty for all of the study."""
+    length: str = "total_timesteps"
+    """The setting that says how long a run is, which a study's budget scales."""
 
     @property
     def label(self) -> str:
-        """The algorithm or the model, with the variant; the folder below the name's."""
+        """Algorithm or model, with the variant; the folder below the name's."""
         return f"{self.algo}-{self.variant}" if self.variant else self.algo
 
     @property
     def title(self) -> str:
-        """How tables and figures call it."""
+        """Name in tables and figures."""
         return f"{self.label} · {self.name}"
 
     @property
     def folder(self) -> PurePath:
-        """Where its runs go, below the study's folder."""
-        return PurePath(self.name, self.label)
+        """Folder of its runs, below the study's."""
+        return PurePath(_as_folder(self.name), _as_folder(self.label))
 
     def views(self) -> "list[Task]":
-        """The task, and what it looks like by each of the further numbers."""
+        """Return the task as seen by its metric and by each of the further numbers."""
         return [self, *(replace(self, metric=metric, also=()) for metric in self.also)]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run: a task with a norm and a seed."""
+class Arm:
+    """One of the alternatives that a study compares: a norm with its options.
 
+    Raises:
+        UsageError: The norm is not in ``NORMS``, or colour or dash cannot be drawn.
+    """
+
+    name: str
+    """The word for it in flags, folders and tables."""
+    norm: str = ""
+    """A key of ``NORMS``; the arm's name if not given."""
+    norm_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Options of the norm."""
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings that belong to this arm, such as a data-dependent initialisation."""
+    colour: str = ""
+    """As ``#rrggbb``; the norm's if not given."""
+    dash: Dash = ""
+    """As matplotlib takes it; the norm's if not given."""
+
+    def __post_init__(self) -> None:
+        row = NORMS[check_choice("norm", self.norm or self.name, NORMS)]
+        object.__setattr__(self, "norm", self.norm or self.name)
+        object.__setattr__(self, "colour", self.colour or row.colour)
+        object.__setattr__(self, "dash", self.dash or row.dash)
+        if self.name != _as_folder(self.name):
+            raise UsageError(f"an arm's name becomes a folder, got {self.name!r}")
+        if not re.fullmatch("#[0-9a-fA-F]{6}", self.colour):
+            raise UsageError(f"colour of {self.name} must be #rrggbb, got {self.colour!r}")
+        if isinstance(self.dash, str):
+            check_choice(f"dash of {self.name}", self.dash, DASHES)
+
+    @property
+    def meaning(self) -> str:
+        """One line of text: the norm, and what is set for this arm."""
+        return "; ".join([NORMS[self.norm].meaning, *_words({**self.norm_kwargs, **self.settings})])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: a task with an arm, a seed and settings."""
+
+    runner: str
+    """The importable function that trains it, as ``module:function``."""
     task: Task
-    norm: str
+    arm: Arm
     seed: int
+    settings: Mapping[str, Any] = field(hash=False)
+    """Everything else that a program would take as a flag, device and threads included."""
+    axes: tuple[str, ...] = ()
+    """Keys of the settings that the study varies."""
+
+    @property
+    def point(self) -> tuple[tuple[str, Any], ...]:
+        """Name and value of each axis."""
+        return tuple((name, self.settings[name]) for name in self.axes)
 
     @property
     def folder(self) -> PurePath:
-        """Where the run goes, below the study's folder."""
-        return self.task.folder / self.norm / f"seed{self.seed}"
+        """Folder of the run, below the study's."""
+        axes = (_as_folder(word) for word in _words(dict(self.point)))
+        return self.task.folder.joinpath(self.arm.name, *axes, f"seed{self.seed}")
 
     @property
     def title(self) -> str:
-        """How progress lines call it."""
-        return f"{self.task.title} · {self.norm} · seed {self.seed}"
+        """Name in progress lines."""
+        return " · ".join(
+            [self.task.title, self.arm.name, *_words(dict(self.point)), f"seed {self.seed}"]
+        )
+
+    def batch_key(self) -> str:
+        """Return a text that is equal for trials which one batch can train.
+
+        Those differ in their seed and in scalars that each member of a batch may have for itself.
+        """
+        shared = {k: v for k, v in self.settings.items() if k not in MEMBER_SCALARS}
+        key = [self.runner, self.task.name, self.task.algo, self.arm.norm, self.arm.norm_kwargs]
+        return json.dumps([*key, shared], sort_keys=True, default=repr)
 
 
-def plan(tasks: Iterable[Task], n_seeds: int, norms: Sequence[str] = ()) -> list[Job]:
-    """The jobs of a study, in the order of the tasks, every seed of all norms before the next.
-
-    A study that is stopped half way has thus, as far as it came, the same seeds of every norm.
-
-    Args:
-        tasks: the costly ones first keep all processes busy until the end.
-        n_seeds: runs a norm, seeds 0, 1, ….
-        norms: keep only these; empty keeps what each task compares.
+@dataclass(frozen=True)
+class Study:
+    """A comparison as a value: every arm on every task, at every point of the axes, by seeds.
 
     Raises:
-        UsageError: a norm is unknown, compared by no task, or ``n_seeds`` is not above zero.
+        UsageError: Something in it contradicts itself, or names an arm that is not there.
     """
-    check_positive(seeds=n_seeds)
-    tasks = list(tasks)
-    for norm in norms:
-        check_choice("norm", norm, NORMS)
-        if not any(norm in task.norms for task in tasks):
-            raise UsageError(f"norm {norm!r} is compared by no task of this study")
-    return [
-        Job(task, norm, seed)
-        for task in tasks
-        for seed in range(n_seeds)
-        for norm in task.norms
-        if not norms or norm in norms
-    ]
+
+    name: str
+    tasks: Sequence[Task]
+    """The costly ones first keep all processes busy until the end."""
+    arms: Sequence[Arm]
+    baseline: str
+    """Name of the arm that the others are compared with."""
+    seeds: Sequence[int] = range(3)
+    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Settings to vary and their values; each combination is trained with every arm and seed."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of all runs; those of a task and of an arm go before."""
+    budget: float = 1.0
+    """Share of each task's steps."""
+
+    def __post_init__(self) -> None:
+        _check_kind("tasks", self.tasks, Task)
+        _check_kind("arms", self.arms, Arm)
+        _check_kind("seeds", self.seeds, int)
+        names = [arm.name for arm in self.arms]
+        _check_distinct("arms", names)
+        _check_distinct("tasks", [str(task.folder) for task in self.tasks])
+        _check_distinct("seeds", self.seeds)
+        check_choice("baseline", self.baseline, names)
+        check_positive(budget=self.budget)
+        if min(self.seeds) < 0:
+            raise UsageError(f"seeds must be zero or above, got {min(self.seeds)}")
+        for task in self.tasks:
+            for name in task.arms:
+                check_choice(f"arms of {task.title}", name, names)
+            if self.budget != 1 and not isinstance(task.settings.get(task.length), int | float):
+                raise UsageError(f"{task.title} has no {task.length} that a budget could scale")
+        for axis, values in self.axes.items():
+            _check_kind(f"axis {axis}", values, object)
+            _check_distinct(f"axis {axis}", [_as_folder(str(value)) for value in values])
+            for arm in self.arms:
+                if axis in arm.settings:
+                    raise UsageError(f"{axis} is an axis and a setting of arm {arm.name}")
+
+    def trials(self) -> list[Trial]:
+        """Return the runs in the order of the tasks, every seed of all arms before the next.
+
+        A study that is stopped half way has thus, as far as it came, the same seeds of every arm.
+        """
+        points = [
+            dict(zip(self.axes, p, strict=True)) for p in itertools.product(*self.axes.values())
+        ]
+        return [
+            Trial(task.runner, task, arm, seed, self._settings(task, arm, point), tuple(self.axes))
+            for task in self.tasks
+            for seed in self.seeds
+            for point in points
+            for arm in self._arms_of(task)
+        ]
+
+    def only(self, arms: Sequence[str] = (), algos: Sequence[str] = ()) -> "Study":
+        """Return the study with some of its arms and tasks.
+
+        Args:
+            arms: Names of arms; empty for all.
+            algos: Algorithms or labels of tasks; empty for all.
+
+        Raises:
+            UsageError: A word names none, or the tasks that are left do not compare an arm.
+        """
+        for word in algos:
+            check_choice("algos", word, dict.fromkeys(w for t in self.tasks for w in _algos(t)))
+        tasks = [task for task in self.tasks if not algos or {*_algos(task)} & {*algos}]
+        for name in arms:
+            check_choice("norms", name, [arm.name for arm in self.arms])
+            if not any(name in (arm.name for arm in self._arms_of(task)) for task in tasks):
+                raise UsageError(f"arm {name!r} is compared by no task of this study")
+        chosen = [
+            replace(
+                task, arms=tuple(a.name for a in self._arms_of(task) if not arms or a.name in arms)
+            )
+            for task in tasks
+        ]
+        return replace(self, tasks=[task for task in chosen if task.arms])
+
+    def _arms_of(self, task: Task) -> list[Arm]:
+        return [arm for arm in self.arms if not task.arms or arm.name in task.arms]
+
+    def _settings(self, task: Task, arm: Arm, point: Mapping[str, Any]) -> dict[str, Any]:
+        settings = {**EVERY_RUN, **self.settings, **task.settings, **arm.settings, **point}
+        if self.budget != 1:
+            settings[task.length] = max(1, round(settings[task.length] * self.budget))
+        return settings
+
+
+def _algos(task: Task) -> tuple[str, str]:
+    return task.algo, task.label
+
+
+def _words(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in settings.items()]
+
+
+def _as_folder(text: str) -> str:
+    """Return a name that is one folder: no separators, no colons, no dot in front."""
+    return re.sub(r"^\.|[^\w.,+=-]", "_", text) or "_"
+
+
+def _check_kind(name: str, values: Any, kind: type) -> None:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise UsageError(f"{name} must be a sequence that is not empty, got {values!r}")
+    for value in values:
+        if not isinstance(value, kind):
+            raise UsageError(f"each of {name} must be of type {kind.__name__}, got {value!r}")
+
+
+def _check_distinct(name: str, values: Sequence[Any]) -> None:
+    for value in values:
+        if list(values).count(value) > 1:
+            raise UsageError(f"{name} must differ, got {value!r} twice")

@@ -2,15 +2,15 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 from typing import Any
 
-from wnrl.norms import NORMS
+from wnrl.errors import UsageError, printable
 from wnrl.runs import VERSIONS, read_json, write_text
 from wnrl.study.figures import final_scores, learning_curves
-from wnrl.study.plan import Job, Task
-from wnrl.study.summary import COLUMNS, Row, cells
+from wnrl.study.plan import Arm, Study, Task, Trial
+from wnrl.study.summary import Row, cells, columns
 
 PICTURE = "samples.png"  # what a generative run leaves in its folder
 
@@ -42,100 +42,106 @@ code { background: #f4f4f4; padding: .1em .3em; overflow-wrap: anywhere; }
 """
 
 READING = """
-<p>Every norm of a task has the same network, hyperparameters and seeds; only the normalisation
-differs, and norms that change nothing at the start begin as the same function. Norms act on
+<p>Every arm of a task has the same network, hyperparameters and seeds but for what the arm says
+above; norms that change nothing at the start begin as the same function. Norms act on
 hidden layers; weight norm acts on output layers too, unless a task says below that it was not
 applied to them. <b>IQM</b> is the interquartile mean over the runs that finished (of up to three,
 the mean); see <b>failed</b> for the others. The interval is a 95 % percentile bootstrap over
 runs: with so few runs it is narrower than the truth, and two intervals that overlap do not show a
-difference; a single run has none. <b>Minus none</b> is the IQM of the differences to the plain
-network at the same seed, with its interval; it need not be the difference of the IQMs.
-<b>P(better)</b> is the probability that a run of this norm is better than a run of the plain
-network; a failed run is worse than any other. Returns are means over evaluation episodes after
+difference; a single run has none. <b>Minus {baseline}</b> is the IQM of the differences to the
+runs of {baseline} at the same seed, with its interval; it need not be the difference of the IQMs.
+<b>P(better)</b> is the probability that a run of this arm is better than a run of {baseline};
+a failed run is worse than any other. Returns are means over evaluation episodes after
 training, on a separate environment; NLLs are on the test split, in nats an image. The validation
-ELBO beside an NLL is a bound with one sample and on other images, so its order of the norms may
+ELBO beside an NLL is a bound with one sample and on other images, so its order of the arms may
 differ from the NLL's. <b>Steps/s</b> is the median over runs of training steps a second in a
-process of its own while other processes trained beside it. One learning rate was used for all
-norms: a norm that would prefer another one is not shown at its best.</p>
+process of its own while other processes trained beside it. An arm that would prefer another
+learning rate than those in the table is not shown at its best.</p>
 """
 
 
 def write_report(
-    path: Path, title: str, rows: Sequence[Row], jobs: Sequence[Job], notes: Mapping[str, Any]
+    path: Path, study: Study, rows: Sequence[Row], trials: Sequence[Trial], notes: Mapping[str, Any]
 ) -> None:
-    """Writes the page, by write-then-rename.
+    """Write the page.
 
     Args:
-        path: the page; run folders are looked for beside it.
-        title: the study's name.
-        rows: the table.
-        jobs: the runs, for their pictures and versions.
-        notes: facts to list at the foot, such as the command.
+        path: The page; run folders are looked for beside it.
+        study: Its name, its arms and its baseline.
+        rows: The table.
+        trials: The runs, for their pictures and versions.
+        notes: Facts to list at the foot, such as the command.
     """
     root = path.parent
     tasks = list(dict.fromkeys(row.task for row in rows))
-    norms = list(dict.fromkeys(row.norm for row in rows))
-    seeds = len({job.seed for job in jobs})
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    seeds = len({trial.seed for trial in trials})
+    title = escape(f"wnrl study: {study.name}")
     body = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p class=muted>{len(tasks)} tasks, {len(norms)} normalisations, {seeds} seeds each</p>",
+        f"<h1>{title}</h1>",
+        f"<p class=muted>{len(tasks)} tasks, {len(arms)} arms, {seeds} seeds each</p>",
         "<ul>",
-        *(f"<li>{_name(norm)}: {escape(NORMS[norm].meaning)}</li>" for norm in norms),
+        *(f"<li>{_name(arm)}: {escape(arm.meaning)}</li>" for arm in arms),
         "</ul>",
-        _table(rows),
+        _table(rows, study.baseline),
         _failures(rows),
     ]
     for task in tasks:
-        body.append(_section(task, [row for row in rows if row.task == task], jobs, root))
+        body.append(_section([row for row in rows if row.task == task], trials, root))
     body += [
         "<h2>How to read this</h2>",
-        READING,
+        READING.format(baseline=escape(study.baseline)),
         "<h2>How it was made</h2>",
-        _facts(root, jobs, notes),
+        _facts(root, trials, notes),
     ]
     page = (
         "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
         "<meta name=viewport content='width=device-width, initial-scale=1'>\n"
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n"
-        + "\n".join(body)
-        + "\n</html>\n"
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n" + "\n".join(body) + "\n</html>\n"
     )
     write_text(path, page)
 
 
-def _name(norm: str) -> str:
-    return f"<span class=swatch style='background:{NORMS[norm].colour}'></span><b>{norm}</b>"
+def escape(text: object) -> str:
+    """Return a text for a page: no markup, and no control characters."""
+    return escape_html(printable(text, 2000))
 
 
-def _table(rows: Sequence[Row]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in ("task", *COLUMNS))
+def _name(arm: Arm, name: str = "") -> str:
+    swatch = f"<span class=swatch style='background:{arm.colour}'></span>"
+    return f"{swatch}<b>{escape(name or arm.name)}</b>"
+
+
+def _table(rows: Sequence[Row], baseline: str) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in ("task", *columns(baseline)))
     lines = []
     for row in rows:
         _, *numbers = (escape(cell) for cell in cells(row))
         task = escape(f"{row.task.title}, {row.task.metric.label}")
         rest = "".join(f"<td>{number}</td>" for number in numbers)
-        lines.append(f"<tr><td>{task}</td><td>{_name(row.norm)}</td>{rest}</tr>")
+        lines.append(f"<tr><td>{task}</td><td>{_name(row.arm, row.name)}</td>{rest}</tr>")
     return f"<div class=scroll><table><tr>{head}</tr>{''.join(lines)}</table></div>"
 
 
 def _failures(rows: Sequence[Row]) -> str:
     lines = [
-        f"<li>{escape(row.task.title)} · {row.norm} · {escape(failure)}</li>"
+        f"<li>{escape(f'{row.task.title} · {row.name} · {failure}')}</li>"
         for row in rows
         for failure in row.failures
     ]
     return f"<p class=failed>Runs without a score:</p><ul>{''.join(lines)}</ul>" if lines else ""
 
 
-def _section(task: Task, rows: Sequence[Row], jobs: Sequence[Job], root: Path) -> str:
+def _section(rows: Sequence[Row], trials: Sequence[Trial], root: Path) -> str:
+    task = rows[0].task
     better = "higher" if task.metric.higher_is_better else "lower"
-    plain = {
-        row.norm: sorted({part for run in row.results.values() for part in run["plain_parts"]})
-        for row in rows
-    }
+    plain: dict[Arm, set[str]] = {}
+    for row in rows:
+        for outcome in row.outcomes.values():
+            plain.setdefault(row.arm, set()).update(outcome.plain_parts)
     untouched = "".join(
-        f"<p class=muted>{_name(norm)} was not applied to {escape(', '.join(parts))}.</p>"
-        for norm, parts in plain.items()
+        f"<p class=muted>{_name(arm)} was not applied to {escape(', '.join(sorted(parts)))}.</p>"
+        for arm, parts in plain.items()
         if parts
     )
     return (
@@ -143,31 +149,39 @@ def _section(task: Task, rows: Sequence[Row], jobs: Sequence[Job], root: Path) -
         f"<p class=muted>{escape(task.metric.label)}, {better} is better. Left: while learning, "
         f"IQM and 95 % interval over runs. Right: at the end, every run a dot.</p>"
         f"<div class=figures><div>{learning_curves(rows)}</div>"
-        f"<div>{final_scores(rows)}</div></div>{untouched}{_pictures(task, jobs, root)}"
+        f"<div>{final_scores(rows)}</div></div>{untouched}{_pictures(task, trials, root)}"
     )
 
 
-def _pictures(task: Task, jobs: Sequence[Job], root: Path) -> str:
+def _pictures(task: Task, trials: Sequence[Trial], root: Path) -> str:
     figures = []
-    for job in jobs:
-        picture = root / job.folder / PICTURE
-        if job.task == task and job.seed == 0 and picture.is_file():
+    for trial in trials:
+        picture = root / trial.folder / PICTURE
+        if (
+            trial.task == task
+            and trial.seed == 0
+            and picture.is_file()
+            and not picture.is_symlink()
+        ):
             data = base64.b64encode(picture.read_bytes()).decode()
             figures.append(
-                f"<figure><figcaption>{_name(job.norm)}, samples at seed 0</figcaption>"
+                f"<figure><figcaption>{_name(trial.arm)}, samples at seed 0</figcaption>"
                 f"<img alt='samples' src='data:image/png;base64,{data}'></figure>"
             )
     return f"<div class=pictures>{''.join(figures)}</div>" if figures else ""
 
 
-def _facts(root: Path, jobs: Sequence[Job], notes: Mapping[str, Any]) -> str:
-    found = [path for job in jobs if (path := root / job.folder / VERSIONS).is_file()]
+def _facts(root: Path, trials: Sequence[Trial], notes: Mapping[str, Any]) -> str:
     seen: dict[str, set[str]] = {}
-    for versions in map(read_json, found):
+    for trial in trials:
+        try:
+            versions = read_json(root / trial.folder / VERSIONS)
+        except (UsageError, OSError):  # a run that has not begun, or a damaged file
+            continue
         for key, value in versions.items():
             if value is not None:
                 seen.setdefault(key, set()).add(str(value))
     # More than one value: the runs were not all made with the same code.
     facts = {**notes, **{key: " and ".join(sorted(values)) for key, values in seen.items()}}
-    lines = (f"<li>{escape(str(k))}: <code>{escape(str(v))}</code></li>" for k, v in facts.items())
+    lines = (f"<li>{escape(k)}: <code>{escape(v)}</code></li>" for k, v in facts.items())
     return f"<ul>{''.join(lines)}</ul>"

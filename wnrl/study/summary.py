@@ -2,19 +2,68 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, printable
 from wnrl.runs import RESULT, is_finished, read_json
-from wnrl.study.plan import Job, Task
+from wnrl.study.plan import Arm, Task, Trial
 from wnrl.study.stats import bootstrap_interval, iqm, probability_of_improvement
 
-BASELINE = "none"
+
+@dataclass(frozen=True)
+class Outcome:
+    """Numbers of a finished run."""
+
+    scores: dict[str, float]
+    """By the metrics' keys."""
+    curves: dict[str, dict[float, float]]
+    """By the curves' tags, from steps to values."""
+    steps_per_second: float | None
+    plain_parts: tuple[str, ...]
+    """Names of the layers that the norm was not applied to."""
+
+
+def read_outcome(task: Task, result: Mapping[str, Any]) -> Outcome:
+    """Return the numbers of a run from what its runner left in ``result.json``.
+
+    Raises:
+        UsageError: The run failed, for the reason that the message has, or the result is no
+            result: a score that is no number never reaches a table.
+    """
+    status = result.get("status")
+    if status == "failed":
+        raise UsageError(printable(result.get("reason") or "failed, and says no reason", 500))
+    try:
+        if status != "finished":
+            raise ValueError(f"status is {status!r}")
+        curve = dict(result.get("curve", {}))
+        speed = result.get("steps_per_second")
+        metrics = (task.metric, *task.also)
+        return Outcome(
+            scores={m.key: _number(m.key, result.get(m.key)) for m in metrics},
+            curves={m.curve: _curve(m.curve, curve) for m in metrics if m.curve in curve},
+            steps_per_second=None if speed is None else _number("steps_per_second", speed),
+            plain_parts=tuple(map(printable, result.get("plain_parts", ()))),
+        )
+    except (ValueError, TypeError, LookupError) as error:
+        raise UsageError(f"{RESULT} is damaged: {printable(error)}") from error
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}")
+    return float(value)
+
+
+def _curve(tag: str, curve: Mapping[str, Any]) -> dict[float, float]:
+    pairs = zip(curve["steps"], curve[tag], strict=True)
+    return {_number("a step", step): _number(tag, value) for step, value in pairs}
 
 
 @dataclass(frozen=True)
@@ -42,108 +91,121 @@ class Interval:
 
 @dataclass(frozen=True)
 class Row:
-    """One norm on one task."""
+    """One arm on one task at one point of the axes."""
 
     task: Task
-    norm: str
+    arm: Arm
+    point: tuple[tuple[str, Any], ...]
+    """Name and value of each axis."""
     scores: dict[int, float]
     """The metric of each finished run, by seed."""
     score: Interval | None
     """Their IQM; None where no run finished."""
     difference: Interval | None
-    """IQM of the differences to ``none`` at the same seed; None without pairs, and for ``none``."""
+    """IQM of the differences to the baseline at the same seed and point; None without pairs, and
+    for the baseline."""
     better: float | None
-    """P(a run of this norm is better than a run of ``none``); a failed run is worse than any."""
+    """P(a run of this arm is better than one of the baseline); a failed run is worse than any."""
     steps_per_second: float | None
     """Median over runs."""
-    results: dict[int, dict[str, Any]] = field(repr=False)
-    """What the finished runs wrote, by seed."""
+    outcomes: dict[int, Outcome] = field(repr=False)
+    """All numbers of the finished runs, by seed."""
     failures: list[str]
     """Why each of the other runs has no score, with its seed."""
 
+    @property
+    def name(self) -> str:
+        """Name in tables and figures: the arm's, with the point where there are axes."""
+        return ", ".join([self.arm.name, *(f"{axis}={value}" for axis, value in self.point)])
 
-def summarise(root: Path, jobs: Iterable[Job], crashed: dict[Job, str]) -> list[Row]:
-    """Reads the results below ``root``.
+
+# Outcomes of the finished runs and why the others have no score, each by seed.
+Runs = tuple[dict[int, Outcome], dict[int, str]]
+
+
+def summarise(
+    root: Path, trials: Iterable[Trial], baseline: str, crashed: Mapping[Trial, str]
+) -> list[Row]:
+    """Read the results below ``root``.
 
     Args:
-        root: the study's folder.
-        jobs: what was planned; a folder of another run is not read.
-        crashed: the reason for each job that left no result.
+        root: The study's folder.
+        trials: What was planned; a folder of another run is not read.
+        baseline: Name of the arm that the others are compared with.
+        crashed: The reason for each trial that left no result.
 
     Returns:
-        A row for each task, number that it is compared by, and norm, in the order of the jobs.
+        A row for each task, number that it is compared by, point and arm, in the order of trials.
     """
-    groups: dict[tuple[Task, str], list[Job]] = {}
-    for job in jobs:
-        groups.setdefault((job.task, job.norm), []).append(job)
+    groups: dict[tuple[Task, Arm, tuple[tuple[str, Any], ...]], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.task, trial.arm, trial.point), []).append(trial)
     read = {key: _read(root, group, crashed) for key, group in groups.items()}
-    nothing: Runs = ({}, {})
+    baselines = {(task, at): runs for (task, arm, at), runs in read.items() if arm.name == baseline}
     return [
-        _row(view, norm, runs, read.get((task, BASELINE), nothing))
-        for task in dict.fromkeys(task for task, _ in read)
+        _row(view, arm, point, runs, None if arm.name == baseline else baselines.get((task, point)))
+        for task in dict.fromkeys(task for task, _, _ in read)
         for view in task.views()
-        for (of, norm), runs in read.items()
+        for (of, arm, point), runs in read.items()
         if of == task
     ]
 
 
-# What the finished runs wrote and why the others have no score, each by seed.
-Runs = tuple[dict[int, dict[str, Any]], dict[int, str]]
+def _read(root: Path, group: list[Trial], crashed: Mapping[Trial, str]) -> Runs:
+    outcomes, failures = {}, {}
+    for trial in group:
+        try:
+            if not is_finished(root / trial.folder):
+                raise UsageError(crashed.get(trial, "unfinished"))
+            result = read_json(root / trial.folder / RESULT)
+            outcomes[trial.seed] = read_outcome(trial.task, result)
+        except UsageError as error:
+            failures[trial.seed] = printable(error, 500)
+    return outcomes, failures
 
 
-def _read(root: Path, group: list[Job], crashed: dict[Job, str]) -> Runs:
-    results, failures = {}, {}
-    for job in group:
-        folder = root / job.folder
-        result: dict[str, Any] = {"reason": crashed.get(job, "unfinished")}
-        if is_finished(folder):
-            try:
-                result = read_json(folder / RESULT)
-            except UsageError as error:
-                result = {"reason": str(error)}
-        if result.get("status") == "finished":
-            results[job.seed] = result
-        else:
-            failures[job.seed] = result["reason"]
-    return results, failures
-
-
-def _row(task: Task, norm: str, runs: Runs, baseline: Runs) -> Row:
+def _row(
+    task: Task, arm: Arm, point: tuple[tuple[str, Any], ...], runs: Runs, baseline: Runs | None
+) -> Row:
     key = task.metric.key
-    results, failures = runs
-    scores = {seed: result[key] for seed, result in results.items()}
-    plain = {seed: result[key] for seed, result in baseline[0].items()}
-    paired = [] if norm == BASELINE else sorted(scores.keys() & plain.keys())
-    speeds = [result["steps_per_second"] for result in results.values()]
+    outcomes, failures = runs
+    scores = {seed: outcome.scores[key] for seed, outcome in outcomes.items()}
+    others = {seed: outcome.scores[key] for seed, outcome in (baseline or ({}, {}))[0].items()}
+    paired = sorted(scores.keys() & others.keys())
+    speeds = [o.steps_per_second for o in outcomes.values() if o.steps_per_second is not None]
     return Row(
         task=task,
-        norm=norm,
+        arm=arm,
+        point=point,
         scores=scores,
         score=Interval.of(list(scores.values())) if scores else None,
-        difference=Interval.of([scores[s] - plain[s] for s in paired]) if paired else None,
+        difference=Interval.of([scores[s] - others[s] for s in paired]) if paired else None,
         better=probability_of_improvement(_ranked(task, runs), _ranked(task, baseline))
-        if paired
+        if paired and baseline
         else None,
         steps_per_second=float(np.median(speeds)) if speeds else None,
-        results=results,
+        outcomes=outcomes,
         failures=[f"seed {seed}: {reason}" for seed, reason in failures.items()],
     )
 
 
 def _ranked(task: Task, runs: Runs) -> list[float]:
-    """The runs' scores so that higher is better, those without one below all others."""
-    results, failures = runs
+    """Return the runs' scores so that higher is better, those without one below all others."""
+    outcomes, failures = runs
     sign = 1 if task.metric.higher_is_better else -1
-    return [sign * r[task.metric.key] for r in results.values()] + [-np.inf] * len(failures)
+    scores = [sign * outcome.scores[task.metric.key] for outcome in outcomes.values()]
+    return scores + [-np.inf] * len(failures)
 
 
-COLUMNS = ("norm", "IQM [95 %]", "minus none", "P(better)", "steps/s", "failed")
+def columns(baseline: str) -> tuple[str, ...]:
+    """Return the heads of a table's columns."""
+    return ("arm", "IQM [95 %]", f"minus {baseline}", "P(better)", "steps/s", "failed")
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """The row as text, one cell for each of ``COLUMNS``; – where there is nothing to say."""
+    """Return the row as text, a cell a column; – where there is nothing to say."""
     return (
-        row.norm,
+        row.name,
         str(row.score or "–"),
         str(row.difference or "–"),
         "–" if row.better is None else f"{row.better:.2f}",
@@ -152,33 +214,27 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def to_csv(rows: Iterable[Row]) -> str:
-    """The table with full precision, one line a row; empty where there is no value."""
+def to_csv(rows: Sequence[Row], baseline: str) -> str:
+    """Return the table with full precision, one line a row; empty where there is no value."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    axes = [name for name, _ in rows[0].point] if rows else []
     ends = ("", "_low", "_high")
-    writer.writerow(
-        ["task", "algo", "norm", "metric", "runs", *(f"iqm{end}" for end in ends),
-         *(f"minus_none{end}" for end in ends), "p_better_than_none", "steps_per_second",
-         "failed", "failures"]
-    )  # fmt: skip
+    fields = [
+        *("task", "algo", "arm", "norm", *axes, "metric", "runs", *(f"iqm{end}" for end in ends)),
+        *("baseline", *(f"minus_baseline{end}" for end in ends), "p_better_than_baseline"),
+        *("steps_per_second", "failed", "failures"),
+    ]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(fields)
     for row in rows:
-        intervals = [
-            number
-            for interval in (row.score, row.difference)
-            for number in (
-                (interval.value, _blank(interval.low), _blank(interval.high))
-                if interval
-                else ("", "", "")
-            )
-        ]
-        writer.writerow(
-            [row.task.name, row.task.label, row.norm, row.task.metric.key, len(row.scores),
-             *intervals, _blank(row.better), _blank(row.steps_per_second), len(row.failures),
-             "; ".join(row.failures)]
-        )  # fmt: skip
+        task, values = row.task, [value for _, value in row.point]
+        writer.writerow([
+            *(task.name, task.label, row.arm.name, row.arm.norm, *values, task.metric.key),
+            *(len(row.scores), *_ends(row.score), baseline, *_ends(row.difference)),
+            *(row.better, row.steps_per_second, len(row.failures), "; ".join(row.failures)),
+        ])  # fmt: skip
     return out.getvalue()
 
 
-def _blank(value: float | None) -> float | str:
-    return "" if value is None else value
+def _ends(interval: Interval | None) -> tuple[float | None, ...]:
+    return (interval.value, interval.low, interval.high) if interval else (None, None, None)

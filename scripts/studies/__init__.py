@@ -1,0 +1,1 @@
+"""Shipped studies, one file each; its ``STUDY`` is what ``compare.py`` runs."""

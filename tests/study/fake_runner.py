@@ -1,0 +1,98 @@
+"""Runners for tests, importable by worker processes."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from wnrl.errors import UsageError
+from wnrl.runs import Interrupts, Stopped, open_run
+from wnrl.study.plan import RETURN, Arm, Study, Task
+from wnrl.study.processes import processes
+
+ARMS = tuple(Arm(norm) for norm in ("none", "weight", "batch", "layer"))
+
+
+def study_of(function, **changes):
+    task = Task("CartPole-v1", "ppo", f"fake_runner:{function}", RETURN)
+    return Study(**{"name": "fake", "tasks": [task], "arms": ARMS, "baseline": "none",
+                    "seeds": [0], **changes})  # fmt: skip
+
+
+def settings(trial):
+    rate = trial.settings.get("learning_rate", 1)
+    if not isinstance(rate, int | float) or rate <= 0:
+        raise UsageError(f"learning_rate must be above zero, got {rate!r}")
+    return {"task": trial.task.name, "norm": trial.arm.norm, "seed": trial.seed, **trial.settings}
+
+
+def finish(trial, folder, **result):
+    result = {"status": "finished", "final_return": 1.0, **result}
+    with open_run(folder, settings(trial)) as run:
+        run.write_result(result)
+    return result
+
+
+def succeed(trial, folder, progress):
+    progress(0.5)
+    return finish(trial, folder, arm=trial.arm.name)
+
+
+def report_process(trial, folder, progress):
+    return finish(trial, folder, pid=os.getpid())
+
+
+def leave_no_result(trial, folder, progress):
+    return {"status": "finished", "final_return": 1.0}
+
+
+def raise_on_weight(trial, folder, progress):
+    if trial.arm.name == "weight":
+        raise ZeroDivisionError("on\x1b[31m purpose")
+    return finish(trial, folder)
+
+
+def die_on_weight(trial, folder, progress):
+    if trial.arm.name == "weight":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return finish(trial, folder)
+
+
+def refuse(trial, folder, progress):
+    raise UsageError("seed is wrong")
+
+
+def sleep(trial, folder, progress):
+    note(folder, "begun")
+    time.sleep(120)
+
+
+def save_when_stopped(trial, folder, progress):
+    """Train in steps of half a second, and leave a checkpoint after the step with the signal."""
+    with Interrupts() as interrupts:
+        note(folder, "begun")
+        while interrupts.received is None:
+            time.sleep(0.5)
+        (folder / "checkpoint").touch()
+        raise Stopped(interrupts.received, "saved")
+
+
+def never_stop(trial, folder, progress):
+    with Interrupts():
+        note(folder, "begun")
+        for _ in range(1000):
+            time.sleep(0.1)
+
+
+def note(folder, name):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{os.getpid()}.{name}").touch()
+
+
+if __name__ == "__main__":
+    root, function = Path(sys.argv[1]), sys.argv[2]
+    for _event in processes(study_of(function).trials(), root, workers=2):
+        pass

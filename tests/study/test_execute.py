@@ -1,0 +1,74 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import fake_runner
+
+from wnrl.errors import UsageError
+from wnrl.study.execute import check_trials, load_study, runner
+
+
+def test_a_runner_is_found_by_its_name():
+    train, settings = runner("fake_runner:succeed")
+    assert (train, settings) == (fake_runner.succeed, fake_runner.settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fake_runner", "must be module:function, got 'fake_runner'"),
+        ("no_such_module:train", "cannot be imported: ModuleNotFoundError"),
+        ("fake_runner:no_such_function", "fake_runner has no function 'no_such_function'"),
+        ("json:dumps", "json has no function 'settings'"),
+    ],
+)
+def test_a_runner_that_does_not_exist_is_refused(name, message):
+    with pytest.raises(UsageError, match=message):
+        runner(name)
+
+
+@pytest.mark.parametrize("rate", [-1, "fast"])
+def test_a_setting_that_a_runner_refuses_is_told_with_its_trial(tmp_path, rate):
+    trials = fake_runner.study_of("succeed", axes={"learning_rate": (1, rate)}).trials()
+    with pytest.raises(UsageError, match=rf"learning_rate={rate} · seed 0: learning_rate must be"):
+        check_trials(trials, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_a_run_of_other_settings_is_refused_before_anything_runs(tmp_path):
+    before = fake_runner.study_of("succeed", settings={"gamma": 1}).trials()
+    fake_runner.succeed(before[-1], tmp_path / before[-1].folder, lambda fraction: None)
+    check_trials(before, tmp_path)
+    after = fake_runner.study_of("succeed", settings={"gamma": 2}).trials()
+    with pytest.raises(UsageError, match=r"gamma=1 \(asked: 2\)"):
+        check_trials(after, tmp_path)
+
+
+@pytest.fixture
+def leave_path_alone(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.mark.usefixtures("leave_path_alone")
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("broken_study", "STUDY = (", "cannot be imported: SyntaxError"),
+        ("leaving_study", "raise SystemExit(0)", "cannot be imported: SystemExit"),
+        ("no_study", "STUDY = 3", "has no STUDY"),
+        ("json", "", "needs another name: json cannot be imported or is taken"),
+        ("my-study", "", "needs another name"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused_in_one_line(tmp_path, name, text, message):
+    (tmp_path / f"{name}.py").write_text(text)
+    with pytest.raises(UsageError, match=message) as refused:
+        load_study(tmp_path / f"{name}.py")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_study_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="is no Python file"):
+        load_study(tmp_path / "nothing.py")

@@ -1,0 +1,158 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+# Workers are fresh interpreters; they find these runners by this file's name as a module.
+sys.path.insert(0, str(Path(__file__).parent))
+import fake_runner
+
+from wnrl.study.processes import processes
+
+ARMS = {arm.name for arm in fake_runner.ARMS}
+
+
+def run(function, root, workers=2):
+    trials = fake_runner.study_of(function).trials()
+    with closing(processes(trials, root, workers=workers)) as events:
+        return list(events)
+
+
+def ended(events):
+    return {event.trial.arm.name for event in events if event.kind == "ended"}
+
+
+def reasons(events, kind):
+    return {event.reason for event in events if event.kind == kind}
+
+
+def test_every_trial_ends_with_its_result(tmp_path):
+    events = run("succeed", tmp_path)
+    results = {e.trial.arm.name: e.result["arm"] for e in events if e.kind == "ended"}
+    assert results == {name: name for name in ARMS}
+
+
+def test_one_process_takes_many_trials(tmp_path):
+    events = run("report_process", tmp_path)
+    assert len({event.result["pid"] for event in events if event.kind == "ended"}) <= 2
+
+
+def test_progress_arrives_between_start_and_end(tmp_path):
+    kinds = [event.kind for event in run("succeed", tmp_path, workers=1)]
+    assert kinds == ["started", "progress", "ended"] * 4
+
+
+def test_trial_that_raises_fails_alone_with_its_reason_in_plain_characters(tmp_path):
+    events = run("raise_on_weight", tmp_path)
+    assert reasons(events, "crashed") == {r"ZeroDivisionError: on\x1b[31m purpose"}
+    assert ended(events) == ARMS - {"weight"}
+    logs = "".join(log.read_text() for log in tmp_path.glob("worker*.log"))
+    assert "Traceback" in logs
+
+
+def test_trial_that_kills_its_process_fails_alone(tmp_path):
+    events = run("die_on_weight", tmp_path)
+    assert "killed by signal 9" in next(iter(reasons(events, "crashed")))
+    assert ended(events) == ARMS - {"weight"}
+
+
+def test_usage_error_is_told_apart_from_a_crash(tmp_path):
+    assert reasons(run("refuse", tmp_path), "refused") == {"seed is wrong"}
+
+
+def test_a_runner_that_leaves_no_result_has_crashed(tmp_path):
+    events = run("leave_no_result", tmp_path)
+    assert reasons(events, "crashed") == {
+        "fake_runner:leave_no_result returned and left no result.json"
+    }
+
+
+def test_leaving_the_loop_stops_the_workers(tmp_path):
+    trials = fake_runner.study_of("sleep").trials()
+    with closing(processes(trials, tmp_path, workers=2)) as events:
+        assert [next(events).kind, next(events).kind] == ["started", "started"]
+        wait_for(lambda: len(noted(tmp_path)) == 2)
+    assert not any(alive(pid) for pid in noted(tmp_path))
+
+
+def start(function, root):
+    """A study in a process and a group of its own, whose two workers have begun to train."""
+    study = subprocess.Popen(
+        [sys.executable, fake_runner.__file__, str(root), function],
+        start_new_session=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for(lambda: len(noted(root)) == 2)
+    return study
+
+
+def stopped(study):
+    """Its exit code and stderr."""
+    try:
+        _, stderr = study.communicate(timeout=60)
+    finally:
+        study.kill()
+    return study.returncode, stderr.decode()
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    study = start("save_when_stopped", tmp_path)
+    study.send_signal(signal.SIGKILL)
+    wait_for(lambda: not any(alive(pid) for pid in noted(tmp_path)))
+    stopped(study)
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_workers_write_their_checkpoints(tmp_path, number, whole_group):
+    study = start("save_when_stopped", tmp_path)
+    (os.killpg if whole_group else os.kill)(study.pid, number)
+    code, stderr = stopped(study)
+    assert code == 128 + number
+    assert "Traceback" not in stderr
+    assert len(list(tmp_path.rglob("checkpoint"))) == 2
+    assert not any(alive(pid) for pid in noted(tmp_path))
+
+
+def test_a_second_signal_ends_at_once_what_does_not_stop(tmp_path):
+    study = start("never_stop", tmp_path)
+    study.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert study.poll() is None
+    study.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    code, _ = stopped(study)
+    assert time.monotonic() - begun < 3  # it would take many times that without
+    assert code == 130
+    assert not any(alive(pid) for pid in noted(tmp_path))
+
+
+def test_a_runner_that_cannot_save_is_stopped_at_once(tmp_path):
+    study = start("sleep", tmp_path)
+    study.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    assert stopped(study)[0] == 143
+    assert time.monotonic() - begun < 10
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def noted(root):
+    return [int(path.stem) for path in root.rglob("*.begun")]
+
+
+def alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

@@ -1,0 +1,127 @@
+"""The two ends of a study's work: runners, which train one trial, and executors, which train many.
+
+A runner is a function ``train(trial, folder, progress) -> result`` that is named
+``module:function``, so that any process can import it; beside it in the module stands
+``settings(trial)``, which returns what ``config.json`` will hold and raises UsageError for what
+cannot be done. An executor takes trials to events; what the runs found lies in their folders.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from wnrl.errors import UsageError, printable
+from wnrl.runs import check_run_folder, plain_json, read_config
+from wnrl.runs.folder import as_before
+from wnrl.study.plan import Study, Trial
+
+Progress = Callable[[float], None]
+Result = dict[str, Any]
+Train = Callable[[Trial, Path, Progress], Result]
+
+
+@dataclass(frozen=True)
+class Event:
+    """News of a trial."""
+
+    kind: Literal["started", "progress", "ended", "crashed", "refused"]
+    """``ended`` has a result, of a run that finished or failed; ``crashed`` and ``refused`` have
+    a reason: the runner raised or its process died, or the trial's settings were wrong."""
+    trial: Trial
+    fraction: float = 0.0
+    result: Result | None = None
+    reason: str = ""
+
+
+Executor = Callable[[Sequence[Trial], Path], Generator[Event]]
+"""Train trials, in this order, each in its own folder below the study's, and yield what happens.
+
+Closing the generator stops the work. After a signal it raises ``Stopped``.
+"""
+
+
+def runner(name: str) -> tuple[Train, Callable[[Trial], Result]]:
+    """Return a runner by its name, and the ``settings`` beside it.
+
+    Raises:
+        UsageError: There is no such function.
+    """
+    module_name, _, function = str(name).partition(":")
+    if not module_name or not function:
+        raise UsageError(f"runner must be module:function, got {name!r}")
+    module = imported(module_name, f"runner {name!r}")
+    for word in (function, "settings"):
+        if not callable(getattr(module, word, None)):
+            raise UsageError(f"runner {name!r}: {module_name} has no function {word!r}")
+    return getattr(module, function), module.settings
+
+
+def imported(module_name: str, what: str) -> Any:
+    """Return a module by its name.
+
+    Raises:
+        UsageError: It cannot be imported; ``what`` says what it was wanted for.
+    """
+    try:
+        return importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # others' code may raise anything
+        raise UsageError(f"{what} cannot be imported: {_in_words(error)}") from error
+
+
+def load_study(path: Path) -> tuple[Study, str]:
+    """Return the ``STUDY`` of a file, and the name by which a worker imports the file's module.
+
+    The file's folder is put at the end of ``sys.path``, so that runners and what registers norms
+    may stand in the file or beside it.
+
+    Raises:
+        UsageError: The file is not there, cannot be imported, or holds no study.
+    """
+    path = path.resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise UsageError(f"{path} is no Python file with a STUDY")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+    if spec is None or spec.origin != str(path):
+        raise UsageError(f"{path} needs another name: {path.stem} cannot be imported or is taken")
+    return study_of(path.stem), path.stem
+
+
+def study_of(module_name: str) -> Study:
+    """Return the ``STUDY`` of a module.
+
+    Raises:
+        UsageError: The module cannot be imported, or holds no study.
+    """
+    study = getattr(imported(module_name, f"study {module_name!r}"), "STUDY", None)
+    if not isinstance(study, Study):
+        raise UsageError(f"study {module_name!r} has no STUDY that is a wnrl.study.plan.Study")
+    return study
+
+
+def check_trials(trials: Iterable[Trial], root: Path) -> None:
+    """Ask every trial's runner for its settings, and look at the folder that it would go to.
+
+    Raises:
+        UsageError: A trial cannot be done, or its folder holds a run of other settings or
+            something else: no table mixes them. Nothing has been trained or written then.
+    """
+    for trial in trials:
+        _, settings = runner(trial.runner)
+        try:
+            config = plain_json(settings(trial))
+        except Exception as error:
+            raise UsageError(f"{trial.title}: {_in_words(error)}") from error
+        folder = root / trial.folder
+        if folder.exists():
+            config = as_before(config, read_config(folder))
+            check_run_folder(folder, config, may_change=("extended_from",))
+
+
+def _in_words(error: BaseException) -> str:
+    kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
+    return f"{kind}{printable(error)}"
