@@ -1,0 +1,170 @@
+"""Arguments of public functions and constructors, checked against their annotations at the call.
+
+A room's ``__init__`` ends with ``guard(globals(), __all__)``: what is imported from the room tells
+a wrong argument in words. Calls within the room do not pass its door, and cost nothing.
+"""
+
+import inspect
+import types
+from collections import abc
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from functools import cache, wraps
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import numpy as np
+
+from wnrl.errors import UsageError, printable
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+    type: "a class",
+    type(None): "None",
+    abc.Callable: "callable",
+}
+ANYTHING = (Any, inspect.Parameter.empty)
+READABLE = (str, int, float, type(None), list, tuple, dict, set)
+"""Types whose values a message shows; of others it names the type."""
+
+
+def guard(namespace: MutableMapping[str, Any], names: Iterable[str]) -> None:
+    """Check the arguments of the functions and constructors with these names from now on."""
+    for name in names:
+        value = namespace[name]
+        if inspect.isfunction(value):
+            namespace[name] = checked(value)
+        elif inspect.isclass(value):
+            check_constructor(value)
+
+
+def check_constructor(kind: type) -> None:
+    """Check the arguments of a class of ours, at whichever of its bases has the constructor."""
+    base: Any = next(base for base in kind.__mro__ if "__init__" in vars(base))
+    if base.__module__.split(".")[0] == "wnrl" and not hasattr(base.__init__, "__wrapped__"):
+        base.__init__ = checked(base.__init__)
+
+
+def checked(function: FunctionT) -> FunctionT:
+    """Return ``function``, which raises UsageError for an argument of a wrong type.
+
+    Annotations are resolved at the first call. ``True`` is no number, a whole number is a number,
+    those of numpy are too; a list passes for a tuple; elements of collections are looked at.
+    """
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        kind: Any = type(args[0]) if args else None
+        if getattr(kind, "__signature__", None) is not None and kind.__init__ is call:
+            check(kind, args[1:], kwargs)  # it shows more arguments than its constructor names
+        else:
+            check(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def check(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise UsageError for the first argument that is not what its annotation says."""
+    signature = _signature(target)
+    try:
+        arguments = signature.bind(*args, **kwargs).arguments
+    except TypeError:  # which Python tells at the call itself
+        return
+    for name, value in arguments.items():
+        parameter, each = signature.parameters[name], {name: value}
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            each = {f"{name}[{k}]": element for k, element in enumerate(value)}
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            each = value
+        for key, element in each.items():
+            if text := fault(key, element, parameter.annotation):
+                raise UsageError(text)
+
+
+@cache
+def _signature(target: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(target, eval_str=True)
+
+
+def fault(name: str, value: object, kind: Any) -> str | None:
+    """Return what is wrong with ``value`` for an annotation, and None where nothing is."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return fault(name, value, inner[0])
+    if origin in (Union, types.UnionType):
+        faults = [fault(name, value, member) for member in inner]
+        if None in faults:
+            return None
+        within = [text for text in faults if text and not text.startswith(f"{name} must")]
+        return within[0] if within else _wrong(name, value, kind)
+    if not _fits(value, kind, origin, inner):
+        return _wrong(name, value, kind)
+    return next(filter(None, (fault(*part) for part in _parts(name, value, origin, inner))), None)
+
+
+def _wrong(name: str, value: object, kind: Any) -> str:
+    return f"{name} must be {words(kind)}, got {shown(value)}"
+
+
+def _fits(value: Any, kind: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
+    """Tell whether a value is what an annotation says, but for what a collection holds."""
+    plain = origin or kind
+    if origin is Literal:
+        return any(value == word and type(value) is type(word) for word in inner)
+    if plain in ANYTHING or not isinstance(plain, type):  # which a TypeVar is not
+        return plain is not None or value is None
+    if plain is bool:
+        return isinstance(value, bool | np.bool_)
+    if plain in (int, float):
+        return isinstance(value, Integral if plain is int else Real) and not isinstance(value, bool)
+    if plain is tuple and isinstance(value, list | tuple):
+        return not inner or inner[-1] is ... or len(inner) == len(value)
+    if isinstance(value, str | bytes) and plain.__module__ == abc.__name__:
+        return False  # a word is no collection of letters
+    if inner and plain is type and isinstance(value, type):
+        base = get_origin(inner[0]) or inner[0]
+        return base in ANYTHING or issubclass(value, base)
+    return isinstance(value, plain)
+
+
+def _parts(
+    name: str, value: Any, origin: Any, inner: tuple[Any, ...]
+) -> Iterator[tuple[str, object, Any]]:
+    """Yield what a collection holds, with annotations."""
+    if origin is tuple and inner[-1] is not ...:
+        yield from ((f"{name}[{k}]", value[k], kind) for k, kind in enumerate(inner))
+    elif isinstance(value, abc.Mapping) and len(inner) == 2:
+        yield from ((f"a key of {name}", key, inner[0]) for key in value)
+        yield from ((f"{name}[{key!r}]", element, inner[1]) for key, element in value.items())
+    elif inner and isinstance(value, list | tuple | abc.Set):
+        yield from ((f"{name}[{k}]", element, inner[0]) for k, element in enumerate(value))
+
+
+def words(kind: Any) -> str:
+    """Return what a message calls an annotation."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(words(member) for member in inner))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin is tuple and inner[-1] is not ...:
+        return f"a tuple of {len(inner)}"
+    plain = type(None) if kind is None else origin or kind
+    return WORDS.get(plain) or _noun(plain.__name__ if origin is None else plain.__name__.lower())
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it, short and on one line."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, READABLE):
+        return printable(repr(value), 80)
+    return _noun(type(value).__name__)
+
+
+def _noun(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
