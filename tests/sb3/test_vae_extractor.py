@@ -1,6 +1,5 @@
-import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +9,11 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from tests.sb3.tasks import RandomTask
+from tests.vae.written import write_run
 from wnrl import data
 from wnrl.errors import UsageError
 from wnrl.sb3 import FoldedActor, VAEExtractor
 from wnrl.vae import VAEConfig, build, load
-from wnrl.vae.construction import save_weights
 
 FRAMES = spaces.Box(0, 255, (3, 64, 64), np.uint8)
 CONFIG = VAEConfig("frames", "frames:CartPole-v1", norm="weight", latent_dim=5)
@@ -22,14 +21,11 @@ CONFIG = VAEConfig("frames", "frames:CartPole-v1", norm="weight", latent_dim=5)
 
 def written(folder, config=CONFIG):
     """A run folder with an untrained VAE."""
-    folder.mkdir(exist_ok=True)
     shape, levels = data.dataset(config.dataset).shape, data.dataset(config.dataset).levels
     pixels = torch.randint(0, levels, (8, *shape), dtype=torch.uint8)
     model = build(config, data.Images(config.dataset, pixels, pixels, pixels, levels, ""))
     model.train()(pixels.float() / 255)  # running statistics move
-    (folder / "config.json").write_text(json.dumps(asdict(config)))
-    save_weights({"raw": model.state_dict()}, "raw", folder)
-    return folder
+    return write_run(folder, config, model.state_dict())
 
 
 @pytest.fixture

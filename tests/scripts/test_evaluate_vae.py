@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 
 from scripts import evaluate_vae, sample_vae
-from scripts.evaluate_vae import evaluated
-from scripts.train_vae import Args as TrainArgs
-from scripts.train_vae import train
+from tests.vae.written import write_run
 from wnrl import vae
 from wnrl.errors import UsageError
 from wnrl.runs import write_json
-from wnrl.vae.construction import save_weights
+from wnrl.vae.evaluation import evaluate
+from wnrl.vae.run import Machine, train_in
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate_vae.py"
-TINY = TrainArgs(
-    n_steps=20, hidden=(12,), latent_dim=2, n_samples=5, n_logs=2, ema_epochs=0.5, device="cpu"
+TINY = vae.VAEConfig(
+    epochs=None, n_steps=20, hidden=(12,), latent_dim=2, n_samples=5, n_logs=2, ema_epochs=0.5
 )
+CPU = Machine("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def runs(tmp_path_factory):
         "none": {"norm": "none"},
         "logistic": {"likelihood": "logistic"},
         "normal": {"likelihood": "normal"},
-        "draw": {"model": "draw", "hidden": None, "draw_steps": 3},
+        "draw": {"model": "draw", "hidden": None, "activation": None, "draw_steps": 3},
     }
-    found = {
-        name: (root / name, train(replace(TINY, run_dir=root / name, **change)))
+    by_name = {
+        name: (root / name, train_in(root / name, replace(TINY, **change), CPU))
         for name, change in changes.items()
     }
     torch.set_num_threads(threads)
@@ -45,20 +45,18 @@ def runs(tmp_path_factory):
         ("mnist", vae.VAEConfig(dataset="mnist", hidden=(3,), latent_dim=2)),
         ("raw", vae.VAEConfig(hidden=(3,), latent_dim=2)),
     ):
-        (root / name).mkdir()
-        write_json(root / name / "config.json", asdict(config))
-        save_weights({"raw": vae.build(config).state_dict()}, "raw", root / name)
-        found[name] = (root / name, {})
-    return found
+        write_run(root / name, config, vae.build(config).state_dict())
+        by_name[name] = (root / name, {})
+    return by_name
 
 
-def args(folder, **changes):
-    return evaluate_vae.Args(run_dir=folder, device="cpu", **changes)
+def evaluated(folder, **changes):
+    return evaluate(folder, device="cpu", **changes)
 
 
 def test_evaluating_a_run_gives_the_numbers_that_it_reported(runs):
     folder, result = runs["weight"]
-    found = evaluated(args(folder))
+    found = evaluated(folder)
     for key in ("nll", "elbo", "nll_standard_error"):
         assert found[key] == pytest.approx(result[key], abs=1e-6)
     assert found["protocol"] == result["protocol"]
@@ -67,7 +65,7 @@ def test_evaluating_a_run_gives_the_numbers_that_it_reported(runs):
 
 def test_results_of_each_image_are_saved_beside_the_model(runs):
     folder, _ = runs["weight"]
-    found = evaluated(args(folder, split="valid", n_samples=3))
+    found = evaluated(folder, split="valid", n_samples=3)
     with np.load(folder / "nll_valid_K3_averaged.npz") as saved:
         assert saved["nll"].mean() == pytest.approx(found["nll"])
         assert saved["elbo"].mean() == pytest.approx(found["elbo"])
@@ -77,15 +75,15 @@ def test_results_of_each_image_are_saved_beside_the_model(runs):
 
 def test_raw_and_averaged_weights_are_different_models(runs):
     folder, _ = runs["weight"]
-    raw, averaged = (evaluated(args(folder, weights=kind)) for kind in ("raw", "averaged"))
+    raw, averaged = (evaluated(folder, weights=kind) for kind in ("raw", "averaged"))
     assert raw["nll"] != averaged["nll"]
     assert raw["protocol"]["weights"] == "raw"
 
 
 def test_difference_is_image_by_image_and_changes_its_sign_with_the_order(runs):
     one, two = runs["weight"][0], runs["none"][0]
-    there = evaluated(args(one, against=two))
-    back = evaluated(args(two, against=one))
+    there = evaluated(one, against=two)
+    back = evaluated(two, against=one)
     assert there["difference"]["mean"] == pytest.approx(there["nll"] - there["other"]["nll"])
     assert there["difference"]["mean"] == pytest.approx(-back["difference"]["mean"])
     assert 0 < there["difference"]["standard_error"] < there["nll_standard_error"]
@@ -106,13 +104,13 @@ def test_difference_is_image_by_image_and_changes_its_sign_with_the_order(runs):
 def test_what_does_not_compare_is_refused_before_anything_is_measured(
     one, two, flags, message, runs, monkeypatch
 ):
-    monkeypatch.setattr(vae, "nll", None)
+    monkeypatch.setattr("wnrl.vae.evaluation.nll", None)
     with pytest.raises(UsageError, match=message):
-        evaluated(args(runs[one][0], against=runs[two][0], **flags))
+        evaluated(runs[one][0], against=runs[two][0], **flags)
 
 
 def test_grey_levels_are_reported_in_bits_per_dimension(runs):
-    found = evaluated(args(runs["logistic"][0]))
+    found = evaluated(runs["logistic"][0])
     assert found["bits_per_dim"] == pytest.approx(found["nll"] / (64 * np.log(2)))
 
 
@@ -130,7 +128,9 @@ def test_grey_levels_are_reported_in_bits_per_dimension(runs):
 )
 def test_wrong_flags_are_refused(changes, message, runs):
     with pytest.raises(UsageError, match=message):
-        evaluated(evaluate_vae.Args(**{"run_dir": runs["weight"][0], "device": "cpu", **changes}))
+        evaluate_vae.main(
+            evaluate_vae.Args(**{"run_dir": runs["weight"][0], "device": "cpu", **changes})
+        )
 
 
 def test_results_that_cannot_be_saved_are_told_in_one_line(runs, tmp_path):
@@ -138,7 +138,7 @@ def test_results_that_cannot_be_saved_are_told_in_one_line(runs, tmp_path):
     shutil.copytree(runs["none"][0], folder)
     (folder / "nll_test_K2_raw.npz").mkdir()
     with pytest.raises(UsageError, match=r"run_dir .* cannot hold nll_test_K2_raw.npz: Is a dir"):
-        evaluated(args(folder, n_samples=2, weights="raw"))
+        evaluated(folder, n_samples=2, weights="raw")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import json
 import re
 import subprocess
 import sys
@@ -13,9 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from scripts import _cli
-from scripts.train_vae import Args, main, train
+from scripts.train_vae import Args, main
+from tests.vae.written import train
 from wnrl import data, tags, vae
 from wnrl.errors import UsageError
+from wnrl.runs import read_config, read_result
 from wnrl.vae import VAEConfig
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_vae.py"
@@ -44,7 +45,7 @@ def events(folder):
 
 def test_result_holds_the_likelihood_with_its_protocol_and_the_costs(run):
     folder, result = run
-    assert result == json.loads((folder / "result.json").read_text())
+    assert result == read_result(folder)
     assert result["status"] == "finished"
     assert 0 < result["nll"] < -result["elbo"]
     assert result["nll_standard_error"] > 0
@@ -81,7 +82,7 @@ def test_saved_model_gives_the_reported_numbers_back(run):
 
 def test_config_holds_every_resolved_value(run):
     folder, _ = run
-    values = json.loads((folder / "config.json").read_text())
+    values = read_config(folder)
     assert set(values) == {field.name for field in fields(VAEConfig)} | {
         "device",
         "threads",
@@ -145,55 +146,30 @@ def test_an_unfinished_run_is_done_again_from_the_start(run, tmp_path):
     folder, result = run
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     (tmp_path / "model.pt").write_bytes(b"half of a checkp")
-    (tmp_path / "events.out.tfevents.1").write_bytes(b"")
+    (tmp_path / "events.out.tfevents.1.wnrl").write_bytes(b"")
     again = train(Args(norm="weight", run_dir=tmp_path, device="cpu", **TINY))
     assert again["nll"] == result["nll"]
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
 
 
-def test_progress_rises_to_one(tmp_path):
+def test_progress_rises_to_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("wnrl.runs.session.PROGRESS_SECONDS", 0.0)
     done = []
     train(Args(run_dir=tmp_path / "run", **TINY), done.append)
-    assert done == [0.25, 0.5, 0.75, 1.0]
+    assert done == [*(step / 20 for step in range(1, 21)), 1.0]
 
 
 def test_a_nan_ends_the_run_as_failed_with_its_reason(tmp_path, capsys):
     args = Args(norm="none", run_dir=tmp_path / "run", learning_rate=1e30, **TINY)
     assert main(args) == 1
     assert "failed: vae/" in capsys.readouterr().out
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = read_result(tmp_path / "run")
     assert result["status"] == "failed"
     assert "after 5 gradient steps; first tensor not finite: output of " in result["reason"]
     assert "nll" not in result
     assert main(args) == 1
     hparams = events(tmp_path / "run").summary_metadata["_hparams_/session_start_info"]
     assert b"none" in hparams.plugin_data.content
-
-
-@pytest.mark.parametrize(
-    ("saver", "name"),
-    [
-        ("torch.save", "model.pt"),
-        ("numpy.save", "per_image_nll.npy"),
-        ("PIL.Image.Image.save", "samples.png"),
-    ],
-)
-def test_a_file_appears_under_its_name_only_when_it_is_whole(saver, name, tmp_path, monkeypatch):
-    module, _, attribute = saver.rpartition(".")
-    save = getattr(Image.Image if module.startswith("PIL") else sys.modules[module], attribute)
-
-    def stop_half_way(*arguments, **keywords):
-        for file in arguments:
-            if isinstance(getattr(file, "name", None), str):
-                file.write(b"half")
-                raise KeyboardInterrupt
-        return save(*arguments, **keywords)  # TensorBoard's own, into memory
-
-    monkeypatch.setattr(saver, stop_half_way)
-    with pytest.raises(KeyboardInterrupt):
-        train(Args(run_dir=tmp_path, **TINY))
-    assert not (tmp_path / name).exists()
-    assert b"half" in [path.read_bytes() for path in tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +232,7 @@ def test_run_folder_of_another_configuration_is_refused_and_kept(run, capsys):
 
 
 def test_a_result_from_one_device_is_not_shown_for_another(run, monkeypatch):
-    monkeypatch.setattr("scripts.train_vae.resolve_device", torch.device)
+    monkeypatch.setattr("wnrl.vae.run.resolve_device", torch.device)
     with pytest.raises(UsageError, match=r"device='cpu' .asked: 'cuda:0'."):
         train(Args(norm="weight", run_dir=run[0], device="cuda:0", **TINY))
 
@@ -268,7 +244,7 @@ def test_the_run_folder_is_printed_before_training_starts(tmp_path, capsys, monk
         printed.append(capsys.readouterr().out)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scripts._vae_session.Session.train", look)
+    monkeypatch.setattr("wnrl.vae.run.VAEWork.train", look)
     with pytest.raises(KeyboardInterrupt):
         main(Args(run_dir=tmp_path, **TINY))
     assert printed == [f"{tmp_path}\n"]
@@ -318,5 +294,5 @@ def test_script_runs_from_another_folder(tmp_path):
     assert lines[0] == "run"
     assert lines[-1].startswith("NLL ")
     assert vae.load(tmp_path / "run").latent_dim == 2
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = read_config(tmp_path / "run")
     assert VAEConfig.from_json(config) == VAEConfig(norm="batch", epochs=None, **TINY)

@@ -1,13 +1,13 @@
-import json
 from dataclasses import asdict, replace
 
 import pytest
 import torch
 
+from tests.vae.written import finish, write_run
 from wnrl import NORMS, data, fold
 from wnrl.errors import UsageError
+from wnrl.runs import write_json
 from wnrl.vae import Protocol, VAEConfig, build, load, nll
-from wnrl.vae.construction import save_weights
 from wnrl.vae.inputs import binarise
 from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.models import MODELS
@@ -58,8 +58,7 @@ def test_loading_a_run_folder_gives_the_same_function_back(norm, digits, tmp_pat
     model = build(config, digits).train()
     x = torch.rand(30, 1, 8, 8)
     model.encode(x)  # running statistics move
-    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
-    save_weights({"raw": model.state_dict()}, "raw", tmp_path)
+    write_run(tmp_path, config, model.state_dict())
     loaded = load(tmp_path)
     assert not loaded.training
     assert torch.equal(loaded.encode(x)[0], model.eval().encode(x)[0])
@@ -68,16 +67,16 @@ def test_loading_a_run_folder_gives_the_same_function_back(norm, digits, tmp_pat
 def test_loading_refuses_a_folder_without_a_trained_vae(tmp_path):
     with pytest.raises(UsageError, match=r"holds no trained VAE: no config.json"):
         load(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(asdict(CONFIG)))
+    write_json(tmp_path / "config.json", asdict(CONFIG))
     with pytest.raises(UsageError, match=r"has no model.pt: it is not finished$"):
         load(tmp_path)
-    (tmp_path / "result.json").write_text('{"status": "failed"}')
+    finish(tmp_path, "failed")
     with pytest.raises(UsageError, match=r"has no model.pt: its run failed$"):
         load(tmp_path)
 
 
 def test_loading_refuses_the_run_of_an_agent(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"algo": "ppo", "norm": "none"}))
+    write_json(tmp_path / "config.json", {"algo": "ppo", "norm": "none"})
     with pytest.raises(UsageError) as refused:
         load(tmp_path)
     told = "holds a run of another program: its config.json has no dataset"
@@ -85,8 +84,8 @@ def test_loading_refuses_the_run_of_an_agent(tmp_path):
 
 
 def test_loading_refuses_a_configuration_that_is_not_whole(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(asdict(CONFIG) | {"depth": 3}))
-    (tmp_path / "model.pt").write_bytes(b"")
+    write_run(tmp_path, CONFIG, {})
+    write_json(tmp_path / "config.json", asdict(CONFIG) | {"depth": 3})
     with pytest.raises(UsageError) as refused:
         load(tmp_path)
     told = "holds no trained VAE: not the configuration of a VAE run; missing or unknown: depth"
@@ -95,16 +94,15 @@ def test_loading_refuses_a_configuration_that_is_not_whole(tmp_path):
 
 @pytest.mark.parametrize("changes", [{"norm": "weight"}, {"hidden": (7,)}])
 def test_loading_refuses_the_weights_of_another_model(changes, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(asdict(CONFIG)))
-    other = build(replace(CONFIG, **changes)).state_dict()
-    save_weights({"raw": other}, "raw", tmp_path)
+    write_run(tmp_path, CONFIG, build(replace(CONFIG, **changes)).state_dict())
     with pytest.raises(UsageError, match=r"has a model.pt of another VAE than its config.json: \S"):
         load(tmp_path)
 
 
 def test_loading_runs_no_code_from_a_checkpoint(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(asdict(CONFIG)))
+    write_run(tmp_path, CONFIG)
     torch.save(build(CONFIG), tmp_path / "model.pt")
+    finish(tmp_path)  # with a checksum that is right
     with pytest.raises(UsageError, match=r"model.pt is damaged or no VAE of wnrl: Weights only"):
         load(tmp_path)
 
@@ -117,8 +115,7 @@ def test_reloading_every_model_and_folding_it_gives_the_same_nll(name, tmp_path)
     pixels = torch.randint(0, levels, (4, *shape), dtype=torch.uint8)
     images = data.Images(dataset, pixels, pixels, pixels, levels, "all of them")
     model = build(config, images)
-    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
-    save_weights({"raw": model.state_dict()}, "raw", tmp_path)
+    write_run(tmp_path, config, model.state_dict())
     protocol = Protocol(dataset, n_samples=3)
     loaded = load(tmp_path)
     found = [nll(m, images, protocol) for m in (model, loaded, fold(loaded))]
@@ -130,8 +127,7 @@ def test_reloading_every_model_and_folding_it_gives_the_same_nll(name, tmp_path)
 def test_every_likelihood_comes_back_with_its_run(likelihood, digits, tmp_path):
     config = replace(CONFIG, likelihood=likelihood, norm="weight")
     model = build(config, digits)
-    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
-    save_weights({"raw": model.state_dict()}, "raw", tmp_path)
+    write_run(tmp_path, config, model.state_dict())
     protocol = Protocol("digits", n_samples=3)
     first, second = (nll(m, digits, protocol) for m in (model, load(tmp_path)))
     assert first.nll == pytest.approx(second.nll, abs=1e-6)
@@ -140,8 +136,7 @@ def test_every_likelihood_comes_back_with_its_run(likelihood, digits, tmp_path):
 
 def test_either_kind_of_weights_can_be_had(digits, tmp_path):
     states = [build(replace(CONFIG, seed=seed), digits).state_dict() for seed in (1, 2)]
-    (tmp_path / "config.json").write_text(json.dumps(asdict(CONFIG)))
-    save_weights({"raw": states[0], "averaged": states[1]}, "averaged", tmp_path)
+    write_run(tmp_path, CONFIG, {"raw": states[0], "averaged": states[1]}, "averaged")
     key = "encoder.0.weight"
     assert torch.equal(load(tmp_path).state_dict()[key], states[1][key])
     assert torch.equal(load(tmp_path, "averaged").state_dict()[key], states[1][key])
@@ -161,8 +156,7 @@ def test_data_init_is_done_once_and_never_again_on_loading(norm, digits, tmp_pat
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.5)  # what training does
-    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
-    save_weights({"raw": model.state_dict()}, "raw", tmp_path)
+    write_run(tmp_path, config, model.state_dict())
     state = load(tmp_path).state_dict()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 

@@ -10,8 +10,8 @@ import torch
 from wnrl import data, tags
 from wnrl.compiling import compiled
 from wnrl.errors import NonFiniteError, UsageError
+from wnrl.runs import read_values, write_values
 from wnrl.vae import Protocol, Trainer, VAEConfig, build, nll
-from wnrl.vae.checkpoint import go_on, read_checkpoint, write_checkpoint
 
 CONFIG = VAEConfig(
     norm="none", hidden=(30,), latent_dim=4, epochs=None, n_steps=25, batch_size=50, n_logs=5
@@ -44,11 +44,9 @@ def test_going_on_from_a_checkpoint_is_equal_bit_for_bit(variant, digits, tmp_pa
     first = made(digits, **VARIANTS[variant])
     seen = [(log.step, log.scalars) for log in first.run(lambda: first.step == 13)]
     assert first.step == 13  # in the middle of an epoch and of two logs
-    write_checkpoint(tmp_path, first, {"said": "hello"})
-    state = read_checkpoint(tmp_path)
-    assert state["extra"] == {"said": "hello"}
+    write_values(tmp_path / "state", "training", first.state())
     second = Trainer(build(replace(first.config, data_init=0)), digits, first.config)
-    go_on(second, state)
+    second.restore(read_values(tmp_path / "state", "training"))
     seen += [(log.step, log.scalars) for log in second.run()]
     assert seen == logs
     (step, ours), (same, theirs) = second.selected(), whole.selected()

@@ -1,31 +1,31 @@
 """A VAE from its configuration, and back from a run folder."""
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from wnrl.data import Images, dataset
-from wnrl.errors import UsageError, check_choice
+from wnrl.errors import UsageError, check_choice, printable
 from wnrl.nn import convert
-from wnrl.runs import CONFIG, is_finished, read_json
+from wnrl.runs import CONFIG, checked_file, is_finished, read_config, whole_file
 from wnrl.vae.config import SIZES, VAEConfig
-from wnrl.vae.files import read_state, write_state
 from wnrl.vae.inputs import check_levels, training_inputs
 from wnrl.vae.likelihoods import LIKELIHOODS, Bernoulli
 from wnrl.vae.model import VAE
 from wnrl.vae.models import MODELS
 from wnrl.vae.pixels import PixelLikelihood
 
-WEIGHTS = "model.pt"
+MODEL = "model.pt"
 INIT = 2  # keeps the seed of the initialisation's binary images apart from those of other draws
 
 
 def build(config: VAEConfig, images: Images | None = None) -> VAE:
-    """The untrained model: built plainly from ``config.seed``, then converted to ``config.norm``.
+    """Build plainly from ``config.seed``, then convert to ``config.norm``; nothing is trained yet.
 
     A norm that changes nothing at the start gives the same function as ``none`` at the same seed.
     The global random state is left as it was.
@@ -68,7 +68,7 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
 
 
 def likelihood_of(config: VAEConfig) -> PixelLikelihood:
-    """The likelihood that a configuration names, for its data set."""
+    """Return the likelihood that a configuration names, for its data set."""
     known = dataset(config.dataset)
     kind = LIKELIHOODS[str(config.likelihood)]
     channels = known.shape[0]
@@ -76,25 +76,46 @@ def likelihood_of(config: VAEConfig) -> PixelLikelihood:
 
 
 def _first_images(likelihood: PixelLikelihood, images: Images, config: VAEConfig) -> Tensor:
-    """Training images drawn without replacement, for the data-dependent initialisation."""
+    """Return training images drawn without replacement, for the data-dependent initialisation."""
     generator = torch.Generator().manual_seed(config.seed)
     chosen = torch.randperm(len(images.train), generator=generator)[: config.data_init]
     return training_inputs(likelihood, images.train[chosen], images.levels, generator)
 
 
-def save_weights(weights: Mapping[str, Mapping[str, Tensor]], reported: str, folder: Path) -> None:
-    """Writes state dicts into a run folder.
+class Weights(NamedTuple):
+    """The weights of a trained VAE."""
 
-    Args:
-        weights: state dicts on the CPU by kind, ``raw`` and perhaps ``averaged``.
-        reported: the kind that numbers are about.
-        folder: the run's.
+    reported: str
+    """The kind that the run's numbers are about: ``raw`` or ``averaged``."""
+    kinds: Mapping[str, Mapping[str, Tensor]]
+    """State dicts on the CPU by kind."""
+
+
+def save_weights(weights: Weights, folder: Path) -> None:
+    """Write ``model.pt`` into a run folder."""
+    buffer = io.BytesIO()
+    torch.save({"reported": weights.reported, "weights": dict(weights.kinds)}, buffer)
+    with whole_file(folder / MODEL) as file:
+        file.write(buffer.getbuffer())
+
+
+def read_weights(run_folder: str | Path) -> Weights:
+    """Return what ``save_weights`` wrote, once the run is finished.
+
+    Raises:
+        UsageError: The file is damaged, or something else.
     """
-    write_state(folder / WEIGHTS, {"reported": reported, "weights": dict(weights)})
+    path = checked_file(Path(run_folder), MODEL)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
+        return Weights(saved["reported"], dict(saved["weights"]))
+    except Exception as error:  # zipfile's, pickle's and torch's own
+        reason = printable(str(error).partition("\n")[0]) or type(error).__name__
+        raise UsageError(f"{path} is damaged or no VAE of wnrl: {reason}") from error
 
 
 def load(run_folder: str | Path, weights: str | None = None) -> VAE:
-    """The trained model of a run, in eval mode on the CPU.
+    """Return the trained model of a run, in eval mode on the CPU.
 
     It is built from ``config.json`` and filled from a state dict; no code from the folder runs.
 
@@ -103,67 +124,42 @@ def load(run_folder: str | Path, weights: str | None = None) -> VAE:
         weights: ``raw`` or ``averaged``; None for those that the run's numbers are about.
 
     Raises:
-        UsageError: the folder holds no trained VAE, or no such weights of it.
+        UsageError: The folder holds no trained VAE, a damaged one, or no such weights of it.
     """
-    config = config_of(run_folder)
-    found = read_weights(run_folder)
-    kinds = found["weights"]
+    config, saved = config_of(run_folder), read_weights(run_folder)
     if weights is not None:
-        check_choice("weights", weights, kinds)
+        check_choice("weights", weights, saved.kinds)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"norm '\w+' found no hidden layer", UserWarning)
         model = build(config)
     try:
-        model.load_state_dict(kinds[weights or found["reported"]])
-    except (RuntimeError, UsageError) as error:  # torch's, and those of weight-normalized layers
+        model.load_state_dict(saved.kinds[weights or saved.reported])
+    except (RuntimeError, KeyError, TypeError, UsageError) as error:
         raise UsageError(
-            f"run_folder {run_folder} has a {WEIGHTS} of another VAE than its {CONFIG}: "
-            f"{' '.join(str(error).split())[:160]}"
+            f"run_folder {run_folder} has a {MODEL} of another VAE than its {CONFIG}: "
+            f"{printable(error, 160)}"
         ) from error
     return model.eval()
 
 
 def config_of(run_folder: str | Path) -> VAEConfig:
-    """The configuration of a trained VAE.
+    """Return the configuration of a trained VAE.
 
     Raises:
-        UsageError: the folder holds none.
+        UsageError: The folder holds none.
     """
     folder = Path(run_folder)
-    if not (folder / CONFIG).is_file():
+    settings = read_config(folder)
+    if not settings:
         raise UsageError(f"run_folder {folder} holds no trained VAE: no {CONFIG}")
-    settings = settings_of(folder, "run_folder")
-    if not (folder / WEIGHTS).is_file():
+    if "dataset" not in settings:
+        raise UsageError(
+            f"run_folder {folder} holds a run of another program: its {CONFIG} has no dataset"
+        )
+    if not (is_finished(folder) and (folder / MODEL).is_file()):
         why = "its run failed" if is_finished(folder) else "it is not finished"
-        raise UsageError(f"run_folder {folder} has no {WEIGHTS}: {why}")
+        raise UsageError(f"run_folder {folder} has no {MODEL}: {why}")
     try:
         return VAEConfig.from_json(settings)
     except UsageError as error:
         raise UsageError(f"run_folder {folder} holds no trained VAE: {error}") from error
-
-
-def settings_of(folder: Path, argument: str) -> dict[str, Any]:
-    """What ``config.json`` of a VAE's run holds.
-
-    Args:
-        folder: the run's, with the file in it.
-        argument: what the folder was given as.
-
-    Raises:
-        UsageError: the file is damaged, or of a run of another program.
-    """
-    settings = read_json(folder / CONFIG)
-    if "dataset" not in settings:
-        raise UsageError(
-            f"{argument} {folder} holds a run of another program: its {CONFIG} has no dataset"
-        )
-    return settings
-
-
-def read_weights(run_folder: str | Path) -> dict[str, Any]:
-    """What ``save_weights`` wrote: ``weights`` by kind, and which kind is ``reported``.
-
-    Raises:
-        UsageError: the file is damaged, or something else.
-    """
-    return read_state(Path(run_folder) / WEIGHTS, "VAE of wnrl", ("reported", "weights"))

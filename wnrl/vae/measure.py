@@ -102,8 +102,20 @@ class Likelihood:
         """Standard error of ``nll`` over the images of the split."""
         return standard_error(self.per_image_nll)
 
+    def numbers(self) -> dict[str, Any]:
+        """Return the means, and how they were measured, in JSON types."""
+        return {
+            "nll": self.nll,
+            "elbo": self.elbo,
+            "nll_standard_error": self.standard_error,
+            "bits_per_dim": self.bits_per_dim,
+            "active_units": self.active_units,
+            "latent_units": self.latent_units,
+            "protocol": self.record(),
+        }
+
     def record(self) -> dict[str, Any]:
-        """The whole protocol in JSON types, to stand beside the number."""
+        """Return the whole protocol in JSON types, to stand beside the number."""
         protocol = self.protocol
         return {
             "dataset": protocol.dataset,
@@ -220,8 +232,8 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
     bounds = bounds.cpu()
     if bad := (~bounds.isfinite().all(0)).nonzero().flatten().tolist():
         raise NonFiniteError(
-            f"log p(x) of {len(bad)} of {len(pixels)} images is not finite, that of image {bad[0]} "
-            "first"
+            f"log p(x) of {len(bad)} of {len(pixels)} {protocol.split} images is not finite, "
+            f"that of image {bad[0]} first"
         )
     log_p, elbo = bounds
     spread = means.cpu().var(0)

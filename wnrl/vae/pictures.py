@@ -1,19 +1,24 @@
 """What a VAE sees and dreams, as image tensors for TensorBoard and PNG files."""
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wnrl import tags
+from wnrl import data, tags
 from wnrl.data import Images
 from wnrl.errors import UsageError
+from wnrl.runs import whole_file
+from wnrl.vae.construction import config_of, load
 from wnrl.vae.inputs import fixed_inputs
 from wnrl.vae.measure import evaluating
 from wnrl.vae.model import VAE
 from wnrl.vae.models import DRAW
 
+FRAME_MS, GIF_COLUMNS, GIF_ROWS = 200, 8, 4
 TILE_PIXELS = 48  # smaller images are magnified to at least this size
 
 
@@ -131,6 +136,48 @@ def all_pictures(model: VAE, images: Images) -> dict[str, Tensor]:
     if isinstance(model, DRAW):
         return {**found, tags.VAE_CANVAS: canvas(model)}
     return {**found, tags.VAE_TRAVERSALS: traversals(model)}
+
+
+def draw(
+    kind: str, run_folder: Path, path: Path, weights: str | None, data_dir: Path | None
+) -> list[Tensor]:
+    """Return a picture of a trained VAE, or for a GIF several.
+
+    Args:
+        kind: samples, reconstructions, traversals or canvas.
+        run_folder: the run's.
+        path: where it goes; a ``.gif`` of canvases has a picture a step, of samples side by side.
+        weights: raw or averaged; None for those that the run reports.
+        data_dir: the folder with the files of the data set, for reconstructions.
+
+    Raises:
+        UsageError: The folder holds no trained VAE, or the kind is not for it.
+    """
+    model = load(run_folder, weights)
+    if kind == "reconstructions":
+        return [reconstructions(model, data.load(config_of(run_folder).dataset, data_dir))]
+    if kind != "canvas":
+        return [{"samples": samples, "traversals": traversals}[kind](model)]
+    if not isinstance(model, DRAW):
+        raise UsageError(f"kind 'canvas' is for DRAW, and run_dir holds a {type(model).__name__}")
+    if path.suffix.lower() != ".gif":
+        return [canvas(model)]
+    steps = canvases(model, GIF_COLUMNS * GIF_ROWS, most=model.n_steps)
+    return [grid(step, GIF_COLUMNS) for step in steps.unbind(1)]
+
+
+def save(frames: Sequence[Tensor], path: Path) -> None:
+    """Write pictures ``(C, H, W)`` with values in [0, 1] to a PNG, or several to a GIF.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    from PIL import Image
+
+    first, *others = [Image.fromarray(to_pixels(frame)) for frame in frames]
+    animation = {"save_all": True, "append_images": others, "duration": FRAME_MS, "loop": 0}
+    with whole_file(path) as file:
+        first.save(file, path.suffix[1:].upper(), **(animation if others else {}))
 
 
 def to_pixels(picture: Tensor) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Settings that are known to work, or published, for a model and a data set."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from wnrl.data import FRAMES, dataset
@@ -102,3 +102,24 @@ def preset(model: str, dataset_name: str, variant: str = USUAL) -> VAEConfig:
     variants = PRESETS[key]
     name = f"preset of model {model!r} on dataset {dataset_name!r}"
     return replace(variants[check_choice(name, variant, variants)], dataset=dataset_name)
+
+
+def configured(model: str, dataset_name: str, variant: str = USUAL, **settings: Any) -> VAEConfig:
+    """Return a preset with other settings in the place of its own.
+
+    Args:
+        model: as for ``preset``, and so are the next two.
+        dataset_name: the data set.
+        variant: of the preset.
+        settings: of ``VAEConfig``; those that are None stay the preset's.
+
+    Raises:
+        UsageError: There is no such preset or setting, or a value is one that no run can have.
+    """
+    chosen = preset(model, dataset_name, variant)
+    asked = {name: value for name, value in settings.items() if value is not None}
+    if unknown := asked.keys() - {field.name for field in fields(VAEConfig)}:
+        raise UsageError(f"{min(unknown)} is no setting of a VAE run")
+    if "n_steps" in asked:
+        asked.setdefault("epochs", None)
+    return replace(chosen, **asked)

@@ -123,22 +123,19 @@ class Trainer:
                 the state is the last good one.
         """
         self.model.train()
-        start = time.perf_counter()
         while self.step < self.total_steps:
+            start = time.perf_counter()
             logs = (self.step + 1) % self.log_every == 0 or self.step + 1 == self.total_steps
             watch = StepWatch(self.model, self.optimizer) if logs else None
             self._advance()
+            means = self._means() if logs else {}
+            self.seconds += time.perf_counter() - start
             if watch is not None:
                 watch.close()
-                means = self._means()
-                self.seconds += time.perf_counter() - start
                 yield self._log(means, watch)
-                start = time.perf_counter()
             if pause():
                 break
-        self.seconds += time.perf_counter() - start
-        if self.step > self.last_log:
-            self._check(to_floats({**self._means(), PARAMETERS: self._parameter_norm()}))
+        self.check()
 
     def _advance(self, witness: Witness | None = None) -> None:
         """One gradient step; with a witness, on the model itself."""
@@ -254,6 +251,11 @@ class Trainer:
         self.batches.restore(state["batches"])
         self.sums = None if state["sums"] is None else state["sums"].to(self.device)
         self.good = copy.deepcopy(self.state())
+
+    def check(self) -> None:
+        """Raise NonFiniteError, as ``run`` does, for what is not finite since the last log step."""
+        if self.step > self.last_log:
+            self._check(to_floats({**self._means(), PARAMETERS: self._parameter_norm()}))
 
     def _check(self, scalars: Mapping[str, float]) -> None:
         """Raises NonFiniteError, after going back to the last good state, if one is not finite."""

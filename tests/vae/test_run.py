@@ -1,6 +1,5 @@
 """A run that was stopped goes on as if it had not been."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,10 +13,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scripts.train_vae import Args, main, train
+from scripts.train_vae import Args, main
+from tests.vae.written import train
 from wnrl import tags, vae
 from wnrl.errors import UsageError
-from wnrl.runs.interrupts import Stopped
+from wnrl.runs import Stopped, read_config, read_result, read_values, write_json
+from wnrl.runs.session import KIND
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_vae.py"
 TINY = {"n_steps": 40, "hidden": (12,), "latent_dim": 2, "n_samples": 5, "n_logs": 4}
@@ -29,6 +30,11 @@ def _threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _progress_at_every_step(monkeypatch):
+    monkeypatch.setattr("wnrl.runs.session.PROGRESS_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def scalars(folder):
 def test_ctrl_c_saves_and_says_how_to_go_on(stopped):
     args, signalled = stopped
     assert signalled.code == 130
-    assert signalled.message == "stopped at step 20 of 40; --resume goes on from here"
+    assert signalled.message == "stopped at step 21 of 40; --resume goes on from here"
     assert (args.run_dir / "checkpoint.zip").exists()
     assert not (args.run_dir / "result.json").exists()
 
@@ -79,7 +85,7 @@ def test_resumed_run_is_equal_bit_for_bit_to_one_that_was_not_stopped(whole, sto
     for path in args.run_dir.glob("events*"):  # what a crash after the checkpoint leaves
         path.write_bytes(path.read_bytes() + b"half an event")
     resumed = train(replace(args, resume=True))
-    assert "resumed at step 20 of 40" in capsys.readouterr().err
+    assert "resumed at step 21 of 40" in capsys.readouterr().err
     timed = {"steps_per_second", "images_per_second", "wall_time"}
     assert {k: v for k, v in resumed.items() if k not in timed} == {
         k: v for k, v in result.items() if k not in timed
@@ -96,7 +102,7 @@ def test_resumed_run_is_equal_bit_for_bit_to_one_that_was_not_stopped(whole, sto
 def test_an_unfinished_run_with_a_checkpoint_wants_resume(stopped):
     args, _ = stopped
     before = {path: path.read_bytes() for path in args.run_dir.iterdir()}
-    with pytest.raises(UsageError, match=r"stopped at step 20 of 40: --resume goes on from there"):
+    with pytest.raises(UsageError, match=r"stopped at step 21 of 40: --resume goes on from there"):
         train(args)
     assert {path: path.read_bytes() for path in args.run_dir.iterdir()} == before
 
@@ -115,9 +121,9 @@ def test_a_finished_run_goes_on_to_more_steps_with_resume_alone(tmp_path, capsys
     result = train(replace(longer, resume=True))
     assert result["steps"] == 60
     assert result["curve"]["steps"][:4] == [10, 20, 30, 40]
-    config = json.loads((args.run_dir / "config.json").read_text())
+    config = read_config(args.run_dir)
     assert (config["n_steps"], config["extended_from"]) == (60, [40])
-    assert "schedules are over all 60 steps, no longer over 40" in capsys.readouterr().err
+    assert "schedules are over all 60 steps, not over 40" in capsys.readouterr().err
     assert vae.load(args.run_dir).latent_dim == 2
 
 
@@ -151,11 +157,11 @@ def test_resuming_with_another_configuration_is_refused(stopped):
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_folder_of_something_else_than_a_vae_is_called_that(tmp_path, resume):
     config = tmp_path / "config.json"
-    config.write_text('{"algo": "ppo", "gamma": 0.99}')
+    write_json(config, {"algo": "ppo", "gamma": 0.99})
     with pytest.raises(UsageError) as refused:
         train(replace(ARGS, run_dir=tmp_path, resume=resume))
-    told = "holds a run of another program: its config.json has no dataset"
-    assert str(refused.value) == f"run_dir {tmp_path} {told}"
+    told = "holds no run of this program: its config.json has no epochs and no n_steps"
+    assert str(refused.value).startswith(f"run_dir {tmp_path} {told}")
     assert list(tmp_path.iterdir()) == [config]
 
 
@@ -163,7 +169,7 @@ def test_a_damaged_checkpoint_is_refused_and_kept(stopped):
     args, _ = stopped
     path = args.run_dir / "checkpoint.zip"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UsageError, match=r"checkpoint.zip is damaged or no checkpoint of a VAE"):
+    with pytest.raises(UsageError, match=r"checkpoint.zip is damaged"):
         train(replace(args, resume=True))
     assert path.stat().st_size == 1000
 
@@ -180,12 +186,12 @@ def test_a_nan_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(vae.Trainer, "_advance", poisoned)
     args = replace(ARGS, norm="none", run_dir=tmp_path / "run")
     assert main(args) == 1
-    result = json.loads((args.run_dir / "result.json").read_text())
+    result = read_result(args.run_dir)
     assert "first tensor not finite: output of decoder.2, step 24" in result["reason"]
     assert result["reason"].endswith("the last good state is that of step 20")
-    state = torch.load(args.run_dir / "checkpoint.zip", weights_only=True)
-    assert state["trainer"]["step"] == result["steps"] == 20
-    assert all(value.isfinite().all() for value in state["trainer"]["model"].values())
+    state = read_values(args.run_dir / "checkpoint.zip", KIND)["work"]["trainer"]
+    assert state["step"] == result["steps"] == 20
+    assert all(value.isfinite().all() for value in state["model"].values())
 
 
 def test_ctrl_c_in_a_terminal_ends_with_130_between_two_steps(tmp_path):
