@@ -1,4 +1,4 @@
-"""The programs' ways to train, as runners of a study."""
+"""The programs' way to train an agent, as a runner of a study."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import envs
 from agents import AGENTS
-from scripts import train_agent, train_vae
+from scripts import train_agent
 from wnrl.rl.hardware import choose_device, is_small
 from wnrl.runs import resolve_device
 from wnrl.study.execute import Progress
@@ -16,10 +16,7 @@ from wnrl.study.plan import Trial
 
 def train(trial: Trial, folder: Path, progress: Progress) -> dict[str, Any]:
     """Train the run of a trial, or return the result of one that is finished."""
-    args = arguments(trial, folder)
-    if isinstance(args, train_vae.Args):
-        return train_vae.train(args, progress)
-    return train_agent.train(args, progress)
+    return train_agent.train(arguments(trial, folder), progress)
 
 
 def settings(trial: Trial) -> dict[str, Any]:
@@ -27,18 +24,15 @@ def settings(trial: Trial) -> dict[str, Any]:
     return arguments(trial, Path()).as_config()
 
 
-def arguments(trial: Trial, folder: Path) -> train_agent.Args[Any] | train_vae.Args:
+def arguments(trial: Trial, folder: Path) -> train_agent.Args[Any]:
     """Return the flags with which a program would do the same run alone."""
     task, values = trial.task, dict(trial.settings)
     asked, threads = values.pop("device"), values.pop("threads")
     common: dict[str, Any] = {"norm": trial.arm.norm, "seed": trial.seed, "run_dir": folder}
     common |= {"threads": threads, "resume": True, "keep_checkpoint": False}
-    if task.algo in AGENTS:
-        config = replace(AGENTS[task.algo].preset(task.name), **values)
-        device = _device(task.name, config, asked)
-        return train_agent.Args.of(task.algo, task.name, config=config, device=device, **common)
-    device = str(resolve_device(asked))
-    return train_vae.Args(task.algo, task.name, device=device, **common, **values)
+    config = replace(AGENTS[task.algo].preset(task.name), **values)
+    device = _device(task.name, config, asked)
+    return train_agent.Args.of(task.algo, task.name, config=config, device=device, **common)
 
 
 def _device(env_id: str, config: Any, asked: str) -> str:

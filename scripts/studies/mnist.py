@@ -4,7 +4,7 @@ from functools import partial
 
 from wnrl.study.plan import NLL, Arm, Study, Task
 
-vae = partial(Task, runner="scripts._runners:train", metric=NLL, length="epochs")
+vae = partial(Task, runner="wnrl.vae.run:train", metric=NLL, length="epochs")
 PAIR = ("none", "weight")
 
 STUDY = Study(

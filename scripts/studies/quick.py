@@ -2,7 +2,7 @@
 
 from wnrl.study.plan import NLL, RETURN, Arm, Study, Task
 
-AGENT, VAE = "scripts._runners:train", "scripts._runners:train"
+AGENT, VAE = "scripts._runners:train", "wnrl.vae.run:train"
 FEED_FORWARD = ("none", "weight", "batch", "layer")
 
 STUDY = Study(

@@ -130,7 +130,8 @@ def settings_of(config: VAEConfig, machine: Machine) -> dict[str, Any]:
 def settings(trial: Any) -> dict[str, Any]:
     """Return what ``config.json`` of a trial's run will hold; see ``train``."""
     config, machine, _ = _values(trial)
-    return settings_of(config, machine)
+    device, threads = str(resolve_device(machine.device)), machine.threads or 1
+    return {**settings_of(config, machine), "device": device, "threads": threads}
 
 
 def train(
