@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from wnrl.study.plan import BEST_RETURN, RETURN, Arm, Study, Task
+from wnrl.study import BEST_RETURN, RETURN, Arm, Study, Task
 
 agent = partial(Task, runner="scripts._runners:train", metric=RETURN)
 FEED_FORWARD = ("none", "weight", "batch", "layer")

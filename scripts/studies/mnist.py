@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from wnrl.study.plan import NLL, Arm, Study, Task
+from wnrl.study import NLL, Arm, Study, Task
 
 vae = partial(Task, runner="wnrl.vae.run:train", metric=NLL, length="epochs")
 PAIR = ("none", "weight")

@@ -1,6 +1,6 @@
 """Return with and without memory, and likelihood, in minutes on two cores."""
 
-from wnrl.study.plan import NLL, RETURN, Arm, Study, Task
+from wnrl.study import NLL, RETURN, Arm, Study, Task
 
 AGENT, VAE = "scripts._runners:train", "wnrl.vae.run:train"
 FEED_FORWARD = ("none", "weight", "batch", "layer")

@@ -178,7 +178,7 @@ import wnrl
 from wnrl.errors import UsageError
 from wnrl.norms import Norm
 from wnrl.runs import open_run
-from wnrl.study.plan import RETURN, Arm, Study, Task
+from wnrl.study import RETURN, Arm, Study, Task
 
 wnrl.NORMS["mine"] = Norm("my own norm", colour="#abcdef")
 
@@ -357,6 +357,19 @@ def test_shipped_studies_ask_for_what_there_is(tmp_path, monkeypatch, name):
 def test_list_names_the_shipped_studies(capsys):
     assert compare.main(compare.Args(list=True)) == 0
     assert capsys.readouterr().out.split() == SHIPPED == ["agents", "mnist", "quick"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--list"], ["quick", "--norm", "x"], ["quik"]])
+def test_help_and_a_mistyped_word_need_no_torch(words):
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = ['compare.py', *{words!r}]\n"
+        f"try: runpy.run_path({str(ROOT / 'scripts' / 'compare.py')!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'rich.progress', 'scipy') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert shown.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS, Norm
-from wnrl.study.plan import NLL, RETURN, Arm, Study, Task
+from wnrl.study import NLL, RETURN, Arm, Study, Task
 
 CARTPOLE = Task("CartPole-v1", "ppo", "a:b", RETURN, {"total_timesteps": 100})
 DIGITS = Task("digits", "mlp", "a:b", NLL, {"epochs": 10}, length="epochs")
@@ -125,8 +125,8 @@ def test_wrong_words_are_refused(norms, algos, message):
     ("changes", "message"),
     [
         ({"baseline": "layer"}, "baseline must be one of none, weight, got 'layer'"),
-        ({"tasks": []}, "tasks must be a sequence that is not empty"),
-        ({"tasks": ["CartPole-v1"]}, "each of tasks must be of type Task, got 'CartPole-v1'"),
+        ({"tasks": []}, "tasks must have one entry or more, got none"),
+        ({"tasks": ["CartPole-v1"]}, r"tasks\[0\] must be a Task, got 'CartPole-v1'"),
         ({"tasks": [CARTPOLE, CARTPOLE]}, "tasks must differ"),
         ({"arms": [Arm("none"), Arm("none", "weight")]}, "arms must differ, got 'none' twice"),
         ({"tasks": [replace(CARTPOLE, arms=("layer",))]}, "got 'layer'"),
@@ -135,7 +135,10 @@ def test_wrong_words_are_refused(norms, algos, message):
         ({"seeds": [-1]}, "seeds must be zero or above, got -1"),
         ({"budget": 0}, "budget must be above zero"),
         ({"budget": 0.5, "tasks": [replace(CARTPOLE, settings={})]}, "has no total_timesteps"),
-        ({"axes": {"learning_rate": 1e-3}}, "axis learning_rate must be a sequence"),
+        (
+            {"axes": {"learning_rate": 1e-3}},
+            r"axes\['learning_rate'\] must be a sequence, got 0.001",
+        ),
         ({"axes": {"learning_rate": [1e-3, 1e-3]}}, "axis learning_rate must differ"),
         (
             {"arms": [Arm("none", settings={"gamma": 1})], "axes": {"gamma": [1]}},

@@ -23,6 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from wnrl.errors import UsageError, printable
 from wnrl.runs import RESULT, is_finished
 from wnrl.runs.interrupts import SIGNALS, Stopped
@@ -189,13 +191,13 @@ def _work(
     """Take trials until the parent wants no more; the whole life of a worker process."""
     threading.Thread(target=_obey, args=(orders,), daemon=True).start()
     _redirect_output(log)
-    _use_one_thread()
+    torch.set_num_threads(1)  # small nets are faster so, and the processes share the cores
     for module in imports:
         importlib.import_module(module)
     while True:
         trial: Trial = conn.recv()
         print(f"\n# {trial.title}", flush=True)
-        conn.send(_trained(trial, root / trial.folder, _throttled(conn)))
+        conn.send(_trained(trial, root / trial.folder, lambda done: conn.send(("progress", done))))
 
 
 def _trained(trial: Trial, folder: Path, progress: Progress) -> tuple[str, Any]:
@@ -229,23 +231,3 @@ def _redirect_output(log: Path) -> None:
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(out, sys.stdout.fileno())
     os.dup2(out, sys.stderr.fileno())
-
-
-def _use_one_thread() -> None:
-    """Use one thread a process: small nets are faster so, and the processes share the cores."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _throttled(conn: "Connection[Any, Any]", interval: float = 0.2) -> Progress:
-    last = 0.0
-
-    def progress(fraction: float) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= interval:
-            last = now
-            conn.send(("progress", fraction))
-
-    return progress
