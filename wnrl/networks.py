@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.conversion import convert
-from wnrl.nn.functional import TRANSPOSED
-from wnrl.nn.layers import MaskedLinear, WNConvTransposed
+from wnrl.nn.functional import transposed_groups
+from wnrl.nn.layers import MaskedLinear
 from wnrl.nn.sites import N_SPATIAL, check_values
 from wnrl.nn.spectral import Spectral
 
@@ -101,11 +101,10 @@ def fans(layer: Any) -> tuple[int, int]:
     weight = layer.weight
     inputs, outputs = weight.shape[1], weight.shape[0]
     window = prod(weight.shape[2:])
-    groups = getattr(layer, "groups", 1)
-    if isinstance(layer, (*TRANSPOSED, WNConvTransposed)):
+    if groups := transposed_groups(layer):
         inputs, outputs = outputs // groups, inputs
     else:
-        outputs //= groups
+        outputs //= getattr(layer, "groups", 1)
     return inputs * window, outputs * window
 
 

@@ -1,6 +1,8 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
+from torch.optim.optimizer import _global_optimizer_post_hooks
 from torch.optim.swa_utils import AveragedModel
 
 from tests.nn.cases import CASES, out
@@ -348,12 +351,12 @@ def test_scopes_end_with_an_exception_and_nest():
     net = model()
     with pytest.raises(KeyError), frozen(net), frozen(net[0]), shared_weights(net):
         raise KeyError
-    assert all(layer._scope is None for layer in (net[0], net[2]))
+    assert all(layer._cache is None for layer in (net[0], net[2]))
     with frozen(net):
         with frozen(net):
             pass
-        assert net[0]._scope is not None
-    assert net[0]._scope is None
+        assert net[0]._cache is not None
+    assert net[0]._cache is None
 
 
 @pytest.mark.parametrize("scoped", [frozen, shared_weights])
@@ -368,7 +371,7 @@ def test_a_scope_decorates_a_function(scoped, counted):
         for calls in (1, 2):
             twice()
             assert len(counted) == 2 * calls
-    assert net[0]._scope is None
+    assert net[0]._cache is None
 
 
 def test_leaving_a_scope_that_was_not_entered_is_refused():
@@ -384,7 +387,7 @@ def test_a_copy_made_inside_a_scope_is_in_none(clone):
         with torch.no_grad():
             net(X)
         copied = clone(net)
-    assert copied[0]._scope is None
+    assert copied[0]._cache is None
     each(lambda p: p.add_(1.0))(copied)
     with frozen(copied), torch.no_grad():
         assert not torch.equal(copied(X), net(X))
@@ -436,7 +439,7 @@ def test_a_rollout_thread_always_sees_whole_weights_while_another_trains():
     for thread in threads:
         thread.join()
     assert bad == []
-    assert net[0]._scope is None
+    assert net[0]._cache is None
 
 
 def test_parameters_in_shared_memory_are_never_kept(counted):
@@ -447,6 +450,31 @@ def test_parameters_in_shared_memory_are_never_kept(counted):
         assert len(counted) == 4
         hidden_write(net)
         assert torch.equal(net(X), copy.deepcopy(net)(X))
+
+
+def test_nothing_watches_optimizers_outside_of_a_scope():
+    def hooks():
+        return len(_global_optimizer_post_hooks)
+
+    before = hooks()
+    with frozen(model()):
+        with shared_weights(model()):
+            assert hooks() == before + 1
+        assert hooks() == before + 1
+    assert hooks() == before
+
+
+def test_importing_the_package_hooks_nothing():
+    program = (
+        "import torch\n"
+        "from torch.nn.modules import module\n"
+        "from torch.optim import optimizer\n"
+        "import wnrl, wnrl.nn, wnrl.vae\n"
+        "both = vars(module) | vars(optimizer)\n"
+        "hooks = [v for n, v in both.items() if n.startswith('_global_') and n.endswith('hooks')]\n"
+        "assert hooks and not any(hooks), hooks"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_sharing_memory_inside_a_scope_is_seen():
@@ -503,8 +531,8 @@ def test_a_layer_used_twice_is_frozen_once():
     layer = wn.WNLinear(3, 3)
     net = nn.Sequential(layer, layer)
     with frozen(net):
-        assert layer._scope.depth == 1
-    assert layer._scope is None
+        assert layer._cache.depth == 1
+    assert layer._cache is None
 
 
 def test_a_module_without_weight_normalized_layers_can_be_frozen():
@@ -522,7 +550,7 @@ def test_shared_weights_go_with_their_loss(layer, shape):
     with shared_weights(layer):
         output = layer(torch.randn(*shape))
         loss = (output[0] if isinstance(output, tuple) else output).sum()
-        kept = [weakref.ref(w) for w in layer._scope.weights(layer) if w.grad_fn is not None]
+        kept = [weakref.ref(w) for w in layer._cache.weights(layer) if w.grad_fn is not None]
     loss.backward()
     del loss, output
     gc.collect()

@@ -79,7 +79,7 @@ def test_w_has_the_norms_g(shape, dim, groups):
 
 
 def test_the_fused_kernel_agrees_with_the_formula_to_second_order():
-    v, g = random_pair((6, 5), 0, 1, torch.float32)
+    v, g = map(nn.Parameter, random_pair((6, 5), 0, 1, torch.float32))
     by_w = torch.randn(6, 5)
 
     def derivatives(v, g):
@@ -91,7 +91,7 @@ def test_the_fused_kernel_agrees_with_the_formula_to_second_order():
     wide = [t.detach().double().requires_grad_() for t in (v, g)]
     for fused, formula in zip(derivatives(v, g), derivatives(*wide), strict=True):
         torch.testing.assert_close(fused.double(), formula, rtol=1e-4, atol=1e-5)
-    assert "WeightNormInterface" in type(weight_norm(v, g).grad_fn).__name__
+    assert "Fused" in type(weight_norm(v, g).grad_fn).__name__
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -139,7 +139,7 @@ def test_split_weight_is_the_inverse_bit_for_bit(shape, dim, groups, dtype):
     w, _ = random_pair(shape, dim, groups, dtype)
     v, g = split_weight(w, dim, EPS, groups)
     assert torch.equal(v, w)
-    assert torch.equal(weight_norm(v, g, dim, EPS, groups), w)
+    assert torch.equal(weight_norm(nn.Parameter(v), g, dim, EPS, groups), w)
 
 
 @every_shape
@@ -212,7 +212,7 @@ def test_it_is_traced_by_make_fx_and_under_fake_tensors():
 
 def test_third_derivatives_and_those_of_one_argument_are_right():
     def third(dtype, by_v, by_g):
-        v, g = (t.detach().to(dtype) for t in random_pair((4, 3), 0, 1))
+        v, g = (nn.Parameter(t.to(dtype), False) for t in random_pair((4, 3), 0, 1))
         inputs = [t.requires_grad_() for t, wanted in ((v, by_v), (g, by_g)) if wanted]
         value = weight_norm(v, g).pow(4).sum()
         for _ in range(2):
@@ -235,6 +235,32 @@ def test_checkpointing_gives_the_same_gradients(reentrant):
     layer.zero_grad()
     checkpoint(layer, x, use_reentrant=reentrant).square().sum().backward()
     assert all(torch.equal(p.grad, e) for p, e in zip(layer.parameters(), expected, strict=True))
+
+
+def test_checkpointing_can_be_differentiated_twice():
+    layer, x = WNLinear(3, 4), torch.randn(2, 3, requires_grad=True)
+
+    def second(run):
+        first = torch.autograd.grad(run(x).square().sum(), layer.weight_v, create_graph=True)
+        return torch.autograd.grad(first[0].square().sum(), layer.weight_v)[0]
+
+    torch.testing.assert_close(
+        second(lambda x: checkpoint(layer, x, use_reentrant=False)), second(layer)
+    )
+
+
+@pytest.mark.parametrize("length", [1e-25, 1e-6, 1e20])
+def test_a_row_that_cannot_be_squared_is_split_into_itself(length):
+    w = torch.randn(4, 3)
+    w[1] *= length
+    v, g = split_weight(w)
+    assert torch.equal(weight_norm(nn.Parameter(v), g), w)
+    assert torch.equal(weight_norm(v, row_norm(v)), v)
+
+
+def test_a_complex_weight_is_refused():
+    with pytest.raises(UsageError, match=r"must be real, got torch\.complex64"):
+        split_weight(torch.randn(2, 2, dtype=torch.complex64))
 
 
 def test_it_agrees_with_torchs_parametrization():

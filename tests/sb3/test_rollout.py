@@ -43,7 +43,7 @@ class At(BaseCallback):
 def kept_layers(policy):
     """The layers whose weights are kept; looked for without asking the policy, which ends it."""
     found = [m for part in policy.children() for m in part.modules()]
-    return [m for m in found if isinstance(m, WNLinear) and m._scope is not None]
+    return [m for m in found if isinstance(m, WNLinear) and m._cache is not None]
 
 
 def greedy(name):

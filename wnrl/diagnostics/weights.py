@@ -35,7 +35,7 @@ def length_tensors(module: nn.Module) -> dict[str, Tensor]:
         if isinstance(layer, WeightNormed):
             for name in layer.pairs:
                 v, g = layer.pair(name)
-                norms = row_norm(v, layer.output_dim, layer.eps, layer.weight_groups)
+                norms = row_norm(v, layer.unit_axis[0], layer.eps, layer.unit_axis[1])
                 weight = joined(path, name)
                 found[f"{tags.NORM_G}/{weight}"] = (g.exp() if layer.scale == "exp" else g).mean()
                 found[f"{tags.NORM_V}/{weight}"] = norms.mean()

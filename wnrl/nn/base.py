@@ -9,8 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
-from wnrl.nn.cache import Scope
-from wnrl.nn.functional import EPS, check_directions, row_norm, split_weight, weight_norm
+from wnrl.nn.cache import WeightCache
+from wnrl.nn.functional import (
+    EPS,
+    check_directions,
+    fused_weight_norm,
+    may_fuse,
+    row_norm,
+    split_weight,
+    transposed_groups,
+    weight_norm,
+)
 
 
 def show_arguments(layer: type[nn.Module]) -> None:
@@ -80,16 +89,14 @@ class WeightNormed(nn.Module):
     """torch's layer with the same arguments."""
     arguments: ClassVar[tuple[str, ...]]
     """Constructor arguments, which are attributes too."""
-    output_dim: ClassVar[int] = 0
-    """The axis of a weight that counts output units."""
-    weight_groups: int = 1
-    """Blocks of axis 0 that are normalised apart."""
+    unit_axis: tuple[int, int] = (0, 1)
+    """The axis of a weight that counts output units, and the blocks of axis 0 that do so apart."""
     pairs: tuple[str, ...]
     """Names of the computed weights."""
     order: tuple[str, ...]
     """Names of the plain layer's parameters."""
 
-    _scope: Scope | None = None  # set while frozen() or shared_weights() is open
+    _cache: WeightCache | None = None  # set while frozen() or shared_weights() is open
 
     def __init__(
         self,
@@ -156,6 +163,8 @@ class WeightNormed(nn.Module):
         if not 0 < eps < math.inf:
             raise UsageError(f"eps must be above zero, got {eps!r}")
         self.v_init_std, self.eps = v_init_std, eps
+        if groups := transposed_groups(plain):
+            self.unit_axis = (1, groups)
         for name in self.arguments:
             if name not in plain._parameters:
                 setattr(self, name, getattr(plain, name))
@@ -174,7 +183,7 @@ class WeightNormed(nn.Module):
     def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
         """V and the parameter g of an computed weight."""
         label = f"{type(self).__name__}.{name}"
-        dim, groups = self.output_dim, self.weight_groups
+        dim, groups = self.unit_axis
         if weight.numel() == 0:
             check_directions(weight, label)
         if weight.is_meta:
@@ -204,16 +213,21 @@ class WeightNormed(nn.Module):
 
     def compute_weight(self, name: str = "weight") -> Tensor:
         """The computed weight ``name``, computed now, with its graph where grad is on."""
-        v, g = self._parameter(f"{name}_v"), self._parameter(f"{name}_g")
-        return weight_norm(v, self._length(g), self.output_dim, self.eps, self.weight_groups)
+        v = self._parameter(f"{name}_v")
+        return self._normalized(v, self._parameter(f"{name}_g"), type(v) is nn.Parameter)
+
+    def _normalized(self, v: Tensor, g: Tensor, checked: bool) -> Tensor:
+        """Return the weight for the parameter g and v, ``checked`` to have a direction a row."""
+        dim, groups = self.unit_axis
+        length = g.exp() if self.scale == "exp" else g
+        if checked and may_fuse(v, length, dim, self.eps):
+            return fused_weight_norm(v, length)
+        return weight_norm(v, length, dim, self.eps, groups)
 
     def _parameter(self, name: str) -> Any:
         """``getattr``, by a way that is three times as fast where nothing has replaced it."""
         parameters = self._parameters
         return parameters[name] if name in parameters else getattr(self, name)
-
-    def _length(self, g: Tensor) -> Tensor:
-        return g.exp() if self.scale == "exp" else g
 
     def assign(self, name: str, weight: Tensor) -> None:
         """Sets v and g so that the computed weight ``name`` becomes ``weight``.
@@ -236,16 +250,16 @@ class WeightNormed(nn.Module):
             g.copy_(new_g)
 
     def _weights(self) -> Any:
-        """What ``_compute`` returns; inside a scope, perhaps kept from an earlier call."""
-        scope = self._scope
-        return self._compute() if scope is None else scope.weights(self)
+        """Return what ``_compute`` returns; inside a scope, perhaps kept from an earlier call."""
+        cache = self._cache
+        return self._compute() if cache is None else cache.weights(self)
 
     def _compute(self) -> tuple[Tensor | None, ...]:
         """Computed weights and biases, named and ordered as the plain layer's parameters."""
-        pairs, weights = self.pairs, []
-        for name in self.order:
-            weights.append(self.compute_weight(name) if name in pairs else self._parameter(name))
-        return tuple(weights)
+        pairs = self.pairs
+        return tuple(
+            [self.compute_weight(n) if n in pairs else self._parameter(n) for n in self.order]
+        )
 
     def _owns_parameters(self) -> bool:
         """Whether v, g and biases are parameters here, not pruned, parametrized or a replica's."""
@@ -270,7 +284,7 @@ class WeightNormed(nn.Module):
             )
         if old is not None and name.endswith("_v"):
             visible = self._visible(value.detach())
-            check_directions(visible, label, self.output_dim, self.weight_groups)
+            check_directions(visible, label, *self.unit_axis)
 
     def to_plain(self) -> nn.Module:
         """The plain torch layer with the same function and parameters of its own."""
@@ -315,7 +329,7 @@ class WeightNormed(nn.Module):
         v, g = state_dict.get(f"{prefix}{name}_v"), state_dict.get(f"{prefix}{name}_g")
         if v is not None and v.shape == self.pair(name)[0].shape:
             visible = self._visible(v, state_dict.get(f"{prefix}mask"))
-            check_directions(visible, f"{prefix}{name}_v", self.output_dim, self.weight_groups)
+            check_directions(visible, f"{prefix}{name}_v", *self.unit_axis)
         if g is not None and g.shape != self.pair(name)[1].shape:
             raise UsageError(
                 f"{prefix}{name}_g must have shape {tuple(self.pair(name)[1].shape)}, "
@@ -324,7 +338,7 @@ class WeightNormed(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is in no scope, and a pickle holds no kept weight.
-        return {key: value for key, value in self.__dict__.items() if key != "_scope"}
+        return {key: value for key, value in self.__dict__.items() if key != "_cache"}
 
     def extra_repr(self) -> str:
         """Torch's description of the plain layer, and what differs from the defaults."""

@@ -10,7 +10,6 @@ copy. A hook on the weight sees the gradient of what is computed from that readi
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError
-from wnrl.nn import cache
-from wnrl.nn.functional import in_transform
+from wnrl.nn.functional import in_transform, same_values
 
 
 class Owner(Protocol):
@@ -60,35 +58,27 @@ def read_computed(layer: Owner, name: str) -> Tensor:
         return _guard(weight, _Origin(layer, name, weight.detach()))
 
 
-@dataclass
 class _Origin:
-    """What all views of one reading share: the layer, and the state that it was read from."""
+    """What all views of one reading share: the layer, and the values that it was read from."""
 
-    layer: Owner
-    name: str
-    whole: Tensor
-    stamp: list[Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.stamp = self._now()
+    def __init__(self, layer: Owner, name: str, whole: Tensor) -> None:
+        self.layer, self.name, self.whole = layer, name, whole
+        self._read_from = [part.clone() for part in self._pair()]
 
     def __str__(self) -> str:
         return f"{type(self.layer).__name__}.{self.name}"
 
-    def _now(self) -> list[Any]:
-        parts = [self.layer._parameters.get(self.name + end) for end in ("_v", "_g")]
-        # An optimizer may move no version; a parameter made in inference mode has none.
-        known = [p for p in parts if p is not None and not p.is_inference()]
-        return [cache.steps(), *((id(p), p._version, p.data_ptr()) for p in known)]
+    def _pair(self) -> list[Tensor]:
+        return [getattr(self.layer, self.name + end).detach() for end in ("_v", "_g")]
 
     def hand_over(self) -> None:
-        """Gives the layer what was written."""
-        if self._now() != self.stamp:
+        """Give the layer what was written."""
+        if not all(map(same_values, self._pair(), self._read_from)):
             raise UsageError(
                 f"{self} has changed since it was read, which this write would undo: read it again"
             )
         self.layer.assign(self.name, self.whole)
-        self.stamp = self._now()
+        self._read_from = [part.clone() for part in self._pair()]
 
 
 class _LikeAParameter(torch._C._TensorMeta):

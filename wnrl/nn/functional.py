@@ -1,7 +1,6 @@
 """Weight normalization as pure functions of tensors (Salimans & Kingma 2016, arXiv:1602.07868)."""
 
 import math
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -10,75 +9,83 @@ from torch.autograd import forward_ad
 
 from wnrl.errors import UsageError
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+EPS = 1e-30
+"""Default of ``eps``: changes no digit of a row that float32 can square, and keeps 0/0 away."""
+ZERO_ROW_STD = 0.05
+"""Standard deviation of a v drawn for a row of zeros: the paper's."""
+_SQUARABLE = (1e-15, 1e15)
+"""Lengths of rows whose squares, and the sums of them, float32 holds with all their digits."""
 
 
 def transposed_groups(layer: nn.Module) -> int:
-    """The number of groups of a plain transposed convolution; 0 for every other layer."""
-    return layer.groups if isinstance(layer, TRANSPOSED) else 0
+    """Return the number of groups of a transposed convolution, of any kind; 0 for other layers.
+
+    This is the one answer to which axis of a weight counts output units: axis 0, but for
+    transposed convolutions, whose weight is ``(in, out / groups, …)``: axis 1, each group apart.
+    """
+    groups: int = layer.groups if getattr(layer, "transposed", False) else 0  # type: ignore[assignment]
+    return groups
 
 
-def units_first(weight: Tensor, groups: int) -> Tensor:
-    """A view of ``weight``, or of what is shaped like it, that starts with the output units.
+def units_first(weight: Tensor, transposed: int) -> Tensor:
+    """Return a view of ``weight``, or of what is shaped like it, that begins with the output units.
 
     Args:
         weight: of a plain layer.
-        groups: what ``transposed_groups`` says of that layer.
+        transposed: what ``transposed_groups`` says of that layer.
 
     Returns:
-        ``(out, in, …)`` as it is; of a transposed convolution, whose weight is
-        ``(in, out / groups, …)``, ``(groups, out / groups, in / groups, …)``.
+        ``(out, in, …)`` as it is; of a transposed convolution ``(groups, out / groups,
+        in / groups, …)``.
     """
-    return weight.unflatten(0, (groups, -1)).transpose(1, 2) if groups else weight
+    return weight.unflatten(0, (transposed, -1)).transpose(1, 2) if transposed else weight
 
 
-EPS = 1e-12
-"""Default of ``eps``: far below any ‖v‖² in use, so that it changes no digit in float32."""
-ZERO_ROW_STD = 0.05
-"""Standard deviation of a v drawn for a row of zeros: the paper's."""
-# From here on eps is below half a unit in the last place of a float32 ‖v‖².
-_NEGLIGIBLE = 2.0**-25
-_PLAIN_TENSORS = (torch.nn.Parameter, Tensor)
+def _by_unit(v: Tensor, dim: int, groups: int) -> tuple[Tensor, list[int]]:
+    """Return a view that begins with the output units, and the axes of a unit's numbers in it."""
+    rows = units_first(v, groups) if groups > 1 else v.movedim(dim, 0)
+    return rows, list(range(2 if groups > 1 else 1, rows.dim()))
+
+
+def _like_lengths(by_unit: Tensor, dim: int, groups: int) -> Tensor:
+    """Return values a unit, reduced from ``_by_unit``'s view, in the shape of ``row_norm``."""
+    return by_unit.squeeze(2) if groups > 1 else by_unit.movedim(0, dim)
+
+
+def over_rows(lengths: Tensor, v: Tensor, groups: int = 1) -> Tensor:
+    """Return what ``row_norm`` returns, or the like, in a shape that broadcasts to ``v``."""
+    return lengths if groups == 1 else lengths.repeat_interleave(len(v) // groups, 0)
 
 
 def row_norm(v: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tensor:
-    """sqrt(Σ v² + eps) over all axes of ``v`` but ``dim``, in float32 or wider.
+    """Return sqrt(Σ v² + eps) over all axes of ``v`` but ``dim``, in float32 or wider.
 
     Args:
         v: directions, at least two axes.
         dim: the axis of the output units.
         eps: added to ‖v‖².
-        groups: blocks of axis 0 that are normalised apart (transposed convolutions, ``dim=1``).
+        groups: blocks of axis 0 that are normalized apart (transposed convolutions, ``dim=1``).
 
     Returns:
         The norms, shaped like ``v`` with 1 in every axis but ``dim``, and ``groups`` in axis 0
         where that is above 1.
     """
-    if groups > 1:
-        blocks = v.unflatten(0, (groups, -1))
-        return _norm(blocks, (0, dim % v.dim() + 1), eps).squeeze(1)
-    return _norm(v, (dim % v.dim(),), eps)
-
-
-def _norm(v: Tensor, kept: tuple[int, ...], eps: float) -> Tensor:
-    axes = [axis for axis in range(v.dim()) if axis not in kept]
-    wide = v.to(torch.promote_types(v.dtype, torch.float32))
-    return (wide.square().sum(axes, keepdim=True) + eps).sqrt()
+    rows, axes = _by_unit(v.to(torch.promote_types(v.dtype, torch.float32)), dim, groups)
+    return _like_lengths((rows.square().sum(axes, keepdim=True) + eps).sqrt(), dim, groups)
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tensor:
-    """The computed weight g · v / ‖v‖, for every slice of ``v`` along ``dim`` (eq. 2).
+    """Return the computed weight g · v / ‖v‖, for every slice of ``v`` along ``dim`` (eq. 2).
 
     Right to any order of derivative, and usable under ``torch.func``, ``torch.compile`` and
-    ``torch.export``. On a CPU in float32 it runs torch's fused kernel, which has no eps, wherever
-    eps is too small to change a digit: for a small layer that is a third of the formula's time.
+    ``torch.export``. For parameters on a CPU it runs torch's fused kernel, which has no eps.
 
     Args:
         v: directions, any shape of at least two axes.
         g: lengths, of the shape that ``row_norm`` returns for ``v``.
         dim: the axis of the output units.
         eps: added to ‖v‖², so that a direction which shrinks to nothing gives w = 0.
-        groups: blocks of axis 0 that are normalised apart (transposed convolutions, ``dim=1``).
+        groups: blocks of axis 0 that are normalized apart (transposed convolutions, ``dim=1``).
 
     Returns:
         The computed weight, shape and dtype of ``v``.
@@ -93,49 +100,87 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: in
             "g must have one length for each output unit and as many axes as v, with shape "
             f"{tuple(v.shape)}; got {tuple(g.shape)}"
         )
-    if dim == 0 and groups == 1 and _may_fuse(v, g):
-        w, norms = fused_weight_norm(v, g)
-        if _eps_is_negligible(norms, eps):
-            return w
-    if groups > 1:
-        blocks = v.unflatten(0, (groups, -1))
-        ratio = (g / row_norm(v, dim, eps, groups)).unsqueeze(1)
-        return (blocks * ratio).to(v.dtype).flatten(0, 1)
-    return (v * (g / row_norm(v, dim, eps))).to(v.dtype)
+    if type(v) is nn.Parameter and may_fuse(v, g, dim, eps):
+        return fused_weight_norm(v, g)
+    return (v * over_rows(g / row_norm(v, dim, eps, groups), v, groups)).to(v.dtype)
 
 
-def in_transform() -> bool:
-    """Whether a ``torch.func`` transform (vmap, grad, ...) is running."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+class _Fused(torch.autograd.Function):
+    """torch's fused kernel for g · v / ‖v‖, without eps, with a backward of any order.
+
+    Its own backward takes ‖v‖ for a constant when it is differentiated again, so gradient penalties
+    and curvatures would come out wrong without a word.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, g: Tensor) -> Tensor:
+        w, norms = torch._weight_norm_interface(v, g, 0)
+        ctx.save_for_backward(v, g, norms)
+        return w
+
+    @staticmethod
+    def backward(ctx: Any, by_w: Tensor) -> tuple[Tensor, Tensor]:
+        """Equation 3: by torch's kernel, or where a graph is wanted by what has one."""
+        v, g, norms = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return _BACKWARD(by_w.contiguous(), v, g, norms, 0)
+        axes = list(range(1, v.dim()))
+        norms = v.square().sum(axes, keepdim=True).sqrt()
+        by_g = (by_w * v).sum(axes, keepdim=True) / norms
+        return g / norms * by_w - g * by_g / norms.square() * v, by_g
 
 
-def _may_fuse(v: Tensor, g: Tensor) -> bool:
-    """Whether the fused kernel takes ``v`` and ``g``, and its norms can be looked at."""
+_BACKWARD: Any = torch.ops.aten._weight_norm_interface_backward.default._op
+_fused: Any = super(torch.autograd.Function, _Fused).apply
+"""``_Fused.apply`` without its look for transforms, which ``may_fuse`` has had already."""
+
+
+def may_fuse(v: Tensor, g: Tensor, dim: int, eps: float) -> bool:
+    """Return whether torch's fused kernel gives ``weight_norm(v, g)``; no value is looked at.
+
+    The kernel has no eps, so v must have no row where that shows. A parameter has none: they are
+    refused or rescaled when it is made, loaded or assigned.
+    """
     return (
-        v.is_cpu
+        dim == 0
+        and eps <= EPS
+        and v.is_cpu
         and v.dtype is torch.float32
         and g.dtype is torch.float32
         and not torch.compiler.is_compiling()
         and not in_transform()
-        and not torch._C._len_torch_dispatch_stack()  # fake and traced tensors have no value
+        and not torch._C._len_torch_dispatch_stack()  # fake and traced tensors
         and forward_ad._current_level < 0  # the kernel has no forward-mode derivative
-        and type(v) in _PLAIN_TENSORS
         and v.is_contiguous()
-        and v.numel() > 0
+        and g.numel() == g.size(0) == v.size(0)
+        and g.dim() == v.dim()
     )
 
 
-def _eps_is_negligible(norms: Tensor, eps: float) -> bool:
-    return norms.min().item() > math.sqrt(eps / _NEGLIGIBLE)
+def fused_weight_norm(v: Tensor, g: Tensor) -> Tensor:
+    """Return ``weight_norm(v, g)`` by torch's kernel, where ``may_fuse`` holds."""
+    w: Tensor = _fused(v, g)
+    return w
+
+
+def in_transform() -> bool:
+    """Return whether a ``torch.func`` transform (vmap, grad, ...) is running."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def same_values(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are equal, NaN to NaN; those on the meta device have no values."""
+    return a.is_meta or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def split_weight(
     w: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1, v_std: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The inverse of ``weight_norm``: v := w and g := ‖w‖.
+    """Return v = w and g = ‖w‖: the inverse of ``weight_norm``.
 
     A row of zeros has no direction: it becomes g = 0 with a random v, drawn from a generator of
-    its own, so that torch's is left where a plain network would leave it.
+    its own, so that torch's is left where a plain network would leave it. A row too short or too
+    long to be squared becomes a v of about unit length, by a power of two.
 
     Args:
         w: computed weight.
@@ -147,53 +192,58 @@ def split_weight(
     Returns:
         v and g, new tensors without graph; ``weight_norm(v, g)`` is ``w``, bit for bit where
         ``v_std`` is None.
+
+    Raises:
+        UsageError: w is complex.
     """
+    if w.is_complex():
+        raise UsageError(f"a weight must be real, got {w.dtype}")
     with torch.no_grad():
         v = w.detach().clone()
         zero = zero_rows(v, dim, groups)
         if zero.any():
             generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
             noise = torch.randn(v.shape, generator=generator, dtype=torch.float32)
-            v = torch.where(_over_rows(zero, v, groups), (ZERO_ROW_STD * noise).to(v), v)
-        if v_std is None:
-            return v, _norms_in_use(v, dim, eps, groups).masked_fill(zero, 0.0)
-        # Divided by its largest number first, a row has a norm beside which eps is nothing.
-        peak = _peaks(v, dim, groups)
-        v = v / _over_rows(peak, v, groups)
-        norms = row_norm(v, dim, eps, groups)
-        std = torch.full_like(norms, v_std * math.sqrt(v.numel() // norms.numel()))
-        return weight_norm(v, std, dim, eps, groups), (peak * norms).masked_fill(zero, 0.0)
+            v = torch.where(over_rows(zero, v, groups), (ZERO_ROW_STD * noise).to(v), v)
+        # Divided by their largest number, rows have norms beside which eps is nothing.
+        peaks = _peaks(v, dim, groups)
+        scaled = v / over_rows(peaks, v, groups)
+        norms = row_norm(scaled, dim, 0.0, groups)
+        if v_std is not None:
+            std = torch.full_like(norms, v_std * math.sqrt(v.numel() // norms.numel()))
+            v = weight_norm(
+                nn.Parameter(scaled, requires_grad=False), std, dim, EPS, groups
+            ).detach()
+            lengths = peaks * norms
+            if eps > EPS:
+                lengths = lengths * row_norm(v, dim, eps, groups) / std
+            return v, lengths.masked_fill(zero, 0.0)
+        low, high = _SQUARABLE
+        powers = torch.exp2(-torch.log2(peaks * norms).floor())
+        powers = torch.where((peaks * norms < low) | (peaks * norms > high), powers, 1.0)
+        v = (v * over_rows(powers, v, groups)).to(v.dtype)
+        return v, (_norms_in_use(v, dim, eps, groups) / powers).masked_fill(zero, 0.0)
 
 
 def _norms_in_use(v: Tensor, dim: int, eps: float, groups: int) -> Tensor:
-    """The norms as ``weight_norm`` sums them: the last digit depends on the order of the sum."""
+    """Return the norms as the layer sums them: the last digit depends on the order of the sum."""
     norms = row_norm(v, dim, eps, groups)
-    if dim == 0 and groups == 1 and _may_fuse(v, norms):
-        by_kernel = fused_weight_norm(v, norms)[1]
-        return by_kernel if _eps_is_negligible(by_kernel, eps) else norms
-    return norms
+    return torch._weight_norm_interface(v, norms, 0)[1] if may_fuse(v, norms, dim, eps) else norms
 
 
 def zero_rows(v: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
-    """Where all of a unit's weights are zero; bool, of the shape that ``row_norm`` returns."""
+    """Return where all of a unit's weights are zero; bool, of the shape that ``row_norm`` has."""
     return _peaks(v, dim, groups) == 0
 
 
 def _peaks(v: Tensor, dim: int, groups: int) -> Tensor:
-    """The largest absolute value of each row, of the shape that ``row_norm`` returns."""
-    if groups > 1:
-        axes = [axis for axis in range(v.dim() + 1) if axis not in (0, dim + 1)]
-        return v.unflatten(0, (groups, -1)).abs().amax(axes, keepdim=True).squeeze(1)
-    return v.abs().amax([axis for axis in range(v.dim()) if axis != dim], keepdim=True)
-
-
-def _over_rows(lengths: Tensor, v: Tensor, groups: int) -> Tensor:
-    """What ``row_norm`` returns, or the like, in a shape that broadcasts to ``v``."""
-    return lengths if groups == 1 else lengths.repeat_interleave(len(v) // groups, 0)
+    """Return the largest absolute value of each row, of the shape that ``row_norm`` returns."""
+    rows, axes = _by_unit(v, dim, groups)
+    return _like_lengths(rows.abs().amax(axes, keepdim=True), dim, groups)
 
 
 def check_directions(v: Tensor, name: str, dim: int = 0, groups: int = 1) -> None:
-    """Raises UsageError naming ``name`` where ``v`` has an empty axis or a row of zeros."""
+    """Raise UsageError naming ``name`` if ``v`` has an empty axis or a row without direction."""
     if v.numel() == 0:
         raise UsageError(f"{name} must have no empty dimension, got shape {tuple(v.shape)}")
     if v.is_meta:
@@ -206,52 +256,3 @@ def check_directions(v: Tensor, name: str, dim: int = 0, groups: int = 1) -> Non
             f"{zero.numel()} rows with nothing but zeros (the first: {first}); a unit that starts "
             "at zero is g = 0 with any v other than zero"
         )
-
-
-Gradients = tuple[Tensor | None, ...]
-
-
-def fused_weight_norm(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """The weight w and the norms ‖v‖, for every row of ``v``; rows of zeros give NaN.
-
-    Args:
-        v: directions, contiguous, the output units in axis 0.
-        g: lengths, shaped like ``v`` with 1 in every axis but the first.
-    """
-    w, norms = torch._weight_norm_interface(v, g, 0)
-    if w.requires_grad:
-        # ``w.register_hook(_watch)``, without a dictionary and a handle of its own at each call,
-        # which would cost more than the kernel does for a small layer.
-        w._backward_hooks = _HOOKS
-        w.grad_fn._register_hook_dict(w)  # type: ignore[union-attr]
-        w._backward_hooks = None
-    return w, norms
-
-
-def _watch(by_w: Tensor) -> None:
-    """Tensor hook on w, called before the kernel's backward runs."""
-    if torch.is_grad_enabled():  # create_graph=True
-        node: Any = torch._C._current_autograd_node()
-        v, g = node._saved_v, node._saved_g
-
-        def replace(by_inputs: Gradients, by_outputs: Gradients) -> Gradients:
-            handle.remove()
-            assert by_outputs[0] is not None
-            exact = _gradients(v, g, by_outputs[0])
-            return tuple(
-                None if kernels is None else ours
-                for kernels, ours in zip(by_inputs, exact, strict=True)
-            )
-
-        handle = node.register_hook(replace)
-
-
-def _gradients(v: Tensor, g: Tensor, by_w: Tensor) -> tuple[Tensor, Tensor]:
-    """Equation 3, in operations that can be differentiated again."""
-    axes = list(range(1, v.dim()))
-    norm = v.square().sum(axes, keepdim=True).sqrt()
-    by_g = (by_w * v).sum(axes, keepdim=True) / norm
-    return g / norm * by_w - g * by_g / norm.square() * v, by_g
-
-
-_HOOKS: dict[int, Any] = OrderedDict({0: _watch})

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from wnrl.errors import UsageError
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.computed import computed_weight
-from wnrl.nn.functional import weight_norm
 
 
 class WNLinear(WeightNormed):
@@ -141,7 +140,7 @@ class WNMaskedLinear(WNLinear):
     def compute_weight(self, name: str = "weight") -> Tensor:
         """The computed weight, computed now, with its graph where grad is on."""
         v, g = self._parameter(f"{name}_v"), self._parameter(f"{name}_g")
-        return weight_norm(v * self.mask, self._length(g), self.output_dim, self.eps)
+        return self._normalized(v * self.mask, g, checked=False)
 
     def to_plain(self) -> nn.Module:
         """The ``MaskedLinear`` with the same function and parameters of its own."""
@@ -251,7 +250,7 @@ class WNConvTransposed(WeightNormed):
     """
 
     arguments: ClassVar[tuple[str, ...]] = (*_ARGUMENTS, "output_padding")
-    output_dim: ClassVar[int] = 1
+    transposed = True
     convolve: ClassVar[Callable[..., Tensor]]
     in_channels: int
     out_channels: int
@@ -266,10 +265,6 @@ class WNConvTransposed(WeightNormed):
     weight_v: nn.Parameter
     bias: nn.Parameter | None
     weight = computed_weight()
-
-    def _configure(self, plain: nn.Module, *options: Any) -> None:
-        super()._configure(plain, *options)
-        self.weight_groups = self.groups
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As torch's layer.
@@ -376,11 +371,13 @@ class WNEmbedding(WeightNormed):
 
     def forward(self, input: Tensor) -> Tensor:
         """Indices ``(*)`` to rows of the computed weight, ``(*, embedding_dim)``."""
-        if self._scope is None and 0 < input.numel() < self.num_embeddings:
+        if self._cache is None and 0 < input.numel() < self.num_embeddings:
             # Fewer rows than the table has: normalise those alone.
             rows = self._look_up(input, self.weight_v).reshape(-1, self.embedding_dim)
-            lengths = self._length(self._look_up(input, self.weight_g).reshape(-1, 1))
-            return weight_norm(rows, lengths, 0, self.eps).reshape(*input.shape, self.embedding_dim)
+            lengths = self._look_up(input, self.weight_g).reshape(-1, 1)
+            checked = type(self.weight_v) is nn.Parameter
+            weight = self._normalized(rows, lengths, checked)
+            return weight.reshape(*input.shape, self.embedding_dim)
         (weight,) = self._weights()
         return self._look_up(input, weight)
 

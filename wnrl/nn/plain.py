@@ -202,9 +202,9 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, WeightNormed]]:
 
 
 def _check_expressible(layer: WeightNormed, layout: str, stem: str) -> None:
-    if layer.weight_groups > 1:
+    if layer.unit_axis[1] > 1:
         raise UsageError(
-            f"{stem} is normalised for each of {layer.weight_groups} groups, which torch's weight "
+            f"{stem} is normalised for each of {layer.unit_axis[1]} groups, which torch's weight "
             'norm cannot express; write the layout "plain"'
         )
     if layout == "weight_norm" and layer.scale == "exp":
@@ -229,10 +229,11 @@ def _take_pair(
     if layout != "plain" and values[0].shape == own_g.shape and _same_norm(layer, v):
         v, g = _as_written(stem, layer, v, values[0])
     else:
+        dim, groups = layer.unit_axis
         w = layer._visible(v if layout == "plain" else _weight_of(stem, *values))
-        v, g = split_weight(w.to(own_v), layer.output_dim, layer.eps, layer.weight_groups)
+        v, g = split_weight(w.to(own_v), dim, layer.eps, groups)
         v, g = _as_written(stem, layer, layer._visible(v), g)
-    check_directions(layer._visible(v), f"{stem}_v", layer.output_dim, layer.weight_groups)
+    check_directions(layer._visible(v), f"{stem}_v", *layer.unit_axis)
     return v, g
 
 
@@ -256,8 +257,8 @@ def _as_written(stem: str, layer: WeightNormed, v: Tensor, length: Tensor) -> tu
             "scale='exp' cannot express"
         )
     sign = length.sign().to(v.dtype)
-    if layer.weight_groups > 1:
-        sign = sign.repeat_interleave(len(v) // layer.weight_groups, 0)
+    if layer.unit_axis[1] > 1:
+        sign = sign.repeat_interleave(len(v) // layer.unit_axis[1], 0)
     return v * sign, length.abs().log()
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from wnrl.errors import UsageError
 from wnrl.nn import recurrence
+from wnrl.nn.functional import transposed_groups
 from wnrl.nn.recurrence import open_for, run_torch
 
 
@@ -60,8 +61,10 @@ def _matrix(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 class Spectral(nn.Module):
     """What the spectral layers share: the vectors u, and w = W/‖Wᵀu‖."""
 
-    rows_dim = 0
-    """The axis of weights along which their output units run."""
+    @property
+    def rows_dim(self) -> int:
+        """Return the axis of weights along which their output units run."""
+        return min(1, transposed_groups(self))
 
     @classmethod
     def from_plain(cls, plain: nn.Module) -> Self:
@@ -163,8 +166,6 @@ class SpectralConv3d(_SpectralFeedForward, nn.Conv3d):
 
 
 class _SpectralTransposed(Spectral):
-    rows_dim = 1
-
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As the plain layer."""
         return super().forward(input / self.sigma(), output_size)
