@@ -1,6 +1,7 @@
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,15 +28,15 @@ from wnrl.vae.models import MODELS
         ({"model": "conv", "hidden": (5,)}, "hidden is no setting of model 'conv', got"),
         ({"draw_steps": 5}, "draw_steps is no setting of model 'mlp', got 5"),
         ({"model": "draw", "draw_steps": 0}, "draw_steps must be above zero, got 0"),
-        ({"epochs": 2.5}, "epochs must be a whole number, got 2.5"),
+        ({"epochs": 2.5}, "epochs must be a whole number or None, got 2.5"),
         ({"seed": 1.0}, "seed must be a whole number, got 1.0"),
         ({"batch_size": None}, "batch_size must be a whole number, got None"),
         ({"learning_rate": "0.1"}, "learning_rate must be a number, got '0.1'"),
         ({"beta": None}, "beta must be a number, got None"),
-        ({"dataset": 3}, "dataset must be a word, got 3"),
+        ({"dataset": 3}, "dataset must be a string, got 3"),
         ({"amp": "no"}, "amp must be True or False, got 'no'"),
-        ({"hidden": (8.5,)}, r"hidden must be widths above zero, got \(8.5,\)"),
-        ({"hidden": 8}, "hidden must be widths above zero, got 8"),
+        ({"hidden": (8.5,)}, r"hidden\[0\] must be a whole number, got 8.5"),
+        ({"hidden": 8}, "hidden must be a tuple or None, got 8"),
         ({"train_samples": 0}, "train_samples must be above zero, got 0"),
         ({"max_grad_norm": 0}, "max_grad_norm must be above zero, got 0"),
         ({"ema_epochs": -1.0}, "ema_epochs must be zero or above, got -1.0"),
@@ -96,6 +97,12 @@ def test_cosine_holds_for_half_the_training_and_ends_at_a_twentieth():
 
 def test_constant_schedule_is_constant():
     assert [SCHEDULES["constant"](done) for done in (0.0, 0.7, 1.0)] == [1, 1, 1]
+
+
+def test_numbers_of_numpy_are_numbers_of_a_run_and_of_its_json():
+    config = VAEConfig(epochs=np.int64(3), learning_rate=np.float32(0.5))
+    assert json.loads(json.dumps(asdict(config)))["epochs"] == 3
+    assert type(config.epochs) is int
 
 
 def test_config_survives_json():

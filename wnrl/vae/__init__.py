@@ -1,5 +1,6 @@
 """Variational autoencoders whose likelihoods can be compared."""
 
+from wnrl.arguments import guard
 from wnrl.vae.bounds import Elbo, beta_elbo, dreg, elbo, iwae, iwae_bound, warm_up
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.construction import build, load
@@ -43,3 +44,5 @@ __all__ = [
     "train",
     "warm_up",
 ]
+
+guard(globals(), __all__)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from wnrl.data import FRAMES, dataset
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.networks import ACTIVATIONS
@@ -25,16 +27,6 @@ SIZES = {
 }
 COUNTS = ("latent_dim", "draw_steps", "epochs", "n_steps", "batch_size", "train_samples",
           "train_chunk", "n_samples", "n_logs")  # fmt: skip
-KINDS: dict[Any, tuple[Any, str]] = {
-    int: (int, "a whole number"),
-    int | None: (int | None, "a whole number"),
-    float: (int | float, "a number"),
-    float | None: (int | float | None, "a number"),
-    str: (str, "a word"),
-    str | None: (str | None, "a word"),
-    bool: (bool, "True or False"),
-}
-"""By the type of a setting: what it may be, and that in words."""
 OBJECTIVES = ("elbo", "iwae", "dreg")
 OPTIMIZERS = ("adam", "adamax")
 SELECTIONS = ("last", "best")
@@ -140,7 +132,9 @@ class VAEConfig:
     """How many points the learning curves have."""
 
     def __post_init__(self) -> None:
-        self._check_types()
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # which JSON does not know
+                object.__setattr__(self, name, value.item())
         known = dataset(self.dataset)
         for name, options in (
             ("model", MODELS),
@@ -163,13 +157,6 @@ class VAEConfig:
         if self.data_init == 1:
             raise UsageError("data_init must be 0 or at least 2 images, got 1")
 
-    def _check_types(self) -> None:
-        for field_ in fields(self):
-            kind, words = KINDS.get(field_.type, (object, ""))
-            value = getattr(self, field_.name)
-            if not isinstance(value, kind):
-                raise UsageError(f"{field_.name} must be {words}, got {value!r}")
-
     def _settle_sizes(self) -> None:
         """Fills what was not given with the model's own; refuses what it does not have."""
         arguments = inspect.signature(MODELS[self.model]).parameters
@@ -180,7 +167,7 @@ class VAEConfig:
                     raise UsageError(f"{name} is no setting of model {self.model!r}, got {value!r}")
             elif value is None:
                 object.__setattr__(self, name, arguments[argument].default)
-        if self.hidden is not None and not _are_widths(self.hidden):
+        if self.hidden is not None and not (self.hidden and min(self.hidden) > 0):
             raise UsageError(f"hidden must be widths above zero, got {self.hidden!r}")
         if self.activation is not None:
             check_choice("activation", self.activation, ACTIVATIONS)
@@ -277,14 +264,6 @@ class VAEConfig:
         if isinstance(found["hidden"], list):
             found["hidden"] = tuple(found["hidden"])
         return cls(**found)
-
-
-def _are_widths(hidden: Any) -> bool:
-    return bool(
-        isinstance(hidden, list | tuple)
-        and hidden
-        and all(isinstance(width, int) and width > 0 for width in hidden)
-    )
 
 
 def _usual_likelihood(name: str, shape: tuple[int, int, int]) -> str:

@@ -51,8 +51,6 @@ class Protocol:
     """Whether the model carries its last weights (``raw``) or averaged ones (``averaged``)."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n_samples, int):
-            raise UsageError(f"n_samples must be a whole number, got {self.n_samples!r}")
         check_positive(n_samples=self.n_samples)
         check_choice("split", self.split, PARTS)
         check_choice("weights", self.weights, WEIGHTS)

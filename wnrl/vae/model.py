@@ -73,17 +73,10 @@ class VAE(nn.Module):
         self, image_shape: ImageShape, latent_dim: int, likelihood: PixelLikelihood | None = None
     ) -> None:
         super().__init__()
-        if len(image_shape) != 3:
-            raise UsageError(f"image_shape must be (C, H, W), got {tuple(image_shape)}")
         channels, height, width = image_shape
         check_positive(channels=channels, height=height, width=width, latent_dim=latent_dim)
         self.image_shape, self.latent_dim = (channels, height, width), latent_dim
         self.likelihood = Bernoulli(channels) if likelihood is None else likelihood
-        if not isinstance(self.likelihood, PixelLikelihood):
-            raise UsageError(
-                "likelihood must be made from a class in wnrl.vae.LIKELIHOODS, such as "
-                f"LIKELIHOODS['logistic'](channels={channels}), got {likelihood!r}"
-            )
         if self.likelihood.channels != channels:
             raise UsageError(
                 f"likelihood must be of {channels} channels, as image_shape {image_shape} is, "

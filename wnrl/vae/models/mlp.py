@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import check_positive
 from wnrl.networks import mlp
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.pixels import PixelLikelihood
@@ -112,8 +112,6 @@ class TwoLayerVAE(VAE):
         likelihood: PixelLikelihood | None = None,
         pixel_means: Tensor | None = None,
     ) -> None:
-        if len(latent_dims) != 2:
-            raise UsageError(f"latent_dims must be two sizes, got {latent_dims}")
         first, second = latent_dims
         check_positive(latent_dims=second)
         super().__init__(image_shape, first, likelihood)
