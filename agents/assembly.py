@@ -1,6 +1,5 @@
 """How an SB3 model is put together from a configuration, an environment and a norm."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.config import ANY_ACTION, Config, OffPolicyConfig, Spaces
 from wnrl.errors import UsageError
 from wnrl.rl.environments import first_env_seed
-from wnrl.rl.training import log_to
 from wnrl.sb3.extractors import SmallCNN
 
 OBSERVED: Spaces = (*ANY_ACTION, spaces.Dict)
@@ -25,7 +23,6 @@ def assemble(
     norm: str = "weight",
     seed: int = 0,
     device: torch.device | str = "auto",
-    run_dir: Path | None = None,
     *,
     memory: str = "",
     **others: Any,
@@ -39,7 +36,6 @@ def assemble(
         seed: seeds Python, NumPy and torch; the environments count on from
             ``first_env_seed(seed)``.
         device: where the network lives.
-        run_dir: where the event file goes; None logs nothing.
         memory: Lstm or Gru for a recurrent policy.
         **others: further arguments of the algorithm.
 
@@ -63,8 +59,6 @@ def assemble(
         **others,
     )
     env.seed(first_env_seed(seed))  # SB3 has seeded them with seed, seed + 1, ...
-    if run_dir is not None:
-        log_to(model, run_dir)
     return model
 
 

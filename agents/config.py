@@ -6,7 +6,7 @@ argument of SB3's algorithm or policy which has the field's name.
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import torch
@@ -121,6 +121,8 @@ class Config:
     """Hidden units of the networks."""
     activation_fn: str = "relu"
     """Nonlinearity of hidden layers: tanh, relu, elu, ...; a key of wnrl.networks.ACTIVATIONS."""
+    norm_kwargs: dict[str, int | float | str] = field(default_factory=dict, hash=False)
+    """Options of the norm, as wnrl.convert takes them."""
     norm_heads: bool = False
     """Give the norm to the output heads too; see wnrl.sb3."""
     data_init: Annotated[int | None, check_whole] = None
@@ -128,14 +130,14 @@ class Config:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self), include_extras=True)
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for part in fields(self):
+            value = getattr(self, part.name)
             if isinstance(value, list):  # as SB3 has sizes, and JSON
                 value = tuple(value)
-                object.__setattr__(self, field.name, value)
-            for check in getattr(hints[field.name], "__metadata__", ()):
+                object.__setattr__(self, part.name, value)
+            for check in getattr(hints[part.name], "__metadata__", ()):
                 if value is not None:
-                    check(**{field.name: value})
+                    check(**{part.name: value})
         for name in self._scheduled():
             check_choice(f"{name}_schedule", getattr(self, f"{name}_schedule"), SCHEDULES)
         check_choice("activation_fn", self.activation_fn, ACTIVATIONS)
@@ -165,6 +167,7 @@ class Config:
             "net_arch": list(self.net_arch),
             "activation_fn": ACTIVATIONS[self.activation_fn],
             "norm_heads": self.norm_heads,
+            "norm_kwargs": dict(self.norm_kwargs),
             "data_init": self.data_init,
         }
         arguments.pop("use_sde", None)  # SB3 hands it on itself

@@ -24,7 +24,7 @@ class Agent:
     presets: Mapping[str, Any]
     """From an environment's id, or a pattern such as ``ALE/*``, to tuned hyperparameters."""
     build: Callable[..., BaseAlgorithm]
-    """``build(config, env, norm, seed, device, run_dir)`` gives the SB3 model."""
+    """``build(config, env, norm, seed, device)`` gives the SB3 model."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """From the name of a published recipe to the hyperparameters that it changes in any preset."""
     compiled: Sequence[str] = ()

@@ -1,7 +1,6 @@
 """PPO with an LSTM or a GRU, sb3-contrib's, with a norm."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -94,8 +93,7 @@ def build(
     norm: str = "weight",
     seed: int = 0,
     device: torch.device | str = "auto",
-    run_dir: Path | None = None,
 ) -> RecurrentPPO:
     """sb3-contrib's RecurrentPPO, normalised; arguments as for ``assemble``."""
     memory = MEMORIES[config.cell]
-    return assemble(config, env, norm, seed, device, run_dir, memory=memory)
+    return assemble(config, env, norm, seed, device, memory=memory)

@@ -1,7 +1,6 @@
 """Twin delayed DDPG (Fujimoto et al., 2018, arXiv:1802.09477), SB3's, with a norm."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -90,8 +89,7 @@ def build(
     norm: str = "weight",
     seed: int = 0,
     device: torch.device | str = "auto",
-    run_dir: Path | None = None,
 ) -> TD3:
     """SB3's TD3 with normalised networks; arguments as for ``assemble``."""
     noise = config.action_noise(env.action_space)
-    return assemble(config, env, norm, seed, device, run_dir, action_noise=noise)
+    return assemble(config, env, norm, seed, device, action_noise=noise)

@@ -4,7 +4,9 @@
     python scripts/evaluate_agent.py --model ppo.zip --env-id CartPole-v1 --record cartpole.gif
 
 The result is one line of JSON: the mean return with its 95 % bootstrap interval over episodes,
-which says nothing of other seeds of training. SB3's files hold pickled objects: read only your own.
+which says nothing of other seeds of training. Of a run folder, numbers alone are read. SB3's own
+files hold pickled objects, and reading them runs code: name with --model, and with --statistics a
+.pkl, only your own.
 """
 
 import sys
@@ -26,19 +28,18 @@ import numpy as np
 
 import envs
 from agents import AGENTS
+from agents.run import PREFIXES, load_run
 from scripts._cli import run
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
 from wnrl.rl.environments import FINAL_STARTS, first_env_seed, vectorize_for_evaluation
 from wnrl.rl.evaluation import evaluate
-from wnrl.rl.loading import acting_with, check_fits, load_agent, load_statistics
+from wnrl.rl.loading import check_fits, load_agent, load_pickled_statistics
 from wnrl.rl.recording import check_film, film, write_film
+from wnrl.rl.run import AT_ONCE, STATISTICS
+from wnrl.rl.statistics import load_statistics
 from wnrl.rl.training import Model
-from wnrl.runs import CONFIG, read_json, resolve_device, seed_everything
+from wnrl.runs import resolve_device, seed_everything
 from wnrl.study.stats import bootstrap_interval
-
-ALGORITHMS = tuple(row.config.algorithm for row in AGENTS.values())
-AT_ONCE = 20  # environments
-PREFIXES = {"last": "", "best": "best_"}  # of the files of a run folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +51,12 @@ class Args:
     which: str = "last"
     """Of a run folder: last, the agent after training, or best, on its learning curve."""
     model: Path | None = None
-    """A zip that SB3's model.save wrote, instead of a run folder."""
+    """A zip that SB3's model.save wrote, instead of a run folder; reading it runs code from it."""
     env_id: str | None = None
     """Environment for --model: an id of Gymnasium's registry, ours included, or module:Env-v0."""
-    vecnormalize: Path | None = None
-    """Statistics of observations for --model; vecnormalize.pkl beside it, where there is one."""
+    statistics: Path | None = None
+    """Statistics of observations for --model: our vecnormalize.npz, which is found beside it, or a
+    .pkl of SB3's VecNormalize.save; reading the latter runs code from it."""
     episodes: int = 20
     """Episodes to play."""
     stochastic: bool = False
@@ -73,81 +75,70 @@ class Args:
             raise UsageError("give either --run-dir or --model")
         if self.model is not None and self.env_id is None:
             raise UsageError("--model needs --env-id: a zip does not say where its agent acts")
-        if self.env_id is not None and self.model is None:
-            raise UsageError("--env-id goes with --model; a run folder knows its own")
-        if self.vecnormalize is not None and self.model is None:
-            raise UsageError("--vecnormalize goes with --model; a run folder has its own")
+        for flag, value in (("--env-id", self.env_id), ("--statistics", self.statistics)):
+            if value is not None and self.model is None:
+                raise UsageError(f"{flag} goes with --model; a run folder knows its own")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
         if self.record is not None:
             check_film(self.record)
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated."""
+def subject(args: Args) -> tuple[Model, Path, str, Path | None, dict[str, Any]]:
+    """Return agent, its path, environment's id, statistics, and what the result says of it.
 
-    model: Model
-    path: Path
-    env_id: str
-    statistics: Path | None
-    """Of observations."""
-    about: dict[str, Any]
-    """What the result says of it."""
-
-    @classmethod
-    def of(cls, args: Args) -> "Subject":
-        """What ``args`` name.
-
-        Raises:
-            UsageError: it is not there, damaged or incomplete.
-        """
-        device = resolve_device(args.device)
-        if args.model is not None:
-            beside = args.model.with_name(args.model.name.replace("model.zip", "vecnormalize.pkl"))
-            beside = beside if beside != args.model else args.model.with_name("vecnormalize.pkl")
-            statistics = args.vecnormalize or (beside if beside.is_file() else None)
-            model = load_agent(args.model, ALGORITHMS, device)
-            return cls(model, args.model, str(args.env_id), statistics, {"model": str(args.model)})
+    Raises:
+        UsageError: What ``args`` name is not there, damaged or incomplete.
+    """
+    device = resolve_device(args.device)
+    if args.model is None:
         assert args.run_dir is not None
-        if not (args.run_dir / CONFIG).is_file():
-            raise UsageError(f"run_dir {args.run_dir} is no run folder: it has no {CONFIG}")
-        config = read_json(args.run_dir / CONFIG)
-        if "algo" not in config:
-            raise UsageError(
-                f"run_dir {args.run_dir} holds a run of another program: its {CONFIG} has no algo"
-            )
-        algo = check_choice("algo", config["algo"], AGENTS)
-        prefix = PREFIXES[args.which]
-        path = args.run_dir / f"{prefix}model.zip"
-        if not path.is_file():
-            raise UsageError(f"run_dir {args.run_dir} has no {path.name}: it is not finished")
-        model = load_agent(path, ALGORITHMS, device)
-        policy = next(iter(AGENTS[algo].config.algorithm.policy_aliases.values()))
-        if not isinstance(model, acting_with(policy, ALGORITHMS) or ()):
-            kind = type(model).__name__
-            raise UsageError(f"model {path} holds a {kind}, not the {algo} of its run")
-        statistics = args.run_dir / f"{prefix}vecnormalize.pkl" if config["normalize"] else None
-        about = {"run_dir": str(args.run_dir), "which": args.which, "algo": algo}
-        about |= {"norm": config["norm"], "trained_seed": config["seed"]}
-        return cls(model, path, config["env_id"], statistics, about)
+        model, statistics, settings = load_run(args.run_dir, args.which, device)
+        about = {"run_dir": str(args.run_dir), "which": args.which, "algo": settings["algo"]}
+        about |= {"norm": settings["norm"], "trained_seed": settings["seed"]}
+        return model, args.run_dir, settings["env_id"], statistics, about
+    algorithms = [row.config.algorithm for row in AGENTS.values()]
+    env_id, path = str(args.env_id), args.model
+    model = load_agent(path, algorithms, device)
+    about = {"model": str(path)}
+    return model, path, env_id, args.statistics or statistics_beside(path), about
+
+
+def statistics_beside(model: Path) -> Path | None:
+    """Return our own file of statistics beside a zip, where there is one."""
+    path = model.with_name(model.name.replace("model.zip", STATISTICS))
+    return path if path != model and path.is_file() else None
+
+
+def tell_of_pickles(model: Path, env_id: str) -> None:
+    """Say on stderr which statistics of SB3's lie near a zip and are not read."""
+    folders = (model.parent, model.parent / env_id)  # the second is rl-baselines3-zoo's
+    near = sorted(path for folder in folders for path in folder.glob("*vecnormalize*.pkl"))
+    if near:
+        told = f"not read, since a pickle runs code: {near[0]}; --statistics {near[0]} reads it"
+    else:
+        told = f"none are near {model} (*vecnormalize*.pkl); --statistics names others"
+    print(f"statistics of observations: {told}", file=sys.stderr)
 
 
 def evaluated(args: Args) -> dict[str, Any]:
-    """Plays the episodes, films one if asked to, and returns the result.
+    """Play the episodes, film one if asked to, and return the result.
 
     Raises:
-        UsageError: something in ``args`` cannot be used.
+        UsageError: Something in ``args`` cannot be used.
+        NonFiniteError: What the agent or the environment gives is not finite.
     """
-    subject = Subject.of(args)
-    model, starts = subject.model, first_env_seed(args.seed) + FINAL_STARTS
-    drawn = "rgb_array" if args.record else None
-    factory = envs.factory(subject.env_id, drawn)
+    model, path, env_id, statistics, about = subject(args)
+    starts = first_env_seed(args.seed) + FINAL_STARTS
+    factory = envs.factory(env_id, "rgb_array" if args.record else None)
 
     def play(n_envs: int) -> Any:
         env = vectorize_for_evaluation(factory, n_envs, None)
-        check_fits(model, env, subject.path, subject.env_id)
-        return load_statistics(env, subject.statistics) if subject.statistics else env
+        check_fits(model, env, path, env_id)
+        if statistics is None:
+            return env
+        pickled = statistics.suffix == ".pkl"
+        return (load_pickled_statistics if pickled else load_statistics)(env, statistics)
 
     with closing(play(min(args.episodes, AT_ONCE))) as env:
         seed_everything(args.seed)
@@ -155,12 +146,14 @@ def evaluated(args: Args) -> dict[str, Any]:
     if args.record:
         with closing(play(1)) as env:
             frames = film(model, env, starts, not args.stochastic)
-            write_film(args.record, frames, env.metadata.get("render_fps") or 30)
+            write_film(args.record, frames, env.unwrapped.metadata.get("render_fps") or 30)
+    if statistics is None and args.model is not None:
+        tell_of_pickles(path, env_id)
     low, high = bootstrap_interval(returns, np.mean)
     return {
-        **subject.about,
-        "vecnormalize": str(subject.statistics) if subject.statistics else None,
-        "env_id": subject.env_id,
+        **about,
+        "statistics": str(statistics) if statistics else None,
+        "env_id": env_id,
         "steps": model.num_timesteps,
         "seed": args.seed,
         "stochastic": args.stochastic,
@@ -174,8 +167,12 @@ def evaluated(args: Args) -> dict[str, Any]:
 
 
 def main(args: Args) -> int:
-    """Prints the result."""
-    print(json.dumps(evaluated(args), allow_nan=False))
+    """Print the result; return 1 where a number is not finite."""
+    try:
+        print(json.dumps(evaluated(args), allow_nan=False))
+    except NonFiniteError as error:
+        print(f"failed: {error}")
+        return 1
     return 0
 
 

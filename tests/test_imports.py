@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("wnrl", "agents", "envs", "scripts")
 MAY_IMPORT = {
     "wnrl": {"wnrl"},
-    "agents": {"agents", "wnrl"},
+    "agents": {"agents", "envs", "wnrl"},  # a runner, importable by name, makes environments
     "envs": {"envs", "wnrl"},
     "scripts": {"scripts", "agents", "envs", "wnrl"},
 }

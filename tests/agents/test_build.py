@@ -12,6 +12,7 @@ from stable_baselines3.common.noise import (
     OrnsteinUhlenbeckActionNoise,
     VectorizedActionNoise,
 )
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import envs
 from agents import AGENTS
@@ -21,6 +22,8 @@ from wnrl.errors import UsageError
 from wnrl.rl.environments import first_env_seed, vectorize, vectorize_for_evaluation
 from wnrl.rl.evaluation import evaluate
 from wnrl.rl.training import log_to
+from wnrl.runs import EventFile
+from wnrl.sb3.batch_statistics import batch_norms
 from wnrl.sb3.extractors import SmallCNN
 
 TINY_OFF_POLICY = {
@@ -49,11 +52,11 @@ def tiny(config, **changes):
     )
 
 
-def build(algo, env_id=None, norm="weight", seed=0, run_dir=None, **changes):
+def build(algo, env_id=None, norm="weight", seed=0, **changes):
     env_id = env_id or TASKS[algo]
     config = tiny(AGENTS[algo].preset(env_id), **changes)
     env = vectorize(envs.factory(env_id), config.n_envs, 0, config.normalize, config.gamma)
-    return AGENTS[algo].build(config, env, norm, seed, "cpu", run_dir)
+    return AGENTS[algo].build(config, env, norm, seed, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -208,18 +211,17 @@ def test_a_model_with_schedules_survives_saving(algo, tmp_path):
     )
 
 
-def test_events_land_in_the_run_folder_itself(tmp_path):
-    build("ppo", run_dir=tmp_path).learn(64)
-    names = [path.name for path in tmp_path.rglob("*")]
-    assert len(names) == 1
-    assert names[0].startswith("events.out.tfevents")
+def test_the_options_of_a_norm_reach_the_policy():
+    model = build("ppo", norm="batch", norm_kwargs={"momentum": 0.3})
+    assert {part.momentum for part in batch_norms(model.policy)} == {0.3}
 
 
-def test_a_folder_can_be_chosen_after_building(tmp_path):
+def test_events_land_in_the_file_itself(tmp_path):
     model = build("recurrent_ppo", "CartPoleNoVel-v1")
-    log_to(model, tmp_path)
+    log_to(model, EventFile(tmp_path))
     model.learn(64)
-    assert [path.name[:6] for path in tmp_path.rglob("*")] == ["events"]
+    (path,) = tmp_path.rglob("*")
+    assert "train/loss" in EventAccumulator(str(path)).Reload().Tags()["scalars"]
 
 
 @pytest.mark.parametrize(

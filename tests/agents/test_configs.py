@@ -36,7 +36,8 @@ OWN = {
     "clip_range_schedule",  # clip_range
     "optimizer",  # optimizer_class
     "weight_decay",  # optimizer_kwargs
-    "norm_heads",  # our policies
+    "norm_heads",
+    "norm_kwargs",  # our policies
     "data_init",  # our policies
     "critic_arch",  # net_arch
     "cell",  # the policy's name

@@ -1,5 +1,5 @@
-import os
-import pickle
+import random
+from collections import defaultdict, deque
 
 import gymnasium as gym
 import numpy as np
@@ -7,12 +7,23 @@ import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils import EzPickle
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 import envs
-from wnrl.errors import UsageError
-from wnrl.rl.env_state import dump, load, load_envs, save_envs
+from wnrl.rl.env_state import UnsavableError, load_envs, save_envs
 from wnrl.rl.environments import vectorize
+from wnrl.runs import read_values, write_values
+
+
+@pytest.fixture
+def through_a_file(tmp_path):
+    """What comes back of values that were written."""
+
+    def write_and_read(values):
+        write_values(tmp_path / "file", "state", values)
+        return read_values(tmp_path / "file", "state")
+
+    return write_and_read
 
 
 def played(env_id, seed, steps=30, normalize=True):
@@ -26,43 +37,97 @@ def played(env_id, seed, steps=30, normalize=True):
 
 def seen(env, actions):
     """What an environment answers to actions; whole episodes, random starts among them."""
-    found = []
+    answers = []
     for action in actions:
         obs, rewards, dones, infos = env.step(np.stack([action, action]))
-        found += [
+        answers += [
             np.copy(obs),
             rewards,
             dones,
             [info.get("episode", {}).get("r") for info in infos],
         ]
-    return found
+    return answers
 
 
 @pytest.mark.parametrize(
     "env_id",
-    ["CartPole-v1", "CartPoleNoVel-v1", "Acrobot-v1", "Pendulum-v1", "MountainCarContinuous-v0",
-     "MinAtarBreakout-v1"],
+    ["CartPole-v1", "CartPoleNoVel-v1", "CartPoleNoisy-v1", "Acrobot-v1", "Pendulum-v1",
+     "MountainCarContinuous-v0", "TMaze-v0", "FrozenLake-v1", "MinAtarBreakout-v1"],
 )  # fmt: skip
-def test_episodes_go_on_where_they_were_and_later_ones_begin_alike(env_id):
+def test_episodes_go_on_where_they_were_and_later_ones_begin_alike(env_id, through_a_file):
     if env_id.startswith("MinAtar"):
         pytest.importorskip("minatar")
     env = played(env_id, seed=0)
-    wrappers, episodes = save_envs(env)
     other = vectorize(envs.factory(env_id), 2, 7, True)
-    assert load_envs(other, wrappers, episodes)
+    assert load_envs(other, through_a_file(save_envs(env)))
     env.action_space.seed(3)
     actions = [env.action_space.sample() for _ in range(100)]
     np.testing.assert_equal(seen(other, actions), seen(env, actions))
 
 
-def test_games_of_atari_go_on_where_they_were():
+def test_games_of_atari_go_on_where_they_were(through_a_file):
     pytest.importorskip("ale_py")
     env = played("BreakoutNoFrameskip-v4", seed=0, normalize=False)
-    wrappers, episodes = save_envs(env)
     other = vectorize(envs.factory("BreakoutNoFrameskip-v4"), 2, 7)
-    assert load_envs(other, wrappers, episodes)
+    assert load_envs(other, through_a_file(save_envs(env)))
     actions = [k % 4 for k in range(60)]
     np.testing.assert_equal(seen(other, actions), seen(env, actions))
+
+
+class Inner:
+    """A part of an environment."""
+
+    def __init__(self, owner):
+        self.owner, self.numbers = owner, [1.0]
+
+
+class Rich(CartPoleEnv):
+    """Holds one of each kind of thing that can be saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Inner(self)
+        self.shared = self.inner.numbers
+        self.by_name = defaultdict(list)
+        self.recent = deque(maxlen=3)
+        self.legacy = np.random.RandomState(0)
+        self.python = random.Random(0)
+        self.grid = np.zeros((2, 3), order="F")
+        self.module, self.kind, self.function = np, float, envs.factory
+
+    def step(self, action):
+        self.shared.append(float(self.python.random() + self.legacy.rand()))
+        self.by_name[len(self.shared) % 2].append((self.shared[-1], {3, 5}))
+        self.recent.append(self.inner.numbers[-1])
+        self.grid += 1.0
+        return super().step(action)
+
+
+def vector(kind):
+    env = VecNormalize(DummyVecEnv([lambda: Monitor(kind())]))
+    env.seed(0)
+    env.reset()
+    return env
+
+
+def stepped(env, steps=5):
+    for _ in range(steps):
+        env.step(np.array([0]))
+    return env
+
+
+def test_objects_get_back_what_they_held_and_what_they_shared(through_a_file):
+    env = stepped(vector(Rich))
+    other = stepped(vector(Rich), 2)
+    assert load_envs(other, through_a_file(save_envs(env)))
+    for each in (env, other):
+        stepped(each, 3)
+    one, two = (each.venv.envs[0].unwrapped for each in (env, other))
+    assert two.shared is two.inner.numbers
+    assert two.inner.owner is two
+    assert two.recent.maxlen == 3
+    for name in ("shared", "by_name", "recent", "grid", "state"):
+        np.testing.assert_equal(getattr(two, name), getattr(one, name))
 
 
 class Rebuilt(CartPoleEnv, EzPickle):
@@ -74,49 +139,87 @@ class Rebuilt(CartPoleEnv, EzPickle):
 
 
 class Drawn(CartPoleEnv):
-    """Holds something that no pickle takes."""
+    """Holds something that is more than values."""
 
     def __init__(self):
         super().__init__()
         self.window = (frame for frame in ())
 
 
-@pytest.mark.parametrize("kind", [Rebuilt, Drawn])
-def test_environments_that_lose_their_state_are_not_saved_but_their_statistics_are(kind):
-    def make():
-        env = VecNormalize(DummyVecEnv([lambda: Monitor(kind())]))
-        env.seed(0)
-        env.reset()
-        return env
+class Windows(CartPoleEnv):
+    """Holds an array and a part of it."""
 
-    env = make()
-    for _ in range(5):
-        env.step(np.array([0]))
-    wrappers, episodes = save_envs(env)
-    assert episodes is None
-    other = make()
-    assert not load_envs(other, wrappers, episodes)
+    def __init__(self):
+        super().__init__()
+        self.whole = np.zeros(4)
+        self.half = self.whole[:2]
+
+
+class Counting(CartPoleEnv):
+    """Holds a function with a memory of its own."""
+
+    def __init__(self):
+        super().__init__()
+        steps = []
+        self.count = lambda: steps.append(1)
+
+
+UNSAVABLE = [Rebuilt, Drawn, Windows, Counting]
+
+
+@pytest.mark.parametrize("kind", UNSAVABLE)
+def test_environments_that_lose_their_state_are_not_saved_but_their_statistics_are(
+    kind, through_a_file
+):
+    env = stepped(vector(kind))
+    saved = through_a_file(save_envs(env))
+    assert saved["episodes"] is None
+    other = vector(kind)
+    assert not load_envs(other, saved)
     np.testing.assert_array_equal(other.obs_rms.mean, env.obs_rms.mean)
     np.testing.assert_array_equal(other.returns, env.returns)
 
 
-class Harmful:
-    """Runs a command when it is unpickled."""
-
-    def __reduce__(self):
-        return os.system, ("echo harm",)
-
-
-def test_a_saved_state_cannot_run_code(capfd):
-    env = vectorize(envs.factory("CartPole-v1"), 1, 0)
-    wrappers, _ = save_envs(env)
-    with pytest.raises(UsageError, match=r"names posix\.system, which has no place in it"):
-        load_envs(env, wrappers, pickle.dumps(Harmful()))
-    assert capfd.readouterr().out == ""
+def test_environments_in_other_processes_are_not_saved():
+    env = SubprocVecEnv([envs.factory("CartPole-v1")], start_method="spawn")
+    try:
+        env.reset()
+        assert save_envs(env)["episodes"] is None
+    finally:
+        env.close()
 
 
-def test_a_state_has_only_classes_of_what_it_is_for():
-    data = dump([gym.make("CartPole-v1")])
-    with pytest.raises(UsageError, match="has no place in it"):
-        load(data)
-    assert isinstance(load(data, like=data)[0].unwrapped, CartPoleEnv)
+class Growing(CartPoleEnv):
+    """Makes objects while it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.things = []
+
+    def step(self, action):
+        self.things.append(Inner(self))
+        return super().step(action)
+
+
+class Renamed(CartPoleEnv):
+    """Another class."""
+
+
+@pytest.mark.parametrize(("saved_kind", "kind"), [(Growing, Growing), (CartPoleEnv, Renamed)])
+def test_an_object_that_is_not_here_is_not_made_and_nothing_is_half_restored(saved_kind, kind):
+    saved = save_envs(stepped(vector(saved_kind)))
+    assert saved["episodes"] is not None
+    other = vector(kind)
+    made_here = other.venv.envs[0]
+    assert not load_envs(other, saved)
+    assert other.venv.envs[0] is made_here
+    assert made_here.unwrapped.state is not None
+    assert made_here.unwrapped.steps_beyond_terminated is None
+    assert not getattr(made_here.unwrapped, "things", [])
+
+
+def test_wrappers_of_another_kind_are_refused():
+    saved = save_envs(stepped(vector(CartPoleEnv)))
+    plain = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    with pytest.raises((UnsavableError, ValueError)):
+        load_envs(plain, saved)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -73,7 +75,7 @@ def test_evaluation_in_training_leaves_training_as_it_is():
         callbacks = [Diagnostics()]
         if n_points:
             evaluation = vectorize_for_evaluation(FACTORY, 2, env)
-            callbacks.append(EvaluateInTraining(evaluation, n_points, 2, 128, seed=7))
+            callbacks.append(EvaluateInTraining(evaluation, Curve(128 / n_points), 2, seed=7))
         trained.append(model.learn(128, callbacks).policy.parameters_to_vector())
     np.testing.assert_array_equal(trained[0], trained[1])
 
@@ -84,7 +86,7 @@ def test_evaluation_in_training_leaves_training_as_it_is():
 def test_evaluations_are_evenly_spaced_and_end_with_training(n_points, steps):
     model, env = agent()
     evaluation = vectorize_for_evaluation(FACTORY, 2, env)
-    callback = EvaluateInTraining(evaluation, n_points, 2, 128, seed=7)
+    callback = EvaluateInTraining(evaluation, Curve(128 / n_points), 2, seed=7)
     model.learn(128, callback)
     assert callback.curve.steps == steps
     assert callback.curve.as_json().keys() == {"steps", "eval/mean_reward"}
@@ -95,7 +97,7 @@ def test_evaluations_are_evenly_spaced_and_end_with_training(n_points, steps):
 def test_last_point_of_the_curve_is_the_trained_agent():
     model, env = agent()
     evaluation = vectorize_for_evaluation(FACTORY, 2, env)
-    callback = EvaluateInTraining(evaluation, 2, 4, 64, seed=7)
+    callback = EvaluateInTraining(evaluation, Curve(32), 4, seed=7)
     model.learn(64, callback)
     returns, _ = evaluate(model, evaluation, 4, seed=7)
     assert callback.curve.returns[-1] == np.mean(returns)
@@ -109,7 +111,7 @@ def test_each_new_best_is_told_once_and_equals_are_not_better(monkeypatch):
     told = []
     evaluation = vectorize_for_evaluation(FACTORY, 2, env)
     callback = EvaluateInTraining(
-        evaluation, 4, 2, 128, seed=7, on_best=lambda: told.append(model.num_timesteps)
+        evaluation, Curve(32), 2, seed=7, on_best=lambda: told.append(model.num_timesteps)
     )
     model.learn(128, callback)
     assert callback.curve.returns == [1.0, 3.0, 3.0, 2.0]
@@ -119,16 +121,15 @@ def test_each_new_best_is_told_once_and_equals_are_not_better(monkeypatch):
 
 @pytest.mark.parametrize(("n", "mean"), [(1, 0.0), (10, 9.0), (11, 9.5), (20, 18.5), (21, 19.0)])
 def test_the_final_window_is_the_last_tenth_of_the_curve(n, mean):
-    assert Curve(list(range(n)), [float(k) for k in range(n)]).window == mean
+    assert Curve(1, list(range(n)), [float(k) for k in range(n)]).window == mean
 
 
 def test_a_curve_goes_on_at_the_distance_of_its_points():
     model, env = agent()
     evaluation = vectorize_for_evaluation(FACTORY, 2, env)
-    first = EvaluateInTraining(evaluation, 2, 2, 64, seed=7)
+    first = EvaluateInTraining(evaluation, Curve(32), 2, seed=7)
     model.learn(64, first)
-    longer = EvaluateInTraining(evaluation, 2, 2, 128, seed=7)
-    longer.go_on(first.state())
+    longer = EvaluateInTraining(evaluation, Curve(**dataclasses.asdict(first.curve)), 2, seed=7)
     model.learn(64, longer, reset_num_timesteps=False)
     assert longer.curve.steps == [32, 64, 96, 128]
     assert longer.curve.returns[:2] == first.curve.returns
@@ -137,9 +138,9 @@ def test_a_curve_goes_on_at_the_distance_of_its_points():
 def test_a_curve_with_more_points_than_updates_has_no_step_twice_after_a_resume():
     model, env = agent()
     evaluation = vectorize_for_evaluation(FACTORY, 2, env)
-    first = EvaluateInTraining(evaluation, 50, 2, 128, seed=7)
+    first = EvaluateInTraining(evaluation, Curve(2.56), 2, seed=7)
     model.learn(64, first)
-    going_on = EvaluateInTraining(evaluation, 50, 2, 128, seed=7)
-    going_on.go_on(first.state())
+    curve = Curve(**dataclasses.asdict(first.curve))
+    going_on = EvaluateInTraining(evaluation, curve, 2, seed=7)
     model.learn(64, going_on, reset_num_timesteps=False)
     assert going_on.curve.steps == [32, 64, 96, 128]

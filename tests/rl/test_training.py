@@ -2,19 +2,20 @@ import dataclasses
 import math
 from contextlib import closing
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3.common.callbacks import BaseCallback
 
 import envs
 from agents import AGENTS
 from wnrl import NORMS
 from wnrl.errors import NonFiniteError
-from wnrl.rl.checkpoint import CHECKPOINT
 from wnrl.rl.environments import vectorize, vectorize_for_evaluation
-from wnrl.rl.evaluation import EvaluateInTraining, evaluate
-from wnrl.rl.training import SaveCheckpoints, learn, log_to, save
-from wnrl.runs.interrupts import Interrupts
+from wnrl.rl.evaluation import Curve, EvaluateInTraining, evaluate
+from wnrl.rl.training import learn, log_to
+from wnrl.runs import EventFile
 
 TINY = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2, "net_arch": (8,)}
 
@@ -39,19 +40,16 @@ def test_training_that_blows_up_is_told_in_one_line(algo, norm, learning_rate):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("save", [True, False])
-def test_an_agent_that_is_not_finite_is_neither_saved_nor_evaluated(tmp_path, save):
+def test_an_agent_that_is_not_finite_is_not_evaluated(tmp_path):
     model = agent("dqn")
-    log_to(model, tmp_path)
+    log_to(model, EventFile(tmp_path))
     with torch.no_grad():
         next(model.policy.parameters()).fill_(math.nan)
     with closing(vectorize_for_evaluation(envs.factory("CartPoleNoVel-v1"), 1, None)) as env:
-        point = EvaluateInTraining(env, 1, 1, 32, seed=0)
-        callback = SaveCheckpoints(tmp_path, 0.0, dict, Interrupts()) if save else point
-        callback.init_callback(model)
+        point = EvaluateInTraining(env, Curve(32), 1, seed=0)
+        point.init_callback(model)
         with pytest.raises(NonFiniteError, match="after 0 steps: q_net"):
-            callback.on_training_end()
-    assert not (tmp_path / CHECKPOINT).exists()
+            point.on_training_end()
     assert point.curve.returns == []
 
 
@@ -90,13 +88,47 @@ def test_training_that_goes_on_makes_the_steps_that_are_left():
     assert model.num_timesteps == 96
 
 
-@pytest.mark.parametrize("prefix", ["", "best_"])
-def test_an_agent_is_saved_with_its_statistics_under_its_prefix(tmp_path, prefix):
-    model = agent()
-    save(model, tmp_path, prefix)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{prefix}model.zip"}
-    env = vectorize(envs.factory("CartPoleNoVel-v1"), 2, 0, normalize=True)
-    model.set_env(env)
-    save(model, tmp_path, prefix)
-    names = {f"{prefix}model.zip", f"{prefix}vecnormalize.pkl"}
-    assert {path.name for path in tmp_path.iterdir()} == names
+class Broken(CartPoleEnv):
+    """Gives one thing that is not finite, from its tenth step on."""
+
+    part, value = "reward", math.nan
+
+    def reset(self, **kwargs):
+        self.steps = 0
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        self.steps += 1
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.steps >= 10 or terminated:
+            if self.part == "reward":
+                reward = self.value
+            else:
+                obs = np.full_like(obs, self.value)
+        return obs, reward, terminated, truncated or self.steps > 30, info
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("part", ["reward", "observation"])
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_what_came_first_of_an_observation_and_a_reward_is_told(algo, part, value, normalize):
+    def broken():
+        env = Broken()
+        env.part, env.value = part, value
+        return env
+
+    config = dataclasses.replace(
+        AGENTS[algo].config(),
+        n_envs=2,
+        **({"n_steps": 16, "batch_size": 16} if algo == "ppo" else {}),
+    )
+    model = AGENTS[algo].build(config, vectorize(broken, 2, 0, normalize), "weight", 0, "cpu")
+    name = "a reward of the environment is" if part == "reward" else "an observation of the env"
+    with pytest.raises(NonFiniteError, match=rf"^not finite after \d+ steps: {name}"):
+        learn(model, 320)
+    with (
+        closing(vectorize_for_evaluation(broken, 2, model.env)) as env,
+        pytest.raises(NonFiniteError, match=rf"^not finite after \d+ steps: {name}"),
+    ):
+        evaluate(model, env, 2, seed=0)

@@ -1,9 +1,13 @@
+import base64
 import dataclasses
 import json
 import os
+import pickle
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import gymnasium as gym
@@ -20,6 +24,7 @@ from scripts import _cli, train_agent
 from scripts.evaluate_agent import Args, evaluated, main
 from wnrl.errors import UsageError
 from wnrl.rl.recording import write_film
+from wnrl.runs import file_checksum, read_json, write_json
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate_agent.py"
 
@@ -105,18 +110,72 @@ def test_any_zip_of_sb3_is_evaluated_and_printed_as_one_line_of_json(zips, capsy
     assert len(json.loads(line)["returns"]) == 2
 
 
-def test_statistics_beside_a_zip_are_used(recurrent, tmp_path):
+def test_our_own_statistics_beside_a_zip_are_used(recurrent, tmp_path):
     folder, result = recurrent
     args = {"env_id": "CartPoleNoVel-v1", "episodes": 3}
     found = evaluated(Args(model=folder / "model.zip", **args))
     assert found["returns"] == result["eval_returns"]
-    assert found["vecnormalize"] == str(folder / "vecnormalize.pkl")
+    assert found["statistics"] == str(folder / "vecnormalize.npz")
     shutil.copy(folder / "model.zip", tmp_path / "alone.zip")
-    shutil.copy(folder / "vecnormalize.pkl", tmp_path / "other.pkl")
-    alone = Args(model=tmp_path / "alone.zip", vecnormalize=tmp_path / "other.pkl", **args)
+    shutil.copy(folder / "vecnormalize.npz", tmp_path / "other.npz")
+    alone = Args(model=tmp_path / "alone.zip", statistics=tmp_path / "other.npz", **args)
     assert evaluated(alone)["returns"] == result["eval_returns"]
-    without = evaluated(dataclasses.replace(alone, vecnormalize=None))
-    assert without["vecnormalize"] is None
+    without = evaluated(dataclasses.replace(alone, statistics=None))
+    assert without["statistics"] is None
+
+
+class Harmful:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, sentinel):
+        self.sentinel = sentinel
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.sentinel),)
+
+
+@pytest.mark.parametrize("place", ["vecnormalize.pkl", "CartPole-v1/vecnormalize.pkl",
+                                   "ppo_vecnormalize_100_steps.pkl"])  # fmt: skip
+def test_a_pickle_near_a_zip_is_told_and_read_only_where_it_is_named(zips, tmp_path, capsys, place):
+    model, pickled = tmp_path / "ppo.zip", tmp_path / place
+    shutil.copy(zips / "ppo.zip", model)
+    pickled.parent.mkdir(exist_ok=True)
+    pickled.write_bytes(pickle.dumps(Harmful(tmp_path / "harm")))
+    flags = ["--model", model, "--env-id", "CartPole-v1", "--episodes", 1]
+    assert leave(*flags) == 0
+    assert f"not read, since a pickle runs code: {pickled}" in capsys.readouterr().err
+    assert not (tmp_path / "harm").exists()
+    raw = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    VecNormalize(raw).save(str(pickled))
+    assert leave(*flags, "--statistics", pickled) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["statistics"] == str(pickled)
+
+
+def test_what_was_looked_for_beside_a_zip_is_told(zips, capsys):
+    assert leave("--model", zips / "ppo.zip", "--env-id", "CartPole-v1", "--episodes", 1) == 0
+    assert "none are near" in capsys.readouterr().err
+
+
+def test_a_run_folder_is_read_without_running_code_from_it(recurrent, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(recurrent[0], folder)
+    harmful = pickle.dumps(Harmful(tmp_path / "harm"))
+    with zipfile.ZipFile(folder / "model.zip") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    data = json.loads(parts["data"])
+    for entry in data.values():
+        if isinstance(entry, dict) and ":serialized:" in entry:
+            entry[":serialized:"] = base64.b64encode(harmful).decode()
+    parts["data"] = json.dumps(data).encode()
+    with zipfile.ZipFile(folder / "model.zip", "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+    (folder / "vecnormalize.pkl").write_bytes(harmful)
+    result = read_json(folder / "result.json")
+    result["files"]["model.zip"] = file_checksum(folder / "model.zip")
+    write_json(folder / "result.json", result)
+    assert evaluated(Args(run_dir=folder, episodes=3))["returns"] == recurrent[1]["eval_returns"]
+    assert not (tmp_path / "harm").exists()
 
 
 def test_a_film_of_one_episode_shows_each_step_for_its_time(zips, tmp_path):
@@ -134,7 +193,7 @@ def test_an_mp4_has_each_frame_and_leaves_nothing_else_on_the_screen_or_disk(zip
     command = [sys.executable, str(SCRIPT), "--model", str(zips / "ppo.zip"), *flags]
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "XDG_RUNTIME_DIR")}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stderr == ""
+    assert re.fullmatch(r"statistics of observations: none are near .*\n", done.stderr)
     film = tmp_path / "film.mp4"
     frames, _ = imageio_ffmpeg.count_frames_and_secs(film)
     assert frames == json.loads(done.stdout)["returns"][0]
@@ -161,19 +220,28 @@ def wrong(zips, recurrent, tmp_path):
     (tmp_path / "text.zip").write_text("no zip")
     bare = tmp_path / "bare"
     shutil.copytree(recurrent[0], bare)
-    (bare / "vecnormalize.pkl").unlink()
+    (bare / "vecnormalize.npz").unlink()
     cut = tmp_path / "cut"
     shutil.copytree(recurrent[0], cut)
-    (cut / "vecnormalize.pkl").write_bytes((cut / "vecnormalize.pkl").read_bytes()[:100])
+    (cut / "vecnormalize.npz").write_bytes((cut / "vecnormalize.npz").read_bytes()[:100])
     unfinished = tmp_path / "unfinished"
     shutil.copytree(recurrent[0], unfinished)
     (unfinished / "model.zip").unlink()
     vae = tmp_path / "vae"
     vae.mkdir()
-    (vae / "config.json").write_text('{"data": "mnist"}')
+    write_json(vae / "config.json", {"data": "mnist"})
     swapped = tmp_path / "swapped"
     shutil.copytree(recurrent[0], swapped)
     shutil.copy(zips / "dqn.zip", swapped / "model.zip")
+    forged = tmp_path / "forged"
+    shutil.copytree(swapped, forged)
+    result = read_json(forged / "result.json")
+    result["files"]["model.zip"] = file_checksum(forged / "model.zip")
+    write_json(forged / "result.json", result)
+    linked = tmp_path / "linked"
+    shutil.copytree(recurrent[0], linked)
+    (linked / "model.zip").unlink()
+    (linked / "model.zip").symlink_to(recurrent[0] / "model.zip")
     raw = DummyVecEnv([lambda: gym.make("Pendulum-v1")])
     VecNormalize(raw).save(str(tmp_path / "pendulum.pkl"))
     cartpole = ["--model", zips / "ppo.zip", "--env-id", "CartPole-v1"]
@@ -194,10 +262,14 @@ def wrong(zips, recurrent, tmp_path):
         "folder": (["--run-dir", tmp_path], "is no run folder"),
         "vae": (["--run-dir", vae], "holds a run of another program"),
         "unfinished": (["--run-dir", unfinished], "has no model.zip"),
-        "swapped": (["--run-dir", swapped], "holds a DQN, not the recurrent_ppo"),
-        "bare": (["--run-dir", bare], "vecnormalize.pkl, do not exist"),
-        "cut": (["--run-dir", cut], "is damaged or does not fit"),
-        "other": ([*cartpole, "--vecnormalize", tmp_path / "pendulum.pkl"], "does not fit"),
+        "swapped": (["--run-dir", swapped], "model.zip is damaged"),
+        "forged": (["--run-dir", forged], "model.zip holds another agent"),
+        "linked": (["--run-dir", linked], "model.zip is not there, or no file"),
+        "film disk": ([*cartpole, "--record", "/proc/film.gif"], "record /proc/film.gif: "),
+        "bare": (["--run-dir", bare], "vecnormalize.npz is not there"),
+        "cut": (["--run-dir", cut], "vecnormalize.npz is damaged"),
+        "other": ([*cartpole, "--statistics", tmp_path / "pendulum.pkl"], "does not fit"),
+        "no numbers": ([*cartpole, "--statistics", tmp_path / "text.zip"], "holds no statistics"),
         "which": (
             ["--run-dir", recurrent[0], "--which", "first"],
             "which must be one of last, best",

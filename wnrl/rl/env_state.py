@@ -1,148 +1,254 @@
-"""The state of vector environments, so that a resumed run goes on within its episodes.
+"""The state of vector environments as plain values, so that a run goes on within its episodes.
 
-An environment in Python is pickled with its wrappers, one with an emulator that can copy its state
-(the Arcade Learning Environment) is asked for it. Others (Box2D, MuJoCo) rebuild themselves when
-they are unpickled, which would lose their state: they cannot be saved.
+An environment is walked attribute by attribute, wrappers included. What is written are numbers,
+texts, arrays, containers of them and random generators; they are put into environments that were
+made anew and reset, where each object stands at the same path and is of the same class. Reading
+makes no object of a class that a file names. Environments that keep state outside Python (Box2D,
+MuJoCo), or that say themselves how they are pickled, have no such state; their episodes begin anew.
+The Arcade Learning Environment is asked for a copy of its emulator.
 """
 
-import io
-import pickle
-from collections.abc import Iterable
+import logging
+import random
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
-from gymnasium.utils import EzPickle
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
-from wnrl.errors import UsageError
-
-# What states consist of besides the classes of the environments themselves.
-PLAIN = frozenset(
-    {
-        ("builtins", "set"),
-        ("collections", "OrderedDict"),
-        ("collections", "defaultdict"),
-        ("collections", "deque"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy.core.numeric", "_frombuffer"),
-        ("numpy.random._mt19937", "MT19937"),
-        ("numpy.random._pcg64", "PCG64"),
-        ("numpy.random._pickle", "__bit_generator_ctor"),
-        ("numpy.random._pickle", "__generator_ctor"),
-        ("numpy.random._pickle", "__randomstate_ctor"),
-        ("numpy.random.bit_generator", "SeedSequence"),
-        ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"),
-    }
-)
+SCALARS = (type(None), bool, int, float, str, bytes)
+CONTAINERS: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (list, tuple, set, frozenset, deque, dict, OrderedDict, defaultdict)
+}
+BIT_GENERATORS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox,
+                 np.random.SFC64)
+}  # fmt: skip
+STATELESS = (ModuleType, type, EnvSpec, np.dtype, np.ufunc, Enum, logging.Logger)
+GLOBAL_GENERATORS = (np.random.mtrand._rand, random._inst)
 KEPT = ("venv", "class_attributes")  # of a wrapper: not its state
-Name = tuple[str, str]
 
 
-def dump(value: Any) -> bytes:
-    """Pickles plain data and environments; ``load`` is its reverse.
-
-    Raises:
-        UnsavableError: something in ``value`` has a state that cannot be saved.
-    """
-    out = io.BytesIO()
-    try:
-        _Pickler(out, protocol=5).dump(value)
-    except (TypeError, AttributeError, ValueError, pickle.PicklingError) as error:
-        raise UnsavableError(str(error).partition("\n")[0]) from error
-    return out.getvalue()
+class UnsavableError(ValueError):
+    """The state of an environment cannot be saved, or does not fit the environment here."""
 
 
-def load(data: bytes, like: bytes = b"", bases: Iterable[gym.Env[Any, Any]] = ()) -> Any:
-    """What ``dump`` pickled; no code runs but that of the classes that ``like`` has.
-
-    Args:
-        data: from ``dump``, of a file.
-        like: from ``dump``, of objects that were just made here: data may name their classes.
-        bases: environments that take the places of those whose state was not pickled.
-
-    Raises:
-        UsageError: ``data`` names anything else.
-    """
-    return _Unpickler(io.BytesIO(data), _names(like), list(bases)).load()
+class _Plain:
+    """An instance of no more than attributes."""
 
 
-class UnsavableError(Exception):
-    """The state of an environment cannot be saved."""
+def _has_attributes_alone(value: Any) -> bool:
+    kind = type(value)
+    return (
+        hasattr(value, "__dict__")
+        and kind.__basicsize__ <= _Plain.__basicsize__
+        and kind.__itemsize__ == 0
+        and all(
+            getattr(kind, name) is getattr(object, name)
+            for name in ("__getstate__", "__reduce__", "__reduce_ex__")
+        )
+    )
 
 
-class _Pickler(pickle.Pickler):
-    """Leaves out environments that would come back in another state."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.left_out: list[int] = []
-
-    def persistent_id(self, obj: Any) -> int | None:
-        if not isinstance(obj, EzPickle):
-            return None
-        if getattr(obj, "unwrapped", None) is not obj:
-            raise UnsavableError(f"{type(obj).__name__} is no environment itself")
-        if id(obj) not in self.left_out:
-            self.left_out.append(id(obj))
-        return self.left_out.index(id(obj))
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds only what it was told to."""
-
-    def __init__(self, file: io.BytesIO, names: set[Name], bases: list[Any]) -> None:
-        super().__init__(file)
-        self.names, self.bases = names, bases
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in PLAIN and (module, name) not in self.names:
-            raise UsageError(f"a saved state names {module}.{name}, which has no place in it")
-        return super().find_class(module, name)
-
-    def persistent_load(self, place: int) -> Any:
-        return self.bases[place]
+def _stateless_name(value: Any) -> str:
+    """Return the name of a value that never changes; an empty string for all others."""
+    if isinstance(value, FunctionType):
+        held = [cell.cell_contents for cell in value.__closure__ or ()]
+        held += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        if not all(type(part) in SCALARS or _stateless_name(part) for part in held):
+            return ""
+    elif isinstance(value, BuiltinFunctionType):
+        if not isinstance(value.__self__, ModuleType | type(None)):
+            return ""
+    elif not isinstance(value, STATELESS) and not any(value is g for g in GLOBAL_GENERATORS):
+        return ""
+    names = (getattr(value, word, None) for word in ("__qualname__", "__name__", "id", "name"))
+    name = next((name for name in names if isinstance(name, str)), type(value).__name__)
+    return f"{type(value).__name__} {getattr(value, '__module__', '')}.{name}"
 
 
-def _names(data: bytes) -> set[Name]:
-    """What a pickle of our own names."""
-    found: set[Name] = set()
+def _class_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
-    class Listener(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            found.add((module, name))
-            return super().find_class(module, name)
 
-        def persistent_load(self, place: int) -> None:
-            return None
+class _Writer:
+    """Makes trees of values; what two places share is written once."""
 
-    if data:
-        Listener(io.BytesIO(data)).load()
-    return found
+    def __init__(self) -> None:
+        self.places: dict[int, int] = {}
+        self.written: list[Any] = []  # which also keeps the ids from being used again
+        self.owners: dict[int, tuple[Any, Any]] = {}  # of memory, and the array that uses it
+
+    def write(self, value: Any) -> Any:
+        if type(value) in SCALARS or isinstance(value, np.generic):
+            return value
+        if id(value) in self.places:
+            return ["same", self.places[id(value)]]
+        self.places[id(value)] = len(self.written)
+        self.written.append(value)
+        kind = type(value)
+        if name := _stateless_name(value):
+            return ["stateless", name]
+        if CONTAINERS.get(kind.__name__) is kind:
+            limit = value.maxlen if isinstance(value, deque) else None
+            return [kind.__name__, limit, *self._parts(value)]
+        if kind is np.ndarray:
+            return ["array", self._array(value)]
+        if kind is np.random.Generator:
+            source = value.bit_generator
+            if type(source.seed_seq) is not np.random.SeedSequence:
+                raise UnsavableError("a random generator has a seed of another kind")
+            return ["generator", type(source).__name__, source.state, source.seed_seq.state]
+        if kind is np.random.RandomState:
+            return ["random state", value.get_state(legacy=False)]
+        if kind is random.Random:
+            return ["random", value.getstate()]
+        if kind is MethodType:
+            return ["method", value.__func__.__qualname__, self.write(value.__self__)]
+        if _is_emulated(value):
+            emulator = value.clone_state(include_rng=True).serialize()
+            return ["emulator", emulator, self.write(value.np_random)]
+        if _has_attributes_alone(value):
+            pairs = ([name, self.write(part)] for name, part in vars(value).items())
+            return ["object", _class_name(value), *pairs]
+        raise UnsavableError(f"a {_class_name(value)} has no state that can be saved")
+
+    def _parts(self, container: Any) -> list[Any]:
+        if isinstance(container, dict):
+            return [[self.write(key), self.write(part)] for key, part in container.items()]
+        return [self.write(part) for part in container]
+
+    def _array(self, array: np.ndarray) -> np.ndarray:
+        owner = array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        if array.dtype.hasobject or array.dtype.names or owner.base is not None:
+            raise UnsavableError("an array holds other things than numbers, or others' memory")
+        if self.owners.setdefault(id(owner), (owner, array))[1] is not array:
+            raise UnsavableError("two arrays share their memory")
+        return array.copy()
+
+
+class _Reader:
+    """Makes values of trees; objects that are here get their attributes at ``apply``."""
+
+    def __init__(self) -> None:
+        self.n_read = 0
+        self.made: dict[int, Any] = {}
+        self.filled: set[int] = set()
+        self.changes: list[Callable[[], None]] = []
+
+    def apply(self) -> None:
+        """Change the objects to what was read."""
+        for change in self.changes:
+            change()
+
+    def read(self, tree: Any, here: Any) -> Any:
+        """Return the value of ``tree``; ``here`` is what stands in its place now."""
+        if not isinstance(tree, list):
+            return tree
+        word, *parts = tree
+        if word == "same":
+            return self.made[parts[0]]
+        place, self.n_read = self.n_read, self.n_read + 1
+        if word in CONTAINERS:
+            self._read_container(place, CONTAINERS[word], parts, here)
+        elif word == "object":
+            self._read_object(place, parts, here)
+        else:
+            self.made[place] = self._read_leaf(word, parts, here)
+        return self.made[place]
+
+    def _read_container(self, place: int, kind: Any, parts: list[Any], here: Any) -> None:
+        limit, *parts = parts
+        inside = here if type(here) is kind else kind()
+        if issubclass(kind, dict):
+            filled = self.made[place] = inside.copy()  # a defaultdict's function is kept
+            filled.clear()
+            for key, part in parts:
+                name = self.read(key, None)
+                filled[name] = self.read(part, inside.get(name))
+            return
+        parts_here = [*inside] if kind in (list, tuple, deque) else []
+        parts_here += [None] * len(parts)
+        values = (self.read(part, here) for part, here in zip(parts, parts_here, strict=False))
+        if kind in (list, deque, set):  # what is inside may hold the container
+            made: Any = deque(maxlen=limit) if kind is deque else kind()
+            self.made[place] = made
+            (made.update if kind is set else made.extend)(values)
+        else:
+            self.made[place] = kind(values)
+
+    def _read_object(self, place: int, parts: list[Any], here: Any) -> None:
+        name, *pairs = parts
+        if _class_name(here) != name or id(here) in self.filled:
+            raise UnsavableError(f"there is no {name} here")
+        self.filled.add(id(here))
+        self.made[place] = here
+        attributes = {key: self.read(part, vars(here).get(key)) for key, part in pairs}
+
+        def change() -> None:
+            vars(here).clear()
+            vars(here).update(attributes)
+
+        self.changes.append(change)
+
+    def _read_leaf(self, word: str, parts: list[Any], here: Any) -> Any:
+        match word, parts:
+            case "array", [array]:
+                return array.copy()
+            case "generator", [name, state, seeds]:
+                source = BIT_GENERATORS[name](np.random.SeedSequence(**seeds))
+                source.state = state
+                return np.random.Generator(source)
+            case "random state", [state]:
+                legacy = np.random.RandomState()
+                legacy.set_state(state)
+                return legacy
+            case "random", [state]:
+                generator = random.Random()
+                generator.setstate(state)
+                return generator
+            case "method", [name, owner] if isinstance(here, MethodType):
+                self.read(owner, here.__self__)
+                if here.__func__.__qualname__ == name:
+                    return here
+            case "stateless", [name] if name and _stateless_name(here) == name:
+                return here
+            case "emulator", [data, generator] if _is_emulated(here):
+                numbers = self.read(generator, None)
+                self.changes.append(lambda: _set_emulator(here, data, numbers))
+                return here
+        raise UnsavableError(f"a {word} does not fit what is here")
+
+
+def _is_emulated(env: Any) -> bool:
+    """Return True for a game of the Arcade Learning Environment itself."""
+    return type(env).__module__.startswith("ale_py") and hasattr(env, "clone_state")
+
+
+def _set_emulator(env: Any, data: bytes, generator: np.random.Generator) -> None:
+    env.restore_state(type(env.clone_state())(data))
+    env.np_random = generator
 
 
 def layers(env: VecEnv) -> list[VecEnv]:
-    """The wrappers of a vector environment, from the outside, and what they wrap."""
+    """Return the wrappers of a vector environment, from the outside, and what they wrap."""
     found = [env]
     while isinstance(found[-1], VecEnvWrapper):
         found.append(found[-1].venv)
     return found
 
 
-def _bases(venv: VecEnv) -> list[Any]:
-    """The environments of ``venv`` that keep their state outside Python."""
-    assert isinstance(venv, DummyVecEnv)
-    return [env.unwrapped for env in venv.envs if isinstance(env.unwrapped, EzPickle)]
-
-
 def _wrappers(env: VecEnv) -> list[dict[str, Any]]:
-    """What each wrapper remembers: running statistics, stacked frames."""
+    """Return what each wrapper remembers: running statistics, stacked frames."""
     return [
         {
             name: value
@@ -153,45 +259,38 @@ def _wrappers(env: VecEnv) -> list[dict[str, Any]]:
     ]
 
 
-def _episodes(env: VecEnv) -> tuple[Any, ...]:
-    """The environments themselves, with copies of what they keep outside Python."""
+def save_envs(env: VecEnv) -> dict[str, Any]:
+    """Return the state of ``env`` as values; its ``episodes`` are None where they have none."""
     inner = layers(env)[-1]
-    if not isinstance(inner, DummyVecEnv):
-        raise UnsavableError(f"the environments of {type(inner).__name__} are in other processes")
-    for base in _bases(inner):
-        if not hasattr(base, "clone_state"):
-            raise UnsavableError(f"{type(base).__name__} has no way to copy its state")
-    outside = [(base.clone_state(include_rng=True), base.np_random) for base in _bases(inner)]
-    return inner.envs, outside
-
-
-def save_envs(env: VecEnv) -> tuple[bytes, bytes | None]:
-    """What the wrappers of ``env`` remember, and its episodes; None where they cannot be saved."""
     try:
-        return dump(_wrappers(env)), dump(_episodes(env))
+        episodes = _Writer().write(inner.envs) if isinstance(inner, DummyVecEnv) else None
     except UnsavableError:
-        return dump(_wrappers(env)), None
+        episodes = None
+    return {"wrappers": _Writer().write(_wrappers(env)), "episodes": episodes}
 
 
-def load_envs(env: VecEnv, wrappers: bytes, episodes: bytes | None) -> bool:
-    """Puts ``env`` in the state of ``save_envs``; False where its episodes have to begin anew.
+def load_envs(env: VecEnv, saved: dict[str, Any]) -> bool:
+    """Put ``env`` in the state of ``save_envs``; return False where episodes have to begin anew.
 
     Args:
-        env: made like the one that was saved.
-        wrappers: from ``save_envs``.
-        episodes: from ``save_envs``.
+        env: Made like the one that was saved.
+        saved: From ``save_envs``.
+
+    Raises:
+        UnsavableError: The wrappers are others than those that were saved.
     """
-    remembered = load(wrappers, like=dump(_wrappers(env)))
-    if episodes is not None:
-        inner = layers(env)[-1]
-        env.reset()  # so that there are random generators to be like
-        like = dump(_episodes(env))
-        assert isinstance(inner, DummyVecEnv)
-        bases = _bases(inner)
-        inner.envs, outside = load(episodes, like, bases)
-        for base, (state, generator) in zip(bases, outside, strict=True):
-            base.restore_state(state)
-            base.np_random = generator
-    for layer, memory in zip(layers(env)[:-1], remembered, strict=True):
+    inner, episodes = layers(env)[-1], _Reader()
+    goes_on = saved["episodes"] is not None and isinstance(inner, DummyVecEnv)
+    if isinstance(inner, DummyVecEnv) and goes_on:
+        env.reset()  # so that what a first reset makes is there
+        try:
+            episodes.read(saved["episodes"], inner.envs)
+        except (UnsavableError, KeyError, ValueError, TypeError):
+            goes_on, episodes = False, _Reader()
+    wrappers = _Reader()
+    memories = wrappers.read(saved["wrappers"], _wrappers(env))
+    for reader in (episodes, wrappers):
+        reader.apply()
+    for layer, memory in zip(layers(env)[:-1], memories, strict=True):
         vars(layer).update(memory)
-    return episodes is not None
+    return goes_on

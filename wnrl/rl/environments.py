@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.monitor import Monitor
@@ -16,8 +17,13 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
     unwrap_vec_normalize,
 )
+from stable_baselines3.common.vec_env.base_vec_env import (
+    VecEnvObs,
+    VecEnvStepReturn,
+    VecEnvWrapper,
+)
 
-from wnrl.errors import check_positive
+from wnrl.errors import NonFiniteError, check_positive
 
 # Of environments: a run with seed k owns the numbers from k * SEED_STRIDE on; the starts of its
 # evaluations are numbered from these places behind them.
@@ -84,14 +90,42 @@ def vectorize_for_evaluation(factory: Factory, n_envs: int, training: VecEnv | N
 def _side_by_side(factory: Factory, n_envs: int) -> VecEnv:
     """The environments with all that changes observations, but for running statistics."""
     check_positive(n_envs=n_envs)
-    venv: VecEnv = DummyVecEnv([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
-    if is_atari(cast(DummyVecEnv, venv).envs[0]):
+    inner = DummyVecEnv([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
+    venv: VecEnv = Finite(inner)
+    if is_atari(inner.envs[0]):
         venv = VecFrameStack(venv, ATARI_FRAMES)
     images = [cast(spaces.Box, part) for part in _parts(venv.observation_space).values()]
     images = [image for image in images if is_image_space(image)]
     if images and not any(is_image_space_channels_first(image) for image in images):
         venv = VecTransposeImage(venv)  # here, because SB3 would do it behind VecNormalize
     return venv
+
+
+class Finite(VecEnvWrapper):
+    """Raises NonFiniteError at the first observation or reward that is NaN or infinite.
+
+    Behind running statistics an infinite one would be clipped, and a greedy agent plays on with
+    NaN: then all that follows from it is wrong, and looks well.
+    """
+
+    def reset(self) -> VecEnvObs:
+        """Reset all environments."""
+        return self._checked(self.venv.reset())
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Wait for the step taken with ``step_async``."""
+        obs, rewards, dones, infos = self.venv.step_wait()
+        if not np.isfinite(rewards).all():
+            raise NonFiniteError(f"a reward of the environment is {rewards.sum()}")
+        return self._checked(obs), rewards, dones, infos
+
+    def _checked(self, obs: VecEnvObs) -> VecEnvObs:
+        for part in obs.values() if isinstance(obs, dict) else (obs,):
+            array = np.asarray(part)
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                broken = array[~np.isfinite(array)].flat[0]
+                raise NonFiniteError(f"an observation of the environment holds {broken}")
+        return obs
 
 
 def _prepared(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:

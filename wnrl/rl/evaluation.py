@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,21 +21,22 @@ from wnrl.sb3 import check_finite
 def evaluate(
     model: BaseAlgorithm, env: VecEnv, n_episodes: int, seed: int, deterministic: bool = True
 ) -> tuple[list[float], list[int]]:
-    """Plays episodes from the same starts at each call.
+    """Play episodes from the same starts at each call.
 
     Args:
-        model: the agent.
-        env: from ``vectorize_for_evaluation``; episodes are shared out evenly.
-        n_episodes: how many.
-        seed: of the first environment's starts.
-        deterministic: whether the most likely actions are taken, or drawn ones.
+        model: The agent.
+        env: From ``vectorize_for_evaluation``; episodes are shared out evenly.
+        n_episodes: How many.
+        seed: Of the first environment's starts.
+        deterministic: Whether the most likely actions are taken, or drawn ones.
 
     Returns:
         Return and length of each episode, in the order in which they ended.
 
     Raises:
         UsageError: ``n_episodes`` is not above zero.
-        NonFiniteError: the agent's distribution over actions is not finite.
+        NonFiniteError: The agent's distribution over actions is not finite, or what the environment
+            gives is not.
     """
     check_positive(n_episodes=n_episodes)
     env.seed(seed)
@@ -47,22 +48,23 @@ def evaluate(
             deterministic=deterministic,
             return_episode_rewards=True,
         )
-    return [float(r) for r in cast(list[float], returns)], [
-        int(n) for n in cast(list[int], lengths)
-    ]
+    lengths_played = [int(n) for n in cast(list[int], lengths)]
+    return [float(r) for r in cast(list[float], returns)], lengths_played
 
 
 @dataclass
 class Curve:
-    """What ``EvaluateInTraining`` saw."""
+    """The learning curve of a run: evaluations at evenly spaced steps."""
 
+    every: float
+    """Environment steps between points."""
     steps: list[int] = field(default_factory=list)
     """Environment steps before each evaluation."""
     returns: list[float] = field(default_factory=list)
     """The mean return of each."""
 
     def as_json(self) -> dict[str, list[Any]]:
-        """Steps, and returns under their tag."""
+        """Return steps, and returns under their tag."""
         return {"steps": self.steps, tags.EVAL_RETURN: self.returns}
 
     @property
@@ -77,52 +79,39 @@ class Curve:
 
 
 class EvaluateInTraining(BaseCallback):
-    """Evaluates at evenly spaced steps, the last time after the last update.
+    """Evaluates where a point of the curve is due, the last time after the last update.
 
     It happens between updates and rollouts, draws no random numbers that training uses, and its
     time is kept apart. A network that is not finite is not evaluated: NonFiniteError.
 
     Args:
-        env: from ``vectorize_for_evaluation``.
-        n_points: evaluations; they fall on the ends of updates, so that there
-            are fewer where training has fewer updates.
-        n_episodes: episodes of each.
-        total_timesteps: length of training.
-        seed: of the starts, the same for each evaluation.
-        on_best: called after each evaluation that is better than all before it.
+        env: From ``vectorize_for_evaluation``.
+        curve: Gets the points; they fall on the ends of updates, so that there are fewer where
+            training has fewer updates.
+        n_episodes: Episodes of each.
+        seed: Of the starts, the same for each evaluation.
+        on_best: Called after each evaluation that is better than all before it.
 
     Attributes:
-        curve: steps and mean returns.
-        seconds: time spent here.
+        seconds: Time spent here.
     """
 
     def __init__(
         self,
         env: VecEnv,
-        n_points: int,
+        curve: Curve,
         n_episodes: int,
-        total_timesteps: int,
         seed: int,
         on_best: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
-        check_positive(n_points=n_points, n_episodes=n_episodes)
-        self.env, self.n_episodes, self.seed, self.on_best = env, n_episodes, seed, on_best
-        self.every = total_timesteps / n_points
-        self.curve = Curve()
+        check_positive(every=curve.every, n_episodes=n_episodes)
+        self.env, self.curve, self.n_episodes, self.seed = env, curve, n_episodes, seed
+        self.on_best = on_best
         self.seconds = 0.0
 
-    def state(self) -> dict[str, Any]:
-        """What ``go_on`` takes, in JSON types."""
-        return {"every": self.every, "steps": self.curve.steps, "returns": self.curve.returns}
-
-    def go_on(self, state: Mapping[str, Any]) -> None:
-        """Goes on with the curve of a run that was stopped, at the distance of its points."""
-        self.every = state["every"]
-        self.curve = Curve(list(state["steps"]), list(state["returns"]))
-
     def _on_rollout_start(self) -> None:
-        if self.num_timesteps >= self.every * (len(self.curve.steps) + 1):
+        if self.num_timesteps >= self.curve.every * (len(self.curve.steps) + 1):
             self._evaluate_once()
 
     def _on_training_end(self) -> None:

@@ -86,7 +86,7 @@ def check_fits(model: BaseAlgorithm, env: VecEnv, path: Path, env_id: str) -> No
             )
 
 
-def load_statistics(env: VecEnv, path: Path) -> VecNormalize:
+def load_pickled_statistics(env: VecEnv, path: Path) -> VecNormalize:
     """``env`` with observations scaled by the statistics in ``path``, rewards as they are.
 
     Args:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from wnrl.errors import UsageError, check_choice
+from wnrl.errors import UsageError, check_choice, printable
 
 Frames = list[NDArray[np.uint8]]
 LONGEST = 3000  # frames; later ones are left out
@@ -21,8 +21,11 @@ def check_film(path: Path) -> None:
     check_choice("the end of record", path.suffix.lower(), (".gif", ".mp4"))
     if path.suffix.lower() == ".mp4" and not find_spec("imageio_ffmpeg"):
         raise UsageError(f"record {path} needs pip install 'wnrl[video]'; a .gif does not")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"record {path}: there is no folder {path.absolute().parent}")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"record {path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"record {path}: the folder {folder} cannot be written")
 
 
 def film(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> Frames:
@@ -53,12 +56,17 @@ def write_film(path: Path, frames: Frames, fps: float) -> None:
         path: ends in .gif or .mp4.
         frames: each ``(height, width, 3)``.
         fps: frames a second; viewers of GIFs show at most 50.
+
+    Raises:
+        UsageError: the file cannot be written.
     """
     scratch = path.with_name(f"{path.stem}.tmp{path.suffix}")
     write = _write_mp4 if path.suffix.lower() == ".mp4" else _write_gif
     try:
         write(scratch, frames, fps)
         scratch.replace(path)
+    except OSError as error:
+        raise UsageError(f"record {path}: {printable(error)}") from error
     finally:
         scratch.unlink(missing_ok=True)
 

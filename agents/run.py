@@ -1,0 +1,205 @@
+"""The runner of agents: from settings to a finished run folder, and back to the agent in it."""
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import envs
+from agents import AGENTS
+from agents.presets import Agent
+from wnrl.errors import UsageError, check_choice, printable
+from wnrl.norms import NORMS
+from wnrl.rl.environments import first_env_seed, vectorize
+from wnrl.rl.hardware import choose_device, choose_threads, is_small
+from wnrl.rl.run import BEST, FILES, MODEL, STATISTICS, AgentRun, Plan
+from wnrl.rl.training import Model
+from wnrl.runs import (
+    CONFIG,
+    Length,
+    Options,
+    carry_out,
+    checked_file,
+    read_config,
+    read_result,
+    resolve_device,
+)
+
+# What a run has besides algo, env_id, norm, seed and the hyperparameters.
+DEFAULTS: Mapping[str, Any] = {
+    "variant": None,
+    "device": "auto",
+    "threads": None,
+    "compile": False,
+    **{f.name: f.default for f in fields(Plan) if f.name.startswith("eval_")},
+}
+PREFIXES = {"last": "", "best": BEST}
+LENGTH = Length(("total_timesteps",), lambda settings: settings["total_timesteps"])
+
+
+def complete(algo: str, env_id: str, norm: str, seed: int, **values: Any) -> dict[str, Any]:
+    """Return all settings of a run, as its ``config.json`` will have them.
+
+    Args:
+        algo: A key of ``AGENTS``.
+        env_id: Of the environment.
+        norm: A key of ``wnrl.NORMS``.
+        seed: Of everything.
+        **values: Hyperparameters and keys of ``DEFAULTS``; what is not there is the preset's.
+
+    Raises:
+        UsageError: There is no such word or setting, or a value cannot be used.
+    """
+    row = AGENTS[check_choice("algo", algo, AGENTS)]
+    check_choice("norm", norm, NORMS)
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"seed must be from 0 to 2**31 - 1, got {seed}")
+    hyperparameters = {field.name for field in fields(row.config)}
+    for name in values:
+        check_choice("setting", name, {*hyperparameters, *DEFAULTS})
+    preset = row.preset(env_id, values.get("variant"))
+    config = replace(preset, **{k: v for k, v in values.items() if k in hyperparameters})
+    others = {**DEFAULTS, **{k: v for k, v in values.items() if k in DEFAULTS}}
+    settings = {"algo": algo, "env_id": env_id, "norm": norm, "seed": seed, **others}
+    settings |= asdict(config)
+    _plan(settings)
+    if others["device"] != "auto":
+        settings["device"] = str(resolve_device(others["device"]))
+    return settings
+
+
+def settings(trial: Any) -> dict[str, Any]:
+    """Return the settings of a trial of ``wnrl.study``.
+
+    Raises:
+        UsageError: As ``complete``.
+    """
+    options = {"norm_kwargs": dict(trial.arm.norm_kwargs)} if trial.arm.norm_kwargs else {}
+    task, values = trial.task, {**trial.settings, **options}
+    return complete(task.algo, task.name, trial.arm.norm, trial.seed, **values)
+
+
+def train(trial: Any, folder: Path, progress: Callable[[float], None]) -> dict[str, Any]:
+    """Train the agent of a trial, or go on with it, or return its result if it is finished."""
+    options = Options(resume=True, keep_checkpoint=False)
+    return train_agent(folder, settings(trial), options, progress)
+
+
+def train_agent(
+    folder: Path,
+    settings: Mapping[str, Any],
+    options: Options,
+    progress: Callable[[float], None] = lambda fraction: None,
+    accepted: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Train, save and evaluate one agent, or return the result of a run that was finished.
+
+    Args:
+        folder: The run's.
+        settings: From ``complete``.
+        options: How it is carried out.
+        progress: Called with the finished share, from 0 to 1, a few times a second.
+        accepted: Called once, when nothing can be refused any more.
+
+    Returns:
+        What ``result.json`` holds. ``final_return`` is the mean return of the agent as it is after
+        training, ``best_return`` that of the one that was best on the learning curve, played
+        again; ``window_return`` is the mean of the curve's last tenth. ``steps_per_second`` is
+        environment steps over the time of rollouts and updates.
+
+    Raises:
+        UsageError: The run cannot be done; its folder is as it was.
+        Stopped: A signal came.
+    """
+    with ExitStack() as stack:
+
+        def build() -> AgentRun:
+            row, config = _row_and_config(settings)
+            factory = envs.factory(settings["env_id"])
+            env = stack.enter_context(closing(_environments(config, settings["seed"], factory)))
+            small = is_small(env.observation_space, config.policy_arguments())
+            device, remark = choose_device(settings["device"], small)
+            if remark:
+                print(remark, file=sys.stderr)
+            threads = choose_threads(settings["threads"], small)
+            torch.set_num_threads(threads)
+            model = _built(row, config, env, settings["norm"], settings["seed"], device)
+            if settings["compile"] and row.not_compiled:
+                reason = f"{settings['algo']} is not compiled: {row.not_compiled}"
+                print(f"--compile: {reason}", file=sys.stderr)
+            return AgentRun(
+                _plan(settings),
+                model,
+                factory,
+                machine={"device": device, "threads": threads},
+                identity={"task": settings["env_id"]},
+                compiled=tuple(row.compiled) if settings["compile"] else (),
+            )
+
+        return carry_out(folder, settings, build, LENGTH, FILES, options, progress, accepted)
+
+
+def load_run(
+    folder: Path, which: str = "last", device: torch.device | str = "cpu"
+) -> tuple[Model, Path | None, dict[str, Any]]:
+    """Return the agent of a finished run, built from its settings; no pickle is read.
+
+    Args:
+        folder: The run's.
+        which: last, the agent after training, or best, the one on its curve.
+        device: Where its network is to be.
+
+    Returns:
+        The agent, the file with the statistics of its observations if it has any, and the settings.
+
+    Raises:
+        UsageError: It is not there, of another program, damaged or not finished.
+    """
+    prefix, settings = PREFIXES[check_choice("which", which, PREFIXES)], read_config(folder)
+    if not settings:
+        raise UsageError(f"run_dir {folder} is no run folder: it has no {CONFIG}")
+    if "algo" not in settings:
+        raise UsageError(
+            f"run_dir {folder} holds a run of another program: its {CONFIG} has no algo"
+        )
+    if not (folder / (prefix + MODEL)).is_file():
+        raise UsageError(f"run_dir {folder} has no {prefix + MODEL}: it is not finished")
+    result, path = read_result(folder), checked_file(folder, prefix + MODEL)
+    statistics = checked_file(folder, prefix + STATISTICS) if settings["normalize"] else None
+    row, config = _row_and_config(settings)
+    if hasattr(config, "buffer_size"):  # it only acts
+        config = replace(config, buffer_size=config.batch_size)
+    with closing(_environments(config, 0, envs.factory(settings["env_id"]))) as env:
+        model = _built(row, config, env, settings["norm"], settings["seed"], device)
+    try:
+        model.set_parameters(str(path), device=device)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(f"{path} holds another agent: {printable(error)}") from error
+    model.num_timesteps = result["steps"] if which == "last" else result["best_step"]
+    return model, statistics, settings
+
+
+def _plan(settings: Mapping[str, Any]) -> Plan:
+    return Plan(**{field.name: settings[field.name] for field in fields(Plan)})
+
+
+def _row_and_config(settings: Mapping[str, Any]) -> tuple[Agent, Any]:
+    row = AGENTS[check_choice("algo", settings["algo"], AGENTS)]
+    return row, row.config(**{field.name: settings[field.name] for field in fields(row.config)})
+
+
+def _environments(config: Any, seed: int, factory: envs.EnvFactory) -> Any:
+    first = first_env_seed(seed)
+    return vectorize(factory, config.n_envs, first, config.normalize, config.gamma)
+
+
+def _built(row: Agent, *arguments: Any) -> Model:
+    """Return the model; a network or buffer that no memory has room for is a UsageError."""
+    try:
+        return row.build(*arguments)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise UsageError(f"the agent cannot be built: {printable(error)}") from error

@@ -1,0 +1,244 @@
+"""An agent as work of ``wnrl.runs``: it trains, can be saved and restored, and is measured."""
+
+import io
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from wnrl import tags
+from wnrl.errors import check_positive
+from wnrl.rl.compiling import compiled_updates
+from wnrl.rl.env_state import load_envs, save_envs
+from wnrl.rl.environments import (
+    CURVE_STARTS,
+    FINAL_STARTS,
+    Factory,
+    first_env_seed,
+    vectorize_for_evaluation,
+)
+from wnrl.rl.evaluation import Curve, EvaluateInTraining, evaluate
+from wnrl.rl.model_state import model_state, restore_late, restore_model
+from wnrl.rl.statistics import save_statistics, statistics_of, with_statistics
+from wnrl.rl.training import BeforeRollouts, Model, learn, log_to
+from wnrl.runs import EventFile, whole_file
+from wnrl.sb3 import check_finite
+
+AT_ONCE = 20  # environments of the evaluation after training
+BEST = "best_"
+MODEL, STATISTICS = "model.zip", "vecnormalize.npz"
+FILES = (MODEL, STATISTICS, BEST + MODEL, BEST + STATISTICS)
+"""Names of the files that ``AgentRun.measure`` writes; those of statistics not for every agent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long a run trains, and how it is evaluated.
+
+    Raises:
+        UsageError: A number is not above zero.
+    """
+
+    seed: int
+    total_timesteps: int
+    eval_episodes: int = 20
+    """Episodes of each evaluation after training."""
+    eval_points: int = 20
+    """Evaluations during training, for the learning curve."""
+    eval_point_episodes: int = 5
+    """Episodes of each of them."""
+
+    def __post_init__(self) -> None:
+        check_positive(**{name: value for name, value in asdict(self).items() if name != "seed"})
+
+
+class AgentRun:
+    """A model and how it is trained: a ``Work`` of ``wnrl.runs``.
+
+    Args:
+        plan: What to do.
+        model: Built for the run.
+        factory: Makes one environment, to evaluate in.
+        machine: ``device`` and ``threads`` as they were settled.
+        identity: What TensorBoard's HParams tab says besides the settings.
+        compiled: Methods that ``train`` calls and that are to be compiled.
+    """
+
+    metrics: Mapping[str, str] = {
+        tags.FINAL_RETURN: "final_return",
+        tags.STEPS_PER_SECOND: "steps_per_second",
+    }
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: Model,
+        factory: Factory,
+        machine: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        compiled: tuple[str, ...] = (),
+    ) -> None:
+        self.plan, self.model, self.factory, self.compiled = plan, model, factory, compiled
+        self.machine, self.identity = machine, identity
+        self.curve = Curve(plan.total_timesteps / plan.eval_points)
+        self.best: dict[str, Any] = {}
+        self.parts = 1
+        self.seconds = 0.0  # of rollouts and updates
+        self._clock: Callable[[], float] = lambda: self.seconds
+        self._late: Mapping[str, Any] | None = None
+        self._in_rollout = False
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps of the whole run."""
+        return self.plan.total_timesteps
+
+    @property
+    def step(self) -> int:
+        """Environment steps done."""
+        return self.model.num_timesteps
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that ``restore`` needs.
+
+        Raises:
+            NonFiniteError: The network is not finite.
+        """
+        check_finite(self.model)
+        assert self.model.env is not None
+        return {
+            "model": model_state(self.model, in_rollout=self._in_rollout),
+            "envs": save_envs(self.model.env),
+            "curve": asdict(self.curve),
+            "best": self.best,
+            "parts": self.parts,
+            "seconds": self._clock(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> str:
+        """Go to where ``state`` was taken; return what is to be told of it."""
+        model = self.model
+        assert model.env is not None
+        goes_on = load_envs(model.env, state["envs"])
+        restore_model(model, state["model"], episodes_go_on=goes_on)
+        self._late = state["model"]["late"]
+        self.curve, self.best = Curve(**state["curve"]), state["best"]
+        self.parts, self.seconds = state["parts"] + 1, state["seconds"]
+        if goes_on:
+            return ""
+        place = (self.parts - 1) * model.n_envs % CURVE_STARTS  # other episodes than the first ones
+        model.env.seed(first_env_seed(self.plan.seed) + place)
+        return "the environments could not be saved, so that episodes begin anew"
+
+    def train(self, events: EventFile, between: Callable[[], None]) -> None:
+        """Train to the last step.
+
+        Args:
+            events: Where curves go.
+            between: Called before each rollout; then ``state`` may be taken.
+
+        Raises:
+            NonFiniteError: Something became NaN or infinite.
+        """
+        model, n_episodes, resumed = self.model, self.plan.eval_point_episodes, self.parts > 1
+        log_to(model, events)
+
+        def before_rollout() -> None:
+            self._restore_late()
+            self._in_rollout = True
+            between()
+
+        def keep_best() -> None:
+            self.best = _snapshot(model)
+
+        starts = first_env_seed(self.plan.seed) + CURVE_STARTS
+        with (
+            closing(vectorize_for_evaluation(self.factory, n_episodes, model.env)) as env,
+            compiled_updates(model, self.compiled) if self.compiled else nullcontext(),
+        ):
+            points = EvaluateInTraining(env, self.curve, n_episodes, starts, keep_best)
+            pauses = BeforeRollouts(before_rollout)
+            began, earlier = time.perf_counter(), self.seconds
+            self._clock = lambda: (
+                earlier + time.perf_counter() - began - points.seconds - pauses.seconds
+            )
+            try:
+                learn(model, self.total_steps, points, pauses, resumed=resumed)
+            finally:
+                seconds = self._clock()
+                self.seconds, self._clock = seconds, lambda: seconds
+        self._restore_late()  # where no step was left
+        self._in_rollout = False
+
+    def report(self) -> dict[str, Any]:
+        """Return what the result has of training."""
+        return {
+            "steps": self.step,
+            "steps_per_second": self.step / self.seconds,
+            "curve": self.curve.as_json(),
+            "plain_parts": self.model.policy.plain_parts,
+        }
+
+    def measure(self, folder: Path) -> dict[str, Any]:
+        """Write the agent and the best one on its curve into ``folder``, and evaluate both.
+
+        Raises:
+            NonFiniteError: The agent, or what the environment gives, is not finite.
+        """
+        trained, best = _snapshot(self.model), self.best
+        returns = self._save_and_play(folder, "", trained)
+        best_returns = self._save_and_play(folder, BEST, best, returns)
+        _become(self.model, trained)
+        return {
+            "final_return": float(np.mean(returns)),
+            "eval_returns": returns,
+            "window_return": self.curve.window,
+            "best_return": float(np.mean(best_returns)),
+            "best_step": best["step"],
+        }
+
+    def _save_and_play(
+        self, folder: Path, prefix: str, agent: dict[str, Any], known: list[float] | None = None
+    ) -> list[float]:
+        """Return the returns of ``agent``; ``known`` are those of the agent after training."""
+        model, episodes, numbers = self.model, self.plan.eval_episodes, agent["statistics"]
+        same = known is not None and agent["step"] == model.num_timesteps
+        _become(model, agent)
+        with whole_file(folder / (prefix + MODEL)) as file:
+            model.save(cast(io.BufferedIOBase, file))
+        if numbers is not None:
+            save_statistics(folder / (prefix + STATISTICS), numbers)
+        if known is not None and same:
+            return known
+        starts = first_env_seed(self.plan.seed) + FINAL_STARTS
+        with closing(vectorize_for_evaluation(self.factory, min(episodes, AT_ONCE), None)) as raw:
+            env = raw if numbers is None else with_statistics(raw, numbers)
+            return evaluate(model, env, episodes, starts)[0]
+
+    def _restore_late(self) -> None:
+        if self._late is not None:
+            restore_late(self.model, self._late)
+            self._late = None
+
+
+def _snapshot(model: Model) -> dict[str, Any]:
+    """Return copies of all that acting needs, on the CPU."""
+    normalizer = model.get_vec_normalize_env()
+    return {
+        "step": model.num_timesteps,
+        "policy": {
+            name: value.detach().to("cpu", copy=True) if torch.is_tensor(value) else value
+            for name, value in model.policy.state_dict().items()
+        },
+        "statistics": None if normalizer is None else statistics_of(normalizer),
+    }
+
+
+def _become(model: Model, agent: Mapping[str, Any]) -> None:
+    model.policy.load_state_dict(agent["policy"])
+    model.num_timesteps = agent["step"]
