@@ -4,7 +4,7 @@ from functools import partial
 
 from wnrl.study import BEST_RETURN, RETURN, Arm, Study, Task
 
-agent = partial(Task, runner="scripts._runners:train", metric=RETURN)
+agent = partial(Task, runner="agents.run:train", metric=RETURN)
 FEED_FORWARD = ("none", "weight", "batch", "layer")
 SHORT, LONG = {"total_timesteps": 10_000}, {"total_timesteps": 100_000}
 

@@ -2,7 +2,7 @@
 
 from wnrl.study import NLL, RETURN, Arm, Study, Task
 
-AGENT, VAE = "scripts._runners:train", "wnrl.vae.run:train"
+AGENT, VAE = "agents.run:train", "wnrl.vae.run:train"
 FEED_FORWARD = ("none", "weight", "batch", "layer")
 
 STUDY = Study(
