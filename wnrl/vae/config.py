@@ -1,4 +1,4 @@
-"""What decides a VAE run."""
+"""The settings that decide a VAE run."""
 
 import inspect
 import math
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from wnrl.data import FRAMES, dataset
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive
 from wnrl.networks import ACTIVATIONS
 from wnrl.norms import NORMS
 from wnrl.vae.bounds import FREE_BITS
@@ -135,7 +135,7 @@ class VAEConfig:
         for name, value in vars(self).items():
             if isinstance(value, np.generic):  # which JSON does not know
                 object.__setattr__(self, name, value.item())
-        known = dataset(self.dataset)
+        dataset(self.dataset)  # refuses an unknown one
         for name, options in (
             ("model", MODELS),
             ("norm", NORMS),
@@ -148,17 +148,15 @@ class VAEConfig:
             check_choice(name, getattr(self, name), options)
         self._settle_sizes()
         if self.likelihood is None:
-            object.__setattr__(self, "likelihood", _usual_likelihood(self.dataset, known.shape))
+            usual = "bernoulli" if dataset(self.dataset).shape[0] == 1 else "logistic_mixture"
+            usual = "logistic" if self.dataset.startswith(FRAMES) else usual
+            object.__setattr__(self, "likelihood", usual)
         check_choice("likelihood", str(self.likelihood), LIKELIHOODS)
         self._check_numbers()
-        self._check_objective()
-        if self.batch_size == 1 and NORMS[self.norm].batch_statistics:
-            raise UsageError(f"batch_size must be at least 2 for norm {self.norm!r}, got 1")
-        if self.data_init == 1:
-            raise UsageError("data_init must be 0 or at least 2 images, got 1")
+        self._check_together()
 
     def _settle_sizes(self) -> None:
-        """Fills what was not given with the model's own; refuses what it does not have."""
+        """Fill what was not given with the model's own; refuse what it does not have."""
         arguments = inspect.signature(MODELS[self.model]).parameters
         for name, argument in SIZES.items():
             value = getattr(self, name)
@@ -173,45 +171,38 @@ class VAEConfig:
             check_choice("activation", self.activation, ACTIVATIONS)
 
     def _check_numbers(self) -> None:
-        if (self.epochs is None) == (self.n_steps is None):
-            raise UsageError(
-                "give exactly one of epochs and n_steps, "
-                f"got epochs={self.epochs!r} and n_steps={self.n_steps!r}"
-            )
-        for name in (*COUNTS, "learning_rate", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is not None:
-                check_positive(**{name: value})
-        for name in ("data_init", "beta", "warm_up_epochs", "free_bits", "ema_epochs"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must be zero or above, got {getattr(self, name)!r}")
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"seed must be from 0 to 2^32 - 1, got {self.seed!r}")
+        counts = {name: getattr(self, name) for name in (*COUNTS, "learning_rate", "max_grad_norm")}
+        check_positive(**{name: value for name, value in counts.items() if value is not None})
+        from_zero = ("data_init", "beta", "warm_up_epochs", "free_bits", "ema_epochs")
+        check_from_zero(**{name: getattr(self, name) for name in from_zero})
 
-    def _check_objective(self) -> None:
-        """Refuses settings that the objective would ignore, or cannot have."""
-        elbo_only = {"beta": 1.0, "warm_up_epochs": 0.0, "free_bits": 0.0}
-        for name, neutral in elbo_only.items():
-            if self.objective != "elbo" and getattr(self, name) != neutral:
-                raise UsageError(
-                    f"{name} is for objective 'elbo' alone, got {getattr(self, name)!r} "
-                    f"with {self.objective!r}"
-                )
-        if self.train_chunk is not None and self.objective != "iwae":
-            raise UsageError(f"train_chunk is for objective 'iwae' alone, got {self.objective!r}")
-        if self.train_chunk is not None and NORMS[self.norm].batch_statistics:
-            raise UsageError(
-                f"train_chunk is not for norm {self.norm!r}: its statistics would be of a chunk"
-            )
-        if self.objective == "dreg" and NORMS[self.norm].batch_statistics:
-            raise UsageError(
-                f"objective 'dreg' is not for norm {self.norm!r}: its samples see each other"
-            )
-        if self.objective == "dreg" and self.model in SAMPLES_ONLY:
-            raise UsageError(
-                f"objective 'dreg' needs a posterior with a density at any z, which model "
-                f"{self.model!r} has not"
-            )
+    def _check_together(self) -> None:
+        """Refuse settings that do not go together, or that would be ignored."""
+        objective, norm = self.objective, self.norm
+        batch, lengths = NORMS[norm].batch_statistics, (self.epochs, self.n_steps)
+        for name, neutral in {"beta": 1.0, "warm_up_epochs": 0.0, "free_bits": 0.0}.items():
+            if objective != "elbo" and getattr(self, name) != neutral:
+                raise UsageError(f"{name} is for objective 'elbo' alone, got {objective!r}")
+        for refused, reason in (
+            (lengths.count(None) != 1,
+             f"give exactly one of epochs and n_steps, got epochs={self.epochs!r} and "
+             f"n_steps={self.n_steps!r}"),
+            (not 0 <= self.seed < 2**32, f"seed must be from 0 to 2^32 - 1, got {self.seed!r}"),
+            (self.batch_size == 1 and batch,
+             f"batch_size must be at least 2 for norm {norm!r}, got 1"),
+            (self.data_init == 1, "data_init must be 0 or at least 2 images, got 1"),
+            (self.train_chunk is not None and objective != "iwae",
+             f"train_chunk is for objective 'iwae' alone, got {objective!r}"),
+            (self.train_chunk is not None and batch,
+             f"train_chunk is not for norm {norm!r}: its statistics would be of a chunk"),
+            (objective == "dreg" and batch,
+             f"objective 'dreg' is not for norm {norm!r}: its samples see each other"),
+            (objective == "dreg" and self.model in SAMPLES_ONLY,
+             "objective 'dreg' needs a posterior with a density at any z, which model "
+             f"{self.model!r} has not"),
+        ):  # fmt: skip
+            if refused:
+                raise UsageError(reason)
 
     @property
     def weights(self) -> str:
@@ -219,7 +210,7 @@ class VAEConfig:
         return "averaged" if self.ema_epochs else "raw"
 
     def steps_per_epoch(self, n_train: int) -> int:
-        """Gradient steps of a pass over the training set.
+        """Return the gradient steps of a pass over the training set.
 
         Args:
             n_train: images in the training set.
@@ -236,7 +227,7 @@ class VAEConfig:
         return n_train // self.batch_size
 
     def total_steps(self, n_train: int) -> int:
-        """Gradient steps of the whole run.
+        """Return the gradient steps of the whole run.
 
         Args:
             n_train: images in the training set.
@@ -248,7 +239,7 @@ class VAEConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "VAEConfig":
-        """The config from the values in a run's ``config.json``.
+        """Return the config from the values in a run's ``config.json``.
 
         Args:
             values: every field by its name; those of ``MACHINE`` may stand beside them.
@@ -257,17 +248,10 @@ class VAEConfig:
             UsageError: ``values`` has other keys.
         """
         known = {field.name for field in fields(cls)}
-        found = {name: value for name, value in values.items() if name not in MACHINE}
-        if found.keys() != known:
-            odd = ", ".join(sorted(found.keys() ^ known))
+        settings = {name: value for name, value in values.items() if name not in MACHINE}
+        if settings.keys() != known:
+            odd = ", ".join(sorted(settings.keys() ^ known))
             raise UsageError(f"not the configuration of a VAE run; missing or unknown: {odd}")
-        if isinstance(found["hidden"], list):
-            found["hidden"] = tuple(found["hidden"])
-        return cls(**found)
-
-
-def _usual_likelihood(name: str, shape: tuple[int, int, int]) -> str:
-    """What images of a data set are usually scored with."""
-    if name.startswith(FRAMES):
-        return "logistic"
-    return "bernoulli" if shape[0] == 1 else "logistic_mixture"
+        if isinstance(settings["hidden"], list):
+            settings["hidden"] = tuple(settings["hidden"])
+        return cls(**settings)

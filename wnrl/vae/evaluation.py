@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,64 +11,8 @@ import numpy as np
 from wnrl import data
 from wnrl.errors import UsageError
 from wnrl.runs import resolve_device, whole_file
-from wnrl.vae.config import VAEConfig
 from wnrl.vae.construction import config_of, load, read_weights
 from wnrl.vae.measure import Likelihood, Protocol, difference, nll
-from wnrl.vae.model import VAE
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A trained model, and what is known of it before it is measured."""
-
-    folder: Path
-    config: VAEConfig
-    model: VAE
-    weights: str
-    """raw or averaged."""
-
-    @classmethod
-    def of(cls, folder: Path, weights: str | None) -> "Subject":
-        """Return the model in a run folder.
-
-        Raises:
-            UsageError: There is none, or no such weights of it.
-        """
-        config, kind = config_of(folder), weights or read_weights(folder).reported
-        return cls(folder, config, load(folder, kind), kind)
-
-    @property
-    def kind(self) -> dict[str, str]:
-        """What two runs must have in common to be compared."""
-        levels = self.model.likelihood.levels
-        return {
-            "dataset": self.config.dataset,
-            "images": "binary" if levels == 2 else "grey levels",
-            "likelihood": "density" if levels is None else "probability",
-        }
-
-    def measured(self, images: data.Images, protocol: Protocol, device: str) -> Likelihood:
-        """Return its likelihood; what each image has is saved in its folder."""
-        protocol = replace(protocol, weights=self.weights)
-        split, n_samples = protocol.split, protocol.n_samples
-        n = len(images.part(split))
-        print(f"measuring {self.folder}: K = {n_samples}, {n} images", file=sys.stderr)
-        likelihood = nll(self.model.to(resolve_device(device)), images, protocol)
-        name = f"nll_{split}_K{n_samples}_{self.weights}.npz"
-        try:
-            with whole_file(self.folder / name) as file:
-                np.savez(
-                    file,
-                    allow_pickle=False,
-                    nll=likelihood.per_image_nll.numpy(),
-                    elbo=likelihood.per_image_elbo.numpy(),
-                    protocol=json.dumps(likelihood.record()),
-                )
-        except OSError as error:
-            raise UsageError(
-                f"run_dir {self.folder} cannot hold {name}: {error.strerror}"
-            ) from error
-        return likelihood
 
 
 def evaluate(
@@ -83,7 +27,7 @@ def evaluate(
     device: str = "auto",
     data_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure one run, or two on the same images.
+    """Measure one run, or two on the same images; each image's result is saved beside the model.
 
     Args:
         run_dir: a run folder of ``scripts/train_vae.py``.
@@ -105,19 +49,29 @@ def evaluate(
             measured then.
         NonFiniteError: log p(x) of an image is NaN or infinite.
     """
-    subjects = [Subject.of(folder, weights) for folder in (run_dir, against) if folder is not None]
-    first = subjects[0]
-    for what, ours in first.kind.items():
-        other_kind = subjects[-1].kind[what]
-        if other_kind != ours:
+    folders = [run_dir] if against is None else [run_dir, against]
+    configs = [config_of(folder) for folder in folders]
+    kinds = [weights or read_weights(folder).reported for folder in folders]
+    models = [load(*chosen) for chosen in zip(folders, kinds, strict=True)]
+    for what, values in {
+        "dataset": [config.dataset for config in configs],
+        "images": ["binary" if m.likelihood.levels == 2 else "grey levels" for m in models],
+        "likelihood": ["density" if m.likelihood.levels is None else "probability" for m in models],
+    }.items():
+        if values[-1] != values[0]:
             raise UsageError(
-                f"against must be a run of the same {what}: {ours!r}, got {other_kind!r}"
+                f"against must be a run of the same {what}: {values[0]!r}, got {values[-1]!r}"
             )
-    resolve_device(device)
-    name, k = first.config.dataset, first.config.n_samples if n_samples is None else n_samples
-    protocol = Protocol(name, split, k, binarisation_seed, noise_seed)
+    place, name = resolve_device(device), configs[0].dataset
+    k = configs[0].n_samples if n_samples is None else n_samples
     images = data.load(name, data_dir)
-    measured = [subject.measured(images, protocol, device) for subject in subjects]
+    measured = []
+    for folder, kind, model in zip(folders, kinds, models, strict=True):
+        protocol = Protocol(name, split, k, binarisation_seed, noise_seed, kind)
+        n = len(images.part(split))
+        print(f"measuring {folder}: K = {k}, {n} images", file=sys.stderr)
+        measured.append(nll(model.to(place), images, protocol))
+        _save(measured[-1], folder)
     result = {"run_dir": str(run_dir), **measured[0].numbers()}
     if against is not None:
         paired = difference(*measured)
@@ -129,3 +83,15 @@ def evaluate(
             "difference": {**asdict(paired), "interval95": interval},
         }
     return result
+
+
+def _save(measured: Likelihood, folder: Path) -> None:
+    protocol = measured.protocol
+    name = f"nll_{protocol.split}_K{protocol.n_samples}_{protocol.weights}.npz"
+    arrays = {"nll": measured.per_image_nll.numpy(), "elbo": measured.per_image_elbo.numpy()}
+    record = np.array(json.dumps(measured.record()))
+    try:
+        with whole_file(folder / name) as file:
+            np.savez(file, allow_pickle=False, protocol=record, **arrays)
+    except OSError as error:
+        raise UsageError(f"run_dir {folder} cannot hold {name}: {error.strerror}") from error

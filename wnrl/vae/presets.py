@@ -12,54 +12,56 @@ USUAL = "default"
 ANY_FRAMES = f"{FRAMES}<env id>"
 GREY = ("mnist", "mnist-static", "omniglot-small", "fashion-mnist")
 
+Variants = dict[str, VAEConfig]
+
+
+def _each(variants: Variants, **changes: Any) -> Variants:
+    return {name: replace(config, **changes) for name, config in variants.items()}
+
+
 # Burda et al.'s architecture (2016, arXiv:1509.00519), in 20 epochs: minutes on one core.
 _MNIST = VAEConfig(
     dataset="mnist", latent_dim=50, epochs=20, batch_size=100, learning_rate=1e-3, n_samples=100
 )
-_MNIST_150 = replace(_MNIST, epochs=150, n_samples=1000)
-# Their training: 3^i epochs at 1e-3 · 10^(−i/7), which is for a GPU.
-_IWAE = replace(_MNIST, epochs=3280, batch_size=20, schedule="iwae", n_samples=5000)
-
+_MLP = {
+    USUAL: _MNIST,
+    "150": replace(_MNIST, epochs=150, n_samples=1000),
+    # Their training: 3^i epochs at 1e-3 · 10^(−i/7), which is for a GPU.
+    "long": replace(_MNIST, epochs=3280, batch_size=20, schedule="iwae", n_samples=5000),
+}
 # Salimans & Kingma's convolutions (2016, arXiv:1602.07868, section 5.2): their optimizer and
 # averaging, in as many epochs as a CPU has patience for, and in theirs.
-_CONV = VAEConfig(
+_USUAL_CONV = VAEConfig(
     "conv", "mnist", epochs=5, batch_size=100, optimizer="adamax", learning_rate=2e-3,
     schedule="constant", ema_epochs=1.0, n_samples=100,
 )  # fmt: skip
-_CONV_LONG = replace(_CONV, epochs=300, ema_epochs=10.0, n_samples=1000)
-
+_CONV = {
+    USUAL: _USUAL_CONV,
+    "long": replace(_USUAL_CONV, epochs=300, ema_epochs=10.0, n_samples=1000),
+}
 # The code that their DRAW started from has 100 epochs, and 64 steps with attention.
-_DRAW = VAEConfig(
+_USUAL_DRAW = VAEConfig(
     "draw", "mnist", draw_steps=10, epochs=10, batch_size=100, learning_rate=1e-3,
     schedule="constant", max_grad_norm=10.0, n_samples=100,
 )  # fmt: skip
-_DRAW_LONG = replace(_DRAW, epochs=100, n_samples=1000)
-_ATTENTION = replace(_DRAW, model="draw_attention")
-_ATTENTION_LONG = replace(_DRAW_LONG, model="draw_attention", draw_steps=64, learning_rate=3e-4)
+_DRAW = {USUAL: _USUAL_DRAW, "long": replace(_USUAL_DRAW, epochs=100, n_samples=1000)}
+_ATTENTION = _each(_DRAW, model="draw_attention")
+_ATTENTION["long"] = replace(_ATTENTION["long"], draw_steps=64, learning_rate=3e-4)
 
-_TWO: dict[str, Any] = {"model": "mlp2", "hidden": None, "latent_dim": None}
-_OF_GREY: dict[str, dict[str, VAEConfig]] = {
-    "mlp": {USUAL: _MNIST, "150": _MNIST_150, "long": _IWAE},
-    "mlp2": {
-        USUAL: replace(_MNIST, **_TWO),
-        "150": replace(_MNIST_150, **_TWO),
-        "long": replace(_IWAE, **_TWO),
-    },
-    "conv": {USUAL: _CONV, "long": _CONV_LONG},
-    "conv_iaf": {
-        USUAL: replace(_CONV, model="conv_iaf"),
-        "long": replace(_CONV_LONG, model="conv_iaf"),
-    },
-    "draw": {USUAL: _DRAW, "long": _DRAW_LONG},
-    "draw_attention": {USUAL: _ATTENTION, "long": _ATTENTION_LONG},
+_OF_GREY: dict[str, Variants] = {
+    "mlp": _MLP,
+    "mlp2": _each(_MLP, model="mlp2", hidden=None, latent_dim=None),
+    "conv": _CONV,
+    "conv_iaf": _each(_CONV, model="conv_iaf"),
+    "draw": _DRAW,
+    "draw_attention": _ATTENTION,
 }
-
 _DIGITS: dict[str, Any] = {"dataset": "digits", "epochs": 100, "batch_size": 64, "n_samples": 1000}
 _COLOUR: dict[str, Any] = {"dataset": "cifar10", "latent_dim": 128}
 # World Models trains for one epoch of 10 000 episodes (Ha & Schmidhuber, 2018); these are fewer.
 _FRAMES = VAEConfig("frames", f"{FRAMES}CartPole-v1", epochs=20, learning_rate=1e-3, n_samples=100)
 
-PRESETS: dict[tuple[str, str], dict[str, VAEConfig]] = {
+PRESETS: dict[tuple[str, str], Variants] = {
     # Values chosen on the validation split.
     ("mlp", "digits"): {USUAL: VAEConfig(latent_dim=16)},
     **{
@@ -68,16 +70,13 @@ PRESETS: dict[tuple[str, str], dict[str, VAEConfig]] = {
         if model != "mlp"
     },
     **{
-        (model, name): {key: replace(config, dataset=name) for key, config in variants.items()}
+        (model, name): _each(variants, dataset=name)
         for model, variants in _OF_GREY.items()
         for name in GREY
     },
     **{
-        (model, "cifar10"): {
-            key: replace(config, likelihood=None, **_COLOUR) for key, config in variants.items()
-        }
-        for model, variants in _OF_GREY.items()
-        if model.startswith("conv")
+        (model, "cifar10"): _each(_OF_GREY[model], likelihood=None, **_COLOUR)
+        for model in ("conv", "conv_iaf")
     },
     ("frames", ANY_FRAMES): {USUAL: _FRAMES, "long": replace(_FRAMES, epochs=300, n_samples=1000)},
 }
@@ -85,10 +84,10 @@ PRESETS: dict[tuple[str, str], dict[str, VAEConfig]] = {
 
 
 def preset(model: str, dataset_name: str, variant: str = USUAL) -> VAEConfig:
-    """The settings for a model, a data set and a variant of them.
+    """Return the settings for a model, a data set and a variant of them.
 
     Raises:
-        UsageError: there is no such model, data set or variant, or none for the two together.
+        UsageError: There is no such model, data set or variant, or none for the two together.
     """
     check_choice("model", model, MODELS)
     dataset(dataset_name)
