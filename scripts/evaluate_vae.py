@@ -1,4 +1,4 @@
-"""Measures a trained VAE under a stated protocol, alone or against another one.
+"""Measure a trained VAE under a stated protocol, alone or against another one.
 
     python scripts/evaluate_vae.py --run-dir runs/single/digits/mlp/weight/seed0 --n-samples 1000
     python scripts/evaluate_vae.py --run-dir <run> --against <other run> --split valid

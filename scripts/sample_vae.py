@@ -1,4 +1,4 @@
-"""Draws what a trained VAE sees and dreams, as a PNG, or how DRAW draws, as a GIF too.
+"""Draw what a trained VAE sees and dreams, as a PNG, or how DRAW draws, as a GIF too.
 
     python scripts/sample_vae.py --run-dir runs/single/digits/mlp/weight/seed0
     python scripts/sample_vae.py --run-dir <run of draw> --kind canvas --out canvas.gif

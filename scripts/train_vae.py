@@ -1,30 +1,25 @@
-"""Trains one variational autoencoder and measures its likelihood.
+"""Train one variational autoencoder and measure its likelihood.
 
     python scripts/train_vae.py --model mlp --dataset digits --norm weight --seed 0
 
-The settings are those of ``wnrl.vae.PRESETS`` for the model and the data set; every one of them is
-a flag. The run folder gets ``config.json``, ``versions.json``, TensorBoard events, ``model.pt``,
-``samples.png``, ``per_image_nll.npy`` (nats, in the order of the test split) and, last,
-``result.json``. With ``--resume`` a run that was stopped goes on from its last checkpoint, on the
-CPU with the same bits as if it had not been stopped, and a finished one goes on to more
-``--epochs``. Called again with the same flags, a finished run shows its result.
+The settings are those of ``wnrl.vae.PRESETS``; every one of them is a flag. The run folder gets
+``config.json``, ``versions.json``, TensorBoard events, ``model.pt``, ``samples.png``,
+``per_image_nll.npy`` (nats, in the order of the test split) and, last, ``result.json``. With
+``--resume`` a run that was stopped goes on from its last checkpoint, on the CPU with the same bits
+as if it had not been stopped, and a finished one goes on to more ``--epochs``. Called again with
+the same flags, a finished run shows its result.
 """
 
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import _cli
 
-if TYPE_CHECKING:
-    from wnrl.vae import VAEConfig
-
 BAR = "{l_bar}{bar}| {elapsed}<{remaining}"
-HOW = ("preset", "device", "run_dir", "threads", "data_dir", "resume", "checkpoint_minutes",
-       "keep_checkpoint", "compile")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,11 +114,11 @@ class Args:
         parts = ("runs", "single", task, self.model, self.norm, f"seed{self.seed}")
         return self.run_dir or Path(*parts)
 
-    def config(self) -> "VAEConfig":
-        """Return the preset with what was asked for in its place."""
-        from wnrl.vae.presets import configured
+    def config(self) -> Any:
+        """Return the ``VAEConfig``: the preset with what was asked for in its place."""
+        from wnrl.vae.presets import VAEConfig, configured
 
-        asked = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in HOW}
+        asked = {field.name: getattr(self, field.name) for field in fields(VAEConfig)}
         return configured(asked.pop("model"), asked.pop("dataset"), self.preset, **asked)
 
 
@@ -141,12 +136,9 @@ def main(args: Args) -> int:
         def progress(done: float) -> None:
             bar.update(done - bar.n)
 
-        def accepted() -> None:
-            print(args.folder, flush=True)
-
         where = (args.folder, args.config(), machine, args.data_dir)
         try:
-            result = train_in(*where, options, progress, accepted)
+            result = train_in(*where, options, progress, lambda: print(args.folder, flush=True))
         except Stopped as stopped:
             print(stopped.message, file=sys.stderr)
             return int(str(stopped.code))

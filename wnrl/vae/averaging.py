@@ -1,7 +1,8 @@
 """Weights averaged over the last epochs (Polyak & Juditsky, 1992), as the weight norm paper has."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Takes the present weights in, after a gradient step."""
+        """Take the present weights in, after a gradient step."""
         self.n_updates += 1
         rate = max(1 / self.horizon, 1 / (self.n_updates + 1))
         now = _state(model)
@@ -42,12 +43,12 @@ class Average:
 
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
-        """Gives ``model`` the averaged weights; its own come back at the end.
+        """Give ``model`` the averaged weights; its last ones come back at the end.
 
         The mean of points on a sphere is inside of it: projected rows are put back on theirs, and
         so are the vectors of spectral norms, on the way to those of the averaged weights.
         """
-        own = {name: value.detach().clone() for name, value in _state(model).items()}
+        last = {name: value.detach().clone() for name, value in _state(model).items()}
         _write(model, self.tensors)
         project_(model)
         for layer in model.modules():
@@ -56,21 +57,17 @@ class Average:
         try:
             yield
         finally:
-            _write(model, own)
+            _write(model, last)
 
-    def state_dict(self) -> dict[str, object]:
-        """What ``load_state_dict`` takes."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what ``load_state_dict`` takes."""
         return {"n_updates": self.n_updates, "tensors": self.tensors}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Goes on from another average's state."""
-        tensors = state["tensors"]
-        assert isinstance(tensors, dict)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from another average's state."""
         for name, value in self.tensors.items():
-            value.copy_(tensors[name])
-        n_updates = state["n_updates"]
-        assert isinstance(n_updates, int)
-        self.n_updates = n_updates
+            value.copy_(state["tensors"][name])
+        self.n_updates = state["n_updates"]
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -6,8 +6,6 @@ stated seed, so that every model, norm, seed and device is measured on the same 
 differences are paired. Other likelihoods see the grey levels, divided by (levels − 1).
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -76,7 +74,7 @@ def fixed_inputs(
 
 
 def check_levels(likelihood: PixelLikelihood, images: Images) -> None:
-    """Raises UsageError where the likelihood is a probability of other grey levels."""
+    """Raise UsageError if the likelihood is a probability of other grey levels."""
     if likelihood.levels not in (2, None, images.levels):
         raise UsageError(
             f"likelihood is of {likelihood.levels} grey levels, and dataset {images.name!r} has "
@@ -94,6 +92,9 @@ class Batches:
         likelihood: of the model, which decides what it sees of an image.
         size: images in a batch, at most those of the training set.
         generator: of order and binarisation, on the device where the batches will be.
+
+    Attributes:
+        left: the rows of each batch that is left of the pass, the next one last.
     """
 
     def __init__(
@@ -105,18 +106,10 @@ class Batches:
         self.left: list[Tensor] = []
 
     def next(self) -> Tensor:
-        """The next batch, as a model takes it, ``(B, C, H, W)``."""
+        """Return the next batch, as a model takes it, ``(B, C, H, W)``."""
         if not self.left:
             n = len(self.pixels)
             order = torch.randperm(n, generator=self.generator, device=self.pixels.device)
             self.left = [rows for rows in order.split(self.size) if len(rows) == self.size]
         pixels = self.pixels.index_select(0, self.left.pop())  # faster than indexing on a CPU
         return training_inputs(self.likelihood, pixels, self.levels, self.generator)
-
-    def state(self) -> list[Tensor]:
-        """What is left of the pass, for ``restore``."""
-        return list(self.left)
-
-    def restore(self, left: Sequence[Tensor]) -> None:
-        """Goes on from another's ``state``; that of the generator is the caller's."""
-        self.left = [rows.to(self.pixels.device) for rows in left]

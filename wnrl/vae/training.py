@@ -27,6 +27,7 @@ from wnrl.vae.nonfinite import Witness
 from wnrl.vae.objectives import Validation, kl_weight_at, loss
 from wnrl.vae.pixels import trusted
 
+COUNTERS = ("step", "last_log", "seconds", "names", "sums", "best")
 PARAMETERS = "the length of all parameters"
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -50,7 +51,7 @@ class LogStep:
 
 
 def train(model: VAE, images: Images, config: VAEConfig) -> Iterator[LogStep]:
-    """Maximises the objective of ``config``; yields at every log step, done when exhausted.
+    """Maximise the objective of ``config``; yield at every log step, done when exhausted.
 
     See ``Trainer``, which can also be stopped, saved and gone on with.
     """
@@ -79,7 +80,7 @@ class Trainer:
         good: the state at the last log step, where everything was finite.
 
     Raises:
-        UsageError: a batch does not fit into the training set.
+        UsageError: A batch does not fit into the training set.
     """
 
     def __init__(
@@ -100,12 +101,9 @@ class Trainer:
         self.total_steps = config.total_steps(len(images.train))
         self.batches = Batches(images, model.likelihood, config.batch_size, self.generator)
         self.log_every = max(1, self.total_steps // config.n_logs)
-        self.precision: AbstractContextManager[Any] = nullcontext()
-        if config.amp:
-            self.precision = torch.autocast(self.device.type, torch.bfloat16)
-        self.average: Average | None = None
-        if config.ema_epochs:
-            self.average = Average(model, config.ema_epochs * self.steps_per_epoch)
+        self.precision = torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp)
+        horizon = config.ema_epochs * self.steps_per_epoch
+        self.average = Average(model, horizon) if horizon else None
         self.step, self.last_log, self.seconds = 0, 0, 0.0
         self.names: list[str] = []
         self.sums: Tensor | None = None
@@ -113,13 +111,13 @@ class Trainer:
         self.good = copy.deepcopy(self.state())
 
     def run(self, pause: Callable[[], bool] = lambda: False) -> Iterator[LogStep]:
-        """Trains to the end, or until ``pause`` says so.
+        """Train to the end, or until ``pause`` says so.
 
         Args:
             pause: asked after every step.
 
         Raises:
-            NonFiniteError: something was NaN or infinite; the message names the first tensor, and
+            NonFiniteError: Something was NaN or infinite; the message names the first tensor, and
                 the state is the last good one.
         """
         self.model.train()
@@ -138,7 +136,7 @@ class Trainer:
         self.check()
 
     def _advance(self, witness: Witness | None = None) -> None:
-        """One gradient step; with a witness, on the model itself."""
+        """Do a gradient step; with a witness, on the model itself."""
         config, x = self.config, self.batches.next()
         forward = self.forward if witness is None else self.model
         self.step += 1
@@ -168,7 +166,7 @@ class Trainer:
         self.sums = added if self.sums is None else self.sums + added
 
     def _means(self) -> dict[str, Tensor]:
-        """Means since the last log step, still on the device."""
+        """Return means since the last log step, still on the device."""
         if self.sums is None:
             return {}
         means = self.sums / (self.step - self.last_log)
@@ -177,7 +175,7 @@ class Trainer:
         return dict(zip(self.names, means.unbind(), strict=True))
 
     def _parameter_norm(self) -> Tensor:
-        """Finite if all parameters are: the last gradient has not been in any loss yet."""
+        """Return what is finite if all parameters are; no loss has seen the last gradient yet."""
         return get_total_norm([p.detach() for p in self.parameters])
 
     def _log(self, means: dict[str, Tensor], watch: StepWatch) -> LogStep:
@@ -210,46 +208,42 @@ class Trainer:
         return self.average.in_place(self.model) if self.average else nullcontext()
 
     def selected(self) -> tuple[int, dict[str, dict[str, Tensor]]]:
-        """The step whose weights are measured, and its state dicts: ``raw`` and ``averaged``."""
+        """Return the step whose weights are measured, and state dicts: ``raw`` and ``averaged``."""
         if self.best is not None:
             return self.best["step"], self.best["weights"]
         return self.step, self._weights()
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
-        found = {"raw": _on_cpu(self.model)}
+        kinds = {"raw": _on_cpu(self.model)}
         if self.average is not None:
             with self.measured_weights():
-                found["averaged"] = _on_cpu(self.model)
-        return found
+                kinds["averaged"] = _on_cpu(self.model)
+        return kinds
 
     def state(self) -> dict[str, Any]:
-        """Everything that ``restore`` needs; tensors, numbers and containers of them."""
+        """Return what ``restore`` takes: tensors, numbers and containers of them."""
         return {
-            "step": self.step,
-            "last_log": self.last_log,
-            "seconds": self.seconds,
+            **{name: getattr(self, name) for name in COUNTERS},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "generator": self.generator.get_state(),
-            "batches": self.batches.state(),
-            "names": list(self.names),
-            "sums": self.sums,
-            "best": self.best,
+            "batches": list(self.batches.left),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes back, or on, to where ``state`` was taken."""
+        """Go back, or on, to where ``state`` was taken."""
         state = copy.deepcopy(dict(state))
-        self.step, self.last_log = state["step"], state["last_log"]
-        self.seconds, self.names, self.best = state["seconds"], state["names"], state["best"]
+        for name in COUNTERS:
+            setattr(self, name, state[name])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.generator.set_state(state["generator"])
-        self.batches.restore(state["batches"])
-        self.sums = None if state["sums"] is None else state["sums"].to(self.device)
+        self.batches.left = [rows.to(self.device) for rows in state["batches"]]
+        if self.sums is not None:
+            self.sums = self.sums.to(self.device)
         self.good = copy.deepcopy(self.state())
 
     def check(self) -> None:
@@ -258,19 +252,16 @@ class Trainer:
             self._check(to_floats({**self._means(), PARAMETERS: self._parameter_norm()}))
 
     def _check(self, scalars: Mapping[str, float]) -> None:
-        """Raises NonFiniteError, after going back to the last good state, if one is not finite."""
-        bad = [f"{tag} is {value}" for tag, value in scalars.items() if not math.isfinite(value)]
-        if not bad:
-            return
-        failed = self.step
-        first = self._first_bad()
-        raise NonFiniteError(
-            f"{bad[0]} after {failed} gradient steps; first tensor not finite: {first}; "
-            f"the last good state is that of step {self.step}"
-        )
+        """Raise NonFiniteError, after going back to the last good state, if one is not finite."""
+        for tag, value in scalars.items():
+            if not math.isfinite(value):
+                told = f"{tag} is {value} after {self.step} gradient steps; first tensor not finite"
+                raise NonFiniteError(
+                    f"{told}: {self._first_bad()}; the last good state is that of step {self.step}"
+                )
 
     def _first_bad(self) -> str:
-        """Does the steps since the last good state again, and leaves that state."""
+        """Do the steps since the last good state again, and go back to it."""
         failed, witness = self.step, Witness(self.model)
         self.restore(self.good)
         witness.look_at_parameters()
@@ -280,14 +271,13 @@ class Trainer:
                 self._advance(witness)
             witness.look_at_parameters()
             name = witness.first()
-        found = f"{name}, step {self.step}"
+        where = f"step {self.step}"
         if name is None:
             with self.measured_weights(), witness.watching():
                 self.validation.bounds()
-            name = witness.first()
-            found = f"{name}, in validation after step {self.step}" if name else "none found again"
+            name, where = witness.first(), f"in validation after step {self.step}"
         self.restore(self.good)
-        return found
+        return f"{name}, {where}" if name else "none found again"
 
 
 def _on_cpu(model: VAE) -> dict[str, Tensor]:
