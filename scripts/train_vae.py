@@ -116,10 +116,10 @@ class Args:
 
     def config(self) -> Any:
         """Return the ``VAEConfig``: the preset with what was asked for in its place."""
-        from wnrl.vae.presets import VAEConfig, configured
+        from wnrl.vae import VAEConfig, presets
 
         asked = {field.name: getattr(self, field.name) for field in fields(VAEConfig)}
-        return configured(asked.pop("model"), asked.pop("dataset"), self.preset, **asked)
+        return presets.configured(asked.pop("model"), asked.pop("dataset"), self.preset, **asked)
 
 
 def main(args: Args) -> int:

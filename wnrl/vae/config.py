@@ -181,8 +181,10 @@ class VAEConfig:
         objective, norm = self.objective, self.norm
         batch, lengths = NORMS[norm].batch_statistics, (self.epochs, self.n_steps)
         for name, neutral in {"beta": 1.0, "warm_up_epochs": 0.0, "free_bits": 0.0}.items():
-            if objective != "elbo" and getattr(self, name) != neutral:
-                raise UsageError(f"{name} is for objective 'elbo' alone, got {objective!r}")
+            value = getattr(self, name)
+            if objective != "elbo" and value != neutral:
+                told = f"got {value!r} with {objective!r}"
+                raise UsageError(f"{name} is for objective 'elbo' alone, {told}")
         for refused, reason in (
             (lengths.count(None) != 1,
              f"give exactly one of epochs and n_steps, got epochs={self.epochs!r} and "
