@@ -1,5 +1,5 @@
 import random
-from collections import defaultdict, deque
+from collections import deque
 
 import gymnasium as gym
 import numpy as np
@@ -88,7 +88,7 @@ class Rich(CartPoleEnv):
         super().__init__()
         self.inner = Inner(self)
         self.shared = self.inner.numbers
-        self.by_name = defaultdict(list)
+        self.by_name = {0: [], 1: []}
         self.recent = deque(maxlen=3)
         self.legacy = np.random.RandomState(0)
         self.python = random.Random(0)

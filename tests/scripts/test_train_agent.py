@@ -235,6 +235,47 @@ def test_an_agent_that_cannot_be_evaluated_at_the_end_ends_as_failed(tmp_path, m
     assert "final_return" not in result
 
 
+class BrokenInEvaluation(CartPoleEnv):
+    """Gives a reward that is not finite, but in training."""
+
+    reward = float("nan")
+
+    def reset(self, *, seed=None, options=None):
+        self.evaluates = seed >= 50_000 if seed is not None else self.evaluates
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, self.reward if self.evaluates else reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf")])
+def test_an_evaluation_that_is_not_finite_ends_the_run_as_failed_in_words(
+    tmp_path, monkeypatch, capsys, algo, reward
+):
+    monkeypatch.setattr(BrokenInEvaluation, "reward", reward)
+    spec = EnvSpec(
+        "BrokenInEvaluation-v0", BrokenInEvaluation, max_episode_steps=50, disable_env_checker=True
+    )
+    monkeypatch.setitem(gym.registry, spec.id, spec)
+    args = small(tmp_path / "run", algo, env_id=spec.id)
+    result = train(args)
+    assert result["status"] == "failed"
+    assert re.fullmatch(
+        rf"not finite after \d+ steps: a reward of the environment is {reward}", result["reason"]
+    )
+    assert train(args) == result  # and is not tried again
+
+
+def test_a_network_that_no_memory_holds_is_refused_in_one_line(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert leave(*TINY, "--net-arch", "4294967295", "--run-dir", str(folder)) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("error: the agent cannot be built: ")
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -497,6 +538,23 @@ def test_a_run_stopped_in_its_last_evaluation_is_only_evaluated_again(tmp_path, 
         with pytest.raises(KeyboardInterrupt):
             train(small(two, "ppo"))
     train(small(two, "ppo", resume=True))
+    assert_same_run(one, two)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_evaluation_loses_nothing_that_was_learned(
+    tmp_path, monkeypatch, number
+):
+    one, two = tmp_path / "whole", tmp_path / "parts"
+    train(small(one, "ppo"))
+    with monkeypatch.context() as patch:
+        patch.setattr("wnrl.rl.run.evaluate", lambda *_: os.kill(os.getpid(), number))
+        with pytest.raises(Stopped, match=str(128 + number)):
+            train(small(two, "ppo", keep_checkpoint=False))
+    assert not (two / "result.json").exists()
+    with monkeypatch.context() as patch:  # nothing is trained again
+        patch.setattr("stable_baselines3.PPO.train", None)
+        train(small(two, "ppo", resume=True, keep_checkpoint=False))
     assert_same_run(one, two)
 
 
