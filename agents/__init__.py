@@ -4,21 +4,18 @@ from agents import a2c, crossq, dqn, ppo, qrdqn, recurrent_ppo, sac, td3, tqc, t
 from agents.presets import Agent
 
 AGENTS: dict[str, Agent] = {
-    "ppo": Agent(ppo.PPOConfig, ppo.PRESETS, ppo.build, compiled=ppo.COMPILED),
-    "a2c": Agent(a2c.A2CConfig, a2c.PRESETS, a2c.build, compiled=ppo.COMPILED),
-    "trpo": Agent(trpo.TRPOConfig, trpo.PRESETS, trpo.build, not_compiled=trpo.NOT_COMPILED),
-    "dqn": Agent(dqn.DQNConfig, dqn.PRESETS, dqn.build, dqn.VARIANTS, dqn.COMPILED),
-    "qrdqn": Agent(qrdqn.QRDQNConfig, qrdqn.PRESETS, qrdqn.build, compiled=qrdqn.COMPILED),
-    "sac": Agent(sac.SACConfig, sac.PRESETS, sac.build, compiled=sac.COMPILED),
-    "td3": Agent(td3.TD3Config, td3.PRESETS, td3.build, compiled=td3.COMPILED),
-    "tqc": Agent(tqc.TQCConfig, tqc.PRESETS, tqc.build, compiled=sac.COMPILED),
-    "crossq": Agent(
-        crossq.CrossQConfig, crossq.PRESETS, crossq.build, crossq.VARIANTS, sac.COMPILED
-    ),
+    "ppo": Agent(ppo.PPOConfig, ppo.PRESETS, compiled=ppo.COMPILED),
+    "a2c": Agent(a2c.A2CConfig, a2c.PRESETS, compiled=ppo.COMPILED),
+    "trpo": Agent(trpo.TRPOConfig, trpo.PRESETS, not_compiled=trpo.NOT_COMPILED),
+    "dqn": Agent(dqn.DQNConfig, dqn.PRESETS, dqn.VARIANTS, dqn.COMPILED),
+    "qrdqn": Agent(qrdqn.QRDQNConfig, qrdqn.PRESETS, compiled=qrdqn.COMPILED),
+    "sac": Agent(sac.SACConfig, sac.PRESETS, compiled=sac.COMPILED),
+    "td3": Agent(td3.TD3Config, td3.PRESETS, compiled=td3.COMPILED),
+    "tqc": Agent(tqc.TQCConfig, tqc.PRESETS, compiled=sac.COMPILED),
+    "crossq": Agent(crossq.CrossQConfig, crossq.PRESETS, crossq.VARIANTS, sac.COMPILED),
     "recurrent_ppo": Agent(
         recurrent_ppo.RecurrentPPOConfig,
         recurrent_ppo.PRESETS,
-        recurrent_ppo.build,
         not_compiled=recurrent_ppo.NOT_COMPILED,
     ),
 }

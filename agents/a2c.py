@@ -6,7 +6,6 @@ from typing import ClassVar
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.assembly import assemble
 from agents.config import Fraction, FromZero, OnPolicyConfig, Positive, Whole
 from agents.presets import ATARI
 from wnrl.errors import UsageError
@@ -72,5 +71,3 @@ PRESETS: dict[str, A2CConfig] = {
     ),
     **dict.fromkeys(ATARI, _ATARI),
 }
-
-build = assemble

@@ -23,9 +23,6 @@ def assemble(
     norm: str = "weight",
     seed: int = 0,
     device: torch.device | str = "auto",
-    *,
-    memory: str = "",
-    **others: Any,
 ) -> Any:
     """The SB3 model of ``config``, with a normalised policy that fits the observations.
 
@@ -36,15 +33,13 @@ def assemble(
         seed: seeds Python, NumPy and torch; the environments count on from
             ``first_env_seed(seed)``.
         device: where the network lives.
-        memory: Lstm or Gru for a recurrent policy.
-        **others: further arguments of the algorithm.
 
     Raises:
         UsageError: the norm does not exist, or ``env`` does not fit the algorithm or ``config``.
     """
     check_spaces(config, env)
     seen = env.observation_space
-    name = policy_name(seen, memory)
+    name = policy_name(seen, config.memory)
     if name not in config.algorithm.policy_aliases:
         raise UsageError(f"{config.algorithm.__name__} has no policy for observations like {seen}")
     if env.num_envs != config.n_envs:
@@ -56,7 +51,7 @@ def assemble(
         seed=seed,
         device=device,
         **config.algorithm_arguments(),
-        **others,
+        **config.arguments_for(env.action_space),
     )
     env.seed(first_env_seed(seed))  # SB3 has seeded them with seed, seed + 1, ...
     return model

@@ -5,7 +5,7 @@ argument of SB3's algorithm or policy which has the field's name.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive
 from wnrl.networks import ACTIVATIONS
 
 SCHEDULES = ("constant", "linear")
@@ -27,58 +27,33 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 """Optimizers by name, with torch's default arguments."""
 
 
-def check_whole(**values: float) -> None:
-    """Raises UsageError for the first keyword whose value is not a whole number above zero."""
-    check_positive(**values)
-    _check_integer("above zero", **values)
+def limit(holds: Callable[[Any], bool], words: str) -> Callable[..., None]:
+    """Return a check that raises UsageError for the first keyword whose value is none of these."""
+
+    def check(**values: Any) -> None:
+        for name, value in values.items():
+            if not holds(value):
+                raise UsageError(f"{name} must be {words}, got {value!r}")
+
+    return check
 
 
-def check_from_zero(**values: float) -> None:
-    """Raises UsageError for the first keyword whose value is below zero, or not finite."""
-    for name, value in values.items():
-        if not 0 <= value < float("inf"):
-            raise UsageError(f"{name} must be zero or above, got {value!r}")
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and value > 0
 
 
-def check_whole_from_zero(**values: float) -> None:
-    """Raises UsageError for the first keyword whose value is not a whole number from zero on."""
-    check_from_zero(**values)
-    _check_integer("from zero on", **values)
-
-
-def check_whole_or_minus_one(**values: float) -> None:
-    """Raises UsageError for the first keyword whose value is neither -1 nor a whole number > 0."""
-    for name, value in values.items():
-        if value != -1 and not (isinstance(value, int) and value > 0):
-            raise UsageError(f"{name} must be a whole number above zero, or -1, got {value!r}")
-
-
-def check_fraction(**values: float) -> None:
-    """Raises UsageError for the first keyword whose value is outside [0, 1]."""
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise UsageError(f"{name} must be from 0 to 1, got {value!r}")
-
-
-def check_sizes(**values: tuple[int, ...]) -> None:
-    """Raises UsageError for the first keyword with a size that is no whole number > 0."""
-    for name, sizes in values.items():
-        if any(not isinstance(size, int) or size <= 0 for size in sizes):
-            raise UsageError(f"{name} must hold whole sizes above zero, got {sizes}")
-
-
-def _check_integer(expected: str, **values: float) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int):
-            raise UsageError(f"{name} must be a whole number {expected}, got {value!r}")
-
-
+check_sizes = limit(lambda sizes: all(map(_is_size, sizes)), "whole sizes above zero")
+check_whole = limit(_is_size, "a whole number above zero")
 Whole = Annotated[int, check_whole]
-WholeFromZero = Annotated[int, check_whole_from_zero]
-WholeOrMinusOne = Annotated[int, check_whole_or_minus_one]
+WholeFromZero = Annotated[
+    int, limit(lambda n: isinstance(n, int) and n >= 0, "a whole number from zero on")
+]
+WholeOrMinusOne = Annotated[
+    int, limit(lambda n: n == -1 or _is_size(n), "a whole number above zero, or -1")
+]
 Positive = Annotated[float, check_positive]
 FromZero = Annotated[float, check_from_zero]
-Fraction = Annotated[float, check_fraction]
+Fraction = Annotated[float, limit(lambda x: 0 <= x <= 1, "from 0 to 1")]
 Sizes = Annotated[tuple[int, ...], check_sizes]
 Schedule = Literal["constant", "linear"]
 OptimizerName = Literal["adam", "adamw", "adamax"]
@@ -98,6 +73,8 @@ class Config:
     """The class of SB3 or sb3-contrib."""
     actions: ClassVar[Spaces] = ANY_ACTION
     """The action spaces that the algorithm can learn in."""
+    memory: ClassVar[str] = ""
+    """Lstm or Gru for a recurrent policy."""
 
     total_timesteps: Whole = 1_000_000
     """Environment steps, over all environments."""
@@ -158,6 +135,10 @@ class Config:
                 end = getattr(self, f"{name}_end", 0.0)
                 arguments[name] = LinearSchedule(arguments[name], end, 1.0)
         return arguments
+
+    def arguments_for(self, actions: spaces.Space[Any]) -> dict[str, Any]:
+        """Return further arguments of the algorithm, for actions in a space."""
+        return {}
 
     def policy_arguments(self) -> dict[str, Any]:
         """The arguments that the policy takes, less the norm."""

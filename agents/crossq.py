@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar
 from sb3_contrib import CrossQ
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.assembly import assemble
 from agents.config import Positive, Whole, check_sizes
 from agents.presets import MUJOCO
 from agents.sac import MaximumEntropyConfig
@@ -70,5 +69,3 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tau": 0.005,
     },
 }
-
-build = assemble

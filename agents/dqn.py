@@ -8,7 +8,6 @@ from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.assembly import assemble
 from agents.config import Fraction, OffPolicyConfig, Positive, Spaces, Whole
 from agents.presets import ATARI, MINATAR
 from wnrl.errors import UsageError, check_positive
@@ -114,4 +113,3 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 COMPILED = ("q_net.forward", "q_net_target.forward")
-build = assemble

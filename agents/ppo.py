@@ -6,7 +6,6 @@ from typing import Annotated, ClassVar
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.assembly import assemble
 from agents.config import FromZero, OnPolicyConfig, Positive, Schedule, Whole
 from agents.presets import ATARI, MINATAR, MUJOCO
 from wnrl.errors import UsageError, check_positive
@@ -124,4 +123,3 @@ PRESETS: dict[str, PPOConfig] = {
 }
 
 COMPILED = ("evaluate_actions",)
-build = assemble

@@ -7,6 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from agents.assembly import assemble
 from wnrl.errors import check_choice
 
 # Families of tasks, as patterns of their ids.
@@ -23,14 +24,14 @@ class Agent:
     """The dataclass of its hyperparameters; its defaults are for tasks without a preset."""
     presets: Mapping[str, Any]
     """From an environment's id, or a pattern such as ``ALE/*``, to tuned hyperparameters."""
-    build: Callable[..., BaseAlgorithm]
-    """``build(config, env, norm, seed, device)`` gives the SB3 model."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """From the name of a published recipe to the hyperparameters that it changes in any preset."""
     compiled: Sequence[str] = ()
     """Methods that ``train`` calls, as <part of the policy>.<method>, for ``torch.compile``."""
     not_compiled: str = ""
     """The reason why there are none."""
+    build: Callable[..., BaseAlgorithm] = assemble
+    """``build(config, env, norm, seed, device)`` gives the SB3 model."""
 
     def preset(self, env_id: str, variant: str | None = None) -> Any:
         """The hyperparameters for ``env_id``: its preset, its family's, or the defaults.

@@ -6,7 +6,6 @@ from typing import Annotated, ClassVar
 from sb3_contrib import QRDQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.assembly import assemble
 from agents.config import Fraction, Positive, Whole
 from agents.dqn import ATARI_FIELDS, CARTPOLE_FIELDS, SMALL_FIELDS, DQNConfig
 from agents.presets import ATARI, MINATAR
@@ -64,4 +63,3 @@ COMPILED = tuple(
     for net in ("quantile_net", "quantile_net_target")
     for part in ("features_extractor", "quantile_net")
 )
-build = assemble

@@ -3,13 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
 from agents import ppo
-from agents.assembly import assemble
 from agents.config import Whole
 from wnrl.errors import UsageError, check_choice
 
@@ -40,6 +37,11 @@ class RecurrentPPOConfig(ppo.PPOConfig):
     """One LSTM for policy and value; only the policy trains it."""
     enable_critic_lstm: bool = True
     """An LSTM of its own for the value; without it and without shared_lstm, a linear layer."""
+
+    @property
+    def memory(self) -> str:  # type: ignore[override]
+        """Lstm or Gru."""
+        return MEMORIES[self.cell]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,15 +87,3 @@ PRESETS: dict[str, RecurrentPPOConfig] = {
     "TMaze-v0": RecurrentPPOConfig(**asdict(ppo.PRESETS["TMaze-v0"]), lstm_hidden_size=32),  # ours
 }
 NOT_COMPILED = "torch.compile has no LSTM with gradients"
-
-
-def build(
-    config: RecurrentPPOConfig,
-    env: VecEnv,
-    norm: str = "weight",
-    seed: int = 0,
-    device: torch.device | str = "auto",
-) -> RecurrentPPO:
-    """sb3-contrib's RecurrentPPO, normalised; arguments as for ``assemble``."""
-    memory = MEMORIES[config.cell]
-    return assemble(config, env, norm, seed, device, memory=memory)

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.assembly import assemble
 from agents.config import ContinuousConfig, Fraction, Whole, WholeOrMinusOne
 from agents.presets import MUJOCO
 from wnrl.errors import UsageError
@@ -90,4 +89,3 @@ PRESETS: dict[str, SACConfig] = {
 }
 
 COMPILED = ("actor.action_log_prob", "critic.forward", "critic_target.forward")
-build = assemble

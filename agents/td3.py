@@ -4,18 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from stable_baselines3 import TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.noise import (
-    ActionNoise,
-    NormalActionNoise,
-    OrnsteinUhlenbeckActionNoise,
-)
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 
-from agents.assembly import assemble
 from agents.config import ContinuousConfig, Fraction, FromZero, Positive, Sizes, Whole
 from agents.presets import MUJOCO
 from wnrl.errors import check_choice
@@ -56,12 +49,13 @@ class TD3Config(ContinuousConfig):
         super().__post_init__()
         check_choice("noise_type", self.noise_type, NOISES)
 
-    def action_noise(self, actions: spaces.Space[Any]) -> ActionNoise | None:
-        """The noise for actions in ``actions``, or None if there is none."""
+    def arguments_for(self, actions: spaces.Space[Any]) -> dict[str, Any]:
+        """Return the noise on actions in a space, if there is any."""
         if self.noise_std == 0 or actions.shape is None:
-            return None
+            return {}
         deviation = np.full(actions.shape, self.noise_std)
-        return NOISES[self.noise_type](mean=np.zeros(actions.shape), sigma=deviation)
+        noise = NOISES[self.noise_type](mean=np.zeros(actions.shape), sigma=deviation)
+        return {"action_noise": noise}
 
 
 # rl-baselines3-zoo's, Pendulum's with a fifth of the steps; for MuJoCo those of the authors' code.
@@ -81,15 +75,3 @@ COMPILED = (
     "critic_target.forward",
     "critic.q1_forward",
 )
-
-
-def build(
-    config: TD3Config,
-    env: VecEnv,
-    norm: str = "weight",
-    seed: int = 0,
-    device: torch.device | str = "auto",
-) -> TD3:
-    """SB3's TD3 with normalised networks; arguments as for ``assemble``."""
-    noise = config.action_noise(env.action_space)
-    return assemble(config, env, norm, seed, device, action_noise=noise)

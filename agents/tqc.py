@@ -7,7 +7,6 @@ from sb3_contrib import TQC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from agents import sac
-from agents.assembly import assemble
 from agents.config import Whole, WholeFromZero
 from wnrl.errors import UsageError
 
@@ -40,5 +39,3 @@ class TQCConfig(sac.SACConfig):
 PRESETS: dict[str, TQCConfig] = {
     task: TQCConfig(**asdict(preset)) for task, preset in sac.PRESETS.items()
 }
-
-build = assemble

@@ -6,7 +6,6 @@ from typing import ClassVar
 from sb3_contrib import TRPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.assembly import assemble
 from agents.config import OnPolicyConfig, Positive, Whole
 from wnrl.errors import UsageError
 
@@ -74,4 +73,3 @@ PRESETS: dict[str, TRPOConfig] = {
 }
 
 NOT_COMPILED = "torch.compile has no second derivatives"
-build = assemble

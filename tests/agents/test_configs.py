@@ -87,7 +87,7 @@ def test_network_sizes_are_by_default_those_of_sb3():
 @pytest.mark.parametrize("value", [0, -1])
 @pytest.mark.parametrize("name", ["total_timesteps", "n_envs", "learning_rate"])
 def test_sizes_and_rates_must_be_above_zero(algo, name, value):
-    with pytest.raises(UsageError, match=f"^{name} must be above zero, got {value}$"):
+    with pytest.raises(UsageError, match=f"^{name} must be .*above zero, got {value}$"):
         CONFIGS[algo](**{name: value})
 
 
@@ -110,7 +110,7 @@ def test_sizes_and_rates_must_be_above_zero(algo, name, value):
     ],
 )
 def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
-    with pytest.raises(UsageError, match=f"^{name} must be above zero, got 0$"):
+    with pytest.raises(UsageError, match=f"^{name} must be .*above zero, got 0$"):
         config(**{name: 0})
 
 
@@ -119,8 +119,8 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
     [
         (PPOConfig, {"gamma": 1.1}, "gamma must be from 0 to 1, got 1.1"),
         (PPOConfig, {"gae_lambda": -0.1}, "gae_lambda must be from 0 to 1, got -0.1"),
-        (PPOConfig, {"net_arch": (64, 0)}, r"net_arch must hold whole sizes .* got \(64, 0\)"),
-        (PPOConfig, {"net_arch": (6.5,)}, r"net_arch must hold whole sizes .* got \(6.5,\)"),
+        (PPOConfig, {"net_arch": (64, 0)}, r"net_arch must be whole sizes .* got \(64, 0\)"),
+        (PPOConfig, {"net_arch": (6.5,)}, r"net_arch must be whole sizes .* got \(6.5,\)"),
         (PPOConfig, {"learning_rate_end": 1e-5}, "learning_rate_end 1e-05 is for a linear"),
         (PPOConfig, {"batch_size": 1}, "batch_size must be 2 or more, got 1"),
         (PPOConfig, {"n_steps": 2.5}, "n_steps must be a whole number above zero, got 2.5"),
@@ -140,7 +140,11 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
         (DQNConfig, {"buffer_size": 8}, "batch_size 32 is more than buffer_size 8 holds"),
         (DQNConfig, {"gradient_steps": 0}, "gradient_steps must be .* above zero, or -1, got 0"),
         (DQNConfig, {"gradient_steps": -2}, "gradient_steps must be .* or -1, got -2"),
-        (DQNConfig, {"learning_starts": -1}, "learning_starts must be zero or above, got -1"),
+        (
+            DQNConfig,
+            {"learning_starts": -1},
+            "learning_starts must be a whole number from zero on, got",
+        ),
         (DQNConfig, {"tau": 1.5}, "tau must be from 0 to 1, got 1.5"),
         (DQNConfig, {"exploration_fraction": 0.0}, "exploration_fraction must be above zero"),
         (DQNConfig, {"exploration_final_eps": 2.0}, "exploration_final_eps must be from 0 to 1"),
@@ -163,7 +167,7 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
         (
             SACConfig,
             {"critic_arch": (0,)},
-            r"critic_arch must hold whole sizes above zero, got \(0,\)",
+            r"critic_arch must be whole sizes above zero, got \(0,\)",
         ),
         (CrossQConfig, {"tau": 0.0}, "tau must be a number above 0, up to 1, or None; got 0.0"),
         (CrossQConfig, {"tau": 1.5}, "tau must be a number above 0, up to 1, or None; got 1.5"),

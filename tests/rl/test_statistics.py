@@ -71,9 +71,9 @@ def test_an_environment_with_the_saved_statistics_scales_as_the_one_that_was_sav
 def test_a_copy_of_statistics_stays_as_it_is():
     env = normalized(VECTOR)
     numbers = statistics_of(env)
-    before = numbers["obs_mean"].copy()
+    before = numbers["obs/mean"].copy()
     env.step(np.zeros(2, int))
-    np.testing.assert_array_equal(numbers["obs_mean"], before)
+    np.testing.assert_array_equal(numbers["obs/mean"], before)
 
 
 @pytest.mark.parametrize("space", [OTHER, BOTH])
@@ -85,6 +85,6 @@ def test_statistics_of_other_observations_are_refused(tmp_path, space):
 
 def test_objects_in_a_file_of_statistics_are_not_read(tmp_path):
     numbers = statistics_of(normalized(VECTOR))
-    np.savez(tmp_path / "vecnormalize.npz", **{**numbers, "obs_mean": np.array([object()])})
+    np.savez(tmp_path / "vecnormalize.npz", **{**numbers, "obs/mean": np.array([object()])})
     with pytest.raises(UsageError, match="holds no statistics"):
         load_statistics(vector(VECTOR), tmp_path / "vecnormalize.npz")

@@ -16,26 +16,28 @@ from wnrl.runs import whole_file
 
 OPTIONS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 KEYS = "norm_obs_keys"
+MOMENTS = ("mean", "var", "count")
+
+
+def _moments(normalizer: VecNormalize) -> dict[str, RunningMeanStd]:
+    """Return what holds running means, by the name that it has in a file."""
+    scaled = normalizer.obs_rms if normalizer.norm_obs else {}
+    named = {f"/{key}": part for key, part in scaled.items()} if isinstance(scaled, dict) else {}
+    obs = named if isinstance(scaled, dict) else {"": scaled}
+    return {"return": normalizer.ret_rms, **{f"obs{key}": part for key, part in obs.items()}}
 
 
 def statistics_of(normalizer: VecNormalize) -> dict[str, Any]:
     """Return copies of the numbers in ``normalizer``, by name.
 
-    ``obs_mean``, ``obs_var`` and ``obs_count`` belong to observations, with ``/<key>`` behind them
-    to those in a Dict; ``return_mean`` and so on to discounted returns.
+    ``return/mean``, ``return/var`` and ``return/count`` belong to discounted returns, ``obs/mean``
+    and so on to observations, ``obs/<key>/mean`` and so on to a part of a Dict.
     """
     numbers = {name: np.asarray(getattr(normalizer, name)) for name in OPTIONS}
-    moments = {"return": normalizer.ret_rms}
-    if normalizer.norm_obs and isinstance(normalizer.obs_rms, dict):
-        numbers[KEYS] = np.asarray(list(normalizer.obs_rms))
-        moments |= {f"obs/{key}": part for key, part in normalizer.obs_rms.items()}
-    elif normalizer.norm_obs:
-        moments["obs"] = normalizer.obs_rms
-    for name, part in moments.items():
-        what, _, key = name.partition("/")
-        for moment in ("mean", "var", "count"):
-            place = f"{what}_{moment}/{key}" if key else f"{what}_{moment}"
-            numbers[place] = np.array(getattr(part, moment))
+    if normalizer.norm_obs_keys is not None:
+        numbers[KEYS] = np.asarray(normalizer.norm_obs_keys)
+    for name, part in _moments(normalizer).items():
+        numbers |= {f"{name}/{moment}": np.array(getattr(part, moment)) for moment in MOMENTS}
     return numbers
 
 
@@ -51,25 +53,18 @@ def with_statistics(env: VecEnv, numbers: Mapping[str, Any]) -> VecNormalize:
         options = {name: np.asarray(numbers[name]).item() for name in OPTIONS}
         keys = [str(key) for key in numbers[KEYS]] if KEYS in numbers else None
         normalizer = VecNormalize(env, training=False, norm_obs_keys=keys, **options)
-        _set_moments(normalizer.ret_rms, numbers, "return", "")
-        if normalizer.norm_obs:
-            scaled = normalizer.obs_rms
-            for key, part in (scaled if isinstance(scaled, dict) else {"": scaled}).items():
-                _set_moments(part, numbers, "obs", key)
+        for name, part in _moments(normalizer).items():
+            for moment in MOMENTS:
+                value = np.array(numbers[f"{name}/{moment}"])
+                if value.shape != np.shape(getattr(part, moment)):
+                    raise ValueError(f"{name}/{moment} has shape {value.shape}")
+                setattr(part, moment, value if value.ndim else value.item())
     except (KeyError, ValueError, TypeError, AssertionError) as error:
         raise UsageError(
             f"statistics of observations do not fit {env.observation_space}: {printable(error)}"
         ) from error
     normalizer.norm_reward = False
     return normalizer
-
-
-def _set_moments(part: RunningMeanStd, numbers: Mapping[str, Any], what: str, key: str) -> None:
-    for moment in ("mean", "var", "count"):
-        value = np.array(numbers[f"{what}_{moment}/{key}" if key else f"{what}_{moment}"])
-        if value.shape != np.shape(getattr(part, moment)):
-            raise ValueError(f"{what}_{moment} has shape {value.shape}")
-        setattr(part, moment, value if moment != "count" else value.item())
 
 
 def save_statistics(path: Path, numbers: Mapping[str, Any]) -> None:

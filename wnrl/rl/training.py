@@ -3,9 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import torch.distributions
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
@@ -14,6 +12,7 @@ from wnrl.errors import NonFiniteError
 from wnrl.runs import EventFile
 from wnrl.sb3 import Diagnostics, StopAtNonFinite, check_finite
 
+REFUSED = "to satisfy the constraint"  # of a ValueError of torch's distributions
 Model = BaseAlgorithm
 """An agent as SB3 has it: what ``Agent.build`` gives."""
 
@@ -58,21 +57,12 @@ def telling_non_finite(model: Model) -> Iterator[None]:
         reason = str(error)
         if isinstance(error, ValueError):
             check_finite(model)
-            if not _is_from_distributions(error):
+            if REFUSED not in reason:
                 raise
-            reason = f"torch.distributions: {reason.partition(chr(10))[0].partition(' (Tensor')[0]}"
+            reason = f"torch.distributions: {reason.partition(' (Tensor')[0]}"
         if reason.startswith("not finite after"):
             raise
         raise NonFiniteError(f"not finite after {model.num_timesteps} steps: {reason}") from error
-
-
-def _is_from_distributions(error: Exception) -> bool:
-    """Return True where torch.distributions raised ``error`` itself."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    folder = Path(torch.distributions.__file__).parent
-    return trace is not None and folder in Path(trace.tb_frame.f_code.co_filename).parents
 
 
 class BeforeRollouts(BaseCallback):
