@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import (
 )
 
 from wnrl import WNLinear
-from wnrl.diagnostics import effective_weights, relative_change
+from wnrl.diagnostics import effective_weights, preserve_state, relative_change
 from wnrl.errors import UsageError
 from wnrl.sb3 import Diagnostics, diagnostics, probe
 from wnrl.sb3.parts import trained_parts
@@ -381,6 +381,23 @@ def test_data_dependent_initialisation_is_left_to_the_update():
         trained.append(copy.deepcopy(model.policy.state_dict()))
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
     assert trained[1]["data_initialised"]
+
+
+def test_units_are_counted_before_the_statistics_of_batch_norm_move():
+    momentum = {"norm_kwargs": {"momentum": 1.0}, "activation_fn": torch.nn.ReLU}
+    model, recorder = make("ppo-batch", policy_kwargs=momentum)
+    expected = []
+
+    def look(model):
+        with preserve_state(model.policy), torch.no_grad():
+            draw = probe.drawer(model)
+            draw(probe.update_rows(model))
+            expected.append(diagnostics.activations(model, draw(diagnostics.ROWS)))
+
+    model.learn(32, [Each(look), Diagnostics(every=16)])
+    assert len(recorder.rows) == len(expected) == 2
+    for row, scalars in zip(recorder.rows, expected, strict=True):
+        assert {tag: row[tag] for tag in scalars} == {tag: float(v) for tag, v in scalars.items()}
 
 
 def hooks(model):

@@ -6,23 +6,25 @@ to the host with one synchronisation.
 
 from wnrl.diagnostics.activations import dormant_share, effective_rank, recorded
 from wnrl.diagnostics.curvature import Curvature, curvature, lanczos, ritz_values
+from wnrl.diagnostics.state import preserve_state
 from wnrl.diagnostics.transfer import to_floats
-from wnrl.diagnostics.undisturbed import undisturbed
-from wnrl.diagnostics.updates import StepWatch
+from wnrl.diagnostics.updates import Step, first_step, gradient_norms
 from wnrl.diagnostics.weights import effective_weights, relative_change, weight_lengths
 
 __all__ = [
     "Curvature",
-    "StepWatch",
+    "Step",
     "curvature",
     "dormant_share",
     "effective_rank",
     "effective_weights",
+    "first_step",
+    "gradient_norms",
     "lanczos",
+    "preserve_state",
     "recorded",
     "relative_change",
     "ritz_values",
     "to_floats",
-    "undisturbed",
     "weight_lengths",
 ]

@@ -4,11 +4,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wnrl.diagnostics.hooks import hooked
 from wnrl.diagnostics.weights import named_layers
 from wnrl.errors import UsageError
 from wnrl.nn.normed_lstm import NormedLSTM
@@ -120,32 +122,28 @@ def recorded(module: nn.Module, heads: Collection[str] = ()) -> Iterator[Recorde
     hidden: dict[str, list[Tensor]] = defaultdict(list)
     features: dict[str, list[Tensor]] = defaultdict(list)
 
-    def keep_output(name: str) -> Any:
-        return lambda _, args, output: hidden[name].append(output.detach())
+    def record(module: nn.Module, args: Any, output: Any, name: str, is_head: bool) -> None:
+        if is_head:
+            features[name].append(args[0].detach())
+        elif isinstance(module, RECURRENT):
+            hidden[name].append(_rows(output[0], module.batch_first))
+        else:
+            hidden[name].append(output.detach())
 
-    def keep_sequence(name: str, batch_first: bool) -> Any:
-        def keep(_: nn.Module, args: Any, output: Any) -> None:
-            out = getattr(output[0], "data", output[0]).detach()  # packed data has no time axis
-            if out.dim() == 3:
-                out = (out if batch_first else out.transpose(0, 1)).flatten(0, 1)
-            hidden[name].append(out)
-
-        return keep
-
-    def keep_input(name: str) -> Any:
-        return lambda _, args: features[name].append(args[0].detach())
-
-    hooks = [parts[name].register_forward_pre_hook(keep_input(name)) for name in heads]
+    hooks = {parts[name]: partial(record, name=name, is_head=True) for name in heads}
     for name, part in named_layers(module):
-        if isinstance(part, RECURRENT):
-            hooks.append(part.register_forward_hook(keep_sequence(name, part.batch_first)))
-        elif is_nonlinear(part) and id(part) not in squashing:
-            hooks.append(part.register_forward_hook(keep_output(name)))
-    seen = Recorded()
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-    seen.hidden |= {name: torch.cat(found) for name, found in hidden.items()}
-    seen.features |= {name: torch.cat(found) for name, found in features.items()}
+        if isinstance(part, RECURRENT) or (is_nonlinear(part) and id(part) not in squashing):
+            hooks[part] = partial(record, name=name, is_head=False)
+    recording = Recorded()
+    with hooked("forward", hooks):
+        yield recording
+    recording.hidden |= {name: torch.cat(calls) for name, calls in hidden.items()}
+    recording.features |= {name: torch.cat(calls) for name, calls in features.items()}
+
+
+def _rows(output: Any, batch_first: bool) -> Tensor:
+    """Return the output of a recurrent layer as rows, which packed data is already."""
+    out: Tensor = getattr(output, "data", output).detach()
+    if out.dim() == 3:
+        out = (out if batch_first else out.transpose(0, 1)).flatten(0, 1)
+    return out

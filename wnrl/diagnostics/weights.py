@@ -1,6 +1,6 @@
 """Lengths of weights, and how far they move."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -66,32 +66,36 @@ def joined(path: str, name: str) -> str:
 
 
 @torch.no_grad()
-def effective_weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of every weight as the layer applies it: g v/‖v‖, W/σ(W), or the parameter itself.
+def effective_weights(
+    module: nn.Module, held: Collection[Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Return a copy of every weight as the layer applies it: g v/‖v‖, W/σ(W), or the parameter.
 
     Biases, scales of normalizers and whatever else has no ``weight`` of two axes or more are left
     out; a layer that stands in several places is listed once. Nothing in ``module`` changes, the
     vectors of spectral norm included.
 
+    Args:
+        module: a network.
+        held: parameters, in a set; layers that have none of them are left out.
+
     Returns:
         ``<layer>.<weight>``, as ``named_parameters`` of the plain network has it, to the weight.
     """
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for path, layer in named_layers(module):
-        found |= layer_weights(layer, path)
-    return found
-
-
-@torch.no_grad()
-def layer_weights(layer: nn.Module, path: str = "") -> dict[str, Tensor]:
-    """What ``effective_weights`` says of ``layer``, called ``path``, less its submodules."""
-    if isinstance(layer, WeightNormed):
-        return {joined(path, name): layer.compute_weight(name) for name in layer.pairs}
-    return {
-        joined(path, name): _applied(layer, name, parameter)
-        for name, parameter in layer.named_parameters(recurse=False)
-        if name.startswith("weight") and parameter.dim() > 1
-    }
+        parameters = dict(layer.named_parameters(recurse=False))
+        if held is not None and not any(p in held for p in parameters.values()):
+            continue
+        if isinstance(layer, WeightNormed):
+            weights |= {joined(path, name): layer.compute_weight(name) for name in layer.pairs}
+        else:
+            weights |= {
+                joined(path, name): _applied(layer, name, parameter)
+                for name, parameter in parameters.items()
+                if name.startswith("weight") and parameter.dim() > 1
+            }
+    return weights
 
 
 def _applied(layer: nn.Module, name: str, weight: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """A callback that logs how a policy's networks fare while they learn."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,15 +13,16 @@ from torch import Tensor
 
 from wnrl import tags
 from wnrl.diagnostics import (
-    StepWatch,
+    Step,
     curvature,
     dormant_share,
     effective_rank,
     effective_weights,
+    first_step,
+    preserve_state,
     recorded,
     relative_change,
     to_floats,
-    undisturbed,
 )
 from wnrl.diagnostics.weights import length_tensors
 from wnrl.errors import UsageError
@@ -94,7 +96,8 @@ class Diagnostics(BaseCallback):
         self.every, self.curvature = every, curvature
         self._last = -1  # environment steps at the latest update
         self._step = 0  # and at the one that is looked at
-        self._watches: list[StepWatch] = []
+        self._steps: list[Step] = []
+        self._scope = ExitStack()  # of the hooks that see them
         self._scalars: dict[str, Tensor] = {}
         self._numbers: dict[str, float] = {}
         self._before: dict[str, Tensor] | None = None
@@ -128,23 +131,25 @@ class Diagnostics(BaseCallback):
         self._finish()
         model = self.algorithm
         trained = trained_parts(model.policy)
-        with undisturbed(model.policy):
+        with preserve_state(model.policy):
             draw = probe.drawer(model)
-            first = draw(probe.update_rows(model))
+            first, some = draw(probe.update_rows(model)), draw(ROWS)
             with torch.no_grad():
-                self._scalars = length_tensors(trained)
+                self._scalars = length_tensors(trained) | activations(model, some)
                 if isinstance(model, OnPolicyAlgorithm):
                     self._scalars |= pre_update(model, first)
-                self._scalars |= activations(model, draw(ROWS))
             if self.curvature:
                 self._numbers = curvatures(model, first)
         self._step = model.num_timesteps
         self._before = effective_weights(trained) if isinstance(model, TRPO) else None
-        self._watches = [StepWatch(trained, found) for found in probe.optimizers(model.policy)]
+        self._steps = [
+            self._scope.enter_context(first_step(trained, optimizer))
+            for optimizer in probe.optimizers(model.policy)
+        ]
 
     def _on_rollout_start(self) -> None:
         # An actor with `policy_delay` may learn in one of the next updates only.
-        if all(watch.done for watch in self._watches):
+        if all(step.done for step in self._steps):
             self._finish()
 
     def _on_training_end(self) -> None:
@@ -155,14 +160,13 @@ class Diagnostics(BaseCallback):
 
     def _finish(self) -> None:
         """Takes up what the update did, and writes the row."""
-        if not self._watches:
+        if not self._steps:
             return
         changes: dict[str, Tensor] = {}
-        for watch in self._watches:
-            changes |= watch.relative_change
+        for step in self._steps:
+            changes |= step.relative_change
             self._scalars |= {
-                f"{tags.GRADIENT_NORM}/{layer}": norm
-                for layer, norm in watch.gradient_norms.items()
+                f"{tags.GRADIENT_NORM}/{layer}": norm for layer, norm in step.gradient_norms.items()
             }
         if self._before is not None:
             changes = relative_change(
@@ -173,9 +177,8 @@ class Diagnostics(BaseCallback):
         self._forget()
 
     def _forget(self) -> None:
-        for watch in self._watches:
-            watch.close()
-        self._watches, self._before, self._scalars, self._numbers = [], None, {}, {}
+        self._scope.close()
+        self._steps, self._before, self._scalars, self._numbers = [], None, {}, {}
 
 
 def pre_update(model: OnPolicyAlgorithm, data: Any) -> dict[str, Tensor]:

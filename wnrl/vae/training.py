@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from wnrl import tags
 from wnrl.data import Images
-from wnrl.diagnostics import StepWatch, to_floats
+from wnrl.diagnostics import effective_weights, gradient_norms, relative_change, to_floats
 from wnrl.diagnostics.weights import length_tensors
 from wnrl.errors import NonFiniteError
 from wnrl.nn.projection import project_
@@ -124,19 +124,22 @@ class Trainer:
         while self.step < self.total_steps:
             start = time.perf_counter()
             logs = (self.step + 1) % self.log_every == 0 or self.step + 1 == self.total_steps
-            watch = StepWatch(self.model, self.optimizer) if logs else None
-            self._advance()
+            update = self._advance(measured=logs)
             means = self._means() if logs else {}
             self.seconds += time.perf_counter() - start
-            if watch is not None:
-                watch.close()
-                yield self._log(means, watch)
+            if logs:
+                yield self._log(means, update)
             if pause():
                 break
         self.check()
 
-    def _advance(self, witness: Witness | None = None) -> None:
-        """Do a gradient step; with a witness, on the model itself."""
+    def _advance(self, witness: Witness | None = None, measured: bool = False) -> dict[str, Tensor]:
+        """Do a gradient step; with a witness, on the model itself.
+
+        Returns:
+            If ``measured``, by tag: the length of the gradient before clipping, and the relative
+            change of each weight.
+        """
         config, x = self.config, self.batches.next()
         forward = self.forward if witness is None else self.model
         self.step += 1
@@ -154,16 +157,24 @@ class Trainer:
         total.backward()
         if witness is not None:
             witness.look_at_gradients()
+        norms = gradient_norms(self.model) if measured else {}
         if config.max_grad_norm is not None:
             clip_grad_norm_(self.parameters, config.max_grad_norm)
+        before = effective_weights(self.model) if measured else {}
         self.optimizer.step()
         if NORMS[config.norm].projected:
             project_(self.model)
+        changes = relative_change(before, effective_weights(self.model)) if measured else {}
         if self.average is not None:
             self.average.update(self.model)
         self.names = list(means)
         added = torch.stack([value.detach() for value in means.values()])
         self.sums = added if self.sums is None else self.sums + added
+        return {
+            tags.VAE_TRAIN_GRADIENT_NORM: get_total_norm(norms.values()),
+            **_prefixed(tags.GRADIENT_NORM, norms),
+            **_prefixed(tags.EFFECTIVE_LR, changes),
+        }
 
     def _means(self) -> dict[str, Tensor]:
         """Return means since the last log step, still on the device."""
@@ -178,7 +189,7 @@ class Trainer:
         """Return what is finite if all parameters are; no loss has seen the last gradient yet."""
         return get_total_norm([p.detach() for p in self.parameters])
 
-    def _log(self, means: dict[str, Tensor], watch: StepWatch) -> LogStep:
+    def _log(self, means: dict[str, Tensor], update: dict[str, Tensor]) -> LogStep:
         with self.measured_weights():
             measured = self.validation.bounds()
         scalars = to_floats(
@@ -186,10 +197,8 @@ class Trainer:
                 **means,
                 **measured,
                 PARAMETERS: self._parameter_norm(),
-                tags.VAE_TRAIN_GRADIENT_NORM: get_total_norm(watch.gradient_norms.values()),
                 **length_tensors(self.model),
-                **_prefixed(tags.GRADIENT_NORM, watch.gradient_norms),
-                **_prefixed(tags.EFFECTIVE_LR, watch.relative_change),
+                **update,
             }
         )
         scalars[tags.LEARNING_RATE] = self.optimizer.param_groups[0]["lr"]

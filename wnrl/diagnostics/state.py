@@ -1,4 +1,4 @@
-"""Looking at a network without a trace in its training."""
+"""A look at a network without a trace in its training."""
 
 import random
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from torch import nn
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Puts back, at the end, all that a look at ``module`` may change without being asked to.
+def preserve_state(module: nn.Module) -> Iterator[None]:
+    """Put back, at the end, all that a look at ``module`` may change without being asked to.
 
     Those are the mode of each module, every buffer (running statistics, the vectors of spectral
     norm) and the random generators of Python, NumPy and torch, on the CPU and on the devices of

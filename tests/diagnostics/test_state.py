@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from wnrl import convert
-from wnrl.diagnostics import to_floats, undisturbed
+from wnrl.diagnostics import preserve_state, to_floats
 
 
 @pytest.mark.parametrize("norm", ["batch", "batch_renorm", "mean", "spectral"])
@@ -18,7 +18,7 @@ def test_statistics_and_modes_come_back(norm):
     buffers = {name: (b, b.clone()) for name, b in net.named_buffers()}
     modes = [part.training for part in net.modules()]
     assert buffers
-    with undisturbed(net):
+    with preserve_state(net):
         net.train()
         net(torch.randn(8, 3))
         changed = any(not torch.equal(b, kept) for b, kept in buffers.values())
@@ -42,7 +42,7 @@ def seed_all():
 
 
 def look_and_fail(net):
-    with undisturbed(net):
+    with preserve_state(net):
         draws()
         raise ZeroDivisionError
 
