@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wnrl.arguments import check_constructor, checked, fault, guard
+from wnrl.arguments import checked, fault, guard
 from wnrl.errors import UsageError
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def test_a_value_fits_its_annotation_or_is_at_fault(kind, right, wrong):
         (dict[str, float], {"lr": "a"}, "x['lr'] must be a number, got 'a'"),
         (dict[str, float], {1: 0.0}, "a key of x must be a string, got 1"),
         (Literal["a", "b"], "c", "x must be one of a, b, got 'c'"),
-        (type[nn.Module], 1, "x must be a class, got 1"),
+        (type[nn.Module], 1, "x must be a subclass of Module, got 1"),
         (Callable[..., Any] | str, 1, "x must be callable or a string, got 1"),
         (bool, 1, "x must be True or False, got 1"),
         (int, [0] * 1000, "x must be a whole number, got " + repr([0] * 1000)[:80]),
@@ -135,9 +135,9 @@ class Settings:
 
 
 Base.__module__ = Settings.__module__ = "wnrl.of_a_test"
-check_constructor(Base)
-check_constructor(Base)
-check_constructor(Settings)
+assert checked(Base) is Base
+checked(Base)
+checked(Settings)
 
 
 def test_constructors_check_their_arguments_and_subclasses_have_their_own():
@@ -172,7 +172,7 @@ def test_only_constructors_of_ours_are_touched():
     class Plain(nn.Linear):
         pass
 
-    check_constructor(Plain)
+    checked(Plain)
     assert nn.Linear.__init__ is before
 
 
@@ -180,9 +180,10 @@ def test_a_guard_stands_at_the_door_for_functions_and_classes_alone():
     def double(n: int) -> int:
         return 2 * n
 
-    namespace = {"double": double, "TABLE": {"a": 1}, "hidden": double}
+    namespace = {"__name__": "room", "double": double, "TABLE": {"a": 1}, "hidden": double}
     guard(namespace, ["double", "TABLE"])
     with pytest.raises(UsageError, match="n must be a whole number"):
         namespace["double"]("a")
+    assert namespace["double"].__module__ == "room"
     assert namespace["hidden"] is double
     assert namespace["TABLE"] == {"a": 1}

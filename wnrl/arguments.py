@@ -16,7 +16,7 @@ import numpy as np
 
 from wnrl.errors import UsageError, printable
 
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+TargetT = TypeVar("TargetT", bound=Callable[..., Any])
 WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -25,6 +25,7 @@ WORDS: dict[Any, str] = {
     type: "a class",
     type(None): "None",
     abc.Callable: "callable",
+    abc.Iterable: "a collection",
 }
 ANYTHING = (Any, inspect.Parameter.empty)
 READABLE = (str, int, float, type(None), list, tuple, dict, set)
@@ -37,24 +38,27 @@ def guard(namespace: MutableMapping[str, Any], names: Iterable[str]) -> None:
         value = namespace[name]
         if inspect.isfunction(value):
             namespace[name] = checked(value)
+            namespace[name].__module__ = namespace["__name__"]  # where pickle finds it
         elif inspect.isclass(value):
-            check_constructor(value)
+            checked(value)
 
 
-def check_constructor(kind: type) -> None:
-    """Check the arguments of a class of ours, at whichever of its bases has the constructor."""
-    base: Any = next(base for base in kind.__mro__ if "__init__" in vars(base))
-    if base.__module__.split(".")[0] == "wnrl" and not hasattr(base.__init__, "__wrapped__"):
-        base.__init__ = checked(base.__init__)
+def checked(target: TargetT) -> TargetT:
+    """Decorate a function or class, which raises UsageError for an argument of a wrong type.
 
-
-def checked(function: FunctionT) -> FunctionT:
-    """Return ``function``, which raises UsageError for an argument of a wrong type.
-
+    Of a class it is the constructor, at whichever of its bases has it, if that is one of ours.
     Annotations are resolved at the first call. ``True`` is no number, a whole number is a number,
     those of numpy are too; a list passes for a tuple; elements of collections are looked at.
     """
+    if not isinstance(target, type):
+        return _checked(target)
+    base: Any = next(base for base in target.__mro__ if "__init__" in vars(base))
+    if base.__module__.split(".")[0] == "wnrl" and not hasattr(base.__init__, "__wrapped__"):
+        base.__init__ = _checked(base.__init__)
+    return target
 
+
+def _checked(function: Any) -> Any:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         kind: Any = type(args[0]) if args else None
@@ -64,7 +68,7 @@ def checked(function: FunctionT) -> FunctionT:
             check(function, args, kwargs)
         return function(*args, **kwargs)
 
-    return call  # type: ignore[return-value]
+    return call
 
 
 def check(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -153,6 +157,8 @@ def words(kind: Any) -> str:
         return f"one of {', '.join(map(str, inner))}"
     if origin is tuple and inner[-1] is not ...:
         return f"a tuple of {len(inner)}"
+    if origin is type and isinstance(inner[0], type):
+        return f"a subclass of {inner[0].__name__}"
     plain = type(None) if kind is None else origin or kind
     return WORDS.get(plain) or _noun(plain.__name__ if origin is None else plain.__name__.lower())
 

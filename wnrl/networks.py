@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wnrl.arguments import checked
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.conversion import convert
 from wnrl.nn.functional import transposed_groups
@@ -39,6 +40,7 @@ def _orthogonal(weight: Tensor, fan_in: int, fan_out: int) -> None:
     nn.init.orthogonal_(weight)
 
 
+@checked
 @dataclass(frozen=True)
 class Init:
     """One initialisation of the weights of linear layers and convolutions."""
@@ -60,6 +62,7 @@ INITS: dict[str, Init] = {
 
 
 @torch.no_grad()
+@checked
 def init_weights(module: nn.Module, init: str) -> None:
     """Draws the weights of every linear layer and convolution anew; biases become zero.
 
@@ -92,13 +95,14 @@ def init_weights(module: nn.Module, init: str) -> None:
             layer.bias.zero_()
 
 
-def fans(layer: Any) -> tuple[int, int]:
+@checked
+def fans(layer: nn.Module) -> tuple[int, int]:
     """How many inputs an output unit of ``layer`` adds up, and how many outputs an input reaches.
 
     Strides are not counted. For transposed convolutions, the axes of whose weight are swapped,
     torch's own count takes the one for the other.
     """
-    weight = layer.weight
+    weight: Any = layer.weight
     inputs, outputs = weight.shape[1], weight.shape[0]
     window = prod(weight.shape[2:])
     if groups := transposed_groups(layer):
@@ -108,6 +112,7 @@ def fans(layer: Any) -> tuple[int, int]:
     return inputs * window, outputs * window
 
 
+@checked
 def mlp(
     in_features: int,
     hidden: Sequence[int],
@@ -149,6 +154,7 @@ def mlp(
     return _finish(layers, norm, init, placement, norm_kwargs)
 
 
+@checked
 @dataclass(frozen=True)
 class ConvSpec:
     """One convolution of ``cnn``."""
@@ -167,6 +173,7 @@ NATURE = (ConvSpec(32, 8, 4), ConvSpec(64, 4, 2), ConvSpec(64, 3, 1))
 """The convolutions of Mnih et al. (2015), for images of 84×84."""
 
 
+@checked
 def cnn(
     image_shape: tuple[int, int, int],
     out_features: int | None,

@@ -9,13 +9,14 @@ gradients of equation 3 (Salimans & Kingma 2016, arXiv:1602.07868) and writes w 
 import copy
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wnrl.arguments import checked
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.functional import (
     ZERO_ROW_STD,
@@ -42,6 +43,7 @@ BASES = (
 """What ``weight_normalized`` takes."""
 
 
+@checked
 def layer_weights(layer: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the plain weights that ``layer`` itself has, by its type and their names.
 
@@ -54,6 +56,7 @@ def layer_weights(layer: nn.Module) -> Iterator[nn.Parameter]:
                 yield parameter
 
 
+@checked
 def param_groups(
     module: nn.Module, lr: float, weight_decay: float = 0.0, g_lr_scale: float = 1.0
 ) -> list[dict[str, Any]]:
@@ -102,6 +105,7 @@ def param_groups(
     return [group for group in (*weights.values(), undecayed, lengths) if group["params"]]
 
 
+@checked
 class WeightNormalized(Optimizer):
     """An optimizer on (v, g) for a network that holds w; see ``weight_normalized``.
 
@@ -137,7 +141,7 @@ class WeightNormalized(Optimizer):
     """The optimizer that steps on v, g and the other parameters."""
 
     def __init__(
-        self, params: Any, *args: Any, v_init_std: float | None = None, **kwargs: Any
+        self, params: Iterable[Any], *args: Any, v_init_std: float | None = None, **kwargs: Any
     ) -> None:
         if v_init_std is not None:
             check_positive(v_init_std=v_init_std)
@@ -374,6 +378,7 @@ def _moved(state: Any, w: Tensor) -> Any:
     return state
 
 
+@checked
 @functools.cache
 def weight_normalized(base: type[Optimizer]) -> type[WeightNormalized]:
     """Return ``base`` with weight norm: it takes its arguments, and those of WeightNormalized.

@@ -288,7 +288,7 @@ def test_a_target_is_another_remedy_than_a_normaliser():
 
 @pytest.mark.parametrize("tau", [0, -0.1, 1.5, "0.005", True, float("nan")])
 def test_a_tau_that_moves_no_target_is_refused(tau):
-    with pytest.raises(UsageError, match="tau must be a number above 0, up to 1, or None; got"):
+    with pytest.raises(UsageError, match=r"tau must be a number .*None.* got"):
         make(tau)
 
 

@@ -369,7 +369,7 @@ def test_one_observation_is_refused():
 
 @pytest.mark.parametrize("wrong", [1, 0, -3, 2.5, True, "64"])
 def test_a_number_that_makes_no_sense_is_refused_at_construction(wrong):
-    with pytest.raises(UsageError, match=f"data_init must be .*; got {wrong!r}"):
+    with pytest.raises(UsageError, match=f"data_init must be .* got {wrong!r}"):
         make(PPO, data_init=wrong)
 
 

@@ -116,7 +116,7 @@ def test_a_policy_is_folded_right_after_learning():
 
 @pytest.mark.parametrize("wrong", [nn.Linear(2, 2), "model.zip", None])
 def test_what_is_no_policy_is_refused(wrong):
-    with pytest.raises(UsageError, match=r"policy must be a policy of SB3, as model\.policy"):
+    with pytest.raises(UsageError, match="policy must be a BasePolicy, got"):
         FoldedActor(wrong)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from wnrl.arguments import guard
 from wnrl.data import frames, sets
 from wnrl.data.images import Images
 from wnrl.errors import check_choice
@@ -64,3 +65,6 @@ def load(name: str, data_dir: str | Path | None = None) -> Images:
         UsageError: there is no such data set, or its files cannot be had, or are damaged.
     """
     return dataset(name).read(Path(data_dir) if data_dir is not None else None)
+
+
+guard(globals(), __all__)

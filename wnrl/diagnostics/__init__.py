@@ -4,6 +4,7 @@ They return tensors on the device of the network, so that ``to_floats`` can brin
 to the host with one synchronisation.
 """
 
+from wnrl.arguments import guard
 from wnrl.diagnostics.activations import dormant_share, effective_rank, recorded
 from wnrl.diagnostics.curvature import Curvature, curvature, lanczos, ritz_values
 from wnrl.diagnostics.state import preserve_state
@@ -28,3 +29,5 @@ __all__ = [
     "to_floats",
     "weight_lengths",
 ]
+
+guard(globals(), __all__)

@@ -118,6 +118,7 @@ def lanczos(matvec: Matvec, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         ``ritz_values``; the last off-diagonal number is what the recurrence has left over. Nothing
         is brought to the host.
     """
+    check_positive(steps=steps)
     steps = min(steps, start.numel())
     basis = start.new_zeros(steps, start.numel())
     diagonal, off_diagonal = start.new_zeros(steps), start.new_zeros(steps)

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from wnrl.arguments import guard
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.cache import StaleWeightError, frozen, invalidate, shared_weights
 from wnrl.nn.functional import row_norm, weight_norm
@@ -82,10 +83,18 @@ __all__ = [
     "weight_norm",
 ]
 
+LATER = ("convert", "plain_parts")
+"""What needs ``wnrl.norms``, which itself needs the layers of this room."""
+
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Return what needs ``wnrl.norms``, which itself needs the layers of this room."""
-        if name in ("convert", "plain_parts"):
-            return getattr(import_module("wnrl.nn.conversion"), name)
+        """Return a function of ``LATER``."""
+        if name in LATER:
+            globals()[name] = getattr(import_module("wnrl.nn.conversion"), name)
+            guard(globals(), [name])
+            return globals()[name]
         raise AttributeError(f"module 'wnrl.nn' has no attribute {name!r}")
+
+
+guard(globals(), set(__all__) - set(LATER))

@@ -37,19 +37,36 @@ def show_arguments(layer: type[nn.Module]) -> None:
         options: dict[str, inspect.Parameter] = {}
         for base in constructors:
             options |= {n: p for n, p in _parameters(base).items() if p.kind is p.KEYWORD_ONLY}
-        parameters = [*_torch_parameters(typed[0]), *options.values()]
+        parameters = [*_torch_parameters(vars(typed[0])["plain_type"]), *options.values()]
     layer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
 
-def _torch_parameters(layer: type[nn.Module]) -> list[inspect.Parameter]:
-    plain: type[nn.Module] = vars(layer)["plain_type"]
-    if not issubclass(plain, nn.RNNBase):
-        return list(_parameters(plain).values())
-    shown = _parameters(nn.RNNBase)  # nn.LSTM itself shows *args
-    del shown["mode"]
+UNTYPED = {"device": torch.device | str | int | None, "dtype": torch.dtype | None}
+"""Parameters that torch does not annotate."""
+
+
+def _torch_parameters(plain: type[nn.Module]) -> list[inspect.Parameter]:
+    shown = _parameters(nn.RNNBase if issubclass(plain, nn.RNNBase) else plain)  # not *args
+    shown.pop("mode", None)
     if plain is nn.GRU:
         del shown["proj_size"]
-    return list(shown.values())
+    return [p.replace(annotation=UNTYPED.get(p.name, p.annotation)) for p in shown.values()]
+
+
+def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Return a layer of torch.
+
+    Raises:
+        UsageError: a size is negative, or torch refuses another value.
+    """
+    names = [parameter.name for parameter in _torch_parameters(plain)]
+    for name, value in {**dict(zip(names, args, strict=False)), **options}.items():
+        if isinstance(value, int) and value < 0 and name != "padding_idx":
+            raise UsageError(f"{name} must not be negative, got {value}")
+    try:
+        return plain(*args, **options)
+    except ValueError as error:
+        raise UsageError(f"{plain.__name__}: {error}") from error
 
 
 def _parameters(owner: type) -> dict[str, inspect.Parameter]:
@@ -109,7 +126,7 @@ class WeightNormed(nn.Module):
         super().__init__()
         with warnings.catch_warnings():  # an empty dimension is an error here, three lines below
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
-            plain = self.plain_type(*args, **kwargs)
+            plain = build_plain(self.plain_type, args, kwargs)
         self._configure(plain, scale, v_init_std, eps)
         self._adopt(plain)
         if v_init_std is not None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, check_positive
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.computed import computed_weight
 
@@ -75,6 +75,7 @@ class MaskedLinear(nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_positive(in_features=in_features, out_features=out_features)
         super().__init__(in_features, out_features, bias, device, dtype)
         if mask.shape != self.weight.shape:
             wanted = tuple(self.weight.shape)

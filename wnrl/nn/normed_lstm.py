@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn.base import show_arguments
+from wnrl.nn.base import build_plain, show_arguments
 from wnrl.nn.plain import HOOKS
 from wnrl.nn.recurrence import (
     Recurrence,
@@ -65,7 +65,7 @@ class NormedRecurrent(nn.Module):
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__()
-        self._adopt(self.plain_type(*args, **kwargs), eps)
+        self._adopt(build_plain(self.plain_type, args, kwargs), eps)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

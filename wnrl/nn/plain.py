@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import check_directions, split_weight, weight_norm
-from wnrl.nn.sites import WEIGHT_NORMED, check_module, check_values
+from wnrl.nn.sites import WEIGHT_NORMED, check_values
 from wnrl.nn.spectral import SPECTRAL
 
 FOLDED: tuple[Any, ...] = (*WEIGHT_NORMED.values(), *SPECTRAL.values())
@@ -33,7 +33,6 @@ def fold(module: nn.Module) -> nn.Module:
         UsageError: ``module`` is none; or a layer that becomes plain has hooks, or a subclass's
             ``forward``, which would be lost, or has no values yet (device ``meta``).
     """
-    check_module(module)
     for name, layer in module.named_modules():
         if hasattr(layer, "to_plain"):
             _check_foldable(name or type(layer).__name__, layer)

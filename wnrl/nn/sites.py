@@ -184,14 +184,6 @@ def hidden_sites(found: list[LayerSite], placement: str = "pre") -> list[LayerSi
     return [site for site in found if id(site.layer) not in elsewhere]
 
 
-def check_module(module: object) -> None:
-    """Raises UsageError for what is no module of torch."""
-    if not isinstance(module, nn.Module):
-        kind = module if isinstance(module, type) else type(module)
-        what = f"the class {kind.__name__}" if kind is module else f"an object of {kind.__name__}"
-        raise UsageError(f"module must be an nn.Module, got {what}")
-
-
 def check_values(module: nn.Module) -> None:
     """Raises UsageError for a layer whose sizes are not known yet."""
     for name, part in module.named_modules():
@@ -203,11 +195,8 @@ def skipped_modules(module: nn.Module, skip: Iterable[str]) -> set[int]:
     """The ids of the modules that ``skip`` names, of what is in them and wherever that is shared.
 
     Raises:
-        UsageError: ``module`` is none, or a name that no submodule has.
+        UsageError: a name that no submodule has.
     """
-    check_module(module)
-    if isinstance(skip, str):
-        raise UsageError(f"skip must be a collection of names, got the string {skip!r}")
     parts = dict(module.named_modules(remove_duplicate=False))
     names = tuple(skip)  # which may be an iterator
     for name in names:

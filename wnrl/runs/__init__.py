@@ -1,5 +1,6 @@
 """The run stack: folder, files, checkpoint, session and resume, knowing neither agents nor VAEs."""
 
+from wnrl.arguments import guard
 from wnrl.runs.events import EventFile
 from wnrl.runs.files import (
     file_checksum,
@@ -65,3 +66,5 @@ __all__ = [
     "write_text",
     "write_values",
 ]
+
+guard(globals(), __all__)

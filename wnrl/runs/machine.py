@@ -52,7 +52,13 @@ def _git(*command: str) -> str | None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch on every device."""
+    """Seed Python, NumPy and torch on every device.
+
+    Raises:
+        UsageError: The seed is below zero or from 2**32 on.
+    """
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed must be from 0 to 2**32 - 1, got {seed}")
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (SB3's buffers draw from the global generator)
     torch.manual_seed(seed)

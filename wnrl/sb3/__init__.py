@@ -8,6 +8,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from wnrl.arguments import guard
 from wnrl.sb3.actor_critic import (
     WNCnnPolicy,
     WNMaskableCnnPolicy,
@@ -141,3 +142,5 @@ ALIASES: dict[type[BaseAlgorithm], dict[str, type[BasePolicy]]] = {
 
 for _algorithm, _policies in ALIASES.items():
     _algorithm.policy_aliases.update(_policies)
+
+guard(globals(), __all__)
