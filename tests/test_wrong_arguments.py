@@ -272,6 +272,7 @@ def error_of(target, args, kwargs):
 @pytest.mark.parametrize("target", [*public()])
 def test_a_wrong_argument_is_told_in_words(target, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # where a folder is made that is called nonsense
     args = positional(target.__name__)
     parameters = [
         parameter for parameter in list(inspect.signature(target).parameters.values())
