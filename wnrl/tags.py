@@ -34,6 +34,7 @@ PRE_UPDATE_CLIP_FRACTION = "norm/pre_update_clip_fraction"
 CURVATURE_LARGEST = "update_curvature/largest"
 CURVATURE_SMALLEST = "update_curvature/smallest"
 CURVATURE_CONDITION = "update_curvature/condition"
+CURVATURE_ERROR = "update_curvature/condition_error"
 
 # VAEs, in nats an image; the x axis is gradient steps.
 VAE_NLL = "vae/nll"

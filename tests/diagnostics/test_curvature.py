@@ -71,11 +71,24 @@ def test_condition_is_the_largest_eigenvalue_over_the_mean_one():
     assert found.condition == pytest.approx(100.0 / np.mean(eigenvalues), rel=0.2)
 
 
+def test_the_error_of_the_condition_is_the_spread_over_first_vectors():
+    eigenvalues = torch.tensor([-1.0] * 40 + [0.1] * 350 + [20.0] * 10, dtype=torch.float64)
+    x = nn.Parameter(torch.zeros(400, dtype=torch.float64))
+    found = [
+        curvature(lambda: 0.5 * (eigenvalues * x * x).sum(), [x], seed=seed) for seed in range(200)
+    ]
+    exact = 20.0 / eigenvalues.abs().mean().item()
+    # its inverse, the mean, is what the random vector estimates
+    spread = np.std([exact / one.condition for one in found])
+    assert np.mean([one.condition_error for one in found]) == pytest.approx(spread, rel=0.15)
+
+
 def test_condition_of_a_round_bowl_is_one():
     x = nn.Parameter(torch.randn(50))
     found = curvature(lambda: 1.5 * x.square().sum(), [x])
     assert found.largest == pytest.approx(3.0, rel=1e-5)
     assert found.condition == pytest.approx(1.0, rel=1e-5)
+    assert found.condition_error < 1e-3
 
 
 def test_hessian_of_several_tensors_is_one_matrix():

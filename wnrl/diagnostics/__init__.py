@@ -1,4 +1,4 @@
-"""What to watch in a network while it learns: pure functions of tensors and modules.
+"""Measures of a network while it learns: pure functions of tensors and modules.
 
 They return tensors on the device of the network, so that ``to_floats`` can bring all of a log step
 to the host with one synchronisation.

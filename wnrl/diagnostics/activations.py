@@ -22,7 +22,7 @@ RECURRENT = (nn.RNNBase, WNRecurrent, NormedLSTM)
 
 @torch.no_grad()
 def dormant_share(activations: Tensor, tau: float = 0.0) -> Tensor:
-    """The share of units whose mean |activation| is at most τ times the layer's mean.
+    """Return the share of units whose mean |activation| is at most τ times the layer's mean.
 
     The τ-dormant units of Sokar et al. (2023, arXiv:2302.12902, definition 3.1):
     mean|a_i| / mean_i(mean|a_i|) ≤ τ. With τ = 0 they are those that are zero on every row, such
@@ -49,7 +49,7 @@ def dormant_share(activations: Tensor, tau: float = 0.0) -> Tensor:
 
 @torch.no_grad()
 def effective_rank(features: Tensor, share: float = 0.99) -> Tensor:
-    """How many singular values it takes to make up ``share`` of the sum of all.
+    """Return how many singular values it takes to make up ``share`` of the sum of all.
 
     The effective rank of Kumar et al. (2021, arXiv:2010.14498, section 3), which falls when a
     network loses the power to tell its inputs apart. It is at most min(B, F): give it more rows
@@ -86,7 +86,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 @dataclass
 class Recorded:
-    """What ``recorded`` saw; rows of repeated calls stand one after the other."""
+    """Activations that ``recorded`` saw; rows of repeated calls stand one after the other."""
 
     hidden: dict[str, Tensor] = field(default_factory=dict)
     """From nonlinearities and recurrent layers by name, ``(B, U, …)``."""
@@ -96,7 +96,7 @@ class Recorded:
 
 @contextmanager
 def recorded(module: nn.Module, heads: Collection[str] = ()) -> Iterator[Recorded]:
-    """Records the hidden activations of the forwards inside; filled when the context ends.
+    """Record the hidden activations of the forwards inside; filled when the context ends.
 
     Hidden are the outputs of nonlinearities that are modules, less those that directly follow an
     output layer, and of recurrent layers: theirs, ``(T, N, H)`` or ``(N, T, H)`` with

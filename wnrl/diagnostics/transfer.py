@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def to_floats(scalars: Mapping[str, Tensor]) -> dict[str, float]:
-    """Numbers of all scalars, in one copy: a GPU is waited for once.
+    """Return numbers of all scalars, in one copy: a GPU is waited for once.
 
     Args:
         scalars: tensors of one element on one device; types may differ.

@@ -15,7 +15,7 @@ from wnrl.nn.spectral import spectral_norm
 
 
 def weight_lengths(module: nn.Module) -> dict[str, float]:
-    """Mean g and mean ‖v‖ of every weight-normalized weight, with one synchronisation.
+    """Return mean g and mean ‖v‖ of each weight-normalized weight, with one synchronisation.
 
     Under plain gradient descent ‖v‖ can only grow, which lowers the effective learning rate; under
     Adam it need not.
@@ -29,21 +29,21 @@ def weight_lengths(module: nn.Module) -> dict[str, float]:
 
 @torch.no_grad()
 def length_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """What ``weight_lengths`` returns, still on the device."""
-    found: dict[str, Tensor] = {}
+    """Return what ``weight_lengths`` does, still on the device."""
+    lengths: dict[str, Tensor] = {}
     for path, layer in named_layers(module):
         if isinstance(layer, WeightNormed):
             for name in layer.pairs:
                 v, g = layer.pair(name)
                 norms = row_norm(v, layer.unit_axis[0], layer.eps, layer.unit_axis[1])
                 weight = joined(path, name)
-                found[f"{tags.NORM_G}/{weight}"] = (g.exp() if layer.scale == "exp" else g).mean()
-                found[f"{tags.NORM_V}/{weight}"] = norms.mean()
-    return found
+                lengths[f"{tags.NORM_G}/{weight}"] = (g.exp() if layer.scale == "exp" else g).mean()
+                lengths[f"{tags.NORM_V}/{weight}"] = norms.mean()
+    return lengths
 
 
 def named_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """As ``module.named_modules()``, with the names that a plain network has.
+    """Yield ``module.named_modules()``, with the names that a plain network has.
 
     What stands behind a normalizer, in one slot with it, is called as if it stood alone, so that
     curves of one layer under several norms have one name.
@@ -61,7 +61,7 @@ def named_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def joined(path: str, name: str) -> str:
-    """The name of a part of what ``path`` names; the root has none."""
+    """Return the name of a part of what ``path`` names; the root has none."""
     return f"{path}.{name}" if path else name
 
 
@@ -108,7 +108,7 @@ def _applied(layer: nn.Module, name: str, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def relative_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """‖after − before‖ / ‖before‖ of every weight: the effective learning rate.
+    """Return ‖after − before‖ / ‖before‖ of every weight: the effective learning rate.
 
     With scale-invariant layers this, and not the learning rate, says how fast the function changes
     (van Laarhoven, 2017, arXiv:1706.05350).
@@ -126,9 +126,9 @@ def relative_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -
     shapes = [{name: tuple(w.shape) for name, w in side.items()} for side in (before, after)]
     if shapes[0] != shapes[1]:
         raise UsageError(f"before and after must hold the same weights, got {shapes}")
-    found = {}
+    changes = {}
     for name, old in before.items():
         moved = torch.linalg.vector_norm(after[name] - old)
         ratio = moved / torch.linalg.vector_norm(old)
-        found[name] = torch.where(moved == 0, torch.zeros_like(moved), ratio)
-    return found
+        changes[name] = torch.where(moved == 0, torch.zeros_like(moved), ratio)
+    return changes

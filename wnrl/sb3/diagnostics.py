@@ -72,11 +72,11 @@ class Diagnostics(BaseCallback):
         training mode, is from the one that acted, before any gradient step: SB3's ``approx_kl``
         and ``clip_fraction`` on the first minibatch. Zero for a norm that treats examples alone;
         with batch norm, what the statistics of the batch cost.
-    ``update_curvature/largest``, ``update_curvature/smallest``, ``update_curvature/condition``
+    ``update_curvature/largest``, ``…/smallest``, ``…/condition``, ``…/condition_error``
         With ``curvature=True``: of the Hessian of the loss on the update's first minibatch; see
-        ``wnrl.diagnostics.Curvature``. Gradient descent at rates above 2/largest is unstable.
-        PPO, MaskablePPO, RecurrentPPO, A2C, DQN and QRDQN have it; it costs about as
-        much as twenty gradient steps.
+        ``wnrl.diagnostics.Curvature``. Gradient descent at rates above 2/largest is unstable; the
+        last is the relative standard error of the condition. PPO, MaskablePPO, RecurrentPPO, A2C,
+        DQN and QRDQN have it; it costs about as much as twenty gradient steps.
 
     It writes rows of its own to TensorBoard, CSV and the like, and nothing to the console.
 
@@ -223,6 +223,7 @@ def curvatures(model: probe.Algorithm, data: Any) -> dict[str, float]:
         tags.CURVATURE_LARGEST: found.largest,
         tags.CURVATURE_SMALLEST: found.smallest,
         tags.CURVATURE_CONDITION: found.condition,
+        tags.CURVATURE_ERROR: found.condition_error,
     }
 
 
