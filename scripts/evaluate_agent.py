@@ -14,32 +14,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts._interrupt import leave_at_ctrl_c
-
-if __name__ == "__main__":
-    leave_at_ctrl_c()  # until _cli.run catches it
-
 import json
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-import envs
-from agents import AGENTS
-from agents.run import PREFIXES, load_run
-from scripts._cli import run
+from scripts import _cli
 from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
-from wnrl.rl.environments import FINAL_STARTS, first_env_seed, vectorize_for_evaluation
-from wnrl.rl.evaluation import evaluate
-from wnrl.rl.loading import check_fits, load_agent, load_pickled_statistics
-from wnrl.rl.recording import check_film, film, write_film
-from wnrl.rl.run import AT_ONCE, STATISTICS
-from wnrl.rl.statistics import load_statistics
-from wnrl.rl.training import Model
-from wnrl.runs import resolve_device, seed_everything
-from wnrl.study.stats import bootstrap_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +50,9 @@ class Args:
     """Also film one more episode: a .gif, or an .mp4 with wnrl[video]."""
 
     def __post_init__(self) -> None:
+        from agents.run import PREFIXES
+        from wnrl.rl.recording import check_film
+
         check_positive(episodes=self.episodes)
         check_choice("which", self.which, PREFIXES)
         if (self.run_dir is None) == (self.model is None):
@@ -82,6 +66,25 @@ class Args:
             raise UsageError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
         if self.record is not None:
             check_film(self.record)
+
+
+if __name__ == "__main__":
+    _cli.begin(Args, __doc__)  # before torch is imported
+
+import numpy as np
+
+import envs
+from agents import AGENTS
+from agents.run import load_run
+from wnrl.rl.environments import FINAL_STARTS, first_env_seed, vectorize_for_evaluation
+from wnrl.rl.evaluation import evaluate
+from wnrl.rl.loading import check_fits, load_agent, load_pickled_statistics
+from wnrl.rl.recording import film, write_film
+from wnrl.rl.run import AT_ONCE, STATISTICS
+from wnrl.rl.statistics import load_statistics
+from wnrl.rl.training import Model
+from wnrl.runs import resolve_device, seed_everything
+from wnrl.study.stats import bootstrap_interval
 
 
 def subject(args: Args) -> tuple[Model, Path, str, Path | None, dict[str, Any]]:
@@ -177,4 +180,4 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
-    run(main, Args, description=__doc__)
+    _cli.run(main, Args, description=__doc__)

@@ -9,7 +9,10 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCRIPTS = CHECKOUT / "scripts"
-PROGRAMS = sorted(str(path.relative_to(SCRIPTS)) for path in SCRIPTS.rglob("[a-z]*.py"))
+PROGRAMS = sorted(
+    str(path.relative_to(SCRIPTS))
+    for path in (*SCRIPTS.glob("[a-z]*.py"), *SCRIPTS.glob("bench/[a-z]*.py"))
+)
 PROGRAM = """
 import os, signal, sys
 {start}
@@ -53,7 +56,8 @@ def test_ctrl_c_while_a_program_imports_torch_ends_it_without_a_word(name):
     assert child.returncode == 130
 
 
-CHEAP = [name for name in PROGRAMS if name.startswith("bench")]
+# train_agent.py shows the hyperparameters of an algorithm, which are beside SB3's class of it.
+CHEAP = [name for name in PROGRAMS if name != "train_agent.py"]
 
 
 @pytest.mark.parametrize("flag", ["--help", "--hlep"])
@@ -68,8 +72,7 @@ def test_help_and_a_mistyped_flag_do_not_wait_for_torch(name, flag):
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    told = "" if flag == "--help" else "error: Unrecognized options: --hlep; "
-    assert ended.stderr.startswith(told)
+    assert ended.stderr.startswith("" if flag == "--help" else "error: ")
     assert ended.stdout.splitlines()[-1] == f"{0 if flag == '--help' else 2} False"
 
 
@@ -86,7 +89,7 @@ def test_ctrl_c_at_any_time_before_it_has_shown_its_help_ends_a_program(seconds)
 
 def test_a_program_whose_parent_ignores_ctrl_c_ignores_it_too():
     ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
-    child = started("sample_vae.py", module="torch", before=ignore)
+    child = started("sample_vae.py", module="tyro", before=ignore)
     shown, told = child.communicate(timeout=60)
     assert (child.returncode, told) == (0, "")
     assert "--run-dir" in shown
