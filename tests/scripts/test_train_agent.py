@@ -263,7 +263,8 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_as_failed_in_words(
     result = train(args)
     assert result["status"] == "failed"
     assert re.fullmatch(
-        rf"not finite after \d+ steps: a reward of the environment is {reward}", result["reason"]
+        rf"not finite after \d+ steps: {reward} in what the environment gives as reward",
+        result["reason"],
     )
     assert train(args) == result  # and is not tried again
 

@@ -110,22 +110,27 @@ class Finite(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """Reset all environments."""
-        return self._checked(self.venv.reset())
+        return _finite_obs(self.venv.reset())
 
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for the step taken with ``step_async``."""
         obs, rewards, dones, infos = self.venv.step_wait()
-        if not np.isfinite(rewards).all():
-            raise NonFiniteError(f"a reward of the environment is {rewards.sum()}")
-        return self._checked(obs), rewards, dones, infos
+        _check_finite("reward", rewards)
+        for k in np.flatnonzero(dones):
+            _finite_obs(infos[k]["terminal_observation"])
+        return _finite_obs(obs), rewards, dones, infos
 
-    def _checked(self, obs: VecEnvObs) -> VecEnvObs:
-        for part in obs.values() if isinstance(obs, dict) else (obs,):
-            array = np.asarray(part)
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                broken = array[~np.isfinite(array)].flat[0]
-                raise NonFiniteError(f"an observation of the environment holds {broken}")
-        return obs
+
+def _finite_obs(obs: VecEnvObs) -> VecEnvObs:
+    for part in obs.values() if isinstance(obs, dict) else (obs,):
+        _check_finite("observation", np.asarray(part))
+    return obs
+
+
+def _check_finite(word: str, array: np.ndarray) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        broken = array[~np.isfinite(array)].flat[0]
+        raise NonFiniteError(f"{broken} in what the environment gives as {word}")
 
 
 def _prepared(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
