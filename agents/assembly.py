@@ -24,7 +24,7 @@ def assemble(
     seed: int = 0,
     device: torch.device | str = "auto",
 ) -> Any:
-    """The SB3 model of ``config``, with a normalised policy that fits the observations.
+    """Return the SB3 model of ``config``, with a normalised policy that fits the observations.
 
     Args:
         config: hyperparameters.
@@ -58,7 +58,7 @@ def assemble(
 
 
 def policy_name(space: spaces.Space[Any], memory: str = "") -> str:
-    """The name of the policy for an observation space: Cnn for images, MultiInput for a Dict.
+    """Return the policy's name for observations: Cnn for images, MultiInput for a Dict.
 
     Args:
         space: of the observations.
@@ -73,7 +73,7 @@ def policy_name(space: spaces.Space[Any], memory: str = "") -> str:
 
 
 def extractor(space: spaces.Space[Any]) -> dict[str, Any]:
-    """The policy's arguments for images that are too small for SB3's convolutions; else none."""
+    """Return the policy's arguments for images too small for SB3's convolutions; else none."""
     if not isinstance(space, spaces.Box) or not is_image_space(space):
         return {}
     sides = space.shape[1:] if is_image_space_channels_first(space) else space.shape[:2]
@@ -81,7 +81,7 @@ def extractor(space: spaces.Space[Any]) -> dict[str, Any]:
 
 
 def check_spaces(config: Config, env: VecEnv) -> None:
-    """Raises UsageError where the algorithm of ``config`` could not learn in ``env``."""
+    """Raise UsageError where the algorithm of ``config`` could not learn in ``env``."""
     seen, acted = env.observation_space, env.action_space
     if not isinstance(seen, OBSERVED):
         raise UsageError(f"observations must be a Box, Dict or discrete space, got {seen}")

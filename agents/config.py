@@ -1,4 +1,4 @@
-"""What the configurations of all algorithms share: fields with their limits, and where they go.
+"""Hyperparameters that all algorithms share: fields with their limits, and where they go.
 
 A field has SB3's name. The limit of its value stands in its type, and each value is handed to that
 argument of SB3's algorithm or policy which has the field's name.
@@ -128,7 +128,7 @@ class Config:
             )
 
     def algorithm_arguments(self) -> dict[str, Any]:
-        """The arguments that SB3's algorithm takes."""
+        """Return the arguments that SB3's algorithm takes."""
         arguments = self._taken_by(self.algorithm)
         for name in self._scheduled():
             if getattr(self, f"{name}_schedule") == "linear":
@@ -141,7 +141,7 @@ class Config:
         return {}
 
     def policy_arguments(self) -> dict[str, Any]:
-        """The arguments that the policy takes, less the norm."""
+        """Return the arguments that the policy takes, less the norm."""
         plain_policy = next(iter(self.algorithm.policy_aliases.values()))
         arguments = {
             **self._taken_by(plain_policy),
@@ -159,7 +159,7 @@ class Config:
         return arguments
 
     def _taken_by(self, function: Any) -> dict[str, Any]:
-        """The fields that ``function`` has arguments for."""
+        """Return the fields that ``function`` has arguments for."""
         names: Mapping[str, Any] = inspect.signature(function).parameters
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
 
@@ -229,7 +229,7 @@ class OffPolicyConfig(Config):
             raise UsageError(f"optimize_memory_usage needs n_steps 1, got {self.n_steps}")
 
     def algorithm_arguments(self) -> dict[str, Any]:
-        """The arguments that SB3's algorithm takes."""
+        """Return the arguments that SB3's algorithm takes."""
         arguments = super().algorithm_arguments()
         if self.optimize_memory_usage:  # SB3's buffer cannot have both
             arguments["replay_buffer_kwargs"] = {"handle_timeout_termination": False}
@@ -250,7 +250,7 @@ class ContinuousConfig(OffPolicyConfig):
     """Critics, whose values are joined pessimistically."""
 
     def policy_arguments(self) -> dict[str, Any]:
-        """The arguments that the policy takes, less the norm."""
+        """Return the arguments that the policy takes, less the norm."""
         critic = self.net_arch if self.critic_arch is None else self.critic_arch
         return {
             **super().policy_arguments(),

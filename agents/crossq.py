@@ -40,7 +40,7 @@ class CrossQConfig(MaximumEntropyConfig):
     """How far the target of the critics moves to them after each minibatch; None: no target."""
 
     def policy_arguments(self) -> dict[str, Any]:
-        """The arguments that the policy takes, less the norm."""
+        """Return the arguments that the policy takes, less the norm."""
         arguments = {**super().policy_arguments(), "tau": self.tau}
         if "optimizer_kwargs" in arguments:  # in the place of sb3-contrib's
             arguments["optimizer_kwargs"] |= {"betas": (0.5, 0.999)}

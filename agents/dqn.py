@@ -54,7 +54,7 @@ class DQNConfig(OffPolicyConfig):
             raise UsageError("exploration_fraction must be above zero, got 0")
 
     def algorithm_arguments(self) -> dict[str, Any]:
-        """The arguments that SB3's algorithm takes."""
+        """Return the arguments that SB3's algorithm takes."""
         arguments = super().algorithm_arguments()
         if self.max_grad_norm is None and self.algorithm is DQN:  # which knows no None
             arguments["max_grad_norm"] = math.inf

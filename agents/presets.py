@@ -34,7 +34,7 @@ class Agent:
     """``build(config, env, norm, seed, device)`` gives the SB3 model."""
 
     def preset(self, env_id: str, variant: str | None = None) -> Any:
-        """The hyperparameters for ``env_id``: its preset, its family's, or the defaults.
+        """Return the hyperparameters for ``env_id``: its preset, its family's, or the defaults.
 
         Args:
             env_id: an environment's id; a module in front of it, as in ``ale_py:ALE/Pong-v5``,

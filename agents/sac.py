@@ -43,7 +43,7 @@ class MaximumEntropyConfig(ContinuousConfig):
 
 
 def check_ent_coef(ent_coef: float | str) -> None:
-    """Raises UsageError unless ``ent_coef`` is a number from zero on, auto, or auto_<number>."""
+    """Raise UsageError unless ``ent_coef`` is a number from zero on, auto, or auto_<number>."""
     word, _, start = str(ent_coef).partition("_")
     try:
         learned = word == "auto" and (not start or 0 < float(start) < math.inf)

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from wnrl.errors import UsageError, check_choice
+from wnrl.errors import UsageError, check_choice, printable
 
 # From a part of a module's name to the extra of this project that it needs.
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari", "minatar": "minatar"}
@@ -97,7 +97,7 @@ class EnvFactory:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return printable(str(error).strip().partition("\n")[0]) or type(error).__name__
 
 
 def factory(env_id: str, render_mode: str | None = None) -> EnvFactory:

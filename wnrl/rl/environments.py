@@ -35,7 +35,7 @@ Factory = Callable[[], gym.Env[Any, Any]]
 
 
 def first_env_seed(seed: int) -> int:
-    """The seed of a run's first environment to learn in; the others count on from it.
+    """Return the seed of a run's first environment to learn in; the others count on from it.
 
     Those of different runs stay apart, as do the starts of their evaluations, while counting on
     from the run's own seed would give neighbours all but one environment in common.
@@ -46,7 +46,7 @@ def first_env_seed(seed: int) -> int:
 def vectorize(
     factory: Factory, n_envs: int, seed: int, normalize: bool = False, gamma: float = 0.99
 ) -> VecEnv:
-    """Environments that step together in this process, seeded, each with SB3's ``Monitor``.
+    """Return environments that step together in this process, seeded, each with a ``Monitor``.
 
     Atari games get ``Atari``, whose preprocessing is that of Mnih et al. (2015), and four stacked
     frames; ``Monitor`` stands in front, so that logs and evaluations have whole games and their own
@@ -68,7 +68,7 @@ def vectorize(
 
 
 def vectorize_for_evaluation(factory: Factory, n_envs: int, training: VecEnv | None) -> VecEnv:
-    """Environments to evaluate in: raw rewards, observations as the agent knows them.
+    """Return environments to evaluate in: raw rewards, observations as the agent knows them.
 
     Args:
         factory: makes one environment.
@@ -88,7 +88,7 @@ def vectorize_for_evaluation(factory: Factory, n_envs: int, training: VecEnv | N
 
 
 def _side_by_side(factory: Factory, n_envs: int) -> VecEnv:
-    """The environments with all that changes observations, but for running statistics."""
+    """Return the environments with all that changes observations, but for running statistics."""
     check_positive(n_envs=n_envs)
     inner = DummyVecEnv([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
     venv: VecEnv = Finite(inner)
@@ -102,7 +102,7 @@ def _side_by_side(factory: Factory, n_envs: int) -> VecEnv:
 
 
 class Finite(VecEnvWrapper):
-    """Raises NonFiniteError at the first observation or reward that is NaN or infinite.
+    """Raise NonFiniteError at the first observation or reward that is NaN or infinite.
 
     Behind running statistics an infinite one would be clipped, and a greedy agent plays on with
     NaN: then all that follows from it is wrong, and looks well.
@@ -147,24 +147,24 @@ class Atari(AtariWrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Goes on with the next life, or starts a new game if ``seed`` is given."""
+        """Go on with the next life, or start a new game if ``seed`` is given."""
         if seed is not None:
             self.set_wrapper_attr("was_real_done", True)
         return super().reset(seed=seed, options=options)
 
 
 def is_atari(env: gym.Env[Any, Any]) -> bool:
-    """Whether ``env`` is a game of the Arcade Learning Environment."""
+    """Return True for a game of the Arcade Learning Environment."""
     return type(env.unwrapped).__module__.partition(".")[0] == "ale_py"
 
 
 def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
-    """The spaces in a Dict by name, or the space itself."""
+    """Return the spaces in a Dict by name, or the space itself."""
     return dict(space.items()) if isinstance(space, spaces.Dict) else {"": space}
 
 
 def _scaled(space: spaces.Space[Any]) -> dict[str, Any]:
-    """``VecNormalize``'s arguments: of the observations, vectors alone are scaled."""
+    """Return ``VecNormalize``'s arguments: of the observations, vectors alone are scaled."""
     keys = [
         key
         for key, part in _parts(space).items()

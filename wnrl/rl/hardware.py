@@ -15,13 +15,13 @@ MOST_THREADS = 4  # of a CNN on small images: more wait for one another
 
 
 def has_images(space: spaces.Space[Any]) -> bool:
-    """Whether observations are, or a Dict of them has, what SB3 gives to a CNN."""
+    """Return True where observations are, or a Dict of them has, what SB3 gives to a CNN."""
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
     return any(is_image_space(part) for part in parts)
 
 
 def is_small(space: spaces.Space[Any], policy_arguments: dict[str, Any]) -> bool:
-    """Whether a network is too small for a GPU, or for more than one thread, to pay.
+    """Return True where a network is too small for a GPU, or for more than one thread, to pay.
 
     Args:
         space: its observations; a CNN is never small.
@@ -34,7 +34,7 @@ def is_small(space: spaces.Space[Any], policy_arguments: dict[str, Any]) -> bool
 
 
 def choose_device(asked: str, small: bool) -> tuple[str, str | None]:
-    """The device for ``asked``, and a remark where another one would be faster.
+    """Return the device for ``asked``, and a remark where another one would be faster.
 
     Args:
         asked: auto, cpu, cuda or cuda:<k>; auto is the CPU for a small network.
@@ -54,7 +54,7 @@ def choose_device(asked: str, small: bool) -> tuple[str, str | None]:
 
 
 def choose_threads(asked: int | None, small: bool) -> int:
-    """``asked``, else one thread for a small network and a few for a larger one."""
+    """Return ``asked``, else one thread for a small network and a few for a larger one."""
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

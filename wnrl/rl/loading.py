@@ -7,7 +7,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 import torch
-from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -16,7 +15,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, printable
 
 # What unpickling and SB3 raise for a file that is damaged or something else.
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError,
@@ -43,7 +42,7 @@ def load_agent(
     try:
         data, parameters, _ = load_from_zip_file(path, device="cpu")
     except BROKEN as error:
-        raise UsageError(f"model {path} is damaged, or no zip of SB3: {_line(error)}") from error
+        raise UsageError(f"model {path} is damaged, or no zip of SB3: {_reason(error)}") from error
     if not data or not parameters or not isinstance(data.get("policy_class"), type):
         raise UsageError(f"model {path} holds no agent of SB3, or one whose policy is not here")
     policy = data["policy_class"]
@@ -55,7 +54,7 @@ def load_agent(
     try:
         return algorithm.load(path, device=device, **small)
     except BROKEN as error:
-        raise UsageError(f"model {path} cannot be loaded: {_line(error)}") from error
+        raise UsageError(f"model {path} cannot be loaded: {_reason(error)}") from error
 
 
 def acting_with(
@@ -73,7 +72,7 @@ def acting_with(
 
 
 def check_fits(model: BaseAlgorithm, env: VecEnv, path: Path, env_id: str) -> None:
-    """Raises UsageError where the agent of ``path`` has other spaces than ``env``."""
+    """Raise UsageError where the agent of ``path`` has other spaces than ``env``."""
     pairs = (
         ("observations", model.observation_space, env.observation_space),
         ("actions", model.action_space, env.action_space),
@@ -81,13 +80,13 @@ def check_fits(model: BaseAlgorithm, env: VecEnv, path: Path, env_id: str) -> No
     for what, its, theirs in pairs:
         if its != theirs:
             raise UsageError(
-                f"model {path} does not fit env_id {env_id!r}: it has {what} {_text(its)}, "
-                f"the environment {_text(theirs)}"
+                f"model {path} does not fit env_id {env_id!r}: it has {what} {printable(its)}, "
+                f"the environment {printable(theirs)}"
             )
 
 
 def load_pickled_statistics(env: VecEnv, path: Path) -> VecNormalize:
-    """``env`` with observations scaled by the statistics in ``path``, rewards as they are.
+    """Return ``env`` with observations scaled by the statistics in ``path``, rewards as they are.
 
     Args:
         env: from ``vectorize_for_evaluation``.
@@ -101,14 +100,10 @@ def load_pickled_statistics(env: VecEnv, path: Path) -> VecNormalize:
     try:
         normalizer = VecNormalize.load(str(path), env)
     except BROKEN as error:
-        raise UsageError(f"{path} is damaged or does not fit: {_line(error)}") from error
+        raise UsageError(f"{path} is damaged or does not fit: {_reason(error)}") from error
     normalizer.training = normalizer.norm_reward = False
     return normalizer
 
 
-def _text(space: spaces.Space[Any]) -> str:
-    return " ".join(str(space).split())
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _reason(error: BaseException) -> str:
+    return printable(error) or type(error).__name__

@@ -17,7 +17,7 @@ LONGEST = 3000  # frames; later ones are left out
 
 
 def check_film(path: Path) -> None:
-    """Raises UsageError if a film with that name could not be written here."""
+    """Raise UsageError if a film with that name could not be written here."""
     check_choice("the end of record", path.suffix.lower(), (".gif", ".mp4"))
     if path.suffix.lower() == ".mp4" and not find_spec("imageio_ffmpeg"):
         raise UsageError(f"record {path} needs pip install 'wnrl[video]'; a .gif does not")
@@ -29,7 +29,7 @@ def check_film(path: Path) -> None:
 
 
 def film(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> Frames:
-    """Plays an episode and returns what it looks like; no display is opened.
+    """Play an episode and return what it looks like; no display is opened.
 
     Args:
         model: the agent.
@@ -50,7 +50,7 @@ def film(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> F
 
 
 def write_film(path: Path, frames: Frames, fps: float) -> None:
-    """Writes ``frames`` as a GIF or an MP4, which ``check_film`` has allowed; whole or not at all.
+    """Write ``frames`` as a GIF or an MP4, which ``check_film`` has allowed; whole or not at all.
 
     Args:
         path: ends in .gif or .mp4.

@@ -70,7 +70,7 @@ def with_statistics(env: VecEnv, numbers: Mapping[str, Any]) -> VecNormalize:
 def save_statistics(path: Path, numbers: Mapping[str, Any]) -> None:
     """Write what ``statistics_of`` returned as an ``.npz`` file, whole or not at all."""
     with whole_file(path) as file:
-        np.savez(file, allow_pickle=False, **numbers)
+        np.savez(file, **numbers)
 
 
 def load_statistics(env: VecEnv, path: Path) -> VecNormalize:
