@@ -46,7 +46,7 @@ def elbo(
     n_samples: int = 1,
     generator: torch.Generator | None = None,
 ) -> Elbo:
-    """The ELBO at reparametrised samples (Kingma & Welling 2014, arXiv:1312.6114, eq. 10).
+    """Return the ELBO at reparametrised samples (Kingma & Welling 2014, arXiv:1312.6114, eq. 10).
 
     Args:
         model: the VAE, in the mode the caller wants, or its compiled ``forward``.
@@ -65,7 +65,7 @@ def elbo(
 def beta_elbo(
     bound: Elbo, beta: float = 1.0, free_bits: float = 0.0, free_bits_per: str = "group"
 ) -> Tensor:
-    """What to maximise in the place of the ELBO; never what to report.
+    """Return what to maximise in the place of the ELBO; never report it.
 
     Args:
         bound: from ``elbo``.
@@ -94,7 +94,7 @@ def beta_elbo(
 
 
 def warm_up(step: int, n_steps: int) -> float:
-    """A beta that rises evenly from 0 at step 0 to 1 at ``n_steps`` (Sønderby et al., 2016).
+    """Return a beta that rises evenly from 0 at step 0 to 1 at ``n_steps`` (Sønderby et al., 2016).
 
     Raises:
         UsageError: a number below zero.
@@ -105,7 +105,7 @@ def warm_up(step: int, n_steps: int) -> float:
 
 
 def iwae_bound(log_joint: Tensor, log_posterior: Tensor) -> Tensor:
-    """Importance-weighted bound on log p(x) (Burda et al., 2016, arXiv:1509.00519, eq. 8).
+    """Return the importance-weighted bound (Burda et al., 2016, arXiv:1509.00519, eq. 8).
 
     Args:
         log_joint: log p(x, z_k) in nats, ``(K, B)``.
@@ -126,7 +126,7 @@ def iwae_bound(log_joint: Tensor, log_posterior: Tensor) -> Tensor:
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:
-    """The logarithm of the mean over K of ``exp(log_weights)``, ``(K, B)`` to ``(B,)``."""
+    """Return the logarithm of the mean over K of ``exp(log_weights)``, ``(K, B)`` to ``(B,)``."""
     return wide(log_weights).logsumexp(0) - math.log(len(log_weights))
 
 
@@ -138,7 +138,7 @@ def iwae(
     *,
     chunk: int | None = None,
 ) -> Tensor:
-    """The importance-weighted bound of a model, in as little memory as one wants.
+    """Return the importance-weighted bound of a model, in as little memory as one wants.
 
     With ``chunk``, samples go through the model in chunks whose activations are not kept: the
     backward pass computes them again from the same noise. Value and gradient are those of all
@@ -164,9 +164,9 @@ def iwae(
     check_positive(chunk=chunk)
 
     def part(k: int, state: Tensor) -> tuple[Tensor, Tensor]:
-        own = torch.Generator(x.device)
-        own.set_state(state)  # the same noise again in the backward pass
-        return model(x, k, own).log_weights, own.get_state()
+        source = torch.Generator(x.device)
+        source.set_state(state)  # the same noise again in the backward pass
+        return model(x, k, source).log_weights, source.get_state()
 
     source = generator or default_generator(x.device)
     state, parts = source.get_state(), []
@@ -181,7 +181,7 @@ def iwae(
 
 
 def dreg(model: VAE, x: Tensor, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
-    """The importance-weighted bound, with the doubly reparametrised gradient for the encoder.
+    """Return the importance-weighted bound, its gradient for the encoder doubly reparametrised.
 
     The gradient of the encoder's parameters has the same expectation as that of ``iwae``, and a
     signal that does not vanish as K grows (Tucker et al., 2019, arXiv:1810.04152): it is that of
@@ -218,7 +218,7 @@ def dreg(model: VAE, x: Tensor, n_samples: int, generator: torch.Generator | Non
 
 
 def _check_independent(model: nn.Module) -> None:
-    """Raises UsageError where log p(x, z_k) depends on the other samples of a batch too."""
+    """Raise UsageError if log p(x, z_k) depends on the other samples of a batch too."""
     for name, part in model.named_modules():
         if part.training and isinstance(part, (_BatchNorm, BatchRenorm, MeanOnlyBatchNorm)):
             raise UsageError(
@@ -228,7 +228,7 @@ def _check_independent(model: nn.Module) -> None:
 
 
 def default_generator(device: torch.device) -> torch.Generator:
-    """The generator that torch draws from on ``device`` where none is given."""
+    """Return the generator that torch draws from on ``device`` where none is given."""
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         return torch.cuda.default_generators[index]

@@ -36,7 +36,7 @@ IWAE_STAGES = 8
 
 
 def iwae_stages(done: float) -> float:
-    """Stages of 3^i epochs at 10^(−i/7) of the rate (Burda et al., 2016, section 5)."""
+    """Return the factor of the rate: 10^(−i/7) for 3^i epochs (Burda et al., 2016, section 5)."""
     ends = [(3 ** (i + 1) - 1) // 2 for i in range(IWAE_STAGES)]
     stage = next(i for i, end in enumerate(ends) if done * ends[-1] <= end + 1e-6)
     return 10 ** (-stage / 7)

@@ -15,7 +15,7 @@ from wnrl.vae.pixels import PixelLikelihood
 
 
 def binarise(pixels: Tensor, levels: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draws every pixel from a Bernoulli with p = grey level / (levels − 1).
+    """Draw every pixel from a Bernoulli with p = grey level / (levels − 1).
 
     Args:
         pixels: grey levels 0 … levels − 1, uint8, any shape, on any device.
@@ -32,7 +32,7 @@ def binarise(pixels: Tensor, levels: int, generator: torch.Generator | None = No
 
 
 def fixed_draw(pixels: Tensor, levels: int, seed: int) -> Tensor:
-    """The one binary version of ``pixels`` that belongs to ``seed``, uint8, on the CPU."""
+    """Return the one binary version of ``pixels`` that belongs to ``seed``, uint8, on the CPU."""
     generator = torch.Generator().manual_seed(seed)
     return binarise(pixels.cpu(), levels, generator).to(torch.uint8)
 
@@ -43,7 +43,7 @@ def training_inputs(
     levels: int,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """One use of images in training: a fresh binary draw, or their grey levels.
+    """Return images for one use in training: a fresh binary draw, or their grey levels.
 
     Args:
         likelihood: of the model.
@@ -62,7 +62,7 @@ def training_inputs(
 def fixed_inputs(
     likelihood: PixelLikelihood, pixels: Tensor, levels: int, seed: int
 ) -> tuple[Tensor, int]:
-    """Images that every model with such a likelihood is measured on.
+    """Return images that every model with such a likelihood is measured on.
 
     Returns:
         uint8 images on the CPU, ``(N, C, H, W)``, and what to divide them by: a binary draw and

@@ -36,17 +36,17 @@ class Bernoulli(PixelLikelihood):
         self.maps = channels
 
     def pixel_log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        """As the base class says."""
+        """Do as the base class says."""
         if can_look(x) and not torch.equal(x, x.square()):
             raise UsageError("x must be zeros and ones for a Bernoulli: binarise the grey levels")
         return x * params - F.softplus(params)
 
     def mean(self, params: Tensor) -> Tensor:
-        """As the base class says."""
+        """Do as the base class says."""
         return wide(params).sigmoid()
 
     def start(self, pixel_means: Tensor) -> Tensor:
-        """Logits of the means, clipped to [.001, .999] (Burda et al., 2016)."""
+        """Return logits of the means, clipped to [.001, .999] (Burda et al., 2016)."""
         return pixel_means.clamp(0.001, 0.999).logit()
 
 
@@ -60,16 +60,16 @@ class DiscretisedLogistic(PixelLikelihood):
     meaning = "logistic, discretised to the grey levels"
 
     def pixel_log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        """As the base class says."""
+        """Do as the base class says."""
         mean, log_scale = params.chunk(2, -3)
         return self._in_bin(2 * x - 1, mean, log_scale)
 
     def mean(self, params: Tensor) -> Tensor:
-        """The middle of the logistic."""
+        """Return the middle of the logistic."""
         return _from_unit(wide(params).chunk(2, -3)[0])
 
     def _in_bin(self, y: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-        """Log-probability of the bin around ``y``, a level in [−1, 1]; elementwise."""
+        """Return the log-probability of the bin around ``y``, a level in [−1, 1]; elementwise."""
         assert self.levels is not None
         half = 1 / (self.levels - 1)
         rate = (-log_scale.clamp(*LOG_SCALE_RANGE)).exp()
@@ -105,7 +105,7 @@ class LogisticMixture(DiscretisedLogistic):
         self.maps = components * sum(self._sizes)
 
     def pixel_log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        """As the base class says; the channels of a pixel are one event."""
+        """Do as the base class says; the channels of a pixel are one event."""
         y = (2 * x - 1).unsqueeze(-4)  # (..., 1, C, H, W)
         logits, means, log_scales, couplings = self._split(params)
         means = self._coupled(means, couplings, y)
@@ -114,7 +114,7 @@ class LogisticMixture(DiscretisedLogistic):
         return weighted.logsumexp(-3, keepdim=True)
 
     def mean(self, params: Tensor) -> Tensor:
-        """The components' middles, weighted."""
+        """Return the components' middles, weighted."""
         logits, means, _, couplings = self._split(wide(params))
         middles = means
         for _ in range(self.channels - 1):  # each pass settles one more channel
@@ -122,7 +122,7 @@ class LogisticMixture(DiscretisedLogistic):
         return _from_unit((logits.softmax(-4) * middles).sum(-4))
 
     def start(self, pixel_means: Tensor) -> Tensor:
-        """As the base class says; all components are alike."""
+        """Do as the base class says; all components are alike."""
         y = 2 * pixel_means - 1
         logit, log_scales, couplings = (
             y.new_zeros(size, *y.shape[1:]) for size in (1, *self._sizes[2:])
@@ -130,11 +130,11 @@ class LogisticMixture(DiscretisedLogistic):
         return torch.cat([logit, y, log_scales, couplings]).repeat(self.components, 1, 1)
 
     def _split(self, params: Tensor) -> tuple[Tensor, ...]:
-        """``(..., P, H, W)`` to logits, means, log-scales, couplings: ``(..., N, ·, H, W)``."""
+        """Split P into logits, means, log-scales and couplings, ``(..., N, ·, H, W)`` each."""
         return params.unflatten(-3, (self.components, -1)).split(self._sizes, -3)
 
     def _coupled(self, means: Tensor, couplings: Tensor, y: Tensor) -> Tensor:
-        """``means`` shifted by the values ``y`` of the channels before."""
+        """Return ``means`` shifted by the values ``y`` of the channels before."""
         shifted, row = [means.narrow(-3, 0, 1)], 0
         for c in range(1, self.channels):
             weights = couplings.narrow(-3, row, c).tanh()
@@ -145,7 +145,7 @@ class LogisticMixture(DiscretisedLogistic):
 
 
 def _from_unit(y: Tensor) -> Tensor:
-    """From [−1, 1], beyond which a mean may lie, to [0, 1]."""
+    """Map [−1, 1], beyond which a mean may lie, to [0, 1]."""
     return (0.5 * y + 0.5).clamp(0, 1)
 
 
@@ -164,16 +164,16 @@ class NormalDensity(PixelLikelihood):
         self.levels = None
 
     def pixel_log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        """Log-density by pixel."""
+        """Return the log-density by pixel."""
         mean, log_var = params.chunk(2, -3)
         return normal_log_prob(x, mean, log_var.clamp(*LOG_VAR_RANGE))
 
     def mean(self, params: Tensor) -> Tensor:
-        """As the base class says."""
+        """Do as the base class says."""
         return wide(params).chunk(2, -3)[0].clamp(0, 1)
 
     def start(self, pixel_means: Tensor) -> Tensor:
-        """As the base class says, with variance 1."""
+        """Do as the base class says, with variance 1."""
         return torch.cat([pixel_means, torch.zeros_like(pixel_means)])
 
 
@@ -187,7 +187,7 @@ LIKELIHOODS: dict[str, type[PixelLikelihood]] = {
 
 
 def bits_per_dim(nats: float, image_shape: tuple[int, ...], likelihood: PixelLikelihood) -> float:
-    """−log p(x) as bits a value: ``nats / (C · H · W · ln 2)``.
+    """Return −log p(x) as bits a value: ``nats / (C · H · W · ln 2)``.
 
     A uniform model of 256 levels has 8.000.
 

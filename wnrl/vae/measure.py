@@ -142,7 +142,7 @@ class Difference:
 
 
 def paired_difference(per_image: Tensor, other: Tensor) -> Difference:
-    """Compares two models image by image, which removes what images differ by.
+    """Compare two models image by image, which removes what images differ by.
 
     Args:
         per_image: −log p(x) in nats under the first model, ``(N,)``.
@@ -161,28 +161,28 @@ def paired_difference(per_image: Tensor, other: Tensor) -> Difference:
 
 
 def difference(first: Likelihood, second: Likelihood) -> Difference:
-    """How much higher the first model's NLL is, if the two can be compared at all.
+    """Return how much higher the first model's NLL is, if the two compare.
 
     Raises:
         UsageError: they are of other images, of another K, or one is a density and one is not.
     """
-    for what, ours, theirs in (
+    for what, one, other in (
         ("images (images_crc32)", first.images_crc32, second.images_crc32),
         ("K", first.protocol.n_samples, second.protocol.n_samples),
         ("likelihood", first.scores, second.scores),
     ):
-        if ours != theirs:
-            raise UsageError(f"the two runs differ in their {what}: {ours} and {theirs}")
+        if one != other:
+            raise UsageError(f"the two runs differ in their {what}: {one} and {other}")
     return paired_difference(first.per_image_nll, second.per_image_nll)
 
 
 def standard_error(values: Tensor) -> float:
-    """Standard error of the mean of ``values``, ``(N,)``."""
+    """Return the standard error of the mean of ``values``, ``(N,)``."""
     return (values.std() / math.sqrt(len(values))).item()
 
 
 def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = None) -> Likelihood:
-    """Measures −log p(x) on a whole split with K importance samples an image.
+    """Measure −log p(x) on a whole split with K importance samples an image.
 
     The model is evaluated in eval mode, in its own type also under autocast, with the weights of
     normalised layers computed once, and every part of it is put back into the mode it was in. Log
@@ -222,7 +222,9 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
             block = slice(start, start + size)
             x = pixels[block].to(like) / scale
             generator = block_generator(device, protocol.noise_seed, start)
-            chunks = log_weight_chunks(model, x, protocol.n_samples, rows, generator)
+            k = max(1, rows // len(x))
+            left = range(protocol.n_samples, 0, -k)
+            chunks = (model.log_weights(x, min(k, n), generator) for n in left)
             bounds[:, block] = torch.stack(bounds_of_chunks(chunks))
         for start in range(0, len(pixels), IMAGES):
             block = slice(start, start + IMAGES)
@@ -252,28 +254,19 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
 
 
 def usual_rows(model: VAE, device: torch.device) -> int:
-    """Rows in one pass that suit a device."""
+    """Return rows in one pass that suit a device."""
     kind = device.type if device.type in ROWS else "cpu"
     return max(1, min(ROWS[kind], VALUES[kind] // math.prod(model.params_shape)))
 
 
 def block_generator(device: torch.device, noise_seed: int, start: int) -> torch.Generator:
-    """The source of the noise for the images from ``start`` on."""
+    """Return the source of the noise for the images from ``start`` on."""
     mixed = np.random.SeedSequence((noise_seed, start)).generate_state(1)
     return torch.Generator(device).manual_seed(int(mixed[0]))
 
 
-def log_weight_chunks(
-    model: VAE, x: Tensor, n_samples: int, rows: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """The K log weights of each image in pieces ``(k, B)`` of at most ``rows`` decoder rows."""
-    k = max(1, rows // len(x))
-    for start in range(0, n_samples, k):
-        yield model.log_weights(x, min(k, n_samples - start), generator)
-
-
 def bounds_of_chunks(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Joins chunks of log weights into the IWAE bound and the ELBO.
+    """Join chunks of log weights into the IWAE bound and the ELBO.
 
     Args:
         chunks: log weights in nats, ``(k, B)`` each, any k, at least one chunk.
@@ -298,7 +291,7 @@ def bounds_of_chunks(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for every module inside; each one's own mode comes back at the end."""
+    """Put every module into eval mode inside; each one's mode comes back at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

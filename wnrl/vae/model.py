@@ -67,7 +67,9 @@ class VAE(nn.Module):
     encoder: nn.Module
     decoder: nn.Module
     heads: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
-    """Parts whose last layer gives the parameters of a distribution."""
+    """Parts whose last layer gives the parameters of a distribution; the last part is p(x | z)."""
+    flat: ClassVar[bool] = False
+    """Whether ``encoder`` takes images as rows of values."""
 
     def __init__(
         self, image_shape: ImageShape, latent_dim: int, likelihood: PixelLikelihood | None = None
@@ -89,7 +91,7 @@ class VAE(nn.Module):
         return (self.likelihood.maps, *self.image_shape[1:])
 
     def output_layers(self) -> list[str]:
-        """The names of the layers that give the parameters of a distribution.
+        """Return the names of the layers that give the parameters of a distribution.
 
         Layers inside of a flow are none: what they give goes on to the next.
         """
@@ -98,7 +100,7 @@ class VAE(nn.Module):
         return [[name for name, part in parts if isinstance(part, layers)][-1] for parts in inside]
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images to the posterior of the first stochastic layer.
+        """Map images to the posterior of the first stochastic layer.
 
         Args:
             x: grey levels divided by (levels − 1), ``(B, C, H, W)``.
@@ -109,11 +111,11 @@ class VAE(nn.Module):
         Raises:
             UsageError: what ``checked`` refuses.
         """
-        mu, log_var = DiagonalNormal.from_output(self.encoder(self.checked(x)))
-        return mu, log_var
+        x = self.checked(x)
+        return DiagonalNormal.from_output(self.encoder(x.flatten(1) if self.flat else x))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents ``(..., Z)`` to parameters of the likelihood, ``(..., P, H, W)``.
+        """Map latents ``(..., Z)`` to parameters of the likelihood, ``(..., P, H, W)``.
 
         Raises:
             UsageError: latents of another size, type or device.
@@ -129,7 +131,7 @@ class VAE(nn.Module):
     def forward(
         self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
     ) -> Terms:
-        """The terms of the bounds on log p(x).
+        """Return the terms of the bounds on log p(x).
 
         Args:
             x: images, ``(B, C, H, W)``.
@@ -146,7 +148,7 @@ class VAE(nn.Module):
         return Terms(reconstruction, log_ratio, q.kl().expand_as(log_ratio))
 
     def posterior(self, x: Tensor) -> Posterior:
-        """q(z | x), where its density can be had at any z.
+        """Return q(z | x), where its density can be had at any z.
 
         Raises:
             UsageError: the model has it at its own samples only.
@@ -154,7 +156,7 @@ class VAE(nn.Module):
         return DiagonalNormal(*self.encode(x))
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        """Nats of log p(x, z), ``(K, B)``.
+        """Return log p(x, z) in nats, ``(K, B)``.
 
         Args:
             x: images, ``(B, C, H, W)``.
@@ -166,7 +168,7 @@ class VAE(nn.Module):
     def log_weights(
         self, x: Tensor, n_samples: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Log importance weights log p(x, z_k) − log q(z_k | x) of samples from q.
+        """Return log importance weights log p(x, z_k) − log q(z_k | x) of samples from q.
 
         Args:
             x: images, ``(B, C, H, W)``.
@@ -183,7 +185,7 @@ class VAE(nn.Module):
         return self(x, n_samples, generator).log_weights
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Expected images given draws of z from the prior, within [0, 1], ``(n, C, H, W)``.
+        """Return expected images given draws of z from the prior, within [0, 1], ``(n, C, H, W)``.
 
         Raises:
             UsageError: ``n`` is not above zero.
@@ -192,15 +194,15 @@ class VAE(nn.Module):
         return self.likelihood.mean(self.decode(self.draw_prior(n, generator)))
 
     def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` draws of what ``decode`` takes, from the prior, ``(n, Z)``."""
+        """Draw ``n`` of what ``decode`` takes from the prior, ``(n, Z)``."""
         return self.standard_noise((n, self.latent_dim), generator)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Expected images at the middle of the posterior, within [0, 1], shape of ``x``."""
+        """Return expected images at the middle of the posterior, within [0, 1], shape of ``x``."""
         return self.likelihood.mean(self.decode(self.encode(x)[0]))
 
     def data_init(self, x: Tensor, init_scale: float = 1.0, head: bool = False) -> DataInitReport:
-        """``wnrl.data_init`` on a batch.
+        """Call ``wnrl.data_init`` on a batch.
 
         Args:
             x: images that represent the data, ``(B, C, H, W)``; a few hundred.
@@ -223,12 +225,12 @@ class VAE(nn.Module):
         return report
 
     def standard_noise(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-        """Draws from N(0, 1) on the device of the model and in its type."""
+        """Draw from N(0, 1) on the device of the model and in its type."""
         like = next(self.parameters())
         return torch.randn(tuple(shape), generator=generator, device=like.device, dtype=like.dtype)
 
     def checked(self, x: Tensor) -> Tensor:
-        """``x``, if it is a batch of images of the model's shape, on its device and in its type.
+        """Return ``x`` if it is a batch of images of the model's shape, device and type.
 
         Raises:
             UsageError: it is not, or has values that ``PixelLikelihood.check`` refuses.
@@ -245,7 +247,7 @@ class VAE(nn.Module):
         return x
 
     def _check_home(self, name: str, t: Tensor) -> None:
-        """Raises UsageError where ``t`` is not on the device of the model, or not in its type."""
+        """Raise UsageError if ``t`` is not on the device of the model, or not in its type."""
         like = next(self.parameters())
         if t.device != like.device:
             raise UsageError(f"{name} must be on {like.device}, as the model is, got {t.device}")
@@ -253,18 +255,21 @@ class VAE(nn.Module):
             raise UsageError(f"{name} must be {like.dtype}, as the model is, got {t.dtype}")
 
     @torch.no_grad()
-    def start_at(self, bias: Tensor, pixel_means: Tensor | None) -> None:
-        """Sets an output bias so that an untrained model's images are about ``pixel_means``.
+    def start_at(self, pixel_means: Tensor | None, bias: Tensor | None = None) -> None:
+        """Set an output bias so that an untrained model's images are about ``pixel_means``.
 
         Args:
-            bias: of the parameters, P · H · W values in any shape or, by map, ``(P,)``.
             pixel_means: means of the training set in [0, 1], ``(C, H, W)``; None changes nothing.
+            bias: of the parameters, P · H · W values in any shape or, by map, ``(P,)``; that of the
+                last output layer by default.
 
         Raises:
             UsageError: ``pixel_means`` has another shape, or values outside of [0, 1].
         """
         if pixel_means is None:
             return
+        if bias is None:
+            bias = self.get_parameter(f"{self.output_layers()[-1]}.bias")
         if pixel_means.shape != self.image_shape:
             raise UsageError(
                 f"pixel_means must have shape {self.image_shape}, got {tuple(pixel_means.shape)}"

@@ -23,7 +23,7 @@ TILE_PIXELS = 48  # smaller images are magnified to at least this size
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
-    """Images side by side, magnified by a whole factor, with a grey line between them.
+    """Return images side by side, magnified by a whole factor, with a grey line between them.
 
     Args:
         images: values in [0, 1], ``(N, C, height, width)``.
@@ -50,7 +50,7 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 @torch.no_grad()
 def reconstructions(model: VAE, images: Images, columns: int = 8, rows: int = 2) -> Tensor:
-    """Validation images, each row of them above its row of reconstructions.
+    """Return validation images, each row of them above its row of reconstructions.
 
     There are as many of them as full rows take; of fewer than one row, all.
     """
@@ -68,7 +68,7 @@ def reconstructions(model: VAE, images: Images, columns: int = 8, rows: int = 2)
 
 @torch.no_grad()
 def samples(model: VAE, columns: int = 8, rows: int = 4) -> Tensor:
-    """Expected images of samples from the prior, the same noise at every call."""
+    """Return expected images of samples from the prior, the same noise at every call."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
     with evaluating(model):
         means = model.sample(columns * rows, generator).cpu()
@@ -77,7 +77,7 @@ def samples(model: VAE, columns: int = 8, rows: int = 4) -> Tensor:
 
 @torch.no_grad()
 def traversals(model: VAE, columns: int = 11, rows: int = 8) -> Tensor:
-    """One latent variable a row, from −3 to 3, the others staying where they are.
+    """Vary one latent variable a row, from −3 to 3; the others stay where they are.
 
     They go out from one draw from the prior, the same at every call. Shown are the variables that
     change the image the most, the strongest one on top.
@@ -107,7 +107,7 @@ def traversals(model: VAE, columns: int = 11, rows: int = 8) -> Tensor:
 
 @torch.no_grad()
 def canvases(model: DRAW, rows: int = 8, most: int = 16) -> Tensor:
-    """How DRAW draws samples from the prior: ``(rows, steps, C, H, W)``, the same at every call.
+    """Return DRAW's canvases of samples from the prior, ``(rows, steps, C, H, W)``.
 
     Args:
         model: the model.
@@ -122,20 +122,20 @@ def canvases(model: DRAW, rows: int = 8, most: int = 16) -> Tensor:
 
 
 def canvas(model: DRAW) -> Tensor:
-    """``canvases`` as one picture, a sample a row."""
+    """Return ``canvases`` as one picture, a sample a row."""
     shown = canvases(model)
     return grid(shown.flatten(0, 1), columns=shown.shape[1])
 
 
 def all_pictures(model: VAE, images: Images) -> dict[str, Tensor]:
-    """Every picture that there is of a model, by its TensorBoard tag."""
-    found = {
+    """Return every picture that there is of a model, by its TensorBoard tag."""
+    shots = {
         tags.VAE_RECONSTRUCTIONS: reconstructions(model, images),
         tags.VAE_SAMPLES: samples(model),
     }
     if isinstance(model, DRAW):
-        return {**found, tags.VAE_CANVAS: canvas(model)}
-    return {**found, tags.VAE_TRAVERSALS: traversals(model)}
+        return {**shots, tags.VAE_CANVAS: canvas(model)}
+    return {**shots, tags.VAE_TRAVERSALS: traversals(model)}
 
 
 def draw(
@@ -181,6 +181,6 @@ def save(frames: Sequence[Tensor], path: Path) -> None:
 
 
 def to_pixels(picture: Tensor) -> np.ndarray:
-    """A picture ``(C, H, W)`` with values in [0, 1] as PIL takes it, uint8."""
+    """Return a picture ``(C, H, W)`` with values in [0, 1] as PIL takes it, uint8."""
     pixels = picture.mul(255).round().byte().permute(1, 2, 0).numpy()
     return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels

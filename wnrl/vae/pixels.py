@@ -22,12 +22,12 @@ _trusted = ContextVar("trusted", default=False)
 
 
 def wide(t: Tensor) -> Tensor:
-    """``t`` in float32, or in its own type where that is wider."""
+    """Return ``t`` in float32, or in its own type where that is wider."""
     return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def can_look(t: Tensor) -> bool:
-    """Whether the values of ``t`` are there to be looked at, and no device has to be waited for."""
+    """Return True if the values of ``t`` can be looked at without waiting for a device."""
     return t.is_cpu and not (
         torch.compiler.is_compiling()
         or in_transform()
@@ -79,7 +79,7 @@ class PixelLikelihood(ABC):
         self.channels, self.levels, self.maps = channels, levels, 2 * channels
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        """Log-probability of images.
+        """Return the log-probability of images.
 
         Args:
             x: ``(..., C, H, W)``; its leading axes are broadcast against those of ``params``.
@@ -102,7 +102,7 @@ class PixelLikelihood(ABC):
         return self.pixel_log_prob(wide(x), wide(params)).sum((-3, -2, -1))
 
     def check(self, x: Tensor) -> None:
-        """Looks for values that no image has, where that costs nothing: on a CPU.
+        """Look for values that no image has, where that costs nothing: on a CPU.
 
         Raises:
             UsageError: values outside of ``limits``, such as undivided grey levels, or NaN.
@@ -118,13 +118,13 @@ class PixelLikelihood(ABC):
 
     @abstractmethod
     def pixel_log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        """Nats by position, ``(..., C, H, W)``, or ``(..., 1, H, W)`` where channels are joined."""
+        """Return nats by position, ``(..., C, H, W)``, or ``(..., 1, H, W)`` if joined."""
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
-        """The expected image within [0, 1], ``(..., C, H, W)``, for looking at."""
+        """Return the expected image within [0, 1], ``(..., C, H, W)``, for looking at."""
 
     def start(self, pixel_means: Tensor) -> Tensor:
-        """Parameters ``(P, H, W)`` whose mean is ``pixel_means``, ``(C, H, W)``: a first bias."""
+        """Return a first bias ``(P, H, W)``, whose mean is ``pixel_means``, ``(C, H, W)``."""
         y = 2 * pixel_means - 1
         return torch.cat([y, torch.zeros_like(y)])

@@ -11,18 +11,18 @@ from wnrl.vae.pixels import wide
 
 
 def normal_log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-    """Log-density of each ``z`` under N(mu, exp(log_var)): nats, elementwise."""
+    """Return the log-density of each ``z`` under N(mu, exp(log_var)): nats, elementwise."""
     squares = (z - mu).square() * (-log_var).exp()
     return -0.5 * (squares + log_var + math.log(2 * math.pi))
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """Log-density of each ``z`` under N(0, 1): nats, elementwise."""
+    """Return the log-density of each ``z`` under N(0, 1): nats, elementwise."""
     return -0.5 * (z.square() + math.log(2 * math.pi))
 
 
 def kl_from_standard_normal(mu: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mu, exp(log_var)) ‖ N(0, 1)) (Kingma & Welling 2014, arXiv:1312.6114, app. B).
+    """Return KL(N(mu, exp(log_var)) ‖ N(0, 1)) (Kingma & Welling 2014, arXiv:1312.6114, B).
 
     Returns:
         Nats, elementwise, never below zero but for rounding.
@@ -34,10 +34,10 @@ class Posterior(Protocol):
     """q(z | x) of B images, over all latent variables."""
 
     def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
-        """Reparametrised samples, ``(*shape, B, Z)``."""
+        """Return reparametrised samples, ``(*shape, B, Z)``."""
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of each variable (given those before) in nats, shape of ``z``."""
+        """Return the log-density of each variable (given those before) in nats, shape of ``z``."""
 
 
 class DiagonalNormal(NamedTuple):
@@ -48,12 +48,12 @@ class DiagonalNormal(NamedTuple):
 
     @classmethod
     def from_output(cls, output: Tensor) -> "DiagonalNormal":
-        """From a network's output: mu in the first half of the features, log_var in the second."""
+        """Take a network's output: mu in the first half of the features, log_var in the second."""
         mu, log_var = wide(output).chunk(2, -1)
         return cls(mu, log_var)
 
     def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
-        """Reparametrised samples, ``(*shape, *mu.shape)``."""
+        """Return reparametrised samples, ``(*shape, *mu.shape)``."""
         noise = torch.randn(
             (*shape, *self.mu.shape),
             generator=generator,
@@ -63,9 +63,9 @@ class DiagonalNormal(NamedTuple):
         return self.mu + (0.5 * self.log_var).exp() * noise
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of each variable in nats."""
+        """Return the log-density of each variable in nats."""
         return normal_log_prob(z, self.mu, self.log_var)
 
     def kl(self) -> Tensor:
-        """KL from N(0, I) by variable in nats."""
+        """Return the KL from N(0, I) by variable in nats."""
         return kl_from_standard_normal(self.mu, self.log_var)

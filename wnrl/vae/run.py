@@ -14,15 +14,8 @@ from wnrl import data, tags
 from wnrl.compiling import compiled
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn import plain_parts
-from wnrl.runs import (
-    EventFile,
-    Length,
-    Options,
-    carry_out,
-    resolve_device,
-    seed_everything,
-    whole_file,
-)
+from wnrl.runs import EventFile, Length, Options, carry_out, resolve_device, seed_everything
+from wnrl.runs.files import whole_file
 from wnrl.vae import pictures
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.construction import MODEL, Weights, build, save_weights
@@ -98,16 +91,11 @@ def train_in(
     def steps(settings: Mapping[str, Any]) -> int:
         return VAEConfig.from_json(settings).total_steps(n_train)
 
-    return carry_out(
-        folder,
-        wanted,
-        lambda: VAEWork(config, images, machine),
-        Length(("epochs", "n_steps"), steps),
-        FILES,
-        options,
-        progress,
-        accepted,
-    )
+    def work() -> VAEWork:
+        return VAEWork(config, images, machine)
+
+    length = Length(("epochs", "n_steps"), steps)
+    return carry_out(folder, wanted, work, length, FILES, options, progress, accepted)
 
 
 def settings_of(config: VAEConfig, machine: Machine) -> dict[str, Any]:
@@ -208,12 +196,8 @@ class VAEWork:
             graphs = device.type == "cuda" and config.train_chunk is None
             forward = compiled(model.forward, f"model {config.model!r}", graphs=graphs)
         self.trainer = Trainer(model, images, config, forward)
+        self.total_steps = self.trainer.total_steps
         self.curve: dict[str, list[float]] = {"steps": []}
-
-    @property
-    def total_steps(self) -> int:
-        """Gradient steps of the whole run."""
-        return self.trainer.total_steps
 
     @property
     def step(self) -> int:

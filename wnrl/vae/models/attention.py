@@ -22,7 +22,7 @@ class Window(NamedTuple):
 
     @classmethod
     def place(cls, where: Tensor, n: int, height: int, width: int) -> "Window":
-        """The window that five numbers describe (arXiv:1502.04623, eq. 19 to 26).
+        """Return the window that five numbers describe (arXiv:1502.04623, eq. 19 to 26).
 
         Args:
             where: vertical and horizontal centre (±1 is just outside), the logarithms of the
@@ -46,18 +46,18 @@ class Window(NamedTuple):
         return cls(filters(g_y, height), filters(g_x, width), log_gain.exp())
 
     def read(self, images: Tensor) -> Tensor:
-        """The filters' view of ``(R, C, H, W)``: ``(R, C, N, N)``, without γ."""
+        """Return the filters' view of ``(R, C, H, W)``: ``(R, C, N, N)``, without γ."""
         across = images @ self.horizontal.mT.unsqueeze(1)
         return self.vertical.unsqueeze(1) @ across
 
     def write(self, patches: Tensor) -> Tensor:
-        """What filters spread over the image of ``(R, C, N, N)``: ``(R, C, H, W)``, without γ."""
+        """Spread patches ``(R, C, N, N)`` over the image: ``(R, C, H, W)``, without γ."""
         across = patches @ self.horizontal.unsqueeze(1)
         return self.vertical.mT.unsqueeze(1) @ across
 
 
 def window_head(hidden_size: int, n: int, height: int, width: int) -> nn.Linear:
-    """The layer that places a window; its bias spreads N × N filters evenly over the image.
+    """Return the layer that places a window; its bias spreads N × N filters evenly over the image.
 
     Filters stand in the middles of N equal parts of the longer side, half a part wide. With biases
     of zero, a window of 2 × 2 has narrow filters on the corners of the image: where those are
@@ -81,7 +81,7 @@ class ReadAll(nn.Module):
         self.n_features = 2 * channels * height * width
 
     def forward(self, x: Tensor, error: Tensor, h: Tensor) -> Tensor:
-        """From the image, what is wrong with the canvas, and the decoder's state ``(R, H)``."""
+        """Read image and error, where the decoder's state ``(R, H)`` says, as rows of values."""
         return torch.cat([x, error], 1).flatten(1)
 
 
@@ -101,7 +101,7 @@ class ReadWindow(nn.Module):
         self.where = window_head(hidden_size, n, height, width)
 
     def forward(self, x: Tensor, error: Tensor, h: Tensor) -> Tensor:
-        """From the image, what is wrong with the canvas, and the decoder's state ``(R, H)``."""
+        """Read image and error, where the decoder's state ``(R, H)`` says, as rows of values."""
         window = Window.place(self.where(h), self.n, *x.shape[2:])
         return window.gain * window.read(torch.cat([x, error], 1)).flatten(1)
 
@@ -121,7 +121,7 @@ class WriteAll(nn.Module):
         self.what = nn.Linear(hidden_size, maps * height * width)
 
     def forward(self, h: Tensor) -> Tensor:
-        """From the decoder's state ``(R, H)``: ``(R, P, H, W)``."""
+        """Map the decoder's state ``(R, H)`` to an increment ``(R, P, H, W)``."""
         return self.what(h).reshape(-1, *self.params_shape)
 
 
@@ -142,7 +142,7 @@ class WriteWindow(nn.Module):
         self.what = nn.Linear(hidden_size, maps * n * n)
 
     def forward(self, h: Tensor) -> Tensor:
-        """From the decoder's state ``(R, H)``: ``(R, P, H, W)``."""
+        """Map the decoder's state ``(R, H)`` to an increment ``(R, P, H, W)``."""
         maps, height, width = self.params_shape
         window = Window.place(self.where(h), self.n, height, width)
         patches = wide(self.what(h)).reshape(-1, maps, self.n, self.n)

@@ -1,7 +1,6 @@
 """Convolutional VAEs: the weight norm paper's residual one, and that of World Models."""
 
 from collections import OrderedDict
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -35,12 +34,12 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)``, the same out."""
+        """Map ``(B, C, H, W)`` to the same."""
         return x + BRANCH_SCALE * self.branch(x)
 
 
 def conv_encoder(image_shape: ImageShape, out_features: int) -> nn.Sequential:
-    """Three stages of two residual blocks, then fully connected units.
+    """Return three stages of two residual blocks, then fully connected units.
 
     Args:
         image_shape: C, H, W; H and W are divisible by 4.
@@ -71,7 +70,7 @@ def conv_encoder(image_shape: ImageShape, out_features: int) -> nn.Sequential:
 
 
 def conv_decoder(latent_dim: int, params_shape: ImageShape) -> nn.Sequential:
-    """The mirror image of ``conv_encoder``: ``(R, Z) -> (R, P, H, W)``."""
+    """Return the mirror image of ``conv_encoder``: ``(R, Z) -> (R, P, H, W)``."""
     maps, height, width = params_shape
     a, b, c = MAPS
     small = (c, height // 4, width // 4)
@@ -121,8 +120,7 @@ class ConvVAE(VAE):
         super().__init__(image_shape, latent_dim, likelihood)
         self.encoder = conv_encoder(self.image_shape, 2 * latent_dim)
         self.decoder = conv_decoder(latent_dim, self.params_shape)
-        head: Any = self.decoder.get_submodule("head")
-        self.start_at(head.bias, pixel_means)
+        self.start_at(pixel_means)
 
 
 class FrameVAE(VAE):
@@ -165,7 +163,6 @@ class FrameVAE(VAE):
             nn.Flatten(),  # 256 maps of 2 × 2
             nn.Linear(1024, 2 * latent_dim),
         )
-        head = nn.ConvTranspose2d(32, self.likelihood.maps, 6, stride=2)
         self.decoder = nn.Sequential(
             nn.Linear(latent_dim, 1024),
             nn.Unflatten(1, (1024, 1, 1)),
@@ -175,7 +172,6 @@ class FrameVAE(VAE):
             nn.ReLU(),
             nn.ConvTranspose2d(64, 32, 6, stride=2),
             nn.ReLU(),
-            head,
+            nn.ConvTranspose2d(32, self.likelihood.maps, 6, stride=2),
         )
-        assert head.bias is not None
-        self.start_at(head.bias, pixel_means)
+        self.start_at(pixel_means)

@@ -16,6 +16,14 @@ from wnrl.vae.posteriors import DiagonalNormal, standard_normal_log_prob
 
 INIT_STD = 0.01
 PASSES = 3  # of data_init: behind them, deviations are right to 1 %
+SPARED = {
+    "encoder": "it is recurrent",
+    "decoder": "it is recurrent",
+    "read.where": "its bias spreads the window over the image",
+    "write.where": "its bias spreads the window over the image",
+    "write.what": "the canvas starts at the mean of the data",
+}
+"""The layers that ``data_init`` leaves alone, with the reasons."""
 States = tuple[Tensor, Tensor]
 
 
@@ -28,7 +36,7 @@ class Drawing(NamedTuple):
     """The posterior that each step's z is from, given the steps before, ``(R, T, Z)``."""
     canvas: Tensor
     """The canvas after the last step: parameters of the likelihood, ``(R, P, H, W)``."""
-    inputs: dict[str, list[Tensor]]
+    inputs: dict[str, tuple[Tensor, ...]]
     """The states that ``to_posterior`` and ``write.what`` saw at each step, ``(R, H)`` each."""
 
 
@@ -100,17 +108,16 @@ class DRAW(VAE):
             elif "where" not in name:
                 nn.init.zeros_(parameter)
         self.first_canvas = nn.Parameter(torch.zeros(self.params_shape))
-        self.start_at(self.first_canvas, pixel_means)
+        self.start_at(pixel_means, self.first_canvas)
 
     def draw(self, x: Tensor, noise: Tensor) -> Drawing:
-        """Draws images after ``x``.
+        """Draw images after ``x``.
 
         Args:
             x: images, ``(R, C, H, W)``.
             noise: standard normal, ``(T, R, Z)`` for T steps; zeros for the posterior's means.
         """
-        latents, mus, log_vars = [], [], []
-        inputs: dict[str, list[Tensor]] = {"to_posterior": [], "write.what": []}
+        steps: list[tuple[Tensor, ...]] = []
         canvas, encoded, decoded = self._start(len(x))
         with self._weights_once():
             for step_noise in noise:
@@ -120,16 +127,14 @@ class DRAW(VAE):
                 q = DiagonalNormal.from_output(self.to_posterior(encoded[0]))
                 z = q.mu + (0.5 * q.log_var).exp() * step_noise
                 canvas, decoded = self._step(z, canvas, decoded)
-                latents.append(z)
-                mus.append(q.mu)
-                log_vars.append(q.log_var)
-                inputs["to_posterior"].append(encoded[0])
-                inputs["write.what"].append(decoded[0])
+                steps.append((z, *q, encoded[0], decoded[0]))
+        zs, mus, log_vars, encodings, decodings = zip(*steps, strict=True)
         q = DiagonalNormal(torch.stack(mus, 1), torch.stack(log_vars, 1))
-        return Drawing(torch.stack(latents, 1), q, canvas, inputs)
+        inputs = {"to_posterior": encodings, "write.what": decodings}
+        return Drawing(torch.stack(zs, 1), q, canvas, inputs)
 
     def canvases(self, z: Tensor) -> Tensor:
-        """The canvas after each step of drawing latents.
+        """Return the canvas after each step of drawing latents.
 
         Args:
             z: ``(..., T, Z)``.
@@ -143,7 +148,7 @@ class DRAW(VAE):
         return torch.stack(self._canvases(z, keep=0))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents of all steps ``(..., T, Z)`` to parameters of the likelihood.
+        """Map latents of all steps ``(..., T, Z)`` to parameters of the likelihood.
 
         Raises:
             UsageError: latents of another size.
@@ -151,20 +156,21 @@ class DRAW(VAE):
         return self._canvases(z, keep=1)[-1]
 
     def _canvases(self, z: Tensor, keep: int) -> list[Tensor]:
-        """The last ``keep`` canvases, or with 0 all; the others need not stay in memory."""
+        """Return the last ``keep`` canvases, or with 0 all; the others need not stay in memory."""
         if z.dim() < 2 or z.shape[-1] != self.latent_dim or not z.shape[-2]:
             raise UsageError(f"z must have shape (..., T, {self.latent_dim}), got {tuple(z.shape)}")
         self._check_home("z", z)
-        kept: list[Tensor] = []
+        canvases: list[Tensor] = []
         canvas, _, decoded = self._start(z.shape[:-2].numel())
         with self._weights_once():
             for step_z in z.reshape(-1, *z.shape[-2:]).unbind(1):
                 canvas, decoded = self._step(step_z, canvas, decoded)
-                kept = [*kept, canvas.reshape(*z.shape[:-2], *self.params_shape)][-keep:]
-        return kept
+                shaped = canvas.reshape(*z.shape[:-2], *self.params_shape)
+                canvases = [*canvases, shaped][-keep:]
+        return canvases
 
     def _start(self, rows: int) -> tuple[Tensor, States, States]:
-        """Canvas and states before the first step."""
+        """Return the canvas and states before the first step."""
         zeros = self.first_canvas.new_zeros(rows, self.hidden_size)
         return self.first_canvas.expand(rows, -1, -1, -1), (zeros, zeros), (zeros, zeros)
 
@@ -173,18 +179,18 @@ class DRAW(VAE):
         return wide(canvas) + self.write(decoded[0]), decoded
 
     def _weights_once(self) -> AbstractContextManager[None]:
-        """Computes normalised weights once for all steps; a compiler sees that by itself."""
+        """Compute normalised weights once for all steps; a compiler sees that by itself."""
         return nullcontext() if torch.compiler.is_compiling() else shared_weights(self)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``VAE.encode``, for the first step."""
+        """Do as ``VAE.encode``, for the first step."""
         first = self.draw(self.checked(x), x.new_zeros(1, len(x), self.latent_dim)).q
         return first.mu.squeeze(1), first.log_var.squeeze(1)
 
     def forward(
         self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
     ) -> Terms:
-        """As ``VAE.forward``; the KL of a step is in closed form given the steps before."""
+        """Do as ``VAE.forward``; the KL of a step is in closed form given the steps before."""
         rows = self.checked(x).repeat(n_samples, 1, 1, 1)  # (K · B, C, H, W)
         noise = self.standard_noise((self.n_steps, len(rows), self.latent_dim), generator)
         drawing = self.draw(rows, noise)
@@ -197,17 +203,17 @@ class DRAW(VAE):
         )
 
     def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` draws of the latents of all steps from the prior, ``(n, T, Z)``."""
+        """Draw the latents of all steps ``n`` times from the prior, ``(n, T, Z)``."""
         return self.standard_noise((n, self.n_steps, self.latent_dim), generator)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Expected images from the mean of each step's posterior, within [0, 1], shape of ``x``."""
+        """Return expected images from the mean of each step's posterior, within [0, 1]."""
         noise = x.new_zeros(self.n_steps, len(x), self.latent_dim)
         return self.likelihood.mean(self.draw(self.checked(x), noise).canvas)
 
     @torch.no_grad()
     def data_init(self, x: Tensor, init_scale: float = 1.0, head: bool = False) -> DataInitReport:
-        """Standardises ``to_posterior`` over images and steps, to a deviation of ``init_scale``/T.
+        """Standardise ``to_posterior`` over images and steps, to a deviation of ``init_scale``/T.
 
         The paper has no such initialisation for recurrent layers, and here every layer runs at each
         step of a loop. The LSTM cells stay as they are, and so do the layers that place windows,
@@ -228,13 +234,14 @@ class DRAW(VAE):
             UsageError: what ``checked`` or ``wnrl.data_init`` refuses. The model is unchanged.
         """
         noise = self.standard_noise((self.n_steps, len(self.checked(x)), self.latent_dim), None)
-        saved = copy.deepcopy(self.state_dict())
+        layers, saved = dict(self.named_modules()), copy.deepcopy(self.state_dict())
+        spared = {name: reason for name, reason in SPARED.items() if name in layers}
+        if head:
+            del spared["write.what"]
         try:
             for _ in range(PASSES):
-                report = self._left_alone(head)
-                for name in ("to_posterior", "write.what"):
-                    if name in report.skipped:
-                        continue
+                report = DataInitReport(skipped=dict(spared))
+                for name in ("to_posterior", *(["write.what"] if head else [])):
                     layer = self.get_submodule(name)
                     states = torch.cat(self.draw(x, noise).inputs[name])  # (T · B, H)
                     changed = data_init(layer, states, init_scale=init_scale / self.n_steps)
@@ -244,21 +251,6 @@ class DRAW(VAE):
             raise
         return report
 
-    def _left_alone(self, head: bool) -> DataInitReport:
-        """A report of the layers that ``data_init`` does not touch."""
-        reasons = {
-            "encoder": "it is recurrent",
-            "decoder": "it is recurrent",
-            "read.where": "its bias spreads the window over the image",
-            "write.where": "its bias spreads the window over the image",
-            "write.what": "the canvas starts at the mean of the data",
-        }
-        layers = dict(self.named_modules())
-        spared = {name: reasons[name] for name in reasons if name in layers}
-        if head:
-            del spared["write.what"]
-        return DataInitReport(skipped=spared)
-
     def posterior(self, x: Tensor) -> NoReturn:
-        """Raises UsageError: encoder and decoder drive each other, step by step."""
+        """Raise UsageError: encoder and decoder drive each other, step by step."""
         raise UsageError("DRAW's posterior has a density at its own samples only")

@@ -1,6 +1,6 @@
 """Inverse autoregressive flow (Kingma et al., 2016, arXiv:1606.04934): a posterior that bends."""
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class MADE(nn.Module):
         self.head = MaskedLinear(width + context_dim, 2 * latent_dim, outward.repeat(2, 1))
 
     def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Shifts and gates, ``(..., Z)`` each, from z and a context that is broadcast to it."""
+        """Return shifts and gates, ``(..., Z)`` each; the context is broadcast to ``z``."""
         context = context.expand(*z.shape[:-1], -1)
         hidden = F.elu(self.hidden(torch.cat([z, context], -1)))
         m, s = wide(self.head(torch.cat([hidden, context], -1))).chunk(2, -1)
@@ -51,7 +51,7 @@ class MADE(nn.Module):
 
 
 def iaf_step(z: Tensor, m: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """``σ z + (1 − σ) m`` with ``σ = sigmoid(s + KEEP)`` (the paper's algorithm 1).
+    """Return ``σ z + (1 − σ) m`` with ``σ = sigmoid(s + KEEP)`` (the paper's algorithm 1).
 
     Args:
         z: ``(..., Z)``.
@@ -99,11 +99,10 @@ class ConvIAFVAE(VAE):
         self.encoder = conv_encoder(self.image_shape, 3 * latent_dim)
         self.steps = nn.ModuleList(MADE(latent_dim, latent_dim, width) for _ in range(depth))
         self.decoder = conv_decoder(latent_dim, self.params_shape)
-        head: Any = self.decoder.get_submodule("head")
-        self.start_at(head.bias, pixel_means)
+        self.start_at(pixel_means)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``VAE.encode``, for z_0, before the flow."""
+        """Do as ``VAE.encode``, for z_0, before the flow."""
         start, _ = self._encode(x)
         return start.mu, start.log_var
 
@@ -113,7 +112,7 @@ class ConvIAFVAE(VAE):
         return DiagonalNormal.from_output(start), context
 
     def flow(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """All steps.
+        """Do all steps.
 
         Args:
             z: z_0, ``(..., Z)``.
@@ -131,7 +130,7 @@ class ConvIAFVAE(VAE):
     def forward(
         self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
     ) -> Terms:
-        """As ``VAE.forward``."""
+        """Do as ``VAE.forward``."""
         q, context = self._encode(x)
         start = q.sample((n_samples,), generator)
         z, log_det = self.flow(start, context)
@@ -142,10 +141,10 @@ class ConvIAFVAE(VAE):
         return Terms(self.likelihood.log_prob(x, self.decode(z)), log_ratio, log_ratio)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Expected images where the flow takes the mean of z_0, within [0, 1], shape of ``x``."""
+        """Return expected images where the flow takes the mean of z_0, within [0, 1]."""
         q, context = self._encode(x)
         return self.likelihood.mean(self.decode(self.flow(q.mu, context)[0]))
 
     def posterior(self, x: Tensor) -> NoReturn:
-        """Raises UsageError: inverting the flow for the density of any z takes Z steps."""
+        """Raise UsageError: inverting the flow for the density of any z takes Z steps."""
         raise UsageError("an IAF posterior has a density at its own samples only")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ class MLPVAE(VAE):
             other images.
     """
 
+    flat = True
+
     def __init__(
         self,
         image_shape: ImageShape,
@@ -48,13 +50,7 @@ class MLPVAE(VAE):
         n_values, n_params = prod(self.image_shape), prod(self.params_shape)
         self.encoder = mlp(n_values, hidden, 2 * latent_dim, activation=activation)
         self.decoder = mlp(latent_dim, hidden[::-1], n_params, activation=activation)
-        head: Any = self.decoder[-1]
-        self.start_at(head.bias, pixel_means)
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``VAE.encode``."""
-        mu, log_var = DiagonalNormal.from_output(self.encoder(self.checked(x).flatten(1)))
-        return mu, log_var
+        self.start_at(pixel_means)
 
 
 class Chain(NamedTuple):
@@ -65,13 +61,13 @@ class Chain(NamedTuple):
     """From z1 to mu and log_var of z2."""
 
     def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
-        """Reparametrised samples, ``(*shape, B, Z1 + Z2)``."""
+        """Return reparametrised samples, ``(*shape, B, Z1 + Z2)``."""
         z1 = self.first.sample(shape, generator)
         z2 = DiagonalNormal.from_output(self.upper(z1)).sample((), generator)
         return torch.cat([z1, z2], -1)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of each variable given those of the layer before, in nats."""
+        """Return the log-density of each variable given those of the layer before, in nats."""
         size = self.first.mu.shape[-1]
         z1, z2 = z[..., :size], z[..., size:]
         second = DiagonalNormal.from_output(self.upper(z1))
@@ -99,6 +95,7 @@ class TwoLayerVAE(VAE):
         UsageError: as for ``MLPVAE``.
     """
 
+    flat = True
     heads = ("encoder", "upper_encoder", "upper_decoder", "decoder")
 
     def __init__(
@@ -124,22 +121,16 @@ class TwoLayerVAE(VAE):
         self.upper_encoder = net(first, hidden_above, 2 * second)
         self.upper_decoder = net(second, hidden_above[::-1], 2 * first)
         self.decoder = net(first, hidden_below[::-1], prod(self.params_shape))
-        head: Any = self.decoder[-1]
-        self.start_at(head.bias, pixel_means)
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``VAE.encode``, for z1."""
-        mu, log_var = DiagonalNormal.from_output(self.encoder(self.checked(x).flatten(1)))
-        return mu, log_var
+        self.start_at(pixel_means)
 
     def prior_below(self, z2: Tensor) -> DiagonalNormal:
-        """The prior p(z1 | z2), from ``(..., Z2)``."""
+        """Return the prior p(z1 | z2), from ``(..., Z2)``."""
         return DiagonalNormal.from_output(self.upper_decoder(z2))
 
     def forward(
         self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
     ) -> Terms:
-        """As ``VAE.forward``."""
+        """Do as ``VAE.forward``."""
         q1 = DiagonalNormal(*self.encode(x))
         z1 = q1.sample((n_samples,), generator)
         q2 = DiagonalNormal.from_output(self.upper_encoder(z1))
@@ -153,16 +144,16 @@ class TwoLayerVAE(VAE):
         )
 
     def posterior(self, x: Tensor) -> Chain:
-        """q(z1, z2 | x)."""
+        """Return q(z1, z2 | x)."""
         return Chain(DiagonalNormal(*self.encode(x)), self.upper_encoder)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        """Nats of log p(x, z1, z2), with z1 and z2 side by side, ``(K, B, Z1 + Z2)``."""
+        """Return log p(x, z1, z2) in nats; z1 and z2 are side by side, ``(K, B, Z1 + Z2)``."""
         z1, z2 = z[..., : self.latent_dim], z[..., self.latent_dim :]
         log_prior = self.prior_below(z2).log_prob(z1).sum(-1) + standard_normal_log_prob(z2).sum(-1)
         return self.likelihood.log_prob(x, self.decode(z1)) + log_prior
 
     def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` draws of z1 from the prior, ``(n, Z1)``."""
+        """Draw ``n`` of z1 from the prior, ``(n, Z1)``."""
         z2 = self.standard_noise((n, self.upper_dim), generator)
         return self.prior_below(z2).sample((), generator)
