@@ -13,7 +13,7 @@ from PIL import Image
 from scripts import evaluate_vae, sample_vae
 from tests.vae.written import write_run
 from wnrl import vae
-from wnrl.errors import UsageError
+from wnrl.errors import NonFiniteError, UsageError
 from wnrl.runs import write_json
 from wnrl.vae.evaluation import evaluate
 from wnrl.vae.run import Machine, train_in
@@ -205,3 +205,24 @@ def test_canvas_as_a_gif_has_a_frame_for_each_step(runs, tmp_path):
 def test_a_picture_that_cannot_be_drawn_is_refused(changes, message, runs):
     with pytest.raises(UsageError, match=message):
         sample_vae.main(sample_vae.Args(**{"run_dir": runs["weight"][0], **changes}))
+
+
+def test_a_likelihood_that_is_not_finite_is_told_and_exits_with_1(runs, monkeypatch, capsys):
+    def infinite(*_):
+        raise NonFiniteError("log p(x) of 1 of 300 test images is not finite")
+
+    monkeypatch.setattr("wnrl.vae.evaluation.nll", infinite)
+    assert evaluate_vae.main(evaluate_vae.Args(run_dir=runs["weight"][0], device="cpu")) == 1
+    assert capsys.readouterr().out == "failed: log p(x) of 1 of 300 test images is not finite\n"
+
+
+@pytest.mark.parametrize("program", [evaluate_vae, sample_vae])
+@pytest.mark.parametrize("name", ["model.pt", "config.json", "result.json"])
+def test_a_damaged_run_is_refused_in_one_line(program, name, runs, tmp_path):
+    folder = shutil.copytree(runs["weight"][0], tmp_path / "run")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (folder / name).write_bytes(content)
+    with pytest.raises(UsageError, match=f"{name} is damaged") as refused:
+        program.main(program.Args(run_dir=folder))
+    assert "\n" not in str(refused.value)
