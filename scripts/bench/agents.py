@@ -31,7 +31,7 @@ from scripts import _cli
 from wnrl.errors import UsageError, check_choice, check_positive
 
 STOCK = "stock"
-OURS_ALONE = ("norm_heads", "data_init", "tau")
+OURS_ALONE = ("norm_kwargs", "norm_heads", "data_init", "tau")
 """Arguments of policies that stock's do not have."""
 SEGMENT = 0.3
 """Seconds that stock trains for in a round; more where one cycle of updates takes longer."""
@@ -123,17 +123,8 @@ import numpy as np
 
 import envs
 from agents import AGENTS
-from scripts.bench._rounds import (
-    CPU,
-    WALL,
-    cell,
-    clocked,
-    header,
-    interleaved,
-    line,
-    prepare,
-    ratio,
-)
+from scripts.bench import _rounds
+from scripts.bench._rounds import CPU, WALL, cell
 from wnrl.rl.environments import vectorize
 from wnrl.runs import resolve_device
 from wnrl.sb3.fused import use_fused
@@ -172,7 +163,7 @@ def steps_a_cycle(config: Any) -> int:
 
 def train(model: Model, steps: int) -> list[float]:
     """Return the wall and CPU seconds of ``steps`` more environment steps."""
-    return clocked(lambda: model.learn(steps, reset_num_timesteps=False), model.device)
+    return _rounds.clocked(lambda: model.learn(steps, reset_num_timesteps=False), model.device)
 
 
 def measure(task: Task, args: Args) -> tuple[dict[str, np.ndarray], int]:
@@ -186,7 +177,7 @@ def measure(task: Task, args: Args) -> tuple[dict[str, np.ndarray], int]:
         train(model, first)
     steps = cycle * max(1, round(SEGMENT / train(models[STOCK], cycle)[WALL]))
     arms = {name: lambda model=model: train(model, steps) for name, model in models.items()}
-    return interleaved(arms, rounds=3, warm_up=2, seconds=args.seconds), steps
+    return _rounds.interleaved(arms, rounds=3, warm_up=2, seconds=args.seconds), steps
 
 
 def rows(task: Task, times: Mapping[str, np.ndarray], steps: int) -> Iterator[str]:
@@ -194,14 +185,14 @@ def rows(task: Task, times: Mapping[str, np.ndarray], steps: int) -> Iterator[st
     stock = times[STOCK]
     for norm, ours in times.items():
         if norm != STOCK:
-            yield line(
+            yield _rounds.line(
                 (
                     task.name,
                     norm,
                     cell(stock[:, WALL], ours[:, WALL]),
                     cell(stock[:, CPU], ours[:, CPU]),
                     *(f"{steps / np.median(arm[:, WALL]):.0f}" for arm in (stock, ours)),
-                    verdict(task.aims.get(norm), ratio(stock[:, CPU], ours[:, CPU])[0]),
+                    verdict(task.aims.get(norm), _rounds.ratio(stock[:, CPU], ours[:, CPU])[0]),
                 )
             )
 
@@ -213,9 +204,9 @@ def verdict(aim: float | None, reached: float) -> str:
 
 def main(args: Args) -> None:
     """Measure and print the table, algorithm by algorithm."""
-    prepare(args.device, args.threads)
+    _rounds.prepare(args.device, args.threads)
     columns = ("× stock", "× stock, CPU time", "stock, steps/s", "ours, steps/s", "aim")
-    print(header("", "norm", *columns), flush=True)
+    print(_rounds.header("", "norm", *columns), flush=True)
     for task in TASKS:
         if task.algo in args.algos:
             print(task.name, file=sys.stderr)

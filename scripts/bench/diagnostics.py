@@ -66,7 +66,8 @@ import envs
 from agents import AGENTS
 from scripts.bench._rounds import CPU, cell, clocked, header, interleaved, line, prepare
 from wnrl.rl.environments import vectorize
-from wnrl.rl.training import Model
+from wnrl.rl.training import Model, log_to
+from wnrl.runs import EventFile
 from wnrl.sb3 import Diagnostics
 
 INSIDE, COUNT = CPU + 1, CPU + 2
@@ -94,7 +95,10 @@ def build(task: str, args: Args, run_dir: Path) -> Model:
     algo, env_id = task.split()
     config = AGENTS[algo].preset(env_id)
     env = vectorize(envs.factory(env_id), config.n_envs, args.seed, config.normalize, config.gamma)
-    return AGENTS[algo].build(config, env, args.norm, args.seed, "cpu", run_dir)
+    model = AGENTS[algo].build(config, env, args.norm, args.seed, "cpu")
+    run_dir.mkdir()
+    log_to(model, EventFile(run_dir))
+    return model
 
 
 def measure(task: str, steps: int, args: Args) -> dict[str, np.ndarray]:

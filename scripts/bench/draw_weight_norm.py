@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from scripts import _cli
 
@@ -43,10 +43,10 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from wnrl import WNLinear, data_init
 from wnrl.networks import mlp
-from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import weight_norm
 from wnrl.norms import NORMS
 from wnrl.optim import project_
@@ -59,7 +59,7 @@ BATCH_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def main(args: Args) -> None:
-    """Draws each figure and prints its numbers."""
+    """Draw each figure and print its numbers."""
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     print(args.out)
@@ -73,7 +73,7 @@ def main(args: Args) -> None:
 
 
 def draw_geometry(figure: Figure, args: Args) -> Iterator[str]:
-    """One unit with two inputs: v walks at right angles to itself, w stays on the circle of g."""
+    """Draw one unit with two inputs: v walks at right angles to itself, w on the circle of g."""
     start, length = torch.tensor([-0.6, 0.35]), 0.7
     goal, curvature = torch.tensor([1.2, 0.9]), torch.tensor([1.0, 4.0])
     left, right = figure.subplots(1, 2)
@@ -113,7 +113,7 @@ def draw_geometry(figure: Figure, args: Args) -> Iterator[str]:
 
 
 def draw_lengths(figure: Figure, args: Args) -> Iterator[str]:
-    """How ‖v‖ grows, and how far Adam turns v in one step."""
+    """Draw how ‖v‖ grows, and how far Adam turns v in one step."""
     left, right = figure.subplots(1, 2)
     styles = {0.1: ":", 0.3: "--", 1.0: "-"}
     for norm, rate in itertools.product(("none", "weight"), styles):
@@ -145,16 +145,14 @@ def draw_lengths(figure: Figure, args: Args) -> Iterator[str]:
     finish(right, "inputs of the layer")
 
 
-def follow(
-    net: nn.Sequential, optimizer: torch.optim.Optimizer, steps: int
-) -> tuple[list[float], list[float]]:
-    """Mean length of the rows (of v, or else w) and the relative step of w, second layer."""
+def follow(net: Any, optimizer: Optimizer, steps: int) -> tuple[list[float], list[float]]:
+    """Return the mean length of v's rows, or else w's, and the relative step of w, in layer 2."""
     lengths, relative = [], []
-    before = effective(net[2])
+    before = net[2].weight.detach().clone()
     direction = dict(net.named_parameters()).get("2.weight_v", before)
     lengths.append(direction.norm(dim=1).mean().item())
     for _ in train(net, optimizer, steps, seed=0):
-        after = effective(net[2])
+        after = net[2].weight.detach().clone()
         relative.append(((after - before).norm() / before.norm()).item())
         lengths.append(direction.norm(dim=1).mean().item())
         before = after
@@ -162,7 +160,7 @@ def follow(
 
 
 def adam_step(width: int, std: float | None) -> float:
-    """‖Δv‖/‖v‖ of the first step of Adam, in units of its learning rate, averaged over units."""
+    """Return ‖Δv‖/‖v‖ of Adam's first step over its learning rate, averaged over units."""
     torch.manual_seed(0)
     layer = WNLinear(width, 64, v_init_std=std)
     before, rate = layer.weight_v.detach().clone(), 1e-4
@@ -174,17 +172,13 @@ def adam_step(width: int, std: float | None) -> float:
 
 
 def draw_learning_rates(figure: Figure, args: Args) -> Iterator[str]:
-    """Where each arm still learns: training loss after a fixed number of steps."""
+    """Draw where each arm still learns: training loss after a fixed number of steps."""
     left, right = figure.subplots(1, 2, sharey=True)
-    best: dict[str, float] = {}
     for axes, with_init in ((left, False), (right, True)):
         for norm in ARMS:
-            losses = np.array(
-                [
-                    [final_loss(norm, rate, s, with_init, args.steps) for s in range(args.seeds)]
-                    for rate in LEARNING_RATES
-                ]
-            )
+            runs = itertools.product(LEARNING_RATES, range(args.seeds))
+            results = [final_loss(norm, *run, with_init, args.steps) for run in runs]
+            losses = np.array(results).reshape(len(LEARNING_RATES), -1)
             middle = np.median(losses, 1)
             colour = NORMS[norm].colour
             axes.plot(LEARNING_RATES, middle, ".-", color=colour, label=norm, linewidth=1.2)
@@ -192,7 +186,6 @@ def draw_learning_rates(figure: Figure, args: Args) -> Iterator[str]:
                 LEARNING_RATES, losses.min(1), losses.max(1), color=colour, alpha=0.15, linewidth=0
             )
             at = int(middle.argmin())
-            best[norm] = middle[at]
             wide = [rate for rate, loss in zip(LEARNING_RATES, middle, strict=True) if loss < 0.3]
             reach = f"{wide[0]:.2g} to {wide[-1]:.2g}" if wide else "nowhere"
             yield (
@@ -207,7 +200,7 @@ def draw_learning_rates(figure: Figure, args: Args) -> Iterator[str]:
 
 
 def draw_batch_noise(figure: Figure, args: Args) -> Iterator[str]:
-    """How much the other examples of a minibatch change the output for one example."""
+    """Draw how much the other examples of a minibatch change the output for one example."""
     axes = figure.subplots()
     pixels, _ = digits()
     for norm in ("weight", "layer", "mean", "weight_mean", "batch"):
@@ -235,21 +228,19 @@ def draw_batch_noise(figure: Figure, args: Args) -> Iterator[str]:
 
 
 def network(norm: str, seed: int) -> nn.Sequential:
-    """64 → 64 → 64 → 64 → 10 with ReLU; the same draw for every norm."""
+    """Return 64 → 64 → 64 → 64 → 10 with ReLU; the same draw for every norm."""
     torch.manual_seed(seed)
     return mlp(64, (64, 64, 64), 10, norm=norm)
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """1797 images ``(N, 64)`` with values in [0, 1], and their labels ``(N,)``."""
+    """Return 1797 images ``(N, 64)`` with values in [0, 1], and their labels ``(N,)``."""
     data, target = load_digits(return_X_y=True)
     return torch.tensor(data, dtype=torch.float32) / 16, torch.tensor(target)
 
 
-def train(
-    net: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed: int
-) -> Iterator[float]:
-    """Cross-entropy (nats) of each minibatch, while it learns."""
+def train(net: nn.Module, optimizer: Optimizer, steps: int, seed: int) -> Iterator[float]:
+    """Yield the cross-entropy (nats) of each minibatch, while it learns."""
     pixels, labels = digits()
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
@@ -263,7 +254,7 @@ def train(
 
 
 def final_loss(norm: str, rate: float, seed: int, with_init: bool, steps: int) -> float:
-    """Mean training loss of the last 20 steps; at most log 10, what a constant answer costs."""
+    """Return the mean loss of the last 20 steps; at most log 10, what a constant answer costs."""
     net = network(norm, seed)
     if with_init:
         pixels, _ = digits()
@@ -274,16 +265,8 @@ def final_loss(norm: str, rate: float, seed: int, with_init: bool, steps: int) -
     return min(float(np.mean(losses[-20:])), worst) if np.isfinite(losses).all() else worst
 
 
-def effective(layer: nn.Module) -> Tensor:
-    """The weight that a linear layer multiplies with."""
-    weight = (
-        layer.compute_weight() if isinstance(layer, WeightNormed) else layer.get_parameter("weight")
-    )
-    return weight.detach().clone()
-
-
 def finish(axes: Axes, xlabel: str, legend: Literal["best", "lower left"] | None = "best") -> None:
-    """Label, legend (at that place, or none) and no box."""
+    """Add a label and a legend (at that place, or none) and no box."""
     axes.set_xlabel(xlabel)
     if legend is not None:
         axes.legend(frameon=False, fontsize=8, loc=legend)
