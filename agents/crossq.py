@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from agents.config import Positive, Whole, check_sizes
 from agents.presets import MUJOCO
 from agents.sac import MaximumEntropyConfig
-from wnrl.sb3.crossq_target import check_tau
+from wnrl.sb3.crossq import check_tau
 
 
 @dataclass(frozen=True)

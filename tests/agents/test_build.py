@@ -13,6 +13,7 @@ from stable_baselines3.common.noise import (
     VectorizedActionNoise,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wnrl.sb3.batch_statistics import batch_norms
 
 import envs
 from agents import AGENTS
@@ -23,7 +24,6 @@ from wnrl.rl.environments import first_env_seed, vectorize, vectorize_for_evalua
 from wnrl.rl.evaluation import evaluate
 from wnrl.rl.training import log_to
 from wnrl.runs import EventFile
-from wnrl.sb3.batch_statistics import batch_norms
 from wnrl.sb3.extractors import SmallCNN
 
 TINY_OFF_POLICY = {

@@ -7,7 +7,8 @@ from gymnasium import Env, spaces
 from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import SAC, TD3
 
-from wnrl.sb3.batch_statistics import batch_norms, use_batch_statistics
+from wnrl import NORMS
+from wnrl.sb3.parts import batch_norms, batch_statistics
 
 ALGORITHMS = {"SAC": SAC, "TD3": TD3, "TQC": TQC, "CrossQ": CrossQ}
 WITH_TARGETS = ["SAC", "TD3", "TQC"]
@@ -202,10 +203,11 @@ def test_targets_use_the_batch_in_updates_alone_and_track_nothing(name, norm):
             policy.set_training_mode(training)
             found.append(rows(target(*pair)))
         assert same(before, target.state_dict())
-        use_batch_statistics(batch_norms(target), True)
-        expected = rows(target.forward(*pair))
+        with batch_statistics(batch_norms(target), True):
+            net = copy.deepcopy(torch.nn.ModuleList(target.q_networks))
+            expected = torch.cat([q(torch.cat(pair, dim=1)) for q in net], dim=1)
     evaluated, learnt_from, again = found
-    assert torch.equal(learnt_from, expected)
+    assert torch.equal(learnt_from.flatten(1), expected)
     assert not torch.allclose(learnt_from, evaluated)
     assert torch.equal(again, evaluated)
 
@@ -302,10 +304,13 @@ def test_a_forward_that_fails_leaves_batch_norms_in_evaluation(name):
     assert len(rows(policy.critic(obs, actions))) == 8
 
 
-@pytest.mark.parametrize("norm", ["none", "weight", "layer", "rms", "projected", "spectral"])
-def test_networks_without_batch_statistics_have_no_hooks(norm):
-    policy = make("SAC", norm).policy
-    targets = [] if norm == "spectral" else policy.critic_target.modules()  # its vectors step
-    for part in (*policy.critic.modules(), *policy.actor.modules(), *targets):
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_no_hook_stands_on_a_network(name, norm):
+    if (name, norm) in {("CrossQ", "none"), ("CrossQ", "weight"), ("CrossQ", "spectral")}:
+        policy = make(name, norm, batch_norm=False, tau=0.1).policy
+    else:
+        policy = make(name, norm).policy
+    for part in policy.modules():
         assert not part._forward_hooks
         assert not part._forward_pre_hooks

@@ -10,8 +10,8 @@ from torch import nn
 from wnrl import NORMS, WNLinear
 from wnrl.errors import UsageError
 from wnrl.nn import BatchRenorm1d
-from wnrl.sb3.batch_statistics import batch_norms
 from wnrl.sb3.fused import use_fused
+from wnrl.sb3.parts import batch_norms
 
 SMALL = {"pi": [8], "qf": [16, 16]}
 
@@ -36,7 +36,7 @@ def test_a_policy_that_has_no_normalizer_by_default_says_what_has_one(arguments)
     "arguments",
     [{"batch_norm": False}, {"batch_norm": True}, {"norm": "projected"}, {"norm": "layer"}],
 )
-def test_nothing_is_said_of_a_normaliser_that_is_there_or_not_wanted(arguments):
+def test_nothing_is_said_of_a_normalizer_that_is_there_or_not_wanted(arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(**arguments)
@@ -60,7 +60,7 @@ def test_networks_start_as_the_function_of_stock_at_the_same_seed(norm, batch_no
     torch.testing.assert_close(outputs(make(norm=norm)), outputs(stock), rtol=1e-5, atol=1e-6)
 
 
-def test_without_normaliser_training_is_that_of_stock_without_batch_norm():
+def test_without_normalizer_training_is_that_of_stock_without_batch_norm():
     stock = make("MlpPolicy", batch_norm=False)
     for network in (stock.policy.actor, stock.policy.critic):
         use_fused(network.optimizer)  # as ours
@@ -109,7 +109,7 @@ def test_a_feature_that_is_constant_on_a_batch_has_no_gradient_where_that_of_sto
 
 
 @pytest.mark.parametrize("norm", [key for key, choice in NORMS.items() if choice.normalizers])
-def test_normalisers_stand_in_the_places_of_stock(norm):
+def test_normalizers_stand_in_the_places_of_stock(norm):
     stock, ours = make("MlpPolicy").policy, make(norm=norm).policy
     for name, module in stock.named_modules():
         if isinstance(module, StockBatchRenorm):
@@ -119,7 +119,7 @@ def test_normalisers_stand_in_the_places_of_stock(norm):
 
 
 @pytest.mark.parametrize("norm", ["none", "weight", "spectral"])
-def test_norms_without_a_normaliser_have_none(norm):
+def test_norms_without_a_normalizer_have_none(norm):
     policy = make(norm=norm).policy
     assert batch_norms(policy) == []
     names = [type(part).__name__ for part in policy.critic.qf0]

@@ -13,7 +13,7 @@ from torch import nn
 
 from wnrl import NORMS
 from wnrl.errors import UsageError
-from wnrl.sb3.batch_statistics import batch_norms
+from wnrl.sb3.parts import batch_norms
 
 BATCH_NORMS = ["batch", "batch_renorm", "mean", "weight_mean", "projected"]
 
@@ -67,7 +67,6 @@ def test_without_tau_there_is_no_target():
     assert policy.tau is None
     assert not hasattr(policy, "critic_target")
     assert not any("target" in key for key in policy.state_dict())
-    assert not policy.critic.optimizer._optimizer_step_post_hooks
 
 
 @pytest.mark.parametrize("norm_heads", [False, True])
@@ -84,8 +83,10 @@ def test_a_target_that_is_always_a_copy_is_crossq_as_it_is(norm, warmup):
     models = [update(make(tau, norm=norm, renorm_warmup_steps=warmup), 9) for tau in (None, 1.0)]
     without, copied = (states(model.policy) for model in models)
     for key, value in without.items():
-        exact = {"rtol": 0, "atol": 0} if norm in BATCH_NORMS else {"rtol": 1e-4, "atol": 1e-6}
-        torch.testing.assert_close(copied[key], value, **exact)
+        # What projection divides by is rounded, and Adam makes much of it.
+        rounding = {"rtol": 1e-6, "atol": 1e-8} if norm == "projected" else {"rtol": 0, "atol": 0}
+        near = rounding if norm in BATCH_NORMS else {"rtol": 1e-4, "atol": 1e-6}
+        torch.testing.assert_close(copied[key], value, **near)
     critic, target = (states(getattr(models[1].policy, n)) for n in ("critic", "critic_target"))
     running = {key for key in critic if "running_" in key}
     assert all(torch.equal(critic[key], target[key]) for key in critic.keys() - running)
@@ -169,8 +170,7 @@ def test_a_target_tracks_the_statistics_of_its_own_activations_once_a_joint_batc
     norms = batch_norms(policy.critic_target.qf0)
     norms[1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     start = norms[1].running_mean.clone()
-    model.policy.tau = None
-    policy.critic.optimizer._optimizer_step_post_hooks.clear()  # the target stays where it is
+    policy.critic.tau = 0.0  # the target stays where it is
     update(model, 6)
     assert [len(x) for x in seen] == [16] * 6
     for x in seen:
@@ -280,7 +280,7 @@ def test_the_extractor_of_a_target_has_the_statistics_of_the_one_that_the_actor_
     assert torch.equal(ours.running_var, theirs.running_var)
 
 
-def test_a_target_is_another_remedy_than_a_normaliser():
+def test_a_target_is_another_remedy_than_a_normalizer():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         CrossQ("WNMlpPolicy", "Pendulum-v1", policy_kwargs={"norm": "weight", "tau": 0.005})

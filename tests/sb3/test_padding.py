@@ -9,8 +9,8 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.utils import ConstantSchedule
 
 import wnrl.sb3 as wn
-from wnrl.sb3.batch_statistics import batch_norms
-from wnrl.sb3.padding import find_padding, padding_left_out
+from wnrl.sb3.parts import batch_norms
+from wnrl.sb3.recurrent import find_padding
 
 LENGTHS = (5, 2, 4)
 N, T = len(LENGTHS), max(LENGTHS)
@@ -95,26 +95,38 @@ def test_batch_norms_see_the_real_steps_alone(family, norm):
 @pytest.mark.parametrize("norm", BATCH_NORMS)
 def test_what_looks_like_padding_is_normalised_by_the_running_statistics(norm):
     policy = make("Mlp", norm).train()
-    obs, actions, _, _ = minibatch("Mlp")
-    layer = policy.mlp_extractor.policy_net
-    latent = torch.randn(N * T, 8)
-    with padding_left_out(policy, obs, actions, N):
-        seen = layer(latent)
-    layer.eval()
-    torch.testing.assert_close(seen[~REAL], layer(latent[~REAL]))
-    assert not torch.allclose(seen[REAL], layer(latent[REAL]), atol=1e-3)
+    arguments = minibatch("Mlp")
+    values, log_prob, _ = policy.evaluate_actions(*arguments)
+    later, later_log_prob, _ = policy.eval().evaluate_actions(*arguments)
+    torch.testing.assert_close(values[~REAL], later[~REAL])
+    torch.testing.assert_close(log_prob[~REAL], later_log_prob[~REAL])
+    assert not torch.allclose(values[REAL], later[REAL], atol=1e-3)
 
 
-def test_a_scope_leaves_batch_norms_in_the_mode_that_they_have():
-    policy = make("Mlp", "batch").train()
-    obs, actions, _, _ = minibatch("Mlp")
-    latent = torch.randn(N * T, 8)
-    with padding_left_out(policy, obs, actions, N):
-        policy.eval()
-        seen = policy.mlp_extractor(latent)
-        assert not any(norm.training for norm in batch_norms(policy))
-    for left, right in zip(seen, policy.mlp_extractor(latent), strict=True):
+@pytest.mark.parametrize("norm", BATCH_NORMS)
+@pytest.mark.parametrize("family", SPACES)
+def test_in_evaluation_padding_changes_nothing(family, norm):
+    policy = make(family, norm).eval()
+    arguments = minibatch(family)
+    expected = RecurrentActorCriticPolicy.evaluate_actions(policy, *arguments)
+    for left, right in zip(policy.evaluate_actions(*arguments), expected, strict=True):
         torch.testing.assert_close(left, right)
+
+
+class OwnEvaluation(RecurrentActorCriticPolicy):
+    """A user's policy with an entropy of its own."""
+
+    def evaluate_actions(self, *args):
+        values, log_prob, _ = super().evaluate_actions(*args)
+        return values, log_prob, torch.full_like(log_prob, 3.0)
+
+
+def test_a_users_own_evaluation_is_called_under_every_norm():
+    for norm in ("none", "batch"):
+        policy = wn.with_norm(OwnEvaluation, norm)(
+            VECTOR, spaces.Discrete(2), ConstantSchedule(1e-3), lstm_hidden_size=8, net_arch=[8]
+        )
+        assert (policy.evaluate_actions(*minibatch("Mlp"))[2] == 3.0).all()
 
 
 @pytest.mark.parametrize("family", ["Cnn", "MultiInput"])
@@ -141,7 +153,7 @@ def test_an_extractor_sees_the_real_steps_and_one_for_all_that_pads():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_is_left_behind_on_the_modules(fails):
+def test_batch_norms_keep_their_mode_and_modules_have_no_hooks(fails):
     policy = make("Cnn", "batch").train()
     obs, actions, states, starts = minibatch("Cnn")
     if fails:

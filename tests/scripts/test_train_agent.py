@@ -28,7 +28,7 @@ from wnrl.errors import NonFiniteError, UsageError
 from wnrl.rl.loading import load_agent
 from wnrl.rl.statistics import load_statistics
 from wnrl.runs import Stopped, read_result, write_json
-from wnrl.sb3.batch_statistics import batch_norms
+from wnrl.sb3.parts import batch_norms
 
 ALGORITHMS = [row.config.algorithm for row in AGENTS.values()]
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_agent.py"

@@ -1,44 +1,32 @@
 """What the normalised policies of all algorithms share."""
 
 import inspect
-from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from wnrl.errors import UsageError, check_choice
-from wnrl.nn import DataInitReport, convert, data_init, plain_parts
-from wnrl.nn.initialization import FEED_FORWARD
+from wnrl.nn import convert, plain_parts
 from wnrl.norms import NORMS
-from wnrl.sb3.data_init import FirstBatch, Observations, PolicyInit
+from wnrl.sb3.data_init import FirstBatch
 from wnrl.sb3.fused import use_fused
 from wnrl.sb3.optimizers import (
     check_optimized,
     find_optimizers,
-    project_after_steps,
     refuse_second_weight_norm,
     spare_from_decay,
 )
-from wnrl.sb3.parts import drop_graphs, frozen_layers, is_target, output_layers, trained_parts
-from wnrl.sb3.spectral_targets import keep_vectors
+from wnrl.sb3.parts import Stepped, drop_graphs, follow, is_target, output_layers, trained_parts
 
 Net = TypeVar("Net", bound=nn.Module)
-
-HEAD_NORMS = {"weight": "weight", "weight_mean": "weight", "spectral": "spectral"}
-"""What a head takes when it takes the norm at all; other norms are for hidden layers alone."""
 
 POSITIONAL = ("observation_space", "action_space", "lr_schedule")
 """What SB3 constructs policies with by position."""
 
-if TYPE_CHECKING:
-    _Policy = BasePolicy
-else:
-    _Policy = object
 
-
-class NormBase(_Policy):
+class NormBase(FirstBatch, Stepped, BasePolicy):
     """Gives a policy of SB3 four more arguments, and its networks a norm.
 
     Mixins derive from it, one a family of algorithms, and stand in front of SB3's class. SB3
@@ -51,9 +39,9 @@ class NormBase(_Policy):
     - otherwise it overrides ``_after_init``, converts ``self`` there and makes the optimizer anew
       with ``self._renew_optimizer()``.
 
-    After both, this class checks that every trained parameter is in an optimizer, and projects
-    after each step where the norm asks for it. What is named ``*_target`` is not trained. For
-    ``data_init``, a mixin says in ``_run_hidden`` how its networks are run.
+    After both, this class checks that every trained parameter is in an optimizer. What is named
+    ``*_target`` is not trained. For ``data_init``, a mixin says in ``_run_hidden`` how its networks
+    are run.
 
     Output heads stay plain under every norm unless asked for. Normalizers and projection leave
     them alone by definition, also where a squashing function follows, and spectral norm would undo
@@ -65,7 +53,7 @@ class NormBase(_Policy):
         *args: those of the policy.
         norm: a key of ``NORMS``; None takes the class's own (``weight`` unless said otherwise).
         norm_kwargs: options of the norm, as ``wnrl.convert`` takes them.
-        norm_heads: whether the output heads take the norm too, where it has a way.
+        norm_heads: whether the output heads take the norm too, if it reparametrises layers.
         data_init: number of observations on which the hidden layers are initialised, once, before
             the first gradient step; ``wnrl.sb3.data_init`` says how. None leaves SB3's
             initialisation.
@@ -75,9 +63,9 @@ class NormBase(_Policy):
         norm: the key in use.
         plain_parts: names of the layers that are plain though the norm is for such layers: those
             that it cannot be applied to, such as an LSTM under batch norm, and the heads under
-            ``weight``, ``weight_mean`` and ``spectral`` unless ``norm_heads``. Norms of hidden
-            layers alone do not list the heads, and targets, made like their originals, are left
-            out.
+            norms that reparametrise layers, such as ``weight``, unless ``norm_heads``. Norms of
+            hidden layers alone do not list the heads, and targets, made like their originals, are
+            left out.
         data_init_report: what ``wnrl.data_init`` did, once it was done in this process.
 
     Raises:
@@ -87,9 +75,6 @@ class NormBase(_Policy):
     """
 
     default_norm: ClassVar[str] = "weight"
-    policy_init: ClassVar[type[PolicyInit]] = FirstBatch
-    """Where the observations of ``data_init`` come from."""
-    data_init_report: DataInitReport
     net_arch: Any
 
     def __init__(
@@ -112,31 +97,35 @@ class NormBase(_Policy):
         except TypeError as error:  # says what, but not whose
             raise UsageError(f"{type(self).__name__} {error}") from None
         self._heads: list[nn.Module] = []
-        self._init: PolicyInit | None = None
+        self._converted: list[str] = []
         super().__init__(*args, **kwargs)
         self._after_init()
-        keep_vectors(self)
+        follow(self)
         self.plain_parts = self._find_plain_parts()
         self._check_norm_has_a_place()
         self._prepare_optimizers()
-        if data_init is not None:
-            self._init = self.policy_init(self, data_init)
+        self.expect_data()
+
+    @property
+    def reparametrises(self) -> bool:
+        """Whether the norm replaces linear layers, so that output heads can have it too."""
+        return nn.Linear in NORMS[self.norm].layers
 
     def _after_init(self) -> None:
-        """Converts what SB3's constructor made, where no ``make_*`` did."""
+        """Convert what SB3's constructor made, where no ``make_*`` did."""
 
     def _find_plain_parts(self) -> list[str]:
-        """What the attribute ``plain_parts`` is to hold."""
+        """Return what the attribute ``plain_parts`` is to hold."""
         parts = plain_parts(self, self.norm)
         names = [name for name in parts if not is_target(name.split(".")[0])]
-        if self.norm in HEAD_NORMS and not self.norm_heads:
+        if self.reparametrises and not self.norm_heads:
             return names
         # A head with a squashing function behind it looks like a hidden layer.
         heads = {id(head) for head in self._heads}
         return [name for name in names if id(self.get_submodule(name)) not in heads]
 
     def _normed(self, net: Net, heads: Iterable[str]) -> Net:
-        """Gives ``net`` the norm, in place.
+        """Give ``net`` the norm, in place.
 
         Args:
             net: as SB3 made it.
@@ -145,18 +134,26 @@ class NormBase(_Policy):
                 does not have is passed over: ``log_std`` is no layer under gSDE.
         """
         names = output_layers(net, heads)
-        self._convert(net, names)
+        self._converted += self._convert(net, names)
+        if self.reparametrises and self.norm_heads:
+            self._reparametrise(net, names)
         self._heads += [net.get_submodule(name) for name in names]
         return net
 
-    def _convert(self, net: nn.Module, heads: list[str]) -> None:
-        """Gives the layers of ``net`` the norm; ``heads`` are its output layers."""
-        convert(net, self.norm, skip=heads, norm_kwargs=self.norm_kwargs)
-        head_norm = HEAD_NORMS.get(self.norm)
-        if self.norm_heads and head_norm:
-            options = NORMS[head_norm].layer_options
-            kept = {key: value for key, value in self.norm_kwargs.items() if key in options}
-            convert(net, head_norm, norm_kwargs=kept)  # only the heads are still plain
+    def _convert(self, net: nn.Module, heads: list[str]) -> list[str]:
+        """Give all layers of ``net`` but ``heads`` the norm, and return their names."""
+        return convert(net, self.norm, skip=heads, norm_kwargs=self.norm_kwargs)
+
+    def _reparametrise(self, net: nn.Module, names: Iterable[str]) -> None:
+        """Replace plain layers of ``net`` by those of the norm, with no normalizer behind."""
+        choice = NORMS[self.norm]
+        options = {k: v for k, v in self.norm_kwargs.items() if k in choice.layer_options}
+        for name in names:
+            parent, _, key = name.rpartition(".")
+            layer = net.get_submodule(name)
+            if type(layer) in choice.layers:
+                new = choice.layers[type(layer)].from_plain(layer, **options)
+                setattr(net.get_submodule(parent), key, new)
 
     def _renew_optimizer(self) -> None:
         """Makes ``self.optimizer`` anew: conversion has replaced parameters that it held."""
@@ -173,25 +170,22 @@ class NormBase(_Policy):
         )
 
     def _prepare_optimizers(self) -> None:
-        """Checks that the optimizers have all that is trained, and fits them to the norm."""
+        """Check that the optimizers have all that is trained, and fit them to the norm."""
         optimizers = find_optimizers(self)
         check_optimized(trained_parts(self), *(optimizer for _, optimizer in optimizers))
-        weight_normed = HEAD_NORMS.get(self.norm) == "weight"
+        weight_normed = any(name.endswith("weight_g") for name, _ in self.named_parameters())
         if weight_normed:
             refuse_second_weight_norm(optimizers)
         for part, optimizer in optimizers:
             use_fused(optimizer)
             if weight_normed or NORMS[self.norm].projected:
                 spare_from_decay(optimizer, part)
-        project_after_steps(optimizers)
 
     def _check_norm_has_a_place(self) -> None:
-        """Raises UsageError if the norm is for layers that the networks do not have."""
-        choice = NORMS[self.norm]
-        if self.norm in ("none", *HEAD_NORMS) or NormBase._hidden_layers(self):
+        """Raise UsageError if the norm is for layers that the networks do not have."""
+        if self.norm == "none" or self.reparametrises or self._converted:
             return
-        own = tuple(choice.layers.values())
-        if not any(type(p) in own or getattr(p, "projected", False) for p in self.modules()):
+        if not NormBase._hidden_layers(self):
             raise UsageError(
                 f"norm {self.norm!r} is for hidden layers, and the networks have none: "
                 f"net_arch={self.net_arch!r}"
@@ -200,16 +194,6 @@ class NormBase(_Policy):
     def __getstate__(self) -> dict[str, Any]:
         drop_graphs(self)
         return self.__dict__.copy()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        project_after_steps(find_optimizers(self))  # copies have lost it
-
-    def set_training_mode(self, mode: bool) -> None:
-        """As SB3's, which calls it before each rollout and before each update."""
-        super().set_training_mode(mode)
-        if self._init is not None:
-            self._init.enter(mode)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -229,31 +213,6 @@ class NormBase(_Policy):
                     f"unknown or of another shape, the first of them {differing[0]!r}"
                 )
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
-    @abstractmethod
-    def _run_hidden(self, obs: Observations) -> None:
-        """Runs the hidden layers that are trained, each once, on preprocessed observations.
-
-        ``data_init`` sets the layers that this reaches.
-        """
-
-    def _hidden_layers(self) -> list[str]:
-        """The names of the layers that ``data_init`` is for."""
-        heads = {id(head) for head in self._heads}
-        parts = trained_parts(self).named_modules()
-        return [name for name, p in parts if type(p) in FEED_FORWARD and id(p) not in heads]
-
-    def _init_hidden(self, obs: Observations) -> DataInitReport:
-        """Initialises what ``_run_hidden`` reaches, on preprocessed observations, and targets."""
-        parts: Any = trained_parts(self)
-        parts.forward = self._run_hidden
-        kept = {id(head) for head in self._heads} | frozen_layers(parts)
-        skip = [name for name, part in parts.named_modules() if id(part) in kept]
-        report = data_init(parts, obs, skip=skip)
-        for name, target in self.named_children():
-            if is_target(name):
-                target.load_state_dict(getattr(self, name.removesuffix("_target")).state_dict())
-        return report
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # SB3's own list lacks some, and has what a subclass may have chosen for itself.

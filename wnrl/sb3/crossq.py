@@ -1,22 +1,101 @@
-"""Policy with a norm for CrossQ."""
+"""Policy with a norm for CrossQ, with or without a target network.
+
+sb3-contrib's loop runs its critic on (s, a) and (s', a') as one batch and bootstraps from the
+second half of what comes out. With a target, these values are the target's: the critic puts them
+there, and the loop stays as it is. CrossQ with projected weights has one (Palenicek et al.
+2025, arXiv:2502.07523, section 4): without it, in their ablation (section 5.4), returns on the
+DeepMind Control Suite fall nearly as far as without the projection.
+
+*Statistics.* As in the paper, the target runs on the joint batch too, in training mode: its batch
+norms use the statistics of (s, a) and (s', a') together, so that the noise of a batch is in the
+values of critic and target alike. The running statistics, of which the paper says nothing, are
+those of the target's own activations, tracked in that forward, and neither averages nor copies of
+the critic's. Batch norm does not use them in training, but batch renormalisation does: after its
+warm-up it normalises by them, within limits, and the critic's belong to other weights. With
+``tau=1`` such a target is a copy of the critic in all, and what a batch teaches, bit for bit, what
+CrossQ makes of it.
+
+*Weights.* After each step of the critic's optimizer, and after the projection that may follow it,
+the target moves by ``tau``. Rows of unit length average to shorter ones. They are not projected
+again: before a nonlinearity, averaged weights and biases give the average of what the critics gave,
+and to project the rows alone would change how they go with the biases. A batch norm behind it takes
+the length out again.
+"""
 
 import warnings
 from typing import Any
 
+import torch
 from sb3_contrib.common.torch_layers import BatchRenorm1d as StockBatchRenorm
 from sb3_contrib.crossq.policies import CrossQPolicy
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError
-from wnrl.nn import convert, plain_parts
+from wnrl.nn import convert
 from wnrl.norms import NORMS
-from wnrl.sb3.batch_statistics import CriticForward, batch_norms
-from wnrl.sb3.common import HEAD_NORMS
-from wnrl.sb3.continuous import ContinuousMixin
-from wnrl.sb3.crossq_target import JointForward, MoveTarget, check_tau
-from wnrl.sb3.data_init import Observations
-from wnrl.sb3.parts import is_target
+from wnrl.sb3.continuous import ContinuousMixin, Critic
+from wnrl.sb3.parts import Observations, batch_norms, trained_parts
+
+
+def check_tau(tau: float | None) -> float | None:
+    """Returns ``tau``, how far a target moves in a step, if it moves one or is None.
+
+    Raises:
+        UsageError: it is not from above 0 to 1.
+    """
+    number = isinstance(tau, int | float) and not isinstance(tau, bool)
+    if tau is not None and not (number and 0 < tau <= 1):
+        raise UsageError(f"tau must be a number above 0, up to 1, or None; got {tau!r}")
+    return tau
+
+
+class JointCritic(Critic):
+    """Mixin for CrossQ's critic: it learns from batches ``(2 B, ...)`` of (s, a), then (s', a').
+
+    Attributes:
+        target: its target, if it has one, which gives the values of (s', a').
+        tau: how far the target moves to the critic after each step of the critic's optimizer.
+    """
+
+    target: tuple[Any, ...] = ()
+    tau = 0.0
+
+    def forward(self, obs: Observations, *args: Any, **kwargs: Any) -> Any:
+        """Return values of observations and actions; a target's for the second half of a batch."""
+        self.prepare(obs)
+        (actions,) = (*args, *kwargs.values())
+        learns = self.learns_from(actions)
+        values = self.run(learns, obs, actions)
+        if not learns or not self.target:
+            return values
+        n = len(actions) // 2
+        ahead = self._values_ahead(obs, actions, n)
+        return tuple(torch.cat([q[:n], q_next]) for q, q_next in zip(values, ahead, strict=True))
+
+    @torch.no_grad()
+    def _values_ahead(self, obs: Any, actions: Tensor, n: int) -> tuple[Tensor, ...]:
+        """Return the target's values of what comes behind the first ``n``, each ``(B, 1)``."""
+        (target,) = self.target
+        if not target.norms:  # examples are independent
+            return target(obs[n:], actions[n:])
+        target.prepare(obs)
+        return tuple(q[n:] for q in target.run(True, obs, actions))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Project where the norm asks for it, then move the target as SB3's loops do.
+
+        Its buffers named ``running_*`` are copied, but for those of ``norms``, its own statistics.
+        """
+        super().after_step()
+        for target in self.target:
+            polyak_update(self.parameters(), target.parameters(), self.tau)
+            for name, part in target.named_modules():
+                for key, buffer in part.named_buffers(recurse=False):
+                    if key.startswith("running_") and part not in target.norms:
+                        buffer.copy_(self.get_submodule(name).get_buffer(key))
 
 
 class CrossQMixin(ContinuousMixin):
@@ -44,8 +123,7 @@ class CrossQMixin(ContinuousMixin):
     values at once. ``norm_kwargs`` has precedence.
 
     sb3-contrib's loop runs (s, a) and (s', a') as one batch, so statistics are joint, and has no
-    target networks. ``tau`` gives the critic one, as Palenicek et al. have it; how it is run and
-    moved is said in ``wnrl.sb3.crossq_target``.
+    target networks. ``tau`` gives the critic one, as Palenicek et al. have it.
 
     Args:
         *args: those of the policy.
@@ -64,6 +142,7 @@ class CrossQMixin(ContinuousMixin):
             the norm or the algorithm.
     """
 
+    critic_mixin = JointCritic
     actor_kwargs: dict[str, Any]
     critic_kwargs: dict[str, Any]
     batch_norm_params: dict[str, Any]
@@ -75,8 +154,8 @@ class CrossQMixin(ContinuousMixin):
     def _find_plain_parts(self) -> list[str]:
         if self.normalizer != self.norm:
             return super()._find_plain_parts()
-        parts = plain_parts(self, HEAD_NORMS.get(self.norm, "none"))
-        return [name for name in parts if not is_target(name.split(".")[0])]
+        layers = NORMS[self.norm].layers if self.reparametrises else {}
+        return [name for name, part in trained_parts(self).named_modules() if type(part) in layers]
 
     def _build(self, lr_schedule: Schedule) -> None:
         if not self.joint_statistics:
@@ -90,31 +169,12 @@ class CrossQMixin(ContinuousMixin):
             warnings.warn(self._without_normalizer(), stacklevel=2)
         for arguments in (self.actor_kwargs, self.critic_kwargs):
             arguments["batch_norm"] = self.normalizer is not None
-        super()._build(lr_schedule)
+        super()._build(lr_schedule)  # type: ignore[misc]
         if self.tau is not None:
             self.critic_target = self.make_critic()
             self.critic_target.load_state_dict(self.critic.state_dict())
             self.critic_target.set_training_mode(False)
-
-    def _watch_critic(self, norms: list[nn.Module]) -> None:
-        if self.tau is not None:
-            self._joint = JointForward(self.critic, norms, self.critic_target)
-        elif norms:
-            CriticForward(self.critic, norms)
-
-    def _prepare_optimizers(self) -> None:
-        super()._prepare_optimizers()
-        self._move_target()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._move_target()  # as for projection
-
-    def _move_target(self) -> None:
-        """Has the target follow each step of the critic's optimizer."""
-        if self.tau is not None:
-            move = MoveTarget(self.critic, self.critic_target, self.tau, self._joint.target_norms)
-            self.critic.optimizer.register_step_post_hook(move)
+            self.critic.target, self.critic.tau = (self.critic_target,), self.tau
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # sb3-contrib's own True would be taken for a caller's.
@@ -144,28 +204,28 @@ class CrossQMixin(ContinuousMixin):
             "tau=0.005 gives it a target, and batch_norm=False says that neither is wanted"
         )
 
-    def _convert(self, net: nn.Module, heads: list[str]) -> None:
+    def _convert(self, net: nn.Module, heads: list[str]) -> list[str]:
         if self.normalizer is not None:
             self._fill_places(net, self.normalizer)
         if self.normalizer != self.norm:
-            super()._convert(net, heads)
-            return
+            return super()._convert(net, heads)
         parts = [name for name, _ in net.named_children() if name != "features_extractor"]
-        convert(net, self.norm, skip=parts, norm_kwargs=self.norm_kwargs)
-        if layer_norm := HEAD_NORMS.get(self.norm):
-            options = NORMS[layer_norm].layer_options
-            kept = {key: value for key, value in self.norm_kwargs.items() if key in options}
-            convert(net, layer_norm, skip=() if self.norm_heads else heads, norm_kwargs=kept)
+        converted = convert(net, self.norm, skip=parts, norm_kwargs=self.norm_kwargs)
+        layers = [name for name, part in net.named_modules() if name not in heads]
+        if self.reparametrises:
+            self._reparametrise(net, layers)
+        return converted
 
-    def _run_hidden(self, obs: Observations) -> None:
-        """As elsewhere; normalizers in front of layers take their statistics from ``obs``."""
-        norms = batch_norms(self.actor.latent_pi, *self.critic.q_networks)
-        hooks = [norm.register_forward_pre_hook(_take_statistics) for norm in norms]
-        try:
-            super()._run_hidden(obs)
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def _run_net(self, net: nn.Sequential, x: Tensor) -> Tensor:
+        """As elsewhere; batch norms in front of layers take their statistics from ``x``."""
+        for part in net:
+            if part in batch_norms(net):
+                running: Any = part
+                running.running_mean.copy_(x.mean(0))
+                if hasattr(running, "running_var"):
+                    running.running_var.copy_(x.var(0, correction=0))
+            x = part(x)
+        return x
 
     def _fill_places(self, net: nn.Module, key: str) -> None:
         """Puts the normalizer of ``key`` where sb3-contrib has batch renormalisation."""
@@ -176,7 +236,7 @@ class CrossQMixin(ContinuousMixin):
             for index, (name, child) in enumerate(list(parent.named_children())):
                 if isinstance(child, StockBatchRenorm):
                     norm = choice.normalizers[0](child.num_features, **options)
-                    if index == 0 and not batch_norms(norm):
+                    if index == 0 and not choice.batch_statistics:
                         norm = nn.Identity()
                     setattr(parent, name, norm.to(child.scale.device))
 
@@ -195,13 +255,6 @@ class CrossQMixin(ContinuousMixin):
             opened = options["warmup_steps"] + 1
             options = {"r_steps": opened, "d_steps": opened, **options}
         return {name: value for name, value in options.items() if name in known}
-
-
-def _take_statistics(norm: Any, args: tuple[Tensor]) -> None:
-    """Forward pre-hook: the statistics of a batch ``(B, C)`` become the running ones."""
-    norm.running_mean.copy_(args[0].mean(0))
-    if hasattr(norm, "running_var"):
-        norm.running_var.copy_(args[0].var(0, correction=0))
 
 
 class WNCrossQMlpPolicy(CrossQMixin, CrossQPolicy):

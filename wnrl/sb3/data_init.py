@@ -7,10 +7,10 @@ algorithm:
 - off-policy (``FirstBatch``): from the first training batch, before any network has used it, so
   that the first targets are those of the initialised networks;
 - on-policy (``FirstRollout``): from the first rollout, before the first update. The rollout was
-  acted by the networks as they were. So that learning starts where it would have started had the
-  stored log-probabilities been computed anew, the first update sees the log-probabilities of
-  ``evaluate_actions`` shifted by what the initialisation changed them by. TRPO takes them from
-  elsewhere and corrects with the ratio to the policy that acted, which is as right.
+  acted by the networks as they were: the stored log-probabilities are theirs. The change is
+  subtracted during the first update, so that the importance ratio starts at 1. TRPO takes the
+  log-probabilities from elsewhere and corrects with the ratio to the policy that acted, which is as
+  right.
 
 Where there are fewer observations than asked for, these are used and a warning says so: a batch of
 a replay buffer has ``batch_size``. Critics of (s, a) see uniform actions, as the buffer has them at
@@ -21,153 +21,172 @@ saved with the policy, and nothing is repeated after loading.
 """
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError
+from wnrl.nn import DataInitReport, data_init
+from wnrl.nn.initialization import FEED_FORWARD
+from wnrl.sb3.parts import (
+    Observations,
+    Part,
+    cat_obs,
+    is_target,
+    map_obs,
+    n_rows,
+    trained_parts,
+)
 
-if TYPE_CHECKING:
-    from wnrl.sb3.common import NormBase
 
-Observations = Tensor | dict[str, Tensor]
+class FirstBatch(BasePolicy):
+    """Mixin: initialises at the first forward of a network in an update, on what it is given.
 
-
-class PolicyInit:
-    """The one initialisation of a policy.
-
-    Args:
-        policy: gets the buffer ``data_initialised`` and, when it is done, the attribute
-            ``data_init_report``.
-        count: number of observations to use.
-
-    Raises:
-        UsageError: ``count`` is no integer of at least 2, or the policy has no hidden layer.
+    Attributes:
+        data_init_report: what ``wnrl.data_init`` did, once it was done in this process.
     """
 
-    source: str
+    source: ClassVar[str] = "the first training batch"
     """What the observations come from, for messages."""
+    data_init: int | None
+    data_init_report: DataInitReport
+    _heads: list[nn.Module]
+    _pending = False
+    _updating = False
 
-    def __init__(self, policy: "NormBase", count: int) -> None:
+    def expect_data(self) -> None:
+        """Prepare the initialisation, if one was asked for.
+
+        Raises:
+            UsageError: ``data_init`` is no integer of at least 2, or there is no hidden layer.
+        """
+        count = self.data_init
+        if count is None:
+            return
         if isinstance(count, bool) or not isinstance(count, int) or count < 2:
             raise UsageError(f"data_init must be an integer of at least 2, or None; got {count!r}")
-        if not policy._hidden_layers():
+        if not self._hidden_layers():
             raise UsageError(
-                f"data_init={count} has no hidden layer to initialise in {type(policy).__name__}: "
+                f"data_init={count} has no hidden layer to initialise in {type(self).__name__}: "
                 "recurrent layers and output heads keep their initialisation"
             )
-        self.policy, self.count, self.pending = policy, count, True
-        policy.register_buffer("data_initialised", torch.tensor(False))
+        self._pending = True
+        self.register_buffer("data_initialised", torch.tensor(False))
+        for part in self.modules():
+            if isinstance(part, Part):
+                part.policy = (self,)
 
-    def enter(self, training: bool) -> None:
-        """Called whenever SB3 switches the policy to training or to evaluation."""
-        if self.pending:
-            self.pending = not bool(self.policy.get_buffer("data_initialised"))
+    def set_training_mode(self, mode: bool) -> None:
+        """As SB3's, which calls it before each rollout and before each update."""
+        super().set_training_mode(mode)
+        self._updating = mode
+        if self._pending:
+            self._pending = not bool(self.data_initialised)
 
-    def apply(self, obs: Observations) -> None:
-        """Initialises on preprocessed observations, ``(B, ...)``."""
-        available = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+    def see_batch(self, obs: Observations) -> None:
+        """Initialise on ``obs``, ``(B, ...)`` as SB3 has them, if they are the first batch."""
+        if self._pending and self._updating:
+            self.initialise(obs)
+
+    def initialise(self, obs: Observations) -> None:
+        """Initialise the hidden layers and the targets on observations ``(B, ...)``."""
+        obs = preprocess_obs(obs, self.observation_space, self.normalize_images)
+        available = n_rows(obs)
         if available < 2:
             raise UsageError(f"data_init needs two observations, {self.source} has {available}")
-        if available < self.count:
+        if available < (count := self.data_init or 0):
             warnings.warn(
-                f"data_init={self.count}, but {self.source} has {available} observations: "
+                f"data_init={count}, but {self.source} has {available} observations: "
                 "initialised on those",
                 stacklevel=2,
             )
-        self.policy.data_init_report = report = self.policy._init_hidden(
-            _map(obs, lambda values: values[: self.count])
-        )
-        self.policy.get_buffer("data_initialised").fill_(True)
-        self.pending = False
+        self._pending = False
+        self.data_init_report = report = self._init_hidden(map_obs(obs, lambda x: x[:count]))
+        self.get_buffer("data_initialised").fill_(True)
         if report.skipped:
             layers = "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items())
             warnings.warn(f"data_init left layers as they were: {layers}", stacklevel=2)
 
+    @abstractmethod
+    def _run_hidden(self, obs: Observations) -> None:
+        """Run the hidden layers that are trained, each once, on preprocessed observations.
 
-class FirstBatch(PolicyInit):
-    """Initialises at the first use of a features extractor in training, which sees the batch."""
+        ``data_init`` sets the layers that this reaches.
+        """
 
-    source = "the first training batch"
+    def _hidden_layers(self) -> list[str]:
+        """Return the names of the layers that ``data_init`` is for."""
+        heads = {id(head) for head in self._heads}
+        parts = trained_parts(self).named_modules()
+        return [name for name, p in parts if type(p) in FEED_FORWARD and id(p) not in heads]
 
-    def __init__(self, policy: "NormBase", count: int) -> None:
-        super().__init__(policy, count)
-        self.hooks: list[Any] = []
-
-    def enter(self, training: bool) -> None:
-        """Waits for a batch while the policy is in training."""
-        super().enter(training)
-        self._remove_hooks()
-        if self.pending and training:
-            for name, part in self.policy.named_modules():
-                if name.endswith("features_extractor"):
-                    # Before hooks that set modes for the forward that is to come.
-                    self.hooks.append(part.register_forward_pre_hook(self._on_batch, prepend=True))
-
-    def _on_batch(self, _: nn.Module, args: tuple[Observations]) -> None:
-        self._remove_hooks()
-        self.apply(args[0])
-
-    def _remove_hooks(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
-        self.hooks = []
+    def _init_hidden(self, obs: Observations) -> DataInitReport:
+        """Initialise what ``_run_hidden`` reaches, on preprocessed observations, and targets."""
+        trained: Any = trained_parts(self)
+        trained.forward = self._run_hidden
+        heads = {id(head) for head in self._heads}
+        skip = [name for name, p in trained.named_modules() if id(p) in heads or _is_frozen(p)]
+        report = data_init(trained, obs, skip=skip)
+        for name, target in self.named_children():
+            if is_target(name):
+                target.load_state_dict(getattr(self, name.removesuffix("_target")).state_dict())
+        return report
 
 
-class FirstRollout(PolicyInit):
-    """Collects what the policy acts on, and initialises when training begins."""
+class FirstRollout(FirstBatch):
+    """Mixin: collects what the policy acts on, and initialises when the first update begins."""
 
     source = "the first rollout"
+    _seen: tuple[Observations, ...] = ()
+    _acted: dict[str, Tensor] | None = None  # the policy that acted in the first rollout
+    _fresh: dict[str, Tensor] | None = None  # and the one that it was made
 
-    def __init__(self, policy: "NormBase", count: int) -> None:
-        super().__init__(policy, count)
-        self.seen: list[Observations] = []
-        self.acted: dict[str, Tensor] = {}  # the policy that acted in the first rollout
+    def see_action(self, obs: Observations) -> None:
+        """Take observations ``(N, ...)`` as the policy acts on them."""
+        if self._pending and sum(map(n_rows, self._seen)) < (self.data_init or 0):
+            self._seen = (*self._seen, map_obs(obs, torch.clone))
 
-    def see(self, obs: Observations) -> None:
-        """Takes observations ``(N, ...)`` as the policy was called with them."""
-        if self.pending and self._number() < self.count:
-            self.seen.append(_map(obs, torch.clone))
+    def set_training_mode(self, mode: bool) -> None:
+        """As SB3's; initialises at the first update. The one after it learns from other data."""
+        super().set_training_mode(mode)
+        self._acted = self._fresh = None
+        if self._pending and mode and self._seen:
+            acted = _state(self)
+            self.initialise(cat_obs(self._seen))
+            self._acted, self._fresh = acted, _state(self)
+        if not self._pending:
+            self._seen = ()
 
-    def _number(self) -> int:
-        return sum(len(next(iter(o.values())) if isinstance(o, dict) else o) for o in self.seen)
+    def log_prob_change(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what the initialisation took from the log-probabilities of ``evaluate``.
 
-    def enter(self, training: bool) -> None:
-        """Initialises at the first update; the one after it learns from another rollout."""
-        super().enter(training)
-        self.acted = {}
-        if not self.pending:
-            self.seen = []
-        elif training and self.seen:
-            policy, before = self.policy, _state(self.policy)
-            obs: Any = preprocess_obs(
-                _cat(self.seen), policy.observation_space, policy.normalize_images
-            )
-            self.apply(obs)
-            self.acted, self.fresh = before, _state(policy)
-
-    def shift(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor | float:
-        """What the initialisation took from the log-probabilities that ``evaluate`` returns.
-
-        Zero but in the first update.
+        It is zero but in the first update.
         """
-        if not self.acted:
+        if self._acted is None or self._fresh is None:
             return 0.0
-        policy, mode, current = self.policy, self.policy.training, _state(self.policy)
-        policy.train(False)
+        mode, current = self.training, _state(self)
+        self.train(False)
         log_probs: list[Tensor] = []
         try:
-            for state in (self.acted, self.fresh):
-                _write(policy, state)
+            for state in (self._acted, self._fresh):
+                _write(self, state)
                 with torch.no_grad():
                     log_probs.append(evaluate(*args, **kwargs)[1])
         finally:
-            _write(policy, current)
-            policy.train(mode)
+            _write(self, current)
+            self.train(mode)
         return log_probs[0] - log_probs[1]
+
+
+def _is_frozen(layer: nn.Module) -> bool:
+    """Return whether the parameters of its own that ``layer`` has are all kept from training."""
+    trained = [p.requires_grad for p in layer.parameters(recurse=False)]
+    return bool(trained) and not any(trained)
 
 
 def _tensors(policy: nn.Module) -> dict[str, Tensor]:
@@ -180,22 +199,10 @@ def _state(policy: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _write(policy: nn.Module, state: dict[str, Tensor]) -> None:
-    """Puts ``state`` into the tensors that ``policy`` has.
+    """Put ``state`` into the tensors that ``policy`` has.
 
     In place, since torch's ``functional_call`` loses parameters of a module with two names, such as
     a shared features extractor.
     """
     for name, value in _tensors(policy).items():
         value.copy_(state[name])
-
-
-def _map(obs: Observations, function: Callable[[Tensor], Tensor]) -> Observations:
-    if isinstance(obs, dict):
-        return {key: function(value) for key, value in obs.items()}
-    return function(obs)
-
-
-def _cat(parts: list[Any]) -> Observations:
-    if isinstance(parts[0], dict):
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    return torch.cat(parts)

@@ -1,14 +1,10 @@
 """The optimizers of a policy: what they must have, and what is done around their steps."""
 
-from typing import Any
-
 from torch import nn
 from torch.optim import Optimizer
 
 from wnrl.errors import UsageError
-from wnrl.nn.projection import project_, projected_weights
-from wnrl.optim import WeightNormalized, layer_weights
-from wnrl.sb3.parts import trained_parts
+from wnrl.optim import WeightNormalized
 
 Owned = list[tuple[nn.Module, Optimizer]]
 
@@ -35,37 +31,6 @@ def refuse_second_weight_norm(optimizers: Owned) -> None:
                 "a network with weight norm trains v and g already, which "
                 f"{type(optimizer).__name__} would normalise again: take norm='none' with it"
             )
-
-
-class ProjectionHook:
-    """Projects a module after each step of an optimizer; picklable."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __call__(self, *_: Any) -> None:
-        """Called by torch after ``optimizer.step``."""
-        project_(self.module)
-
-
-def project_after_steps(optimizers: Owned) -> None:
-    """Has each optimizer put the projected rows that it steps back on the sphere.
-
-    torch's optimizers lose such hooks when they are copied or pickled.
-    """
-    for part, optimizer in optimizers:
-        if projected_weights(stepped := _stepped_parts(part, optimizer)):
-            optimizer.register_step_post_hook(ProjectionHook(stepped))
-
-
-def _stepped_parts(module: nn.Module, optimizer: Optimizer) -> nn.Module:
-    """``trained_parts`` less children that another optimizer steps: a shared features extractor."""
-    stepped = trained_parts(module)
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for name, child in list(stepped.named_children()):
-        if not any(id(p) in held for p in child.parameters()):
-            delattr(stepped, name)
-    return stepped
 
 
 def spare_from_decay(optimizer: Optimizer, module: nn.Module) -> None:

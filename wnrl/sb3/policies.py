@@ -16,15 +16,15 @@ from wnrl.sb3.actor_critic import NormMixin
 from wnrl.sb3.common import NormBase
 from wnrl.sb3.continuous import ContinuousMixin
 from wnrl.sb3.crossq import CrossQMixin
-from wnrl.sb3.q_network import DQNNormMixin, QRDQNNormMixin
+from wnrl.sb3.q_network import QNormMixin
 from wnrl.sb3.recurrent import RecurrentNormMixin
 
 MIXINS: dict[type, type] = {
     RecurrentActorCriticPolicy: RecurrentNormMixin,
     ActorCriticPolicy: NormMixin,
     MaskableActorCriticPolicy: NormMixin,
-    DQNPolicy: DQNNormMixin,
-    QRDQNPolicy: QRDQNNormMixin,
+    DQNPolicy: QNormMixin,
+    QRDQNPolicy: QNormMixin,
     SACPolicy: ContinuousMixin,
     TD3Policy: ContinuousMixin,
     TQCPolicy: ContinuousMixin,

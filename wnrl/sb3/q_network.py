@@ -1,71 +1,55 @@
 """Policies with a norm for DQN and QRDQN."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sb3_contrib.qrdqn import policies as qrdqn
 from stable_baselines3.dqn import policies as dqn
 
-from wnrl.sb3.data_init import Observations
-from wnrl.sb3.rollout import RolloutMixin
-
-if TYPE_CHECKING:
-    _DQNPolicy = dqn.DQNPolicy
-    _QRDQNPolicy = qrdqn.QRDQNPolicy
-else:
-    _DQNPolicy = _QRDQNPolicy = object
+from wnrl.sb3.common import NormBase
+from wnrl.sb3.parts import Observations, Part, make_part
 
 
-class ActingMixin(RolloutMixin):
-    """``RolloutMixin`` for policies that act with ``predict``."""
+class QNormMixin(NormBase):
+    """``NormBase`` for DQN and QRDQN: a network and its target are converted as they are made.
 
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """As SB3's, whose rollouts call it."""
-        self._keep()
-        with self._as_asked():
-            return super().predict(*args, **kwargs)
+    Weights are not kept between actions, of which there are few from one update to the next.
+    """
 
+    def make_q_net(self) -> Any:
+        """SB3's network of DQN, with the norm."""
+        net = make_part(super().make_q_net(), Part, self.norm)  # type: ignore[misc]
+        return self._normed(net, ("q_net",))
 
-class DQNNormMixin(ActingMixin, _DQNPolicy):
-    """``NormBase`` for DQN: the network and its target are converted as they are made."""
-
-    def make_q_net(self) -> dqn.QNetwork:
-        """SB3's network, with the norm."""
-        return self._normed(super().make_q_net(), ("q_net",))
+    def make_quantile_net(self) -> Any:
+        """sb3-contrib's network of QRDQN, with the norm."""
+        net = make_part(super().make_quantile_net(), Part, self.norm)  # type: ignore[misc]
+        return self._normed(net, ("quantile_net",))
 
     def _run_hidden(self, obs: Observations) -> None:
-        self.q_net.q_net(self.q_net.features_extractor(obs))
+        name = "q_net" if hasattr(self, "q_net") else "quantile_net"
+        net: Any = self.get_submodule(name)
+        net.get_submodule(name)(net.features_extractor(obs))
 
 
-class QRDQNNormMixin(ActingMixin, _QRDQNPolicy):
-    """``NormBase`` for QRDQN: the network and its target are converted as they are made."""
-
-    def make_quantile_net(self) -> qrdqn.QuantileNetwork:
-        """sb3-contrib's network, with the norm."""
-        return self._normed(super().make_quantile_net(), ("quantile_net",))
-
-    def _run_hidden(self, obs: Observations) -> None:
-        self.quantile_net.quantile_net(self.quantile_net.features_extractor(obs))
-
-
-class WNDQNMlpPolicy(DQNNormMixin, dqn.DQNPolicy):
+class WNDQNMlpPolicy(QNormMixin, dqn.DQNPolicy):
     """SB3's ``MlpPolicy`` for DQN, with a norm."""
 
 
-class WNDQNCnnPolicy(DQNNormMixin, dqn.CnnPolicy):
+class WNDQNCnnPolicy(QNormMixin, dqn.CnnPolicy):
     """SB3's ``CnnPolicy`` for DQN, with a norm."""
 
 
-class WNDQNMultiInputPolicy(DQNNormMixin, dqn.MultiInputPolicy):
+class WNDQNMultiInputPolicy(QNormMixin, dqn.MultiInputPolicy):
     """SB3's ``MultiInputPolicy`` for DQN, with a norm."""
 
 
-class WNQRDQNMlpPolicy(QRDQNNormMixin, qrdqn.QRDQNPolicy):
+class WNQRDQNMlpPolicy(QNormMixin, qrdqn.QRDQNPolicy):
     """sb3-contrib's ``MlpPolicy`` for QRDQN, with a norm."""
 
 
-class WNQRDQNCnnPolicy(QRDQNNormMixin, qrdqn.CnnPolicy):
+class WNQRDQNCnnPolicy(QNormMixin, qrdqn.CnnPolicy):
     """sb3-contrib's ``CnnPolicy`` for QRDQN, with a norm."""
 
 
-class WNQRDQNMultiInputPolicy(QRDQNNormMixin, qrdqn.MultiInputPolicy):
+class WNQRDQNMultiInputPolicy(QNormMixin, qrdqn.MultiInputPolicy):
     """sb3-contrib's ``MultiInputPolicy`` for QRDQN, with a norm."""

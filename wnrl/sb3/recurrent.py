@@ -1,8 +1,21 @@
-"""Policies with a norm for RecurrentPPO, with LSTMs or GRUs."""
+"""Policies with a norm for RecurrentPPO, with LSTMs or GRUs.
 
+RecurrentPPO learns from sequences, and fills up the short ones with zeros to the length of the
+longest. Its losses leave the padding out, but the policy is not told which steps these are: a batch
+norm would count zeros among its examples, and a convolutional network would look at each of them.
+
+What pads a sequence stands at its end, and its observation and action are zero in every component.
+A real step can look like that too (an empty observation, action 0), so what is done with such steps
+is right for it as well. Equal observations have equal features, which are computed once for all of
+them; and a batch norm takes its statistics from the other steps, and normalises these by its
+running statistics, as in evaluation.
+"""
+
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from sb3_contrib.common.recurrent.policies import (
@@ -11,26 +24,21 @@ from sb3_contrib.common.recurrent.policies import (
     RecurrentMultiInputActorCriticPolicy,
 )
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError
 from wnrl.nn import shared_weights
 from wnrl.sb3.actor_critic import NormMixin
-from wnrl.sb3.data_init import Observations
-from wnrl.sb3.padding import padding_left_out
-
-if TYPE_CHECKING:
-    _Policy = RecurrentActorCriticPolicy
-else:
-    _Policy = object
+from wnrl.sb3.parts import Observations, batch_norms, batch_statistics, map_obs
 
 RNN_OPTIONS = ("bias", "dropout")
 """What ``lstm_kwargs`` may hold; RecurrentPPO's states and sequences fit no other layer."""
 
-States = tuple[Tensor, Tensor]
+States = tuple[Tensor, ...]
 
 
-class RecurrentNormMixin(NormMixin, _Policy):
+class RecurrentNormMixin(NormMixin):
     """``NormMixin`` for policies with an LSTM or a GRU, which runs over whole sequences.
 
     The layers are called ``lstm_actor`` and ``lstm_critic`` in either case, and states are pairs
@@ -41,6 +49,12 @@ class RecurrentNormMixin(NormMixin, _Policy):
             sequences do not fit.
     """
 
+    _get_action_dist_from_latent: Callable[[Tensor], Any]
+    critic: Any
+    value_net: Any
+    lstm_kwargs: dict[str, Any]
+    lstm_actor: Any
+    lstm_critic: Any
     rnn: ClassVar[type[nn.LSTM] | type[nn.GRU]] = nn.LSTM
     """The recurrent layer, which a subclass may change."""
 
@@ -67,10 +81,10 @@ class RecurrentNormMixin(NormMixin, _Policy):
         sizes = (lstm.input_size, lstm.hidden_size, lstm.num_layers)
         return self.rnn(*sizes, **self.lstm_kwargs)
 
-    def evaluate_actions(  # type: ignore[override] # upstream's own class differs as well
+    def _evaluate(
         self, obs: Any, actions: Tensor, lstm_states: RNNStates, episode_starts: Tensor
-    ) -> tuple[Tensor, Tensor, Any]:
-        """As upstream's, for padded sequences of which the padding is left out where it can be.
+    ) -> Any:
+        """As upstream's ``evaluate_actions``, with the padding left out where it can be.
 
         Args:
             obs: ``(N * T, ...)``, sequence after sequence, or a dict of such.
@@ -82,8 +96,40 @@ class RecurrentNormMixin(NormMixin, _Policy):
             Values ``(N * T, 1)``, log-probabilities ``(N * T,)``, and entropies, or None where
             they have no formula. What stands at padded steps has no meaning.
         """
-        with padding_left_out(self, obs, actions, n_seq=lstm_states.pi[0].shape[1]):
-            return super().evaluate_actions(obs, actions, lstm_states, episode_starts)
+        upstream: Any = super(NormMixin, self).evaluate_actions  # type: ignore[misc]
+        extractors = dict.fromkeys((self.pi_features_extractor, self.vf_features_extractor))
+        norms = [norm for norm in batch_norms(self) if norm.training]
+        costly = norms or any(True for part in extractors for _ in part.parameters())
+        is_own = upstream.__func__ is not RecurrentActorCriticPolicy.evaluate_actions
+        if is_own or not costly:
+            return upstream(obs, actions, lstm_states, episode_starts)
+        rows = find_padding(obs, actions, n_seq=lstm_states.pi[0].shape[1])
+        if not len(rows.padded):
+            return upstream(obs, actions, lstm_states, episode_starts)
+
+        # The real steps, then one for all that pads.
+        chosen = map_obs(obs, lambda x: x[torch.cat([rows.real, rows.padded[:1]])])
+        order = torch.arange(len(rows.real) + 1, device=rows.real.device)
+        few = Rows(order[:-1], order[-1:])
+        features = []
+        for part in extractors:
+            extract = partial(BaseModel.extract_features, self, features_extractor=part)
+            out = _run_apart(extract, chosen, few, norms)
+            features.append(rows.join(out[:-1], out[-1:].expand(len(rows.padded), -1)))
+        latent_pi, _ = self._process_sequence(
+            features[0], lstm_states.pi, episode_starts, self.lstm_actor
+        )
+        if self.lstm_critic is not None:
+            latent_vf, _ = self._process_sequence(
+                features[-1], lstm_states.vf, episode_starts, self.lstm_critic
+            )
+        else:
+            latent_vf = latent_pi.detach() if self.shared_lstm else self.critic(features[-1])
+        latent_pi = _run_apart(self.mlp_extractor.forward_actor, latent_pi, rows, norms)
+        latent_vf = _run_apart(self.mlp_extractor.forward_critic, latent_vf, rows, norms)
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        log_prob = distribution.log_prob(actions)
+        return self.value_net(latent_vf), log_prob, distribution.entropy()
 
     @staticmethod
     def _process_sequence(
@@ -122,6 +168,51 @@ class RecurrentNormMixin(NormMixin, _Policy):
                 outputs.append(output)
         whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return whole.transpose(0, 1).flatten(0, 1), lstm_states  # (T, N, H) -> (N * T, H)
+
+
+class Rows(NamedTuple):
+    """Indices of the rows of a batch, in two parts."""
+
+    real: Tensor
+    padded: Tensor
+
+    def join(self, real: Tensor, padded: Tensor) -> Tensor:
+        """The whole batch from what was computed for its parts."""
+        return torch.cat([real, padded])[torch.cat(self).argsort()]
+
+
+def find_padding(obs: Observations, actions: Tensor, n_seq: int) -> Rows:
+    """Tells steps that are certainly real from those that look like padding.
+
+    Args:
+        obs: ``(N * T, ...)``, sequence after sequence, or a dict of such.
+        actions: ``(N * T,)`` or ``(N * T, size)``.
+        n_seq: N.
+    """
+    parts = [*(obs.values() if isinstance(obs, dict) else [obs]), actions]
+    zero = torch.stack([(part == 0).reshape(len(part), -1).all(1) for part in parts]).all(0)
+    zero = zero.view(n_seq, -1)
+    zero[:, 0] = False  # a sequence has at least one step
+    padded = zero.flip(1).cumprod(1).flip(1).flatten()  # 1 where all is zero from here on
+    return Rows((padded == 0).nonzero().flatten(), padded.nonzero().flatten())
+
+
+def _run_apart(
+    net: Callable[[Any], Tensor], x: Observations, rows: Rows, norms: list[nn.Module]
+) -> Tensor:
+    """Return ``net(x)`` with statistics of the real rows, in which the others have no part.
+
+    Args:
+        net: a part of the policy.
+        x: its inputs, those of ``rows``.
+        rows: where the real and the padded ones are.
+        norms: the batch norms of the policy that use and track the batch.
+    """
+    if not norms:
+        return net(x)
+    real = net(map_obs(x, lambda part: part[rows.real]))
+    with batch_statistics(norms, False):
+        return rows.join(real, net(map_obs(x, lambda part: part[rows.padded])))
 
 
 def _run(rnn: Any, sequence: Tensor, states: States, keep: Tensor) -> tuple[Tensor, States]:
