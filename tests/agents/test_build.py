@@ -13,7 +13,7 @@ from stable_baselines3.common.noise import (
     VectorizedActionNoise,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wnrl.sb3.batch_statistics import batch_norms
+from wnrl.sb3.parts import batch_norms
 
 import envs
 from agents import AGENTS

@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from wnrl.errors import UsageError
-from wnrl.optim import WeightNormalized
+from wnrl.optim import WeightNormalized, layer_weights
 
 Owned = list[tuple[nn.Module, Optimizer]]
 

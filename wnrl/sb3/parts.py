@@ -210,8 +210,8 @@ class TargetVectors(nn.Module):
         self.used = [  # in tuples, so that the layers are not registered here as well
             (layer, name, f"u_{place}_{name}".replace(".", "_"))
             for place, layer in target.named_modules()
-            if hasattr(layer, "normalised_names")
-            for name in layer.normalised_names()
+            if hasattr(layer, "normalized_names")
+            for name in layer.normalized_names()
         ]
         for layer, name, own in self.used:
             self.register_buffer(own, layer.vector(name).clone())
