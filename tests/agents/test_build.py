@@ -13,7 +13,6 @@ from stable_baselines3.common.noise import (
     VectorizedActionNoise,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wnrl.sb3.parts import batch_norms
 
 import envs
 from agents import AGENTS
@@ -25,6 +24,7 @@ from wnrl.rl.evaluation import evaluate
 from wnrl.rl.training import log_to
 from wnrl.runs import EventFile
 from wnrl.sb3.extractors import SmallCNN
+from wnrl.sb3.parts import batch_norms
 
 TINY_OFF_POLICY = {
     "learning_starts": 16,
