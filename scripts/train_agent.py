@@ -43,13 +43,15 @@ class Args(Generic[ConfigT]):
     """One run. ``Args.of`` fills ``config`` with the preset."""
 
     algo: str = "ppo"
-    """Algorithm: a key of agents.AGENTS, such as ppo, dqn, sac or recurrent_ppo."""
+    """ppo, a2c, trpo, dqn, qrdqn, sac, td3, tqc, crossq or recurrent_ppo, each with its own flags:
+    --algo sac --help shows those of SAC."""
     env_id: str = "CartPole-v1"
     """Environment: an id of Gymnasium's registry, ours included, or module:Env-v0."""
     variant: str | None = None
     """A published recipe on top of the preset, such as salimans2016 for dqn."""
     norm: str = "weight"
-    """Normalisation: none, weight, batch, layer, ...; a key of wnrl.NORMS."""
+    """Normalisation: none, weight, weight_mean, mean, projected, batch, batch_renorm, layer, rms or
+    spectral; a key of wnrl.NORMS."""
     seed: int = 0
     """Seeds the network, the actions and the environments."""
     device: str = "auto"

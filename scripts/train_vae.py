@@ -31,7 +31,8 @@ class Args:
     dataset: str = "digits"
     """digits, mnist, mnist-static, omniglot-small, fashion-mnist, cifar10 or frames:<env id>."""
     norm: str = "weight"
-    """Normalisation, a key of wnrl.NORMS: none, weight, batch, layer, ..."""
+    """Normalisation: none, weight, weight_mean, mean, projected, batch, batch_renorm, layer, rms or
+    spectral; a key of wnrl.NORMS."""
     seed: int = 0
     """Seed of the weights and of everything random in training."""
     preset: str = "default"

@@ -35,3 +35,8 @@ def test_printable_text_is_one_line_without_control_characters():
 
 def test_printable_text_ends_after_its_length():
     assert printable("x" * 300) == "x" * 200
+
+
+def test_a_choice_of_nothing_is_said_to_be_none():
+    with pytest.raises(UsageError, match=r"^variant has no choice here, got 'foo'$"):
+        check_choice("variant", "foo", [])

@@ -36,6 +36,8 @@ def check_choice(name: str, value: str, options: Iterable[str]) -> str:
     known = list(options)
     if value in known:
         return value
+    if not known:
+        raise UsageError(f"{name} has no choice here, got {value!r}")
     lowered = {option.lower(): option for option in known}
     near = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.5)
     hint = f"; did you mean {lowered[near[0]]!r}?" if near else ""

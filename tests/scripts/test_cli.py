@@ -1,4 +1,5 @@
 import io
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -7,8 +8,14 @@ from typing import Literal
 
 import pytest
 
+from agents import AGENTS
 from scripts import _cli
+from wnrl import NORMS
+from wnrl.data import DATASETS
 from wnrl.errors import UsageError
+from wnrl.vae.models import MODELS
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -129,3 +136,19 @@ def test_a_broken_pipe_to_anything_else_is_an_error():
 
     with pytest.raises(BrokenPipeError, match="to a worker"):
         _cli.run(main, Args, argv=[])
+
+
+@pytest.mark.parametrize(
+    ("program", "flag", "table"),
+    [
+        ("train_agent", "norm", NORMS),
+        ("train_agent", "algo", AGENTS),
+        ("train_vae", "norm", NORMS),
+        ("train_vae", "model", MODELS),
+        ("train_vae", "dataset", DATASETS),
+    ],
+)
+def test_help_lists_the_words_that_a_flag_takes(program, flag, table):
+    source = (CHECKOUT / "scripts" / f"{program}.py").read_text(encoding="utf-8")
+    (told,) = re.findall(rf'    {flag}: str = "\w+"\n    """(.*?)"""', source, re.DOTALL)
+    assert set(table) <= set(re.findall(r"[\w-]+", told))
