@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer, RMSprop
 
 from wnrl.arguments import checked
 from wnrl.errors import UsageError, check_positive
@@ -36,10 +36,7 @@ WEIGHTED = (
 """Types of layers that multiply with a weight."""
 WEIGHT_NAMES = re.compile(r"weight(_(ih|hh|hr)(_l\d+(_reverse)?)?)?|(in|q|k|v)_proj_weight")
 """Names of the weights of these layers."""
-BASES = (
-    *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW),
-    *(torch.optim.Adamax, torch.optim.RMSprop),
-)
+BASES = (SGD, Adam, AdamW, Adamax, RMSprop)
 """What ``weight_normalized`` takes."""
 
 
@@ -183,10 +180,8 @@ class WeightNormalized(Optimizer):
         Raises:
             UsageError: the gradient of a weight is sparse.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         outer_groups = self.param_groups
         moving = [
             [self._open(w, group) for w in _weights(group) if w.grad is not None]
@@ -223,10 +218,12 @@ class WeightNormalized(Optimizer):
         if w not in self.state:
             self.state[w] = _new_state(w, group)
         # the same storage, whose gradients are forgotten with the step
-        v, g = (self.state[w][key].detach().requires_grad_() for key in ("v", "g"))
+        v, g = nn.Parameter(self.state[w]["v"]), nn.Parameter(self.state[w]["g"])
         rows, grad = (_rows(tensor.detach(), group["transposed"]) for tensor in (w, w.grad))
         grad = grad.to(v.dtype).contiguous()
-        if not torch.equal(weight_norm(v, g).to(w.dtype), rows):
+        computed = _with_graph(v, g)
+        stands = torch.equal(computed.to(w.dtype), rows)
+        if not stands:
             direction, length = split_weight(rows.to(v.dtype), v_std=ZERO_ROW_STD)
             v.copy_(direction * (row_norm(v) / row_norm(direction)))
             g.copy_(length)
@@ -234,8 +231,8 @@ class WeightNormalized(Optimizer):
             size = row_norm(grad, eps=0.0)
             turned = (g == 0) & (size > 0) & size.isfinite()
             v.copy_(torch.where(turned, -grad * (row_norm(v) / size), v))
-        with torch.enable_grad():
-            computed = weight_norm(v, g)
+            stands = False
+        computed = computed if stands else _with_graph(v, g)
         return _Pair(w, v, g, computed, grad, units_first(w, group["transposed"]))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -294,16 +291,18 @@ class _Pair(NamedTuple):
 
 def _weights(group: dict[str, Any]) -> list[Tensor]:
     """Return the parameters of ``group`` for which the optimizer has v and g."""
-    if not group["weight_norm"]:
-        return []
     plain, transposed = set(group["plain"]), group["transposed"]
     return [
         w
         for index, w in enumerate(group["params"])
-        if index not in plain
+        if group["weight_norm"]
+        and index not in plain
         and w.dim() > 1
         and (not w.numel() or w.numel() > (transposed * w.shape[1] if transposed else len(w)))
     ]
+
+
+_with_graph = torch.enable_grad()(weight_norm)
 
 
 def _inner_groups(group: dict[str, Any], pairs: list[_Pair]) -> list[dict[str, Any]]:
@@ -351,11 +350,6 @@ def _new_state(w: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"a weight must have no empty axis, got shape {shape}")
     if w.is_meta:
         raise UsageError(f"a weight must have values, got shape {shape} on device meta")
-    if w.is_complex():
-        raise UsageError(
-            f"a weight must be real, got {w.dtype} of shape {shape}: "
-            "give its group weight_norm=False"
-        )
     if transposed and len(w) % transposed:
         raise UsageError(
             f"transposed={transposed} must divide the input channels of a weight of shape {shape}"
