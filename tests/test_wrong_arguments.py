@@ -97,7 +97,6 @@ TASK = study.Task("digits", "mlp", "wnrl.vae.run:train", study.NLL)
 PARAMETER = nn.Parameter(torch.ones(3))
 RIGHT = {
     "activations": torch.ones(5, 3),
-    "active_units": 2,
     "after": {"a": torch.zeros(3)},
     "arm": study.Arm("weight"),
     "arms": (study.Arm("none"), study.Arm("weight")),
@@ -105,17 +104,11 @@ RIGHT = {
     "base": torch.optim.SGD,
     "baseline": "none",
     "before": {"a": torch.ones(3)},
-    "bits_per_dim": None,
     "bound": vae.Elbo(torch.ones(3), torch.ones(1, 3)),
-    "channels": 2,
-    "condition": 10.0,
     "config": config,
-    "curve": "a",
-    "curve_label": "a",
     "dataset": "digits",
     "dataset_name": "digits",
     "device": "cpu",
-    "diagonal": torch.ones(3),
     "embedding_dim": 3,
     "features": torch.randn(9, 3),
     "fill": None,
@@ -124,10 +117,8 @@ RIGHT = {
     "g": torch.ones(4, 1),
     "hidden": (4,),
     "hidden_size": 4,
-    "higher_is_better": True,
     "image_shape": (1, 8, 8),
     "images": digits,
-    "images_crc32": "0",
     "in_channels": 2,
     "in_features": 3,
     "init": "torch",
@@ -138,10 +129,6 @@ RIGHT = {
     "kind": "bernoulli",
     "kl": torch.ones(1, 3),
     "kl_groups": torch.ones(1, 3),
-    "label": "a",
-    "largest": 1.0,
-    "latent_dim": 2,
-    "latent_units": 2,
     "layer": nn.Linear(3, 4),
     "levels": 17,
     "likelihood": lambda: vae.LIKELIHOODS["bernoulli"](1),
@@ -149,34 +136,23 @@ RIGHT = {
     "log_posterior": torch.ones(2, 3),
     "log_ratio": torch.ones(1, 3),
     "loss": lambda: lambda: PARAMETER.square().sum(),
-    "lr": 0.1,
     "mask": torch.ones(4, 3),
     "matvec": lambda: lambda x: 2 * x,
-    "mean": 0.0,
     "meaning": "ones",
     "metric": study.NLL,
     "model": model,
     "module": net,
-    "n_images": 3,
-    "n_samples": 2,
-    "n_steps": 2,
     "name": "digits",
-    "nats": 3.0,
     "norm": "weight",
     "num_embeddings": 5,
     "num_features": 3,
     "observation_space": gymnasium.spaces.Box(0, 255, (1, 8, 8), "uint8"),
-    "off_diagonal": torch.ones(3),
     "optimizer": lambda: torch.optim.SGD(net().parameters(), lr=0.1),
-    "other": torch.zeros(3),
     "out_channels": 3,
     "out_features": 4,
     "parameters": lambda: [PARAMETER],
     "params": lambda: net().parameters(),
     "path": lambda: folder() / "new",
-    "per_image": torch.arange(3.0),
-    "per_image_elbo": torch.ones(3),
-    "per_image_nll": torch.ones(3),
     "policy": lambda: agent().policy,
     "policy_class": MlpPolicy,
     "protocol": vae.Protocol("digits", n_samples=2),
@@ -185,24 +161,14 @@ RIGHT = {
     "run_folder": folder,
     "runner": "wnrl.vae.run:train",
     "scalars": {"a": torch.ones(())},
-    "scores": "",
     "second": likelihood,
-    "seconds": 0.1,
-    "seed": 0,
     "settings": {},
     "shape": (1, 8, 8),
-    "smallest": 0.1,
     "split": "test",
-    "standard_error": 1.0,
-    "start": torch.ones(3),
     "state_dict": lambda: net().state_dict(),
-    "step": 1,
-    "steps": 2,
     "task": TASK,
     "tasks": (TASK,),
     "test": lambda: digits().test,
-    "text": "a",
-    "total_steps": 2,
     "train": lambda: digits().train,
     "v": torch.ones(4, 3),
     "vae": folder,
@@ -212,6 +178,8 @@ RIGHT = {
     "x": lambda: digits().test[:2].float() / 16,
 }
 """Right values by the name of a parameter; functions make one anew."""
+BY_TYPE = {int: 2, float: 1.0, str: "a", bool: True, torch.Tensor: torch.ones(3)}
+"""And of parameters with other names."""
 SPECIAL = {
     ("LogStep", "scalars"): {"a": 1.0},
     ("Terms", "reconstruction"): torch.ones(1, 3),
@@ -227,11 +195,12 @@ SPECIAL = {
     ("cnn", "image_shape"): (1, 36, 36),
     ("file_checksum", "path"): file,
 }
-"""And of some functions."""
+"""And by the names of a function and its parameter."""
 
 
-def right(target, name):
-    value = SPECIAL.get((target.__name__, name), RIGHT[name])
+def right(target, parameter):
+    by_type = BY_TYPE.get(parameter.annotation)
+    value = SPECIAL.get((target.__name__, parameter.name), RIGHT.get(parameter.name, by_type))
     return value() if inspect.isfunction(value) or hasattr(value, "cache_info") else value
 
 
@@ -280,8 +249,8 @@ def test_a_wrong_argument_is_told_in_words(target, tmp_path, monkeypatch):
     ]  # fmt: skip
     if target.__name__ == "data_init":
         parameters = parameters[1:]
-    given = [p.name for p in parameters if p.default is inspect.Parameter.empty]
-    assert error_of(target, args, {name: right(target, name) for name in given}) is None
+    given = [p for p in parameters if p.default is inspect.Parameter.empty]
+    assert error_of(target, args, {p.name: right(target, p) for p in given}) is None
     told = {}
     for parameter in parameters:
         for wrong in WRONG:
@@ -289,7 +258,7 @@ def test_a_wrong_argument_is_told_in_words(target, tmp_path, monkeypatch):
                 continue
             if inspect.isclass(wrong) and "Callable" in str(parameter.annotation):
                 continue  # what it returns is another matter
-            kwargs = {name: right(target, name) for name in given} | {parameter.name: wrong}
+            kwargs = {p.name: right(target, p) for p in given} | {parameter.name: wrong}
             if error := error_of(target, args, kwargs):
                 told[parameter.name, str(wrong)] = error
     assert told == {}

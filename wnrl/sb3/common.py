@@ -87,10 +87,8 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         **kwargs: Any,
     ) -> None:
         self.norm = check_choice("norm", self.default_norm if norm is None else norm, NORMS)
-        if not isinstance(norm_kwargs, Mapping | None):
-            raise UsageError(f"norm_kwargs must be a dict, got {norm_kwargs!r}")
         self.norm_kwargs = dict(norm_kwargs or {})
-        self.norm_heads = check_flag("norm_heads", norm_heads)
+        self.norm_heads = norm_heads
         self.data_init = data_init
         try:
             self._arguments = named_arguments(super().__init__, *args, **kwargs)
@@ -228,17 +226,6 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(value, "shape", None) for name, value in state.items()}
-
-
-def check_flag(name: str, value: bool) -> bool:
-    """Returns ``value`` if it is True or False.
-
-    Raises:
-        UsageError: it is something else, such as the word "False", which Python takes for true.
-    """
-    if not isinstance(value, bool):
-        raise UsageError(f"{name} must be True or False, got {value!r}")
-    return value
 
 
 def named_arguments(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

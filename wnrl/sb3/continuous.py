@@ -33,7 +33,7 @@ from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
 from torch import Tensor, nn
 
-from wnrl.sb3.common import NormBase, check_flag
+from wnrl.sb3.common import NormBase
 from wnrl.sb3.parts import (
     Observations,
     Part,
@@ -124,7 +124,7 @@ class ContinuousMixin(NormBase):
     share_features_extractor: bool
 
     def __init__(self, *args: Any, joint_statistics: bool = True, **kwargs: Any) -> None:
-        self.joint_statistics = check_flag("joint_statistics", joint_statistics)
+        self.joint_statistics = joint_statistics
         super().__init__(*args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:

@@ -68,8 +68,8 @@ class FirstBatch(BasePolicy):
         count = self.data_init
         if count is None:
             return
-        if isinstance(count, bool) or not isinstance(count, int) or count < 2:
-            raise UsageError(f"data_init must be an integer of at least 2, or None; got {count!r}")
+        if count < 2:
+            raise UsageError(f"data_init must be at least 2, or None; got {count}")
         if not self._hidden_layers():
             raise UsageError(
                 f"data_init={count} has no hidden layer to initialise in {type(self).__name__}: "

@@ -44,8 +44,6 @@ class FoldedActor(nn.Module):
 
     def __init__(self, policy: BasePolicy) -> None:
         super().__init__()
-        if not isinstance(policy, BasePolicy):
-            raise UsageError(f"policy must be a policy of SB3, as model.policy; got {policy!r}")
         if isinstance(policy, RecurrentActorCriticPolicy):
             raise UsageError(
                 f"{type(policy).__name__} acts with a state, which FoldedActor has no place for: "

@@ -25,7 +25,7 @@ from wnrl.diagnostics import (
     to_floats,
 )
 from wnrl.diagnostics.weights import length_tensors
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, check_positive
 from wnrl.sb3 import probe
 from wnrl.sb3.parts import trained_parts
 
@@ -91,8 +91,7 @@ class Diagnostics(BaseCallback):
 
     def __init__(self, every: int = EVERY, curvature: bool = False) -> None:
         super().__init__()
-        if isinstance(every, bool) or not isinstance(every, int) or every <= 0:
-            raise UsageError(f"every must be a whole number above zero, got {every!r}")
+        check_positive(every=every)
         self.every, self.curvature = every, curvature
         self._last = -1  # environment steps at the latest update
         self._step = 0  # and at the one that is looked at

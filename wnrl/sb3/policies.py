@@ -48,9 +48,10 @@ def with_norm(policy_class: type[BasePolicy], norm: str = "weight") -> type[Base
         UsageError: the class is no such policy, or the norm is unknown.
     """
     check_choice("norm", norm, NORMS)
-    if not isinstance(policy_class, type) or not issubclass(policy_class, tuple(MIXINS)):
+    if not issubclass(policy_class, tuple(MIXINS)):
         known = ", ".join(family.__name__ for family in MIXINS)
-        raise UsageError(f"policy_class must be a subclass of one of {known}, got {policy_class!r}")
+        got = policy_class.__name__
+        raise UsageError(f"policy_class must be a subclass of one of {known}, got {got}")
     bases: tuple[type, ...] = (policy_class,)
     if not issubclass(policy_class, NormBase):
         mixin = next(mixin for family, mixin in MIXINS.items() if issubclass(policy_class, family))

@@ -20,7 +20,6 @@ from torch.func import functional_call
 
 from wnrl.errors import UsageError
 from wnrl.nn import fold
-from wnrl.sb3.common import check_flag
 from wnrl.vae import VAE, VAEConfig, build, load
 from wnrl.vae.config import SIZES
 from wnrl.vae.construction import config_of
@@ -60,7 +59,6 @@ class VAEExtractor(BaseFeaturesExtractor):
     """
 
     def __init__(self, observation_space: spaces.Box, vae: str | Path, frozen: bool = True) -> None:
-        check_flag("frozen", frozen)
         model = _model(observation_space, str(vae))
         channels, height, width = model.image_shape
         shape = observation_space.shape
