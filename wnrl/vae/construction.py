@@ -21,7 +21,6 @@ from wnrl.vae.models import MODELS
 from wnrl.vae.pixels import PixelLikelihood
 
 MODEL = "model.pt"
-INIT = 2  # keeps the seed of the initialisation's binary images apart from those of other draws
 
 
 def build(config: VAEConfig, images: Images | None = None) -> VAE:
@@ -47,39 +46,29 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
             raise UsageError(f"split 'train' of dataset {images.name!r} has no images")
         total = images.train.sum(0, dtype=torch.int64)
         means = total / (len(images.train) * (images.levels - 1))
-    known = dataset(config.dataset)
-    sizes = {
-        argument: getattr(config, name)
-        for name, argument in SIZES.items()
-        if getattr(config, name) is not None
-    }
+    shape = dataset(config.dataset).shape
+    sizes = {argument: getattr(config, name) for name, argument in SIZES.items()}
+    sizes = {argument: size for argument, size in sizes.items() if size is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = MODELS[config.model](
-            known.shape, likelihood=likelihood_of(config), pixel_means=means, **sizes
-        )
+        likelihood = likelihood_of(config)
+        model = MODELS[config.model](shape, likelihood=likelihood, pixel_means=means, **sizes)
         plain = () if config.norm_heads else model.output_layers()
         convert(model, config.norm, skip=plain, norm_kwargs=config.norm_kwargs)
         if images is not None:
-            check_levels(model.likelihood, images)
+            check_levels(likelihood, images)
             if config.data_init:
-                model.data_init(_first_images(model.likelihood, images, config))
+                generator = torch.Generator().manual_seed(config.seed)
+                chosen = torch.randperm(len(images.train), generator=generator)[: config.data_init]
+                pixels = images.train[chosen]
+                model.data_init(training_inputs(likelihood, pixels, images.levels, generator))
     return model
 
 
 def likelihood_of(config: VAEConfig) -> PixelLikelihood:
     """Return the likelihood that a configuration names, for its data set."""
-    known = dataset(config.dataset)
-    kind = LIKELIHOODS[str(config.likelihood)]
-    channels = known.shape[0]
-    return kind(channels) if kind is Bernoulli else kind(channels, known.levels)
-
-
-def _first_images(likelihood: PixelLikelihood, images: Images, config: VAEConfig) -> Tensor:
-    """Return training images drawn without replacement, for the data-dependent initialisation."""
-    generator = torch.Generator().manual_seed(config.seed)
-    chosen = torch.randperm(len(images.train), generator=generator)[: config.data_init]
-    return training_inputs(likelihood, images.train[chosen], images.levels, generator)
+    known, kind = dataset(config.dataset), LIKELIHOODS[str(config.likelihood)]
+    return kind(known.shape[0], 2 if kind is Bernoulli else known.levels)
 
 
 class Weights(NamedTuple):

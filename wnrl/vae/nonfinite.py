@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from wnrl.diagnostics.hooks import hooked
+
 
 class Witness:
     """Notes, in the order in which they appear, which tensors of a step are finite.
@@ -46,16 +48,13 @@ class Witness:
                     if t.requires_grad:
                         t.register_hook(lambda g: self.look(f"gradient of the output of {name}", g))
 
-        handles = [
-            layer.register_forward_hook(lambda _, __, out, name=name: after(name, out))
+        looks = {
+            layer: lambda _, __, output, name=name: after(name, output)
             for name, layer in self.model.named_modules()
             if not any(True for _ in layer.children())
-        ]
-        try:
+        }
+        with hooked("forward", looks):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def first(self) -> str | None:
         """Return the name of the first tensor that was not finite, and forget all."""
