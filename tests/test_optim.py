@@ -880,3 +880,18 @@ def test_a_step_without_any_gradient_changes_nothing():
     optimizer = WNAdam(net.parameters())
     optimizer.step()
     assert difference(net, mlp(), (4, 3)) == 0
+
+
+def test_a_state_without_the_options_of_its_groups_takes_those_of_the_optimizer():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.LayerNorm([4, 4, 4]))
+    optimizer = WNAdam(net.parameters())
+    train(net, optimizer, 2, (2, 1, 6, 6))
+    saved = optimizer.state_dict()
+    for option in ("plain", "v_init_std", "weight_norm", "transposed", "g_lr_scale"):
+        del saved["param_groups"][0][option]
+    twin = copy.deepcopy(net)
+    loaded = WNAdam([{"params": [*twin.parameters()], "plain": [2, 3]}])
+    loaded.load_state_dict(saved)
+    train(net, optimizer, 2, (2, 1, 6, 6))
+    train(twin, loaded, 2, (2, 1, 6, 6))
+    assert difference(net, twin, (2, 1, 6, 6)) == 0

@@ -245,7 +245,8 @@ class WeightNormalized(Optimizer):
         state_dict = copy.deepcopy(state_dict)  # torch would go on sharing its tensors
         exact = {}
         for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
-            weights = set(_weights({**own, **saved, "params": own["params"]}))
+            saved |= {**own, **saved, "params": saved["params"]}  # what it does not say is as here
+            weights = set(_weights({**saved, "params": own["params"]}))
             for w, index in zip(own["params"], saved["params"], strict=False):
                 if w in weights:
                     exact[w] = state_dict["state"].get(index, {})
@@ -270,9 +271,6 @@ class WeightNormalized(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Optimizer.__setstate__(self, state)  # the base's looks for its own keys beside v and g
-        for group in self.param_groups:
-            for name, value in {**self.defaults, "plain": []}.items():
-                group.setdefault(name, value)
 
 
 class _Pair(NamedTuple):
