@@ -3,6 +3,7 @@
 import inspect
 import math
 import warnings
+from functools import cache
 from typing import Any, ClassVar, Self
 
 import torch
@@ -45,6 +46,7 @@ UNTYPED = {"device": torch.device | str | int | None, "dtype": torch.dtype | Non
 """Parameters that torch does not annotate."""
 
 
+@cache
 def _torch_parameters(plain: type[nn.Module]) -> list[inspect.Parameter]:
     shown = _parameters(nn.RNNBase if issubclass(plain, nn.RNNBase) else plain)  # not *args
     shown.pop("mode", None)
@@ -59,7 +61,7 @@ def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str
     Raises:
         UsageError: a size is negative, or torch refuses another value.
     """
-    names = [parameter.name for parameter in _torch_parameters(plain)]
+    names = [parameter.name for parameter in _torch_parameters(plain)]  # type: ignore[arg-type]
     for name, value in {**dict(zip(names, args, strict=False)), **options}.items():
         if isinstance(value, int) and value < 0 and name != "padding_idx":
             raise UsageError(f"{name} must not be negative, got {value}")
