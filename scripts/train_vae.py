@@ -112,8 +112,7 @@ class Args:
     def folder(self) -> Path:
         """The run's folder."""
         task = self.dataset.replace("/", "_").replace(":", "_")
-        parts = ("runs", "single", task, self.model, self.norm, f"seed{self.seed}")
-        return self.run_dir or Path(*parts)
+        return self.run_dir or Path("runs/single", task, self.model, self.norm, f"seed{self.seed}")
 
     def config(self) -> Any:
         """Return the ``VAEConfig``: the preset with what was asked for in its place."""
