@@ -3,7 +3,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
-from wnrl.rl.replay import arrays, replay_values, restore_replay
+from wnrl.rl.model_state import arrays, replay_values, restore_replay
 from wnrl.runs import read_values, write_values
 
 PIXELS = spaces.Box(0, 255, (4, 20, 20), np.uint8)

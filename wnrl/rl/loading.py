@@ -77,11 +77,11 @@ def check_fits(model: BaseAlgorithm, env: VecEnv, path: Path, env_id: str) -> No
         ("observations", model.observation_space, env.observation_space),
         ("actions", model.action_space, env.action_space),
     )
-    for what, its, theirs in pairs:
-        if its != theirs:
+    for word, trained, here in pairs:
+        if trained != here:
             raise UsageError(
-                f"model {path} does not fit env_id {env_id!r}: it has {what} {printable(its)}, "
-                f"the environment {printable(theirs)}"
+                f"model {path} does not fit env_id {env_id!r}: it has {word} {printable(trained)}, "
+                f"the environment {printable(here)}"
             )
 
 
