@@ -43,8 +43,9 @@ def run(
 ) -> None:
     """Parse ``argv`` into ``args_type``, call ``main`` and leave the process.
 
-    Exit codes: what ``main`` returns (None is 0), 2 for a bad flag or value, 130 for Ctrl-C, 141
-    where nobody reads the output any more, as behind ``| head``.
+    Exit codes: what ``main`` returns (None is 0), 2 for a bad flag or value, 130 for Ctrl-C, that
+    of ``Stopped``, which says why, 141 where nobody reads the output any more, as behind
+    ``| head``.
     """
     with _exit_codes(), _interrupt.raised():
         code = main(parse(args_type, description, default, argv))
@@ -61,6 +62,10 @@ def _exit_codes() -> Iterator[None]:
             sys.stdout.flush()  # at exit, nothing could catch what it raises
     except UsageError as error:
         sys.exit(refused(error))
+    except SystemExit as left:
+        if message := getattr(left, "message", ""):  # of Stopped
+            print(message, file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(_interrupt.INTERRUPTED)
@@ -69,6 +74,20 @@ def _exit_codes() -> Iterator[None]:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
         sys.exit(141)
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[float], None]]:
+    """Yield what moves a bar on stderr to a share of the work, from 0 to 1."""
+    from tqdm import tqdm
+
+    shape = "{l_bar}{bar}| {elapsed}<{remaining}"
+    with tqdm(total=1.0, bar_format=shape, leave=False, disable=None, delay=1) as bar:
+
+        def show(done: float) -> None:
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def check_threads(threads: int) -> None:

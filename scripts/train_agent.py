@@ -25,14 +25,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Generic, TypeVar, cast
 
 import tyro
-from tqdm import tqdm
 
 from agents import AGENTS
 from agents import run as runner
-from scripts._cli import check_threads, refused, run
+from scripts._cli import check_threads, progress_bar, refused, run
 from wnrl.errors import UsageError, check_choice
 from wnrl.norms import NORMS
-from wnrl.runs import CONFIG, Options, Stopped, read_config
+from wnrl.runs import CONFIG, Options, read_config
 
 ConfigT = TypeVar("ConfigT")
 RUNNING = ("run_dir", "resume", "checkpoint_minutes", "keep_checkpoint", "config")  # no settings
@@ -123,22 +122,9 @@ def train(args: Args[Any], *reports: Callable[..., None]) -> dict[str, Any]:
 
 
 def main(args: Args[Any]) -> int:
-    """Print the folder of a run that can be done, train, print the result.
-
-    Returns:
-        The exit code: 1 if the run failed, 128 and its number if a signal stopped it.
-    """
-    with tqdm(total=100, unit="%", leave=False, delay=1, disable=None) as bar:
-
-        def show(fraction: float) -> None:
-            bar.update(int(100 * fraction) - bar.n)
-
-        try:
-            result = train(args, show, lambda: print(args.folder, flush=True))
-        except Stopped as stopped:
-            bar.close()
-            print(stopped.message, file=sys.stderr)
-            return cast(int, stopped.code)
+    """Print the run folder, train, print the result; return 1 if the run failed."""
+    with progress_bar() as progress:
+        result = train(args, progress, lambda: print(args.folder, flush=True))
     if result["status"] == "failed":
         print(f"failed: {result['reason']}")
         return 1

@@ -19,8 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import _cli
 
-BAR = "{l_bar}{bar}| {elapsed}<{remaining}"
-
 
 @dataclass(frozen=True)
 class Args:
@@ -124,24 +122,14 @@ class Args:
 
 def main(args: Args) -> int:
     """Print the run folder, train, print the result; return 1 if the run failed."""
-    from tqdm import tqdm
-
-    from wnrl.runs import Options, Stopped
+    from wnrl.runs import Options
     from wnrl.vae.run import Machine, in_words, train_in
 
     machine = Machine(args.device, args.threads, args.compile)
     options = Options(args.resume, args.checkpoint_minutes, args.keep_checkpoint)
-    with tqdm(total=1.0, bar_format=BAR, disable=None, delay=1) as bar:
-
-        def progress(done: float) -> None:
-            bar.update(done - bar.n)
-
-        where = (args.folder, args.config(), machine, args.data_dir)
-        try:
-            result = train_in(*where, options, progress, lambda: print(args.folder, flush=True))
-        except Stopped as stopped:
-            print(stopped.message, file=sys.stderr)
-            return int(str(stopped.code))
+    where = (args.folder, args.config(), machine, args.data_dir)
+    with _cli.progress_bar() as progress:
+        result = train_in(*where, options, progress, lambda: print(args.folder, flush=True))
     print(in_words(result), flush=True)
     return 1 if result["status"] == "failed" else 0
 

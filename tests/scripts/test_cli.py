@@ -13,6 +13,7 @@ from scripts import _cli
 from wnrl import NORMS
 from wnrl.data import DATASETS
 from wnrl.errors import UsageError
+from wnrl.runs import Stopped
 from wnrl.vae.models import MODELS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -152,3 +153,15 @@ def test_help_lists_the_words_that_a_flag_takes(program, flag, table):
     source = (CHECKOUT / "scripts" / f"{program}.py").read_text(encoding="utf-8")
     (told,) = re.findall(rf'    {flag}: str = "\w+"\n    """(.*?)"""', source, re.DOTALL)
     assert set(table) <= set(re.findall(r"[\w-]+", told))
+
+
+def test_a_run_that_was_stopped_says_so_and_leaves_with_its_code(capsys):
+    def main(args):
+        with _cli.progress_bar() as progress:
+            progress(0.5)
+            raise Stopped(15, "stopped half way")
+
+    with pytest.raises(SystemExit) as left:
+        _cli.run(main, Args, argv=[])
+    assert left.value.code == 143
+    assert capsys.readouterr().err.endswith("stopped half way\n")
