@@ -130,7 +130,7 @@ def test_wrong_words_are_refused(norms, algos, message):
         ({"tasks": [CARTPOLE, CARTPOLE]}, "tasks must differ"),
         ({"arms": [Arm("none"), Arm("none", "weight")]}, "arms must differ, got 'none' twice"),
         ({"tasks": [replace(CARTPOLE, arms=("layer",))]}, "got 'layer'"),
-        ({"seeds": []}, "seeds must be"),
+        ({"seeds": []}, "seeds must have one entry or more"),
         ({"seeds": 3}, "seeds must be"),
         ({"seeds": [-1]}, "seeds must be zero or above, got -1"),
         ({"budget": 0}, "budget must be above zero"),
