@@ -13,6 +13,7 @@ import envs
 from agents import AGENTS
 from agents.presets import Agent
 from wnrl.errors import UsageError, check_choice, printable
+from wnrl.nn.conversion import check_options
 from wnrl.norms import NORMS
 from wnrl.rl.environments import first_env_seed, vectorize
 from wnrl.rl.hardware import choose_device, choose_threads, is_small
@@ -80,6 +81,8 @@ def settings(trial: Any) -> dict[str, Any]:
     """
     options = {"norm_kwargs": dict(trial.arm.norm_kwargs)} if trial.arm.norm_kwargs else {}
     task, values = trial.task, {**trial.settings, **options}
+    envs.factory(task.name)  # which says what is missing
+    check_options(trial.arm.norm, NORMS[trial.arm.norm], options.get("norm_kwargs", {}))
     return complete(task.algo, task.name, trial.arm.norm, trial.seed, **values)
 
 

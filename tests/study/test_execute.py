@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake_runner
 
 from wnrl.errors import UsageError
+from wnrl.study import NLL, RETURN, Arm, Study, Task
 from wnrl.study.execute import check_trials, load_study, runner
 
 
@@ -44,6 +46,36 @@ def test_a_folder_with_a_run_of_other_settings_is_refused_before_anything_runs(t
     after = fake_runner.study_of("succeed", settings={"gamma": 2}).trials()
     with pytest.raises(UsageError, match=r"gamma=1 \(asked: 2\)"):
         check_trials(after, tmp_path)
+
+
+AGENT = Task("CartPole-v1", "ppo", "agents.run:train", RETURN, {"total_timesteps": 100})
+VAE = Task("digits", "mlp", "wnrl.vae.run:train", NLL, {"epochs": 1}, length="epochs")
+
+
+@pytest.mark.parametrize("task", [AGENT, VAE], ids=["agent", "vae"])
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"name": "Nowhere-v0"}, {}, "Nowhere-v0"),
+        ({"algo": "pppo"}, {}, "must be one of"),
+        ({"settings": {"lr": 1}}, {}, "lr"),
+        ({"settings": {"learning_rate": -1}}, {}, "learning_rate must be above zero, got -1"),
+        ({"settings": {"learning_rate": "fast"}}, {}, "fast|learning_rate|TypeError"),
+        ({"settings": {"device": "gpu"}}, {}, "device must be auto, cpu"),
+        ({}, {"norm_kwargs": {"scael": 1}}, "norm_kwargs for 'weight' may hold .* got 'scael'"),
+    ],
+)
+def test_our_runners_refuse_what_there_is_not_before_anything_runs(
+    tmp_path, task, changes, options, message
+):
+    def trials(task, **options):
+        arms = [Arm("weight", **options)]
+        return Study("s", [task], arms, "weight", seeds=[0]).trials()
+
+    check_trials(trials(task), tmp_path)
+    with pytest.raises(UsageError, match=message):
+        check_trials(trials(replace(task, **changes), **options), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
