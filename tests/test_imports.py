@@ -1,6 +1,7 @@
-"""The arrows between the rooms, read from the source."""
+"""The rooms and the arrows between them, read from the source and held against the drawing."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,48 +9,83 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("wnrl", "agents", "envs", "scripts")
-MAY_IMPORT = {
-    "wnrl": {"wnrl"},
-    "agents": {"agents", "envs", "wnrl"},  # a runner, importable by name, makes environments
-    "envs": {"envs", "wnrl"},
-    "scripts": {"scripts", "agents", "envs", "wnrl"},
-}
+TOPS = ("wnrl", "agents", "envs", "scripts")
 SB3 = {"stable_baselines3", "sb3_contrib"}
+MAY_IMPORT_SB3 = {"sb3", "rl", "agents"}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for top in TOPS for path in sorted((ROOT / top).rglob("*.py"))}
+
+
+def room(module):
+    """Return the room of a module: below wnrl its first folder or file, else the top level."""
+    top, *rest = module.split(".")
+    return rest[0] if top == "wnrl" and rest else top
 
 
 def imported(path):
-    """Every module that a file names in an import, with its line."""
+    """Yield every module that a file names in an import, inside of functions and hints too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno} has a relative import"
-            yield node.module, node.lineno
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                yield inside if inside in FILES else node.module
 
 
-def files():
-    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+IMPORTS = {name: set(imported(path)) - {name} for name, path in FILES.items()}
 
 
-def test_there_is_something_to_check():
-    assert len(files()) > 20
+def drawing():
+    """Return the rooms of CONTRIBUTING's drawing, from the top floor down, and their arrows."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```text\n(.*? → .*?)```", text, re.DOTALL)
+    lines = [line.partition("→") for line in block.splitlines() if line.strip()]
+    return {name.strip(): set(rooms.split()) for name, _, rooms in lines}
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_follow_the_arrows(path):
-    room = path.relative_to(ROOT).parts[0]
-    library_of_sb3 = any(path.is_relative_to(ROOT / "wnrl" / name) for name in ("sb3", "rl"))
-    for module, line in imported(path):
-        top = module.split(".")[0]
-        if top in ROOMS:
-            assert top in MAY_IMPORT[room], f"{path}:{line} imports {module}"
-        if top in SB3:
-            inside = library_of_sb3 or room == "agents"
-            assert inside, f"{path}:{line} imports {module}"
-        if module.startswith("wnrl.sb3"):
-            allowed = library_of_sb3 or room in ("agents", "scripts")
-            assert allowed, f"{path}:{line} imports {module}"
+
+def test_the_drawing_has_every_arrow_and_no_other():
+    ground = {"errors", "tags", "arguments", "_version", "wnrl"}
+    arrows = {}
+    for name, targets in IMPORTS.items():
+        to = {room(target) for target in targets if target in FILES} - ground - {room(name)}
+        if room(name) not in ground:
+            arrows.setdefault(room(name), set()).update(to)
+    assert arrows == drawing()
+
+
+def test_every_arrow_of_the_drawing_points_down():
+    above = []
+    for name, rooms in drawing().items():
+        assert not rooms & {*above}, f"{name} imports a room above it"
+        above.append(name)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    left = {name: targets & FILES.keys() for name, targets in IMPORTS.items()}
+    while leaves := {name for name, targets in left.items() if not targets & left.keys()}:
+        left = {name: targets for name, targets in left.items() if name not in leaves}
+    assert not left, f"in a circle, or above one: {sorted(left)}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_stable_baselines3_is_imported_where_it_belongs(name):
+    if room(name) not in MAY_IMPORT_SB3:
+        assert not {module.split(".")[0] for module in IMPORTS[name]} & SB3
+
+
+def test_the_library_imports_nothing_that_is_outside_of_it():
+    for name, targets in IMPORTS.items():
+        if name.split(".")[0] == "wnrl":
+            assert not {target.split(".")[0] for target in targets} & {"agents", "envs", "scripts"}
 
 
 def test_importing_the_library_is_light():
