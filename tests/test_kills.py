@@ -31,18 +31,18 @@ RUNS = {
     "vae": ["--model", "mlp", "--dataset", "digits", "--epochs", "60", "--n-samples", "10"],
 }  # fmt: skip
 STUDY = """
-from wnrl.study import Arm, NLL, RETURN, Study, Task
+from wnrl.study.plan import NLL, RETURN, Arm, Study, Task
 
 STUDY = Study(
-    name="kills",
+    "kills",
     tasks=(
         Task("CartPole-v1", "ppo", "agents.run:train", RETURN,
              settings={"total_timesteps": 4096, "n_envs": 2, "n_steps": 64, "batch_size": 32}),
-        Task("digits", "mlp", "wnrl.vae.run:train", NLL, settings={"epochs": 40}),
+        Task("digits", "mlp", "wnrl.vae.run:train", NLL, settings={"epochs": 40}, length="epochs"),
     ),
     arms=(Arm("none", "none"), Arm("weight", "weight")),
     baseline="none",
-    seeds=3,
+    seeds=range(3),
 )
 """
 
