@@ -51,7 +51,6 @@ def drawing():
     return {name.strip(): set(rooms.split()) for name, _, rooms in lines}
 
 
-
 def test_the_drawing_has_every_arrow_and_no_other():
     ground = {"errors", "tags", "arguments", "_version", "wnrl"}
     arrows = {}

@@ -1,13 +1,7 @@
-"""Every TensorBoard tag in one place, and the HParams tab.
+"""Every TensorBoard tag in one place.
 
 Tags of agents are SB3's own wherever SB3 has one, so that our curves lie over SB3's.
 """
-
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
 
 # Agents; the x axis is environment steps.
 EVAL_RETURN = "eval/mean_reward"
@@ -58,40 +52,3 @@ VAE_CANVAS = "vae/canvas"  # images: how DRAW draws, a sample a row
 # What runs differ by and are compared by; TensorBoard's HParams tab shows these columns first.
 IDENTITY = ("task", "algo", "norm", "seed")
 METRICS = (FINAL_RETURN, VAE_NLL, VAE_TEST_ELBO, STEPS_PER_SECOND)
-
-
-def write_hparams(
-    writer: "SummaryWriter", hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int
-) -> None:
-    """Fills TensorBoard's HParams tab from the run's own event file.
-
-    ``SummaryWriter.add_hparams`` makes a second run beside the first one, which then has no
-    curves; this writes the same summaries into the writer that has them. The tab takes its columns
-    from any one of the runs that it shows, and sorts those that differ to the front: so each run
-    names the same metrics, and marks ``IDENTITY``.
-
-    Args:
-        writer: the run's writer.
-        hparams: names and values, ``IDENTITY`` among them; anything but a number, a string or a
-            bool becomes a string.
-        metrics: some of ``METRICS`` and their values; each is also written as a scalar, which is
-            where the tab takes them from.
-        step: where those scalars stand on the x axis: the end of training.
-    """
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-    from torch.utils.tensorboard.summary import hparams as summaries
-
-    plain = {
-        key: value if isinstance(value, bool | int | float | str) else str(value)
-        for key, value in hparams.items()
-    }
-    experiment, *session = summaries(plain, dict.fromkeys(METRICS, 0.0))
-    plugin = experiment.value[0].metadata.plugin_data
-    columns = HParamsPluginData.FromString(plugin.content)
-    for info in columns.experiment.hparam_infos:
-        info.differs = info.name in IDENTITY
-    plugin.content = columns.SerializeToString()
-    for summary in (experiment, *session):
-        writer._get_file_writer().add_summary(summary)
-    for tag, value in metrics.items():
-        writer.add_scalar(tag, value, step)

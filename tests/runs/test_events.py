@@ -3,6 +3,7 @@ import time
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from wnrl import tags
 from wnrl.runs import EventFile
@@ -52,13 +53,39 @@ def test_pictures_and_texts_are_found_by_tensorboard(tmp_path):
     assert accumulator.Tags()["tensors"] == ["text/text_summary"]
 
 
-def test_the_hparams_tab_gets_the_run_and_its_metrics_as_scalars(tmp_path):
-    events = EventFile(tmp_path)
-    hparams = {"task": "digits", "algo": "mlp", "norm": "weight", "seed": 0, "hidden": (8, 8)}
-    events.add_hparams(hparams, {tags.VAE_NLL: 22.5}, 500)
-    events.close()
-    assert points(tmp_path, tags.VAE_NLL) == [(500, 22.5)]
-    assert read(tmp_path).summary_metadata.keys() >= {"_hparams_/experiment"}
+def hparams_of(folder, metrics):
+    EventFile(folder).add_hparams(HPARAMS, metrics, step=500)
+    content = read(folder).PluginTagToContent("hparams")
+    parts = {key: HParamsPluginData.FromString(value) for key, value in content.items()}
+    return parts["_hparams_/experiment"].experiment, parts["_hparams_/session_start_info"]
+
+
+HPARAMS = {"task": "digits", "algo": "mlp", "norm": "weight", "seed": 1, "hidden": (64, 32)}
+
+
+def test_identity_of_a_run_stands_in_the_first_columns(tmp_path):
+    experiment, _ = hparams_of(tmp_path, {})
+    marked = {info.name for info in experiment.hparam_infos if info.differs}
+    assert marked == {"task", "algo", "norm", "seed"}
+
+
+def test_every_run_names_the_same_metrics(tmp_path):
+    experiment, _ = hparams_of(tmp_path, {tags.VAE_NLL: 23.0})
+    assert tuple(info.name.tag for info in experiment.metric_infos) == tags.METRICS
+
+
+def test_values_of_all_types_are_kept(tmp_path):
+    _, session = hparams_of(tmp_path, {})
+    values = session.session_start_info.hparams
+    assert values["norm"].string_value == "weight"
+    assert values["seed"].number_value == 1
+    assert values["hidden"].string_value == "(64, 32)"
+
+
+def test_metrics_stand_at_the_end_of_training_in_the_same_event_file(tmp_path):
+    hparams_of(tmp_path, {tags.VAE_NLL: 23.0})
+    assert points(tmp_path, tags.VAE_NLL) == [(500, 23.0)]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_full_disk_costs_curves_and_is_told_once(tmp_path, capsys, monkeypatch):

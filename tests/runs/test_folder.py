@@ -10,6 +10,7 @@ from wnrl.runs import (
     checked_file,
     open_run,
     read_json,
+    read_result,
     resolve_device,
     seed_everything,
     versions,
@@ -32,7 +33,7 @@ def test_finished_run_is_read_and_not_touched(tmp_path):
         run.write_result({"status": "finished"})
     with open_run(tmp_path / "x", CONFIG) as again:
         assert again.finished
-        assert again.result() == {"status": "finished"}
+        assert read_result(again.path) == {"status": "finished"}
         assert (again.path / "model.zip").read_text() == "weights"
 
 

@@ -26,7 +26,6 @@ from wnrl.runs.folder import (
     plain_json,
     read_config,
     read_result,
-    reopen_run,
 )
 from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.runs.machine import resolve_device, seed_everything, versions
@@ -57,7 +56,6 @@ __all__ = [
     "read_json",
     "read_result",
     "read_values",
-    "reopen_run",
     "resolve_device",
     "seed_everything",
     "versions",

@@ -22,8 +22,6 @@ from wnrl.runs.machine import versions
 CONFIG, VERSIONS, RESULT, LOCK = "config.json", "versions.json", "result.json", ".lock"
 CHECKPOINT = "checkpoint.zip"
 FILES = "files"  # the entry of a result with the checksums of its files
-LEFTOVERS = ("model.zip", "model.tmp.zip", "vecnormalize.pkl", "best_model.zip", "model.pt",
-             "best_vecnormalize.pkl", "samples.png", "per_image_nll.npy")  # fmt: skip
 LOCK_SECONDS = 5.0  # how long the dying worker of a killed study may take to let go
 
 
@@ -38,10 +36,6 @@ class Run:
     def finished(self) -> bool:
         """Whether the folder holds a result, of a run that succeeded or one that failed."""
         return is_finished(self.path)
-
-    def result(self) -> dict[str, Any]:
-        """Return what ``write_result`` wrote."""
-        return read_result(self.path)
 
     def begin(self) -> None:
         """Make the folder that of an unfinished run with this configuration."""
@@ -66,7 +60,7 @@ def open_run(
     path: str | Path,
     config: Mapping[str, Any],
     *,
-    files: Collection[str] = LEFTOVERS,
+    files: Collection[str] = (),
     may_change: Collection[str] | None = None,
 ) -> Iterator[Run]:
     """Open a run folder for one process, making it if it is not there.
@@ -102,13 +96,6 @@ def clear(path: Path, files: Collection[str]) -> None:
         for leftover in (*path.glob(name), path / (name + SCRATCH)):
             if leftover.is_file() or leftover.is_symlink():
                 leftover.unlink()
-
-
-def reopen_run(
-    path: str | Path, config: Mapping[str, Any], may_change: Collection[str] = ()
-) -> Any:
-    """Open the folder of a run to go on with it."""
-    return open_run(path, config, may_change=may_change)
 
 
 def read_result(folder: Path) -> dict[str, Any]:
