@@ -1,4 +1,4 @@
-"""Runs and studies that are killed at random moments, with SIGKILL, as a machine that fails does."""
+"""Runs and studies that are killed at random moments with SIGKILL, as by a machine that fails."""
 
 import csv
 import os
@@ -14,7 +14,7 @@ import pytest
 from wnrl.runs import is_finished, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMES = {"wall_time", "steps_per_second", "images_per_second"}
+TIMES = {"wall_time", "steps_per_second", "images_per_second", "files"}  # zips have dates
 PPO = ["--env-id", "CartPole-v1", "--n-envs", "2", "--n-steps", "64", "--batch-size", "32"]
 OFF_POLICY = ["--learning-starts", "100", "--batch-size", "32", "--net-arch", "32"]
 # Each takes some seconds, and writes many checkpoints meanwhile.
