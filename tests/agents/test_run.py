@@ -47,7 +47,7 @@ def test_an_agent_is_built_again_from_its_run_folder(tmp_path):
         ({"learning_rat": 1.0}, "did you mean 'learning_rate'"),
         ({"n_steps": 0}, "n_steps must be a whole number above zero, got 0"),
         ({"eval_points": 0}, "eval_points must be above zero, got 0"),
-        ({"variant": "none"}, "variant must be one of"),
+        ({"variant": "none"}, "variant has no choice here, got 'none'"),
         ({"device": "tpu"}, "device must be auto"),
     ],
 )
