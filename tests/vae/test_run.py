@@ -177,11 +177,11 @@ def test_a_damaged_checkpoint_is_refused_and_kept(stopped):
 def test_a_nan_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     advance = vae.Trainer._advance
 
-    def poisoned(self, witness=None):
+    def poisoned(self, *args, **kwargs):
         if self.step == 23:
             with torch.no_grad():
                 self.model.decoder[2].bias[0] = float("nan")
-        advance(self, witness)
+        return advance(self, *args, **kwargs)
 
     monkeypatch.setattr(vae.Trainer, "_advance", poisoned)
     args = replace(ARGS, norm="none", run_dir=tmp_path / "run")

@@ -177,11 +177,12 @@ def test_a_likelihood_that_is_nan_ends_the_run_as_failed_in_words(args, monkeypa
 def test_what_is_nan_between_two_logs_is_in_no_checkpoint(args, monkeypatch):
     advance = vae.Trainer._advance
 
-    def poisoned(trainer, witness=None):
-        advance(trainer, witness)
+    def poisoned(trainer, *args, **kwargs):
+        changes = advance(trainer, *args, **kwargs)
         if trainer.step >= 23:
             with torch.no_grad():
                 trainer.parameters[0][0] = float("nan")
+        return changes
 
     monkeypatch.setattr(vae.Trainer, "_advance", poisoned)
     result = train(replace(args, checkpoint_minutes=0.0))
