@@ -87,6 +87,7 @@ class Named(nn.Linear):
     pass
 
 
+@pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
 def test_spectral_layers_and_subclasses_are_initialised_too():
     torch.manual_seed(0)
     net = nn.Sequential(Named(300, 200), nn.Linear(200, 100), nn.ConvTranspose1d(60, 70, 5))

@@ -13,7 +13,7 @@ from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.conversion import convert
 from wnrl.nn.functional import transposed_groups
 from wnrl.nn.layers import MaskedLinear
-from wnrl.nn.sites import N_SPATIAL, check_values
+from wnrl.nn.sites import PLAIN, check_values, n_spatial
 from wnrl.nn.spectral import Spectral
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -79,7 +79,11 @@ def init_weights(module: nn.Module, init: str) -> None:
         UsageError: an unknown word, no such layer in ``module``, or one without a weight yet.
     """
     fill = INITS[check_choice("init", init, INITS)].fill
-    layers: list[Any] = [part for part in module.modules() if isinstance(part, tuple(N_SPATIAL))]
+    layers: list[Any] = [
+        part
+        for part in module.modules()
+        if n_spatial(part) is not None or isinstance(part, tuple(PLAIN))
+    ]
     if not layers:
         raise UsageError("module has no linear layer and no convolution to initialise")
     if fill is None:
@@ -151,7 +155,7 @@ def mlp(
     if out_features is not None:
         check_positive(in_features=in_features, out_features=out_features)
         layers.append(nn.Linear(in_features, out_features))
-    return _finish(layers, norm, init, placement, norm_kwargs)
+    return normalized(layers, norm, init=init, placement=placement, norm_kwargs=norm_kwargs)
 
 
 @checked
@@ -224,18 +228,35 @@ def cnn(
     if out_features is not None:
         check_positive(out_features=out_features)
         layers.append(nn.Linear(features, out_features))
-    return _finish(layers, norm, init, placement, norm_kwargs)
+    return normalized(layers, norm, init=init, placement=placement, norm_kwargs=norm_kwargs)
 
 
-def _finish(
-    layers: list[nn.Module],
+def normalized(
+    layers: Sequence[nn.Module],
     norm: str,
-    init: str,
-    placement: str,
-    norm_kwargs: Mapping[str, Any] | None,
+    *,
+    init: str = "torch",
+    placement: str = "pre",
+    norm_kwargs: Mapping[str, Any] | None = None,
 ) -> nn.Sequential:
-    """Initialises while the layers are plain, so that every norm starts from the same draw."""
+    """Return ``layers``, one after the other, with a norm whose place is said.
+
+    Hidden layers are all linear layers and convolutions but the last module. The initialisation
+    is drawn while they are plain, so that every norm starts from the same draw.
+
+    Args:
+        layers: plain ones and what stands between them; each hidden one is followed by its
+            nonlinearity.
+        norm: a key of ``NORMS``.
+        init: a key of ``INITS``.
+        placement: a normalizer goes ``"pre"`` or ``"post"`` the nonlinearity.
+        norm_kwargs: options of the norm, as ``convert`` takes them.
+
+    Raises:
+        UsageError: as ``convert`` and ``init_weights``.
+    """
     net = nn.Sequential(*layers)
     init_weights(net, init)
-    convert(net, norm, placement=placement, norm_kwargs=norm_kwargs)
+    hidden = [str(i) for i, layer in enumerate(layers[:-1]) if n_spatial(layer) is not None]
+    convert(net, norm, placement=placement, norm_kwargs=norm_kwargs, hidden=hidden)
     return net

@@ -23,6 +23,7 @@ from wnrl.nn.normed_lstm import (
     RMSNormLSTM,
     RMSNormLSTMCell,
 )
+from wnrl.nn.projection import is_projected, mark_projected, project_
 from wnrl.nn.sites import WEIGHT_NORMED
 from wnrl.nn.spectral import SPECTRAL
 
@@ -57,17 +58,38 @@ class Norm:
     paired: bool = False
     """Whether a converted network is, at the start, the same function as the plain one."""
     layers: Mapping[type[nn.Module], Any] = field(default_factory=dict)
-    """From a plain class to the one that takes its place; each has ``from_plain``."""
+    """From a plain class to the one that takes its place; each has ``from_plain``, ``plain_type``
+    and, where a plain layer can do the same, ``to_plain``."""
     normalizers: Normalizers | None = None
     """What is put behind hidden layers."""
     absorbs_bias: bool = False
     """Whether the normalizer removes the layer's bias and brings its own."""
-    projected: bool = False
-    """Whether the rows of hidden weights go back to the unit sphere after each step."""
+    mark: Callable[[nn.Module], bool] | None = None
+    """What is done to hidden and recurrent layers in place; it tells whether that is new."""
+    marked: Callable[[nn.Module], bool] | None = None
+    """Whether ``mark`` was done to a layer; there, the length of w is fixed."""
+    after_step: Callable[[nn.Module], None] | None = None
+    """What follows each optimizer step, on the module that was stepped."""
     options: tuple[str, ...] = ()
     """Keyword arguments of the normalizers that a caller may choose."""
     layer_options: tuple[str, ...] = ()
     """Keyword arguments of ``from_plain`` that a caller may choose."""
+
+    @property
+    def reparametrizes(self) -> bool:
+        """Whether it replaces linear layers, so that output heads can have it too."""
+        return nn.Linear in self.layers
+
+    @property
+    def for_hidden_layers(self) -> bool:
+        """Whether it does something that hidden layers get and heads do not."""
+        return self.normalizers is not None or self.mark is not None
+
+    def reached(self, layer: nn.Module) -> bool:
+        """Return whether ``layer`` has its weight from this norm."""
+        return type(layer) in self.layers.values() or (
+            self.marked is not None and self.marked(layer)
+        )
 
 
 NORMS: dict[str, Norm] = {
@@ -104,7 +126,9 @@ NORMS: dict[str, Norm] = {
         "rows of w put back on the unit sphere after each step",
         colour="#8B5FBF",
         dash="-.",
-        projected=True,
+        mark=mark_projected,
+        marked=is_projected,
+        after_step=project_,
     ),
     "batch": Norm(
         "batch norm",
@@ -149,3 +173,17 @@ NORMS: dict[str, Norm] = {
         layers=SPECTRAL,
     ),
 }
+
+
+def origin(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """Return the plain class that ``kind`` takes the place of under some norm."""
+    for norm in NORMS.values():
+        for plain, ours in norm.layers.items():
+            if ours is kind:
+                return plain
+    return None
+
+
+def fixes_length(layer: nn.Module) -> bool:
+    """Return whether the norm of ``layer`` leaves no length of w to choose."""
+    return any(norm.marked is not None and norm.marked(layer) for norm in NORMS.values())

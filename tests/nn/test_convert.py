@@ -4,6 +4,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from wnrl import NORMS, convert, data_init, fold
 from wnrl.errors import UsageError
@@ -151,6 +152,7 @@ def test_a_layer_used_twice_is_one_layer_after_conversion_and_after_folding(key)
     assert folded[0] is folded[2]
 
 
+@pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
 def test_a_layer_that_is_hidden_in_one_place_and_a_head_in_another_gets_no_normaliser():
     shared = nn.Linear(8, 8)
     net = nn.Sequential(shared, nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), shared)
@@ -398,6 +400,7 @@ def test_other_options_than_the_first_time_are_refused(key, first, second, messa
         convert(net, key, **second)
 
 
+@pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
 def test_what_is_still_plain_takes_another_norm():
     net = memory()
     assert convert(net, "layer", skip=("body",)) == ["lstm"]
@@ -442,7 +445,7 @@ HIDDEN_ONLY = [key for key in KEYS if key not in ("none", "weight", "weight_mean
 @pytest.mark.parametrize("key", HIDDEN_ONLY)
 def test_a_norm_that_finds_no_hidden_layer_warns_and_every_layer_is_reported(key):
     net = Functional()
-    with pytest.warns(UserWarning, match=rf"'{key}' found no hidden layer: none of fc1, fc2, out"):
+    with pytest.warns(UserWarning, match=rf"'{key}' left fc1, fc2, out as they were: a hidden"):
         assert convert(net, key) == []
     assert plain_parts(net, key) == ["fc1", "fc2", "out"]
     assert convert(net, key, skip=("fc1", "fc2", "out")) == []
@@ -450,8 +453,156 @@ def test_a_norm_that_finds_no_hidden_layer_warns_and_every_layer_is_reported(key
 
 def test_weight_norm_with_a_mean_warns_where_it_had_no_place_for_the_mean():
     net = Functional()
-    with pytest.warns(UserWarning, match="'weight_mean' found no hidden layer"):
+    with pytest.warns(UserWarning, match="'weight_mean' left fc1, fc2, out as"):
         assert convert(net, "weight_mean") == ["fc1", "fc2", "out"]
+
+
+@pytest.mark.parametrize("key", HIDDEN_ONLY)
+def test_layers_outside_of_sequentials_are_reported_beside_recognised_ones(key):
+    net = nn.ModuleDict({"features": Functional(), "body": mlp()})
+    with pytest.warns(UserWarning, match=r"left features\.fc1, features\.fc2, features\.out as"):
+        assert convert(net, key) == ["body.0", "body.2"]
+    names = ["features.fc1", "features.fc2", "features.out"]
+    assert plain_parts(net, key) == names
+    assert convert(net, key, skip=names) == []
+
+
+@pytest.mark.parametrize("key", [*HIDDEN_ONLY, "weight_mean"])
+def test_hidden_layers_that_are_named_need_no_module_behind_them(key):
+    net = Functional()
+    converted = convert(net, key, hidden=("fc1", "fc2"))
+    assert converted[:2] == ["fc1", "fc2"]
+    assert net(torch.randn(5, 6)).isfinite().all()
+    touched = NORMS[key].marked or (lambda layer: isinstance(layer, Normalized))
+    assert touched(net.fc2)
+    assert not touched(net.out)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "placement"), [(("nope",), "pre"), (("1",), "pre"), (("4",), "post")]
+)
+def test_a_hidden_layer_that_has_no_place_for_a_normalizer_is_refused(hidden, placement):
+    net = mlp()
+    with pytest.raises(UsageError, match=f"hidden names '{hidden[0]}'"):
+        convert(net, "layer", hidden=hidden, placement=placement)
+    assert not any(isinstance(part, Normalized) for part in net.modules())
+
+
+def test_a_layer_that_is_parametrized_already_is_reported():
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)))
+    with pytest.warns(UserWarning, match="'weight' left 0 as they were"):
+        assert convert(net, "weight") == []
+
+
+def test_a_layer_of_another_kind_with_a_weight_is_reported():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4))
+
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), Scaled(), nn.LayerNorm([4, 4]))
+    with pytest.warns(UserWarning, match="'weight' left 2 as they were"):
+        assert convert(net, "weight") == ["0"]
+
+
+def baked(layer, name="weight"):
+    """The layer after torch's weight norm was put on it and taken off again."""
+    parametrize = nn.utils.parametrize
+    nn.utils.parametrizations.weight_norm(layer, name)
+    return parametrize.remove_parametrizations(layer, name)
+
+
+@pytest.mark.parametrize("key", ["weight", "spectral", "layer"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: baked(nn.Linear(3, 4)),
+        lambda: baked(nn.LSTM(3, 4, bias=False), "weight_ih_l0"),
+        lambda: baked(nn.LSTM(3, 3, bias=False), "weight_ih_l0"),
+        lambda: baked(nn.GRU(3, 3, 2, bidirectional=True), "weight_hh_l1_reverse"),
+        lambda: baked(nn.LSTM(3, 4, proj_size=2), "weight_hr_l0"),
+    ],
+    ids=["linear", "lstm", "square-lstm", "gru", "projected-lstm"],
+)
+@pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
+def test_parameters_that_were_registered_anew_keep_their_places(key, build):
+    net = nn.Sequential(build()).eval()
+    plain = copy.deepcopy(net[0])
+    convert(net, key)
+    x = torch.randn(5, 2, 3)
+    for name, value in plain.named_parameters():
+        if NORMS[key].paired:
+            torch.testing.assert_close(getattr(net[0], name), value)
+    out, expected = net(x), plain(x)
+    if key == "weight":
+        torch.testing.assert_close(out, expected)
+    assert isinstance(out, type(expected))
+
+
+def with_lora(layer):
+    layer.lora_a = nn.Parameter(torch.zeros(2, 2))
+
+
+def pruned(layer):
+    prune.l1_unstructured(layer, "weight", amount=1)
+    layer._forward_pre_hooks.clear()
+
+
+def plain_tensor(layer):
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.weight = weight
+
+
+def dropped(layer):
+    layer.register_parameter("weight_raw", layer._parameters.pop("weight"))
+
+
+def own_forward(layer):
+    layer.forward = lambda x: x
+
+
+def buffer(layer):
+    layer.register_buffer("count", torch.zeros(()))
+
+
+def module(layer):
+    layer.adapter = nn.Linear(2, 2)
+
+
+def parameter_hook(layer):
+    layer.weight.register_hook(lambda grad: 2 * grad)
+
+
+def state_hook(layer):
+    layer.register_state_dict_pre_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize("key", ["weight", "spectral"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(with_lora, pruned, plain_tensor, dropped, own_forward),
+        *(buffer, module, parameter_hook, state_hook),
+    ],
+)
+def test_what_conversion_would_lose_is_refused_before_anything_changes(key, change):
+    net = mlp()
+    change(net[2])
+    with pytest.raises(UsageError, match=r"^2:? "):
+        convert(net, key)
+    assert all(type(net[i]) is nn.Linear for i in (0, 2, 4))
+
+
+@pytest.mark.parametrize("key", ["weight", "spectral"])
+@pytest.mark.parametrize("change", [own_forward, buffer, module, state_hook])
+def test_what_folding_would_lose_is_refused(key, change):
+    net = mlp()
+    convert(net, key)
+    change(net[2])
+    with pytest.raises(UsageError, match=r"^2 has .* that folding would lose"):
+        fold(net)
 
 
 def test_a_weight_tied_to_a_layer_that_stays_plain_is_an_error():
@@ -462,6 +613,7 @@ def test_a_weight_tied_to_a_layer_that_stays_plain_is_an_error():
     assert convert(net, "weight", skip=("out", "words")) == []
 
 
+@pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
 @pytest.mark.parametrize("key", ["layer", "rms"])
 def test_lstms_are_replaced_by_normalised_ones_and_other_recurrent_layers_reported(key):
     net = nn.ModuleDict({"lstm": nn.LSTM(3, 4), "gru": nn.GRU(3, 4)})
@@ -474,6 +626,7 @@ class Words(nn.Embedding):
     pass
 
 
+@pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
 @pytest.mark.parametrize("key", ["weight", "weight_mean", "spectral"])
 def test_embeddings_that_stay_plain_are_reported(key):
     kinds = {"words": nn.Embedding, "bag": nn.EmbeddingBag, "own": Words}
@@ -485,6 +638,7 @@ def test_embeddings_that_stay_plain_are_reported(key):
     assert not {*kinds} & {*plain_parts(net, "batch")}
 
 
+@pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
 def test_plain_parts_names_what_a_norm_could_not_reach():
     net = nn.ModuleDict(
         {
@@ -494,10 +648,10 @@ def test_plain_parts_names_what_a_norm_could_not_reach():
             "reached": nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)),
         }
     )
-    parts = ["memory", "body.0", "attention", "attention.out_proj"]
+    parts = ["memory", "body.0", "body.3", "attention", "attention.out_proj"]
     convert(net, "batch")
     assert plain_parts(net, "batch") == parts
-    assert plain_parts(net, "batch", skip=("attention",)) == parts[:2]
+    assert plain_parts(net, "batch", skip=("attention",)) == parts[:3]
     assert plain_parts(net, "none") == []
     convert(net, "weight")
-    assert plain_parts(net, "weight") == parts[2:]
+    assert plain_parts(net, "weight") == parts[3:]

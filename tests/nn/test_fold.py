@@ -177,6 +177,7 @@ EXPORTED = [
     "ignore::FutureWarning",
     "ignore:The tensor attributes .*_flat_weights",  # torch's own, for a plain nn.LSTM too
 )
+@pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
 @pytest.mark.parametrize(("name", "key"), EXPORTED)
 def test_onnx_of_a_folded_network_computes_the_same(name, key, tmp_path):
     torch.manual_seed(0)

@@ -209,6 +209,7 @@ def test_a_layer_without_values_gets_them_and_the_mask_from_a_state(kind):
     assert torch.equal(on_meta(x), source(x))
 
 
+@pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
 def test_spectral_norm_leaves_it_plain_and_says_so():
     net = nn.Sequential(nn.Linear(4, 4), plain())
     convert(net, "spectral")

@@ -7,7 +7,6 @@ from wnrl.arguments import guard
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.cache import StaleWeightError, frozen, invalidate, shared_weights
 from wnrl.nn.functional import row_norm, weight_norm
-from wnrl.nn.initialization import DataInitReport, data_init
 from wnrl.nn.layers import (
     MaskedLinear,
     WNConv1d,
@@ -40,6 +39,7 @@ from wnrl.nn.sites import WEIGHT_NORMED
 
 if TYPE_CHECKING:
     from wnrl.nn.conversion import convert, plain_parts
+    from wnrl.nn.initialization import DataInitReport, data_init
 
 __all__ = [
     "WEIGHT_NORMED",
@@ -83,15 +83,20 @@ __all__ = [
     "weight_norm",
 ]
 
-LATER = ("convert", "plain_parts")
+LATER = {
+    "convert": "conversion",
+    "plain_parts": "conversion",
+    "DataInitReport": "initialization",
+    "data_init": "initialization",
+}
 """What needs ``wnrl.norms``, which itself needs the layers of this room."""
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Return a function of ``LATER``."""
+        """Return what needs ``wnrl.norms``, which itself needs the layers of this room."""
         if name in LATER:
-            globals()[name] = getattr(import_module("wnrl.nn.conversion"), name)
+            globals()[name] = getattr(import_module(f"wnrl.nn.{LATER[name]}"), name)
             guard(globals(), [name])
             return globals()[name]
         raise AttributeError(f"module 'wnrl.nn' has no attribute {name!r}")

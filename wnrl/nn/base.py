@@ -78,6 +78,72 @@ def _parameters(owner: type) -> dict[str, inspect.Parameter]:
     return found
 
 
+def torch_parameters(plain: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Return the parameters of a plain layer by name, in the order of torch's constructor.
+
+    That order is not always the one of registration: torch registers a weight anew, behind the
+    others, when a parametrization, a pruning or a weight norm is removed from it.
+
+    Raises:
+        UsageError: the layer has other parameters than torch's (LoRA), or a weight that is none
+            (pruned, dropped out, a plain tensor).
+    """
+    if isinstance(plain, nn.RNNBase):
+        kinds = ["weight_ih", "weight_hh", *["bias_ih", "bias_hh"][: 2 * plain.bias]]
+        kinds += ["weight_hr"] * (plain.proj_size > 0)
+        ends = ["", "_reverse"][: 1 + plain.bidirectional]
+        rows = [f"_l{layer}{end}" for layer in range(plain.num_layers) for end in ends]
+        names = [kind + row for row in rows for kind in kinds]
+    elif isinstance(plain, nn.RNNCellBase):
+        names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+    else:
+        names = ["weight"] if isinstance(plain, nn.Embedding) else ["weight", "bias"]
+    parameters = plain._parameters
+    if parameters.keys() != set(names):
+        raise UsageError(
+            f"a {type(plain).__name__} must have torch's parameters {', '.join(names)} and no "
+            f"other, got {', '.join(parameters) or 'none'}"
+        )
+    for name, value in parameters.items():
+        if type(value) is not nn.Parameter and (value is not None or name.startswith("weight")):
+            raise UsageError(f"{name} must be an nn.Parameter, got {type(value).__name__}")
+    return {name: parameters[name] for name in names}
+
+
+def check_nothing_is_lost(layer: nn.Module, label: str, step: str) -> None:
+    """Raise UsageError if ``layer`` has more than its class gives it, which ``step`` would lose.
+
+    Args:
+        layer: to be replaced by another layer with its parameters.
+        label: its name.
+        step: the word for what replaces it.
+    """
+    buffers = layer._buffers.keys() - set(getattr(layer, "own_buffers", ()))
+    modules = layer._modules.keys() - {"parametrizations"}
+    parameters = [p for p in layer._parameters.values() if p is not None]
+    # One of this kind is what torch's weight norm leaves behind when it is removed.
+    kinds = [n for n in vars(layer) if n.endswith("hooks") and n != "_load_state_dict_pre_hooks"]
+    hooked = any(vars(layer)[kind] for kind in kinds)
+    hooked |= any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
+    methods = [n for n, value in vars(layer).items() if callable(value) and hasattr(type(layer), n)]
+    for found, what in (
+        (hooked, "hooks"),
+        (methods, f"its own {', '.join(methods)}"),
+        (buffers, f"the buffers {', '.join(sorted(buffers))}"),
+        (modules, f"the modules {', '.join(sorted(modules))}"),
+    ):
+        if found:
+            raise UsageError(f"{label} has {what} that {step} would lose; remove them first")
+
+
+def check_replaceable(plain: nn.Module, plain_type: type[nn.Module]) -> None:
+    """Raise UsageError unless ``plain`` is of that type, with nothing that would be lost."""
+    if type(plain) is not plain_type:
+        raise UsageError(f"plain must be a {plain_type.__name__}, got {type(plain).__name__}")
+    check_nothing_is_lost(plain, f"the {plain_type.__name__}", "conversion")
+    torch_parameters(plain)
+
+
 SCALES = ("linear", "exp")
 
 
@@ -157,16 +223,10 @@ class WeightNormed(nn.Module):
             eps: as for the constructor.
 
         Raises:
-            UsageError: ``plain`` is of another type, has hooks, which would be lost, or a
-                parameter that is not initialised yet.
+            UsageError: ``plain`` is of another type, has other parameters than torch's, or hooks,
+                methods, buffers or modules of its own, which would be lost.
         """
-        if type(plain) is not cls.plain_type:
-            raise UsageError(
-                f"plain must be a {cls.plain_type.__name__}, got {type(plain).__name__}"
-            )
-        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        if any(getattr(plain, kind) for kind in kinds):
-            raise UsageError(f"plain must have no hooks, they would be lost: {plain}")
+        check_replaceable(plain, cls.plain_type)
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer._configure(plain, scale, v_init_std, eps)
@@ -189,14 +249,15 @@ class WeightNormed(nn.Module):
                 setattr(self, name, getattr(plain, name))
 
     def _adopt(self, plain: nn.Module) -> None:
-        for name, value in plain._parameters.items():
+        parameters = torch_parameters(plain)
+        for name, value in parameters.items():
             if value is None or not name.startswith("weight"):
                 self.register_parameter(name, value)
                 continue
             v, g = self._split(name, value.detach())
             for suffix, part in (("_g", g), ("_v", v)):
                 self.register_parameter(name + suffix, nn.Parameter(part, value.requires_grad))
-        self.order = tuple(plain._parameters)
+        self.order = tuple(parameters)
         self.pairs = tuple(name for name in self.order if f"{name}_v" in self._parameters)
 
     def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,14 +15,14 @@ from wnrl.errors import UsageError, check_positive
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import transposed_groups, units_first
 from wnrl.nn.normalizers import Normalized
-from wnrl.nn.sites import N_SPATIAL, WEIGHTED, check_values, is_nonlinear, skipped_modules
-from wnrl.nn.spectral import SPECTRAL
+from wnrl.nn.sites import WEIGHTED, check_values, is_nonlinear, n_spatial, skipped_modules
+from wnrl.nn.spectral import Spectral
+from wnrl.norms import fixes_length
 
 CONSTANT = 1e-6
 """A feature that deviates by less than this share of its size does not vary: it is rounding."""
 BEYOND = "keep their length: what they need is beyond"
 REUSED = "used more than once: standardised at its first use"
-SPECTRAL_TYPES = tuple(SPECTRAL.values())
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Layer(Target):
         layer = self.module
         if layer.bias is not None:
             layer.bias.zero_()
-        if isinstance(layer, SPECTRAL_TYPES) or getattr(layer, "projected", False):
+        if isinstance(layer, Spectral) or fixes_length(layer):
             return None
         if not isinstance(layer, WeightNormed):
             features = layer.out_channels if self.n_spatial else layer.out_features
@@ -230,9 +230,6 @@ def statistics(t: Tensor, axis: int, name: str) -> tuple[Tensor, Tensor]:
     return mean, (squares / count).sqrt()
 
 
-FEED_FORWARD = N_SPATIAL
-
-
 @torch.no_grad()
 def data_init(
     module: nn.Module, *inputs: Any, init_scale: float = 1.0, skip: Iterable[str] = ()
@@ -303,7 +300,7 @@ def _targets(
             continue
         norm = behind.get(id(part))
         name = path if norm is None else path.removesuffix(".layer")
-        if type(part) not in FEED_FORWARD:
+        if n_spatial(part) is None:
             if isinstance(part, (*WEIGHTED, WeightNormed)):
                 report.skipped[name] = f"{type(part).__name__} has no pre-activation of its own"
             continue
@@ -313,12 +310,12 @@ def _targets(
             report.skipped[name] = f"shares its {kind} with {owners[tied[0]]}"
             continue
         owners |= dict.fromkeys(own, name)
-        n_spatial = FEED_FORWARD[type(part)]
+        axes = n_spatial(part) or 0
         scaled_later = getattr(norm, "weight", None) is not None
         goal = 1.0 if scaled_later else init_scale
-        targets.append(Layer(name, part, n_spatial, goal, norm))
+        targets.append(Layer(name, part, axes, goal, norm))
         if norm is not None:
-            targets.append(Norm(name, norm, n_spatial, init_scale))
+            targets.append(Norm(name, norm, axes, init_scale))
     return targets
 
 
@@ -349,6 +346,6 @@ def _kept(net: nn.Module, skipped: set[int]) -> dict[int, str]:
     return {
         id(parameter): path
         for path, part in net.named_modules()
-        if id(part) in skipped or type(part) not in FEED_FORWARD
+        if id(part) in skipped or n_spatial(part) is None
         for parameter in part.parameters(recurse=False)
     }

@@ -64,6 +64,7 @@ class MaskedLinear(nn.Linear):
         UsageError: a mask of another shape, or of other values than zero and one.
     """
 
+    own_buffers = ("mask",)
     mask: Tensor
 
     def __init__(
@@ -119,6 +120,7 @@ class WNMaskedLinear(WNLinear):
 
     plain_type = MaskedLinear  # type: ignore[assignment]  # mypy compares the constructors
     arguments: ClassVar[tuple[str, ...]] = ("in_features", "out_features", "mask", "bias")
+    own_buffers = ("mask",)
     mask: Tensor
 
     def _configure(self, plain: nn.Module, *options: object) -> None:

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from wnrl.errors import UsageError, check_positive
-from wnrl.nn.base import build_plain, show_arguments
-from wnrl.nn.plain import HOOKS
+from wnrl.errors import check_positive
+from wnrl.nn.base import build_plain, check_replaceable, show_arguments, torch_parameters
 from wnrl.nn.recurrence import (
     Recurrence,
     States,
@@ -76,14 +75,9 @@ class NormedRecurrent(nn.Module):
         """A layer with the parameters of ``plain``, which it shares, and scales of one.
 
         Raises:
-            UsageError: ``plain`` is of another type, or has hooks, which would be lost.
+            UsageError: as for ``WeightNormed.from_plain``.
         """
-        if type(plain) is not cls.plain_type:
-            raise UsageError(
-                f"plain must be a {cls.plain_type.__name__}, got {type(plain).__name__}"
-            )
-        if any(getattr(plain, kind) for kind in HOOKS):
-            raise UsageError(f"plain must have no hooks, they would be lost: {plain}")
+        check_replaceable(plain, cls.plain_type)
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer._adopt(plain, eps)
@@ -94,7 +88,7 @@ class NormedRecurrent(nn.Module):
         self.eps = eps
         for name in self.copied:
             setattr(self, name, getattr(plain, name))
-        for name, value in plain._parameters.items():
+        for name, value in torch_parameters(plain).items():
             self.register_parameter(name, value)
         for name, w_hh in plain.named_parameters():
             if name.startswith("weight_hh"):

@@ -8,14 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
-from wnrl.nn.base import WeightNormed
+from wnrl.nn.base import WeightNormed, check_nothing_is_lost
 from wnrl.nn.functional import check_directions, split_weight, weight_norm
-from wnrl.nn.sites import WEIGHT_NORMED, check_values
-from wnrl.nn.spectral import SPECTRAL
-
-FOLDED: tuple[Any, ...] = (*WEIGHT_NORMED.values(), *SPECTRAL.values())
-"""The layers that have a plain counterpart with the same function."""
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+from wnrl.nn.sites import check_values
 
 
 def fold(module: nn.Module) -> nn.Module:
@@ -30,8 +25,9 @@ def fold(module: nn.Module) -> nn.Module:
     in Python, is unrolled there at the length of the example.
 
     Raises:
-        UsageError: ``module`` is none; or a layer that becomes plain has hooks, or a subclass's
-            ``forward``, which would be lost, or has no values yet (device ``meta``).
+        UsageError: ``module`` is none; or a layer that becomes plain has hooks, methods, buffers or
+            modules of its own, or a subclass's ``forward``, which would be lost, or has no values
+            yet (device ``meta``).
     """
     for name, layer in module.named_modules():
         if hasattr(layer, "to_plain"):
@@ -55,15 +51,15 @@ def fold(module: nn.Module) -> nn.Module:
 
 
 def _check_foldable(label: str, layer: nn.Module) -> None:
-    if any(getattr(layer, kind) for kind in HOOKS):
-        raise UsageError(f"{label} has hooks that folding would lose; remove them first")
     kind: Any = type(layer)
-    ours: Any = next((base for base in kind.__mro__ if base in FOLDED), kind)
-    if kind.forward is not ours.forward and kind.to_plain is ours.to_plain:
-        raise UsageError(
-            f"{label} is a {kind.__name__} with a forward of its own, which folding would lose; "
-            f"give {kind.__name__} a to_plain of its own"
-        )
+    ours: Any = next((base for base in kind.__mro__ if "plain_type" in vars(base)), kind)
+    if kind.to_plain is ours.to_plain:
+        if kind.forward is not ours.forward:
+            raise UsageError(
+                f"{label} is a {kind.__name__} with a forward of its own, which folding would "
+                f"lose; give {kind.__name__} a to_plain of its own"
+            )
+        check_nothing_is_lost(layer, label, "folding")
     if any(parameter.is_meta for parameter in layer.parameters()):
         raise UsageError(f"{label} is on the device meta: it has no values to fold")
 

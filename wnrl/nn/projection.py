@@ -14,9 +14,14 @@ def mark_projected(layer: nn.Module) -> bool:
     Returns:
         Whether the mark is new.
     """
-    new = not getattr(layer, "projected", False)
+    new = not is_projected(layer)
     setattr(layer, "projected", True)  # noqa: B010  # mypy takes a Module's attribute for a Tensor
     return new
+
+
+def is_projected(layer: nn.Module) -> bool:
+    """Return whether ``project_`` puts the rows of ``layer`` on the sphere."""
+    return getattr(layer, "projected", False) is True
 
 
 def projected_weights(module: nn.Module) -> list[tuple[Tensor, int]]:
@@ -27,7 +32,7 @@ def projected_weights(module: nn.Module) -> list[tuple[Tensor, int]]:
     """
     found: dict[int, tuple[Tensor, int]] = {}
     for layer in module.modules():
-        if getattr(layer, "projected", False):
+        if is_projected(layer):
             groups = transposed_groups(layer)
             for weight in layer.parameters(recurse=False):
                 if weight.dim() > 1:

@@ -23,7 +23,6 @@ from wnrl.nn.layers import (
     WNMaskedLinear,
 )
 from wnrl.nn.recurrent import WNGRU, WNLSTM, WNGRUCell, WNLSTMCell
-from wnrl.nn.spectral import SPECTRAL
 
 WEIGHT_NORMED: dict[type[nn.Module], type[WeightNormed]] = {
     layer.plain_type: layer
@@ -45,7 +44,7 @@ WEIGHT_NORMED: dict[type[nn.Module], type[WeightNormed]] = {
 }
 
 
-N_SPATIAL: dict[type[nn.Module], int] = {
+PLAIN: dict[type[nn.Module], int] = {
     nn.Linear: 0,
     MaskedLinear: 0,
     nn.Conv1d: 1,
@@ -55,18 +54,11 @@ N_SPATIAL: dict[type[nn.Module], int] = {
     nn.ConvTranspose2d: 2,
     nn.ConvTranspose3d: 3,
 }
-"""Number of spatial axes of the feed-forward layers that a normalizer can stand behind."""
-PLAIN = tuple(N_SPATIAL)
-N_SPATIAL |= {
-    table[plain]: N_SPATIAL[plain]
-    for table in (WEIGHT_NORMED, SPECTRAL)
-    for plain in PLAIN
-    if plain in table
-}
-
+"""The feed-forward layers that a normalizer can stand behind, and the spatial axes of each."""
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 WEIGHTED = (*PLAIN, *RECURRENT, nn.Bilinear, nn.MultiheadAttention)
 """torch's layers with a weight matrix, but for embeddings."""
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 NONLINEARITIES = (
     nn.CELU,
     nn.ELU,
@@ -98,6 +90,27 @@ def runs_in_order(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
+def n_spatial(layer: nn.Module) -> int | None:
+    """Return the spatial axes of a feed-forward layer, plain or one with a norm's weight.
+
+    Layers of a norm are told by their ``plain_type``; all other layers give None.
+    """
+    return PLAIN.get(getattr(type(layer), "plain_type", type(layer)))
+
+
+_SCALES = (nn.LayerNorm, nn.RMSNorm)
+
+
+def has_weight(layer: nn.Module, embeddings: bool) -> bool:
+    """Return whether ``layer`` has a weight matrix of its own, with embeddings or without."""
+    if isinstance(layer, (*EMBEDDINGS, *_SCALES)):
+        return embeddings and isinstance(layer, EMBEDDINGS)
+    if isinstance(layer, WEIGHTED) or hasattr(type(layer), "plain_type"):  # a norm's layer
+        return isinstance(layer, WEIGHTED)
+    own = [p for name, p in layer._parameters.items() if name.startswith("weight")]
+    return any(p is not None and p.dim() > 1 for p in own)
+
+
 def is_nonlinear(module: nn.Module) -> bool:
     """Whether ``module`` is an activation, as ``convert`` looks for behind hidden layers."""
     return isinstance(module, NONLINEARITIES)
@@ -118,7 +131,7 @@ class LayerSite:
     def hidden(self) -> bool:
         """Whether this is a feed-forward layer directly followed by a nonlinearity."""
         after = self.following
-        return type(self.layer) in N_SPATIAL and after is not None and is_nonlinear(after.layer)
+        return n_spatial(self.layer) is not None and after is not None and is_nonlinear(after.layer)
 
     @property
     def place(self) -> tuple[int, str]:
@@ -163,25 +176,43 @@ def _in_turn(path: str, sequence: nn.Module) -> Iterator[str]:
             yield name
 
 
-def hidden_sites(found: list[LayerSite], placement: str = "pre") -> list[LayerSite]:
-    """The places of hidden layers; a shared layer is hidden if it is so wherever it stands.
+def hidden_sites(
+    found: list[LayerSite], placement: str = "pre", names: Iterable[str] | None = None
+) -> list[LayerSite]:
+    """Return the places of hidden layers; a shared layer is hidden if it is so wherever it stands.
 
     Args:
         found: from ``layer_sites``.
         placement: behind a nonlinearity, ``"post"``, there must be room: it is not skipped, and
             follows the same layer wherever it stands.
+        names: of the hidden layers; None takes those directly followed by a nonlinearity.
+
+    Raises:
+        UsageError: a name of no linear layer or convolution, or of one without room for
+            ``placement``.
     """
     uses = Counter(site.place for site in found)
     pairs = Counter((id(s.layer), s.following.place) for s in found if s.following is not None)
 
     def fits(site: LayerSite) -> bool:
         after = site.following
-        if after is None or not site.hidden:
+        if placement == "pre" and told is not None:
+            return site.name in told
+        if after is None or not site.hidden or (told is not None and site.name not in told):
             return False
         return placement == "pre" or pairs[id(site.layer), after.place] == uses[after.place]
 
+    told = None if names is None else set(names)
     elsewhere = {id(site.layer) for site in found if not fits(site)}
-    return [site for site in found if id(site.layer) not in elsewhere]
+    hidden = [site for site in found if id(site.layer) not in elsewhere]
+    if told is not None:
+        reached = {site.name for site in hidden if n_spatial(site.layer) is not None}
+        for name in told - reached - {s.name for s in found if hasattr(s.layer, "features_last")}:
+            raise UsageError(
+                f"hidden names {name!r}, which is no linear layer or convolution with room for a "
+                f"normalizer at {placement!r}"
+            )
+    return hidden
 
 
 def check_values(module: nn.Module) -> None:

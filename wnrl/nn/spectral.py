@@ -6,7 +6,7 @@ vector for each normalised weight, in a float buffer named ``running_u_*``.
 """
 
 import math
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from wnrl.errors import UsageError
 from wnrl.nn import recurrence
+from wnrl.nn.base import check_replaceable
 from wnrl.nn.functional import transposed_groups
 from wnrl.nn.recurrence import open_for, run_torch
 
@@ -61,6 +62,20 @@ def _matrix(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 class Spectral(nn.Module):
     """What the spectral layers share: the vectors u, and w = W/‖Wᵀu‖."""
 
+    plain_type: ClassVar[type[nn.Module]]
+    """torch's layer, the last of the bases."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        plain = cls.__bases__[-1]
+        if issubclass(plain, nn.Module) and not issubclass(plain, Spectral):
+            cls.plain_type = plain
+
+    @property
+    def own_buffers(self) -> list[str]:
+        """Return the names of the buffers that hold the vectors u."""
+        return [f"running_u_{name}" for name in self.normalized_names()]
+
     @property
     def rows_dim(self) -> int:
         """Return the axis of weights along which their output units run."""
@@ -71,8 +86,9 @@ class Spectral(nn.Module):
         """A layer with the parameters (shared) and settings of ``plain``.
 
         Raises:
-            UsageError: as for ``find_vectors``.
+            UsageError: as for ``WeightNormed.from_plain`` and ``find_vectors``.
         """
+        check_replaceable(plain, cls.plain_type)
         layer = cls.__new__(cls)
         # Dicts of its own, so that nothing registered on one layer appears on the other.
         state = {k: v.copy() if isinstance(v, dict) else v for k, v in vars(plain).items()}
@@ -124,15 +140,12 @@ class Spectral(nn.Module):
 
     def to_plain(self) -> nn.Module:
         """The plain layer with the same function in evaluation, and parameters of its own."""
-        plain_class = next(plain for plain, ours in SPECTRAL.items() if isinstance(self, ours))
-        plain: Any = plain_class.__new__(plain_class)
+        plain: Any = self.plain_type.__new__(self.plain_type)
         plain.__dict__.update(
             {k: v.copy() if isinstance(v, dict) else v for k, v in vars(self).items()}
         )
         names = self.normalized_names()
-        plain._buffers = {
-            k: v for k, v in self._buffers.items() if k not in {f"running_u_{n}" for n in names}
-        }
+        plain._buffers = {}
         training = self.training
         self.training = False
         for name, value in self._parameters.items():
@@ -224,13 +237,16 @@ class SpectralGRU(_SpectralRecurrent, nn.GRU):
 
 
 SPECTRAL: dict[type[nn.Module], type[Spectral]] = {
-    nn.Linear: SpectralLinear,
-    nn.Conv1d: SpectralConv1d,
-    nn.Conv2d: SpectralConv2d,
-    nn.Conv3d: SpectralConv3d,
-    nn.ConvTranspose1d: SpectralConvTranspose1d,
-    nn.ConvTranspose2d: SpectralConvTranspose2d,
-    nn.ConvTranspose3d: SpectralConvTranspose3d,
-    nn.LSTM: SpectralLSTM,
-    nn.GRU: SpectralGRU,
+    layer.plain_type: layer
+    for layer in (
+        SpectralLinear,
+        SpectralConv1d,
+        SpectralConv2d,
+        SpectralConv3d,
+        SpectralConvTranspose1d,
+        SpectralConvTranspose2d,
+        SpectralConvTranspose3d,
+        SpectralLSTM,
+        SpectralGRU,
+    )
 }

@@ -176,7 +176,7 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
             refuse_second_weight_norm(optimizers)
         for part, optimizer in optimizers:
             use_fused(optimizer)
-            if weight_normed or NORMS[self.norm].projected:
+            if weight_normed or NORMS[self.norm].after_step is not None:
                 spare_from_decay(optimizer, part)
 
     def _check_norm_has_a_place(self) -> None:

@@ -193,7 +193,7 @@ class CrossQMixin(ContinuousMixin):
             )
         if own:
             return self.norm
-        kept = choice.projected if batch_norm is None else batch_norm
+        kept = choice.after_step is not None if batch_norm is None else batch_norm
         return "batch_renorm" if kept else None
 
     def _without_normalizer(self) -> str:

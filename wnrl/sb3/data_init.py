@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from wnrl.errors import UsageError
 from wnrl.nn import DataInitReport, data_init
-from wnrl.nn.initialization import FEED_FORWARD
+from wnrl.nn.sites import n_spatial
 from wnrl.sb3.parts import (
     Observations,
     Part,
@@ -123,7 +123,7 @@ class FirstBatch(BasePolicy):
         """Return the names of the layers that ``data_init`` is for."""
         heads = {id(head) for head in self._heads}
         parts = trained_parts(self).named_modules()
-        return [name for name, p in parts if type(p) in FEED_FORWARD and id(p) not in heads]
+        return [name for name, p in parts if n_spatial(p) is not None and id(p) not in heads]
 
     def _init_hidden(self, obs: Observations) -> DataInitReport:
         """Initialise what ``_run_hidden`` reaches, on preprocessed observations, and targets."""

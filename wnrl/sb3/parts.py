@@ -9,7 +9,6 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wnrl.nn.projection import project_
 from wnrl.nn.spectral import nearer_vector, power_iteration
 from wnrl.norms import NORMS
 
@@ -120,10 +119,10 @@ class Stepped(nn.Module):
 
     def after_step(self) -> None:
         """Put the rows that the optimizer steps back on the sphere, where the norm asks for it."""
-        if NORMS[self.norm].projected:
+        if (after_step := NORMS[self.norm].after_step) is not None:
             held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
             children = [p for p in self.children() if any(id(q) in held for q in p.parameters())]
-            project_(nn.ModuleList(children))
+            after_step(nn.ModuleList(children))
 
 
 class Part(Stepped):

@@ -17,7 +17,6 @@ from wnrl.data import Images
 from wnrl.diagnostics import effective_weights, gradient_norms, relative_change, to_floats
 from wnrl.diagnostics.weights import length_tensors
 from wnrl.errors import NonFiniteError
-from wnrl.nn.projection import project_
 from wnrl.norms import NORMS
 from wnrl.vae.averaging import Average
 from wnrl.vae.config import SCHEDULES, VAEConfig
@@ -162,8 +161,8 @@ class Trainer:
             clip_grad_norm_(self.parameters, config.max_grad_norm)
         before = effective_weights(self.model) if measured else {}
         self.optimizer.step()
-        if NORMS[config.norm].projected:
-            project_(self.model)
+        if (after_step := NORMS[config.norm].after_step) is not None:
+            after_step(self.model)
         changes = relative_change(before, effective_weights(self.model)) if measured else {}
         if self.average is not None:
             self.average.update(self.model)
