@@ -119,7 +119,7 @@ def _warn_of_plain_layers(
         for site in sites
         if site.name in _left_plain(sites, choice)
         and not (told and n_spatial(site.layer) is not None)
-        and (recurrent or not isinstance(site.layer, RECURRENT))
+        and not (isinstance(site.layer, RECURRENT) and (told or not recurrent))
     }
     if left:
         hint = "name in skip what is to stay so"

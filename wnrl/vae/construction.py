@@ -12,6 +12,7 @@ from torch import Tensor
 from wnrl.data import Images, dataset
 from wnrl.errors import UsageError, check_choice, printable
 from wnrl.nn import convert
+from wnrl.nn.sites import hidden_sites, layer_sites
 from wnrl.runs import CONFIG, checked_file, is_finished, read_config, whole_file
 from wnrl.vae.config import SIZES, VAEConfig
 from wnrl.vae.inputs import check_levels, training_inputs
@@ -54,7 +55,10 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
         likelihood = likelihood_of(config)
         model = MODELS[config.model](shape, likelihood=likelihood, pixel_means=means, **sizes)
         plain = () if config.norm_heads else model.output_layers()
-        convert(model, config.norm, skip=plain, norm_kwargs=config.norm_kwargs)
+        hidden = [site.name for site in hidden_sites(layer_sites(model, plain))]
+        # Where there are none, that is not meant: then conversion warns.
+        places = hidden or None
+        convert(model, config.norm, skip=plain, norm_kwargs=config.norm_kwargs, hidden=places)
         if images is not None:
             check_levels(likelihood, images)
             if config.data_init:
@@ -119,7 +123,7 @@ def load(run_folder: str | Path, weights: str | None = None) -> VAE:
     if weights is not None:
         check_choice("weights", weights, saved.kinds)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"norm '\w+' found no hidden layer", UserWarning)
+        warnings.filterwarnings("ignore", "norm .* left .* as they were", UserWarning)
         model = build(config)
     try:
         model.load_state_dict(saved.kinds[weights or saved.reported])
