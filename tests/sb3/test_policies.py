@@ -139,7 +139,6 @@ def test_saved_recurrent_agent_acts_the_same_and_resumes_with_the_same_optimizer
 
 
 @pytest.mark.parametrize("norm", ["weight", "layer"])
-@pytest.mark.filterwarnings("ignore:norm .layer. left critic as they were")
 def test_saved_recurrent_policies_keep_every_argument(tmp_path, norm):
     arguments = {
         "net_arch": {"pi": [7], "vf": [9, 5]},

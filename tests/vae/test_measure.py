@@ -12,8 +12,6 @@ from wnrl.vae import MLPVAE, Protocol, build, nll, preset
 from wnrl.vae.likelihoods import DiscretisedLogistic
 from wnrl.vae.measure import bounds_of_chunks, difference, evaluating, paired_difference
 
-pytestmark = pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
-
 
 @pytest.fixture(scope="module")
 def digits():

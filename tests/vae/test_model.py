@@ -13,8 +13,6 @@ from wnrl.vae.posteriors import (
     standard_normal_log_prob,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
-
 IMAGE = (1, 2, 3)
 
 

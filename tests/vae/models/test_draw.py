@@ -11,8 +11,6 @@ from wnrl.vae import dreg
 from wnrl.vae.models import DRAW
 from wnrl.vae.models.attention import Window, window_head
 
-pytestmark = pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
-
 HEIGHT, WIDTH, N = 7, 9, 3
 
 

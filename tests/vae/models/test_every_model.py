@@ -12,8 +12,6 @@ from wnrl.vae.bounds import log_mean_exp
 from wnrl.vae.likelihoods import DiscretisedLogistic, LogisticMixture, NormalDensity
 from wnrl.vae.models import MODELS
 
-pytestmark = pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
-
 STANDARDISED = [name for name in MODELS if name not in HOMELESS]
 SMALL = [name for name in MODELS if name != "frames"]
 every_model = pytest.mark.parametrize("name", MODELS)

@@ -8,8 +8,6 @@ from wnrl.vae import dreg
 from wnrl.vae.models.iaf import KEEP, MADE, iaf_step
 from wnrl.vae.posteriors import normal_log_prob
 
-pytestmark = pytest.mark.filterwarnings("ignore:norm .* left .* as they were")
-
 Z, CONTEXT = 6, 4
 
 
