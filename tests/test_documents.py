@@ -15,6 +15,7 @@ from torch import nn
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
 from scripts import _cli, train_agent, train_vae
+from tests.tables import restored
 from wnrl import WNLinear
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +46,7 @@ def example(request, tmp_path_factory):
     Agents learn for one rollout, however long they are to.
     """
     folder, learn = tmp_path_factory.mktemp("examples"), PPO.learn
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), restored():
         warnings.simplefilter("ignore")  # those of torch's exporter
         patch.setattr(PPO, "learn", lambda self, total, **more: learn(self, 1, **more))
         patch.chdir(folder)

@@ -1,20 +1,16 @@
 """CONTRIBUTING's snippets, done from outside: each thing works without a change to the source."""
 
 import re
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from torch import nn
 
-from agents import AGENTS
+from tests.tables import restored
 from wnrl import NORMS, vae
-from wnrl.data import DATASETS
 from wnrl.study.execute import runner
 from wnrl.study.folder import publish
 from wnrl.study.summary import summarise
-from wnrl.vae import PRESETS
-from wnrl.vae.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,10 +20,7 @@ def added():
     """Return the names that the snippets leave; the tables are as they were afterwards."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     names = {"__name__": "my_package"}
-    with ExitStack() as after:
-        for table in (NORMS, AGENTS, DATASETS, MODELS, PRESETS):
-            after.callback(table.update, dict(table))
-            after.callback(table.clear)
+    with restored():
         for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
             exec(compile(block, "CONTRIBUTING.md", "exec"), names)
         yield names

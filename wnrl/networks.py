@@ -231,6 +231,7 @@ def cnn(
     return normalized(layers, norm, init=init, placement=placement, norm_kwargs=norm_kwargs)
 
 
+@checked
 def normalized(
     layers: Sequence[nn.Module],
     norm: str,
