@@ -4,7 +4,6 @@ import pickle
 import random
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,11 +115,15 @@ def seal(path):
     path.write_bytes(whole + f"{zlib.crc32(whole):08x}".encode())
 
 
-class Evil:
+class Harmful:
+    def __init__(self, sentinel):
+        self.sentinel = sentinel
+
     def __reduce__(self):
-        return os.mkdir, ("/tmp/must-not-be-there",)
+        return os.mkdir, (str(self.sentinel),)
 
 
+HARM = "a pickle"
 FORGED = [
     {"tensor": 0, "dtype": "float32", "shape": [2**45]},
     {"tensor": 0, "dtype": "load", "shape": [1]},
@@ -132,19 +135,30 @@ FORGED = [
 
 @pytest.mark.parametrize(
     "tree",
-    [[], {"kind": "test", "format": 1}]
+    [HARM, [], {"kind": "test", "format": 1}]
     + [{"kind": "test", "format": 1, "values": values} for values in FORGED],
 )
 def test_a_forged_file_is_refused_in_one_line_and_runs_no_code(tmp_path, tree):
+    harm = pickle.dumps(Harmful(tmp_path / "harm"))
     with zipfile.ZipFile(tmp_path / "f", "w") as archive:
-        archive.writestr("values.json", json.dumps(tree))
-        archive.writestr("0", pickle.dumps(Evil())[:8])
+        archive.writestr("values.json", harm if tree is HARM else json.dumps(tree))
+        archive.writestr("0", harm)
         archive.comment = b"0" * 8
     seal(tmp_path / "f")
     with pytest.raises(UsageError, match="damaged") as refused:
         read_values(tmp_path / "f", "test")
     assert "\n" not in str(refused.value)
-    assert not Path("/tmp/must-not-be-there").exists()
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_pickle_in_the_place_of_a_file_is_refused_and_not_run(tmp_path):
+    (tmp_path / "f").write_bytes(pickle.dumps(Harmful(tmp_path / "harm")))
+    for read in (read_json, lambda path: read_values(path, "test")):
+        with pytest.raises(UsageError, match="damaged"):
+            read(tmp_path / "f")
+    assert not (tmp_path / "harm").exists()
+    pickle.loads((tmp_path / "f").read_bytes())
+    assert (tmp_path / "harm").exists()  # it was one that does something
 
 
 def test_every_flipped_bit_of_a_json_file_changes_nothing_or_is_refused(tmp_path):
