@@ -213,7 +213,7 @@ def test_a_run_that_is_killed_at_any_moment_loses_and_doubles_nothing(tmp_path):
     program = textwrap.dedent("""
         import sys, time
         from tests.runs.test_session import run
-        run(sys.argv[1], steps=60, resume=True, at=lambda work: time.sleep(0.01))
+        run(sys.argv[1], steps=60, resume=True, at=lambda work: time.sleep(0.08))
     """)
     command = [sys.executable, "-c", program, str(tmp_path / "parts")]
     root = Path(__file__).resolve().parents[2]
