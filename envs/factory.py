@@ -1,14 +1,18 @@
 """From an environment's id to a function that makes it, checked before anything runs."""
 
+import difflib
 import importlib
 import re
+import sys
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
-from wnrl.errors import UsageError, check_choice, printable
+from wnrl.errors import UsageError, check_choice, check_positive, printable
 
 # From a part of a module's name to the extra of this project that it needs.
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari", "minatar": "minatar"}
@@ -23,17 +27,23 @@ class EnvFactory:
     frames has to see them all, for the maximum of two.
 
     Raises:
-        UsageError: no environment has that id, it cannot be made here or drawn as asked, or its
-            episodes have no time limit, so that an agent that never ends one could not be
-            evaluated.
+        UsageError: no environment has that id, or it cannot be made here, with these arguments, or
+            drawn as asked.
     """
 
     env_id: str
-    """Gymnasium's id, ours included; ``module:Env-v0`` imports a module that registers it."""
+    """Gymnasium's id, ours included; ``module:Env-v0`` imports a module that registers it, which
+    may stand in the current folder."""
     render_mode: str | None = None
     """rgb_array for environments that can be filmed."""
+    max_episode_steps: int | None = None
+    """Steps after which episodes are cut, in the place of the environment's own limit."""
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Arguments of the environment."""
 
     def __post_init__(self) -> None:
+        if self.max_episode_steps is not None:
+            check_positive(max_episode_steps=self.max_episode_steps)
         if ":" in self.env_id:
             self._import()
         elif ATARI.search(self.env_id):
@@ -43,12 +53,6 @@ class EnvFactory:
             warnings.simplefilter("ignore", DeprecationWarning)
             env = self._make(None)
             env.close()
-        spec = gym.spec(self._registered_id)
-        if spec.max_episode_steps is None and "max_num_frames_per_episode" not in spec.kwargs:
-            raise UsageError(
-                f"env_id {self.env_id!r} has no time limit: its episodes may never end; register "
-                "it with max_episode_steps"
-            )
         if self.render_mode not in (None, *env.metadata.get("render_modes", ())):
             raise UsageError(f"env_id {self.env_id!r} cannot be drawn as {self.render_mode}")
 
@@ -58,23 +62,40 @@ class EnvFactory:
 
     def _make(self, render_mode: str | None) -> gym.Env[Any, Any]:
         module = str(gym.spec(self._registered_id).entry_point)
-        options: dict[str, Any] = {"frameskip": 1} if module.startswith("ale_py") else {}
+        options = {**({"frameskip": 1} if module.startswith("ale_py") else {}), **self.env_kwargs}
         if render_mode is not None:
             options["render_mode"] = render_mode
         try:
-            return gym.make(self.env_id, **options)
+            return gym.make(self.env_id, max_episode_steps=self.max_episode_steps, **options)
         except (ImportError, gym.error.Error) as error:
             raise self._impossible(error) from error
+        except Exception as error:  # whatever an environment makes of arguments
+            if not self.env_kwargs:
+                raise
+            given = dict(self.env_kwargs)
+            raise UsageError(
+                f"env_id {self.env_id!r} cannot be made with env_kwargs {given}: "
+                f"{_first_line(error)}"
+            ) from error
 
     @property
     def _registered_id(self) -> str:
         return self.env_id.rpartition(":")[2]
 
     def _import(self) -> None:
+        module, _, name = self.env_id.rpartition(":")
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)
         try:
-            importlib.import_module(self.env_id.rpartition(":")[0])
+            importlib.import_module(module)
         except (ImportError, ValueError, TypeError) as error:  # the last two: no name of a module
             raise UsageError(f"env_id {self.env_id!r}: {_first_line(error)}") from error
+        if name not in gym.registry:
+            near = difflib.get_close_matches(name, gym.registry, n=1, cutoff=0.75)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(
+                f"env_id {self.env_id!r}: module {module} registers no environment {name!r}{hint}"
+            )
 
     def _import_atari(self) -> None:
         try:
@@ -100,11 +121,22 @@ def _first_line(error: Exception) -> str:
     return printable(str(error).strip().partition("\n")[0]) or type(error).__name__
 
 
-def factory(env_id: str, render_mode: str | None = None) -> EnvFactory:
+def factory(
+    env_id: str,
+    render_mode: str | None = None,
+    max_episode_steps: int | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> EnvFactory:
     """A function that makes ``env_id``, with Gymnasium's ``render_mode``.
 
+    Args:
+        env_id: see ``EnvFactory``, as for the others.
+        render_mode: rgb_array, or None.
+        max_episode_steps: steps after which episodes are cut; the environment's own if None.
+        env_kwargs: arguments of the environment.
+
     Raises:
-        UsageError: no environment has that id (the message has the nearest one), it cannot be made
-            here (the message says which extra it needs, or why not), or it has no time limit.
+        UsageError: no environment has that id (the message has the nearest one), or it cannot be
+            made here (the message says which extra it needs, or why not).
     """
-    return EnvFactory(env_id, render_mode)
+    return EnvFactory(env_id, render_mode, max_episode_steps, env_kwargs or {})

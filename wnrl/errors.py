@@ -39,7 +39,7 @@ def check_choice(name: str, value: str, options: Iterable[str]) -> str:
     if not known:
         raise UsageError(f"{name} has no choice here, got {value!r}")
     lowered = {option.lower(): option for option in known}
-    near = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.6)
     hint = f"; did you mean {lowered[near[0]]!r}?" if near else ""
     shown = ", ".join(known) if len(known) <= 20 else f"{len(known)} known words"
     raise UsageError(f"{name} must be one of {shown}, got {value!r}{hint}")

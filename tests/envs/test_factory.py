@@ -81,11 +81,50 @@ def test_an_id_that_gymnasium_gave_up_is_refused_with_its_own_reason_and_no_warn
         factory(env_id)
 
 
-def test_an_environment_without_a_time_limit_is_refused(register):
-    with pytest.raises(UsageError, match=r"^env_id 'CliffWalking-v1' has no time limit: "):
-        factory("CliffWalking-v1")
-    register("ShortCliff-v0", gym.spec("CliffWalking-v1").entry_point, max_episode_steps=100)
-    assert factory("ShortCliff-v0")().spec.max_episode_steps == 100
+def test_an_environment_that_ends_its_own_episodes_is_taken():
+    assert factory("CliffWalking-v1")().spec.max_episode_steps is None
+
+
+@pytest.mark.parametrize("env_id", ["CliffWalking-v1", "CartPole-v1"])
+def test_episodes_can_be_given_another_limit(env_id):
+    env = pickle.loads(pickle.dumps(factory(env_id, max_episode_steps=3)))()
+    env.reset(seed=0)
+    assert [env.step(1)[3] for _ in range(3)] == [False, False, True]
+    with pytest.raises(UsageError, match="max_episode_steps must be above zero, got 0"):
+        factory(env_id, max_episode_steps=0)
+
+
+def test_an_environment_gets_its_arguments():
+    assert factory("Pendulum-v1", env_kwargs={"g": 3.5})().unwrapped.g == 3.5
+    with pytest.raises(
+        UsageError,
+        match=r"'Pendulum-v1' cannot be made with env_kwargs {'h': 1}: .* argument 'h'",
+    ):
+        factory("Pendulum-v1", env_kwargs={"h": 1})
+
+
+def test_a_module_in_the_current_folder_is_found(tmp_path, monkeypatch):
+    (tmp_path / "task_of_this_folder.py").write_text(
+        "import gymnasium as gym\n"
+        "gym.register('Here-v0', gym.spec('CartPole-v1').entry_point, max_episode_steps=7)\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    assert factory("task_of_this_folder:Here-v0")().spec.max_episode_steps == 7
+    del gym.registry["Here-v0"]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "told"),
+    [
+        ("os:Foo-v0", "env_id 'os:Foo-v0': module os registers no environment 'Foo-v0'$"),
+        ("os:CartPoel-v1", "registers no environment 'CartPoel-v1'; did you mean 'CartPole-v1'"),
+        ("Foo-v0", "got 'Foo-v0'$"),
+    ],
+)
+def test_an_id_like_no_other_is_refused_without_a_guess(env_id, told):
+    with pytest.raises(UsageError, match=told):
+        factory(env_id)
 
 
 def test_a_module_that_registers_the_environment_is_imported(tmp_path, monkeypatch):
@@ -96,7 +135,7 @@ def test_a_module_that_registers_the_environment_is_imported(tmp_path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     make = pickle.loads(pickle.dumps(factory("my_cartpoles:Mine-v0")))
     assert make().spec.max_episode_steps == 7
-    with pytest.raises(UsageError, match="got 'Min-v0'; did you mean 'Mine-v0'"):
+    with pytest.raises(UsageError, match="no environment 'Min-v0'; did you mean 'Mine-v0'"):
         factory("my_cartpoles:Min-v0")
     del gym.registry["Mine-v0"]
 

@@ -1,5 +1,7 @@
 import dataclasses
+import re
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -144,3 +146,36 @@ def test_a_curve_with_more_points_than_updates_has_no_step_twice_after_a_resume(
     going_on = EvaluateInTraining(evaluation, curve, 2, seed=7)
     model.learn(64, going_on, reset_num_timesteps=False)
     assert going_on.curve.steps == [32, 64, 96, 128]
+
+
+class Endless(gym.Env):
+    """Never ends an episode; one reward a step."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+
+def test_an_evaluation_cuts_episodes_that_never_end_and_says_so_once(monkeypatch, capsys):
+    monkeypatch.setattr("wnrl.rl.environments.LONGEST_EPISODE", 5)
+    monkeypatch.setattr("wnrl.rl.evaluation.LONGEST_EPISODE", 5)
+    config = AGENTS["ppo"].config(n_envs=2, n_steps=8, batch_size=16, n_epochs=1)
+    model = AGENTS["ppo"].build(config, vectorize(Endless, 2, 0), "weight", 0, "cpu")
+    evaluation = vectorize_for_evaluation(Endless, 2, None)
+    for _ in range(2):
+        assert evaluate(model, evaluation, 3, seed=0) == ([5.0] * 3, [5] * 3)
+    (told,) = capsys.readouterr().err.splitlines()
+    assert re.match("evaluation: episodes were cut after 5 steps, .*--max-episode-st", told)
+
+
+def test_an_evaluation_leaves_an_environments_own_limit_alone(monkeypatch, capsys):
+    monkeypatch.setattr("wnrl.rl.environments.LONGEST_EPISODE", 5)
+    model, env = agent()
+    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
+    assert max(evaluate(model, evaluation, 4, seed=0)[1]) > 5
+    assert capsys.readouterr().err == ""

@@ -44,7 +44,18 @@ def test_without_a_gpu_there_is_nothing_to_remark(monkeypatch):
 
 
 def test_threads_that_are_asked_for_are_taken(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("wnrl.rl.hardware.os.sched_getaffinity", lambda _: set(range(64)))
     assert choose_threads(3, small=True) == 3
     assert choose_threads(None, small=True) == 1
     assert choose_threads(None, small=False) == 4
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+@pytest.mark.parametrize(("said", "chosen"), [("1", 1), ("2,1", 2), ("8", 4), ("0", 4), ("x", 4)])
+def test_threads_are_never_more_than_the_environment_variables_say(monkeypatch, name, said, chosen):
+    monkeypatch.setattr("wnrl.rl.hardware.os.sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr("wnrl.rl.hardware.os.environ", {name: said})
+    assert choose_threads(None, small=False) == chosen
+    assert choose_threads(6, small=False) == 6

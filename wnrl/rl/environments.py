@@ -1,7 +1,7 @@
 """The environments of a run: how they step together, and the seeds that are theirs."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
@@ -30,6 +30,8 @@ from wnrl.errors import NonFiniteError, check_positive
 SEED_STRIDE, CURVE_STARTS, FINAL_STARTS = 100_000, 50_000, 75_000
 
 ATARI_FRAMES = 4  # that are one observation
+LONGEST_EPISODE = 10_000
+"""Steps after which an evaluation cuts an episode, where the environment has no limit itself."""
 
 Factory = Callable[[], gym.Env[Any, Any]]
 
@@ -76,7 +78,7 @@ def vectorize_for_evaluation(factory: Factory, n_envs: int, training: VecEnv | N
         training: what the agent learns in; the statistics of its observations are used as they
             are at any time, and never updated from here.
     """
-    venv = _side_by_side(factory, n_envs)
+    venv = _side_by_side(lambda: Bounded(factory()), n_envs)
     normalizer = None if training is None else unwrap_vec_normalize(training)
     if normalizer is not None:
         scaled = _scaled(venv.observation_space)
@@ -99,6 +101,43 @@ def _side_by_side(factory: Factory, n_envs: int) -> VecEnv:
     if images and not any(is_image_space_channels_first(image) for image in images):
         venv = VecTransposeImage(venv)  # here, because SB3 would do it behind VecNormalize
     return venv
+
+
+class Bounded(gym.Wrapper[Any, Any, Any, Any]):
+    """Cut episodes after ``LONGEST_EPISODE`` steps where the environment has no limit of its own.
+
+    An agent that never ends an episode could not be evaluated otherwise.
+
+    Attributes:
+        n_cut: How many were.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        limited = env.spec is not None and env.spec.max_episode_steps is not None
+        self.limit = np.inf if limited or is_atari(env) else LONGEST_EPISODE
+        self.n_cut = self._n_steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        self._n_steps = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Play a step."""
+        obs, reward, terminated, truncated, info = super().step(action)
+        self._n_steps += 1
+        if self._n_steps >= self.limit and not (terminated or truncated):
+            self.n_cut += 1
+            truncated = True
+        return obs, reward, terminated, truncated, info
+
+
+def n_cut(env: VecEnv) -> int:
+    """Return how many episodes ``Bounded`` has cut in the environments of an evaluation."""
+    return sum(env.get_attr("n_cut")) if env.has_attr("n_cut") else 0
 
 
 class Finite(VecEnvWrapper):

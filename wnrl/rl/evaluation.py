@@ -1,6 +1,7 @@
 """Evaluation on environments of their own, and what it costs."""
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
 from wnrl.errors import check_positive
+from wnrl.rl.environments import LONGEST_EPISODE, n_cut
 from wnrl.rl.training import telling_non_finite
 from wnrl.sb3 import check_finite
 
@@ -40,6 +42,7 @@ def evaluate(
     """
     check_positive(n_episodes=n_episodes)
     env.seed(seed)
+    cut_before = n_cut(env)
     with telling_non_finite(model):
         returns, lengths = evaluate_policy(
             model,
@@ -47,6 +50,12 @@ def evaluate(
             n_eval_episodes=n_episodes,
             deterministic=deterministic,
             return_episode_rewards=True,
+        )
+    if n_cut(env) > 0 == cut_before:
+        print(
+            f"evaluation: episodes were cut after {LONGEST_EPISODE} steps, since the environment "
+            "sets no limit; --max-episode-steps sets one",
+            file=sys.stderr,
         )
     lengths_played = [int(n) for n in cast(list[int], lengths)]
     return [float(r) for r in cast(list[float], returns)], lengths_played

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from wnrl.runs import resolve_device
 
 WIDE = 512  # units of a layer from which on a GPU wins over launching its kernels
+LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # variables of OpenMP and MKL
 MOST_THREADS = 4  # of a CNN on small images: more wait for one another
 
 
@@ -54,8 +55,13 @@ def choose_device(asked: str, small: bool) -> tuple[str, str | None]:
 
 
 def choose_threads(asked: int | None, small: bool) -> int:
-    """Return ``asked``, else one thread for a small network and a few for a larger one."""
+    """Return ``asked``, else one thread for a small network and a few for a larger one.
+
+    Where it is not asked for, it is never more than ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` say.
+    """
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return 1 if small else min(MOST_THREADS, cores or 1)
+    said = [os.environ.get(name, "").partition(",")[0] for name in LIMITS]
+    limits = [int(text) for text in said if text.strip().isdecimal() and int(text) > 0]
+    return 1 if small else min(MOST_THREADS, cores or 1, *limits)
