@@ -298,9 +298,7 @@ def test_a_network_that_no_memory_holds_is_refused_in_one_line(tmp_path, capsys)
         (["--use-sde", "--env-id", "CartPole-v1"], "use_sde needs continuous actions"),
     ],
 )
-def test_a_wrong_word_is_one_line_and_exit_2_and_leaves_no_folder(
-    tmp_path, capsys, flags, message
-):
+def test_a_wrong_word_is_one_line_and_exit_2_and_leaves_no_folder(tmp_path, capsys, flags, message):
     folder = tmp_path / "run"
     assert leave(*flags, "--run-dir", str(folder)) == 2
     printed = capsys.readouterr()
