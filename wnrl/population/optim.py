@@ -1,0 +1,135 @@
+"""torch's optimizers for rows ``(P, D)``, each with a learning rate and a clipping of its own.
+
+The rules are those of ``torch.optim``; what differs from row to row is a tensor ``(P,)``. All
+functions change their arguments in place and read no value back, so that they can be captured in
+a CUDA graph; there, the number of the step ``t`` is a tensor.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+"""What an optimizer keeps, ``(P, D)`` each: a chunk of members is a slice of all of them."""
+
+
+def clip_(grads: Tensor, max_norm: float | Tensor) -> Tensor:
+    """Scale each row down to the length ``max_norm``, as ``clip_grad_norm_`` does with a network.
+
+    Args:
+        grads: ``(P, D)``.
+        max_norm: a number, or ``(P,)``.
+
+    Returns:
+        The lengths before, ``(P,)``.
+    """
+    lengths = torch.linalg.vector_norm(grads, dim=1)
+    grads.mul_((max_norm / (lengths + 1e-6)).clamp_(max=1.0)[:, None])
+    return lengths
+
+
+class Optimizer(Protocol):
+    """A rule for rows."""
+
+    def init(self, params: Tensor) -> State:
+        """Return the state before the first step."""
+
+    def step_(
+        self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
+    ) -> None:
+        """Make a step.
+
+        Args:
+            params: ``(P, D)``.
+            grads: ``(P, D)``.
+            state: from ``init``.
+            t: the number of the step, from 1 on.
+            learning_rate: ``(P,)``.
+        """
+
+
+@dataclass(frozen=True)
+class Adam:
+    """``torch.optim.Adam``, and with ``weight_decay`` ``torch.optim.AdamW``."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    """Decoupled."""
+    decayed: Tensor | None = None
+    """The columns that decay, ``(D,)`` of zeros and ones; None: all."""
+
+    def init(self, params: Tensor) -> State:
+        """Return the state before the first step."""
+        return {"mean": torch.zeros_like(params), "square": torch.zeros_like(params)}
+
+    def step_(
+        self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
+    ) -> None:
+        """Make a step."""
+        mean, square, rate = state["mean"], state["square"], learning_rate[:, None]
+        first, second = self.betas
+        if self.weight_decay:
+            share = rate * self.weight_decay
+            params.mul_(1 - (share if self.decayed is None else share * self.decayed))
+        mean.lerp_(grads, 1 - first)
+        square.mul_(second).addcmul_(grads, grads, value=1 - second)
+        deviation = square.sqrt().div_(_seen(second, t) ** 0.5).add_(self.eps)
+        params.addcdiv_(mean * (rate / _seen(first, t)), deviation, value=-1)
+
+
+@dataclass(frozen=True)
+class Adamax:
+    """``torch.optim.Adamax``."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def init(self, params: Tensor) -> State:
+        """Return the state before the first step."""
+        return {"mean": torch.zeros_like(params), "largest": torch.zeros_like(params)}
+
+    def step_(
+        self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
+    ) -> None:
+        """Make a step."""
+        mean, largest = state["mean"], state["largest"]
+        first, second = self.betas
+        mean.lerp_(grads, 1 - first)
+        torch.maximum(largest.mul_(second), grads.abs().add_(self.eps), out=largest)
+        params.addcdiv_(mean * (learning_rate[:, None] / _seen(first, t)), largest, value=-1)
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """``torch.optim.RMSprop``."""
+
+    alpha: float = 0.99
+    eps: float = 1e-8
+
+    def init(self, params: Tensor) -> State:
+        """Return the state before the first step."""
+        return {"square": torch.zeros_like(params)}
+
+    def step_(
+        self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
+    ) -> None:
+        """Make a step."""
+        square = state["square"]
+        square.mul_(self.alpha).addcmul_(grads, grads, value=1 - self.alpha)
+        deviation = square.sqrt().add_(self.eps)
+        params.addcdiv_(grads * learning_rate[:, None], deviation, value=-1)
+
+
+def part(state: Mapping[str, Tensor], members: slice) -> State:
+    """Return the state of some members, views."""
+    return {name: value[members] for name, value in state.items()}
+
+
+def _seen(beta: float, t: int | Tensor) -> Any:
+    """Return 1 − βᵗ, the weight that a running mean has given to what it has seen."""
+    # In float32 the difference of 1 and 0.999 has four digits.
+    return 1 - beta ** (t.double() if isinstance(t, Tensor) else t)
