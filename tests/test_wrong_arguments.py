@@ -26,7 +26,7 @@ from wnrl.errors import UsageError
 
 ROOMS = (
     "wnrl", "wnrl.nn", "wnrl.networks", "wnrl.optim", "wnrl.diagnostics", "wnrl.data", "wnrl.vae",
-    "wnrl.sb3", "wnrl.runs", "wnrl.study",
+    "wnrl.sb3", "wnrl.runs", "wnrl.study", "wnrl.tensor_envs",
 )  # fmt: skip
 WRONG = (None, "nonsense", 1.5, -1, object(), [], {}, nn.Linear)
 NOT_CALLED = {
@@ -110,6 +110,7 @@ RIGHT = {
     "dataset_name": "digits",
     "device": "cpu",
     "embedding_dim": 3,
+    "env_id": "CartPole-v1",
     "features": torch.randn(9, 3),
     "fill": None,
     "first": likelihood,
