@@ -6,29 +6,52 @@ It imports nothing that takes time, so that ``Args`` can be parsed before torch 
 import contextlib
 import io
 import os
+import re
 import select
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
-from scripts import _interrupt
+from scripts import _interrupt, _lists
 from wnrl.errors import UsageError, check_positive
 
 ArgsT = TypeVar("ArgsT")
 STDOUT = 1  # the number of its file
 MOST_THREADS = 1024  # torch ends in a segmentation fault where the system has no more
+CHECKOUT = Path(__file__).resolve().parents[1]
+SHARED = f"""Every program also takes --import <module>, which may be repeated: a module of your
+own, installed or in the current folder, that adds norms, algorithms, environments, data or VAEs;
+and --list <what>, which shows its words: {", ".join(_lists.LISTS)}."""
+
+
+def start() -> None:
+    """Take care of what may happen before ``run``, where nothing could catch it.
+
+    Ctrl-C ends the process without a word, and a package that is missing is told in a line.
+    """
+    _interrupt.leave_at_ctrl_c()
+    sys.excepthook = _at_import
+
+
+def _at_import(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if isinstance(error, ModuleNotFoundError) and (told := missing(error)):
+        sys.exit(refused(told))
+    sys.__excepthook__(kind, error, trace)
 
 
 def begin(args_type: type[object], description: str | None) -> None:
     """Look at the flags before a program imports what takes seconds.
 
-    Help and mistakes leave the process here. From now on Ctrl-C ends it without a word, until
-    ``run`` catches it.
+    Help and mistakes leave the process here. What follows is as after ``start``.
     """
-    _interrupt.leave_at_ctrl_c()
+    start()
     with _exit_codes():
         parse(args_type, description)
 
@@ -38,10 +61,12 @@ def run(
     args_type: type[ArgsT],
     *,
     description: str | None = None,
-    default: ArgsT | None = None,
+    default: Callable[[Sequence[str]], ArgsT] | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Parse ``argv`` into ``args_type``, call ``main`` and leave the process.
+
+    ``default`` returns, of the flags, the arguments that those that are not given have.
 
     Exit codes: what ``main`` returns (None is 0), 2 for a bad flag or value, 130 for Ctrl-C, that
     of ``Stopped``, which says why, 141 where nobody reads the output any more, as behind
@@ -62,6 +87,10 @@ def _exit_codes() -> Iterator[None]:
             sys.stdout.flush()  # at exit, nothing could catch what it raises
     except UsageError as error:
         sys.exit(refused(error))
+    except ModuleNotFoundError as error:
+        if not (told := missing(error)):
+            raise
+        sys.exit(refused(told))
     except SystemExit as left:
         if message := getattr(left, "message", ""):  # of Stopped
             print(message, file=sys.stderr)
@@ -112,16 +141,26 @@ def refused(error: UsageError) -> int:
 def parse(
     args_type: type[ArgsT],
     description: str | None = None,
-    default: ArgsT | None = None,
+    default: Callable[[Sequence[str]], ArgsT] | None = None,
     argv: Sequence[str] | None = None,
 ) -> ArgsT:
-    """Return what ``argv`` says; leave the process if it asks for help.
+    """Return what ``argv`` says; leave the process if it asks for help or a list.
 
     Raises:
         UsageError: a flag is malformed, or a check in ``args_type`` or below refused its value;
             tyro alone would print that in a box of many lines.
     """
     import tyro
+
+    words = sys.argv[1:] if argv is None else list(argv)
+    modules, words = _taken(words, "--import")
+    import_modules(modules)
+    lists, words = _taken(words, "--list")
+    for what in lists:
+        print(*_lists.listed(what), sep="\n")
+    if lists:
+        sys.exit(0)
+    defaults = {} if default is None else {"default": default(words)}
 
     numbers = tyro.constructors.ConstructorRegistry()
 
@@ -134,14 +173,13 @@ def parse(
             is_instance=lambda value: isinstance(value, int), str_from_instance=lambda n: [str(n)],
         )  # fmt: skip
 
-    words = sys.argv[1:] if argv is None else list(argv)
     if description and {"-h", "--help"} & set(words):
-        print(_filled(description) + "\n")  # tyro wraps flags, but no paragraphs
+        print(_filled(f"{description.strip()}\n\n{SHARED}") + "\n")  # tyro wraps no paragraphs
     cli = partial(tyro.cli, args_type, args=words, description="", registry=numbers)
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            return cli() if default is None else cli(default=default)
+            return cli(**defaults)
     except SystemExit as left:
         if left.code in (0, None):
             raise
@@ -149,6 +187,61 @@ def parse(
         while cause is not None and not isinstance(cause, UsageError):
             cause = cause.__context__
         raise (cause or UsageError(_one_line(told.getvalue()))) from None
+
+
+def _taken(words: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+    """Return what stands behind ``flag``, wherever it is among ``words``, and the other words."""
+    values, others, rest = [], [], iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name == flag:
+            values.append(value if equals else next(rest, ""))
+        else:
+            others.append(word)
+    return values, others
+
+
+def imports(argv: Sequence[str]) -> list[str]:
+    """Return the modules that ``--import`` names, for processes that have to import them too."""
+    return _taken(argv, "--import")[0]
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules, which may stand in the current folder.
+
+    Raises:
+        UsageError: One cannot be imported.
+    """
+    if not names:
+        return
+    from wnrl.study.execute import imported
+
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    for name in names:
+        imported(name, f"--import {name!r}")
+
+
+def missing(error: ModuleNotFoundError) -> UsageError | None:
+    """Return what to do about a package that wnrl or one of its extras needs; None for others."""
+    import importlib.metadata as installed
+
+    module = str(error.name).partition(".")[0]
+    environment = CHECKOUT / ".venv"
+    try:
+        needs = installed.requires("wnrl") or []
+    except installed.PackageNotFoundError:
+        made = (environment / "bin" / "python").is_file()
+        remedy = (
+            f"source {environment}/bin/activate" if made else f"pip install -e '{CHECKOUT}[lab]'"
+        )
+        return UsageError(f"{sys.executable} has no {module}, which wnrl needs: {remedy}")
+    for need in needs:
+        name, extra = re.match(r"[\w.-]+", need), re.search(r"extra == ['\"](\w+)", need)
+        if name and name[0].replace("-", "_").lower() == module.lower():
+            what = f"wnrl[{extra[1]}]" if extra else "wnrl"
+            return UsageError(f"{module} is missing: pip install '{what}'")
+    return None
 
 
 def whole_number(text: str) -> int:

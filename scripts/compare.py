@@ -14,10 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts._interrupt import leave_at_ctrl_c
+from scripts import _cli
 
 if __name__ == "__main__":
-    leave_at_ctrl_c()  # until _cli.run catches it
+    _cli.start()
 
 import os
 import time
@@ -27,10 +27,8 @@ from typing import Annotated
 
 import tyro
 
-from scripts import _cli
+from scripts._lists import studies
 from wnrl.errors import check_choice, check_positive
-
-STUDIES = Path(__file__).parent / "studies"
 
 
 @dataclass(frozen=True)
@@ -53,22 +51,16 @@ class Args:
     """Processes that train at a time; one a core if not given."""
     budget: float | None = None
     """Share of each task's steps; for a first look, or more patience."""
-    list: bool = False
-    """Only list the studies that are shipped."""
 
 
 def main(args: Args) -> int:
     """Plan, run, summarise and report; 130 if interrupted, 1 if a run left no result."""
-    shipped = sorted(path.stem for path in STUDIES.glob("[!_]*.py"))
-    if args.list:
-        print(*shipped, sep="\n")
-        return 0
     workers = _cores() if args.workers is None else args.workers
     given = {"workers": workers, "seeds": args.seeds, "budget": args.budget}
     check_positive(**{name: value for name, value in given.items() if value is not None})
     path = Path(args.study)
     if path.suffix != ".py":
-        check_choice("study", args.study, [*shipped, "<path>.py"])
+        check_choice("study", args.study, [*studies(), "<path>.py"])
     return compare(args, path, workers)
 
 
@@ -98,7 +90,8 @@ def compare(args: Args, path: Path, workers: int) -> int:
         print(root, flush=True)
         started = time.monotonic()
         waiting = [trial for trial in trials if not is_finished(root / trial.folder)]
-        events = processes(waiting, root, workers=workers, imports=(module,))
+        imports = (*_cli.imports(sys.argv[1:]), module)
+        events = processes(waiting, root, workers=workers, imports=imports)
         try:
             with closing(events):
                 crashed = show_progress(events, len(trials), len(trials) - len(waiting))

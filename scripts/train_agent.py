@@ -13,32 +13,31 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts._interrupt import leave_at_ctrl_c
+from scripts import _cli
 
 if __name__ == "__main__":
-    leave_at_ctrl_c()  # until _cli.run catches it
+    _cli.start()
 
 import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Generic, TypeVar, cast
+from typing import Any
 
 import tyro
 
 from agents import AGENTS
 from agents import run as runner
-from scripts._cli import check_threads, progress_bar, refused, run
+from agents.config import Config
 from wnrl.errors import UsageError, check_choice
 from wnrl.norms import NORMS
 from wnrl.runs import CONFIG, Options, read_config
 
-ConfigT = TypeVar("ConfigT")
 RUNNING = ("run_dir", "resume", "checkpoint_minutes", "keep_checkpoint", "config")  # no settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Generic[ConfigT]):
+class Args:
     """One run. ``Args.of`` fills ``config`` with the preset."""
 
     algo: str = "ppo"
@@ -74,14 +73,14 @@ class Args(Generic[ConfigT]):
     """CPU threads of torch; one for a small network, a few for a larger one if not given."""
     compile: bool = False
     """Compile the networks for the updates; CUDA graphs on a GPU."""
-    config: tyro.conf.OmitArgPrefixes[ConfigT]
+    config: tyro.conf.OmitArgPrefixes[Config]
     """Hyperparameters, with SB3's names; the defaults are those of the preset, or of the run that
     goes on."""
 
     @classmethod
     def of(
         cls, algo: str = "ppo", env_id: str | None = None, variant: str | None = None, **others: Any
-    ) -> "Args[Any]":
+    ) -> "Args":
         """Return arguments with the preset of ``algo`` and ``env_id``, or with ``config``.
 
         Without ``env_id`` it is the first one that the algorithm has a preset for.
@@ -96,7 +95,7 @@ class Args(Generic[ConfigT]):
 
     def __post_init__(self) -> None:
         if self.threads is not None:
-            check_threads(self.threads)
+            _cli.check_threads(self.threads)
         self.options()
         self.as_config()
 
@@ -113,17 +112,17 @@ class Args(Generic[ConfigT]):
     def as_config(self) -> dict[str, Any]:
         """Return every value that decides what the run does."""
         values = {name: value for name, value in asdict(self).items() if name not in RUNNING}
-        return runner.complete(**values, **asdict(cast(Any, self.config)))
+        return runner.complete(**values, **asdict(self.config))
 
 
-def train(args: Args[Any], *reports: Callable[..., None]) -> dict[str, Any]:
+def train(args: Args, *reports: Callable[..., None]) -> dict[str, Any]:
     """Do the run; ``reports`` are ``agents.run.train_agent``'s."""
     return runner.train_agent(args.folder, args.as_config(), args.options(), *reports)
 
 
-def main(args: Args[Any]) -> int:
+def main(args: Args) -> int:
     """Print the run folder, train, print the result; return 1 if the run failed."""
-    with progress_bar() as progress:
+    with _cli.progress_bar() as progress:
         result = train(args, progress, lambda: print(args.folder, flush=True))
     if result["status"] == "failed":
         print(f"failed: {result['reason']}")
@@ -136,7 +135,7 @@ def main(args: Args[Any]) -> int:
     return 0
 
 
-def preset_of(argv: Sequence[str]) -> Args[Any]:
+def preset_of(argv: Sequence[str]) -> Args:
     """Return what the flags that are not given mean.
 
     With ``--resume`` it is what the run in the folder has, else the preset for the algorithm and
@@ -183,15 +182,5 @@ def preset_of(argv: Sequence[str]) -> Args[Any]:
     return replace(preset, config=config, **others)
 
 
-def cli(argv: Sequence[str]) -> None:
-    """Run ``main`` with flags for the hyperparameters of the chosen algorithm."""
-    try:
-        preset = preset_of(argv)
-    except UsageError as error:  # no such variant or norm, or no agent in the folder
-        sys.exit(refused(error))
-    args_type = cast(Any, Args)[type(preset.config)]
-    run(main, args_type, description=__doc__, default=preset, argv=argv)
-
-
 if __name__ == "__main__":
-    cli(sys.argv[1:])
+    _cli.run(main, Args, description=__doc__, default=preset_of)

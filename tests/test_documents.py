@@ -14,7 +14,7 @@ from stable_baselines3 import PPO
 from torch import nn
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
-from scripts import _cli, train_agent, train_vae
+from scripts import _cli, train_vae
 from tests.tables import restored
 from wnrl import WNLinear
 
@@ -76,12 +76,8 @@ def commands(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_have_flags_that_their_programs_take(document):
     for program, argv in commands(document):
-        module, preset = importlib.import_module(f"scripts.{program.replace('/', '.')}"), None
-        kind = module.Args
-        if module is train_agent:
-            preset = train_agent.preset_of(argv)
-            kind = kind[type(preset.config)]
-        args = _cli.parse(kind, None, preset, argv)
+        module = importlib.import_module(f"scripts.{program.replace('/', '.')}")
+        args = _cli.parse(module.Args, None, getattr(module, "preset_of", None), argv)
         if module is train_vae:
             args.config()
 

@@ -10,8 +10,9 @@ import pytest
 
 from agents import AGENTS
 from scripts import _cli
+from tests.tables import restored
 from wnrl import NORMS
-from wnrl.data import DATASETS
+from wnrl.data import DATASETS, FORMS
 from wnrl.errors import UsageError
 from wnrl.runs import Stopped
 from wnrl.vae.models import MODELS
@@ -97,7 +98,7 @@ def test_help_shows_the_description_wrapped_and_its_commands_as_they_are(monkeyp
     with pytest.raises(SystemExit) as left:
         _cli.parse(Args, f"Say it.\n\n{command}\n\n{'word ' * 20}\n``word`` end.", argv=["-h"])
     assert left.value.code == 0
-    shown = capsys.readouterr().out.split("usage:")[0].splitlines()
+    shown = capsys.readouterr().out.split("usage:")[0].split("Every program")[0].splitlines()
     assert shown[:4] == ["Say it.", "", command, ""]
     assert max(map(len, shown[4:])) <= 60
     assert " ".join(shown[4:]).split() == ["word"] * 20 + ["``word``", "end."]
@@ -108,6 +109,7 @@ import sys
 sys.path.insert(0, {checkout!r})
 from dataclasses import make_dataclass
 from scripts import _cli
+from tests.tables import restored
 _cli.run(lambda args: {body}, make_dataclass("Args", []), argv={flags})
 """
 
@@ -153,6 +155,140 @@ def test_help_lists_the_words_that_a_flag_takes(program, flag, table):
     source = (CHECKOUT / "scripts" / f"{program}.py").read_text(encoding="utf-8")
     (told,) = re.findall(rf'    {flag}: str = "\w+"\n    """(.*?)"""', source, re.DOTALL)
     assert set(table) <= set(re.findall(r"[\w-]+", told))
+
+
+PROGRAMS = ["train_agent", "train_vae", "evaluate_agent", "evaluate_vae", "sample_vae", "compare"]
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("norms", NORMS),
+        ("algos", AGENTS),
+        ("models", MODELS),
+        ("datasets", [*DATASETS, *FORMS]),
+        ("studies", ["agents", "mnist", "quick"]),
+        ("envs", ["CartPole-v1", "CartPoleNoVel-v1"]),
+    ],
+)
+def test_list_shows_every_word_of_a_kind_on_a_line_of_its_own(capsys, what, expected):
+    with pytest.raises(SystemExit) as left:
+        _cli.parse(Args, argv=["--size", "3", "--list", what])
+    lines = capsys.readouterr().out.splitlines()
+    assert not left.value.code
+    words = [re.split("  +", line)[0] for line in lines]
+    assert [word for word in words if word in expected] == list(expected)
+    assert what == "envs" or len(words) == len(expected)
+
+
+@pytest.mark.parametrize("flags", [["--list"], ["--list", "norm"], ["--list="]])
+def test_a_list_of_nothing_says_what_there_are_lists_of(flags):
+    with pytest.raises(UsageError, match="list must be one of norms, algos, models, envs, data"):
+        _cli.parse(Args, argv=flags)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """The name of a module in the current folder that adds a norm and says that it was imported."""
+    (tmp_path / "my_norms.py").write_text(
+        "from wnrl.norms import NORMS, Norm\n"
+        "NORMS['mine'] = Norm('a norm of mine')\n"
+        "print('imported')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    yield "my_norms"
+    sys.modules.pop("my_norms", None)
+
+
+@pytest.mark.parametrize("flags", [["--import", "my_norms"], ["--import=my_norms"]])
+def test_a_module_of_the_current_folder_is_imported_before_anything_is_looked_up(
+    package, capsys, flags
+):
+    with restored(), pytest.raises(SystemExit):
+        _cli.parse(Args, argv=["--list", "norms", *flags])
+    imported, *words = capsys.readouterr().out.splitlines()
+    assert imported == "imported"
+    assert words[-1].split("  ")[0] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--import", "no_such_module"], "No module named 'no_such_module'"),
+        (["--import"], "--import '' cannot be imported"),
+        (["--import", "broken"], "--import 'broken' cannot be imported: KeyError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, flags, message):
+    (tmp_path / "broken.py").write_text("{}['x']\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UsageError, match=message):
+        _cli.parse(Args, argv=flags)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_names_import_and_list_in_its_help(program):
+    shown = subprocess.run(
+        [sys.executable, CHECKOUT / "scripts" / f"{program}.py", "--help"],
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
+    assert "--import <module>" in shown
+    assert "--list <what>" in shown
+
+
+def test_a_worker_of_a_study_is_told_what_to_import():
+    argv = ["quick", "--import", "one", "--seeds", "2", "--import=two"]
+    assert _cli.imports(argv) == ["one", "two"]
+
+
+WITHOUT = """
+import importlib.metadata, runpy, sys
+class Missing:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == {module!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+if not {installed!r}:
+    def none(name): raise importlib.metadata.PackageNotFoundError(name)
+    importlib.metadata.requires = none
+sys.argv = [{script!r}, *{flags!r}]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def without(module, program, *flags, installed=True):
+    """Run a program where a module is not installed, or wnrl itself is not."""
+    script = str(CHECKOUT / "scripts" / f"{program}.py")
+    code = WITHOUT.format(module=module, script=script, flags=flags, installed=installed)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_package_of_an_extra_that_is_missing_is_one_line_that_names_the_extra(program):
+    ended = without("tyro", program, "--help")
+    told = "error: tyro is missing: pip install 'wnrl[lab]'\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", told)
+
+
+@pytest.mark.parametrize("program", ["train_agent", "train_vae"])
+def test_a_python_without_wnrl_is_one_line_that_says_how_to_go_on(program):
+    ended = without("torch", program, "--seed", "1", installed=False)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert re.fullmatch(
+        r"error: \S+ has no torch, which wnrl needs: (source \S+/activate|pip install -e \S+)\n",
+        ended.stderr,
+    )
+
+
+def test_a_module_that_wnrl_does_not_need_is_an_error_like_any_other():
+    def main(args):
+        raise ModuleNotFoundError("No module named 'mine'", name="mine")
+
+    with pytest.raises(ModuleNotFoundError, match="mine"):
+        _cli.run(main, Args, argv=[])
 
 
 def test_a_run_that_was_stopped_says_so_and_leaves_with_its_code(capsys):

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from scripts import compare
+from scripts._lists import studies
 from scripts._progress import as_table
 from wnrl.runs import write_json
 from wnrl.study.execute import runner, study_of
@@ -351,7 +351,7 @@ STUDY = replace(QUICK, tasks=[replace(digits, settings=settings)])
     assert f"seed 0: {failed['reason']}" in shown.stdout
 
 
-SHIPPED = sorted(path.stem for path in compare.STUDIES.glob("[!_]*.py"))
+SHIPPED = studies()
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -364,12 +364,9 @@ def test_shipped_studies_ask_for_what_there_is(tmp_path, monkeypatch, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_list_names_the_shipped_studies(capsys):
-    assert compare.main(compare.Args(list=True)) == 0
-    assert capsys.readouterr().out.split() == SHIPPED == ["agents", "mnist", "quick"]
-
-
-@pytest.mark.parametrize("words", [["--help"], ["--list"], ["quick", "--norm", "x"], ["quik"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--list", "studies"], ["quick", "--norm", "x"], ["quik"]]
+)
 def test_help_and_a_mistyped_word_need_no_torch(words):
     program = (
         "import runpy, sys\n"

@@ -22,7 +22,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import envs
 from agents import AGENTS
 from agents.config import OffPolicyConfig
-from scripts.train_agent import Args, cli, train
+from scripts import _cli
+from scripts.train_agent import Args, main, preset_of, train
 from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.rl.loading import load_agent
@@ -49,7 +50,7 @@ def tiny(folder, algo="ppo", **others):
 def leave(*flags):
     """The exit code of the program, run in this process."""
     with pytest.raises(SystemExit) as left:
-        cli(list(flags))
+        _cli.run(main, Args, default=preset_of, argv=flags)
     return left.value.code
 
 

@@ -38,6 +38,10 @@ DATASETS: dict[str, Dataset] = {
 """Published data sets by name; ``dataset`` knows frames of environments as well."""
 
 
+FORMS = {f"{FRAMES}<env id>": "3 × 64 × 64, 256 levels: what an agent that acts at random sees"}
+"""Names of data sets that are no rows, with what they mean."""
+
+
 def dataset(name: str) -> Dataset:
     """What is known of a data set.
 

@@ -1,0 +1,81 @@
+"""What programs know by a word, for ``--list``: the rows of tables, what was imported included."""
+
+import ast
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from wnrl.errors import check_choice
+
+STUDIES = Path(__file__).parent / "studies"
+Rows = Iterable[tuple[str, str]]
+"""Words, each with what it means."""
+
+
+def listed(what: str) -> list[str]:
+    """Return a line on each word of a kind, a key of ``LISTS``.
+
+    Raises:
+        UsageError: There is no such kind.
+    """
+    rows = list(LISTS[check_choice("list", what, LISTS)]())
+    width = max(len(word) for word, _ in rows) + 2
+    return [f"{word:{width}}{meaning}".rstrip() for word, meaning in rows]
+
+
+def studies() -> list[str]:
+    """Return the names of the studies that are shipped."""
+    return sorted(path.stem for path in STUDIES.glob("[!_]*.py"))
+
+
+def _norms() -> Rows:
+    from wnrl.norms import NORMS
+
+    return [(word, norm.meaning) for word, norm in NORMS.items()]
+
+
+def _algos() -> Rows:
+    from agents import AGENTS
+
+    return [(word, f"presets for {', '.join(row.presets)}") for word, row in AGENTS.items()]
+
+
+def _models() -> Rows:
+    from wnrl.vae.models import MODELS
+
+    return [(word, _first_line(model.__doc__)) for word, model in MODELS.items()]
+
+
+def _envs() -> Rows:
+    import gymnasium
+
+    import envs  # noqa: F401 (registers ours)
+
+    return [(env_id, "") for env_id in sorted(gymnasium.registry)]
+
+
+def _datasets() -> Rows:
+    from wnrl.data import DATASETS, FORMS
+
+    for word, row in DATASETS.items():
+        yield word, f"{' × '.join(map(str, row.shape))}, {row.levels} levels"
+    yield from FORMS.items()
+
+
+def _studies() -> Rows:
+    for word in studies():
+        text = (STUDIES / f"{word}.py").read_text(encoding="utf-8")
+        yield word, _first_line(ast.get_docstring(ast.parse(text)))
+
+
+def _first_line(docstring: str | None) -> str:
+    return (docstring or "").strip().partition("\n")[0]
+
+
+LISTS: dict[str, Callable[[], Rows]] = {
+    "norms": _norms,
+    "algos": _algos,
+    "models": _models,
+    "envs": _envs,
+    "datasets": _datasets,
+    "studies": _studies,
+}
