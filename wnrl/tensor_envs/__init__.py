@@ -2,11 +2,19 @@
 
 from wnrl.arguments import guard
 from wnrl.errors import check_choice
-from wnrl.tensor_envs.classic import CartPole
+from wnrl.tensor_envs.classic import Acrobot, CartPole, MountainCar, MountainCarContinuous, Pendulum
 from wnrl.tensor_envs.core import TensorEnv
 from wnrl.tensor_envs.table import TENSOR_ENVS
 
-__all__ = ["TENSOR_ENVS", "CartPole", "make"]
+__all__ = [
+    "TENSOR_ENVS",
+    "Acrobot",
+    "CartPole",
+    "MountainCar",
+    "MountainCarContinuous",
+    "Pendulum",
+    "make",
+]
 
 
 def make(env_id: str) -> TensorEnv:

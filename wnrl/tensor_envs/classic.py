@@ -12,9 +12,9 @@ from torch import Tensor
 from wnrl.tensor_envs.core import State
 
 
-def _box(*high: float) -> spaces.Box:
-    limits = np.array(high, np.float32)
-    return spaces.Box(-limits, limits, dtype=np.float32)
+def _box(*high: float, low: tuple[float, ...] | None = None) -> spaces.Box:
+    top = np.array(high, np.float32)
+    return spaces.Box(-top if low is None else np.array(low, np.float32), top, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,154 @@ class CartPole:
         x = x.add(torch.stack((speed, speed_rate, spin, spin_rate), -1), alpha=0.02)
         fallen = x[..., 2].abs() > self.ANGLE_LIMIT
         return {"x": x}, torch.ones_like(push), fallen | (x[..., 0].abs() > self.X_LIMIT)
+
+
+@dataclass(frozen=True)
+class Acrobot:
+    """``Acrobot-v1``: two links, the joint between them driven (Sutton, 1996).
+
+    The equations are those of Sutton & Barto's book with Gymnasium's lengths, masses and moments of
+    inertia, all 1 or 0.5, put in; one fourth-order Runge-Kutta step is 0.2 s.
+    """
+
+    MAX_SPIN: ClassVar[tuple[float, float]] = (4 * math.pi, 9 * math.pi)
+    observation_space: ClassVar[spaces.Box] = _box(1, 1, 1, 1, *MAX_SPIN)
+    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(3)
+    max_episode_steps: ClassVar[int] = 500
+    reset_draws: ClassVar[int] = 4
+    step_draws: ClassVar[int] = 0
+
+    def reset(self, u: Tensor) -> State:
+        """Return two angles and two angular velocities within 0.1 of zero: hanging at rest."""
+        return {"x": u * 0.2 - 0.1}
+
+    def observe(self, state: State) -> Tensor:
+        """Return cosine and sine of each angle and the angular velocities, ``(*B, 6)``."""
+        angles, spins = state["x"].split(2, dim=-1)
+        return torch.cat((torch.stack((angles.cos(), angles.sin()), -1).flatten(-2), spins), -1)
+
+    def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Turn the joint with -1, 0 or 1 Nm; the reward is -1 until the tip is 1 m up, then 0."""
+        x, torque, dt = state["x"], actions.to(state["x"].dtype) - 1, 0.2
+        slopes = [_acrobot_slope(x, torque)]
+        for share in (0.5, 0.5, 1.0):
+            slopes.append(_acrobot_slope(x.add(slopes[-1], alpha=share * dt), torque))
+        inner = (slopes[1] + slopes[2]).mul_(2).add_(slopes[0]).add_(slopes[3])
+        first, second, first_spin, second_spin = x.add(inner, alpha=dt / 6).unbind(-1)
+        first, second = _wrapped(first), _wrapped(second)
+        top_1, top_2 = self.MAX_SPIN
+        spins = (first_spin.clamp(-top_1, top_1), second_spin.clamp(-top_2, top_2))
+        terminated = first.cos() + (first + second).cos() < -1
+        rewards = terminated.to(x.dtype) - 1
+        return {"x": torch.stack((first, second, *spins), -1)}, rewards, terminated
+
+
+def _acrobot_slope(x: Tensor, torque: Tensor) -> Tensor:
+    """Return the time derivative of both angles and angular velocities, ``(*B, 4)``."""
+    first, second, first_spin, second_spin = x.unbind(-1)
+    sin, cos = second.sin(), second.cos()
+    d1, d2 = cos + 3.5, cos * 0.5 + 1.25
+    phi2 = (first + second).sin() * 4.9
+    phi1 = phi2 + 14.7 * first.sin() - sin * second_spin * (first_spin + 0.5 * second_spin)
+    ratio = d2 / d1
+    drive = torque + ratio * phi1 - phi2 - 0.5 * first_spin.square() * sin
+    second_rate = drive / (1.25 - d2 * ratio)
+    first_rate = -(d2 * second_rate + phi1) / d1
+    return torch.stack((first_spin, second_spin, first_rate, second_rate), -1)
+
+
+def _wrapped(angle: Tensor) -> Tensor:
+    """Return an angle within -π and π."""
+    return angle - (angle / (2 * math.pi)).round() * (2 * math.pi)
+
+
+class _Valley:
+    """A car between two hills: what both mountain cars share."""
+
+    LEFT_END: ClassVar[float] = -1.2
+    MAX_SPEED: ClassVar[float] = 0.07
+    observation_space: ClassVar[spaces.Box] = _box(0.6, MAX_SPEED, low=(LEFT_END, -MAX_SPEED))
+    reset_draws: ClassVar[int] = 1
+    step_draws: ClassVar[int] = 0
+
+    def reset(self, u: Tensor) -> State:
+        """Return a place in the valley, between -0.6 and -0.4, at rest."""
+        position = u[..., 0] * 0.2 - 0.6
+        return {"position": position, "velocity": torch.zeros_like(position)}
+
+    def observe(self, state: State) -> Tensor:
+        """Return position and velocity, ``(*B, 2)``."""
+        return torch.stack((state["position"], state["velocity"]), -1)
+
+    def _roll(self, state: State, push: Tensor, goal: float) -> tuple[State, Tensor]:
+        """Return the state after one step, and whether the goal was reached."""
+        velocity = state["velocity"] + push - 0.0025 * (3 * state["position"]).cos()
+        velocity = velocity.clamp(-self.MAX_SPEED, self.MAX_SPEED)
+        position = (state["position"] + velocity).clamp(self.LEFT_END, 0.6)
+        at_wall = (position <= self.LEFT_END) & (velocity < 0)
+        velocity = velocity.masked_fill(at_wall, 0)
+        return {"position": position, "velocity": velocity}, (position >= goal) & (velocity >= 0)
+
+
+@dataclass(frozen=True)
+class MountainCar(_Valley):
+    """``MountainCar-v0``: too weak for the hill, it has to swing (Moore, 1990)."""
+
+    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(3)
+    max_episode_steps: ClassVar[int] = 200
+
+    def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Push left, not at all or right; the reward is -1."""
+        push = (actions.to(state["velocity"].dtype) - 1) * 0.001
+        state, terminated = self._roll(state, push, goal=0.5)
+        return state, torch.full_like(push, -1), terminated
+
+
+@dataclass(frozen=True)
+class MountainCarContinuous(_Valley):
+    """``MountainCarContinuous-v0``: the same with a force, a goal at 0.45 and a cost of force.
+
+    Gymnasium rounds its state to float32 after each step; here it has the precision of the draws.
+    """
+
+    action_space: ClassVar[spaces.Box] = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    max_episode_steps: ClassVar[int] = 999
+
+    def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Push with at most 1; the reward is 100 at the goal less 0.1 force², clipped or not."""
+        force = actions[..., 0]
+        state, terminated = self._roll(state, force.clamp(-1, 1) * 0.0015, goal=0.45)
+        return state, terminated * 100 - force.square() * 0.1, terminated
+
+
+@dataclass(frozen=True)
+class Pendulum:
+    """``Pendulum-v1``: a pendulum that is to be swung up and held with a small torque."""
+
+    MAX_SPIN: ClassVar[float] = 8.0
+    MAX_TORQUE: ClassVar[float] = 2.0
+    observation_space: ClassVar[spaces.Box] = _box(1, 1, MAX_SPIN)
+    action_space: ClassVar[spaces.Box] = spaces.Box(-MAX_TORQUE, MAX_TORQUE, (1,), np.float32)
+    max_episode_steps: ClassVar[int] = 200
+    reset_draws: ClassVar[int] = 2
+    step_draws: ClassVar[int] = 0
+
+    def reset(self, u: Tensor) -> State:
+        """Return any angle, and an angular velocity within -1 and 1."""
+        return {"angle": (u[..., 0] * 2 - 1) * math.pi, "spin": u[..., 1] * 2 - 1}
+
+    def observe(self, state: State) -> Tensor:
+        """Return the angle's cosine and sine (1 and 0 upright) and its velocity, ``(*B, 3)``."""
+        angle = state["angle"]
+        return torch.stack((angle.cos(), angle.sin(), state["spin"]), -1)
+
+    def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Turn with at most 2 Nm for 0.05 s; the cost is of angle, velocity and torque."""
+        angle, spin = state["angle"], state["spin"]
+        torque = actions[..., 0].clamp(-self.MAX_TORQUE, self.MAX_TORQUE)
+        off = (angle + math.pi).remainder(2 * math.pi) - math.pi
+        rewards = -(off.square() + 0.1 * spin.square() + 0.001 * torque.square())
+        spin = spin + (15 * angle.sin() + 3 * torque) * 0.05
+        spin = spin.clamp(-self.MAX_SPIN, self.MAX_SPIN)
+        state = {"angle": angle.add(spin, alpha=0.05), "spin": spin}
+        return state, rewards, torch.zeros_like(spin, dtype=torch.bool)

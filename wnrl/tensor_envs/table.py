@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 
-from wnrl.tensor_envs.classic import CartPole
+from wnrl.tensor_envs.classic import Acrobot, CartPole, MountainCar, MountainCarContinuous, Pendulum
 from wnrl.tensor_envs.core import TensorEnv
 
 TENSOR_ENVS: dict[str, Callable[[], TensorEnv]] = {
     "CartPole-v1": CartPole,
+    "Acrobot-v1": Acrobot,
+    "MountainCar-v0": MountainCar,
+    "MountainCarContinuous-v0": MountainCarContinuous,
+    "Pendulum-v1": Pendulum,
 }
 """From the id of the Gymnasium environment with the same dynamics to the one here."""
