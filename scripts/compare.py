@@ -47,6 +47,9 @@ class Args:
     """Only tasks with these algorithms or models, or these variants of them (crossq-target)."""
     device: str = "auto"
     """auto (a GPU where there is one and the network is not small), cpu, cuda or cuda:<k>."""
+    engine: str = "auto"
+    """population (runs of one norm are trained as one batch), processes (each by itself), or auto:
+    in batches what was measured to be faster so."""
     workers: int | None = None
     """Processes that train at a time; one a core if not given."""
     budget: float | None = None
@@ -68,6 +71,7 @@ def compare(args: Args, path: Path, workers: int) -> int:
     """Do what ``main`` does once the flags are looked at; here torch is imported."""
     from scripts._progress import one_colour_an_arm, show_progress, show_tables
     from wnrl.runs import Stopped, is_finished
+    from wnrl.study.batches import jobs
     from wnrl.study.execute import load_study, study_of
     from wnrl.study.folder import REPORT, TABLE, add_duration, open_study, publish
     from wnrl.study.processes import processes
@@ -85,13 +89,15 @@ def compare(args: Args, path: Path, workers: int) -> int:
         settings={**study.settings, "device": args.device},
     )
     trials = study.trials()
+    jobs(trials, args.engine, workers)  # which refuses what the engine cannot train
     root = (args.run_dir or Path("runs") / study.name).absolute()
     with open_study(root, study, trials):
         print(root, flush=True)
         started = time.monotonic()
         waiting = [trial for trial in trials if not is_finished(root / trial.folder)]
+        planned = jobs(waiting, args.engine, workers)
         imports = (*_cli.imports(sys.argv[1:]), module)
-        events = processes(waiting, root, workers=workers, imports=imports)
+        events = processes(planned, root, workers=workers, imports=imports)
         try:
             with closing(events):
                 crashed = show_progress(events, len(trials), len(trials) - len(waiting))

@@ -94,5 +94,5 @@ def note(folder, name):
 
 if __name__ == "__main__":
     root, function = Path(sys.argv[1]), sys.argv[2]
-    for _event in processes(study_of(function).trials(), root, workers=2):
+    for _event in processes([(t,) for t in study_of(function).trials()], root, workers=2):
         pass

@@ -19,7 +19,7 @@ ARMS = {arm.name for arm in fake_runner.ARMS}
 
 def run(function, root, workers=2):
     trials = fake_runner.study_of(function).trials()
-    with closing(processes(trials, root, workers=workers)) as events:
+    with closing(processes([(trial,) for trial in trials], root, workers=workers)) as events:
         return list(events)
 
 
@@ -74,7 +74,7 @@ def test_a_runner_that_leaves_no_result_has_crashed(tmp_path):
 
 def test_leaving_the_loop_stops_the_workers(tmp_path):
     trials = fake_runner.study_of("sleep").trials()
-    with closing(processes(trials, tmp_path, workers=2)) as events:
+    with closing(processes([(trial,) for trial in trials], tmp_path, workers=2)) as events:
         assert [next(events).kind, next(events).kind] == ["started", "started"]
         wait_for(lambda: len(noted(tmp_path)) == 2)
     assert not any(alive(pid) for pid in noted(tmp_path))

@@ -29,21 +29,25 @@ from wnrl.runs.folder import (
 )
 from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.runs.machine import resolve_device, seed_everything, versions
-from wnrl.runs.session import Length, Options, Work, carry_out
+from wnrl.runs.session import carry_out, carry_out_batch
+from wnrl.runs.work import Batch, Length, Member, Options, Work
 
 __all__ = [
     "CHECKPOINT",
     "CONFIG",
     "RESULT",
     "VERSIONS",
+    "Batch",
     "EventFile",
     "Interrupts",
     "Length",
+    "Member",
     "Options",
     "Run",
     "Stopped",
     "Work",
     "carry_out",
+    "carry_out_batch",
     "check_run_folder",
     "checked_file",
     "file_checksum",

@@ -9,201 +9,23 @@ import errno
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from wnrl.errors import NonFiniteError, UsageError, check_from_zero, printable
+from wnrl.errors import NonFiniteError, UsageError, printable
 from wnrl.runs.events import EventFile
 from wnrl.runs.files import read_values, write_values
-from wnrl.runs.folder import (
-    CHECKPOINT,
-    CONFIG,
-    Run,
-    as_before,
-    clear,
-    differing,
-    is_finished,
-    open_run,
-    plain_json,
-    read_config,
-    read_result,
-)
+from wnrl.runs.folder import CHECKPOINT, Run, is_finished, open_run, read_result
 from wnrl.runs.interrupts import Interrupts, Stopped
+from wnrl.runs.present import KIND, Present
+from wnrl.runs.work import Batch, Length, Member, Options, Steps, Work
 
-KIND = "checkpoint of a run"
-WHERE = ("device", "threads", "compile", "extended_from")
-"""Settings that may differ in a run that goes on: where, and from what it was extended."""
+AS_USUAL = Options()
 PROGRESS_SECONDS = 0.2
 RARELY = 20  # checkpoints take no more than a twentieth of the time
-
-
-class Work(Protocol):
-    """What is trained; built for a run, and not yet at any step."""
-
-    machine: Mapping[str, Any]
-    """``device`` and ``threads`` as they were settled."""
-    identity: Mapping[str, Any]
-    """``task`` and ``algo``, which stand beside the settings in TensorBoard's HParams tab."""
-    metrics: Mapping[str, str]
-    """From tags of that tab to keys of the result."""
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-
-    def state(self) -> dict[str, Any]:
-        """Return what ``restore`` takes, as ``write_values`` has it; NonFiniteError for a NaN."""
-
-    def restore(self, state: Mapping[str, Any]) -> str:
-        """Go to where ``state`` was taken; return a clause to be told, or an empty string."""
-
-    def train(self, events: EventFile, between: Callable[[], None]) -> None:
-        """Train to the last step, calling ``between`` wherever the state may be taken.
-
-        Raises:
-            NonFiniteError: Something became NaN or infinite.
-        """
-
-    def report(self) -> dict[str, Any]:
-        """Return what the result has of training, be it ended or failed."""
-
-    def measure(self, folder: Path) -> dict[str, Any]:
-        """Write the trained model's files into ``folder`` and return what else the result has.
-
-        It may be stopped anywhere and called again.
-
-        Raises:
-            NonFiniteError: Something that is measured is NaN or infinite.
-        """
-
-
-@dataclass(frozen=True)
-class Length:
-    """How the settings of a run say how long it is."""
-
-    keys: tuple[str, ...]
-    """Which of them do."""
-    steps: Callable[[Mapping[str, Any]], int]
-    """From settings to steps."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run is carried out, which does not change what it gives."""
-
-    resume: bool = False
-    """Go on where the run in the folder was stopped, or to more steps; begin if there is none."""
-    checkpoint_minutes: float = 10.0
-    """Time between checkpoints; longer where they take long to write."""
-    keep_checkpoint: bool = True
-    """Leave the last one in a finished run, which can then be extended."""
-
-    def __post_init__(self) -> None:
-        check_from_zero(checkpoint_minutes=self.checkpoint_minutes)
-
-
-def carry_out(
-    path: Path,
-    settings: Mapping[str, Any],
-    build: Callable[[], Work],
-    length: Length,
-    files: tuple[str, ...],
-    options: Options = Options(),
-    progress: Callable[[float], None] = lambda fraction: None,
-    accepted: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Do a run, go on with one, or return the result of one that is finished.
-
-    Args:
-        path: The run's folder.
-        settings: Every value that decides what the run does. Where ``device`` is ``auto`` or
-            ``threads`` None, nothing is said, and what the run had is meant.
-        build: Makes what is trained, and refuses what cannot be; nothing has been written then.
-        length: Which of the settings say how long.
-        files: Names that ``Work.measure`` writes.
-        options: How it is carried out.
-        progress: Called with the share that is done, a few times a second.
-        accepted: Called once, when nothing can be refused any more.
-
-    Returns:
-        What ``result.json`` holds. ``status`` is ``finished``, or ``failed`` with a ``reason``;
-        ``wall_time`` is everything, earlier parts of the run included, in seconds.
-
-    Raises:
-        UsageError: The run cannot be done; its folder is as it was.
-        Stopped: A signal came; a checkpoint was written, unless its message says that it was not.
-    """
-    started = time.perf_counter()
-    present = _Present.of(path, settings, length, options.resume)
-    if present.shows_result:
-        may_change = ("extended_from",) if options.resume else ()
-        with open_run(path, present.settings, may_change=may_change):
-            accepted()
-            return read_result(path)
-    work = build()
-    settings = {**settings, **work.machine}
-    with Interrupts() as interrupts, present.opened(settings, work, files) as (run, saved):
-        accepted()
-        if run.finished:  # by another process, while this one was waiting for the folder
-            return read_result(path)
-        events = EventFile(path)
-        if saved:
-            events.cut(saved["events"])
-        keeper = _Keeper(run, work, events, options, started - saved.get("wall_time", 0.0))
-        shown = 0.0
-
-        def between() -> None:
-            nonlocal shown
-            if interrupts.received is not None:
-                how = "--resume goes on from here" if keeper.save() else "not saved"
-                where = f"stopped at step {work.step} of {work.total_steps}"
-                raise Stopped(interrupts.received, f"{where}; {how}")
-            now = time.monotonic()
-            if now >= keeper.due:
-                keeper.save()
-            if now - shown >= PROGRESS_SECONDS:
-                shown = now
-                progress(min(1.0, work.step / work.total_steps))
-
-        result: dict[str, Any] = {"status": "finished"}
-        try:
-            work.train(events, between)
-            how = "--resume measures again" if keeper.save() else "the last update is not saved"
-            with interrupts.at_once(f"stopped after the last step; {how}"), _disk_in_words(path):
-                progress(1.0)
-                result |= work.report() | work.measure(path)
-        except NonFiniteError as error:
-            result = {"status": "failed", "reason": printable(error, 500)} | work.report()
-            keeper.save_if_finite()
-        result = _finite({**result, "wall_time": keeper.wall_time})
-        scores = {tag: result[key] for tag, key in work.metrics.items() if key in result}
-        events.add_hparams({**work.identity, **run.config}, scores, work.step)
-        events.close()
-        with _disk_in_words(path):
-            run.write_result(result, files)
-        if not options.keep_checkpoint:
-            (path / CHECKPOINT).unlink(missing_ok=True)
-        return read_result(path)
-
-
-@contextmanager
-def _disk_in_words(path: Path) -> Iterator[None]:
-    """Raise UsageError where the disk is full, or may no longer be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
-            raise
-        raise UsageError(
-            f"run_dir {path}: {printable(error.strerror)}; the same command with --resume goes on"
-        ) from error
 
 
 class _Keeper:
@@ -216,9 +38,10 @@ class _Keeper:
     """
 
     def __init__(
-        self, run: Run, work: Work, events: EventFile, options: Options, started: float
+        self, run: Run, work: Member, events: EventFile, options: Options, started: float
     ) -> None:
         self.run, self.work, self.events, self.started = run, work, events, started
+        self.options = options
         self.seconds = 60 * options.checkpoint_minutes
         self.due = time.monotonic() + self.seconds
 
@@ -250,124 +73,240 @@ class _Keeper:
             self.due = began + max(self.seconds, RARELY * cost if self.seconds else 0.0)
         return True
 
-    def save_if_finite(self) -> None:
-        """Write a checkpoint of a run that failed, where its state is one that was finite."""
+    def save_if_finite(self) -> bool:
+        """Write a checkpoint, unless what is trained is not finite; return False if that failed."""
         try:
-            self.save()
+            return self.save()
         except NonFiniteError:
-            return
+            return True
 
 
 @dataclass(frozen=True)
-class _Present:
-    """A folder as a call finds it, and what the call means there."""
+class _Together:
+    """Writes the checkpoints of a batch, one a run; those of runs that became NaN stay."""
 
-    path: Path
-    settings: Mapping[str, Any]
-    """As they were asked for, with the run's own device and threads where none are given."""
-    earlier: Mapping[str, Any]
-    """The configuration of the run that the folder has; empty where there is none."""
-    length_keys: tuple[str, ...]
-    steps: int
-    ended: int
-    """Steps that are asked for, and steps that the run was to have."""
-    resume: bool
-
-    @classmethod
-    def of(
-        cls, path: Path, settings: Mapping[str, Any], length: Length, resume: bool
-    ) -> "_Present":
-        """Look into ``path``.
-
-        Raises:
-            UsageError: The run there is damaged, of another program, or wants ``resume``.
-        """
-        settings, earlier = plain_json(settings), read_config(path)
-        if earlier and not earlier.keys() >= set(length.keys):
-            raise UsageError(
-                f"run_dir {path} holds no run of this program: its {CONFIG} has no "
-                f"{' and no '.join(length.keys)}; choose another folder"
-            )
-        settings = as_before(settings, earlier)
-        steps = length.steps(settings)
-        ended = length.steps(earlier) if earlier else steps
-        present = cls(path, settings, earlier, length.keys, steps, ended, resume)
-        present._check_intention()
-        return present
+    keepers: Sequence[_Keeper]
 
     @property
-    def shows_result(self) -> bool:
-        """Whether the run is finished and the call asks for no more."""
-        return is_finished(self.path) and not (self.resume and self.steps > self.ended)
+    def due(self) -> float:
+        return max(keeper.due for keeper in self.keepers)
 
-    def _check_intention(self) -> None:
-        path, finished = self.path, is_finished(self.path)
-        if not self.earlier:
-            return
-        can_go_on = (path / CHECKPOINT).is_file()
-        if self.resume:
-            if finished and self.steps > self.ended:
-                if read_result(path).get("status") != "finished":
-                    raise UsageError(f"run_dir {path} holds a run that failed; it cannot go on")
-                if not can_go_on:
-                    raise UsageError(
-                        f"run_dir {path} has no {CHECKPOINT}, from which it could go on"
-                    )
-            return
-        others = differing(self.earlier, self.settings)
-        if finished and others and others <= {*self.length_keys} and self.steps > self.ended:
-            raise UsageError(
-                f"run_dir {path} holds a finished run of {self.ended} steps; --resume extends it "
-                f"to {self.steps}"
-            )
-        if not finished and not others and can_go_on:
-            step = read_values(path / CHECKPOINT, KIND)["step"]
-            raise UsageError(
-                f"run_dir {path} holds a run that was stopped at step {step} of {self.steps}: "
-                "--resume goes on from there; to begin anew, choose another folder"
-            )
+    def save(self) -> bool:
+        saved = [keeper.save_if_finite() for keeper in self.keepers]  # each, whatever the first did
+        return all(saved)
 
-    @contextmanager
-    def opened(
-        self, settings: Mapping[str, Any], work: Work, files: tuple[str, ...]
-    ) -> Iterator[tuple[Run, dict[str, Any]]]:
-        """Open the folder for ``work``, which gets the state of the checkpoint if it goes on.
 
-        Yields:
-            The run, and what its checkpoint holds; nothing where it begins.
+def carry_out(
+    path: Path,
+    settings: Mapping[str, Any],
+    build: Callable[[], Work],
+    length: Length,
+    files: tuple[str, ...],
+    options: Options = AS_USUAL,
+    progress: Callable[[float], None] = lambda fraction: None,
+    accepted: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Do a run, go on with one, or return the result of one that is finished.
 
-        Raises:
-            UsageError: The folder or its checkpoint cannot be used; nothing in it has changed.
-        """
-        checkpoint = self.path / CHECKPOINT
-        if not (self.resume and self.earlier and checkpoint.is_file()):
-            with open_run(self.path, settings, files=files) as run:
-                if self.resume and not run.finished:
-                    begins = "nothing to resume, the run begins"
-                    print(f"run_dir {self.path} has no {CHECKPOINT}: {begins}", file=sys.stderr)
-                yield run, {}
-            return
-        longer = self.steps > self.ended
-        if extended := [*self.earlier.get("extended_from", []), *([self.ended] if longer else [])]:
-            settings = {**settings, "extended_from": extended}
-        may_change = (*self.length_keys, *WHERE) if self.steps >= self.ended else ()
-        with open_run(self.path, settings, may_change=may_change) as run:
-            if run.finished and not longer:
-                yield run, {}
-                return
-            saved = read_values(checkpoint, KIND)
-            told = [f"resumed at step {saved['step']} of {self.steps}"]
-            try:
-                clause = work.restore(saved["work"])
-            except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as e:
-                reason = printable(e) or type(e).__name__
-                raise UsageError(f"checkpoint {checkpoint} is of another model: {reason}") from e
-            run.begin()
-            clear(self.path, files)
-            if longer:
-                told.append(f"schedules are over all {self.steps} steps, not over {self.ended}")
-            print("; ".join([*told, *([clause] if clause else [])]), file=sys.stderr)
-            yield run, saved
+    Args:
+        path: The run's folder.
+        settings: Every value that decides what the run does. Where ``device`` is ``auto`` or
+            ``threads`` None, nothing is said, and what the run had is meant.
+        build: Makes what is trained, and refuses what cannot be; nothing has been written then.
+        length: Which of the settings say how long.
+        files: Names that ``Work.measure`` writes.
+        options: How it is carried out.
+        progress: Called with the share that is done, a few times a second.
+        accepted: Called once, when nothing can be refused any more.
+
+    Returns:
+        What ``result.json`` holds. ``status`` is ``finished``, or ``failed`` with a ``reason``;
+        ``wall_time`` is everything, earlier parts of the run included, in seconds.
+
+    Raises:
+        UsageError: The run cannot be done; its folder is as it was.
+        Stopped: A signal came; a checkpoint was written, unless its message says that it was not.
+    """
+    started = time.perf_counter()
+    present = Present.of(path, settings, length, options.resume)
+    if present.shows_result:
+        may_change = ("extended_from",) if options.resume else ()
+        with open_run(path, present.settings, may_change=may_change):
+            accepted()
+            return read_result(path)
+    work = build()
+    settings = {**settings, **work.machine}
+    with Interrupts() as interrupts, present.opened(settings, work, files) as (run, saved):
+        accepted()
+        if run.finished:  # by another process, while this one was waiting for the folder
+            return read_result(path)
+        events = EventFile(path)
+        if saved:
+            events.cut(saved["events"])
+        keeper = _Keeper(run, work, events, options, started - saved.get("wall_time", 0.0))
+        result: dict[str, Any] = {"status": "finished"}
+        try:
+            work.train(events, _pauses(work, keeper, interrupts, progress))
+            how = "--resume measures again" if keeper.save() else "the last update is not saved"
+            with interrupts.at_once(f"stopped after the last step; {how}"), _disk_in_words(path):
+                progress(1.0)
+                result |= work.report() | work.measure(path)
+        except NonFiniteError as error:
+            result = _failed(error) | work.report()
+            keeper.save_if_finite()
+        return _ended(run, work, keeper, result, files)
+
+
+def carry_out_batch(
+    paths: Sequence[Path],
+    settings: Sequence[Mapping[str, Any]],
+    build: Callable[[Sequence[int]], Batch],
+    length: Length,
+    files: tuple[str, ...],
+    options: Options = AS_USUAL,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> list[dict[str, Any]]:
+    """Do many runs together, each in a folder of its own, as ``carry_out`` does one.
+
+    What is finished is not done again. Runs that were stopped go on from their checkpoints,
+    together with those that were stopped at the same step. A run whose numbers become NaN fails
+    alone.
+
+    Args:
+        paths: The runs' folders.
+        settings: As ``carry_out`` has them, a run's each.
+        build: Makes a batch of those runs whose places in ``paths`` it is given.
+        length: As ``carry_out`` has it.
+        files: As ``carry_out`` has it.
+        options: How they are carried out.
+        progress: Called with the share that is done, a few times a second.
+
+    Returns:
+        What each ``result.json`` holds, in the order of ``paths``.
+
+    Raises:
+        UsageError: A run cannot be done.
+        Stopped: A signal came, as in ``carry_out``.
+    """
+    together: dict[int, list[int]] = {}
+    for place, path in enumerate(paths):
+        if not is_finished(path):
+            together.setdefault(_saved_step(path) if options.resume else 0, []).append(place)
+    for done, places in enumerate(together.values()):
+
+        def share(fraction: float, done: int = done) -> None:
+            progress((done + fraction) / len(together))
+
+        _carry_out_together(
+            [paths[i] for i in places],
+            [settings[i] for i in places],
+            build(places),
+            length,
+            files,
+            options,
+            share,
+        )
+    return [read_result(path) for path in paths]
+
+
+def _carry_out_together(
+    paths: Sequence[Path],
+    settings: Sequence[Mapping[str, Any]],
+    batch: Batch,
+    length: Length,
+    files: tuple[str, ...],
+    options: Options,
+    progress: Callable[[float], None],
+) -> None:
+    started = time.perf_counter()
+    with Interrupts() as interrupts, ExitStack() as stack:
+        keepers = []
+        for path, values, member in zip(paths, settings, batch.members, strict=True):
+            present = Present.of(path, values, length, options.resume)
+            opened = present.opened({**present.settings, **member.machine}, member, files)
+            run, saved = stack.enter_context(opened)
+            events = EventFile(path)
+            if saved:
+                events.cut(saved["events"])
+            before = saved.get("wall_time", 0.0)
+            keepers.append(_Keeper(run, member, events, options, started - before))
+        keeper = _Together(keepers)
+        batch.train([k.events for k in keepers], _pauses(batch, keeper, interrupts, progress))
+        how = "--resume measures again" if keeper.save() else "the last update is not saved"
+        with interrupts.at_once(f"stopped after the last step; {how}"):
+            for k in keepers:
+                if k.run.finished:  # by another process, while this one was waiting for the folder
+                    continue
+                with _disk_in_words(k.run.path):
+                    try:
+                        result = {"status": "finished", **k.work.report()}
+                        result |= k.work.measure(k.run.path)
+                    except NonFiniteError as error:
+                        result = _failed(error) | k.work.report()
+                _ended(k.run, k.work, k, result, files)
+
+
+def _saved_step(path: Path) -> int:
+    """Return the step of a folder's checkpoint; 0 where there is none."""
+    checkpoint = path / CHECKPOINT
+    return int(read_values(checkpoint, KIND)["step"]) if checkpoint.is_file() else 0
+
+
+def _pauses(
+    work: Steps,
+    keeper: _Keeper | _Together,
+    interrupts: Interrupts,
+    progress: Callable[[float], None],
+) -> Callable[[], None]:
+    """Return what training calls wherever its state may be taken."""
+    shown = 0.0
+
+    def between() -> None:
+        nonlocal shown
+        if interrupts.received is not None:
+            how = "--resume goes on from here" if keeper.save() else "not saved"
+            where = f"stopped at step {work.step} of {work.total_steps}"
+            raise Stopped(interrupts.received, f"{where}; {how}")
+        now = time.monotonic()
+        if now >= keeper.due:
+            keeper.save()
+        if now - shown >= PROGRESS_SECONDS:
+            shown = now
+            progress(min(1.0, work.step / work.total_steps))
+
+    return between
+
+
+def _failed(error: NonFiniteError) -> dict[str, Any]:
+    return {"status": "failed", "reason": printable(error, 500)}
+
+
+def _ended(
+    run: Run, work: Member, keeper: _Keeper, result: dict[str, Any], files: tuple[str, ...]
+) -> dict[str, Any]:
+    """Write the result, behind everything else, and return it as it reads."""
+    result = _finite({**result, "wall_time": keeper.wall_time})
+    scores = {tag: result[key] for tag, key in work.metrics.items() if key in result}
+    keeper.events.add_hparams({**work.identity, **run.config}, scores, work.step)
+    keeper.events.close()
+    with _disk_in_words(run.path):
+        run.write_result(result, files)
+    if not keeper.options.keep_checkpoint:
+        (run.path / CHECKPOINT).unlink(missing_ok=True)
+    return read_result(run.path)
+
+
+@contextmanager
+def _disk_in_words(path: Path) -> Iterator[None]:
+    """Raise UsageError where the disk is full, or may no longer be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+            raise
+        raise UsageError(
+            f"run_dir {path}: {printable(error.strerror)}; the same command with --resume goes on"
+        ) from error
 
 
 def _finite(result: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 A runner is a function ``train(trial, folder, progress) -> result`` that is named
 ``module:function``, so that any process can import it; beside it in the module stands
 ``settings(trial)``, which returns what ``config.json`` will hold and raises UsageError for what
-cannot be done. An executor takes trials to events; what the runs found lies in their folders.
+cannot be done. A module that can train trials as one batch has ``batching(trial)``, which returns
+a ``Batching``, and ``train_batch(trials, folders, progress) -> results``, too. An executor takes
+trials to events; what the runs found lies in their folders.
 """
 
 import importlib.util
@@ -24,6 +26,18 @@ Train = Callable[[Trial, Path, Progress], Result]
 
 
 @dataclass(frozen=True)
+class Batching:
+    """How a runner would train a trial together with others of the same ``batch_key``."""
+
+    refusal: str = ""
+    """Why it cannot, and what it can, in one line; empty where it can."""
+    members: int = 8
+    """Runs that it takes at a time."""
+    pays: bool = True
+    """Whether that was measured to be faster than one process a run."""
+
+
+@dataclass(frozen=True)
 class Event:
     """News of a trial."""
 
@@ -36,8 +50,10 @@ class Event:
     reason: str = ""
 
 
-Executor = Callable[[Sequence[Trial], Path], Generator[Event]]
-"""Train trials, in this order, each in its own folder below the study's, and yield what happens.
+Job = tuple[Trial, ...]
+"""Trials that are trained together; a single one is trained by itself."""
+Executor = Callable[[Sequence[Job], Path], Generator[Event]]
+"""Train jobs, in this order, each trial in its own folder below the study's; yield what happens.
 
 Closing the generator stops the work. After a signal it raises ``Stopped``.
 """
@@ -57,6 +73,24 @@ def runner(name: str) -> tuple[Train, Callable[[Trial], Result]]:
         if not callable(getattr(module, word, None)):
             raise UsageError(f"runner {name!r}: {module_name} has no function {word!r}")
     return getattr(module, function), module.settings
+
+
+def batching(trial: Trial) -> Batching:
+    """Return how the module of a trial's runner can train it together with others."""
+    module = _module_of(trial)
+    if not hasattr(module, "batching"):
+        return Batching(refusal=f"runner {trial.runner!r} trains one run at a time")
+    return module.batching(trial)
+
+
+def train_batch(trials: Sequence[Trial], folders: Sequence[Path], progress: Progress) -> list[Any]:
+    """Train trials of one ``batch_key``, or go on with them, and return their results."""
+    return list(_module_of(trials[0]).train_batch(trials, folders, progress))
+
+
+def _module_of(trial: Trial) -> Any:
+    runner(trial.runner)  # which says what is wrong with the name
+    return sys.modules[trial.runner.partition(":")[0]]
 
 
 def imported(module_name: str, what: str) -> Any:

@@ -1,7 +1,8 @@
 """The executor of this machine: worker processes that neither outlive the study nor take it down.
 
-Each worker is a fresh interpreter that takes one trial after another, so that torch is imported
-once a worker. A trial that raises, or takes its worker with it, fails alone. When the study's
+Each worker is a fresh interpreter that takes one job after another, a trial or several that are
+trained as one batch, so that torch is imported once a worker. A job that raises, or takes its
+worker with it, fails alone. When the study's
 process ends, in whatever way, its workers end too: no orphan goes on writing into a run folder
 that the next call has taken over.
 """
@@ -28,7 +29,7 @@ import torch
 from wnrl.errors import UsageError, printable
 from wnrl.runs import RESULT, is_finished
 from wnrl.runs.interrupts import SIGNALS, Stopped
-from wnrl.study.execute import Event, Progress, runner
+from wnrl.study.execute import Event, Job, Progress, runner, train_batch
 from wnrl.study.plan import Trial
 
 SPAWN = mp.get_context("spawn")  # CUDA and torch's threads do not survive a fork
@@ -36,15 +37,15 @@ GRACE = 25.0  # seconds in which a worker that is asked to stop may write its ch
 
 
 def processes(
-    trials: Sequence[Trial], root: Path, *, workers: int, imports: Sequence[str] = ()
+    jobs: Sequence[Job], root: Path, *, workers: int, imports: Sequence[str] = ()
 ) -> Generator[Event]:
-    """Train trials in processes on this machine and yield what happens.
+    """Train jobs in processes on this machine and yield what happens.
 
     The first Ctrl-C, SIGTERM or SIGHUP asks the workers to stop with a checkpoint; a second one
     kills them.
 
     Args:
-        trials: In the order in which they start.
+        jobs: In the order in which they start.
         root: The study's folder; what the workers print goes to ``worker<k>.log`` there.
         workers: Processes at a time.
         imports: Modules that a worker imports first, such as one that registers norms.
@@ -56,19 +57,19 @@ def processes(
     Raises:
         Stopped: A signal came, and the workers have ended.
     """
-    waiting = list(trials)
+    waiting = list(jobs)
     with _noted_signals() as signals:
         pool = [_Worker(k, root, imports) for k in range(min(workers, len(waiting)))]
         try:
             while not signals:
                 for worker in pool:
-                    if worker.trial is None and waiting:
-                        yield worker.start(waiting.pop(0))
-                busy = {worker.conn: worker for worker in pool if worker.trial is not None}
+                    if not worker.job and waiting:
+                        yield from worker.start(waiting.pop(0))
+                busy = {worker.conn: worker for worker in pool if worker.job}
                 if not busy:
                     break
                 for conn in wait(busy, timeout=0.1):
-                    yield busy[conn].receive()  # type: ignore[index]  # wait returns what it got
+                    yield from busy[conn].receive()  # type: ignore[index]  # wait returns what it got
         finally:
             _stop(pool, signals)
     if signals:
@@ -76,12 +77,12 @@ def processes(
 
 
 class _Worker:
-    """The parent's end of one process; a process that died is replaced at the next trial."""
+    """The parent's end of one process; a process that died is replaced at the next job."""
 
     def __init__(self, index: int, root: Path, imports: Sequence[str]) -> None:
         self._log = root / f"worker{index}.log"
         self._arguments = (root, imports, self._log)
-        self.trial: Trial | None = None
+        self.job: Job = ()
         self._launch()
 
     def _launch(self) -> None:
@@ -93,33 +94,33 @@ class _Worker:
         conn.close()
         orders.close()
 
-    def start(self, trial: Trial) -> Event:
+    def start(self, job: Job) -> list[Event]:
         if not self.process.is_alive():
             self._launch()
-        self.trial = trial
-        self.conn.send(trial)
-        return Event("started", trial)
+        self.job = job
+        self.conn.send(job)
+        return [Event("started", trial) for trial in job]
 
-    def receive(self) -> Event:
-        assert self.trial is not None
-        trial = self.trial
+    def receive(self) -> list[Event]:
+        job = self.job
         try:
             kind, value = self.conn.recv()
         except (EOFError, OSError):
             self.process.join()
-            self.trial = None
+            self.job = ()
             code = self.process.exitcode or 0
             how = f"killed by signal {-code}" if code < 0 else f"left with exit code {code}"
-            return Event("crashed", trial, reason=f"its process was {how}; see {self._log}")
+            reason = f"its process was {how}; see {self._log}"
+            return [Event("crashed", trial, reason=reason) for trial in job]
         if kind == "progress":
-            return Event("progress", trial, fraction=value)
-        self.trial = None
+            return [Event("progress", trial, fraction=value) for trial in job]
+        self.job = ()
         if kind == "ended":
-            return Event("ended", trial, fraction=1.0, result=value)
-        return Event(kind, trial, reason=value)
+            return [_end_of(*pair) for pair in zip(job, value, strict=True)]
+        return [Event(kind, trial, reason=value) for trial in job]
 
     def ask_to_stop(self) -> None:
-        if self.trial is None:  # it has nothing to lose
+        if not self.job:  # it has nothing to lose
             self.process.kill()
         elif self.process.is_alive():
             self.orders.send("stop")
@@ -195,24 +196,35 @@ def _work(
     for module in imports:
         importlib.import_module(module)
     while True:
-        trial: Trial = conn.recv()
-        print(f"\n# {trial.title}", flush=True)
-        conn.send(_trained(trial, root / trial.folder, lambda done: conn.send(("progress", done))))
+        job: Job = conn.recv()
+        print("", *(f"# {trial.title}" for trial in job), sep="\n", flush=True)
+        conn.send(_trained(job, root, lambda done: conn.send(("progress", done))))
 
 
-def _trained(trial: Trial, folder: Path, progress: Progress) -> tuple[str, Any]:
-    """Return the kind of event that the trial ended with, and its result or reason."""
+def _trained(job: Job, root: Path, progress: Progress) -> tuple[str, Any]:
+    """Return the kind of event that the job ended with, and its results or the reason.
+
+    None stands for the result of a trial that left none.
+    """
+    folders = [root / trial.folder for trial in job]
     try:
-        train, _ = runner(trial.runner)
-        result = train(trial, folder, progress)
+        if len(job) > 1:
+            results = train_batch(job, folders, progress)
+        else:
+            results = [runner(job[0].runner)[0](job[0], folders[0], progress)]
     except UsageError as error:
         return "refused", printable(error)
     except Exception as error:
         traceback.print_exc()
         return "crashed", printable(f"{type(error).__name__}: {error}")
-    if not is_finished(folder):
-        return "crashed", f"{trial.runner} returned and left no {RESULT}"
-    return "ended", result
+    left = [is_finished(folder) for folder in folders]
+    return "ended", [r if there else None for r, there in zip(results, left, strict=True)]
+
+
+def _end_of(trial: Trial, result: Any) -> Event:
+    if result is None:
+        return Event("crashed", trial, reason=f"{trial.runner} returned and left no {RESULT}")
+    return Event("ended", trial, fraction=1.0, result=result)
 
 
 def _obey(orders: "Connection[Any, Any]") -> None:
