@@ -4,15 +4,19 @@ from wnrl.arguments import guard
 from wnrl.errors import check_choice
 from wnrl.tensor_envs.classic import Acrobot, CartPole, MountainCar, MountainCarContinuous, Pendulum
 from wnrl.tensor_envs.core import TensorEnv
+from wnrl.tensor_envs.memory import DelayedMatch, RepeatPrevious, TMaze
 from wnrl.tensor_envs.table import TENSOR_ENVS
 
 __all__ = [
     "TENSOR_ENVS",
     "Acrobot",
     "CartPole",
+    "DelayedMatch",
     "MountainCar",
     "MountainCarContinuous",
     "Pendulum",
+    "RepeatPrevious",
+    "TMaze",
     "make",
 ]
 

@@ -78,12 +78,13 @@ class Acrobot:
 
     def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         """Turn the joint with -1, 0 or 1 Nm; the reward is -1 until the tip is 1 m up, then 0."""
-        x, torque, dt = state["x"], actions.to(state["x"].dtype) - 1, 0.2
+        x = state["x"].movedim(-1, 0).contiguous()  # (*B, 4) -> (4, *B): sines take half the time
+        torque, dt = actions.to(x.dtype) - 1, 0.2
         slopes = [_acrobot_slope(x, torque)]
         for share in (0.5, 0.5, 1.0):
             slopes.append(_acrobot_slope(x.add(slopes[-1], alpha=share * dt), torque))
         inner = (slopes[1] + slopes[2]).mul_(2).add_(slopes[0]).add_(slopes[3])
-        first, second, first_spin, second_spin = x.add(inner, alpha=dt / 6).unbind(-1)
+        first, second, first_spin, second_spin = x.add(inner, alpha=dt / 6).unbind()
         first, second = _wrapped(first), _wrapped(second)
         top_1, top_2 = self.MAX_SPIN
         spins = (first_spin.clamp(-top_1, top_1), second_spin.clamp(-top_2, top_2))
@@ -93,17 +94,19 @@ class Acrobot:
 
 
 def _acrobot_slope(x: Tensor, torque: Tensor) -> Tensor:
-    """Return the time derivative of both angles and angular velocities, ``(*B, 4)``."""
-    first, second, first_spin, second_spin = x.unbind(-1)
+    """Return the time derivative of both angles and angular velocities, ``(4, *B)``."""
+    first, second, first_spin, second_spin = x.unbind()
     sin, cos = second.sin(), second.cos()
     d1, d2 = cos + 3.5, cos * 0.5 + 1.25
-    phi2 = (first + second).sin() * 4.9
-    phi1 = phi2 + 14.7 * first.sin() - sin * second_spin * (first_spin + 0.5 * second_spin)
     ratio = d2 / d1
-    drive = torque + ratio * phi1 - phi2 - 0.5 * first_spin.square() * sin
+    phi2 = (first + second).sin() * 4.9
+    swing = second_spin * first_spin.add(second_spin, alpha=0.5)
+    phi1 = torch.addcmul(phi2.add(first.sin(), alpha=14.7), sin, swing, value=-1)
+    drive = torch.addcmul(torque - phi2, ratio, phi1)
+    drive = torch.addcmul(drive, first_spin.square(), sin, value=-0.5)
     second_rate = drive / (1.25 - d2 * ratio)
-    first_rate = -(d2 * second_rate + phi1) / d1
-    return torch.stack((first_spin, second_spin, first_rate, second_rate), -1)
+    first_rate = -torch.addcmul(phi1, d2, second_rate) / d1
+    return torch.stack((first_spin, second_spin, first_rate, second_rate))
 
 
 def _wrapped(angle: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from wnrl.tensor_envs.classic import Acrobot, CartPole, MountainCar, MountainCarContinuous, Pendulum
 from wnrl.tensor_envs.core import TensorEnv
+from wnrl.tensor_envs.memory import DelayedMatch, RepeatPrevious, TMaze
 
 TENSOR_ENVS: dict[str, Callable[[], TensorEnv]] = {
     "CartPole-v1": CartPole,
@@ -11,5 +12,8 @@ TENSOR_ENVS: dict[str, Callable[[], TensorEnv]] = {
     "MountainCar-v0": MountainCar,
     "MountainCarContinuous-v0": MountainCarContinuous,
     "Pendulum-v1": Pendulum,
+    "TMaze-v0": TMaze,
+    "RepeatPrevious-v0": RepeatPrevious,
+    "DelayedMatch-v0": DelayedMatch,
 }
 """From the id of the Gymnasium environment with the same dynamics to the one here."""
