@@ -16,9 +16,10 @@ from wnrl.study.processes import processes
 ARMS = tuple(Arm(norm) for norm in ("none", "weight", "batch", "layer"))
 
 
-def study_of(function, **changes):
-    task = Task("CartPole-v1", "ppo", f"fake_runner:{function}", RETURN)
-    return Study(**{"name": "fake", "tasks": [task], "arms": ARMS, "baseline": "none",
+def study_of(*functions, **changes):
+    """A study with a task for each of these runners."""
+    tasks = [Task(function, "ppo", f"fake_runner:{function}", RETURN) for function in functions]
+    return Study(**{"name": "fake", "tasks": tasks, "arms": ARMS, "baseline": "none",
                     "seeds": [0], **changes})  # fmt: skip
 
 
@@ -38,11 +39,7 @@ def finish(trial, folder, **result):
 
 def succeed(trial, folder, progress):
     progress(0.5)
-    return finish(trial, folder, arm=trial.arm.name)
-
-
-def report_process(trial, folder, progress):
-    return finish(trial, folder, pid=os.getpid())
+    return finish(trial, folder, arm=trial.arm.name, pid=os.getpid())
 
 
 def leave_no_result(trial, folder, progress):
@@ -93,6 +90,6 @@ def note(folder, name):
 
 
 if __name__ == "__main__":
-    root, function = Path(sys.argv[1]), sys.argv[2]
-    for _event in processes([(t,) for t in study_of(function).trials()], root, workers=2):
+    root, function, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    for _event in processes([(t,) for t in study_of(function).trials()], root, workers=workers):
         pass

@@ -15,12 +15,19 @@ import fake_runner
 from wnrl.study.processes import processes
 
 ARMS = {arm.name for arm in fake_runner.ARMS}
+FUNCTIONS = ("succeed", "raise_on_weight", "die_on_weight", "refuse", "leave_no_result")
 
 
-def run(function, root, workers=2):
-    trials = fake_runner.study_of(function).trials()
-    with closing(processes([(trial,) for trial in trials], root, workers=workers)) as events:
-        return list(events)
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study with two workers and a task for each runner: its folder, and its events by runner."""
+    root = tmp_path_factory.mktemp("study")
+    trials = fake_runner.study_of(*FUNCTIONS).trials()
+    events = {name: [] for name in FUNCTIONS}
+    with closing(processes([(trial,) for trial in trials], root, workers=2)) as news:
+        for event in news:
+            events[event.trial.task.name].append(event)
+    return root, events
 
 
 def ended(events):
@@ -31,43 +38,44 @@ def reasons(events, kind):
     return {event.reason for event in events if event.kind == kind}
 
 
-def test_every_trial_ends_with_its_result(tmp_path):
-    events = run("succeed", tmp_path)
-    results = {e.trial.arm.name: e.result["arm"] for e in events if e.kind == "ended"}
+def test_every_trial_ends_with_its_result(study):
+    results = {e.trial.arm.name: e.result["arm"] for e in study[1]["succeed"] if e.kind == "ended"}
     assert results == {name: name for name in ARMS}
 
 
-def test_one_process_takes_many_trials(tmp_path):
-    events = run("report_process", tmp_path)
+def test_one_process_takes_many_trials(study):
+    events = study[1]["succeed"]
     assert len({event.result["pid"] for event in events if event.kind == "ended"}) <= 2
 
 
-def test_progress_arrives_between_start_and_end(tmp_path):
-    kinds = [event.kind for event in run("succeed", tmp_path, workers=1)]
-    assert kinds == ["started", "progress", "ended"] * 4
+@pytest.mark.parametrize("arm", sorted(ARMS))
+def test_progress_arrives_between_start_and_end(study, arm):
+    kinds = [event.kind for event in study[1]["succeed"] if event.trial.arm.name == arm]
+    assert kinds == ["started", "progress", "ended"]
 
 
-def test_trial_that_raises_fails_alone_with_its_reason_in_plain_characters(tmp_path):
-    events = run("raise_on_weight", tmp_path)
-    assert reasons(events, "crashed") == {r"ZeroDivisionError: on\x1b[31m purpose"}
-    assert ended(events) == ARMS - {"weight"}
-    logs = "".join(log.read_text() for log in tmp_path.glob("worker*.log"))
+def test_trial_that_raises_fails_alone_with_its_reason_in_plain_characters(study):
+    root, events = study
+    assert reasons(events["raise_on_weight"], "crashed") == {
+        r"ZeroDivisionError: on\x1b[31m purpose"
+    }
+    assert ended(events["raise_on_weight"]) == ARMS - {"weight"}
+    logs = "".join(log.read_text() for log in root.glob("worker*.log"))
     assert "Traceback" in logs
 
 
-def test_trial_that_kills_its_process_fails_alone(tmp_path):
-    events = run("die_on_weight", tmp_path)
+def test_trial_that_kills_its_process_fails_alone(study):
+    events = study[1]["die_on_weight"]
     assert "killed by signal 9" in next(iter(reasons(events, "crashed")))
     assert ended(events) == ARMS - {"weight"}
 
 
-def test_usage_error_is_told_apart_from_a_crash(tmp_path):
-    assert reasons(run("refuse", tmp_path), "refused") == {"seed is wrong"}
+def test_usage_error_is_told_apart_from_a_crash(study):
+    assert reasons(study[1]["refuse"], "refused") == {"seed is wrong"}
 
 
-def test_a_runner_that_leaves_no_result_has_crashed(tmp_path):
-    events = run("leave_no_result", tmp_path)
-    assert reasons(events, "crashed") == {
+def test_a_runner_that_leaves_no_result_has_crashed(study):
+    assert reasons(study[1]["leave_no_result"], "crashed") == {
         "fake_runner:leave_no_result returned and left no result.json"
     }
 
@@ -80,13 +88,13 @@ def test_leaving_the_loop_stops_the_workers(tmp_path):
     assert not any(alive(pid) for pid in noted(tmp_path))
 
 
-def start(function, root):
-    """A study in a process and a group of its own, whose two workers have begun to train."""
+def start(function, root, workers=1):
+    """A study in a process and a group of its own, whose workers have begun to train."""
     study = subprocess.Popen(
-        [sys.executable, fake_runner.__file__, str(root), function],
+        [sys.executable, fake_runner.__file__, str(root), function, str(workers)],
         start_new_session=True, stderr=subprocess.PIPE,
     )  # fmt: skip
-    wait_for(lambda: len(noted(root)) == 2)
+    wait_for(lambda: len(noted(root)) == workers)
     return study
 
 
@@ -106,10 +114,12 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     stopped(study)
 
 
-@pytest.mark.parametrize("whole_group", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "whole_group"),
+    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)],
+)
 def test_a_signal_lets_workers_write_their_checkpoints(tmp_path, number, whole_group):
-    study = start("save_when_stopped", tmp_path)
+    study = start("save_when_stopped", tmp_path, workers=2)
     (os.killpg if whole_group else os.kill)(study.pid, number)
     code, stderr = stopped(study)
     assert code == 128 + number
