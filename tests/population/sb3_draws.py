@@ -1,0 +1,106 @@
+"""SB3's PPO, with the random numbers that it used written down as a population's draws."""
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from wnrl.population.rollout import Draws
+from wnrl.tensor_envs import CartPole
+
+LIMIT = 25
+
+
+class ShortCartPole(CartPole):
+    """CartPole whose time limit is reached by an untrained agent."""
+
+    max_episode_steps = LIMIT
+
+
+def to_uniform(obs):
+    """Return the uniform numbers of the reset that gave observations."""
+    return torch.as_tensor(obs, dtype=torch.float64) * 10 + 0.5
+
+
+class Record(BaseCallback):
+    """Writes down actions and resets, step by step, and the parameters behind each update."""
+
+    def __init__(self):
+        super().__init__()
+        self.actions, self.resets, self.iterations, self.obs, self.states = [], [], [], [], []
+
+    def _on_rollout_start(self):
+        if self.iterations:
+            self.states.append({k: v.clone() for k, v in self.model.policy.state_dict().items()})
+        self.actions, self.resets = [], []
+
+    def _on_step(self):
+        given = self.locals
+        with torch.no_grad():
+            head = self.model.policy.get_distribution(given["obs_tensor"]).distribution
+        actions = torch.as_tensor(given["actions"])
+        below = head.probs.cumsum(-1).gather(-1, actions[:, None])[:, 0]
+        # The middle of the interval in which this action is drawn.
+        self.actions.append(below - head.probs.gather(-1, actions[:, None])[:, 0] / 2)
+        resets = to_uniform(given["new_obs"])
+        resets[~torch.as_tensor(given["dones"])] = 0.5
+        self.resets.append(resets)
+        self.obs.append(given["obs_tensor"].clone())
+        return True
+
+    def _on_rollout_end(self):
+        self.iterations.append((torch.stack(self.actions), torch.stack(self.resets)))
+
+    def _on_training_end(self):
+        self.states.append({k: v.clone() for k, v in self.model.policy.state_dict().items()})
+
+
+def run_sb3(config, policy, monkeypatch):
+    """Return first resets, draws by iteration, and SB3's observations and parameters.
+
+    Args:
+        config: of the population's member.
+        policy: name and arguments of SB3's policy.
+        monkeypatch: of the test.
+    """
+    orders = []
+    shuffle = np.random.permutation
+
+    def recorded(n):
+        orders.append(torch.from_numpy(shuffle(n)))
+        return orders[-1].numpy()
+
+    monkeypatch.setattr(np.random, "permutation", recorded)
+    env = make_vec_env(
+        lambda: gym.make("CartPole-v1", max_episode_steps=LIMIT), config.n_envs, seed=config.seed
+    )
+    name, arguments = policy
+    linear = config.learning_rate_schedule == "linear"
+    model = stable_baselines3.PPO(
+        name,
+        env,
+        learning_rate=(lambda left: config.learning_rate * left) if linear else 1e-3,
+        clip_range=(lambda left: config.clip_range * left) if linear else 0.2,
+        policy_kwargs={"net_arch": list(config.net_arch), **arguments},
+        device="cpu",
+        **{
+            key: getattr(config, key)
+            for key in ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef",
+                        "vf_coef", "max_grad_norm", "normalize_advantage", "seed")
+        },
+    )  # fmt: skip
+    record = Record()
+    model.learn(config.total_timesteps, record)
+    draws = []
+    for k, (actions, resets) in enumerate(record.iterations):
+        mine = orders[k * config.n_epochs : (k + 1) * config.n_epochs]
+        draws.append(
+            Draws(
+                actions[:, None, :, None].float(),
+                resets[:, None].float(),
+                torch.stack(mine)[:, None],
+            )
+        )
+    return to_uniform(record.obs[0]).float()[None], draws, record

@@ -1,0 +1,119 @@
+"""Distributions of actions, from the outputs of an actor's head and from uniform numbers.
+
+``*B`` is any batch shape, usually ``(members, envs)``; ``log_std`` broadcasts to the head and is
+None for discrete actions.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class Distribution(Protocol):
+    """What PPO asks of a distribution of actions."""
+
+    @property
+    def draws(self) -> int:
+        """Uniform numbers that one action takes."""
+
+    def sample(self, head: Tensor, log_std: Tensor | None, u: Tensor) -> Tensor:
+        """Return actions, from ``u`` in the open (0, 1), ``(*B, draws)``."""
+
+    def mode(self, head: Tensor) -> Tensor:
+        """Return the likeliest actions."""
+
+    def log_prob(self, head: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
+        """Return the log-probabilities of actions, ``(*B)``."""
+
+    def entropy(self, head: Tensor, log_std: Tensor | None) -> Tensor:
+        """Return the entropies, ``(*B)``."""
+
+    def to_env(self, actions: Tensor) -> Tensor:
+        """Return the actions as an environment takes them."""
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """One of n actions, ``(*B)`` int64; the head has their logits, ``(*B, n)``."""
+
+    @property
+    def draws(self) -> int:
+        """Uniform numbers that one action takes."""
+        return 1
+
+    def sample(self, head: Tensor, log_std: Tensor | None, u: Tensor) -> Tensor:
+        """Return the first action at which the summed probabilities exceed ``u``."""
+        below = head.softmax(-1).cumsum(-1)[..., :-1]
+        return (u >= below).sum(-1)
+
+    def mode(self, head: Tensor) -> Tensor:
+        """Return the likeliest actions."""
+        return head.argmax(-1)
+
+    def log_prob(self, head: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
+        """Return the log-probabilities of actions, ``(*B)``."""
+        return head.log_softmax(-1).gather(-1, actions[..., None])[..., 0]
+
+    def entropy(self, head: Tensor, log_std: Tensor | None) -> Tensor:
+        """Return the entropies, ``(*B)``."""
+        log_probs = head.log_softmax(-1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    def to_env(self, actions: Tensor) -> Tensor:
+        """Return the actions as they are."""
+        return actions
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Independent normal numbers, ``(*B, A)``; the head has their means.
+
+    Args:
+        low: bounds that an environment's actions are clipped to, ``(A,)``.
+        high: the upper ones.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    @property
+    def draws(self) -> int:
+        """Uniform numbers that one action takes."""
+        return len(self.low)
+
+    def sample(self, head: Tensor, log_std: Tensor | None, u: Tensor) -> Tensor:
+        """Return the numbers whose distribution function is ``u``."""
+        assert log_std is not None
+        return head + log_std.exp() * torch.special.ndtri(u)
+
+    def mode(self, head: Tensor) -> Tensor:
+        """Return the means."""
+        return head
+
+    def log_prob(self, head: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
+        """Return the log-densities of actions, ``(*B)``."""
+        assert log_std is not None
+        z = (actions - head) * (-log_std).exp()
+        return -(z.square() * 0.5 + log_std + 0.5 * _LOG_2PI).sum(-1)
+
+    def entropy(self, head: Tensor, log_std: Tensor | None) -> Tensor:
+        """Return the entropies, ``(*B)``."""
+        assert log_std is not None
+        return (log_std + 0.5 * (1 + _LOG_2PI)).expand(head.shape).sum(-1)
+
+    def to_env(self, actions: Tensor) -> Tensor:
+        """Return the actions within the bounds."""
+        return actions.clamp(self.low, self.high)
+
+
+def distribution(space: spaces.Space[Any], like: Tensor) -> Distribution:
+    """Return the distribution for actions of a space, with the dtype and device of ``like``."""
+    if isinstance(space, spaces.Box):
+        return Gaussian(*(torch.as_tensor(bound).to(like) for bound in (space.low, space.high)))
+    return Categorical()

@@ -1,0 +1,315 @@
+"""Proximal policy optimisation (Schulman et al., 2017, arXiv:1707.06347) of many members at once.
+
+The algorithm is SB3's, with its names and its order; members differ in seed, learning rate, clip
+range, entropy bonus, discount and trace. What a member learns does not depend on its companions: on
+a CPU not in one bit.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wnrl.errors import UsageError
+from wnrl.nn.projection import is_projected, project_, projected_weights
+from wnrl.norms import NORMS
+from wnrl.optim import layer_weights
+from wnrl.population.actor_critic import Layout, build, initialise
+from wnrl.population.distributions import distribution
+from wnrl.population.optim import Adam, Adamax, Optimizer, clip_, part
+from wnrl.population.ppo_config import PPOConfig, shared
+from wnrl.population.random import fork, member_keys, permutation, uniform
+from wnrl.population.rollout import (
+    EVALUATION,
+    INIT,
+    RESETS,
+    Batch,
+    Draws,
+    Ended,
+    Running,
+    draw,
+    rollout,
+)
+from wnrl.population.vmapped import Goal, Networks, VmappedNetworks
+from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
+
+CHUNK = 8
+"""Members that a CPU updates together: what they need stays in its cache."""
+
+
+class PPO:
+    """A cohort: members of one norm and shape, trained as one batch.
+
+    Args:
+        env: what to learn in.
+        members: their hyperparameters, which may differ in ``PPOConfig.members``.
+        device: where everything is.
+        dtype: of all real numbers.
+        chunk: members that are updated together; None: ``CHUNK`` on a CPU, else all.
+
+    Attributes:
+        params: parameters, ``(P, D)``.
+        buffers: running statistics, ``(P, D')``.
+        iteration: how many rollouts, with their updates, are done.
+
+    Raises:
+        UsageError: what the members may not differ in, or what the engine does not have.
+    """
+
+    def __init__(
+        self,
+        env: TensorEnv,
+        members: Sequence[PPOConfig],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        chunk: int | None = None,
+    ) -> None:
+        self.env, self.members, self.config = env, tuple(members), shared(members)
+        self.plan, params, buffers = build(members, env.observation_space, env.action_space)
+        self.params, self.buffers = params.to(device, dtype), buffers.to(device, dtype)
+        self.keys = member_keys([member.seed for member in members], device)
+        self.chunk = chunk or (CHUNK if self.params.is_cpu else len(members))
+        self.distribution = distribution(env.action_space, self.params)
+        self.networks: Networks = VmappedNetworks(self.plan, self.distribution)
+        self.optimizer = _optimizer(self.config, self.plan, self.params)
+        self.optimizer_state = self.optimizer.init(self.params)
+        self.projected = _projected(self.config, self.plan)
+        self.own = {name: self._each(name) for name in PPOConfig.members if name != "seed"}
+        self.running = self._begin(RESETS, 0, self.config.n_envs)
+        self.iteration = 0
+
+    def _each(self, name: str) -> Tensor:
+        return torch.tensor([getattr(member, name) for member in self.members]).to(self.params)
+
+    def _begin(self, stream: int, start: int, n_envs: int) -> Running:
+        """Return environments at the start of an episode, ``(P, n_envs)``."""
+        n, each = n_envs, self.env.reset_draws
+        u = uniform(fork(self.keys, stream), start, n * each, self.params.dtype)
+        episodes = begin(self.env, u.view(len(u), n, each))
+        return Running(episodes, torch.zeros(episodes.steps.shape).to(self.params))
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of each member so far."""
+        return self.iteration * self.config.samples
+
+    def train(self) -> None:
+        """Train to the end."""
+        while self.iteration < self.config.iterations:
+            self.iterate()
+
+    @torch.no_grad()
+    def iterate(self, draws: Draws | None = None) -> Ended:
+        """Make one rollout and the update that learns from it.
+
+        Args:
+            draws: the random numbers; None makes them.
+
+        Returns:
+            The episodes that ended in the rollout.
+        """
+        config = self.config
+        if draws is None:
+            draws = draw(
+                self.keys, self.iteration, self.env, self.distribution, config, self.params.dtype
+            )
+        act = self.networks.act(self.params, self.buffers)
+        log_std = self.plan.log_std(self.params)
+        self.running, batch, ended = rollout(
+            act, log_std, self.env, self.distribution, self.running, draws,
+            self.own["gamma"], self.own["gae_lambda"],
+        )  # fmt: skip
+        self.iteration += 1
+        if config.data_init is not None and self.iteration == 1:
+            batch = self._initialise(batch, config.data_init)
+        for first in range(0, len(self.params), self.chunk):
+            chunk = slice(first, first + self.chunk)
+            self._update(chunk, Batch(*(value[chunk] for value in batch)), draws.orders)
+        return ended
+
+    def _initialise(self, batch: Batch, count: int) -> Batch:
+        """Initialise hidden layers on some observations of the first rollout.
+
+        The samples were acted by the networks as they were: their log-probabilities become those
+        of the new ones, so that the ratio of the first update begins at 1.
+        """
+        if count > self.config.samples:
+            warnings.warn(
+                f"data_init={count}, but the first rollout has {self.config.samples} "
+                "observations: initialised on those",
+                stacklevel=3,
+            )
+        chosen = permutation(fork(self.keys, INIT), 0, self.config.samples)[:, :count]
+        obs = torch.take_along_dim(batch.obs, chosen[..., None], 1)
+        initialise(self.plan, self.params, self.buffers, obs, warnings.warn)
+        head, _ = self.networks.act(self.params, self.buffers)(batch.obs)
+        log_std = self.plan.log_std(self.params)
+        spread = None if log_std is None else log_std[:, None]
+        return batch._replace(log_probs=self.distribution.log_prob(head, spread, batch.actions))
+
+    def _update(self, members: slice, batch: Batch, orders: Tensor | None) -> None:
+        """Learn from the samples of some members, in place."""
+        config = self.config
+        params, buffers = self.params[members], self.buffers[members]
+        state = part(self.optimizer_state, members)
+        left = max(0.0, 1 - self.steps / config.total_timesteps)
+        rate = self.own["learning_rate"][members]
+        if config.learning_rate_schedule == "linear":
+            rate = rate * left + config.learning_rate_end * (1 - left)
+        clip_range = self.own["clip_range"][members]
+        if config.clip_range_schedule == "linear":
+            clip_range = clip_range * left
+        goal = Goal(
+            clip_range,
+            self.own["ent_coef"][members],
+            config.vf_coef,
+            config.normalize_advantage,
+        )
+        grads = torch.zeros_like(params)
+        t = (self.iteration - 1) * config.n_epochs * config.minibatches
+        for epoch in range(config.n_epochs):
+            order = None if orders is None else orders[epoch, members]
+            for minibatch in minibatches(batch, order, config.batch_size):
+                t += 1
+                self.networks.gradient_(params, buffers, minibatch, goal, grads)
+                clip_(grads, config.max_grad_norm)
+                self.optimizer.step_(params, grads, state, t, rate)
+                self._project_(params)
+
+    def _project_(self, params: Tensor) -> None:
+        """Put the rows that the norm keeps on the unit sphere back there."""
+        views = self.plan.whole.views(params)
+        for name in self.projected:
+            rows = views[name]
+            # By the largest entry first: squares of what is tiny or huge would be zero or infinite.
+            for order in (math.inf, 2):
+                length = torch.linalg.vector_norm(rows, order, dim=-1, keepdim=True)
+                rows.div_(length.where(length > 0, 1.0))
+
+    @torch.no_grad()
+    def evaluate(self, n_episodes: int, start: int = 0) -> Tensor:
+        """Return the returns of episodes with the likeliest actions, ``(P, n_episodes)``.
+
+        They start apart from those of training, and each member's in its own places.
+
+        Args:
+            n_episodes: of each member, side by side.
+            start: the number of the first of these starts; the same number, the same starts.
+        """
+        act = self.networks.act(self.params, self.buffers)
+        episodes = self._begin(EVALUATION, start * self.env.reset_draws, n_episodes).episodes
+        returns = torch.zeros(episodes.steps.shape).to(self.params)
+        alive = torch.ones_like(returns, dtype=torch.bool)
+        each = self.env.step_draws + self.env.reset_draws
+        streams = fork(fork(self.keys, EVALUATION), start)
+        for t in range(self.env.max_episode_steps):
+            n = n_episodes * each
+            u = uniform(streams, t * n, n, self.params.dtype).view(*returns.shape, each)
+            actions = self.distribution.to_env(self.distribution.mode(act(episodes.obs)[0]))
+            episodes, step = advance(self.env, episodes, actions, u)
+            returns += step.rewards * alive
+            alive &= ~(step.terminated | step.truncated)
+            if t % 50 == 49 and not alive.any():  # the one look at values, seldom
+                break
+        return returns
+
+    def finite(self) -> Tensor:
+        """Return which members have finite parameters alone, ``(P,)`` bool."""
+        return self.params.isfinite().all(1)
+
+    def member_state(self, index: int) -> dict[str, Tensor]:
+        """Return the state of one member under the names that SB3's ``MlpPolicy`` has, a copy."""
+        state = {}
+        for rows, matrix in (
+            (self.plan.whole, self.params),
+            (self.plan.whole_buffers, self.buffers),
+        ):
+            views = rows.views(matrix[index : index + 1])
+            state.update({name: view[0].clone() for name, view in views.items()})
+        return state
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that training goes on from, as tensors and numbers, copies."""
+        episodes, rewards = self.running
+        return {
+            "seeds": [member.seed for member in self.members],
+            "iteration": self.iteration,
+            "params": self.params.clone(),
+            "buffers": self.buffers.clone(),
+            "optimizer": {name: value.clone() for name, value in self.optimizer_state.items()},
+            "env": {name: value.clone() for name, value in episodes.state.items()},
+            "obs": episodes.obs.clone(),
+            "steps": episodes.steps.clone(),
+            "rewards": rewards.clone(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` returned.
+
+        Raises:
+            UsageError: it is of another cohort.
+        """
+        seeds = [member.seed for member in self.members]
+        if state["seeds"] != seeds or state["params"].shape != self.params.shape:
+            raise UsageError(
+                f"the state is of another cohort: seeds {state['seeds']} with parameters "
+                f"{tuple(state['params'].shape)}, expected {seeds}, {tuple(self.params.shape)}"
+            )
+        self.iteration = state["iteration"]
+        self.params.copy_(state["params"])
+        self.buffers.copy_(state["buffers"])
+        for name, value in self.optimizer_state.items():
+            value.copy_(state["optimizer"][name])
+        device = self.params.device
+        env = {name: value.to(device) for name, value in state["env"].items()}
+        episodes = Episodes(env, state["obs"].to(device), state["steps"].to(device))
+        self.running = Running(episodes, state["rewards"].to(device))
+
+
+def minibatches(batch: Batch, order: Tensor | None, size: int) -> list[Batch]:
+    """Return the samples in pieces of ``size``, in an order ``(P, B)``; None: as they are."""
+    if order is None:
+        return [batch]
+
+    def pick(value: Tensor, places: Tensor) -> Tensor:
+        return torch.take_along_dim(
+            value, places.view(*places.shape, *[1] * (value.dim() - 2)), dim=1
+        )
+
+    return [Batch(*(pick(value, places) for value in batch)) for places in order.split(size, 1)]
+
+
+def _optimizer(config: PPOConfig, plan: Layout, like: Tensor) -> Optimizer:
+    """Return the optimizer with the options that SB3's policy gives it."""
+    if config.optimizer == "adamax":
+        return Adamax()
+    if config.optimizer == "adam":
+        return Adam(eps=1e-5)
+    decayed = None
+    if any(name.endswith("weight_g") for name, _ in plan.net.named_parameters()) or _projected(
+        config, plan
+    ):
+        plain = {
+            id(weight)
+            for layer in plan.net.modules()
+            if not is_projected(layer)
+            for weight in layer_weights(layer)
+        }
+        names = [name for name, p in plan.net.named_parameters() if id(p) in plain]
+        decayed = plan.whole.columns(names).to(like)
+    return Adam(weight_decay=config.weight_decay, decayed=decayed)
+
+
+def _projected(config: PPOConfig, plan: Layout) -> list[str]:
+    """Return the names of the weights whose rows are put back on the sphere after each step."""
+    after_step = NORMS[config.norm].after_step
+    if after_step is None:
+        return []
+    if after_step is not project_:
+        raise UsageError(f"norm {config.norm!r} has a step of its own, unknown to a population")
+    chosen = {id(weight) for weight, _ in projected_weights(plan.net)}
+    return [name for name, p in plan.net.named_parameters() if id(p) in chosen]

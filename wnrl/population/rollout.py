@@ -1,0 +1,181 @@
+"""Acting: a rollout of all members at once, and the advantages of what they did.
+
+Random numbers are a value that is handed in, ``Draws``. In normal use they are made from the
+members' keys and the number of the iteration; a test puts in those of another program.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wnrl.population.distributions import Distribution
+from wnrl.population.ppo_config import PPOConfig
+from wnrl.population.random import fork, permutation, uniform
+from wnrl.tensor_envs.core import Episodes, TensorEnv, advance
+
+RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION = range(6)
+"""Streams of random numbers of a member."""
+
+Act = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From observations ``(P, N, D)`` to the actor's head ``(P, N, A)`` and the values ``(P, N)``."""
+
+
+class Draws(NamedTuple):
+    """The random numbers of one iteration, uniform in the open (0, 1) but for the orders."""
+
+    actions: Tensor
+    """``(T, P, N, draws of an action)``."""
+    steps: Tensor
+    """``(T, P, N, step_draws + reset_draws)`` of the environment."""
+    orders: Tensor | None
+    """Permutations of the samples, ``(n_epochs, P, N * T)``; None where one minibatch has all.
+    Sample ``n * T + t`` is step t of environment n."""
+
+
+class Batch(NamedTuple):
+    """Samples ``(P, B, ...)``."""
+
+    obs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+class Running(NamedTuple):
+    """Where the environments of all members stand, ``(P, N, ...)``."""
+
+    episodes: Episodes
+    rewards: Tensor
+    """The sum of rewards of the present episode so far."""
+
+
+class Ended(NamedTuple):
+    """The episodes that ended in a rollout, ``(P, N, T)``."""
+
+    returns: Tensor
+    """NaN where no episode ended."""
+    lengths: Tensor
+    """Zero where no episode ended."""
+
+
+def draw(
+    keys: Tensor,
+    iteration: int | Tensor,
+    env: TensorEnv,
+    distribution: Distribution,
+    config: PPOConfig,
+    dtype: torch.dtype,
+) -> Draws:
+    """Return the random numbers of one iteration, which is counted from zero."""
+    shape = (len(keys), config.n_steps, config.n_envs)
+
+    def numbers(stream: int, each: int) -> Tensor:
+        n = config.samples * each
+        return (
+            uniform(fork(keys, stream), iteration * n, n, dtype)
+            .view(*shape, each)
+            .transpose(0, 1)  # (P, T, N, ·) -> (T, P, N, ·)
+        )
+
+    orders = None
+    if config.minibatches > 1:
+        start = iteration * (config.n_epochs * config.samples)
+        streams = fork(keys, ORDERS)
+        orders = torch.stack(
+            [
+                permutation(streams, start + epoch * config.samples, config.samples)
+                for epoch in range(config.n_epochs)
+            ]
+        )
+    per_step = env.step_draws + env.reset_draws
+    return Draws(numbers(ACTIONS, distribution.draws), numbers(STEPS, per_step), orders)
+
+
+def rollout(
+    act: Act,
+    log_std: Tensor | None,
+    env: TensorEnv,
+    distribution: Distribution,
+    running: Running,
+    draws: Draws,
+    gamma: Tensor,
+    gae_lambda: Tensor,
+) -> tuple[Running, Batch, Ended]:
+    """Step all environments of all members T times.
+
+    The value of the final observation is added to the reward where the time limit cut an episode,
+    as SB3 does.
+
+    Args:
+        act: the networks as they act.
+        log_std: of actions, ``(P, A)``, or None.
+        env: the environment.
+        distribution: of actions.
+        running: where the environments stand.
+        draws: the random numbers.
+        gamma: ``(P,)``.
+        gae_lambda: ``(P,)``.
+    """
+    episodes, rewards_so_far = running
+    if log_std is not None:
+        log_std = log_std[:, None]  # (P, 1, A)
+    columns: list[tuple[Tensor, ...]] = []
+    for u_actions, u_steps in zip(draws.actions, draws.steps, strict=True):
+        obs = episodes.obs
+        head, values = act(obs)
+        actions = distribution.sample(head, log_std, u_actions)
+        log_probs = distribution.log_prob(head, log_std, actions)
+        lengths = episodes.steps + 1
+        episodes, step = advance(env, episodes, distribution.to_env(actions), u_steps)
+        ended = step.terminated | step.truncated
+        total = rewards_so_far + step.rewards
+        columns.append((obs, actions, log_probs, values, step.rewards, ended, step.truncated,
+                        step.final_obs, total, lengths))  # fmt: skip
+        rewards_so_far = total.masked_fill(ended, 0.0)
+    obs, actions, log_probs, values, rewards, ended, truncated, final_obs, totals, lengths = (
+        torch.stack(column, 2) for column in zip(*columns, strict=True)
+    )  # (P, N, T, ...)
+    # Of all final observations at once: one call costs less than finding out which are needed.
+    cut_values = act(final_obs.flatten(1, 2))[1].view(values.shape)
+    rewards = rewards + gamma[:, None, None] * cut_values.where(truncated, 0.0)
+    advantages = gae(rewards, values, act(episodes.obs)[1], ended, gamma, gae_lambda)
+    samples = (obs, actions, log_probs, advantages, advantages + values)
+    batch = Batch(*(value.flatten(1, 2) for value in samples))
+    finished = Ended(totals.where(ended, torch.nan), lengths.where(ended, 0))
+    return Running(episodes, rewards_so_far), batch, finished
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    last_values: Tensor,
+    ended: Tensor,
+    gamma: Tensor,
+    gae_lambda: Tensor,
+) -> Tensor:
+    """Return generalised advantage estimates (Schulman et al., 2016, arXiv:1506.02438, eq. 16).
+
+    Args:
+        rewards: ``(P, N, T)``.
+        values: of the observations that were acted on, ``(P, N, T)``.
+        last_values: of the observations behind the last step, ``(P, N)``.
+        ended: whether the episode ended with the step, ``(P, N, T)``.
+        gamma: ``(P,)``.
+        gae_lambda: ``(P,)``.
+
+    Returns:
+        ``(P, N, T)``.
+    """
+    discount = torch.where(ended, 0.0, gamma[:, None, None])
+    trace = discount * gae_lambda[:, None, None]
+    next_values = torch.cat((values[..., 1:], last_values[..., None]), -1)
+    deltas = rewards + discount * next_values - values
+    advantages = torch.empty_like(deltas)
+    advantage = torch.zeros_like(last_values)
+    for t in reversed(range(deltas.shape[-1])):
+        advantage = deltas[..., t] + trace[..., t] * advantage
+        advantages[..., t] = advantage
+    return advantages

@@ -1,0 +1,141 @@
+"""The networks of a cohort by ``torch.func``: every norm and every activation, without a formula.
+
+The layers are wnrl's own modules, whose parameters and buffers are views of the members' rows. It
+is the oracle of ``wnrl.population.hot``, which computes the same faster for some norms.
+"""
+
+import copy
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from wnrl.population.actor_critic import LOG_STD, Layout
+from wnrl.population.distributions import Distribution
+from wnrl.population.rollout import Act, Batch
+
+Tensors = dict[str, Tensor]
+
+
+class Goal(NamedTuple):
+    """What the loss is made of, beside the samples."""
+
+    clip_range: Tensor
+    """``(P,)``."""
+    ent_coef: Tensor
+    """``(P,)``."""
+    vf_coef: float
+    normalize_advantage: bool
+
+
+class Networks(Protocol):
+    """A way to compute what the networks of a cohort give, and the gradients of PPO's loss."""
+
+    def act(self, params: Tensor, buffers: Tensor) -> Act:
+        """Return the networks in evaluation mode, for a rollout."""
+
+    def gradient_(
+        self, params: Tensor, buffers: Tensor, batch: Batch, goal: Goal, grads: Tensor
+    ) -> None:
+        """Write the gradients into ``grads``, and let running statistics in ``buffers`` move.
+
+        Args:
+            params: ``(P, D)``.
+            buffers: ``(P, D')``.
+            batch: samples ``(P, B, ...)``.
+            goal: what the loss is made of.
+            grads: ``(P, D)``.
+        """
+
+
+def ppo_loss(
+    head: Tensor,
+    values: Tensor,
+    log_std: Tensor | None,
+    batch: Batch,
+    goal: Goal,
+    distribution: Distribution,
+) -> Tensor:
+    """Return the loss of one member (Schulman et al., 2017, arXiv:1707.06347, eq. 7 and 9).
+
+    Args:
+        head: of the actor, ``(B, A)``.
+        values: ``(B,)``.
+        log_std: ``(A,)`` or None.
+        batch: samples ``(B, ...)``.
+        goal: of this member.
+        distribution: of actions.
+    """
+    advantages = batch.advantages
+    if goal.normalize_advantage:
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    log_probs = distribution.log_prob(head, log_std, batch.actions)
+    ratio = (log_probs - batch.log_probs).exp()
+    clipped = torch.clamp(ratio, 1 - goal.clip_range, 1 + goal.clip_range)
+    policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
+    value_loss = (batch.returns - values).square().mean()
+    entropy = distribution.entropy(head, log_std).mean()
+    return policy_loss - goal.ent_coef * entropy + goal.vf_coef * value_loss
+
+
+class VmappedNetworks:
+    """``vmap(grad(loss))`` over modules of ``wnrl.networks``.
+
+    Args:
+        plan: the layout of the members.
+        distribution: of actions.
+    """
+
+    def __init__(self, plan: Layout, distribution: Distribution) -> None:
+        self.plan, self.distribution = plan, distribution
+        self.learning: nn.Module = copy.deepcopy(plan.net.network()).train()
+        self.acting: nn.Module = copy.deepcopy(plan.net.network()).eval()
+
+    def act(self, params: Tensor, buffers: Tensor) -> Act:
+        """Return the networks in evaluation mode, for a rollout."""
+        tensors = self._views(params, buffers)
+
+        def act(obs: Tensor) -> tuple[Tensor, Tensor]:
+            outputs = vmap(self._run, in_dims=(None, 0, 0, 0))(self.acting, *tensors, obs)
+            return outputs[:, 0], outputs[:, 1, :, 0]
+
+        return act
+
+    def gradient_(
+        self, params: Tensor, buffers: Tensor, batch: Batch, goal: Goal, grads: Tensor
+    ) -> None:
+        """Write the gradients into ``grads``, and let running statistics in ``buffers`` move."""
+        each = Goal(0, 0, None, None)  # type: ignore[arg-type]  # the axis of members, or none
+        gradient = vmap(grad(self._loss), in_dims=(0, 0, 0, each))
+        tensors, running = self._views(params, buffers)
+        # Under vmap, torch's batch norm writes statistics that are not contiguous into a copy.
+        moved = {name: value.clone() for name, value in running.items()}
+        computed = gradient(tensors, moved, batch, goal)
+        for name, view in self._views(grads, buffers)[0].items():
+            view.copy_(computed[name])
+        for name, view in running.items():
+            view.copy_(moved[name])
+
+    def _views(self, params: Tensor, buffers: Tensor) -> tuple[Tensors, Tensors]:
+        """Return what the rows hold by names of a half, ``(P, 2, *shape)``, views."""
+        plan = self.plan
+        views = plan.half.views(plan.halves(params)), plan.half_buffers.views(plan.halves(buffers))
+        by_name, buffers_by_name = (
+            {name: view.unflatten(0, (-1, 2)) for name, view in each.items()} for each in views
+        )
+        return by_name, buffers_by_name
+
+    def _run(self, net: nn.Module, params: Tensors, buffers: Tensors, obs: Tensor) -> Tensor:
+        """Return the outputs of both networks of one member, ``(2, B, A)``."""
+        params = {name: value for name, value in params.items() if name != LOG_STD}
+
+        def one(params: Tensors, buffers: Tensors) -> Tensor:
+            return functional_call(net, (params, buffers), (obs,))
+
+        return vmap(one)(params, buffers)
+
+    def _loss(self, params: Tensors, buffers: Tensors, batch: Batch, goal: Goal) -> Tensor:
+        outputs = self._run(self.learning, params, buffers, batch.obs)
+        log_std = params[LOG_STD][0] if LOG_STD in params else None
+        return ppo_loss(outputs[0], outputs[1, :, 0], log_std, batch, goal, self.distribution)
