@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,8 +14,10 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from scripts import _cli, compare
 from scripts._lists import studies
 from scripts._progress import as_table
+from tests.tables import restored
 from wnrl.runs import write_json
 from wnrl.study.execute import runner, study_of
 from wnrl.study.plan import RETURN, Arm, Task
@@ -22,34 +25,43 @@ from wnrl.study.summary import Interval, Row
 
 ROOT = Path(__file__).resolve().parents[2]
 # Three tasks, two norms, one seed, and hardly any training.
-SMALL = ["quick", "--budget", "0.02", "--seeds", "1", "--norms", "none", "weight"]
+SMALL = ["quick", "--budget", "0.02", "--seeds", "1", "--norms", "none", "weight", "--workers", "1"]
 N_RUNS = 6
 
 
 def command(folder, *words):
-    return [sys.executable, str(ROOT / "scripts" / "compare.py"), *words, "--run-dir", str(folder)]
+    return [str(ROOT / "scripts" / "compare.py"), *words, "--run-dir", str(folder)]
 
 
-def call(folder, *words, cwd=None):
-    return subprocess.run(
-        command(folder, *words), capture_output=True, text=True, timeout=300, cwd=cwd
-    )
+def start(folder, *words):
+    """The program in a process of its own."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *command(folder, *words)], **pipes)
+
+
+def call(folder, *words):
+    """The program in this process, which it leaves as it was: its exit code, stdout and stderr."""
+    out, err, path = io.StringIO(), io.StringIO(), list(sys.path)
+    with pytest.MonkeyPatch.context() as patch, restored():
+        patch.setattr(sys, "argv", command(folder, *words))
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
+            _cli.run(compare.main, compare.Args)
+    sys.path[:] = path
+    sys.modules.pop("own_study", None)
+    return subprocess.CompletedProcess(words, left.value.code, out.getvalue(), err.getvalue())
 
 
 def results(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
 
 
-def stop_after(folder, n_results, sign):
-    """Starts a study and sends it a signal once it has some results; its exit code and stderr."""
-    study = subprocess.Popen(
-        command(folder, *SMALL), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def stop(study, number, condition):
+    """Sends the program a signal once something holds; its exit code and stderr."""
     deadline = time.monotonic() + 200
-    while len(results(folder)) < n_results and study.poll() is None:
+    while not condition() and study.poll() is None:
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
-    study.send_signal(sign)
+    study.send_signal(number)
     _, stderr = study.communicate(timeout=30)
     return study.returncode, stderr
 
@@ -58,9 +70,9 @@ def stop_after(folder, n_results, sign):
 def killed_and_resumed(tmp_path_factory):
     """A study that was killed after two runs and started again with the same words."""
     folder = tmp_path_factory.mktemp("compare") / "study"
-    stop_after(folder, 2, signal.SIGKILL)
+    stop(start(folder, *SMALL), signal.SIGKILL, lambda: len(results(folder)) >= 2)
     before = results(folder)
-    return folder, before, call(folder, *SMALL, cwd=folder.parent)
+    return folder, before, call(folder, *SMALL)
 
 
 def test_killed_study_goes_on_and_ends_with_a_complete_table(killed_and_resumed):
@@ -120,18 +132,10 @@ def test_other_budget_in_the_same_folder_is_refused_and_loses_nothing(killed_and
 
 def test_a_stopped_study_has_checkpoints_of_its_runs_and_stops_its_workers(tmp_path):
     words = ["quick", "--algos", "ppo", "--norms", "none", "weight", "--workers", "2"]
-    study = subprocess.Popen(
-        command(tmp_path / "study", *words), stderr=subprocess.PIPE, text=True,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 200
-    while len(list(tmp_path.rglob("seed0/config.json"))) < 2:
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-    time.sleep(3)  # of some twenty in which they train
-    study.send_signal(signal.SIGTERM)
-    _, stderr = study.communicate(timeout=30)
-    assert study.returncode == 143
+    study = start(tmp_path / "study", *words)
+    curves = "seed0/events.out.tfevents.*"  # which begin with the first rollout
+    code, stderr = stop(study, signal.SIGTERM, lambda: len(list(tmp_path.rglob(curves))) == 2)
+    assert code == 143
     assert "the same command goes on from here" in stderr
     assert "Traceback" not in stderr
     assert {path.parent.parent.name for path in tmp_path.rglob("checkpoint.zip")} == {
@@ -286,7 +290,7 @@ def test_more_seeds_later_add_runs_and_redo_none_and_the_duration_stays(tmp_path
 
 
 def test_runs_of_a_study_that_has_changed_are_not_mixed_with_new_ones(tmp_path):
-    call(tmp_path / "study", *own_study(tmp_path), "--seeds", "1")
+    call(tmp_path / "study", *own_study(tmp_path), "--seeds", "1", "--workers", "1")
     before = results(tmp_path)
     changed = own_study(
         tmp_path, tasks="[Task('task', 'algo', 'own_study:train', RETURN, {'rate': 7})]"
@@ -298,7 +302,7 @@ def test_runs_of_a_study_that_has_changed_are_not_mixed_with_new_ones(tmp_path):
 
 
 def test_a_failed_and_a_damaged_run_cost_their_own_rows_and_no_traceback(tmp_path):
-    words = own_study(tmp_path, settings="{'fail': 'mine'}")
+    words = [*own_study(tmp_path, settings="{'fail': 'mine'}"), "--workers", "1"]
     folder = tmp_path / "study"
     first = call(folder, *words)
     assert first.returncode == 0
@@ -321,16 +325,12 @@ def test_folder_of_a_single_run_is_refused_without_advice_to_delete_it(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_stopped_study_says_how_to_go_on(tmp_path, number):
-    words = own_study(tmp_path, settings="{'seconds': 60}")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    study = subprocess.Popen(command(tmp_path / "study", *words), **pipes)
+def test_a_study_that_a_closed_terminal_stops_says_how_to_go_on(tmp_path):
+    study = start(tmp_path / "study", *own_study(tmp_path, settings="{'seconds': 60}"))
     assert study.stdout.readline().strip() == str(tmp_path / "study")
     time.sleep(0.5)
-    study.send_signal(number)
-    _, stderr = study.communicate(timeout=30)
-    assert study.returncode == 128 + number
+    code, stderr = stop(study, signal.SIGHUP, lambda: True)
+    assert code == 128 + signal.SIGHUP
     assert stderr.splitlines()[-1] == "stopped; the same command goes on from here"
     assert "Traceback" not in stderr
 
