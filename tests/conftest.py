@@ -1,6 +1,10 @@
 """What every test starts from."""
 
+import json
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +22,25 @@ def seeded():
     """The same random numbers for a test, whichever tests ran before it."""
     torch.manual_seed(0)
     Distribution.set_default_validate_args(True)  # which torch.compile ends for the whole process
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory):
+    """What ``python -c program *words`` prints; torch is all that it has imported before."""
+    files = [str(tmp_path_factory.mktemp("fresh") / name) for name in ("stdout", "stderr")]
+    tests, pipe = Path(__file__).parent, subprocess.PIPE
+    command = [sys.executable, tests / "fresh_process.py"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=tests.parent) as forks:
+
+        def run(program, *words, **environment):
+            order = json.dumps([program, list(map(str, words)), environment, files])
+            print(order, file=forks.stdin, flush=True)
+            code = forks.stdout.readline().strip()
+            out, err = (Path(path).read_text() for path in files)
+            assert code == "0", err
+            return out
+
+        yield run
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
 import pickle
-import subprocess
-import sys
 
 import gymnasium as gym
 import numpy as np
@@ -68,11 +66,10 @@ def test_a_masked_environment_is_made_again_from_its_pickled_spec():
     np.testing.assert_array_equal(obs[[1, 3]], 0)
 
 
-def test_envs_imports_neither_sb3_nor_agents_nor_what_single_tasks_need():
+def test_envs_imports_neither_sb3_nor_agents_nor_what_single_tasks_need(fresh):
     code = (
         "import sys, envs; "
         "others = {'stable_baselines3', 'agents', 'ale_py', 'minatar', 'pygame'}; "
         "print(sorted(others & set(sys.modules)))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+    assert fresh(code) == "[]\n"

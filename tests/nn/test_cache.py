@@ -1,8 +1,6 @@
 import copy
 import gc
 import pickle
-import subprocess
-import sys
 import threading
 import weakref
 
@@ -464,7 +462,7 @@ def test_nothing_watches_optimizers_outside_of_a_scope():
     assert hooks() == before
 
 
-def test_importing_the_package_hooks_nothing():
+def test_importing_the_package_hooks_nothing(fresh):
     program = (
         "import torch\n"
         "from torch.nn.modules import module\n"
@@ -474,7 +472,7 @@ def test_importing_the_package_hooks_nothing():
         "hooks = [v for n, v in both.items() if n.startswith('_global_') and n.endswith('hooks')]\n"
         "assert hooks and not any(hooks), hooks"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    fresh(program)
 
 
 def test_sharing_memory_inside_a_scope_is_seen():

@@ -1,21 +1,20 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from tests.nn.cases import CASES, NORMED, PASTS, out
-from tests.nn.ddp_worker import inputs, train
+from tests.nn.ddp_workers import inputs
 
 ALL = {**CASES, **NORMED}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(fresh, tmp_path_factory):
     """The folder of the gradients that each of two processes got."""
     if not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("needs gloo")
     folder = tmp_path_factory.mktemp("ddp")
-    mp.spawn(train, args=(2, folder / "rendezvous", folder), nprocs=2)
+    fresh("import sys; from tests.nn.ddp_workers import train; train(sys.argv[1])", folder)
     return folder
 
 

@@ -1,8 +1,6 @@
 import copy
 import functools
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -139,23 +137,22 @@ def test_saved_agent_acts_the_same_and_resumes_with_the_same_optimizers(tmp_path
 
 LOAD = """
 import sys, wnrl.sb3, stable_baselines3, sb3_contrib
-for name in {names}:
+folder, *names = sys.argv[1:]
+for name in names:
     algorithm = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
-    model = algorithm.load(f"{path}/{{name}}.zip", device="cpu")
+    model = algorithm.load(f"{folder}/{name}.zip", device="cpu")
     print(model.predict([0.1, 0.2, 0.3, 0.4, 0.5], deterministic=True)[0].tolist())
 """
 
 
-def test_saved_agents_load_in_a_process_that_imports_wnrl_sb3_alone(tmp_path):
+def test_saved_agents_load_in_a_process_that_imports_wnrl_sb3_alone(fresh, tmp_path):
     expected = []
     for name in ALGORITHMS:
         model, _ = trained(name, "batch_renorm")
         model.save(tmp_path / name)
         action, _ = model.predict(np.linspace(0.1, 0.5, 5, dtype=np.float32), deterministic=True)
         expected.append(str(action.tolist()))
-    code = LOAD.format(names=list(ALGORITHMS), path=tmp_path)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == expected, done.stderr
+    assert fresh(LOAD, tmp_path, *ALGORITHMS).splitlines() == expected
 
 
 @pytest.mark.parametrize("norm", ["weight", "batch"])

@@ -3,8 +3,6 @@
 import copy
 import functools
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -179,8 +177,9 @@ def test_policy_save_and_load_keep_every_argument(tmp_path, name):
         assert torch.equal(actual, expected)
 
 
-FRESH = """
-import sys
+LOAD = """
+import sys, warnings
+warnings.simplefilter("error")
 import numpy as np, wnrl.sb3, stable_baselines3, sb3_contrib
 for name in sys.argv[2:]:
     algorithm = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
@@ -190,7 +189,7 @@ for name in sys.argv[2:]:
 """
 
 
-def test_saved_models_load_in_a_fresh_process_that_imports_wnrl_sb3_alone(tmp_path):
+def test_saved_models_load_in_a_fresh_process_that_imports_wnrl_sb3_alone(fresh, tmp_path):
     obs = sample(VECTOR, n=16)
     np.save(tmp_path / "obs.npy", obs)
     expected = ""
@@ -198,10 +197,7 @@ def test_saved_models_load_in_a_fresh_process_that_imports_wnrl_sb3_alone(tmp_pa
         model = trained(name, "weight")[0]
         model.save(tmp_path / name)
         expected += " ".join([name, *map(str, model.predict(obs, deterministic=True)[0])]) + "\n"
-    command = [sys.executable, "-W", "error", "-c", FRESH, str(tmp_path), *ALGORITHMS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == expected
+    assert fresh(LOAD, tmp_path, *ALGORITHMS) == expected
 
 
 @pytest.mark.parametrize("norm", ["weight", "projected", "batch"])
