@@ -12,7 +12,9 @@ from typing import Any
 
 import gymnasium as gym
 
+from envs.world import register_world
 from wnrl.errors import UsageError, check_choice, check_positive, printable
+from wnrl.tensor_envs import World
 
 # From a part of a module's name to the extra of this project that it needs.
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari", "minatar": "minatar"}
@@ -32,8 +34,8 @@ class EnvFactory:
     """
 
     env_id: str
-    """Gymnasium's id, ours included; ``module:Env-v0`` imports a module that registers it, which
-    may stand in the current folder."""
+    """Gymnasium's id, ours and those of worlds included; ``module:Env-v0`` imports a module that
+    registers it, which may stand in the current folder."""
     render_mode: str | None = None
     """rgb_array for environments that can be filmed."""
     max_episode_steps: int | None = None
@@ -44,10 +46,7 @@ class EnvFactory:
     def __post_init__(self) -> None:
         if self.max_episode_steps is not None:
             check_positive(max_episode_steps=self.max_episode_steps)
-        if ":" in self.env_id:
-            self._import()
-        elif ATARI.search(self.env_id):
-            self._import_atari()
+        self._register()
         check_choice("env_id", self._registered_id, gym.registry)
         with warnings.catch_warnings():  # Gymnasium's, of a newer version
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -61,6 +60,7 @@ class EnvFactory:
         return self._make(self.render_mode)
 
     def _make(self, render_mode: str | None) -> gym.Env[Any, Any]:
+        self._register()  # this may be another process
         module = str(gym.spec(self._registered_id).entry_point)
         options = {**({"frameskip": 1} if module.startswith("ale_py") else {}), **self.env_kwargs}
         if render_mode is not None:
@@ -82,6 +82,14 @@ class EnvFactory:
     def _registered_id(self) -> str:
         return self.env_id.rpartition(":")[2]
 
+    def _register(self) -> None:
+        """Import what registers the environment, and register the world that its id describes."""
+        if ":" in self.env_id:
+            self._import()
+        elif ATARI.search(World.from_id(self.env_id).base):
+            self._import_atari()
+        register_world(self._registered_id)
+
     def _import(self) -> None:
         module, _, name = self.env_id.rpartition(":")
         if (here := str(Path.cwd())) not in sys.path:
@@ -90,6 +98,7 @@ class EnvFactory:
             importlib.import_module(module)
         except (ImportError, ValueError, TypeError) as error:  # the last two: no name of a module
             raise UsageError(f"env_id {self.env_id!r}: {_first_line(error)}") from error
+        register_world(name)
         if name not in gym.registry:
             near = difflib.get_close_matches(name, gym.registry, n=1, cutoff=0.75)
             hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -195,6 +195,7 @@ SPECIAL = {
     ("check_finite", "model"): agent,
     ("cnn", "image_shape"): (1, 36, 36),
     ("file_checksum", "path"): file,
+    ("World", "base"): "CartPole-v1",
 }
 """And by the names of a function and its parameter."""
 

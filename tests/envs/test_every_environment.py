@@ -3,12 +3,16 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs import GAMES, NO_VELOCITY, NOISY, PIXELS, factory
+from envs import GAMES, PIXELS, factory
+from wnrl.tensor_envs import WORLDS
 
 OURS = [
     "TMaze-v0",
-    "TMazeLong-v0",
-    *(env_id for env_id in (*NO_VELOCITY, *NOISY, *PIXELS) if "Lunar" not in env_id),
+    "RepeatPrevious-v0",
+    "DelayedMatch-v0",
+    *(env_id for env_id in (*WORLDS, *PIXELS) if "Lunar" not in env_id),
+    "CartPole-obs_noise0.1-obs_dropout0.2-delay2-sticky0.25-hidden1-v1",
+    "Pendulum-delay1-sticky0.25-v1",
     *GAMES,
 ]
 
@@ -71,13 +75,10 @@ def test_a_seed_can_be_as_large_as_that_of_the_last_run(make, env_id):
     make(env_id).reset(seed=100_000 * (2**31 - 1))
 
 
-@pytest.mark.parametrize("env_id", [*NO_VELOCITY, *NOISY, *PIXELS])
-def test_it_has_the_limits_of_its_base(env_id):
-    base_id = next(
-        base if isinstance(base, str) else base[0]
-        for table in (NO_VELOCITY, NOISY, PIXELS)
-        for own, base in table.items()
-        if own == env_id
-    )
+@pytest.mark.parametrize(
+    ("env_id", "base_id"),
+    [*PIXELS.items(), *((name, world.base) for name, world in WORLDS.items() if not world.memory)],
+)
+def test_it_has_the_limits_of_its_base(env_id, base_id):
     assert gym.spec(env_id).max_episode_steps == gym.spec(base_id).max_episode_steps
     assert gym.spec(env_id).reward_threshold == gym.spec(base_id).reward_threshold

@@ -52,7 +52,8 @@ def seen(env, actions):
 @pytest.mark.parametrize(
     "env_id",
     ["CartPole-v1", "CartPoleNoVel-v1", "CartPoleNoisy-v1", "Acrobot-v1", "Pendulum-v1",
-     "MountainCarContinuous-v0", "TMaze-v0", "FrozenLake-v1", "MinAtarBreakout-v1"],
+     "MountainCarContinuous-v0", "TMaze-v0", "FrozenLake-v1", "MinAtarBreakout-v1",
+     "RepeatPrevious-v0", "CartPole-obs_dropout0.1-delay2-sticky0.25-v1"],
 )  # fmt: skip
 def test_episodes_go_on_where_they_were_and_later_ones_begin_alike(env_id, through_a_file):
     if env_id.startswith("MinAtar"):

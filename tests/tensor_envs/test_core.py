@@ -3,7 +3,13 @@ import torch
 
 from wnrl.errors import UsageError
 from wnrl.tensor_envs import TENSOR_ENVS, make
-from wnrl.tensor_envs.core import advance, begin
+from wnrl.tensor_envs.core import advance, begin, normal
+
+EVERY = [
+    *TENSOR_ENVS,
+    "Pendulum-obs_noise0.1-reward_noise0.5-obs_dropout0.2-delay2-sticky0.25-hidden1-v1",
+    "RepeatPrevious-delay1-sticky0.25-memory2-v0",
+]
 
 
 def uniform(*shape, seed=0):
@@ -19,7 +25,7 @@ def some_actions(env, *shape, seed=1):
     return low + u * (high - low)
 
 
-@pytest.mark.parametrize("env_id", TENSOR_ENVS)
+@pytest.mark.parametrize("env_id", EVERY)
 def test_a_vector_of_any_batch_shape_is_its_environments_one_by_one(env_id):
     env = make(env_id)
     first, draws = uniform(2, 3, env.reset_draws), env.step_draws + env.reset_draws
@@ -35,7 +41,7 @@ def test_a_vector_of_any_batch_shape_is_its_environments_one_by_one(env_id):
             torch.testing.assert_close(all_of_them[1, 2], one, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("env_id", TENSOR_ENVS)
+@pytest.mark.parametrize("env_id", EVERY)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_shapes_and_types_are_those_of_the_contract(env_id, dtype):
     env = make(env_id)
@@ -53,7 +59,7 @@ def test_shapes_and_types_are_those_of_the_contract(env_id, dtype):
         assert (leaf.shape, leaf.dtype) == (episodes.state[name].shape, episodes.state[name].dtype)
 
 
-@pytest.mark.parametrize("env_id", TENSOR_ENVS)
+@pytest.mark.parametrize("env_id", EVERY)
 def test_a_step_changes_none_of_its_arguments(env_id):
     env = make(env_id)
     episodes = begin(env, uniform(2, 3, env.reset_draws))
@@ -95,3 +101,10 @@ def test_an_episode_that_ends_itself_at_the_time_limit_is_not_truncated():
 def test_an_id_without_a_tensor_form_is_refused_with_those_that_have_one():
     with pytest.raises(UsageError, match=r"^env_id must be one of CartPole-v1.*, got 'Lander-v3'"):
         make("Lander-v3")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normals_are_the_quantiles_of_the_normal_distribution(dtype):
+    u = torch.tensor([2.0**-25, 1e-4, 0.1, 0.5, 0.9, 1 - 2.0**-24], dtype=dtype)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {}
+    torch.testing.assert_close(normal(u), torch.special.ndtri(u), **tolerance)

@@ -1,14 +1,15 @@
 """Environments as torch code on ``(members, envs, ...)`` tensors, by Gymnasium's ids."""
 
 from wnrl.arguments import guard
-from wnrl.errors import check_choice
 from wnrl.tensor_envs.classic import Acrobot, CartPole, MountainCar, MountainCarContinuous, Pendulum
 from wnrl.tensor_envs.core import TensorEnv
 from wnrl.tensor_envs.memory import DelayedMatch, RepeatPrevious, TMaze
 from wnrl.tensor_envs.table import TENSOR_ENVS
+from wnrl.tensor_envs.world import WORLDS, World
 
 __all__ = [
     "TENSOR_ENVS",
+    "WORLDS",
     "Acrobot",
     "CartPole",
     "DelayedMatch",
@@ -17,6 +18,7 @@ __all__ = [
     "Pendulum",
     "RepeatPrevious",
     "TMaze",
+    "World",
     "make",
 ]
 
@@ -24,10 +26,13 @@ __all__ = [
 def make(env_id: str) -> TensorEnv:
     """Return the tensor environment with the dynamics of the Gymnasium environment ``env_id``.
 
+    Args:
+        env_id: a key of ``TENSOR_ENVS``, or the id or name of a ``World``.
+
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or a dial of the world does not fit it.
     """
-    return TENSOR_ENVS[check_choice("env_id", env_id, TENSOR_ENVS)]()
+    return TENSOR_ENVS[env_id]() if env_id in TENSOR_ENVS else World.from_id(env_id).tensor_env()
 
 
 guard(globals(), __all__)

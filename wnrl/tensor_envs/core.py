@@ -6,6 +6,7 @@ calls decides where they come from. Nothing here branches on a tensor's values o
 host, so that a loop of steps can be captured in a CUDA graph.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -20,7 +21,7 @@ State = dict[str, Tensor]
 class TensorEnv(Protocol):
     """An environment without a time limit or a reset of its own; ``advance`` adds both.
 
-    Integers come from a uniform u by ``(u * n).long()``, normals by ``torch.special.ndtri(u)``.
+    Integers come from a uniform u by ``(u * n).long()``, normals by ``normal(u)``.
     """
 
     @property
@@ -115,6 +116,15 @@ def advance(
     state = choose(ended, env.reset(reset_u), state)
     after = Episodes(state, env.observe(state), steps.masked_fill_(ended, 0))
     return after, Step(rewards, terminated, truncated, final_obs)
+
+
+def normal(u: Tensor) -> Tensor:
+    """Return standard normal numbers from uniforms in the open (0, 1).
+
+    In float32 a uniform has to be at least 2^-25 away from 0 and 1. On a CPU this takes a quarter
+    of the time of ``torch.special.ndtri``.
+    """
+    return torch.erfinv(u * 2 - 1) * math.sqrt(2)
 
 
 def choose(mask: Tensor, if_true: State, if_false: State) -> State:
