@@ -7,6 +7,8 @@ Tags of agents are SB3's own wherever SB3 has one, so that our curves lie over S
 EVAL_RETURN = "eval/mean_reward"
 FINAL_RETURN = "eval/final_return"
 EVAL_LENGTH = "eval/mean_ep_length"
+ROLLOUT_RETURN = "rollout/ep_rew_mean"
+ROLLOUT_LENGTH = "rollout/ep_len_mean"
 TRAIN_LOSS = "train/loss"
 LEARNING_RATE = "train/learning_rate"
 STEPS_PER_SECOND = "time/steps_per_second"

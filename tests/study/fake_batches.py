@@ -7,8 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from wnrl.errors import NonFiniteError
-from wnrl.runs import Length, Options, carry_out_batch
-from wnrl.study.execute import Batching
+from wnrl.runs import Batching, Length, Options, carry_out_batch
 
 LENGTH = Length(("total_timesteps",), lambda settings: settings["total_timesteps"])
 FILES = ("sum.txt",)

@@ -191,18 +191,32 @@ class PPO:
                 rows.div_(length.where(length > 0, 1.0))
 
     @torch.no_grad()
-    def evaluate(self, n_episodes: int, start: int = 0) -> Tensor:
-        """Return the returns of episodes with the likeliest actions, ``(P, n_episodes)``.
+    def evaluate(
+        self,
+        n_episodes: int,
+        start: int = 0,
+        params: Tensor | None = None,
+        buffers: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Play episodes with the likeliest actions.
 
         They start apart from those of training, and each member's in its own places.
 
         Args:
             n_episodes: of each member, side by side.
             start: the number of the first of these starts; the same number, the same starts.
+            params: of other networks of the members, ``(P, D)``; None for the present ones.
+            buffers: of these.
+
+        Returns:
+            Return and length of each episode, ``(P, n_episodes)``.
         """
-        act = self.networks.act(self.params, self.buffers)
+        act = self.networks.act(
+            self.params if params is None else params, self.buffers if buffers is None else buffers
+        )
         episodes = self._begin(EVALUATION, start * self.env.reset_draws, n_episodes).episodes
         returns = torch.zeros(episodes.steps.shape).to(self.params)
+        lengths = torch.zeros_like(episodes.steps)
         alive = torch.ones_like(returns, dtype=torch.bool)
         each = self.env.step_draws + self.env.reset_draws
         streams = fork(fork(self.keys, EVALUATION), start)
@@ -212,21 +226,27 @@ class PPO:
             actions = self.distribution.to_env(self.distribution.mode(act(episodes.obs)[0]))
             episodes, step = advance(self.env, episodes, actions, u)
             returns += step.rewards * alive
+            lengths += alive
             alive &= ~(step.terminated | step.truncated)
             if t % 50 == 49 and not alive.any():  # the one look at values, seldom
                 break
-        return returns
+        return returns, lengths
 
     def finite(self) -> Tensor:
         """Return which members have finite parameters alone, ``(P,)`` bool."""
         return self.params.isfinite().all(1)
 
-    def member_state(self, index: int) -> dict[str, Tensor]:
-        """Return the state of one member under the names that SB3's ``MlpPolicy`` has, a copy."""
+    def member_state(
+        self, index: int, params: Tensor | None = None, buffers: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the state of one member under the names that SB3's ``MlpPolicy`` has, a copy.
+
+        ``params`` and ``buffers`` as ``evaluate`` has them.
+        """
         state = {}
         for rows, matrix in (
-            (self.plan.whole, self.params),
-            (self.plan.whole_buffers, self.buffers),
+            (self.plan.whole, self.params if params is None else params),
+            (self.plan.whole_buffers, self.buffers if buffers is None else buffers),
         ):
             views = rows.views(matrix[index : index + 1])
             state.update({name: view[0].clone() for name, view in views.items()})

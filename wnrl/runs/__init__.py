@@ -30,7 +30,7 @@ from wnrl.runs.folder import (
 from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.runs.machine import resolve_device, seed_everything, versions
 from wnrl.runs.session import carry_out, carry_out_batch
-from wnrl.runs.work import Batch, Length, Member, Options, Work
+from wnrl.runs.work import Batch, Batching, Length, Member, Options, Work
 
 __all__ = [
     "CHECKPOINT",
@@ -38,6 +38,7 @@ __all__ = [
     "RESULT",
     "VERSIONS",
     "Batch",
+    "Batching",
     "EventFile",
     "Interrupts",
     "Length",

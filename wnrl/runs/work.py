@@ -98,3 +98,15 @@ class Options:
 
     def __post_init__(self) -> None:
         check_from_zero(checkpoint_minutes=self.checkpoint_minutes)
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How a run would be trained together with others that are like it."""
+
+    refusal: str = ""
+    """Why it cannot, and what it can, in one line; empty where it can."""
+    members: int = 8
+    """Runs that it takes at a time."""
+    pays: bool = True
+    """Whether that was measured to be faster than one process a run."""

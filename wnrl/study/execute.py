@@ -16,25 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wnrl.errors import UsageError, printable
-from wnrl.runs import check_run_folder, plain_json, read_config
+from wnrl.runs import Batching, check_run_folder, plain_json, read_config
 from wnrl.runs.folder import as_before
 from wnrl.study.plan import Study, Trial
 
 Progress = Callable[[float], None]
 Result = dict[str, Any]
 Train = Callable[[Trial, Path, Progress], Result]
-
-
-@dataclass(frozen=True)
-class Batching:
-    """How a runner would train a trial together with others of the same ``batch_key``."""
-
-    refusal: str = ""
-    """Why it cannot, and what it can, in one line; empty where it can."""
-    members: int = 8
-    """Runs that it takes at a time."""
-    pays: bool = True
-    """Whether that was measured to be faster than one process a run."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,259 @@
+"""A cohort as a ``Batch`` of ``wnrl.runs``: its members' curves, checkpoints and results."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wnrl import tags
+from wnrl.errors import NonFiniteError
+from wnrl.population.ppo import PPO
+from wnrl.population.rollout import Ended
+from wnrl.rl.evaluation import Curve
+from wnrl.rl.run import BEST, MODEL, Plan
+from wnrl.runs import EventFile
+
+RECENT = 100  # episodes whose mean return is the training curve, as in SB3
+CURVE_START, FINAL_START = 0, 1_000_000
+"""Numbers of the first starts of the curve's evaluations and of those after training."""
+Save = Callable[[int, Mapping[str, Tensor], int, Path], None]
+"""From a member's place, its state, its steps and a path to a file with the agent."""
+
+
+class CohortRun:
+    """A cohort that is evaluated while it trains.
+
+    Args:
+        cohort: Members, not yet trained.
+        plan: How they are evaluated.
+        save: Writes the agent of a member.
+        plain_parts: Names of the layers that the norm was not applied to.
+        machine: ``device`` and ``threads`` as they were settled.
+        identity: What TensorBoard's HParams tab says of all of them besides their settings.
+    """
+
+    metrics: Mapping[str, str] = {
+        tags.FINAL_RETURN: "final_return",
+        tags.STEPS_PER_SECOND: "steps_per_second",
+    }
+
+    def __init__(
+        self,
+        cohort: PPO,
+        plan: Plan,
+        save: Save,
+        plain_parts: Sequence[str],
+        machine: Mapping[str, Any],
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.cohort, self.plan, self.save = cohort, plan, save
+        self.plain_parts = list(plain_parts)
+        self.machine, self.identity = machine, identity
+        self.members = [CohortMember(self, place) for place in range(len(cohort.members))]
+        self.best = (cohort.params.clone(), cohort.buffers.clone())
+        self.seconds = 0.0  # of rollouts and updates
+        self._sliced: tuple[int, dict[str, Any]] = (-1, {})
+        self._returns: dict[str, list[list[float]]] = {}
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps of each member."""
+        return self.plan.total_timesteps
+
+    @property
+    def step(self) -> int:
+        """Environment steps that each member has done."""
+        return self.cohort.steps
+
+    def train(self, events: Sequence[EventFile], between: Callable[[], None]) -> None:
+        """Train all members to the last step, as ``wnrl.runs.Batch`` has it."""
+        self._restore()
+        ended: list[Ended] = []
+        while self.cohort.iteration < self.cohort.config.iterations:
+            between()
+            began = time.perf_counter()
+            ended.append(self.cohort.iterate())
+            self.seconds += time.perf_counter() - began
+            curve, done = self.members[0].curve, self.cohort.iteration
+            last = done == self.cohort.config.iterations
+            if last or self.step >= curve.every * (len(curve.steps) + 1):
+                self._note(ended)
+                self._evaluate(events)
+        between()
+
+    def state_of(self, place: int) -> dict[str, Any]:
+        """Return what a member goes on from."""
+        if self._sliced[0] != self.step:
+            self._sliced = (self.step, self.cohort.state())
+        return _part(self._sliced[1], place)
+
+    def returns(self, prefix: str) -> list[list[float]]:
+        """Return the returns of the evaluation after training, of all members, once.
+
+        Args:
+            prefix: ``BEST`` for the networks that were best on their curves, empty for the last.
+        """
+        if prefix not in self._returns:
+            params, buffers = self.best if prefix else (self.cohort.params, self.cohort.buffers)
+            n_episodes = self.plan.eval_episodes
+            played, _ = self.cohort.evaluate(n_episodes, FINAL_START, params, buffers)
+            self._returns[prefix] = played.tolist()
+        return self._returns[prefix]
+
+    def _restore(self) -> None:
+        """Go to where the members were saved, if any was; all of them were at one step."""
+        if not any(member.saved for member in self.members):
+            return
+        states = [
+            member.saved.get("cohort") or self.state_of(member.place) for member in self.members
+        ]
+        self.cohort.restore(_joined(states))
+        for member in self.members:
+            member.become(member.saved)
+        self.seconds = max(member.saved.get("seconds", 0.0) for member in self.members)
+
+    def _note(self, ended: list[Ended]) -> None:
+        """Put what ended in the last rollouts behind each member's recent episodes."""
+        for rollout in ended:
+            returns, lengths = (x.transpose(1, 2).flatten(1).cpu() for x in rollout)  # by time
+            for member, *each in zip(self.members, returns, lengths, strict=True):
+                pairs = [(r, n) for r, n in zip(*(x.tolist() for x in each), strict=True) if n > 0]
+                member.recent.extend(pairs)
+        ended.clear()
+
+    def _evaluate(self, events: Sequence[EventFile]) -> None:
+        """Add a point to each member's curve; where a network is not finite its curve ends."""
+        played = self.cohort.evaluate(self.plan.eval_point_episodes, CURVE_START)
+        returns, lengths = (numbers.double().mean(1).tolist() for numbers in played)
+        improved = torch.zeros(len(self.members), 1, dtype=torch.bool)
+        finite = self.cohort.finite().tolist()
+        for member, file in zip(self.members, events, strict=True):
+            if not finite[member.place]:
+                continue
+            file.add_scalar(tags.EVAL_RETURN, returns[member.place], self.step)
+            file.add_scalar(tags.EVAL_LENGTH, lengths[member.place], self.step)
+            if member.recent:
+                recent, length = np.mean(member.recent, axis=0)
+                file.add_scalar(tags.ROLLOUT_RETURN, recent, self.step)
+                file.add_scalar(tags.ROLLOUT_LENGTH, length, self.step)
+            member.curve.steps.append(self.step)
+            member.curve.returns.append(returns[member.place])
+            if member.curve.best == len(member.curve.returns) - 1:
+                improved[member.place], member.best_step = True, self.step
+        improved = improved.to(self.cohort.params.device)
+        for best, now in zip(self.best, (self.cohort.params, self.cohort.buffers), strict=True):
+            best.copy_(torch.where(improved, now, best))
+
+
+class CohortMember:
+    """A member of a cohort as a ``Member`` of ``wnrl.runs``."""
+
+    def __init__(self, run: CohortRun, place: int) -> None:
+        self.run, self.place = run, place
+        self.machine, self.metrics = run.machine, run.metrics
+        self.identity = run.identity
+        self.curve = Curve(run.plan.total_timesteps / run.plan.eval_points)
+        self.recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
+        self.best_step = 0
+        self.saved: Mapping[str, Any] = {}
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps of the whole run."""
+        return self.run.total_steps
+
+    @property
+    def step(self) -> int:
+        """Environment steps done."""
+        return self.saved["step"] if self.saved and not self.run.step else self.run.step
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that ``restore`` needs."""
+        self._check_finite()
+        return {
+            "cohort": self.run.state_of(self.place),
+            "step": self.step,
+            "curve": asdict(self.curve),
+            "best": [matrix[self.place].cpu() for matrix in self.run.best],
+            "best_step": self.best_step,
+            "recent": [list(pair) for pair in self.recent],
+            "seconds": self.run.seconds,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> str:
+        """Keep ``state``, from which ``CohortRun.train`` goes on."""
+        self.saved = state
+        return ""
+
+    def become(self, state: Mapping[str, Any]) -> None:
+        """Go to where ``state`` was taken; the cohort is there already."""
+        if not state:
+            return
+        self.curve, self.best_step = Curve(**state["curve"]), state["best_step"]
+        self.recent.extend((r, n) for r, n in state["recent"])
+        for matrix, row in zip(self.run.best, state["best"], strict=True):
+            matrix[self.place].copy_(row)
+
+    def report(self) -> dict[str, Any]:
+        """Return what the result has of training.
+
+        ``steps_per_second`` is that of all members of the batch, ``batch_members``, together: what
+        one process trains in a second.
+        """
+        n_members = len(self.run.members)
+        return {
+            "steps": self.step,
+            "steps_per_second": n_members * self.step / self.run.seconds,
+            "batch_members": n_members,
+            "curve": self.curve.as_json(),
+            "plain_parts": self.run.plain_parts,
+        }
+
+    def measure(self, folder: Path) -> dict[str, Any]:
+        """Write the agent and the best one on its curve into ``folder``, and evaluate both."""
+        self._check_finite()
+        cohort, place = self.run.cohort, self.place
+        returns = self.run.returns("")[place]
+        self.run.save(place, cohort.member_state(place), self.step, folder / MODEL)
+        best = returns if self.best_step == self.step else self.run.returns(BEST)[place]
+        state = cohort.member_state(place, *self.run.best)
+        self.run.save(place, state, self.best_step, folder / (BEST + MODEL))
+        return {
+            "final_return": float(np.mean(returns)),
+            "eval_returns": returns,
+            "window_return": self.curve.window,
+            "best_return": float(np.mean(best)),
+            "best_step": self.best_step,
+        }
+
+    def _check_finite(self) -> None:
+        if not self.run.cohort.finite()[self.place]:
+            step = self.curve.steps[-1] if self.curve.steps else 0
+            raise NonFiniteError(
+                f"the network's parameters became NaN or infinite after step {step}"
+            )
+
+
+def _part(state: Any, place: int) -> Any:
+    """Return a member's part of a cohort's state, as one of a cohort of one."""
+    if isinstance(state, dict):
+        return {name: _part(value, place) for name, value in state.items()}
+    if isinstance(state, Tensor):
+        return state[place : place + 1].clone()
+    return [state[place]] if isinstance(state, list) else state
+
+
+def _joined(states: Sequence[Any]) -> Any:
+    """Return the state of a cohort whose members have these states; undoes ``_part``."""
+    first = states[0]
+    if isinstance(first, Mapping):
+        return {name: _joined([state[name] for state in states]) for name in first}
+    if isinstance(first, Tensor):
+        return torch.cat([state.cpu() for state in states])
+    return [entry for state in states for entry in state] if isinstance(first, list) else first
