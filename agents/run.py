@@ -1,33 +1,39 @@
 """The runner of agents: from settings to a finished run folder, and back to the agent in it."""
 
+import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 import envs
 from agents import AGENTS
 from agents.presets import Agent
+from wnrl import tensor_envs
 from wnrl.errors import UsageError, check_choice, printable
 from wnrl.nn.conversion import check_options
 from wnrl.norms import NORMS
+from wnrl.population.run import COHORTS, CohortRun
 from wnrl.rl.environments import first_env_seed, vectorize
 from wnrl.rl.hardware import choose_device, choose_threads, is_small
 from wnrl.rl.run import BEST, FILES, MODEL, STATISTICS, AgentRun, Plan
 from wnrl.rl.training import Model
 from wnrl.runs import (
     CONFIG,
+    Batching,
     Length,
     Options,
     carry_out,
+    carry_out_batch,
     checked_file,
     read_config,
     read_result,
     resolve_device,
+    whole_file,
 )
 
 # What a run has besides algo, env_id, norm, seed and the hyperparameters.
@@ -90,6 +96,69 @@ def train(trial: Any, folder: Path, progress: Callable[[float], None]) -> dict[s
     """Train the agent of a trial, or go on with it, or return its result if it is finished."""
     options = Options(resume=True, keep_checkpoint=False)
     return train_agent(folder, settings(trial), options, progress)
+
+
+def batching(trial: Any) -> Batching:
+    """Return how a trial of ``wnrl.study`` can be trained together with others."""
+    values = settings(trial)
+    try:
+        _cohort_class(values).member(_of_cohort(values))
+        tensor_envs.make(values["env_id"])
+    except UsageError as error:
+        return Batching(refusal=str(error))
+    return Batching()
+
+
+def train_batch(
+    trials: Sequence[Any], folders: Sequence[Path], progress: Callable[[float], None]
+) -> list[dict[str, Any]]:
+    """Train the agents of trials with one ``batch_key`` as a cohort, or go on with them."""
+    values = [settings(trial) for trial in trials]
+    device = resolve_device("cpu" if values[0]["device"] == "auto" else values[0]["device"])
+    row, config = _row_and_config(values[0])
+    torch.set_num_threads(1)
+    with closing(_environments(config, 0, envs.factory(values[0]["env_id"]))) as env:
+
+        def build(places: Sequence[int]) -> CohortRun:
+            members = [values[place] for place in places]
+            models = [
+                _built(row, _row_and_config(v)[1], env, v["norm"], v["seed"], "cpu")
+                for v in members
+            ]
+
+            def save(place: int, state: Mapping[str, Any], steps: int, path: Path) -> None:
+                model = models[place]
+                model.policy.load_state_dict(state)
+                model.num_timesteps = steps
+                with whole_file(path) as file:
+                    model.save(cast(io.BufferedIOBase, file))
+
+            cohort_class = _cohort_class(members[0])
+            cohort = cohort_class(
+                tensor_envs.make(members[0]["env_id"]),
+                [cohort_class.member(_of_cohort(v)) for v in members],
+                device=device,
+            )
+            return CohortRun(
+                cohort,
+                _plan(members[0]),
+                save,
+                cast(list[str], models[0].policy.plain_parts),
+                machine={"device": str(device), "threads": 1},
+                identity={"task": members[0]["env_id"]},
+            )
+
+        options = Options(resume=True, keep_checkpoint=False)
+        return carry_out_batch(folders, values, build, LENGTH, FILES, options, progress)
+
+
+def _cohort_class(settings: Mapping[str, Any]) -> Any:
+    return COHORTS[check_choice("algo of a population", settings["algo"], COHORTS)]
+
+
+def _of_cohort(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that an algorithm of ``wnrl.population`` is asked about."""
+    return {key: settings[key] for key in settings if key not in {"algo", "env_id", *DEFAULTS}}
 
 
 def train_agent(

@@ -59,6 +59,8 @@ class PPO:
         UsageError: what the members may not differ in, or what the engine does not have.
     """
 
+    member = PPOConfig.of
+
     def __init__(
         self,
         env: TensorEnv,

@@ -64,7 +64,9 @@ class Work(Member, Protocol):
 class Batch(Steps, Protocol):
     """Runs that are trained together, step by step; what is not finite in one stays in it."""
 
-    members: Sequence[Member]
+    @property
+    def members(self) -> Sequence[Member]:
+        """The runs."""
 
     def train(self, events: Sequence[EventFile], between: Callable[[], None]) -> None:
         """Train to the last step, calling ``between`` wherever states may be taken.

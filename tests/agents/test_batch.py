@@ -1,0 +1,167 @@
+"""Agents that are trained as one batch and leave the folders of ordinary runs."""
+
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+import agents.run
+from agents.run import batching, load_run, train, train_batch
+from wnrl import tensor_envs
+from wnrl.population.ppo import PPO
+from wnrl.runs import Stopped, read_config, read_json
+from wnrl.study import RETURN, Arm, Study, Task
+
+SMALL = {"total_timesteps": 192, "n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2,
+         "net_arch": [8], "eval_episodes": 3, "eval_points": 3,
+         "eval_point_episodes": 2}  # fmt: skip
+
+
+def trials(norm="weight", n_seeds=3, env_id="CartPole-v1", algo="ppo", axes=None, **values):
+    task = Task(env_id, algo, "agents.run:train", RETURN, {**SMALL, "device": "cpu", **values})
+    arm = Arm(norm)
+    return Study("one", [task], [arm], norm, seeds=range(n_seeds), axes=axes or {}).trials()
+
+
+def run(root, planned):
+    folders = [root / trial.folder for trial in planned]
+    return folders, train_batch(planned, folders, lambda fraction: None)
+
+
+def numbers(result):
+    return {k: v for k, v in result.items() if k not in ("wall_time", "steps_per_second")}
+
+
+def test_folders_and_results_have_what_those_of_an_ordinary_run_have(tmp_path):
+    planned = trials()
+    folders, results = run(tmp_path / "batch", planned)
+    one = tmp_path / "one"
+    alone = train(planned[0], one, lambda fraction: None)
+    names = {path.name.partition("tfevents")[0] for path in one.iterdir()}
+    for folder, result in zip(folders, results, strict=True):
+        assert {path.name.partition("tfevents")[0] for path in folder.iterdir()} == names
+        assert {*result} == {*alone, "batch_members"}
+        assert read_json(folder / "result.json")["files"].keys() == {
+            *read_json(one / "result.json")["files"]
+        }
+        assert {*result["curve"]} == {*alone["curve"]}
+    assert read_config(folders[0]) == read_config(one)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCarContinuous-v0"])
+def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, env_id):
+    planned = trials(env_id=env_id)
+    folders, _ = run(tmp_path, planned)
+    values = [agents.run._of_cohort(agents.run.settings(trial)) for trial in planned]
+    env = tensor_envs.make(env_id)
+    cohort = PPO(env, [PPO.member(v) for v in values])
+    cohort.train()
+    obs = torch.rand(5, *env.observation_space.shape)
+    actions = cohort.distribution.mode(
+        cohort.networks.act(cohort.params, cohort.buffers)(obs.expand(3, -1, -1))[0]
+    )
+    for folder, expected in zip(folders, actions, strict=True):
+        model, _, _ = load_run(folder)
+        chosen, _ = model.predict(obs.numpy(), deterministic=True)
+        np.testing.assert_allclose(chosen, expected.numpy(), rtol=1e-5, atol=1e-6)
+        assert model.num_timesteps == 192
+
+
+def test_the_best_agent_is_the_one_of_the_best_point(tmp_path):
+    for folder, result in zip(*run(tmp_path, trials(n_seeds=4)), strict=True):
+        curve = result["curve"]
+        best = curve["steps"][int(np.argmax(curve["eval/mean_reward"]))]
+        model, _, _ = load_run(folder, "best")
+        assert result["best_step"] == best == model.num_timesteps
+
+
+def test_a_member_alone_gives_what_it_gives_among_others(tmp_path):
+    planned = trials()
+    _, together = run(tmp_path / "a", planned)
+    _, alone = run(tmp_path / "b", planned[1:2])
+    assert {**numbers(together[1]), "batch_members": 1} == numbers(alone[0])
+
+
+def test_members_of_one_batch_have_their_own_rates(tmp_path):
+    planned = trials(n_seeds=1, axes={"learning_rate": (1e-4, 1e-1)})
+    folders, _ = run(tmp_path, planned)
+    assert [read_config(folder)["learning_rate"] for folder in folders] == [1e-4, 1e-1]
+    parts = [load_run(folder)[0].policy.state_dict()["value_net.weight"] for folder in folders]
+    assert not torch.equal(*parts)
+
+
+def test_a_member_that_becomes_nan_fails_alone(tmp_path):
+    good = trials(n_seeds=2, learning_rate_schedule="constant")
+    bad = trials(n_seeds=1, learning_rate=1e38, learning_rate_schedule="constant")
+    folders = [tmp_path / name for name in ("0", "1", "bad")]
+    results = train_batch([*good, *bad], folders, lambda fraction: None)
+    assert [result["status"] for result in results] == ["finished", "finished", "failed"]
+    assert "NaN or infinite" in results[2]["reason"]
+    _, alone = run(tmp_path / "alone", good)
+    assert [numbers(r)["final_return"] for r in results[:2]] == [r["final_return"] for r in alone]
+
+
+def test_a_stopped_batch_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monkeypatch):
+    planned = trials()
+    _, expected = run(tmp_path / "whole", planned)
+    iterate = PPO.iterate
+
+    def iterate_and_stop(cohort, *args):
+        if cohort.iteration == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return iterate(cohort, *args)
+
+    monkeypatch.setattr(PPO, "iterate", iterate_and_stop)
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path / "stopped", planned)
+    assert "at step 160 of 192; --resume goes on" in stopped.value.message
+    monkeypatch.setattr(PPO, "iterate", iterate)
+    folders, results = run(tmp_path / "stopped", planned)
+    assert [numbers(result) for result in results] == [numbers(result) for result in expected]
+    for folder, trial in zip(folders, planned, strict=True):
+        state, whole = (
+            load_run(path)[0].policy.state_dict()
+            for path in (folder, tmp_path / "whole" / trial.folder)
+        )
+        assert all(torch.equal(state[name], whole[name]) for name in whole)
+
+
+def test_curves_are_in_the_event_file(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folders, results = run(tmp_path, trials(n_seeds=1))
+    events = EventAccumulator(str(folders[0])).Reload()
+    points = events.Scalars("eval/mean_reward")
+    assert [point.step for point in points] == results[0]["curve"]["steps"]
+    assert {"eval/mean_ep_length", "rollout/ep_rew_mean", "rollout/ep_len_mean"} <= {
+        *events.Tags()["scalars"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"normalize": True}, "PPO in a population has no normalize, got True"),
+        ({"target_kl": 0.1}, "target_kl, got 0.1; it has .*learning_rate"),
+        ({"env_id": "FrozenLake-v1"}, "env_id"),
+    ],
+)
+def test_what_a_population_does_not_have_is_one_line(changes, told):
+    (trial,) = trials(n_seeds=1, **changes)
+    refusal = batching(trial).refusal
+    assert re.search(told, refusal)
+    assert "\n" not in refusal
+
+
+def test_an_algorithm_that_a_population_does_not_have_is_one_line():
+    task = Task("CartPole-v1", "a2c", "agents.run:train", RETURN, {"total_timesteps": 64})
+    (trial,) = Study("one", [task], [Arm("none")], "none", seeds=[0]).trials()
+    assert "algo of a population must be one of ppo" in batching(trial).refusal
+
+
+@pytest.mark.parametrize("norm", ["none", "weight", "batch", "projected"])
+def test_what_a_population_has_is_taken(norm):
+    assert batching(trials(norm, n_seeds=1)[0]).refusal == ""
