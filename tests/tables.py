@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import gymnasium as gym
+
 from agents import AGENTS
 from wnrl import NORMS
 from wnrl.data import DATASETS
+from wnrl.tensor_envs import TENSOR_ENVS
 from wnrl.vae import PRESETS
 from wnrl.vae.models import MODELS
 
@@ -13,7 +16,8 @@ from wnrl.vae.models import MODELS
 @contextmanager
 def restored() -> Iterator[None]:
     """Give the tables back the rows that they have now."""
-    tables = [(table, dict(table)) for table in (NORMS, AGENTS, DATASETS, MODELS, PRESETS)]
+    all_tables = (NORMS, AGENTS, DATASETS, MODELS, PRESETS, TENSOR_ENVS, gym.registry)
+    tables = [(table, dict(table)) for table in all_tables]
     try:
         yield
     finally:
