@@ -2,39 +2,45 @@
 
     python scripts/train_vae.py --model mlp --dataset digits --norm weight --seed 0
 
-The settings are those of ``wnrl.vae.PRESETS``; every one of them is a flag. The run folder gets
-``config.json``, ``versions.json``, TensorBoard events, ``model.pt``, ``samples.png``,
-``per_image_nll.npy`` (nats, in the order of the test split) and, last, ``result.json``. With
+The settings are those of the preset for the model and the data set; every one of them is a flag,
+with its value in this help: ``--model conv --dataset mnist --help`` shows those of the two. The
+run folder gets ``config.json``, ``versions.json``, TensorBoard events, ``model.pt``,
+``samples.png``, ``per_image_nll.npy`` (nats, in the order of the test split) and, last,
+``result.json``. With
 ``--resume`` a run that was stopped goes on from its last checkpoint, on the CPU with the same bits
 as if it had not been stopped, and a finished one goes on to more ``--epochs``. Called again with
 the same flags, a finished run shows its result.
 """
 
 import sys
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import _cli
 
+if __name__ == "__main__":
+    _cli.start()
 
-@dataclass(frozen=True)
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import tyro
+
+from wnrl.runs import Options
+from wnrl.vae.config import VAEConfig
+from wnrl.vae.presets import USUAL, configured, preset
+from wnrl.vae.run import Machine, in_words, train_in
+
+
+@dataclass(frozen=True, kw_only=True)
 class Args:
-    """Flags; those that are None take the preset's value."""
+    """One run. ``Args.of`` fills ``config`` with a preset."""
 
-    model: str = "mlp"
-    """The kind of VAE: mlp, mlp2, conv, conv_iaf, draw, draw_attention or frames."""
-    dataset: str = "digits"
-    """digits, mnist, mnist-static, omniglot-small, fashion-mnist, cifar10 or frames:<env id>."""
-    norm: str = "weight"
-    """Normalisation: none, weight, weight_mean, mean, projected, batch, batch_renorm, layer, rms or
-    spectral; a key of wnrl.NORMS."""
-    seed: int = 0
-    """Seed of the weights and of everything random in training."""
-    preset: str = "default"
-    """Which settings the other flags change: default, 150 (epochs, of MLPs) or long (for a GPU)."""
+    preset: str = USUAL
+    """Which settings the flags change: default, 150 (epochs, of MLPs) or long (for a GPU)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<k>."""
     run_dir: Path | None = None
@@ -51,83 +57,53 @@ class Args:
     """Leave one in a finished run too, which can then be extended."""
     compile: bool = False
     """Compile the model for training; CUDA graphs on a GPU."""
-    amp: bool = False
-    """Train networks in bfloat16; log-probabilities and what is measured stay in float32."""
-    likelihood: str | None = None
-    """Of the pixels: bernoulli, logistic, logistic_mixture or normal (a density)."""
-    objective: str | None = None
-    """What is maximised: elbo, iwae or dreg."""
-    train_samples: int | None = None
-    """K, samples an image in training."""
-    train_chunk: int | None = None
-    """For iwae: samples at a time, for memory."""
-    beta: float | None = None
-    """For elbo: factor of the KL in training."""
-    warm_up_epochs: float | None = None
-    """For elbo: epochs over which the KL's factor rises from 0."""
-    free_bits: float | None = None
-    """For elbo: nats that each group of latent variables has free in training."""
-    free_bits_per: str | None = None
-    """group or example."""
-    data_init: int | None = None
-    """Images for the data-dependent initialisation before the first step; 0 for none."""
-    norm_kwargs: dict[str, int | float | str] | None = None
-    """Options of the norm, as in --norm-kwargs momentum 0.01."""
-    norm_heads: bool = True
-    """Whether output layers take the norm too, where it has a way."""
-    epochs: int | None = None
-    """Passes over the training set."""
-    n_steps: int | None = None
-    """Gradient steps, instead of epochs."""
-    batch_size: int | None = None
-    """Images in a gradient step."""
-    optimizer: str | None = None
-    """adam or adamax."""
-    learning_rate: float | None = None
-    """Its step size at the start."""
-    schedule: str | None = None
-    """Of the step size: constant, cosine (to 5 % over the second half), or iwae (its paper's)."""
-    max_grad_norm: float | None = None
-    """Gradients are scaled down to this length, taken together."""
-    ema_epochs: float | None = None
-    """Over about so many epochs weights are averaged for all that is measured; 0 for none."""
-    select: str | None = None
-    """Which weights are measured: last, or best (on the validation split)."""
-    hidden: tuple[int, ...] | None = None
-    """Widths of the mlp's encoder's hidden layers; the decoder mirrors them."""
-    latent_dim: int | None = None
-    """Number of latent variables."""
-    activation: str | None = None
-    """For mlp and mlp2, a key of wnrl.networks.ACTIVATIONS: tanh, relu, elu, ..."""
-    draw_steps: int | None = None
-    """Steps of DRAW."""
-    n_samples: int | None = None
-    """K importance samples an image for the reported NLL."""
-    n_logs: int | None = None
-    """Points of the learning curves."""
+    config: tyro.conf.OmitArgPrefixes[VAEConfig]
+    """Settings of the run; the defaults are those of the preset for --model and --dataset."""
+
+    @classmethod
+    def of(
+        cls, model: str = "mlp", dataset: str = "digits", preset: str = USUAL, **values: Any
+    ) -> "Args":
+        """Return arguments with a preset that some settings are changed of.
+
+        Raises:
+            UsageError: There is no such model, data set, preset or setting.
+        """
+        names = {field.name for field in fields(cls)}
+        own = {name: value for name, value in values.items() if name in names}
+        settings = {name: value for name, value in values.items() if name not in names}
+        return cls(preset=preset, config=configured(model, dataset, preset, **settings), **own)
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        task = self.dataset.replace("/", "_").replace(":", "_")
-        return self.run_dir or Path("runs/single", task, self.model, self.norm, f"seed{self.seed}")
+        run = self.config
+        task = run.dataset.replace("/", "_").replace(":", "_")
+        return self.run_dir or Path("runs/single", task, run.model, run.norm, f"seed{run.seed}")
 
-    def config(self) -> Any:
-        """Return the ``VAEConfig``: the preset with what was asked for in its place."""
-        from wnrl.vae import VAEConfig, presets
 
-        asked = {field.name: getattr(self, field.name) for field in fields(VAEConfig)}
-        return presets.configured(asked.pop("model"), asked.pop("dataset"), self.preset, **asked)
+def preset_of(argv: Sequence[str]) -> Args:
+    """Return what the flags that are not given mean: the preset for the model and data set.
+
+    Raises:
+        UsageError: There is no such model, data set or preset.
+    """
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("model", "dataset", "preset", "epochs", "n_steps"):
+        scan.add_argument(f"--{name.replace('_', '-')}", f"--{name}", nargs="?", const="")
+    given, _ = scan.parse_known_args(argv)
+    variant = given.preset or USUAL
+    config = preset(given.model or "mlp", given.dataset or "digits", variant)
+    if given.n_steps is not None and given.epochs is None:  # they take the place of epochs
+        config = replace(config, epochs=None, n_steps=1)
+    return Args(preset=variant, config=config)
 
 
 def main(args: Args) -> int:
     """Print the run folder, train, print the result; return 1 if the run failed."""
-    from wnrl.runs import Options
-    from wnrl.vae.run import Machine, in_words, train_in
-
     machine = Machine(args.device, args.threads, args.compile)
     options = Options(args.resume, args.checkpoint_minutes, args.keep_checkpoint)
-    where = (args.folder, args.config(), machine, args.data_dir)
+    where = (args.folder, args.config, machine, args.data_dir)
     with _cli.progress_bar() as progress:
         result = train_in(*where, options, progress, lambda: print(args.folder, flush=True))
     print(in_words(result), flush=True)
@@ -135,4 +111,4 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
-    _cli.run(main, Args, description=__doc__)
+    _cli.run(main, Args, description=__doc__, default=preset_of)

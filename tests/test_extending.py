@@ -1,28 +1,37 @@
-"""CONTRIBUTING's snippets, done from outside: each thing works without a change to the source."""
+"""The snippets of docs/extending.md: each thing works without a change to the source."""
 
 import re
+import shlex
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
+import gymnasium
 import pytest
 from torch import nn
 
+import envs
+from scripts import _cli, compare
 from tests.tables import restored
 from wnrl import NORMS, vae
+from wnrl.runs import Stopped
 from wnrl.study.execute import runner
 from wnrl.study.folder import publish
 from wnrl.study.summary import summarise
 
 ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def added():
     """Return the names that the snippets leave; the tables are as they were afterwards."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    names = {"__name__": "my_package"}
+    names = {"__name__": "my_lab"}
     with restored():
-        for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-            exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+        for block in SNIPPETS:
+            exec(compile(block, "extending.md", "exec"), names)
         yield names
     assert "instance" not in NORMS
 
@@ -61,3 +70,51 @@ def test_a_vae_that_was_added_is_found_again_in_its_run(added, done):
     model = vae.load(folder)
     assert isinstance(model, added["ShallowVAE"])
     assert any(isinstance(part, nn.GroupNorm) for part in model.modules())
+
+
+def test_an_environment_that_was_added_is_made_from_its_id(added):
+    with closing(envs.factory("Heavy-v0")()) as env:
+        assert env.unwrapped.masspole == 1.0
+
+
+@pytest.fixture
+def my_folder(tmp_path, monkeypatch):
+    """The current folder, with the snippets as my_lab.py and, the last of them, my_study.py."""
+    (tmp_path / "my_lab.py").write_text("\n".join(SNIPPETS[:-1]), encoding="utf-8")
+    (tmp_path / "my_study.py").write_text(SNIPPETS[-1], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_works_as_pasted(my_folder):
+    (commands,) = re.findall(r"^```bash\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    quick = {"train_agent": ["--total-timesteps", "256"], "train_vae": ["--epochs", "2"],
+             "compare": ["--seeds", "1"]}  # fmt: skip
+    for command in commands.splitlines():
+        _, script, *flags = shlex.split(command)
+        done = subprocess.run(
+            [sys.executable, ROOT / script, *flags, *quick.get(Path(script).stem, [])],
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert (my_folder / "runs" / "my_study" / "report.html").is_file()
+
+
+def test_workers_of_a_study_import_what_the_command_names(my_folder, monkeypatch):
+    told = []
+
+    def no_workers(trials, root, *, imports, **others):
+        told.extend(imports)
+        raise Stopped(15, "enough is known")
+        yield
+
+    monkeypatch.setattr("wnrl.study.processes.processes", no_workers)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["compare.py", "my_study.py", "--import", "my_lab"])
+    with restored():
+        gymnasium.registry.pop("Heavy-v0", None)  # which others of these tests have
+        with pytest.raises(SystemExit) as left:
+            _cli.run(compare.main, compare.Args)
+    assert left.value.code == 143
+    assert told == ["my_lab", "my_study"]

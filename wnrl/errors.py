@@ -2,7 +2,8 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UsageError(ValueError):
@@ -11,6 +12,22 @@ class UsageError(ValueError):
 
 class NonFiniteError(ArithmeticError):
     """A loss or a parameter became NaN or infinite; the run that had it has failed."""
+
+
+@contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Raise UsageError where an import inside finds no package.
+
+    Args:
+        name: of the extra of this project that has it.
+        what: needs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        told = f"{what} needs {package}, which is missing: pip install 'wnrl[{name}]'"
+        raise UsageError(told) from error
 
 
 def printable(text: object, length: int = 200) -> str:

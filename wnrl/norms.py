@@ -25,7 +25,7 @@ from wnrl.nn.normed_lstm import (
 )
 from wnrl.nn.projection import is_projected, mark_projected, project_
 from wnrl.nn.sites import WEIGHT_NORMED
-from wnrl.nn.spectral import SPECTRAL
+from wnrl.nn.spectral import SPECTRAL, step_vectors
 
 Normalizers = tuple[
     Callable[..., nn.Module],
@@ -70,6 +70,8 @@ class Norm:
     """Whether ``mark`` was done to a layer; there, the length of w is fixed."""
     after_step: Callable[[nn.Module], None] | None = None
     """What follows each optimizer step, on the module that was stepped."""
+    after_averaging: Callable[[nn.Module], None] | None = None
+    """What follows where the state of a module has become the mean of several."""
     options: tuple[str, ...] = ()
     """Keyword arguments of the normalizers that a caller may choose."""
     layer_options: tuple[str, ...] = ()
@@ -129,6 +131,7 @@ NORMS: dict[str, Norm] = {
         mark=mark_projected,
         marked=is_projected,
         after_step=project_,
+        after_averaging=project_,
     ),
     "batch": Norm(
         "batch norm",
@@ -171,6 +174,7 @@ NORMS: dict[str, Norm] = {
         colour="#A6611A",
         dash=(0, (1, 3)),
         layers=SPECTRAL,
+        after_averaging=step_vectors,
     ),
 }
 

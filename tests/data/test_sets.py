@@ -1,5 +1,6 @@
 import hashlib
 import io
+import sys
 import tarfile
 import zlib
 from dataclasses import replace
@@ -10,13 +11,13 @@ from sklearn.datasets import load_digits
 
 from wnrl import data
 from wnrl.data import sets
-from wnrl.data.files import File, fetch, find, read_idx
+from wnrl.data.files import File, fetch, is_here
 from wnrl.errors import UsageError
 
 CHECKSUMS = [2204355587, 2356445317, 645888276]
 FILES = {
     "mnist": sets.MNIST,
-    "mnist-static": sets.STATIC_IDX,
+    "mnist-static": sets.STATIC,
     "omniglot-small": (sets.OMNIGLOT_SMALL,),
 }
 SIZES = {
@@ -28,7 +29,7 @@ SIZES = {
 
 def needs(name):
     """Skips a test where the files of a data set are not."""
-    here = all(find(name, file, None) for file in FILES[name])
+    here = all(is_here(name, file) for file in FILES[name])
     return pytest.mark.skipif(not here, reason=f"the files of {name} are not here")
 
 
@@ -103,6 +104,10 @@ def test_unknown_dataset_is_refused_with_the_nearest_word():
         (torch.rand(3, 1, 8, 8), "valid must be grey levels, uint8, .* got torch.float32"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), r"got torch.uint8 of \(3, 8, 8\)"),
         (torch.zeros(3, 1, 9, 8, dtype=torch.uint8), r"got torch.uint8 of \(3, 1, 9, 8\)"),
+        (
+            torch.zeros(3, 8, 8, 3, dtype=torch.uint8),
+            r"uint8, .* of \(3, 8, 8, 3\)",
+        ),
         (torch.full((3, 1, 8, 8), 17, dtype=torch.uint8), "from 0 to levels - 1 = 16, got 17"),
     ],
 )
@@ -123,28 +128,26 @@ def test_parts_have_their_published_sizes(name):
 
 
 @needs("mnist-static")
-def test_published_text_holds_the_bits_of_the_idx_files(tmp_path, monkeypatch):
-    """The text is made from the idx files; its md5 is that of the published one."""
+def test_published_text_holds_the_bits_of_the_idx_files(tmp_path):
+    """The text is made from the idx files, and has the pixels of the published one."""
     images = data.load("mnist-static")
     text = torch.full((10_000, 2 * 784), ord(" "), dtype=torch.uint8)
     text[:, ::2] = images.test.flatten(1) + ord("0")
     text[:, -1] = ord("\n")
-    path = tmp_path / sets.STATIC_TEXT[2].name
-    path.write_bytes(text.numpy().tobytes())
-    assert fetch("mnist-static", sets.STATIC_TEXT[2], tmp_path) == path
-    assert torch.equal(sets.read_amat(path), images.test)
+    (tmp_path / sets.STATIC[2].name).write_bytes(text.numpy().tobytes())
+    assert torch.equal(fetch("mnist-static", sets.STATIC[2], tmp_path).unsqueeze(1), images.test)
 
 
 @needs("mnist")
 def test_the_last_400_training_images_of_mnist_are_for_validation():
     images = data.load("mnist")
-    everything = read_idx(fetch("mnist", sets.MNIST[0], None)).unsqueeze(1)
+    everything = fetch("mnist", sets.MNIST[0], None).unsqueeze(1)
     assert torch.equal(torch.cat([images.train, images.valid]), everything)
 
 
 @needs("omniglot-small")
 def test_every_part_of_omniglot_has_every_character_by_writers_of_its_own():
-    drawings = read_idx(fetch("omniglot-small", sets.OMNIGLOT_SMALL, None))
+    drawings = fetch("omniglot-small", sets.OMNIGLOT_SMALL, None)
     images = data.load("omniglot-small")
     # The second character's writer 16 is the third validation image.
     drawing = torch.nn.functional.pad(drawings[20 + 16], (3, 4, 3, 4))
@@ -160,14 +163,56 @@ def test_cifar_is_read_plane_by_plane(tmp_path, monkeypatch):
         for k, part in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
             pixels = (torch.arange(3072) % 251).to(torch.uint8)
             row = bytes([9]) + pixels.numpy().tobytes()
-            content = row * (k + 1)
+            content = row * 2 if part == "test_batch" else row + bytes([9]) + bytes([k]) * 3072
             info = tarfile.TarInfo(f"cifar-10-batches-bin/{part}.bin")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    checksum = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    checksum = "md5:" + hashlib.md5(path.read_bytes()).hexdigest()
     monkeypatch.setattr(sets, "CIFAR10", File(path.name, checksum, ""))
     images = data.load("cifar10", tmp_path)
-    assert [len(images.part(p)) for p in ("train", "valid", "test")] == [1 + 2 + 3 + 4, 5, 6]
+    assert [len(images.part(p)) for p in ("train", "valid", "test")] == [8, 2, 2]
+    assert images.train[1::2, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert images.valid[1, 0, 0, 0] == 4
     assert images.shape == (3, 32, 32)
     assert images.test[0, 1, 0, 2] == (1024 + 2) % 251
     assert images.test[0, 0, 1, 0] == 32
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_with_their_channels_last_are_refused_with_the_remedy(channels):
+    last = torch.zeros(3, 28, 28, channels, dtype=torch.uint8)
+    with pytest.raises(
+        UsageError, match=r"channels in front .* got \(3, 28, 28, .*permute\(0, 3, 1"
+    ):
+        data.Images("mine", last, last, last, levels=256, split="")
+    first = last.permute(0, 3, 1, 2)
+    assert data.Images("mine", first, first, first, levels=256, split="").shape == (
+        channels,
+        28,
+        28,
+    )
+
+
+def test_small_pictures_with_few_channels_are_taken_as_they_are():
+    small = torch.zeros(3, 2, 4, 3, dtype=torch.uint8)
+    assert data.Images("mine", small, small, small, levels=256, split="").shape == (2, 4, 3)
+
+
+def test_digits_without_their_package_are_refused_in_a_line_that_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UsageError) as refused:
+        data.load("digits")
+    assert str(refused.value) == (
+        "dataset 'digits' needs sklearn, which is missing: pip install 'wnrl[lab]'"
+    )
+
+
+@pytest.mark.parametrize("row", [{"shape": (1, 8, 9)}, {"levels": 16}, {"name": "other"}])
+def test_a_row_that_says_other_images_than_are_read_is_refused(digits, monkeypatch, row):
+    name = row.pop("name", "digits")
+    wrong = replace(data.DATASETS["digits"], **row)
+    monkeypatch.setitem(data.DATASETS, name, wrong)
+    with pytest.raises(
+        UsageError, match=r"must be read as name, shape and levels .*, got \('digits'"
+    ):
+        data.load(name)

@@ -142,17 +142,17 @@ def test_a_broken_pipe_to_anything_else_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("program", "flag", "table"),
+    ("path", "flag", "table"),
     [
-        ("train_agent", "norm", NORMS),
-        ("train_agent", "algo", AGENTS),
-        ("train_vae", "norm", NORMS),
-        ("train_vae", "model", MODELS),
-        ("train_vae", "dataset", DATASETS),
+        ("scripts/train_agent.py", "norm", NORMS),
+        ("scripts/train_agent.py", "algo", AGENTS),
+        ("wnrl/vae/config.py", "norm", NORMS),
+        ("wnrl/vae/config.py", "model", MODELS),
+        ("wnrl/vae/config.py", "dataset", DATASETS),
     ],
 )
-def test_help_lists_the_words_that_a_flag_takes(program, flag, table):
-    source = (CHECKOUT / "scripts" / f"{program}.py").read_text(encoding="utf-8")
+def test_help_lists_the_words_that_a_flag_takes(path, flag, table):
+    source = (CHECKOUT / path).read_text(encoding="utf-8")
     (told,) = re.findall(rf'    {flag}: str = "\w+"\n    """(.*?)"""', source, re.DOTALL)
     assert set(table) <= set(re.findall(r"[\w-]+", told))
 

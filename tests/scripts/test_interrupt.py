@@ -56,8 +56,8 @@ def test_ctrl_c_while_a_program_imports_torch_ends_it_without_a_word(name):
     assert child.returncode == 130
 
 
-# train_agent.py shows the hyperparameters of an algorithm, which are beside SB3's class of it.
-CHEAP = [name for name in PROGRAMS if name != "train_agent.py"]
+# The others show the hyperparameters of an algorithm or a model, which are beside its class.
+CHEAP = [name for name in PROGRAMS if name not in ("train_agent.py", "train_vae.py")]
 
 
 @pytest.mark.parametrize("flag", ["--help", "--hlep"])

@@ -12,12 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from scripts import _cli
-from scripts.train_vae import Args, main
+from scripts.train_vae import Args, main, preset_of
 from tests.vae.written import train
 from wnrl import data, tags, vae
 from wnrl.errors import UsageError
 from wnrl.runs import read_config, read_result
-from wnrl.vae import VAEConfig
+from wnrl.vae import VAEConfig, preset
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_vae.py"
 TINY = {"n_steps": 20, "hidden": (12,), "latent_dim": 2, "n_samples": 5, "n_logs": 4}
@@ -33,7 +33,7 @@ def _threads():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vae") / "run"
-    result = train(Args(norm="weight", run_dir=folder, device="cpu", **TINY))
+    result = train(Args.of(norm="weight", run_dir=folder, device="cpu", **TINY))
     return folder, result
 
 
@@ -87,6 +87,8 @@ def test_config_holds_every_resolved_value(run):
         "device",
         "threads",
         "compile",
+        "image_shape",
+        "levels",
     }
     assert (values["norm"], values["n_steps"], values["epochs"]) == ("weight", 20, None)
     assert (values["device"], values["threads"]) == ("cpu", 1)
@@ -126,7 +128,7 @@ def test_samples_are_saved_large_enough_to_read(run):
 def test_calling_a_finished_run_again_shows_its_result_and_changes_nothing(run, capsys):
     folder, result = run
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert main(Args(norm="weight", run_dir=folder, device="cpu", **TINY)) == 0
+    assert main(Args.of(norm="weight", run_dir=folder, device="cpu", **TINY)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(folder)
     assert lines[-1].startswith(f"NLL {result['nll']:.2f}")
@@ -135,7 +137,7 @@ def test_calling_a_finished_run_again_shows_its_result_and_changes_nothing(run, 
 
 def test_two_runs_with_one_seed_are_equal_bit_for_bit(run, tmp_path):
     folder, result = run
-    again = train(Args(norm="weight", run_dir=tmp_path / "again", device="cpu", **TINY))
+    again = train(Args.of(norm="weight", run_dir=tmp_path / "again", device="cpu", **TINY))
     assert (again["nll"], again["curve"]) == (result["nll"], result["curve"])
     states = [torch.load(f / "model.pt", weights_only=True) for f in (folder, tmp_path / "again")]
     first, second = (state["weights"]["raw"] for state in states)
@@ -147,7 +149,7 @@ def test_an_unfinished_run_is_done_again_from_the_start(run, tmp_path):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     (tmp_path / "model.pt").write_bytes(b"half of a checkp")
     (tmp_path / "events.out.tfevents.1.wnrl").write_bytes(b"")
-    again = train(Args(norm="weight", run_dir=tmp_path, device="cpu", **TINY))
+    again = train(Args.of(norm="weight", run_dir=tmp_path, device="cpu", **TINY))
     assert again["nll"] == result["nll"]
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
 
@@ -155,12 +157,12 @@ def test_an_unfinished_run_is_done_again_from_the_start(run, tmp_path):
 def test_progress_rises_to_one(tmp_path, monkeypatch):
     monkeypatch.setattr("wnrl.runs.session.PROGRESS_SECONDS", 0.0)
     done = []
-    train(Args(run_dir=tmp_path / "run", **TINY), done.append)
+    train(Args.of(run_dir=tmp_path / "run", **TINY), done.append)
     assert done == [*(step / 20 for step in range(1, 21)), 1.0]
 
 
 def test_a_nan_ends_the_run_as_failed_with_its_reason(tmp_path, capsys):
-    args = Args(norm="none", run_dir=tmp_path / "run", learning_rate=1e30, **TINY)
+    args = Args.of(norm="none", run_dir=tmp_path / "run", learning_rate=1e30, **TINY)
     assert main(args) == 1
     assert "failed: vae/" in capsys.readouterr().out
     result = read_result(tmp_path / "run")
@@ -192,7 +194,7 @@ def test_a_nan_ends_the_run_as_failed_with_its_reason(tmp_path, capsys):
             ["--preset", "lnog"],
             "preset of model 'mlp' on dataset 'digits' must be one of default, got",
         ),
-        (["--model", "frames"], "no preset for model 'frames' on dataset 'digits'"),
+        (["--model", "frames"], r"image_shape must be \(C, 64, 64\), got \(1, 8, 8\)"),
         (["--model", "conv", "--hidden", "5"], "hidden is no setting of model 'conv', got"),
         (["--objective", "iwae", "--beta", "2"], "beta is for objective 'elbo' alone, got 2.0"),
         (["--norm-kwargs", "momentun", "0.1"], "momentun"),
@@ -204,7 +206,7 @@ def test_a_nan_ends_the_run_as_failed_with_its_reason(tmp_path, capsys):
 def test_bad_flag_is_one_line_and_exit_2_and_writes_nothing(flags, message, tmp_path, capsys):
     folder = tmp_path / "run"
     with pytest.raises(SystemExit) as ended:
-        _cli.run(main, Args, argv=[*flags, "--run-dir", str(folder)])
+        _cli.run(main, Args, default=preset_of, argv=[*flags, "--run-dir", str(folder)])
     assert ended.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -218,7 +220,7 @@ def test_bad_flag_is_one_line_and_exit_2_and_writes_nothing(flags, message, tmp_
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
 def test_cuda_without_a_gpu_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UsageError, match="device 'cuda' asked for"):
-        train(Args(device="cuda", run_dir=tmp_path / "run"))
+        train(Args.of(device="cuda", run_dir=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -226,7 +228,7 @@ def test_run_folder_of_another_configuration_is_refused_and_kept(run, capsys):
     folder, _ = run
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UsageError, match=r"norm='weight' .asked: 'none'."):
-        main(Args(norm="none", run_dir=folder, device="cpu", **TINY))
+        main(Args.of(norm="none", run_dir=folder, device="cpu", **TINY))
     assert capsys.readouterr().out == ""
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -234,7 +236,7 @@ def test_run_folder_of_another_configuration_is_refused_and_kept(run, capsys):
 def test_a_result_from_one_device_is_not_shown_for_another(run, monkeypatch):
     monkeypatch.setattr("wnrl.vae.run.resolve_device", torch.device)
     with pytest.raises(UsageError, match=r"device='cpu' .asked: 'cuda:0'."):
-        train(Args(norm="weight", run_dir=run[0], device="cuda:0", **TINY))
+        train(Args.of(norm="weight", run_dir=run[0], device="cuda:0", **TINY))
 
 
 def test_the_run_folder_is_printed_before_training_starts(tmp_path, capsys, monkeypatch):
@@ -246,40 +248,51 @@ def test_the_run_folder_is_printed_before_training_starts(tmp_path, capsys, monk
 
     monkeypatch.setattr("wnrl.vae.run.VAEWork.train", look)
     with pytest.raises(KeyboardInterrupt):
-        main(Args(run_dir=tmp_path, **TINY))
+        main(Args.of(run_dir=tmp_path, **TINY))
     assert printed == [f"{tmp_path}\n"]
 
 
 def test_torch_runs_on_the_threads_that_were_asked_for(tmp_path):
-    train(Args(run_dir=tmp_path, threads=2, **TINY))
+    train(Args.of(run_dir=tmp_path, threads=2, **TINY))
     assert torch.get_num_threads() == 2
 
 
 def test_run_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"run_dir .* cannot be made"):
-        train(Args(run_dir=tmp_path / "file" / "run", **TINY))
+        train(Args.of(run_dir=tmp_path / "file" / "run", **TINY))
 
 
-def test_every_setting_of_a_run_is_a_flag():
-    flags = {field.name for field in fields(Args)}
-    assert {field.name for field in fields(VAEConfig)} <= flags
+def test_every_setting_of_a_run_is_a_flag_with_the_presets_value_in_the_help(capsys):
+    flags = ["--model", "conv", "--dataset", "mnist", "--preset", "long", "--help"]
+    with pytest.raises(SystemExit):
+        _cli.parse(Args, None, preset_of, flags)
+    told = " ".join(re.sub("[│╭╰─╮╯]", " ", capsys.readouterr().out).split())
+    for field in fields(VAEConfig):
+        assert re.search(rf"--{field.name.replace('_', '-')}[, ]", told), field.name
+    assert "levels" not in told
+    for flag, value in {"epochs": "300", "optimizer": "adamax", "likelihood": "bernoulli"}.items():
+        shown = re.search(rf"--{flag} .*?\(default: (.*?)\)", told)
+        assert shown[1] == value
 
 
 def test_flags_left_out_are_the_preset():
-    assert Args(seed=3).config() == VAEConfig(seed=3, latent_dim=16)
-    assert Args().norm == VAEConfig().norm == "weight"
+    assert Args.of(seed=3).config == VAEConfig(seed=3, latent_dim=16)
+    assert Args.of().config.norm == VAEConfig().norm == "weight"
+    args = _cli.parse(Args, None, preset_of, ["--model", "draw", "--n-steps", "7"])
+    assert args.config == replace(preset("draw", "digits"), epochs=None, n_steps=7)
 
 
 def test_heads_left_plain_by_a_flag_are_named_in_the_result(tmp_path):
     flags = ["--no-norm-heads", "--run-dir", str(tmp_path / "run")]
-    args = _cli.parse(Args, None, None, flags)
-    assert not args.config().norm_heads
-    assert train(replace(args, device="cpu", **TINY))["plain_parts"] == ["encoder.2", "decoder.2"]
+    flags += ["--n-steps", "2", "--hidden", "12", "--n-samples", "2", "--n-logs", "1"]
+    args = _cli.parse(Args, None, preset_of, flags)
+    assert not args.config.norm_heads
+    assert train(args)["plain_parts"] == ["encoder.2", "decoder.2"]
 
 
 def test_default_folder_is_named_by_dataset_model_norm_and_seed():
-    assert Args(norm="layer", seed=3).folder == Path("runs/single/digits/mlp/layer/seed3")
+    assert Args.of(norm="layer", seed=3).folder == Path("runs/single/digits/mlp/layer/seed3")
 
 
 def test_script_runs_from_another_folder(tmp_path):

@@ -1,27 +1,32 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from wnrl import data
 from wnrl.errors import UsageError
-from wnrl.vae import PRESETS, Trainer, build, preset
+from wnrl.vae import PRESETS, Trainer, VAEConfig, build, preset
 from wnrl.vae.models import MODELS
-from wnrl.vae.presets import ANY_FRAMES, USUAL
+from wnrl.vae.presets import GENERAL, USUAL
 
-EVERY = [(*key, variant) for key, variants in PRESETS.items() for variant in variants]
-
-
-@pytest.mark.parametrize(("model", "dataset", "variant"), EVERY)
-def test_preset_is_of_the_model_and_dataset_it_stands_for(model, dataset, variant):
-    name = "frames:Pendulum-v1" if dataset == ANY_FRAMES else dataset
-    config = preset(model, name, variant)
-    assert (config.model, config.dataset) == (model, name)
+SHIPPED = [(model, name) for model in MODELS for name in (*data.DATASETS, "frames:Pendulum-v1")]
 
 
-def test_every_model_and_every_data_set_has_a_preset():
-    assert {model for model, _ in PRESETS} == set(MODELS)
-    assert {name for _, name in PRESETS} == {*data.DATASETS, ANY_FRAMES}
-    assert all(USUAL in variants for variants in PRESETS.values())
+@pytest.mark.parametrize(("model", "dataset"), SHIPPED)
+def test_preset_is_of_the_model_and_dataset_it_stands_for(model, dataset):
+    for variant in PRESETS.get((model, dataset), GENERAL[model]):
+        config = preset(model, dataset, variant)
+        assert (config.model, config.dataset) == (model, dataset)
+        assert config.likelihood == VAEConfig(model, dataset).likelihood
+
+
+def test_every_model_has_a_usual_preset_for_any_data_set(tmp_path):
+    assert GENERAL.keys() == set(MODELS)
+    assert all(USUAL in variants for variants in (*PRESETS.values(), *GENERAL.values()))
+    np.savez(tmp_path / "mine.npz", x=np.zeros((20, 3, 8, 12), np.uint8))
+    config = preset("conv", f"npz:{tmp_path / 'mine.npz'}")
+    assert (config.images.shape, config.likelihood) == ((3, 8, 12), "logistic_mixture")
+    assert config.optimizer == preset("conv", "mnist").optimizer
 
 
 def test_the_mlp_on_mnist_alone_is_the_schedule_of_twenty_epochs():
@@ -38,9 +43,7 @@ def test_the_long_mlps_have_the_schedule_of_their_paper():
         assert config.n_samples == 5000
 
 
-def test_unknown_combinations_are_refused_with_those_that_there_are():
-    with pytest.raises(UsageError, match="'frames' on dataset 'digits'; it has some for frames:"):
-        preset("frames", "digits")
+def test_unknown_variants_are_refused_with_those_that_there_are():
     with pytest.raises(UsageError, match="'mnist' must be one of default, 150, long, got 'lnog'"):
         preset("mlp", "mnist", "lnog")
     with pytest.raises(UsageError) as refused:

@@ -22,7 +22,12 @@ from wnrl.runs.session import KIND
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_vae.py"
 TINY = {"n_steps": 40, "hidden": (12,), "latent_dim": 2, "n_samples": 5, "n_logs": 4}
-ARGS = Args(norm="batch", device="cpu", ema_epochs=0.5, select="best", **TINY)
+ARGS = Args.of(norm="batch", device="cpu", ema_epochs=0.5, select="best", **TINY)
+
+
+def changed(args, **settings):
+    """Return ``args`` with other settings of the run."""
+    return replace(args, config=replace(args.config, **settings))
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +120,7 @@ def test_resume_begins_where_the_folder_is_empty(whole, tmp_path):
 def test_a_finished_run_goes_on_to_more_steps_with_resume_alone(tmp_path, capsys):
     args = replace(ARGS, run_dir=tmp_path / "run")
     train(args)
-    longer = replace(args, n_steps=60)
+    longer = changed(args, n_steps=60)
     with pytest.raises(UsageError, match="finished run of 40 steps; --resume extends it to 60"):
         train(longer)
     result = train(replace(longer, resume=True))
@@ -133,7 +138,7 @@ def test_what_a_finished_run_reported_is_gone_once_it_goes_on(tmp_path):
     (args.run_dir / "nll_valid_K3_averaged.npz").touch()  # evaluate_vae.py's
     (args.run_dir / "notes.txt").touch()
     with pytest.raises(Stopped):
-        train(replace(args, n_steps=200, resume=True), stop_at(0.4))
+        train(replace(changed(args, n_steps=200), resume=True), stop_at(0.4))
     left = {path.name for path in args.run_dir.iterdir() if not path.name.startswith("events")}
     assert left - {".lock"} == {"config.json", "versions.json", "checkpoint.zip", "notes.txt"}
     with pytest.raises(UsageError, match=r"has no model.pt: it is not finished"):
@@ -145,13 +150,13 @@ def test_without_a_kept_checkpoint_a_finished_run_cannot_be_extended(tmp_path):
     train(args)
     assert not (args.run_dir / "checkpoint.zip").exists()
     with pytest.raises(UsageError, match=r"has no checkpoint.zip, from which it could go on"):
-        train(replace(args, n_steps=60, resume=True))
+        train(replace(changed(args, n_steps=60), resume=True))
 
 
 def test_resuming_with_another_configuration_is_refused(stopped):
     args, _ = stopped
     with pytest.raises(UsageError, match=r"latent_dim=2 \(asked: 3\)"):
-        train(replace(args, latent_dim=3, resume=True))
+        train(replace(changed(args, latent_dim=3), resume=True))
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -184,7 +189,7 @@ def test_a_nan_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
         return advance(self, *args, **kwargs)
 
     monkeypatch.setattr(vae.Trainer, "_advance", poisoned)
-    args = replace(ARGS, norm="none", run_dir=tmp_path / "run")
+    args = replace(changed(ARGS, norm="none"), run_dir=tmp_path / "run")
     assert main(args) == 1
     result = read_result(args.run_dir)
     assert "first tensor not finite: output of decoder.2, step 24" in result["reason"]

@@ -18,7 +18,7 @@ from wnrl.errors import UsageError
 from wnrl.runs import Stopped, is_finished, read_config, read_result
 from wnrl.vae import run as vae_run
 
-ARGS = Args(device="cpu", n_steps=40, hidden=(12,), latent_dim=2, n_samples=5, n_logs=4)
+ARGS = Args.of(device="cpu", n_steps=40, hidden=(12,), latent_dim=2, n_samples=5, n_logs=4)
 TIMED = {"steps_per_second", "images_per_second", "wall_time"}
 
 
@@ -206,7 +206,7 @@ def test_a_trial_is_trained_as_its_settings_say_and_only_once(tmp_path):
     result = vae_run.train(asked, tmp_path / "run")
     assert result["status"] == "finished"
     config = read_config(tmp_path / "run")
-    assert config == vae_run.settings(asked) | {"hidden": [12]}
+    assert config == vae_run.settings(asked) | {"hidden": [12], "image_shape": [1, 8, 8]}
     assert (config["norm"], config["norm_kwargs"], config["seed"]) == (
         "batch", {"momentum": 0.02}, 3,
     )  # fmt: skip

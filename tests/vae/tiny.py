@@ -17,7 +17,7 @@ SIZES = {
     "draw_attention": {"latent_dim": 3, "n_steps": 3, "hidden_size": 7},
     "frames": {"latent_dim": 3},
 }
-# DRAW has no layer that is directly followed by a nonlinearity, so these norms find no place in it.
+# DRAW has no hidden layer, so these norms find no place in it.
 HOMELESS = {"draw": ("weight_mean", "mean", "batch", "batch_renorm")}
 HOMELESS["draw_attention"] = HOMELESS["draw"]
 
@@ -32,7 +32,7 @@ def build(name, norm="none", seed=0, shape=None, **changes):
     with warnings.catch_warnings():
         if norm in HOMELESS.get(name, ()):
             warnings.filterwarnings("ignore", r"norm .* left .* as they were", UserWarning)
-        convert(model, norm)
+        convert(model, norm, hidden=model.hidden_layers() or None)
     return model
 
 

@@ -26,4 +26,4 @@ def train(args, progress=lambda done: None):
     """Do what ``train_vae.py`` does with these flags, without its bar and lines."""
     machine = Machine(args.device, args.threads, args.compile)
     options = Options(args.resume, args.checkpoint_minutes, args.keep_checkpoint)
-    return train_in(args.folder, args.config(), machine, args.data_dir, options, progress)
+    return train_in(args.folder, args.config, machine, args.data_dir, options, progress)

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 
 from wnrl.arguments import guard
-from wnrl.data import frames, sets
+from wnrl.data import arrays, frames, pictures, sets
 from wnrl.data.images import Images
-from wnrl.errors import check_choice
+from wnrl.errors import UsageError, check_choice
 
 __all__ = ["DATASETS", "Dataset", "Images", "dataset", "load"]
 
-FRAMES = "frames:"
+FRAMES, FOLDER, NPZ = "frames:", "folder:", "npz:"
 
 
 @dataclass(frozen=True)
@@ -35,40 +35,60 @@ DATASETS: dict[str, Dataset] = {
     "fashion-mnist": Dataset((1, 28, 28), 256, sets.load_fashion_mnist),
     "cifar10": Dataset((3, 32, 32), 256, sets.load_cifar10),
 }
-"""Published data sets by name; ``dataset`` knows frames of environments as well."""
+"""Data sets by name; ``FORMS`` are the others."""
 
 
-FORMS = {f"{FRAMES}<env id>": "3 × 64 × 64, 256 levels: what an agent that acts at random sees"}
+FORMS = {
+    f"{FRAMES}<env id>": "3 × 64 × 64, 256 levels: what an agent that acts at random sees",
+    f"{FOLDER}<path>": "pictures in a folder, grey or in colour, of one size",
+    f"{NPZ}<path>": "arrays of a file of numpy, uint8, (N, C, height, width) or (N, height, width)",
+}
 """Names of data sets that are no rows, with what they mean."""
 
 
 def dataset(name: str) -> Dataset:
-    """What is known of a data set.
+    """Return what is known of a data set.
 
     Args:
-        name: a key of ``DATASETS``, or ``frames:<env id>``.
+        name: a key of ``DATASETS``, or in one of the ``FORMS``. A path is looked for in the current
+            folder.
 
     Raises:
         UsageError: there is no such data set.
     """
-    if name.startswith(FRAMES) and name != FRAMES:
-        env_id = name.removeprefix(FRAMES)
-        return Dataset((3, frames.SIDE, frames.SIDE), 256, partial(frames.load_frames, env_id))
-    return DATASETS[check_choice("dataset", name, [*DATASETS, f"{FRAMES}<env id>"])]
+    form, _, rest = name.partition(":")
+    if rest and f"{form}:" == FRAMES:
+        return Dataset((3, frames.SIDE, frames.SIDE), 256, partial(frames.load_frames, rest))
+    if rest and f"{form}:" in (FOLDER, NPZ):
+        kind = pictures if f"{form}:" == FOLDER else arrays
+        shape, levels = kind.look(path := Path(rest))
+        return Dataset(shape, levels, lambda data_dir: kind.load(path))
+    return DATASETS[check_choice("dataset", name, [*DATASETS, *FORMS])]
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Images:
-    """Reads a data set.
+    """Read a data set.
 
     Args:
-        name: a key of ``DATASETS``, or ``frames:<env id>``.
-        data_dir: the folder with the files; else they are looked for in WNRL_DATA and the user's
-            cache, and downloaded into the latter.
+        name: as for ``dataset``.
+        data_dir: the folder with the files of published sets; else they are looked for in WNRL_DATA
+            and the user's cache, and downloaded into the latter.
 
     Raises:
-        UsageError: there is no such data set, or its files cannot be had, or are damaged.
+        UsageError: there is no such data set, or its files cannot be had, or are damaged; or
+            ``data_dir`` is no folder, or what was read is not what the table says.
     """
-    return dataset(name).read(Path(data_dir) if data_dir is not None else None)
+    known = dataset(name)
+    folder = None if data_dir is None else Path(data_dir)
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"data_dir must be a folder that is there, got {str(folder)!r}")
+    images = known.read(folder)
+    told, came = (name, known.shape, known.levels), (images.name, images.shape, images.levels)
+    if came != told:
+        raise UsageError(
+            f"dataset {name!r} must be read as name, shape and levels {told}, got {came}"
+        )
+    return images
 
 
 guard(globals(), __all__)

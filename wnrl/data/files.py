@@ -1,10 +1,17 @@
-"""Files of data sets: looked for, downloaded where they are nowhere, and read if they are right."""
+"""Files of data sets: looked for, downloaded where they are nowhere, and read if they are right.
+
+A set of images is right if its pixels are, whatever file they come in: as published, unpacked,
+packed again, or as other libraries keep it.
+"""
 
 import gzip
 import hashlib
+import io
 import logging
 import os
 import struct
+import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,79 +22,163 @@ from torch import Tensor
 from wnrl.errors import UsageError
 
 IDX_OF_BYTES = 8
+CIFAR10_PIXELS = 3 * 32 * 32
 
 
 @dataclass(frozen=True)
 class File:
-    """One published file."""
+    """One published file, or what else may hold the same images."""
 
     name: str
-    """How it is called."""
+    """How it is called where it was published."""
     checksum: str
-    """``sha256:…`` or ``md5:…`` of the file as it is, compressed or not."""
+    """``sha256:…`` of its pixels in order, or ``md5:…`` of the file as it was published."""
     url: str
     """Where it can be had."""
+    others: tuple[str, ...] = ()
+    """Other names for the same images: ``name.npz:key`` is an array of an archive of numpy."""
     downloadable: bool = True
     """Whether ``url`` is the file itself, rather than a page about it."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return all names, the unpacked file's included."""
+        unpacked = (self.name.removesuffix(".gz"),) if self.name.endswith(".gz") else ()
+        return (self.name, *unpacked, *self.others)
+
 
 def cache_folder() -> Path:
-    """The user's own folder for data: below XDG_CACHE_HOME, or in ``~/.cache``."""
+    """Return the user's own folder for data: below XDG_CACHE_HOME, or in ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wnrl"
 
 
-def fetch(dataset: str, file: File, data_dir: Path | None) -> Path:
-    """Finds a file, or downloads it into the user's cache, and checks it.
+def fetch(dataset: str, file: File, data_dir: Path | None) -> Tensor:
+    """Return the images of a file, which is downloaded into the user's cache if it is nowhere.
 
     Args:
-        dataset: the folder that the file may be in, and the set's name in messages.
+        dataset: the set's name, and the folder that the file may be in.
         file: what is wanted.
         data_dir: looked into first; None where none was given.
 
     Returns:
-        Where it is; its checksum is right.
+        uint8; of the published file's shape, and with its checksum.
 
     Raises:
         UsageError: it is damaged or another file, or is nowhere and could not be downloaded; the
             message says where it was looked for and where it belongs.
     """
-    path = find(dataset, file, data_dir)
-    if path is None:
-        path = download(dataset, file, data_dir)
-    kind, _, wanted = file.checksum.partition(":")
-    if digest(path, kind) != wanted:
-        raise UsageError(
-            f"{path} is damaged or another file: its {kind} is not {wanted}; put the one from "
-            f"{file.url} in its place"
-        )
-    return path
+    damaged = None
+    for path, key in _candidates(dataset, file, data_dir):
+        try:
+            return _checked(path, key, file)
+        except UsageError as error:  # perhaps it is another set's, and the right one is elsewhere
+            damaged = damaged or error
+    if damaged is not None:
+        raise damaged
+    return _downloaded(dataset, file, data_dir)
 
 
-def find(dataset: str, file: File, data_dir: Path | None) -> Path | None:
-    """The file in a usual folder, or in its subfolder for the data set; None if in none.
+def is_here(dataset: str, file: File, data_dir: Path | None = None) -> bool:
+    """Return whether ``fetch`` would find a file, right or wrong, and not download it."""
+    return next(_candidates(dataset, file, data_dir), None) is not None
 
-    The subfolder (``mnist-static`` or ``mnist_static``) comes first: MNIST's files and
-    Fashion-MNIST's have the same names.
+
+def _candidates(dataset: str, file: File, data_dir: Path | None) -> Iterator[tuple[Path, str]]:
+    """Yield the files with one of the names in a usual folder, and the key of an array in it.
+
+    Subfolders (``mnist-static``, ``mnist_static``, torchvision's ``MNIST/raw``) come first: MNIST's
+    files and Fashion-MNIST's have the same names.
     """
-    candidates = (
-        folder / below / file.name
-        for folder in folders(data_dir)
-        for below in (dataset, dataset.replace("-", "_"), "")
-    )
-    return next((path for path in candidates if path.is_file()), None)
+    torchvision = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}.get(dataset, "")
+    subfolders = (dataset, dataset.replace("-", "_"), torchvision, "raw", "")
+    for folder in folders(data_dir):
+        for below in dict.fromkeys(subfolders):
+            for name in file.names:
+                base, _, key = name.partition(":")
+                if (path := folder / below / base).is_file():
+                    yield path, key
 
 
 def folders(data_dir: Path | None) -> list[Path]:
-    """Where files are looked for: ``data_dir``, WNRL_DATA, the user's cache."""
-    named = (data_dir, os.environ.get("WNRL_DATA"), cache_folder())
-    return [Path(folder) for folder in named if folder]
-
-
-def download(dataset: str, file: File, data_dir: Path | None) -> Path:
-    """Downloads a file into the user's cache, with a progress bar on stderr.
+    """Return where files are looked for: ``data_dir``, WNRL_DATA, the user's cache.
 
     Raises:
-        UsageError: it cannot be downloaded.
+        UsageError: one of the first two was named and is no folder.
+    """
+    named = {"data_dir": data_dir, "WNRL_DATA": os.environ.get("WNRL_DATA")}
+    places = {name: Path(folder) for name, folder in named.items() if folder}
+    for name, folder in places.items():
+        if not folder.is_dir():
+            raise UsageError(f"{name} must be a folder that is there, got {str(folder)!r}")
+    return [*places.values(), cache_folder()]
+
+
+def _checked(path: Path, key: str, file: File) -> Tensor:
+    """Return what a file holds.
+
+    Raises:
+        UsageError: it is not what was published.
+    """
+    kind, _, wanted = file.checksum.partition(":")
+    try:
+        raw = path.read_bytes()
+        # What was published is looked at before it is unpacked, where that is what is known of it.
+        if kind == "md5" and hashlib.md5(raw).hexdigest() != wanted:
+            raise ValueError(f"its md5 is not {wanted}")
+        pixels = _decoded(path, raw, key)
+        if kind == "sha256" and hashlib.sha256(pixels.tobytes()).hexdigest() != wanted:
+            raise ValueError(f"the sha256 of its pixels is not {wanted}")
+    except Exception as error:  # gzip, zipfile, zlib, struct, numpy: each has its own
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UsageError(
+            f"{path} is damaged or another file: {reason}; put the one from {file.url} in its place"
+        ) from error
+    return torch.from_numpy(pixels.copy())
+
+
+def _decoded(path: Path, raw: bytes, key: str) -> np.ndarray:
+    """Return the images of a file as uint8."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.ascontiguousarray(arrays[key])
+    if path.suffix == ".amat":  # a line of 784 zeros and ones an image
+        return (np.frombuffer(raw, np.uint8)[::2] - ord("0")).reshape(-1, 28, 28)
+    if path.name.endswith(".tar.gz"):
+        return _read_cifar(raw)
+    return read_idx(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+
+
+def _read_cifar(raw: bytes) -> np.ndarray:
+    """Return the images of CIFAR-10's binary version, its five training batches first."""
+    batches = []
+    with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+        for part in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
+            member = archive.extractfile(f"cifar-10-batches-bin/{part}.bin")
+            assert member is not None
+            batches.append(np.frombuffer(member.read(), np.uint8))
+    rows = np.concatenate(batches).reshape(-1, 1 + CIFAR10_PIXELS)  # a label first
+    return rows[:, 1:].reshape(-1, 3, 32, 32)
+
+
+def read_idx(raw: bytes) -> np.ndarray:
+    """Return the bytes of an idx file as an array of the shape that the file states.
+
+    Raises:
+        ValueError: it is none, or its values are no bytes.
+    """
+    # Two zeros, the type, the number of axes; then each axis, big-endian.
+    zeros, kind, n_axes = struct.unpack(">HBB", raw[:4])
+    if zeros or kind != IDX_OF_BYTES:
+        raise ValueError("no idx file of bytes")
+    shape = struct.unpack(f">{n_axes}I", raw[4 : 4 + 4 * n_axes])
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * n_axes).reshape(shape)
+
+
+def _downloaded(dataset: str, file: File, data_dir: Path | None) -> Tensor:
+    """Download a file into the user's cache, with a progress bar on stderr, and return its images.
+
+    Raises:
+        UsageError: it cannot be downloaded, or is another one; then it is not kept.
     """
     looked = ", ".join(map(str, folders(data_dir)))
     missing = (
@@ -106,11 +197,12 @@ def download(dataset: str, file: File, data_dir: Path | None) -> Path:
     try:
         pooch.retrieve(
             file.url,
-            known_hash=file.checksum,
+            known_hash=None,
             fname=file.name,
             path=folder,
             downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
         )
+        return _right_or_removed(folder / file.name, file)
     except (OSError, ValueError) as error:  # no network or disk; another file came
         cause = str(error).partition("\n")[0]
         reason = cause if isinstance(error, ValueError) else type(error).__name__
@@ -119,30 +211,11 @@ def download(dataset: str, file: File, data_dir: Path | None) -> Path:
         ) from error
     finally:
         logger.setLevel(level)
-    return folder / file.name
 
 
-def digest(path: Path, kind: str) -> str:
-    """The checksum of a file.
-
-    Args:
-        path: the file.
-        kind: an algorithm of hashlib.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
-
-
-def read_idx(path: Path) -> Tensor:
-    """Reads a gzipped idx file of bytes, whose checksum was found right.
-
-    Returns:
-        uint8, with the shape that the file states.
-    """
-    raw = gzip.decompress(path.read_bytes())
-    # Two zeros, the type, the number of axes; then each axis, big-endian.
-    _, kind, n_axes = struct.unpack(">HBB", raw[:4])
-    assert kind == IDX_OF_BYTES
-    shape = struct.unpack(f">{n_axes}I", raw[4 : 4 + 4 * n_axes])
-    pixels = np.frombuffer(raw, np.uint8, offset=4 + 4 * n_axes).reshape(shape)
-    return torch.from_numpy(pixels.copy())
+def _right_or_removed(path: Path, file: File) -> Tensor:
+    try:
+        return _checked(path, "", file)
+    except UsageError:
+        path.unlink()
+        raise

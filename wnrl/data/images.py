@@ -1,5 +1,6 @@
 """A data set in memory: three parts of uint8 pixels, small enough for the training device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,17 @@ from torch import Tensor
 from wnrl.errors import UsageError, check_choice
 
 PARTS = ("train", "valid", "test")
+MOST_CHANNELS = 4  # of pictures: grey, grey with opacity, colour, colour with opacity
+
+
+def check_channels_first(name: str, shape: Sequence[int]) -> None:
+    """Raise UsageError for the shape of images, ``(..., C, height, width)``, with C at the end."""
+    channels, _, width = shape[-3:]
+    if width <= MOST_CHANNELS < channels:
+        raise UsageError(
+            f"{name} must have channels in front of height and width, got {tuple(shape)}; "
+            "permute(0, 3, 1, 2) of images as a tensor, transpose of an array, puts them there"
+        )
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,8 @@ class Images:
         split: how the three parts were made, in words.
 
     Raises:
-        UsageError: a part is of another type or of other images, or has values that are no levels.
+        UsageError: a part is of another type or of other images, has its channels last, or has
+            values that are no levels.
     """
 
     name: str
@@ -42,6 +55,7 @@ class Images:
                     f"{name} must be grey levels, uint8, of shape (N, C, height, width) with the "
                     f"C, height and width of train, got {part.dtype} of {tuple(part.shape)}"
                 )
+            check_channels_first(name, part.shape)
             largest = int(part.max()) if part.numel() else 0
             if largest >= self.levels:
                 raise UsageError(

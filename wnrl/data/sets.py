@@ -1,65 +1,53 @@
 """The data sets that are published as files, each with the split that its numbers are known by."""
 
 import math
-import tarfile
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from wnrl.data.files import File, fetch, find, read_idx
+from wnrl.data.files import File, fetch
 from wnrl.data.images import Images
+from wnrl.errors import extra
 
 DIGITS_STRIDE = 1111
 
 _LECUN = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-MNIST = (
-    File(
-        "train-images-idx3-ubyte.gz",
-        "sha256:440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        f"{_LECUN}train-images-idx3-ubyte.gz",
-    ),
-    File(
-        "t10k-images-idx3-ubyte.gz",
-        "sha256:8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        f"{_LECUN}t10k-images-idx3-ubyte.gz",
-    ),
+_TRAIN, _TEST = "train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"
+MNIST = tuple(
+    # Also as Kaggle names the unpacked file, and as Keras keeps them all.
+    File(name, f"sha256:{sha256}", _LECUN + name, (name[:-14] + ".idx3-ubyte", f"mnist.npz:{key}"))
+    for name, key, sha256 in (
+        (_TRAIN, "x_train", "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"),
+        (_TEST, "x_test", "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161"),
+    )
 )
 _ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-FASHION = (
-    File(
-        "train-images-idx3-ubyte.gz",
-        "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        f"{_ZALANDO}train-images-idx3-ubyte.gz",
-    ),
-    File(
-        "t10k-images-idx3-ubyte.gz",
-        "md5:bef4ecab320f06d8554ea6380940ec79",
-        f"{_ZALANDO}t10k-images-idx3-ubyte.gz",
-    ),
+FASHION = tuple(
+    File(name, f"md5:{md5}", _ZALANDO + name)
+    for name, md5 in (
+        (_TRAIN, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+        (_TEST, "bef4ecab320f06d8554ea6380940ec79"),
+    )
 )
 _LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 # The files as published, one line of zeros and ones an image, and the same bits as idx files.
-STATIC_TEXT = tuple(
-    File(f"binarized_mnist_{part}.amat", f"md5:{md5}", f"{_LAROCHELLE}binarized_mnist_{part}.amat")
-    for part, md5 in (
-        ("train", "db28b1a6ae0fe70cbd3da91acf46e477"),
-        ("valid", "bf37822a04e94123630de6a7dfd9c9ef"),
-        ("test", "14e41ae11040adba6ab8cb291eda0dd8"),
+STATIC = tuple(
+    File(
+        f"binarized_mnist_{part}.amat",
+        f"sha256:{sha256}",
+        f"{_LAROCHELLE}binarized_mnist_{part}.amat",
+        tuple(f"binarized_mnist_{part}-images-idx3-ubyte{end}" for end in (".gz", "")),
     )
-)
-STATIC_IDX = tuple(
-    File(f"binarized_mnist_{part}-images-idx3-ubyte.gz", f"sha256:{sha256}", _LAROCHELLE)
     for part, sha256 in (
-        ("train", "c04379ae8e58d71bce6721550ade24cb3954e4632af9d688750ec12ac5ef6389"),
-        ("valid", "b3bcea39ba4a5b014837ac7ca4e0d907d5550445c4efda16081896bae7762ac4"),
-        ("test", "cba6ce3bda606e1d9ca63374cc3a54722120e712133e2a6b9a492584f1510fca"),
+        ("train", "43490d4d6ac9002727af4426d8748609fdb7e4094fa65ad8d681ea60082a7a5a"),
+        ("valid", "069b4f0beb389b776478c3e872b4df71c95ac4be64d7cbe6d32e24ebac8e6d5e"),
+        ("test", "ca0294c3b8d984c7a1dc891015a8eea6f37bae59a34e35ea0fc8c47110a8dd86"),
     )
 )
 OMNIGLOT_SMALL = File(
     "omniglot_small-images-idx3-ubyte.gz",
-    "sha256:7a8b004d29c794f7c9a4c1531a619285f63aa9c625a83c739487328e19204f95",
+    "sha256:9b55cf85e22eef0fdafaa9095c5e290b11073fff7a9c9c97f2c3614d56d6350b",
     "https://github.com/brendenlake/omniglot (data_background_small1.mat and small2.mat, as idx)",
     downloadable=False,
 )
@@ -68,7 +56,6 @@ CIFAR10 = File(
     "md5:c32a1d4ab5d03f1284b67883e8d87530",
     "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
 )
-CIFAR10_PIXELS = 3 * 32 * 32
 
 
 def load_digits(data_dir: Path | None = None) -> Images:
@@ -82,8 +69,12 @@ def load_digits(data_dir: Path | None = None) -> Images:
 
     Args:
         data_dir: unused; the set is embedded in the package.
+
+    Raises:
+        UsageError: scikit-learn is missing.
     """
-    from sklearn.datasets import load_digits as embedded
+    with extra("lab", "dataset 'digits'"):
+        from sklearn.datasets import load_digits as embedded
 
     pixels = torch.from_numpy(embedded().images).to(torch.uint8).unsqueeze(1)
     n = len(pixels)
@@ -122,10 +113,9 @@ def load_fashion_mnist(data_dir: Path | None = None) -> Images:
 
 
 def _of_idx_files(
-    name: str, files: tuple[File, File], n_valid: int, data_dir: Path | None
+    name: str, files: tuple[File, ...], n_valid: int, data_dir: Path | None
 ) -> Images:
-    paths = [fetch(name, file, data_dir) for file in files]
-    everything, test = (read_idx(path).unsqueeze(1) for path in paths)
+    everything, test = (fetch(name, file, data_dir).unsqueeze(1) for file in files)
     n = len(everything) - n_valid
     split = f"the first {n} training images / the last {n_valid} / the {len(test)} test images"
     return Images(name, everything[:n], everything[n:], test, levels=256, split=split)
@@ -145,21 +135,9 @@ def load_mnist_static(data_dir: Path | None = None) -> Images:
         UsageError: a file cannot be had, or is not the published one.
     """
     name = "mnist-static"
-    parts = []
-    for idx, text in zip(STATIC_IDX, STATIC_TEXT, strict=True):
-        if find(name, idx, data_dir):
-            parts.append(read_idx(fetch(name, idx, data_dir)).unsqueeze(1))
-        else:
-            parts.append(read_amat(fetch(name, text, data_dir)))
-    train, valid, test = parts
+    train, valid, test = (fetch(name, file, data_dir).unsqueeze(1) for file in STATIC)
     split = f"{len(train)} / {len(valid)} / {len(test)} images, as published"
     return Images(name, train, valid, test, levels=2, split=split)
-
-
-def read_amat(path: Path) -> Tensor:
-    """Reads lines of 784 zeros and ones as uint8 images, ``(N, 1, 28, 28)``."""
-    text = np.fromfile(path, np.uint8)
-    return torch.from_numpy((text[::2] - ord("0")).reshape(-1, 1, 28, 28))
 
 
 def load_omniglot_small(data_dir: Path | None = None) -> Images:
@@ -177,7 +155,7 @@ def load_omniglot_small(data_dir: Path | None = None) -> Images:
         UsageError: the file is nowhere, or is another one.
     """
     name = "omniglot-small"
-    drawings = read_idx(fetch(name, OMNIGLOT_SMALL, data_dir)).unsqueeze(1)
+    drawings = fetch(name, OMNIGLOT_SMALL, data_dir).unsqueeze(1)
     padded = nn.functional.pad(drawings, (3, 4, 3, 4))
     small = nn.functional.max_pool2d(padded.float(), 4).to(torch.uint8)
     writers = small.unflatten(0, (-1, 20))  # (242 * 20, 1, 28, 28) -> (242, 20, 1, 28, 28)
@@ -198,18 +176,8 @@ def load_cifar10(data_dir: Path | None = None) -> Images:
     Raises:
         UsageError: the file cannot be had, or is not the published one.
     """
-    with tarfile.open(fetch("cifar10", CIFAR10, data_dir)) as archive:
-        batches = [
-            _cifar10_batch(archive, f"cifar-10-batches-bin/{part}.bin")
-            for part in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
-        ]
-    train, valid, test = torch.cat(batches[:4]), batches[4], batches[5]
+    images = fetch("cifar10", CIFAR10, data_dir)
+    batch = len(images) // 6
+    train, valid, test = images.split([4 * batch, batch, batch])
     split = "training batches 1 to 4 / batch 5 / the test batch"
     return Images("cifar10", train, valid, test, levels=256, split=split)
-
-
-def _cifar10_batch(archive: tarfile.TarFile, member: str) -> Tensor:
-    file = archive.extractfile(member)
-    assert file is not None
-    rows = np.frombuffer(file.read(), np.uint8).reshape(-1, 1 + CIFAR10_PIXELS)  # a label first
-    return torch.from_numpy(rows[:, 1:].reshape(-1, 3, 32, 32).copy())

@@ -250,3 +250,10 @@ SPECTRAL: dict[type[nn.Module], type[Spectral]] = {
         SpectralGRU,
     )
 }
+
+
+def step_vectors(module: nn.Module) -> None:
+    """Take every u in ``module`` a step towards the vector of its weight; for mixed states."""
+    for layer in module.modules():
+        if isinstance(layer, Spectral):
+            layer.step_vectors()

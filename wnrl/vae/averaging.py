@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wnrl.nn.projection import project_
-from wnrl.nn.spectral import Spectral
+from wnrl.norms import NORMS
 
 
 class Average:
@@ -50,10 +49,9 @@ class Average:
         """
         last = {name: value.detach().clone() for name, value in _state(model).items()}
         _write(model, self.tensors)
-        project_(model)
-        for layer in model.modules():
-            if isinstance(layer, Spectral):
-                layer.step_vectors()
+        for norm in NORMS.values():
+            if norm.after_averaging is not None:
+                norm.after_averaging(model)
         try:
             yield
         finally:

@@ -9,11 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from wnrl.errors import UsageError, check_choice, check_positive
-from wnrl.nn.normalizers import BatchRenorm, MeanOnlyBatchNorm
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.pixels import wide
 
@@ -220,7 +218,8 @@ def dreg(model: VAE, x: Tensor, n_samples: int, generator: torch.Generator | Non
 def _check_independent(model: nn.Module) -> None:
     """Raise UsageError if log p(x, z_k) depends on the other samples of a batch too."""
     for name, part in model.named_modules():
-        if part.training and isinstance(part, (_BatchNorm, BatchRenorm, MeanOnlyBatchNorm)):
+        # As torch's have them, and ours.
+        if part.training and not {"running_mean", "running_var"}.isdisjoint(part._buffers):
             raise UsageError(
                 "dreg needs samples that do not see each other, got a model in train mode whose "
                 f"{name} takes statistics of the batch"

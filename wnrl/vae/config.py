@@ -3,12 +3,13 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from wnrl.data import FRAMES, dataset
+from wnrl.data import FRAMES, Dataset, dataset
 from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive
 from wnrl.networks import ACTIVATIONS
 from wnrl.norms import NORMS
@@ -64,27 +65,30 @@ class VAEConfig:
     """
 
     model: str = "mlp"
-    """A key of ``wnrl.vae.models.MODELS``."""
+    """The kind of VAE: mlp, mlp2, conv, conv_iaf, draw, draw_attention or frames; a key of
+    wnrl.vae.models.MODELS."""
     dataset: str = "digits"
-    """What ``wnrl.data.load`` reads: a key of ``DATASETS``, or ``frames:<env id>``."""
+    """digits, mnist, mnist-static, omniglot-small, fashion-mnist or cifar10; frames:<env id>;
+    folder:<path> of pictures; npz:<path> of arrays; a key of wnrl.data.DATASETS."""
     norm: str = "weight"
-    """A key of ``wnrl.NORMS``."""
-    norm_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Options of the norm, as ``wnrl.convert`` takes them: ``momentum``, ``v_init_std``, ..."""
+    """Normalisation: none, weight, weight_mean, mean, projected, batch, batch_renorm, layer, rms or
+    spectral; a key of wnrl.NORMS."""
+    norm_kwargs: dict[str, int | float | str] = field(default_factory=dict)
+    """Options of the norm, as in --norm-kwargs momentum 0.01; wnrl.convert takes them."""
     norm_heads: bool = True
-    """Whether output layers (``VAE.output_layers``) take the norm too, where it has a way."""
+    """Whether output layers take the norm too, where it has a way."""
     seed: int = 0
     """Seeds two generators alike: one draws the initial weights; the other order, binarisation and
     noise in training."""
     likelihood: str | None = None
-    """A key of ``LIKELIHOODS``; None: bernoulli for one channel, logistic_mixture for colour,
-    logistic for frames."""
+    """Of the pixels: bernoulli, logistic, logistic_mixture or normal (a density). If not given,
+    bernoulli for one channel, logistic_mixture for colour, logistic for frames."""
     hidden: tuple[int, ...] | None = None
-    """Widths of mlp's encoder's hidden layers; the decoder mirrors them."""
+    """Widths of the mlp's encoder's hidden layers; the decoder mirrors them."""
     latent_dim: int | None = None
     """Number of latent variables; not for mlp2, which has the IWAE paper's 100 and 50."""
     activation: str | None = None
-    """A key of ``wnrl.networks.ACTIVATIONS``, for mlp and mlp2."""
+    """For mlp and mlp2: tanh, relu, elu, ...; a key of wnrl.networks.ACTIVATIONS."""
     draw_steps: int | None = None
     """Steps of DRAW."""
     data_init: int = 0
@@ -99,15 +103,16 @@ class VAEConfig:
     beta: float = 1.0
     """For elbo: factor of the KL in training; what is reported has none."""
     warm_up_epochs: float = 0.0
-    """For elbo: epochs over which the KL's factor rises from 0 to ``beta``."""
+    """For elbo: epochs over which the KL's factor rises from 0 to beta."""
     free_bits: float = 0.0
     """For elbo: nats that each group of latent variables has free in training."""
     free_bits_per: str = "group"
-    """Whether they are counted by the group's mean over the batch, or each example's own."""
+    """group or example: whether free bits are of the group's mean over the batch, or of each
+    example."""
     epochs: int | None = 100
-    """Passes over the training set (its last, partial batch left out); or give ``n_steps``."""
+    """Passes over the training set (its last, partial batch left out); or give n_steps."""
     n_steps: int | None = None
-    """Gradient steps, instead of ``epochs``."""
+    """Gradient steps, instead of epochs."""
     batch_size: int = 64
     """Images in a gradient step."""
     optimizer: str = "adam"
@@ -115,15 +120,15 @@ class VAEConfig:
     learning_rate: float = 4e-3
     """Its step size at the start."""
     schedule: str = "cosine"
-    """Of the step size: a key of ``SCHEDULES``."""
+    """Of the step size: constant, cosine (to 5 % over the second half) or iwae (its paper's)."""
     max_grad_norm: float | None = None
     """Gradients are scaled down to this length, taken together."""
     ema_epochs: float = 0.0
     """Over about so many of the last epochs weights and buffers are averaged (exponentially) for
     all that is measured; 0 for none."""
     select: str = "last"
-    """Which weights are measured: those of the last step, or of the log step with the best bound
-    on the validation split."""
+    """Which weights are measured: last, or best, those of the log step with the best bound on the
+    validation split."""
     amp: bool = False
     """Whether networks are trained in bfloat16; log-probabilities and what is measured are not."""
     n_samples: int = 1000
@@ -135,7 +140,6 @@ class VAEConfig:
         for name, value in vars(self).items():
             if isinstance(value, np.generic):  # which JSON does not know
                 object.__setattr__(self, name, value.item())
-        dataset(self.dataset)  # refuses an unknown one
         for name, options in (
             ("model", MODELS),
             ("norm", NORMS),
@@ -148,7 +152,7 @@ class VAEConfig:
             check_choice(name, getattr(self, name), options)
         self._settle_sizes()
         if self.likelihood is None:
-            usual = "bernoulli" if dataset(self.dataset).shape[0] == 1 else "logistic_mixture"
+            usual = "bernoulli" if self.images.shape[0] == 1 else "logistic_mixture"
             usual = "logistic" if self.dataset.startswith(FRAMES) else usual
             object.__setattr__(self, "likelihood", usual)
         check_choice("likelihood", str(self.likelihood), LIKELIHOODS)
@@ -206,6 +210,15 @@ class VAEConfig:
             if refused:
                 raise UsageError(reason)
 
+    @cached_property
+    def images(self) -> Dataset:
+        """What is known of the data set; of a trained model, what its run knew."""
+        return dataset(self.dataset)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every value that decides what a model is and how it is trained."""
+        return {**asdict(self), "image_shape": self.images.shape, "levels": self.images.levels}
+
     @property
     def weights(self) -> str:
         """Which weights are measured: ``raw`` or ``averaged``."""
@@ -244,16 +257,23 @@ class VAEConfig:
         """Return the config from the values in a run's ``config.json``.
 
         Args:
-            values: every field by its name; those of ``MACHINE`` may stand beside them.
+            values: from ``to_json``; those of ``MACHINE`` may stand beside them.
 
         Raises:
             UsageError: ``values`` has other keys.
         """
         known = {field.name for field in fields(cls)}
         settings = {name: value for name, value in values.items() if name not in MACHINE}
+        shape, levels = settings.pop("image_shape", None), settings.pop("levels", None)
         if settings.keys() != known:
             odd = ", ".join(sorted(settings.keys() ^ known))
             raise UsageError(f"not the configuration of a VAE run; missing or unknown: {odd}")
-        if isinstance(settings["hidden"], list):
-            settings["hidden"] = tuple(settings["hidden"])
-        return cls(**settings)
+        config = cls.__new__(cls)
+        if shape and levels:  # whether its data set is known here or not
+            name = settings["dataset"]
+            images = Dataset(tuple(shape), levels, lambda folder: dataset(name).read(folder))
+            vars(config)["images"] = images
+        for name, value in settings.items():
+            vars(config)[name] = tuple(value) if isinstance(value, list) else value
+        config.__post_init__()
+        return config

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wnrl.data import Images, dataset
+from wnrl.data import Images
 from wnrl.errors import UsageError, check_choice, printable
 from wnrl.nn import convert
-from wnrl.nn.sites import hidden_sites, layer_sites
 from wnrl.runs import CONFIG, checked_file, is_finished, read_config, whole_file
 from wnrl.vae.config import SIZES, VAEConfig
 from wnrl.vae.inputs import check_levels, training_inputs
@@ -47,18 +46,17 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
             raise UsageError(f"split 'train' of dataset {images.name!r} has no images")
         total = images.train.sum(0, dtype=torch.int64)
         means = total / (len(images.train) * (images.levels - 1))
-    shape = dataset(config.dataset).shape
     sizes = {argument: getattr(config, name) for name, argument in SIZES.items()}
     sizes = {argument: size for argument, size in sizes.items() if size is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         likelihood = likelihood_of(config)
-        model = MODELS[config.model](shape, likelihood=likelihood, pixel_means=means, **sizes)
+        model = MODELS[config.model](
+            config.images.shape, likelihood=likelihood, pixel_means=means, **sizes
+        )
         plain = () if config.norm_heads else model.output_layers()
-        hidden = [site.name for site in hidden_sites(layer_sites(model, plain))]
-        # Where there are none, that is not meant: then conversion warns.
-        places = hidden or None
-        convert(model, config.norm, skip=plain, norm_kwargs=config.norm_kwargs, hidden=places)
+        hidden = model.hidden_layers() or None
+        convert(model, config.norm, skip=plain, norm_kwargs=config.norm_kwargs, hidden=hidden)
         if images is not None:
             check_levels(likelihood, images)
             if config.data_init:
@@ -71,8 +69,8 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
 
 def likelihood_of(config: VAEConfig) -> PixelLikelihood:
     """Return the likelihood that a configuration names, for its data set."""
-    known, kind = dataset(config.dataset), LIKELIHOODS[str(config.likelihood)]
-    return kind(known.shape[0], 2 if kind is Bernoulli else known.levels)
+    kind = LIKELIHOODS[str(config.likelihood)]
+    return kind(config.images.shape[0], 2 if kind is Bernoulli else config.images.levels)
 
 
 class Weights(NamedTuple):

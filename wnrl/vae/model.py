@@ -1,7 +1,6 @@
 """What a variational autoencoder is here, and the base class with one stochastic layer.
 
-Models are built plainly and then converted: hidden layers are a linear layer or convolution
-directly followed by its activation in an ``nn.Sequential``, which is what ``wnrl.convert`` finds.
+Models are built plainly and then converted, by a norm whose place each model says.
 """
 
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wnrl.data.images import check_channels_first
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn import DataInitReport, data_init
 from wnrl.nn.base import WeightNormed
@@ -77,6 +77,7 @@ class VAE(nn.Module):
         super().__init__()
         channels, height, width = image_shape
         check_positive(channels=channels, height=height, width=width, latent_dim=latent_dim)
+        check_channels_first("image_shape", image_shape)
         self.image_shape, self.latent_dim = (channels, height, width), latent_dim
         self.likelihood = Bernoulli(channels) if likelihood is None else likelihood
         if self.likelihood.channels != channels:
@@ -89,6 +90,14 @@ class VAE(nn.Module):
     def params_shape(self) -> ImageShape:
         """P, H, W of the likelihood's parameters."""
         return (self.likelihood.maps, *self.image_shape[1:])
+
+    def hidden_layers(self) -> list[str]:
+        """Return the names of the layers that a normalizer stands behind.
+
+        Where none are named, conversion looks for layers that are directly followed by a
+        nonlinearity in an ``nn.Sequential``, and warns of the others.
+        """
+        return []
 
     def output_layers(self) -> list[str]:
         """Return the names of the layers that give the parameters of a distribution.

@@ -3,14 +3,12 @@
 from dataclasses import fields, replace
 from typing import Any
 
-from wnrl.data import FRAMES, dataset
+from wnrl.data import FRAMES
 from wnrl.errors import UsageError, check_choice
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.models import MODELS
 
 USUAL = "default"
-ANY_FRAMES = f"{FRAMES}<env id>"
-GREY = ("mnist", "mnist-static", "omniglot-small", "fashion-mnist")
 
 Variants = dict[str, VAEConfig]
 
@@ -70,37 +68,30 @@ PRESETS: dict[tuple[str, str], Variants] = {
         if model != "mlp"
     },
     **{
-        (model, name): _each(variants, dataset=name)
-        for model, variants in _OF_GREY.items()
-        for name in GREY
-    },
-    **{
         (model, "cifar10"): _each(_OF_GREY[model], likelihood=None, **_COLOUR)
         for model in ("conv", "conv_iaf")
     },
-    ("frames", ANY_FRAMES): {USUAL: _FRAMES, "long": replace(_FRAMES, epochs=300, n_samples=1000)},
 }
 """Variants by model and data set; ``default`` is for a CPU, ``long`` for a GPU."""
+GENERAL: dict[str, Variants] = {
+    **_OF_GREY,
+    "frames": {USUAL: _FRAMES, "long": replace(_FRAMES, epochs=300, n_samples=1000)},
+}
+"""Variants by model, for all other data sets; of a model that is not here, VAEConfig's defaults."""
 
 
 def preset(model: str, dataset_name: str, variant: str = USUAL) -> VAEConfig:
     """Return the settings for a model, a data set and a variant of them.
 
     Raises:
-        UsageError: There is no such model, data set or variant, or none for the two together.
+        UsageError: There is no such model, data set or variant.
     """
     check_choice("model", model, MODELS)
-    dataset(dataset_name)
-    frames = dataset_name.startswith(FRAMES)
-    key = (model, ANY_FRAMES if frames else dataset_name)
-    if key not in PRESETS:
-        fitting = ", ".join(name for of, name in PRESETS if of == model)
-        raise UsageError(
-            f"no preset for model {model!r} on dataset {dataset_name!r}; it has some for {fitting}"
-        )
-    variants = PRESETS[key]
+    if (variants := PRESETS.get((model, dataset_name))) is None:
+        usual = GENERAL.get(model) or {USUAL: VAEConfig(model)}
+        variants = _each(usual, dataset=dataset_name, likelihood=None)
     name = f"preset of model {model!r} on dataset {dataset_name!r}"
-    return replace(variants[check_choice(name, variant, variants)], dataset=dataset_name)
+    return variants[check_choice(name, variant, variants)]
 
 
 def configured(model: str, dataset_name: str, variant: str = USUAL, **settings: Any) -> VAEConfig:

@@ -112,7 +112,7 @@ def settings_of(config: VAEConfig, machine: Machine) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come when the model is built for the run
         build(config)
-    return {**asdict(config), **asdict(machine)}
+    return {**config.to_json(), **asdict(machine)}
 
 
 def settings(trial: Any) -> dict[str, Any]:

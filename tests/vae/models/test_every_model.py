@@ -8,6 +8,7 @@ import torch
 from tests.vae.tiny import HOMELESS, SIZES, build, grid_log_p, image_shape, images, sharpen
 from wnrl import NORMS, convert, fold
 from wnrl.nn import plain_parts
+from wnrl.nn.normalizers import Normalized
 from wnrl.vae.bounds import log_mean_exp
 from wnrl.vae.likelihoods import DiscretisedLogistic, LogisticMixture, NormalDensity
 from wnrl.vae.models import MODELS
@@ -41,6 +42,16 @@ def test_every_parameter_gets_a_gradient_of_the_bound(name, norm):
         assert value.grad is not None, parameter
         assert value.grad.isfinite().all(), parameter
         assert value.grad.any(), parameter
+
+
+@every_model
+def test_normalizers_stand_behind_the_layers_that_the_model_says_are_hidden(name):
+    plain = build(name)
+    hidden = plain.hidden_layers()
+    assert set(hidden) <= {path for path, _ in plain.named_modules()} - set(plain.output_layers())
+    assert bool(hidden) != name.startswith("draw")
+    parts = build(name, "layer").named_modules()
+    assert {path for path, part in parts if isinstance(part, Normalized)} == set(hidden)
 
 
 @pytest.mark.parametrize("norm", [key for key, norm in NORMS.items() if norm.paired])

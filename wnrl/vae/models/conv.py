@@ -91,6 +91,16 @@ def conv_decoder(latent_dim: int, params_shape: ImageShape) -> nn.Sequential:
     )
 
 
+def conv_hidden() -> list[str]:
+    """Return the names of the hidden layers of encoder and decoder.
+
+    They are those with a nonlinearity directly behind: the first convolution of each block, and
+    the fully connected units.
+    """
+    blocks = [f"stage{k}.{block}.branch.1" for k in (1, 2, 3) for block in (0, 1)]
+    return [f"{part}.{name}" for part in ("encoder", "decoder") for name in ("units", *blocks)]
+
+
 class ConvVAE(VAE):
     """Residual blocks, for images with sides divisible by 4 (arXiv:1602.07868, section 5.2).
 
@@ -121,6 +131,10 @@ class ConvVAE(VAE):
         self.encoder = conv_encoder(self.image_shape, 2 * latent_dim)
         self.decoder = conv_decoder(latent_dim, self.params_shape)
         self.start_at(pixel_means)
+
+    def hidden_layers(self) -> list[str]:
+        """Do as ``VAE.hidden_layers``."""
+        return conv_hidden()
 
 
 class FrameVAE(VAE):
@@ -175,3 +189,7 @@ class FrameVAE(VAE):
             nn.ConvTranspose2d(32, self.likelihood.maps, 6, stride=2),
         )
         self.start_at(pixel_means)
+
+    def hidden_layers(self) -> list[str]:
+        """Return the convolutions but the last; the decoder's linear layer has no nonlinearity."""
+        return [*(f"encoder.{k}" for k in (0, 2, 4, 6)), *(f"decoder.{k}" for k in (2, 4, 6))]

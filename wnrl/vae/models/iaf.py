@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.layers import MaskedLinear
 from wnrl.vae.model import VAE, ImageShape, Terms
-from wnrl.vae.models.conv import conv_decoder, conv_encoder
+from wnrl.vae.models.conv import conv_decoder, conv_encoder, conv_hidden
 from wnrl.vae.pixels import PixelLikelihood, wide
 from wnrl.vae.posteriors import DiagonalNormal, standard_normal_log_prob
 
@@ -21,8 +21,7 @@ class MADE(nn.Module):
     """Two numbers for each z_i from z_1 … z_{i−1} and a context (Germain et al., 2015).
 
     The context reaches every unit, beside what the masks let through, so no unit is without input.
-    The nonlinearity is a function and no module: ``convert`` puts no normalizer here, since one
-    over the features would let every z_j reach every output.
+    No normalizer stands here: one over the features would let every z_j reach every output.
 
     Args:
         latent_dim: Z.
@@ -100,6 +99,10 @@ class ConvIAFVAE(VAE):
         self.steps = nn.ModuleList(MADE(latent_dim, latent_dim, width) for _ in range(depth))
         self.decoder = conv_decoder(latent_dim, self.params_shape)
         self.start_at(pixel_means)
+
+    def hidden_layers(self) -> list[str]:
+        """Return those of encoder and decoder; ``MADE`` has none."""
+        return conv_hidden()
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Do as ``VAE.encode``, for z_0, before the flow."""

@@ -1,0 +1,82 @@
+"""Models of data sets of one's own, and what is left of them where the data set is not known."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts import _cli, evaluate_vae, sample_vae, train_vae
+from wnrl import vae
+from wnrl.data import DATASETS, Dataset, load
+from wnrl.errors import UsageError
+
+
+def run(program, *flags):
+    default, argv = getattr(program, "preset_of", None), [str(flag) for flag in flags]
+    with pytest.raises(SystemExit) as left:
+        _cli.run(program.main, program.Args, default=default, argv=argv)
+    return left.value.code
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of forty small pictures in colour."""
+    folder = tmp_path_factory.mktemp("data") / "pics"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(40):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{k}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(pictures):
+    """The run folder of a model that the program has trained on them."""
+    folder = pictures.parent / "run"
+    flags = ["--model", "mlp", "--dataset", f"folder:{pictures}", "--run-dir", folder]
+    sizes = ["--n-steps", 2, "--hidden", 5, "--latent-dim", 2, "--batch-size", 8, "--n-samples", 2]
+    assert run(train_vae, *flags, *sizes, "--n-logs", 1) == 0
+    return folder
+
+
+def test_pictures_in_a_folder_are_trained_on_and_measured(trained, pictures, capsys):
+    config = json.loads((trained / "config.json").read_text())
+    assert (config["image_shape"], config["levels"]) == ([3, 8, 8], 256)
+    assert config["likelihood"] == "logistic_mixture"
+    assert run(evaluate_vae, "--run-dir", trained, "--split", "valid") == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["protocol"]["N"] == len(load(f"folder:{pictures}").valid)
+
+
+def test_a_model_is_loaded_and_drawn_from_where_its_pictures_are_gone(trained, pictures):
+    hidden = pictures.rename(pictures.parent / "elsewhere")
+    try:
+        assert vae.load(trained).image_shape == (3, 8, 8)
+        assert run(sample_vae, "--run-dir", trained) == 0
+        with pytest.raises(UsageError, match=r"dataset 'folder:.*' is not there"):
+            evaluate_vae.main(evaluate_vae.Args(run_dir=trained))
+    finally:
+        hidden.rename(pictures)
+
+
+def test_a_model_of_an_own_row_says_which_data_set_is_missing_where_it_is_not_known(
+    pictures, tmp_path, monkeypatch
+):
+    images = replace(load(f"folder:{pictures}"), name="mine")
+    mine = Dataset(images.shape, images.levels, lambda data_dir: images)
+    monkeypatch.setitem(DATASETS, "mine", mine)
+    flags = ["--dataset", "mine", "--run-dir", tmp_path / "run", "--n-logs", 1]
+    sizes = ["--n-steps", 2, "--hidden", 5, "--latent-dim", 2, "--batch-size", 8, "--n-samples", 2]
+    assert run(train_vae, *flags, *sizes) == 0
+    monkeypatch.delitem(DATASETS, "mine")
+    assert vae.load(tmp_path / "run").image_shape == (3, 8, 8)
+    with pytest.raises(UsageError, match=r"dataset must be one of .* got 'mine'"):
+        evaluate_vae.main(evaluate_vae.Args(run_dir=tmp_path / "run"))
+
+
+@pytest.mark.parametrize("model", [vae.MLPVAE, vae.ConvVAE, vae.TwoLayerVAE])
+def test_an_image_shape_with_its_channels_last_is_refused(model):
+    with pytest.raises(UsageError, match=r"image_shape must have channels in front .*28, 28, 3"):
+        model((28, 28, 3))
