@@ -10,6 +10,10 @@ class UsageError(ValueError):
     """A caller's mistake, told in one line; programs print it and exit with 2."""
 
 
+class StateError(UsageError, RuntimeError):
+    """A state dict of another module, which programs around torch expect as a RuntimeError."""
+
+
 class NonFiniteError(ArithmeticError):
     """A loss or a parameter became NaN or infinite; the run that had it has failed."""
 

@@ -37,7 +37,7 @@ Normalizers = tuple[
 
 _MEAN_ONLY = (MeanOnlyBatchNorm1d, MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d)
 _MEAN_ONLY_OPTIONS = ("momentum",)
-_WEIGHT_OPTIONS = ("scale", "v_init_std", "eps")
+_WEIGHT_OPTIONS = ("scale", "v_init_std", "eps", "g_rate")
 # One group: statistics over all channels and positions of one example, as layer norm has them,
 # and independent of the size of the image.
 _group_of_all = partial(nn.GroupNorm, 1)

@@ -3,12 +3,13 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.weight_norm import WeightNorm
 
 from wnrl import convert, fold
 from wnrl.errors import UsageError
 from wnrl.nn import WNConvTranspose2d, WNLinear
+from wnrl.nn.functional import EPS
 from wnrl.nn.plain import LAYOUTS, load_weights, state_dict_as
 
 
@@ -144,7 +145,9 @@ def test_torchs_legacy_lengths_load_into_logarithms_where_the_layout_is_named():
     WeightNorm.apply(theirs[0], "weight", 0)
     ours = nn.Sequential(WNLinear(3, 4, scale="exp"))
     before = copy.deepcopy(ours.state_dict())
-    with pytest.raises(UsageError, match=r"0\.weight_g is a length or a logarithm .*weight_norm"):
+    with pytest.raises(
+        UsageError, match=r"0\.weight_g is a length, or stands for one .*weight_norm"
+    ):
         load_weights(ours, theirs.state_dict())
     assert all(torch.equal(before[key], value) for key, value in ours.state_dict().items())
     load_weights(ours, theirs.state_dict(), layout="weight_norm")
@@ -168,7 +171,6 @@ def test_another_layout_than_the_named_one_is_refused(layout):
 @pytest.mark.parametrize(
     ("layer", "layout", "message"),
     [
-        (WNLinear(3, 2, scale="exp"), "weight_norm", "logarithm"),
         (WNConvTranspose2d(4, 6, 3, groups=2), "parametrize", "2 groups"),
         (WNLinear(3, 2), "torch", "plain, weight_norm, parametrize"),
     ],
@@ -249,3 +251,143 @@ def test_a_network_on_the_meta_device_is_refused_until_it_has_memory(change):
 def test_a_lazy_network_is_refused():
     with pytest.raises(UsageError, match=r"^0 is lazy"):
         load_weights(nn.Sequential(nn.LazyLinear(2)), nn.Sequential(nn.Linear(3, 2)).state_dict())
+
+
+SHORT = [1e-18, 1e-12, 1e-6, 1e-3, 1e18]
+
+
+def scaled(weight, length):
+    """Give the first row of ``weight`` another length."""
+    with torch.no_grad():
+        weight[0] *= length / weight[0].norm()
+
+
+def relative_error(got, wanted):
+    rows = (got - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)
+    return rows.max().item()
+
+
+@pytest.mark.parametrize("eps", [EPS, 1e-2])
+@pytest.mark.parametrize("length", SHORT)
+def test_rows_of_any_length_that_torch_wrote_load_as_torch_computes_them(length, eps):
+    theirs = nn.Sequential(parametrizations.weight_norm(nn.Linear(5, 3)))
+    scaled(theirs[0].parametrizations.weight.original1, length)
+    state, wanted = theirs.state_dict(), theirs[0].weight.detach()
+    for dtype in (torch.float32, torch.float64):
+        ours = nn.Sequential(WNLinear(5, 3, eps=eps, dtype=dtype))
+        load_weights(ours, state)
+        assert relative_error(ours[0].compute_weight(), wanted) < 3e-7
+    plain = nn.Sequential(nn.Linear(5, 3))
+    load_weights(plain, state)
+    assert relative_error(plain[0].weight, wanted) < 3e-7
+
+
+def test_a_row_in_range_is_loaded_bit_for_bit():
+    theirs = nn.Sequential(parametrizations.weight_norm(nn.Linear(5, 3)))
+    scaled(theirs[0].parametrizations.weight.original1, 1e-6)
+    ours = nn.Sequential(WNLinear(5, 3))
+    load_weights(ours, theirs.state_dict())
+    parametrization = theirs[0].parametrizations.weight
+    assert torch.equal(ours[0].weight_g, parametrization.original0)
+    assert torch.equal(ours[0].weight_v, parametrization.original1)
+
+
+@pytest.mark.parametrize("layout", ["weight_norm", "parametrize"])
+@pytest.mark.parametrize("options", [{}, {"eps": 1e-2}, {"eps": 1e-2, "scale": "exp"}])
+@pytest.mark.parametrize("length", SHORT)
+def test_rows_of_any_length_are_written_as_torch_computes_them(length, options, layout):
+    ours = nn.Sequential(WNLinear(5, 3, **options))
+    scaled(ours[0].weight_v, length)
+    with torch.no_grad():
+        ours[0].weight_g[0] = 2.0  # of a w that has digits
+    state = state_dict_as(ours, layout)
+    g, v = (state[f"0.{key.format('weight')}"] for key in LAYOUTS[layout])
+    wanted = ours[0].compute_weight()
+    assert relative_error(torch._weight_norm(v, g, 0), wanted) < 3e-7
+
+
+@pytest.mark.parametrize("g_rate", [8, 3])
+@pytest.mark.parametrize("scale", ["linear", "exp"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_rate_of_g_leaves_what_is_written_and_read_as_it_is(layout, scale, g_rate):
+    options = {"g_rate": g_rate, "scale": scale}
+    net, plain = plain_net(), plain_net()
+    convert(net, "weight", norm_kwargs=options)
+    torch.testing.assert_close(outputs(net), outputs(plain))
+    state = state_dict_as(net, layout)
+    load_weights(again := our_net(seed=1), state, layout)
+    torch.testing.assert_close(outputs(again), outputs(plain))
+    back = plain_net(seed=1)
+    convert(back, "weight", norm_kwargs=options)
+    load_weights(back, state, layout)
+    torch.testing.assert_close(outputs(back), outputs(plain))
+
+
+def test_a_g_that_may_be_a_length_or_a_part_of_one_is_refused():
+    net = nn.Sequential(WNLinear(3, 2, g_rate=8))
+    with pytest.raises(UsageError, match="g_rate=8 say: give layout='weight_norm'"):
+        load_weights(net, net.state_dict())
+
+
+class Counting(nn.Module):
+    """A network with a state that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.steps = nn.Linear(3, 2), 0
+
+    def get_extra_state(self):
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state):
+        self.steps = state["steps"]
+
+
+def test_a_state_that_is_no_tensor_is_loaded_as_it_is():
+    theirs, ours = nn.Sequential(Counting()), nn.Sequential(Counting())
+    theirs[0].steps = 7
+    convert(ours)
+    load_weights(ours, theirs.state_dict())
+    assert ours[0].steps == 7
+    assert torch.equal(ours[0].layer.compute_weight(), theirs[0].layer.weight)
+
+
+@pytest.mark.parametrize("build", [plain_net, our_net])
+def test_numpy_arrays_load_as_tensors_do(build):
+    theirs, ours = plain_net(seed=1), build()
+    load_weights(ours, {key: value.numpy() for key, value in theirs.state_dict().items()})
+    assert torch.equal(outputs(ours), outputs(theirs))
+
+
+def test_what_is_no_tensor_is_named():
+    with pytest.raises(UsageError, match=r"^0\.bias must be a tensor, got list$"):
+        load_weights(nn.Sequential(nn.Linear(1, 1)), {"0.weight": torch.ones(1, 1), "0.bias": [1]})
+
+
+def test_a_pruned_layer_is_named_with_what_to_do():
+    net = nn.Sequential(WNLinear(3, 2))
+    prune.l1_unstructured(net[0], "weight_v", 2)
+    message = r"^0 is pruned .*: remove that first, or take wnrl\.fold\(module\)\.state_dict"
+    for function in (state_dict_as, lambda net: load_weights(net, {})):
+        with pytest.raises(UsageError, match=message):
+            function(net)
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch", "spectral", "rms"])
+def test_the_state_of_a_plain_network_is_for_a_plain_network(norm):
+    plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    net = copy.deepcopy(plain)
+    convert(net, norm)
+    with pytest.raises(UsageError, match=r"^state_dict lacks 0\..* plain network, before convert$"):
+        load_weights(net, plain.state_dict())
+
+
+def test_a_row_without_direction_is_neither_written_nor_computed():
+    net = nn.Sequential(WNLinear(3, 2))
+    with torch.no_grad():
+        net[0].weight_v[1] = 0
+    with pytest.raises(UsageError, match=r"^0\.weight_v must have a direction"):
+        state_dict_as(net, "parametrize")
+    state = {"0.weight_g": torch.ones(2, 1), "0.weight_v": net[0].weight_v, "0.bias": torch.ones(2)}
+    with pytest.raises(UsageError, match=r"^0\.weight_v must have a direction"):
+        load_weights(nn.Sequential(nn.Linear(3, 2)), state)

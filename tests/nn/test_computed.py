@@ -246,3 +246,41 @@ def test_numpy_which_writes_without_telling_sees_it_read_only(view):
     copied = view(layer.weight.detach()).copy()
     copied[...] = 0
     assert layer.weight.abs().max() > 0
+
+
+def test_what_has_a_graph_is_no_value_to_assign():
+    layer, weight = wn.WNLinear(3, 2), torch.randn(2, 3, requires_grad=True)
+    before = layer.weight_v.clone()
+    with pytest.raises(UsageError, match=r"WNLinear\.weight is computed .* not a graph or a tie"):
+        torch.func.functional_call(layer, {"weight": weight}, (torch.randn(4, 3),))
+    assert torch.equal(layer.weight_v, before)
+    with torch.no_grad():
+        layer.weight = weight
+    torch.testing.assert_close(layer.compute_weight(), weight)
+
+
+def test_the_computed_weight_of_another_layer_ties_nothing_and_is_refused():
+    embedding, head = wn.WNEmbedding(5, 3), wn.WNLinear(3, 5, bias=False)
+    with pytest.raises(UsageError, match="replace or share these two"):
+        head.weight = embedding.weight
+    head.weight_v, head.weight_g = embedding.weight_v, embedding.weight_g
+    assert torch.equal(head.compute_weight(), embedding.compute_weight())
+
+
+def test_a_call_with_another_weight_brings_v_and_g_back_bit_for_bit():
+    layer, x = wn.WNLinear(3, 2, v_init_std=0.05), torch.randn(4, 3)
+    before = [p.clone() for p in layer.parameters()]
+    weight = torch.randn(2, 3)
+    out = torch.func.functional_call(layer, {"weight": weight}, (x,))
+    torch.testing.assert_close(out, nn.functional.linear(x, weight, layer.bias))
+    assert all(map(torch.equal, layer.parameters(), before))
+
+
+def test_a_transform_assigns_no_weight():
+    layer, x = wn.WNLinear(3, 2), torch.randn(4, 3)
+
+    def loss(weight):
+        return torch.func.functional_call(layer, {"weight": weight}, (x,)).sum()
+
+    with pytest.raises(UsageError, match="takes values, not a graph"):
+        torch.func.grad(loss)(torch.randn(2, 3))

@@ -4,7 +4,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, prune
 
 from wnrl import NORMS, convert, data_init, fold
 from wnrl.errors import UsageError
@@ -292,7 +292,7 @@ def test_a_conversion_that_fails_names_the_layer_and_changes_nothing(key, option
     net = mlp()
     nn.init.zeros_(net[4].weight)
     before = copy.deepcopy(net)
-    with pytest.raises(UsageError, match=r"^4: .* row of zeros"):
+    with pytest.raises(UsageError, match=r"^4: .* rows of length zero"):
         convert(net, key, norm_kwargs=options)
     assert repr(net) == repr(before)
     assert all(torch.equal(net.state_dict()[k], v) for k, v in before.state_dict().items())
@@ -655,3 +655,72 @@ def test_plain_parts_names_what_a_norm_could_not_reach():
     assert plain_parts(net, "none") == []
     convert(net, "weight")
     assert plain_parts(net, "weight") == parts[3:]
+
+
+class Trained(nn.Module):
+    """A network that holds its optimizer, as policies of stable-baselines3 and many others do."""
+
+    def __init__(self, wrap=lambda optimizer: optimizer):
+        super().__init__()
+        self.net = mlp()
+        self.optimizer = wrap(torch.optim.Adam(self.net.parameters()))
+
+
+@pytest.mark.parametrize("wrap", [lambda o: o, lambda o: [o], lambda o: {"net": o}])
+@pytest.mark.parametrize("key", sorted(set(NORMS) - {"none", "spectral"}))
+def test_a_network_that_has_an_optimizer_is_refused_and_stays_as_it_is(key, wrap):
+    parent = nn.ModuleDict({"agent": Trained(wrap)})
+    before = repr(parent)
+    with pytest.raises(UsageError, match=r"optimizer already \(agent\.optimizer\).*WNMlpPolicy"):
+        convert(parent, key)
+    assert repr(parent) == before
+    assert not any(getattr(part, "projected", False) for part in parent.modules())
+
+
+def test_spectral_norm_keeps_the_parameters_that_an_optimizer_has():
+    trained = Trained()
+    assert convert(trained, "spectral")
+    held = {id(p) for p in trained.optimizer.param_groups[0]["params"]}
+    assert held == {id(p) for p in trained.parameters()}
+
+
+def test_an_optimizer_of_other_parts_is_no_matter():
+    trained = Trained()
+    trained.head = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    assert convert(trained, "weight", skip=["net"]) == ["head.0", "head.2"]
+
+
+class Autoencoder(nn.Module):
+    """One weight for a convolution and its transpose, whose output units differ."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 3, 3)
+        self.up.weight = self.down.weight
+
+
+def test_layers_that_share_a_weight_but_no_output_units_are_named():
+    net = Autoencoder()
+    with pytest.raises(UsageError, match=r"down\.weight and up\.weight are one parameter with"):
+        convert(net)
+    assert type(net.down) is nn.Conv2d
+    assert convert(net, skip=["down", "up"]) == []
+
+
+class Swish(nn.Module):
+    def forward(self, x):
+        return x * x.sigmoid()
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_a_nonlinearity_of_ones_own_is_named(placement):
+    net = nn.Sequential(nn.Linear(3, 4), Swish(), nn.Linear(4, 2))
+    assert convert(net, "layer", placement=placement, activations=[Swish])
+    assert isinstance(net[0 if placement == "pre" else 1], Normalized)
+    assert plain_parts(net, "layer") == []
+
+
+def test_torchs_parametrizations_are_named_with_what_to_do():
+    net = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 2)))
+    with pytest.warns(UserWarning, match=r"left 0 as they were: remove torch's parametrizations"):
+        convert(net)

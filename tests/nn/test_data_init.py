@@ -399,3 +399,15 @@ def test_a_lazy_layer_is_refused():
     with pytest.raises(UsageError, match=r"^2 is lazy"):
         data_init(net, torch.randn(8, 3))
     assert torch.equal(net[0].weight, before)
+
+
+@pytest.mark.parametrize("norm", ["none", "weight", "batch"])
+def test_a_frozen_layer_is_left_alone_and_reported(norm):
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    convert(net, norm)
+    net[0].requires_grad_(False)
+    before = [p.clone() for p in net[0].parameters()]
+    report = data_init(net, torch.randn(20, 3))
+    assert report.skipped == {"0": "is frozen: none of its parameters requires grad"}
+    assert report.initialised == ["2"]
+    assert all(map(torch.equal, net[0].parameters(), before))

@@ -12,6 +12,7 @@ from torch.nn.utils import prune
 
 from tests.nn.cases import CASES, NORMED, PASTS, out
 from wnrl import nn as wn
+from wnrl.errors import StateError
 
 # torch's own remark about a plain nn.LSTM as well.
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
@@ -287,7 +288,7 @@ def test_loading_a_zero_row_names_the_layer(case):
     state = model.state_dict()
     name = f"part.{model['part'].pairs[0]}_v"
     state[name] = torch.zeros_like(state[name])
-    with pytest.raises(wn.functional.UsageError, match=rf"{name} must have a direction"):
+    with pytest.raises(StateError, match=rf"{name} must have a direction"):
         model.load_state_dict(state)
 
 
@@ -297,7 +298,7 @@ def test_loading_a_length_of_the_wrong_shape_names_the_layer(case):
     state = model.state_dict()
     name = f"part.{model['part'].pairs[0]}_g"
     state[name] = state[name].reshape(-1)
-    with pytest.raises(wn.functional.UsageError, match=rf"{name} must have shape .* got"):
+    with pytest.raises(StateError, match=rf"size mismatch for {name}: .* from checkpoint"):
         model.load_state_dict(state)
 
 
@@ -451,7 +452,7 @@ def test_the_signature_is_torchs_with_our_options_by_name(case):
     theirs = {n: p for n, p in inspect.signature(torchs).parameters.items() if n != "mode"}
     if case.layer is wn.WNGRU:
         del theirs["proj_size"]
-    own = ["scale", "v_init_std", "eps"]
+    own = ["scale", "v_init_std", "eps", "g_rate"]
     own = ["backend", *own] if issubclass(torchs, nn.RNNBase) else own
     assert list(shown) == [*theirs, *own]
     untyped = {"device", "dtype"} & shown.keys()  # by torch
@@ -482,3 +483,23 @@ def test_a_class_derived_from_a_layer_shows_its_own_constructor():
     assert str(inspect.signature(Square)) == "(size: int, *, bias: bool = False)"
     assert inspect.signature(Named) == inspect.signature(wn.WNLinear)
     assert Square(3)(torch.ones(2, 3)).shape == (2, 3)
+
+
+@every_case
+@pytest.mark.parametrize("scale", ["linear", "exp"])
+def test_a_rate_multiplies_what_a_step_of_g_does(case, scale):
+    if "padding_idx" in case.kwargs and scale == "exp":
+        pytest.skip("a row of zeros has no logarithm")
+    plain = case.plain()
+    one, eight = (case.layer.from_plain(plain, scale=scale, g_rate=rate) for rate in (1.0, 8.0))
+    for name in one.pairs:
+        torch.testing.assert_close(eight.compute_weight(name), one.compute_weight(name))
+        for layer in (one, eight):
+            with torch.no_grad():
+                layer.pair(name)[1].add_(1e-3 if layer is eight else 8e-3)
+        torch.testing.assert_close(eight.compute_weight(name), one.compute_weight(name))
+
+
+def test_a_state_dict_of_another_shape_is_an_error_of_both_kinds():
+    assert issubclass(StateError, ValueError)
+    assert issubclass(StateError, RuntimeError)

@@ -18,7 +18,7 @@ from stable_baselines3.td3.policies import TD3Policy
 
 import wnrl.sb3 as wn
 from tests.sb3.tasks import DICT, IMAGE, VECTOR, RandomTask, outputs, sample
-from wnrl import NORMS, WNLSTM, WNLinear
+from wnrl import NORMS, WNLSTM, WNLinear, convert
 from wnrl.errors import UsageError
 from wnrl.sb3.optimizers import check_optimized
 from wnrl.sb3.policies import MIXINS
@@ -245,7 +245,7 @@ def test_a_state_that_fits_in_part_is_loaded_where_that_was_asked_for():
     part = {"action_net.bias": torch.ones(2)}
     policy.load_state_dict(part, strict=False)
     assert torch.equal(policy.action_net.bias, torch.ones(2))
-    with pytest.raises(UsageError, match="are missing"):
+    with pytest.raises(UsageError, match="Missing key"):
         other.load_state_dict(part)
 
 
@@ -378,3 +378,46 @@ def test_parameters_in_no_optimizer_are_named():
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
     with pytest.raises(UsageError, match=r"in no optimizer: 1\.weight, 1\.bias"):
         check_optimized(net, torch.optim.SGD(net[0].parameters()))
+
+
+def test_a_stock_policy_is_not_converted_behind_the_back_of_its_optimizer():
+    model = PPO("MlpPolicy", "CartPole-v1", device="cpu")
+    with pytest.raises(UsageError, match=r"optimizer already \(optimizer\).*load_weights"):
+        convert(model.policy, "weight")
+
+
+def test_a_state_that_does_not_fit_is_told_as_torch_tells_it():
+    policy, other = (make(PPO, "WNMlpPolicy", net_arch=[size]).policy for size in (4, 5))
+    state = other.state_dict()
+    state["more"] = state.pop("action_net.bias")
+    with pytest.raises(RuntimeError) as caught:
+        policy.load_state_dict(state)
+    text = str(caught.value)
+    assert isinstance(caught.value, UsageError)
+    assert "Missing key(s) in state_dict: 'action_net.bias'" in text
+    assert "Unexpected key(s) in state_dict: 'more'" in text
+    assert "size mismatch for action_net.weight: copying a param with shape torch.Size" in text
+    assert text.count("size mismatch") == 8
+
+
+class Swish(torch.nn.Module):
+    def forward(self, x):
+        return x * x.sigmoid()
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch", "projected", "weight_mean"])
+@pytest.mark.parametrize(
+    ("algorithm", "task"), [(PPO, "CartPole-v1"), (DQN, "CartPole-v1"), (SAC, "Pendulum-v1")]
+)
+def test_a_nonlinearity_of_ones_own_has_a_norm_in_front_of_it(algorithm, task, norm):
+    given = algorithm(
+        "WNMlpPolicy", task, device="cpu", policy_kwargs={"norm": norm, "activation_fn": Swish}
+    ).policy
+    known = algorithm(
+        "WNMlpPolicy",
+        task,
+        device="cpu",
+        policy_kwargs={"norm": norm, "activation_fn": torch.nn.SiLU},
+    ).policy
+    assert given.plain_parts == known.plain_parts
+    assert given.state_dict().keys() == known.state_dict().keys()

@@ -37,7 +37,7 @@ def length_tensors(module: nn.Module) -> dict[str, Tensor]:
                 v, g = layer.pair(name)
                 norms = row_norm(v, layer.unit_axis[0], layer.eps, layer.unit_axis[1])
                 weight = joined(path, name)
-                lengths[f"{tags.NORM_G}/{weight}"] = (g.exp() if layer.scale == "exp" else g).mean()
+                lengths[f"{tags.NORM_G}/{weight}"] = layer.length(g).mean()
                 lengths[f"{tags.NORM_V}/{weight}"] = norms.mean()
     return lengths
 

@@ -8,19 +8,24 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.fx import _symbolic_trace as tracing
 
-from wnrl.errors import UsageError, check_choice
+from wnrl.errors import StateError, UsageError, check_choice, check_positive
 from wnrl.nn.cache import WeightCache
+from wnrl.nn.computed import read_from
 from wnrl.nn.functional import (
     EPS,
     check_directions,
     fused_weight_norm,
+    in_transform,
     may_fuse,
     row_norm,
     split_weight,
     transposed_groups,
     weight_norm,
 )
+
+torch.fx.wrap("weight_norm")  # one call in a symbolic trace, which keeps v and g as parameters
 
 
 def show_arguments(layer: type[nn.Module]) -> None:
@@ -163,11 +168,13 @@ class WeightNormed(nn.Module):
         v_init_std: None starts v as torch's initial weight and g as its norm. A number starts as
             the paper does: v ~ N(0, v_init_std²) and length 1, for ``data_init`` to rescale.
         eps: added to ‖v‖².
+        g_rate: the parameter is g / g_rate (with ``"exp"``, log g / g_rate), so that a step of Adam
+            moves g that many times as far; one of SGD its square. 1 is the paper's.
         **kwargs: those of the plain layer.
 
     Raises:
-        UsageError: a weight has an empty dimension, or ``scale``, ``v_init_std`` or ``eps`` makes
-            no sense.
+        UsageError: a weight has an empty dimension, or ``scale``, ``v_init_std``, ``eps`` or
+            ``g_rate`` makes no sense.
     """
 
     plain_type: ClassVar[type[nn.Module]]
@@ -189,13 +196,14 @@ class WeightNormed(nn.Module):
         scale: str = "linear",
         v_init_std: float | None = None,
         eps: float = EPS,
+        g_rate: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__()
         with warnings.catch_warnings():  # an empty dimension is an error here, three lines below
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             plain = build_plain(self.plain_type, args, kwargs)
-        self._configure(plain, scale, v_init_std, eps)
+        self._configure(plain, scale, v_init_std, eps, g_rate)
         self._adopt(plain)
         if v_init_std is not None:
             self._draw_directions(v_init_std)
@@ -212,6 +220,7 @@ class WeightNormed(nn.Module):
         scale: str = "linear",
         v_init_std: float | None = None,
         eps: float = EPS,
+        g_rate: float = 1.0,
     ) -> Self:
         """A layer with the same function as ``plain``, which keeps and shares its biases.
 
@@ -221,6 +230,7 @@ class WeightNormed(nn.Module):
             v_init_std: None starts v as the weight. A number rescales every row of v to this root
                 mean square; the function stays.
             eps: as for the constructor.
+            g_rate: as for the constructor.
 
         Raises:
             UsageError: ``plain`` is of another type, has other parameters than torch's, or hooks,
@@ -229,19 +239,18 @@ class WeightNormed(nn.Module):
         check_replaceable(plain, cls.plain_type)
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
-        layer._configure(plain, scale, v_init_std, eps)
+        layer._configure(plain, scale, v_init_std, eps, g_rate)
         layer._adopt(plain)
         return layer.train(plain.training)
 
     def _configure(
-        self, plain: nn.Module, scale: str, v_init_std: float | None, eps: float
+        self, plain: nn.Module, scale: str, v_init_std: float | None, eps: float, g_rate: float
     ) -> None:
         self.scale = check_choice("scale", scale, SCALES)
         if v_init_std is not None and not 0 < v_init_std < math.inf:
             raise UsageError(f"v_init_std must be None or above zero, got {v_init_std!r}")
-        if not 0 < eps < math.inf:
-            raise UsageError(f"eps must be above zero, got {eps!r}")
-        self.v_init_std, self.eps = v_init_std, eps
+        check_positive(eps=eps, g_rate=g_rate)
+        self.v_init_std, self.eps, self.g_rate = v_init_std, eps, g_rate
         if groups := transposed_groups(plain):
             self.unit_axis = (1, groups)
         for name in self.arguments:
@@ -268,12 +277,34 @@ class WeightNormed(nn.Module):
             check_directions(weight, label)
         if weight.is_meta:
             return weight.clone(), row_norm(weight, dim, self.eps, groups).to(weight.dtype)
-        v, g = split_weight(weight, dim, self.eps, groups, self.v_init_std)
+        v, length = split_weight(weight, dim, self.eps, groups, self.v_init_std)
+        return v, self.from_length(length, label).to(weight.dtype)
+
+    @property
+    def holds_lengths(self) -> bool:
+        """Whether the parameter is the length g itself."""
+        return self.scale == "linear" and self.g_rate == 1
+
+    def length(self, g: Tensor) -> Tensor:
+        """Return the lengths that a parameter ``g`` stands for."""
+        g = g if self.g_rate == 1 else self.g_rate * g
+        return g.exp() if self.scale == "exp" else g
+
+    def from_length(self, length: Tensor, label: str = "length") -> Tensor:
+        """Return the parameter that stands for lengths.
+
+        Raises:
+            UsageError: ``scale="exp"``, and a length is zero; the message begins with ``label``.
+        """
         if self.scale == "exp":
-            if (g == 0).any():
-                raise UsageError(f"{label} has a row of zeros, which scale='exp' cannot express")
-            g = g.log()
-        return v, g.to(weight.dtype)
+            zero = (length == 0).flatten().nonzero()
+            if len(zero):
+                raise UsageError(
+                    f"{label} has rows of length zero (the first: {int(zero[0])}), which "
+                    "scale='exp' cannot express"
+                )
+            length = length.log()
+        return length if self.g_rate == 1 else length / self.g_rate
 
     @torch.no_grad()
     def _draw_directions(self, std: float) -> None:
@@ -281,7 +312,7 @@ class WeightNormed(nn.Module):
         for name in self.pairs:
             v, g = self.pair(name)
             v.copy_(self._visible(nn.init.normal_(v, std=std)))
-            g.copy_(torch.zeros_like(g) if self.scale == "exp" else g != 0)
+            g.copy_(self.from_length((self.length(g) != 0).to(g)))
 
     def _visible(self, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Directions without what the layer, or one with that ``mask``, does not look at."""
@@ -299,7 +330,7 @@ class WeightNormed(nn.Module):
     def _normalized(self, v: Tensor, g: Tensor, checked: bool) -> Tensor:
         """Return the weight for the parameter g and v, ``checked`` to have a direction a row."""
         dim, groups = self.unit_axis
-        length = g.exp() if self.scale == "exp" else g
+        length = self.length(g)
         if checked and may_fuse(v, length, dim, self.eps):
             return fused_weight_norm(v, length)
         return weight_norm(v, length, dim, self.eps, groups)
@@ -307,25 +338,33 @@ class WeightNormed(nn.Module):
     def _parameter(self, name: str) -> Any:
         """``getattr``, by a way that is three times as fast where nothing has replaced it."""
         parameters = self._parameters
-        return parameters[name] if name in parameters else getattr(self, name)
+        if name in parameters and not tracing._is_fx_tracing_flag:
+            return parameters[name]
+        return getattr(self, name)
 
     def assign(self, name: str, weight: Tensor) -> None:
         """Sets v and g so that the computed weight ``name`` becomes ``weight``.
 
-        A row of zeros becomes g = 0 and keeps its v.
+        A row of zeros becomes g = 0 and keeps its v. The weight as it was read brings v and g back.
 
         Raises:
-            UsageError: ``weight`` is no tensor or of another shape, or ``scale="exp"`` and a row
-                is zero.
+            UsageError: ``weight`` is no tensor, of another shape, or has a graph or a tie, which
+                would be lost; or ``scale="exp"`` and a row is zero.
         """
         v, g = self.pair(name)
+        label = f"{type(self).__name__}.{name}"
         if not isinstance(weight, Tensor) or weight.shape != v.shape:
             got = tuple(weight.shape) if isinstance(weight, Tensor) else repr(weight)
+            raise UsageError(f"{label} must have shape {tuple(v.shape)}, got {got}")
+        pair = read_from(weight, self, name)
+        followed = weight.requires_grad and torch.is_grad_enabled()
+        if in_transform() or (followed and pair is None and not isinstance(weight, nn.Parameter)):
             raise UsageError(
-                f"{type(self).__name__}.{name} must have shape {tuple(v.shape)}, got {got}"
+                f"{label} is computed from {name}_v and {name}_g and takes values, not a graph or "
+                "a tie: replace or share these two, or assign weight.detach()"
             )
         with torch.no_grad():
-            new_v, new_g = self._split(name, weight.detach().to(v))
+            new_v, new_g = pair or self._split(name, weight.detach().to(v))
             v.copy_(new_v)
             g.copy_(new_g)
 
@@ -406,14 +445,17 @@ class WeightNormed(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _check_loaded(self, name: str, state_dict: dict[str, Any], prefix: str) -> None:
-        v, g = state_dict.get(f"{prefix}{name}_v"), state_dict.get(f"{prefix}{name}_g")
+        v, g = (state_dict.get(f"{prefix}{name}{end}") for end in ("_v", "_g"))
         if v is not None and v.shape == self.pair(name)[0].shape:
             visible = self._visible(v, state_dict.get(f"{prefix}mask"))
-            check_directions(visible, f"{prefix}{name}_v", *self.unit_axis)
+            try:
+                check_directions(visible, f"{prefix}{name}_v", *self.unit_axis)
+            except UsageError as error:
+                raise StateError(str(error)) from None
         if g is not None and g.shape != self.pair(name)[1].shape:
-            raise UsageError(
-                f"{prefix}{name}_g must have shape {tuple(self.pair(name)[1].shape)}, "
-                f"got {tuple(g.shape)}"
+            raise StateError(
+                f"size mismatch for {prefix}{name}_g: copying a param with shape {g.shape} from "
+                f"checkpoint, the shape in current model is {self.pair(name)[1].shape}"
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -423,7 +465,7 @@ class WeightNormed(nn.Module):
     def extra_repr(self) -> str:
         """Torch's description of the plain layer, and what differs from the defaults."""
         parts = [self._shell().extra_repr()]
-        parts += [f"scale={self.scale!r}"] if self.scale != "linear" else []
-        parts += [f"v_init_std={self.v_init_std}"] if self.v_init_std is not None else []
-        parts += [f"eps={self.eps}"] if self.eps != EPS else []
+        defaults = {"scale": "linear", "v_init_std": None, "eps": EPS, "g_rate": 1.0}
+        options = {name: getattr(self, name) for name in defaults}
+        parts += [f"{name}={value!r}" for name, value in options.items() if value != defaults[name]]
         return ", ".join(parts)

@@ -81,6 +81,17 @@ class _Origin:
         self._read_from = [part.clone() for part in self._pair()]
 
 
+def read_from(weight: Tensor, layer: Owner, name: str) -> list[Tensor] | None:
+    """Return the v and g that ``weight`` was read from, where it is that of ``layer``, unchanged.
+
+    ``torch.func.functional_call`` assigns it so, to restore what it had replaced.
+    """
+    origin = weight._origin if type(weight) is ComputedWeight else None
+    if origin is None or origin.layer is not layer or origin.name != name:
+        return None
+    return origin._read_from if same_values(weight.detach(), origin.whole) else None
+
+
 class _LikeAParameter(torch._C._TensorMeta):
     """Lets ``torch.testing.assert_close``, which asks how types are related, compare the two."""
 

@@ -7,6 +7,8 @@ from numbers import Real
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.optim import Optimizer
 
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.base import WeightNormed, check_nothing_is_lost, torch_parameters
@@ -18,7 +20,6 @@ from wnrl.nn.sites import (
     check_values,
     has_weight,
     hidden_sites,
-    is_nonlinear,
     layer_sites,
     n_spatial,
 )
@@ -37,6 +38,7 @@ def convert(
     placement: str = "pre",
     norm_kwargs: Mapping[str, Any] | None = None,
     hidden: Iterable[str] | None = None,
+    activations: Iterable[type[nn.Module]] = (),
 ) -> list[str]:
     """Turn the layers of a plain network, in place, into those of ``norm``.
 
@@ -62,15 +64,17 @@ def convert(
         norm_kwargs: options of the norm, such as ``momentum`` or ``v_init_std``: those in
             ``options`` and ``layer_options`` of ``NORMS[norm]``.
         hidden: names of the hidden linear layers and convolutions; None guesses.
+        activations: classes of nonlinearities beside torch's own, by which it guesses.
 
     Returns:
         The names of the converted layers, in the order of ``module.named_modules()``.
 
     Raises:
         UsageError: a word, a name or an option that does not exist; ``module`` is none, or itself
-            a layer; a layer has hooks, methods, buffers or modules of its own that would be lost,
-            other parameters than torch's, another norm already or no values yet; a weight is tied
-            to one that stays plain, or one that the norm cannot take. ``module`` is as it was then.
+            a layer, or has an optimizer of what would change; a layer has hooks, methods, buffers
+            or modules of its own that would be lost, other parameters than torch's, another norm
+            already or no values yet; a weight is tied to one that stays plain or has other output
+            units, or is one that the norm cannot take. ``module`` is as it was then.
 
     Warns:
         UserWarning: layers with a weight were left alone; it names them all. ``plain_parts`` does
@@ -86,7 +90,8 @@ def convert(
             f"place, put it in an nn.Sequential or use {type(module).__name__}'s own counterpart"
         )
     skip = skip if isinstance(skip, str) else tuple(skip)  # which may be an iterator
-    sites = layer_sites(module, skip)
+    activations = tuple(activations)
+    sites = layer_sites(module, skip, activations)
     if norm == "none":
         return []
     check_values(module)
@@ -98,6 +103,10 @@ def convert(
     _check_untouched(sites, choice, placement, chosen, {site.name for site in places})
     counterparts = _counterparts(sites, choice, chosen)
     normalizers = _normalizers(places, choice, chosen) if choice.normalizers else {}
+    changed = [site.layer for site in sites if id(site.layer) in counterparts]
+    changed += [site.layer for site in (*marked, *(places if normalizers else ()))]
+    made = nn.ModuleList([*counterparts.values(), *normalizers.values()])
+    _check_optimizers(module, choice, made, changed)
     done = _attach_normalizers(places, normalizers, counterparts, choice, placement)
     done |= _replace_layers(layer_sites(module), counterparts)
     if choice.mark:
@@ -128,6 +137,8 @@ def _warn_of_plain_layers(
                 "a hidden layer is directly followed by a nonlinearity (a module, not a function) "
                 f"in an nn.Sequential, or named in hidden; {hint}"
             )
+        if any(is_parametrized(site.layer) for site in sites if site.name in left):
+            hint = f"remove torch's parametrizations before, or {hint}"
         names = ", ".join(_in_order(module, left))
         warnings.warn(f"norm {norm!r} left {names} as they were: {hint}", stacklevel=3)
 
@@ -183,9 +194,43 @@ def _left_plain(sites: list[LayerSite], choice: Norm) -> set[str]:
             return False
         if after is None:
             return not behind_a_hidden_layer(site)
-        return not (isinstance(after.layer, Normalized) and is_nonlinear(after.layer.layer))
+        return not (isinstance(after.layer, Normalized) and n_spatial(after.layer.layer) is None)
 
     return {site.name for site in sites if left(site)}
+
+
+def _check_optimizers(
+    module: nn.Module, choice: Norm, made: nn.ModuleList, changed: list[nn.Module]
+) -> None:
+    """Refuse to leave a part of ``module`` with an optimizer that does not fit it any more.
+
+    Args:
+        module: before anything changes.
+        choice: the norm.
+        made: what will be added.
+        changed: the layers that will be replaced, normalized or marked.
+    """
+    known = {id(parameter) for parameter in module.parameters()}
+    if choice.after_step is None and all(id(parameter) in known for parameter in made.parameters()):
+        return
+    touched = {id(parameter) for layer in changed for parameter in layer.parameters()}
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            for held in _members(value):
+                groups = held.param_groups if isinstance(held, Optimizer) else ()
+                if touched & {id(parameter) for group in groups for parameter in group["params"]}:
+                    raise UsageError(
+                        f"module has an optimizer already ({path}{'.' * bool(path)}{name}), which "
+                        "would not train what conversion makes: convert before it is made. Under "
+                        "stable-baselines3 take a policy with a norm (WNMlpPolicy) and give it the "
+                        "weights with load_weights"
+                    )
+
+
+def _members(value: Any) -> Collection[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 @contextmanager
@@ -206,8 +251,7 @@ def check_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> None:
             raise UsageError(f"norm_kwargs for {norm!r} may hold {known}; got {name!r}")
         if name not in WORDS and not isinstance(options[name], Real | None):
             raise UsageError(f"{name} must be a number, got {options[name]!r}")
-    if "eps" in options:
-        check_positive(eps=options["eps"])
+    check_positive(**{name: options[name] for name in ("eps", "g_rate") if name in options})
     if "momentum" in options:
         check_momentum(options["momentum"])
 
@@ -270,7 +314,7 @@ def _check_normalizer(
     part: Normalized, choice: Norm, placement: str, options: Mapping[str, Any]
 ) -> None:
     kind = type(part.norm).__name__
-    stands = "post" if is_nonlinear(part.layer) else "pre"
+    stands = "post" if n_spatial(part.layer) is None else "pre"
     if choice.marked and not choice.marked(part.layer):
         raise UsageError(f'has a {kind} already: convert to "projected" before')
     if choice.normalizers is None:
@@ -311,7 +355,7 @@ def _counterparts(sites: list[LayerSite], choice: Norm, options: dict[str, Any])
     """Return what takes the place of each layer, by its id; what was tied stays so."""
     ours = {name: value for name, value in options.items() if name in choice.layer_options}
     made: dict[int, Any] = {}
-    pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+    first: dict[int, tuple[str, Any]] = {}
     for site in sites:
         layer = site.layer
         if type(layer) not in choice.layers or id(layer) in made:
@@ -320,9 +364,16 @@ def _counterparts(sites: list[LayerSite], choice: Norm, options: dict[str, Any])
             counterpart = choice.layers[type(layer)].from_plain(layer, **ours)
         made[id(layer)] = counterpart
         for name in getattr(counterpart, "pairs", ()):
-            pair = pairs.setdefault(id(getattr(layer, name)), counterpart.pair(name))
-            for suffix, parameter in zip(("_v", "_g"), pair, strict=True):
-                setattr(counterpart, name + suffix, parameter)
+            weight = f"{site.name}.{name}"
+            known, tied = first.setdefault(id(getattr(layer, name)), (weight, counterpart))
+            if tied.unit_axis != counterpart.unit_axis:
+                raise UsageError(
+                    f"{known} and {weight} are one parameter with different output units, which "
+                    "can share no g: skip both layers, or untie them"
+                )
+            v, g = tied.pair(known.rpartition(".")[-1])
+            setattr(counterpart, f"{name}_v", v)
+            setattr(counterpart, f"{name}_g", g)
     return made
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.fx import _symbolic_trace as tracing
 
 from wnrl.errors import UsageError
 
@@ -13,8 +14,8 @@ EPS = 1e-30
 """Default of ``eps``: changes no digit of a row that float32 can square, and keeps 0/0 away."""
 ZERO_ROW_STD = 0.05
 """Standard deviation of a v drawn for a row of zeros: the paper's."""
-_SQUARABLE = (1e-15, 1e15)
-"""Lengths of rows whose squares, and the sums of them, float32 holds with all their digits."""
+_IN_RANGE = (1e-7, 1e15)
+"""Lengths of rows whose squares float32 can sum, and beside which ``EPS`` is no digit."""
 
 
 def transposed_groups(layer: nn.Module) -> int:
@@ -150,6 +151,7 @@ def may_fuse(v: Tensor, g: Tensor, dim: int, eps: float) -> bool:
         and not torch.compiler.is_compiling()
         and not in_transform()
         and not torch._C._len_torch_dispatch_stack()  # fake and traced tensors
+        and not torch._C._get_tracing_state()  # ONNX's older exporter does not know the kernel
         and forward_ad._current_level < 0  # the kernel has no forward-mode derivative
         and v.is_contiguous()
         and g.numel() == g.size(0) == v.size(0)
@@ -164,8 +166,17 @@ def fused_weight_norm(v: Tensor, g: Tensor) -> Tensor:
 
 
 def in_transform() -> bool:
-    """Return whether a ``torch.func`` transform (vmap, grad, ...) is running."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Return whether a ``torch.func`` transform or a symbolic trace of torch.fx is running."""
+    traced = tracing._is_fx_tracing_flag and not torch.compiler.is_compiling()
+    return traced or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def in_backward() -> bool:
+    """Return whether a backward is running: a forward in it is activation checkpointing's second.
+
+    What it computes must be what the first one did, and it counts for nothing.
+    """
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def same_values(a: Tensor, b: Tensor) -> bool:
@@ -218,11 +229,44 @@ def split_weight(
             if eps > EPS:
                 lengths = lengths * row_norm(v, dim, eps, groups) / std
             return v, lengths.masked_fill(zero, 0.0)
-        low, high = _SQUARABLE
-        powers = torch.exp2(-torch.log2(peaks * norms).floor())
-        powers = torch.where((peaks * norms < low) | (peaks * norms > high), powers, 1.0)
+        powers = _powers(peaks * norms)
         v = (v * over_rows(powers, v, groups)).to(v.dtype)
         return v, (_norms_in_use(v, dim, eps, groups) / powers).masked_fill(zero, 0.0)
+
+
+def _powers(norms: Tensor) -> Tensor:
+    """Return powers of two that bring rows of these lengths into range: 1 for most."""
+    low, high = _IN_RANGE
+    powers = torch.exp2(-torch.log2(norms).floor())
+    return torch.where((norms < low) | (norms > high), powers, 1.0)
+
+
+def exchange_eps(
+    v: Tensor, g: Tensor, old: float, new: float, dim: int = 0, groups: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return v and g that give with ``new`` as eps the weight that they give with ``old``.
+
+    Both stay bit for bit where the two make no difference, but for rows of v that are too short or
+    too long to be squared: they get about unit length, by a power of two.
+
+    Args:
+        v: directions, with one in each row.
+        g: lengths, of the shape that ``row_norm`` returns.
+        old: added to ‖v‖² where the two come from.
+        new: added to ‖v‖² where they go to.
+        dim: the axis of the output units.
+        groups: as given to ``weight_norm``.
+    """
+    peaks = _peaks(v, dim, groups)
+    norms = peaks * row_norm(v / over_rows(peaks, v, groups), dim, 0.0, groups)
+    powers = _powers(norms)
+    scaled = norms * powers
+    ratio = _hypot(scaled, new) / scaled * (norms / _hypot(norms, old))
+    return (v * over_rows(powers, v, groups)).to(v.dtype), (g * ratio).to(g.dtype)
+
+
+def _hypot(norms: Tensor, eps: float) -> Tensor:
+    return torch.hypot(norms, torch.full_like(norms, math.sqrt(eps)))
 
 
 def _norms_in_use(v: Tensor, dim: int, eps: float, groups: int) -> Tensor:

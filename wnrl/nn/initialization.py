@@ -15,7 +15,7 @@ from wnrl.errors import UsageError, check_positive
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import transposed_groups, units_first
 from wnrl.nn.normalizers import Normalized
-from wnrl.nn.sites import WEIGHTED, check_values, is_nonlinear, n_spatial, skipped_modules
+from wnrl.nn.sites import WEIGHTED, check_values, n_spatial, skipped_modules
 from wnrl.nn.spectral import Spectral
 from wnrl.norms import fixes_length
 
@@ -145,16 +145,16 @@ class Layer(Target):
             features = layer.out_channels if self.n_spatial else layer.out_features
             return layer.weight.new_ones(features)
         g = layer.pair()[1]
-        length = (g.exp() if layer.scale == "exp" else g).detach().flatten().clone()
-        g.fill_(0.0 if layer.scale == "exp" else 1.0)
+        length = layer.length(g).detach().flatten().clone()
+        g.copy_(layer.from_length(torch.ones_like(g)))
         return length
 
     def set_scale(self, scale: Tensor) -> None:
         """Sets g, or multiplies the plain weight."""
         layer = self.module
         if isinstance(layer, WeightNormed):
-            g = scale.log() if layer.scale == "exp" else scale
-            layer.pair()[1].copy_(g.view_as(layer.pair()[1]))
+            g = layer.pair()[1]
+            g.copy_(layer.from_length(scale.view_as(g)))
         else:
             groups = transposed_groups(layer)
             rows = units_first(layer.weight, groups)
@@ -291,7 +291,7 @@ def _targets(
     """What will be standardised; ``report`` takes what cannot be."""
     behind: dict[int, nn.Module] = {}  # the normalizer behind a layer
     for part in net.modules():
-        if isinstance(part, Normalized) and not is_nonlinear(part.layer):
+        if isinstance(part, Normalized) and n_spatial(part.layer) is not None:
             behind[id(part.layer)] = part.norm
     owners = _kept(net, skipped)
     targets: list[Target] = []
@@ -305,6 +305,9 @@ def _targets(
                 report.skipped[name] = f"{type(part).__name__} has no pre-activation of its own"
             continue
         own = {id(p): key for key, p in part.named_parameters(recurse=False)}
+        if not any(p.requires_grad for p in part.parameters(recurse=False)):
+            report.skipped[name] = "is frozen: none of its parameters requires grad"
+            continue
         if tied := [key for key in own if key in owners]:
             kind = own[tied[0]].removesuffix("_g").removesuffix("_v")
             report.skipped[name] = f"shares its {kind} with {owners[tied[0]]}"
@@ -326,7 +329,7 @@ def _follow_nonlinearities(net: nn.Module, skipped: set[int]) -> list[RemovableH
     names = {
         id(part.norm): name
         for name, part in net.named_modules()
-        if isinstance(part, Normalized) and is_nonlinear(part.layer)
+        if isinstance(part, Normalized) and n_spatial(part.layer) is None
     }
 
     def before(norm: Any, args: tuple[Tensor, ...]) -> None:

@@ -374,7 +374,8 @@ class WNEmbedding(WeightNormed):
 
     def forward(self, input: Tensor) -> Tensor:
         """Indices ``(*)`` to rows of the computed weight, ``(*, embedding_dim)``."""
-        if self._cache is None and 0 < input.numel() < self.num_embeddings:
+        is_traced = not isinstance(input, Tensor)
+        if self._cache is None and not is_traced and 0 < input.numel() < self.num_embeddings:
             # Fewer rows than the table has: normalise those alone.
             rows = self._look_up(input, self.weight_v).reshape(-1, self.embedding_dim)
             lengths = self._look_up(input, self.weight_g).reshape(-1, 1)

@@ -1,6 +1,6 @@
 """Normalizers of activations that torch lacks, and the pair of a layer and its normalizer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wnrl.errors import UsageError, check_positive
+from wnrl.nn.functional import in_backward, in_transform
 
 
 def check_momentum(momentum: float | None) -> None:
@@ -46,21 +47,6 @@ def wide_dtype(dtype: torch.dtype | None) -> torch.dtype:
     return torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
 
 
-def rewiden(module: nn.Module, before: Mapping[str, Tensor | None]) -> None:
-    """Undoes the narrowing of buffers below float32, from what they held ``before``."""
-    for name, old in before.items():
-        new = module._buffers[name]
-        if old is not None and new is not None and new.dtype != wide_dtype(new.dtype):
-            module._buffers[name] = old.to(new.device, wide_dtype(new.dtype))
-
-
-def reset_buffers(module: nn.Module) -> None:
-    """Zeros, but ones for a variance, in every buffer of ``module`` that is there."""
-    for name, buffer in module._buffers.items():
-        if buffer is not None:
-            buffer.fill_(1.0 if name == "running_var" else 0.0)
-
-
 def check_batch(x: Tensor) -> None:
     """Raises UsageError where each channel of ``x`` has one value, which is its own mean."""
     if x.numel() == x.shape[1]:
@@ -70,7 +56,69 @@ def check_batch(x: Tensor) -> None:
         )
 
 
-class MeanOnlyBatchNorm(nn.Module):
+class BatchStatistics(nn.Module):
+    """What the normalizers of batches share: float buffers ``running_*``, or None in their places.
+
+    ``torch.optim.swa_utils.update_bn`` and ``nn.SyncBatchNorm.convert_sync_batchnorm`` know torch's
+    batch norms alone, and pass these over.
+
+    Args:
+        num_features: number of channels C.
+        momentum: share of the newest batch in the running statistics; None averages all equally.
+        track_running_stats: whether there are any.
+    """
+
+    _spatial: tuple[int, ...] = ()
+    bias: nn.Parameter | None
+    running_mean: Tensor | None
+    running_steps: Tensor | None
+
+    def __init__(
+        self, num_features: int, momentum: float | None, track_running_stats: bool
+    ) -> None:
+        super().__init__()
+        check_positive(num_features=num_features)
+        check_momentum(momentum)
+        self.num_features, self.momentum = num_features, momentum
+        self.track_running_stats = track_running_stats
+
+    def _track(self, **buffers: Tensor) -> None:
+        """Register what is tracked, in float32 or wider: in half precision, 256 + 1 is 256."""
+        for name, value in buffers.items():
+            wide = value.to(wide_dtype(value.dtype))
+            self.register_buffer(name, wide if self.track_running_stats else None)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, old in before.items():  # which may have been narrowed
+            new = self._buffers[name]
+            if old is not None and new is not None and new.dtype != wide_dtype(new.dtype):
+                self._buffers[name] = old.to(new.device, wide_dtype(new.dtype))
+        return self
+
+    def _share(self) -> Tensor | float:
+        """Count a batch, and return its share in the running statistics."""
+        assert self.running_steps is not None
+        self.running_steps += 1
+        return 1 / self.running_steps if self.momentum is None else self.momentum
+
+    def reset_running_stats(self) -> None:
+        """Forgets all batches."""
+        for name, buffer in self._buffers.items():
+            if buffer is not None:
+                buffer.fill_(1.0 if name == "running_var" else 0.0)
+
+    def reset_parameters(self) -> None:
+        """Forgets all batches, and sets scale and shift to one and zero."""
+        self.reset_running_stats()
+        if getattr(self, "weight", None) is not None:
+            nn.init.ones_(self.weight)  # type: ignore[arg-type]
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class MeanOnlyBatchNorm(BatchStatistics):
     """t − μ[t] + b for each channel (eq. 7); its gradient is centred in turn (eq. 8).
 
     In training μ is the mean of the batch, in evaluation the running mean, as in ``nn.BatchNorm``;
@@ -101,10 +149,6 @@ class MeanOnlyBatchNorm(nn.Module):
             channel.
     """
 
-    _spatial: tuple[int, ...] = ()
-    running_mean: Tensor | None
-    running_steps: Tensor | None
-
     def __init__(
         self,
         num_features: int,
@@ -115,22 +159,10 @@ class MeanOnlyBatchNorm(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_positive(num_features=num_features)
-        check_momentum(momentum)
-        self.num_features, self.momentum = num_features, momentum
-        self.track_running_stats = track_running_stats
+        super().__init__(num_features, momentum, track_running_stats)
         zeros = torch.zeros(num_features, device=device, dtype=dtype)
         self.bias = nn.Parameter(zeros.clone()) if bias else None
-        wide = zeros.to(wide_dtype(zeros.dtype))
-        self.register_buffer("running_mean", wide if track_running_stats else None)
-        self.register_buffer("running_steps", wide.new_zeros(()) if track_running_stats else None)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        rewiden(self, before)
-        return self
+        self._track(running_mean=zeros, running_steps=zeros.new_zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …) -> (B, C, …)``."""
@@ -139,28 +171,13 @@ class MeanOnlyBatchNorm(nn.Module):
         if (self.training and x.numel()) or self.running_mean is None:
             check_batch(x)
             mean = wide.mean(axes)
-            self._track(mean)
+            if self.training and self.running_mean is not None and not in_backward():
+                with torch.no_grad():
+                    self.running_mean += self._share() * (mean - self.running_mean)
         else:
             mean = self.running_mean
         shift = -mean if self.bias is None else self.bias - mean
         return (wide + along_channels(shift, x)).to(x.dtype)
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor) -> None:
-        if self.training and self.running_mean is not None and self.running_steps is not None:
-            self.running_steps += 1
-            share = 1 / self.running_steps if self.momentum is None else self.momentum
-            self.running_mean += share * (mean - self.running_mean)
-
-    def reset_running_stats(self) -> None:
-        """Forgets all batches."""
-        reset_buffers(self)
-
-    def reset_parameters(self) -> None:
-        """Forgets all batches, and sets b to zero."""
-        reset_buffers(self)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
@@ -188,7 +205,7 @@ class MeanOnlyBatchNorm3d(MeanOnlyBatchNorm):
     _spatial = (3,)
 
 
-class BatchRenorm(nn.Module):
+class BatchRenorm(BatchStatistics):
     """Batch norm whose training output agrees with the running statistics, within limits.
 
     ``x̂ = (x − μ_B)/σ_B · r + d`` with ``r = σ_B/σ`` clipped to [1/r_max, r_max] and
@@ -228,10 +245,9 @@ class BatchRenorm(nn.Module):
             channels, or a batch with one value for each channel whose statistics are wanted.
     """
 
-    _spatial: tuple[int, ...] = ()
-    running_mean: Tensor | None
     running_var: Tensor | None
-    running_steps: Tensor | None
+    _latest: tuple[Tensor, ...] = ()
+    """Mean, r and d of the latest batch, for activation checkpointing."""
 
     def __init__(
         self,
@@ -249,9 +265,8 @@ class BatchRenorm(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_positive(num_features=num_features, eps=eps)
-        check_momentum(momentum)
+        super().__init__(num_features, momentum, track_running_stats)
+        check_positive(eps=eps)
         if r_max < 1 or d_max < 0:
             raise UsageError(f"r_max must be at least 1 and d_max 0, got {r_max!r} and {d_max!r}")
         if not 0 <= warmup_steps < min(r_steps, d_steps):
@@ -259,26 +274,14 @@ class BatchRenorm(nn.Module):
                 "warmup_steps must be at least 0 and below r_steps and d_steps, "
                 f"got {warmup_steps}, {r_steps} and {d_steps}"
             )
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.affine, self.track_running_stats = affine, track_running_stats
+        self.eps, self.affine = eps, affine
         self.r_max, self.d_max = r_max, d_max
         self.warmup_steps, self.r_steps, self.d_steps = warmup_steps, r_steps, d_steps
         ones = torch.ones(num_features, device=device, dtype=dtype)
         self.weight = nn.Parameter(ones.clone()) if affine else None
         self.bias = nn.Parameter(torch.zeros_like(ones)) if affine else None
-        wide = ones.to(wide_dtype(ones.dtype))
-        for name, value in (
-            ("running_mean", torch.zeros_like(wide)),
-            ("running_var", wide),
-            ("running_steps", wide.new_zeros(())),
-        ):
-            self.register_buffer(name, value if track_running_stats else None)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        rewiden(self, before)
-        return self
+        zeros = torch.zeros_like(ones)
+        self._track(running_mean=zeros, running_var=ones, running_steps=zeros.new_zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …) -> (B, C, …)``."""
@@ -310,6 +313,13 @@ class BatchRenorm(nn.Module):
     def _renormalise(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, scale and shift of x̂, each ``(C,)``, and the update of the running statistics."""
         mean, var, std = self._statistics(wide, axes)
+        if in_backward():
+            if not self._latest or not torch.equal(mean, self._latest[0]):
+                raise UsageError(
+                    "activation checkpointing computes anew what batch renormalisation did before "
+                    "its latest batch, by statistics that have moved: leave it out of that part"
+                )
+            return mean, self._latest[1] / std, self._latest[2]
         steps, running_mean, running_var = self.running_steps, self.running_mean, self.running_var
         assert steps is not None
         assert running_mean is not None
@@ -322,27 +332,17 @@ class BatchRenorm(nn.Module):
             d_limit = self.d_max * self._opening(steps, self.d_steps)
             r = (std / running_std).clamp(1 / r_limit, r_limit)
             d = ((mean - running_mean) / running_std).clamp(-d_limit, d_limit)
-            steps += 1
-            share = 1 / steps if self.momentum is None else self.momentum
+            share = self._share()
             running_mean += share * (mean - running_mean)
             running_var += share * (var - running_var)
+            if not (torch.compiler.is_compiling() or in_transform()):
+                self._latest = mean.detach(), r, d
         return mean, r / std, d
 
     def _opening(self, steps: Tensor, last_step: int) -> Tensor:
         """From 0 (up to ``warmup_steps``) to 1 (from ``last_step`` on)."""
         done = steps - self.warmup_steps
         return (done / (last_step - self.warmup_steps)).clamp(0, 1)
-
-    def reset_running_stats(self) -> None:
-        """Forgets all batches; the warm-up begins anew."""
-        reset_buffers(self)
-
-    def reset_parameters(self) -> None:
-        """Forgets all batches, and sets scale and shift to one and zero."""
-        reset_buffers(self)
-        if self.weight is not None and self.bias is not None:
-            nn.init.ones_(self.weight)
-            nn.init.zeros_(self.bias)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""

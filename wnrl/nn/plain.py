@@ -4,12 +4,21 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn.base import WeightNormed, check_nothing_is_lost
-from wnrl.nn.functional import check_directions, split_weight, weight_norm
+from wnrl.nn.functional import (
+    EPS,
+    check_directions,
+    exchange_eps,
+    may_fuse,
+    over_rows,
+    split_weight,
+    weight_norm,
+)
 from wnrl.nn.sites import check_values
 
 
@@ -87,8 +96,11 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
 """The keys that stand for one computed weight: w itself, or g and v."""
 
 
-def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Tensor]:
+def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Any]:
     """The state of ``module`` as torch's own modules would write and read it.
+
+    Torch's weight norms have no eps: where that of a layer shows, g is the length that w has, and
+    rows of v too short for torch to square are longer.
 
     Args:
         module: a network with weight-normalized layers.
@@ -97,12 +109,12 @@ def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Tensor]
             ``nn.utils.parametrizations.weight_norm`` (transposed convolutions: ``dim=1``).
 
     Returns:
-        A state dict of tensors without graph; what belongs to no weight-normalized layer is
+        A state dict without graphs; what belongs to no weight-normalized layer is
         unchanged, and shared with ``module`` as in ``module.state_dict()``.
 
     Raises:
-        UsageError: an unknown layout, or a layer that it cannot express: ``weight_norm`` has no
-            ``scale="exp"``, and neither of torch's has groups of transposed convolutions.
+        UsageError: an unknown layout, a pruned layer, or one that the layout cannot express:
+            neither of torch's has groups of transposed convolutions, or rows without direction.
     """
     check_choice("layout", layout, LAYOUTS)
     state: dict[str, Tensor] = dict(module.state_dict())
@@ -113,53 +125,62 @@ def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Tensor]
             if layout == "plain":
                 state[keys[0]] = layer.compute_weight(name).detach()
                 continue
-            _check_expressible(layer, layout, f"{prefix}{name}")
+            if layer.unit_axis[1] > 1:
+                raise UsageError(
+                    f"{prefix}{name} is normalised for each of {layer.unit_axis[1]} groups, which "
+                    'torch\'s weight norm cannot express; write the layout "plain"'
+                )
             v, g = (part.detach() for part in layer.pair(name))
-            length = g.exp() if layer.scale == "exp" else g
-            state.update(zip(keys, (length, layer._visible(v)), strict=True))
+            v, length, dim = layer._visible(v), layer.length(g), layer.unit_axis[0]
+            check_directions(v, f"{prefix}{name}_v", dim)
+            eps = 0.0 if may_fuse(v, length, dim, layer.eps) else layer.eps
+            state.update(zip(keys, exchange_eps(v, length, eps, 0.0, dim)[::-1], strict=True))
     return state
 
 
 def load_weights(
-    module: nn.Module, state_dict: Mapping[str, Tensor], layout: str | None = None
+    module: nn.Module, state_dict: Mapping[str, Any], layout: str | None = None
 ) -> None:
     """Loads a state dict in any of the layouts, mixed if need be, into plain or normalized layers.
 
     A plain weight becomes v := w, g := ‖w‖. A pair (v, g) that was normalised along another axis
-    is loaded by its computed weight. Where a layer holds logarithms of lengths, ``scale="exp"``,
-    the row of v is turned around for a negative length, which has none. Nothing is changed if
-    anything is wrong.
+    is loaded by its computed weight. Torch's norms have no eps: g becomes what gives the same
+    weight with the layer's, and rows of v too short to be squared are scaled up. Where a layer
+    holds logarithms of lengths, ``scale="exp"``, the row of v is turned around for a negative
+    length, which has none. Nothing is changed if anything is wrong.
 
     Args:
         module: plain, converted or in part.
-        state_dict: of a network with the same layers under the same names.
+        state_dict: of a network with the same layers under the same names; tensors or arrays.
         layout: the one that all weights are in; None takes each as its keys tell. A ``weight_g``
-            for a layer with ``scale="exp"`` may be a length, torch's, or a logarithm, that layer's
-            own: say ``"weight_norm"`` for the former, and use ``module.load_state_dict`` for the
-            latter.
+            for a layer with ``scale="exp"`` or a ``g_rate`` may be a length, torch's, or that
+            layer's own parameter: say ``"weight_norm"`` for the former, and use
+            ``module.load_state_dict`` for the latter.
 
     Raises:
-        UsageError: an unknown layout; a layer is lazy or on the meta device; a key is missing, has
-            no place or another shape; a row of v is zero; with ``scale="exp"``, the length of a row
-            is zero, or may be a logarithm. The message names it.
+        UsageError: an unknown layout; a layer is lazy, pruned or on the meta device; a key is
+            missing, has no place or another shape; a row of v is zero; with ``scale="exp"``, the
+            length of a row is zero; a g may be a length or not. The message names it.
     """
     check_values(module)
     _check_storage(module)
     if layout is not None:
         check_choice("layout", layout, LAYOUTS)
     layouts = [layout] if layout is not None else list(LAYOUTS)
-    left = dict(state_dict)
-    loaded: dict[str, Tensor] = {}
+    arrays = np.ndarray | np.generic
+    left = {k: torch.tensor(v) if isinstance(v, arrays) else v for k, v in state_dict.items()}
+    loaded: dict[str, Any] = {}
     ours = {
         f"{prefix}{name}": (layer, name)
         for prefix, layer in _layers(module)
         for name in layer.pairs
     }
     for stem, (layer, name) in ours.items():
-        if layout is None and layer.scale == "exp" and f"{stem}_g" in left:
+        if layout is None and not layer.holds_lengths and f"{stem}_g" in left:
             raise UsageError(
-                f"{stem}_g is a length or a logarithm (scale='exp'): say layout='weight_norm' for "
-                "what torch wrote, and use load_state_dict for what this layer wrote"
+                f"{stem}_g is a length, or stands for one as scale={layer.scale!r} and g_rate="
+                f"{layer.g_rate} say: give layout='weight_norm' for what torch wrote, and use "
+                "load_state_dict for what this layer wrote"
             )
         loaded[f"{stem}_v"], loaded[f"{stem}_g"] = _take_pair(left, stem, layer, name, layouts)
     missing = []
@@ -170,19 +191,30 @@ def load_weights(
         if value is None:
             missing.append(key)
         else:
-            _check_shape(key, value, target)
-            loaded[key] = value
+            loaded[key] = _checked(key, value, target) if isinstance(target, Tensor) else value
     if missing:
-        raise UsageError(f"state_dict lacks {', '.join(missing)}")
+        raise UsageError(f"state_dict lacks {', '.join(missing)}{_hint(module, missing)}")
     if left:
         raise UsageError(f"state_dict has no place in the module for {', '.join(left)}")
     module.load_state_dict(loaded)
 
 
+def _hint(module: nn.Module, missing: Sequence[str]) -> str:
+    """Return what to do where the missing keys are those of layers that conversion made."""
+    made = [
+        f"{path}."
+        for path, part in module.named_modules()
+        if hasattr(part, "features_last") or hasattr(type(part), "plain_type")
+    ]
+    if not any(key.startswith(tuple(made)) for key in missing):
+        return ""
+    return "; the state of a plain network is loaded into a plain network, before convert"
+
+
 def _check_storage(module: nn.Module) -> None:
     """Refuses tensors on the meta device, into which torch would copy nothing."""
     for key, target in module.state_dict().items():
-        if target.is_meta:
+        if isinstance(target, Tensor) and target.is_meta:
             raise UsageError(
                 f"{key} is on the meta device, which holds no values: call "
                 "module.to_empty(device=...) before"
@@ -190,23 +222,19 @@ def _check_storage(module: nn.Module) -> None:
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[str, WeightNormed]]:
-    """Weight-normalized layers with the prefix of their keys; a shared one has several."""
+    """Weight-normalized layers with the prefix of their keys; a shared one has several.
+
+    Raises:
+        UsageError: the v or g of one is no parameter.
+    """
     for path, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, WeightNormed):
+            if not layer._owns_parameters():
+                raise UsageError(
+                    f"{path or type(layer).__name__} is pruned or parametrized, and v or g is no "
+                    "parameter: remove that first, or take wnrl.fold(module).state_dict()"
+                )
             yield (f"{path}." if path else ""), layer
-
-
-def _check_expressible(layer: WeightNormed, layout: str, stem: str) -> None:
-    if layer.unit_axis[1] > 1:
-        raise UsageError(
-            f"{stem} is normalised for each of {layer.unit_axis[1]} groups, which torch's weight "
-            'norm cannot express; write the layout "plain"'
-        )
-    if layout == "weight_norm" and layer.scale == "exp":
-        raise UsageError(
-            f"{stem}_g holds a logarithm (scale='exp'), which the layout 'weight_norm' has no "
-            'word for; write "parametrize" or "plain"'
-        )
 
 
 def _take_pair(
@@ -214,47 +242,25 @@ def _take_pair(
 ) -> tuple[Tensor, Tensor]:
     """The layer's own v and g from what stands for the weight ``stem``, removed from ``left``."""
     own_v, own_g = layer.pair(name)
-    found = _pop_layout(left, stem, layouts)
-    if found is None:
+    popped = _pop_layout(left, stem, layouts)
+    if popped is None:
         forms = " or ".join(" with ".join(_keys(stem, known)) for known in layouts)
         raise UsageError(f"state_dict lacks {forms}")
-    layout, values = found
-    v = values[-1]
-    _check_shape(f"{stem}, from {layout}", v, own_v)
-    if layout != "plain" and values[0].shape == own_g.shape and _same_norm(layer, v):
-        v, g = _as_written(stem, layer, v, values[0])
+    layout, values = popped
+    dim, groups = layer.unit_axis
+    v = _checked(f"{stem}, from {layout}", values[-1], own_v)
+    # torch knows of no mask
+    of_the_same_v = values[0].shape == own_g.shape and torch.equal(layer._visible(v), v)
+    if layout != "plain" and of_the_same_v:
+        check_directions(v, f"{stem}_v", dim, groups)
+        v, length = exchange_eps(v, values[0], 0.0, layer.eps, dim, groups)
     else:
-        dim, groups = layer.unit_axis
         w = layer._visible(v if layout == "plain" else _weight_of(stem, *values))
-        v, g = split_weight(w.to(own_v), dim, layer.eps, groups)
-        v, g = _as_written(stem, layer, layer._visible(v), g)
-    check_directions(layer._visible(v), f"{stem}_v", *layer.unit_axis)
-    return v, g
-
-
-def _same_norm(layer: WeightNormed, v: Tensor) -> bool:
-    """Whether the norm of ``v`` is the same to the layer as to torch, which knows of no mask."""
-    return torch.equal(layer._visible(v), v)
-
-
-def _as_written(stem: str, layer: WeightNormed, v: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Directions and the parameter g of ``layer``, for directions v and signed lengths.
-
-    Raises:
-        UsageError: a length is zero, and ``layer`` holds logarithms.
-    """
-    if layer.scale != "exp":
-        return v, length
-    zero = (length == 0).flatten()
-    if zero.any():
-        raise UsageError(
-            f"{stem} has rows of length zero (the first: {int(zero.nonzero()[0])}), which "
-            "scale='exp' cannot express"
-        )
-    sign = length.sign().to(v.dtype)
-    if layer.unit_axis[1] > 1:
-        sign = sign.repeat_interleave(len(v) // layer.unit_axis[1], 0)
-    return v * sign, length.abs().log()
+        v, length = split_weight(w.to(own_v), dim, layer.eps, groups)
+        v = layer._visible(v)
+    if layer.scale == "exp":  # which has no sign
+        v, length = v * over_rows(length.sign(), v, groups).to(v.dtype), length.abs()
+    return v, layer.from_length(length, stem)
 
 
 def _take_weight(left: dict[str, Any], key: str, layouts: Sequence[str]) -> Tensor | None:
@@ -282,17 +288,21 @@ def _keys(stem: str, layout: str) -> list[str]:
 def _weight_of(stem: str, g: Tensor, v: Tensor) -> Tensor:
     """``g v/‖v‖`` along the axis that the shape of g tells; a g without axes is for the whole."""
     if not g.dim():
-        return g * v / v.norm()
+        return _weight_of(stem, g.view(1, 1), v.reshape(1, -1)).view_as(v)
     dims = [dim for dim in range(v.dim()) if g.shape == _lengths_shape(v, dim)]
     if not dims:
         raise UsageError(f"{stem}: g of shape {tuple(g.shape)} fits no axis of v {tuple(v.shape)}")
-    return weight_norm(v, g, dims[0])
+    check_directions(v, f"{stem}_v", dims[0])
+    return weight_norm(*exchange_eps(v, g, 0.0, EPS, dims[0]), dims[0])
 
 
 def _lengths_shape(v: Tensor, dim: int) -> tuple[int, ...]:
     return tuple(size if axis == dim else 1 for axis, size in enumerate(v.shape))
 
 
-def _check_shape(key: str, value: Tensor, target: Tensor) -> None:
+def _checked(key: str, value: Any, target: Tensor) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise UsageError(f"{key} must be a tensor, got {type(value).__name__}")
     if value.shape != target.shape:
         raise UsageError(f"{key} must have shape {tuple(target.shape)}, got {tuple(value.shape)}")
+    return value

@@ -82,7 +82,8 @@ def open_sequences(
     """
     packed = input if isinstance(input, PackedSequence) else None
     data, batch_sizes = (packed.data, packed.batch_sizes) if packed is not None else (input, None)
-    assert isinstance(data, Tensor)
+    if not isinstance(data, Tensor):
+        raise UsageError(f"input must be a tensor or a packed sequence, got {type(data).__name__}")
     if data.shape[-1] != input_size:
         raise UsageError(
             f"input must have {input_size} features in its last axis, got {data.shape[-1]}"

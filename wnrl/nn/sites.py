@@ -112,7 +112,7 @@ def has_weight(layer: nn.Module, embeddings: bool) -> bool:
 
 
 def is_nonlinear(module: nn.Module) -> bool:
-    """Whether ``module`` is an activation, as ``convert`` looks for behind hidden layers."""
+    """Whether ``module`` is one of torch's activations."""
     return isinstance(module, NONLINEARITIES)
 
 
@@ -126,12 +126,14 @@ class LayerSite:
     layer: nn.Module
     following: "LayerSite | None" = None
     """What runs next, where an ``nn.Sequential`` says so; it has no ``following`` of its own."""
+    nonlinearities: tuple[type[nn.Module], ...] = ()
+    """What counts as a nonlinearity behind a hidden layer."""
 
     @property
     def hidden(self) -> bool:
         """Whether this is a feed-forward layer directly followed by a nonlinearity."""
-        after = self.following
-        return n_spatial(self.layer) is not None and after is not None and is_nonlinear(after.layer)
+        after = None if self.following is None else self.following.layer
+        return n_spatial(self.layer) is not None and isinstance(after, self.nonlinearities)
 
     @property
     def place(self) -> tuple[int, str]:
@@ -139,7 +141,9 @@ class LayerSite:
         return id(self.parent), self.key
 
 
-def layer_sites(module: nn.Module, skip: Iterable[str] = ()) -> list[LayerSite]:
+def layer_sites(
+    module: nn.Module, skip: Iterable[str] = (), activations: Iterable[type[nn.Module]] = ()
+) -> list[LayerSite]:
     """All places in ``module`` but those that ``skip`` names, with what runs next.
 
     Children of an ``nn.Sequential`` run one after the other, those of Sequentials inside of it
@@ -159,8 +163,9 @@ def layer_sites(module: nn.Module, skip: Iterable[str] = ()) -> list[LayerSite]:
                 places[name] = (name, parent, key, child)
         if runs_in_order(parent):
             following |= pairwise(_in_turn(path, parent))
+    kinds = (*NONLINEARITIES, *activations)
     return [
-        LayerSite(*place, LayerSite(*places[following[name]]) if name in following else None)
+        LayerSite(*place, LayerSite(*places[following[name]]) if name in following else None, kinds)
         for name, place in places.items()
         if id(place[-1]) not in left_alone
     ]

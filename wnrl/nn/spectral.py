@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from wnrl.errors import UsageError
 from wnrl.nn import recurrence
 from wnrl.nn.base import check_replaceable
-from wnrl.nn.functional import transposed_groups
+from wnrl.nn.functional import in_backward, transposed_groups
 from wnrl.nn.recurrence import open_for, run_torch
 
 
@@ -128,11 +128,14 @@ class Spectral(nn.Module):
         return self.get_buffer(f"running_u_{name}")
 
     def sigma(self, name: str = "weight") -> Tensor:
-        """The spectral norm of the weight ``name``; in training u takes one step first."""
+        """The spectral norm of the weight ``name``; in training u takes one step first.
+
+        Not where activation checkpointing computes anew: there u is that of the latest forward.
+        """
         weight, buffer = getattr(self, name), self.vector(name)
         u = buffer
         with torch.autocast(weight.device.type, enabled=False):
-            if self.training:
+            if self.training and not in_backward():
                 u = power_iteration(weight, buffer, self.rows_dim)
                 with torch.no_grad():
                     buffer.copy_(u)  # the graph keeps u: a second forward does not spoil it

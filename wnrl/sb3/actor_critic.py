@@ -41,8 +41,9 @@ class NormMixin(FirstRollout, NormBase):
     _rollout: frozen | None = None
 
     def _after_init(self) -> None:
+        stock = self.__dict__.pop("optimizer")  # whose parameters conversion replaces
         self._normed(self, HEADS)
-        self._renew_optimizer()
+        self._renew_optimizer(stock)
 
     def train(self, mode: bool = True) -> Self:
         """As torch's; weights are computed anew behind it."""

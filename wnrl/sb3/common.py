@@ -6,8 +6,9 @@ from typing import Any, ClassVar, TypeVar
 
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
+from torch.optim import Optimizer
 
-from wnrl.errors import UsageError, check_choice
+from wnrl.errors import StateError, UsageError, check_choice
 from wnrl.nn import convert, plain_parts
 from wnrl.norms import NORMS
 from wnrl.sb3.data_init import FirstBatch
@@ -37,7 +38,7 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
       and returns ``self._normed(super().make_actor(...), heads)``. Targets, which SB3 makes with
       the same methods, and optimizers, which it makes afterwards, are right by construction;
     - otherwise it overrides ``_after_init``, converts ``self`` there and makes the optimizer anew
-      with ``self._renew_optimizer()``.
+      with ``self._renew_optimizer(stock)``.
 
     After both, this class checks that every trained parameter is in an optimizer. What is named
     ``*_target`` is not trained. For ``data_init``, a mixin says in ``_run_hidden`` how its networks
@@ -76,6 +77,7 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
 
     default_norm: ClassVar[str] = "weight"
     net_arch: Any
+    activation_fn: Any
 
     def __init__(
         self,
@@ -140,7 +142,8 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
 
     def _convert(self, net: nn.Module, heads: list[str]) -> list[str]:
         """Give all layers of ``net`` but ``heads`` the norm, and return their names."""
-        return convert(net, self.norm, skip=heads, norm_kwargs=self.norm_kwargs)
+        kinds = (type(self.activation_fn()),)
+        return convert(net, self.norm, skip=heads, norm_kwargs=self.norm_kwargs, activations=kinds)
 
     def _reparametrise(self, net: nn.Module, names: Iterable[str]) -> None:
         """Replace plain layers of ``net`` by those of the norm, with no normalizer behind."""
@@ -153,17 +156,16 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
                 new = choice.layers[type(layer)].from_plain(layer, **options)
                 setattr(net.get_submodule(parent), key, new)
 
-    def _renew_optimizer(self) -> None:
-        """Makes ``self.optimizer`` anew: conversion has replaced parameters that it held."""
-        if len(self.optimizer.param_groups) != 1:
+    def _renew_optimizer(self, stock: Optimizer) -> None:
+        """Make ``self.optimizer`` like ``stock``, which SB3 made for what was converted since."""
+        if len(stock.param_groups) != 1:
             raise UsageError(
-                f"{type(self).__name__} has an optimizer of {len(self.optimizer.param_groups)} "
+                f"{type(self).__name__} has an optimizer of {len(stock.param_groups)} "
                 "parameter groups; a policy with a norm can have only one"
             )
-        learning_rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer = self.optimizer_class(
             self.parameters(),
-            lr=learning_rate,  # type: ignore[call-arg]
+            lr=stock.param_groups[0]["lr"],  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
 
@@ -196,20 +198,31 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As torch's.
+        """As torch's, but nothing is loaded if anything does not fit.
 
         Raises:
-            UsageError: ``strict``, and the state is of other networks or of another norm.
+            StateError: ``strict``, and the state is of other networks or of another norm.
         """
-        if strict:
-            own, given = _shapes(self.state_dict()), _shapes(state_dict)
-            differing = [name for name in own | given if own.get(name) != given.get(name)]
-            if differing:
-                raise UsageError(
-                    f"the state is of another policy than {type(self).__name__} with norm "
-                    f"{self.norm!r}: {len(differing)} of {len(own | given)} tensors are missing, "
-                    f"unknown or of another shape, the first of them {differing[0]!r}"
-                )
+        own, given = _shapes(self.state_dict()), _shapes(state_dict)
+        faults = [
+            f"{fault} key(s) in state_dict: {', '.join(map(repr, names))}."
+            for fault, names in (
+                ("Missing", [name for name in own if name not in given]),
+                ("Unexpected", [name for name in given if name not in own]),
+            )
+            if names
+        ]
+        faults += [
+            f"size mismatch for {name}: copying a param with shape {given[name]} from checkpoint, "
+            f"the shape in current model is {shape}."
+            for name, shape in own.items()
+            if name in given and given[name] != shape
+        ]
+        if strict and faults:
+            raise StateError(
+                f"the state is of another policy than {type(self).__name__} with norm "
+                f"{self.norm!r}: {' '.join(faults)}"
+            )
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""Activation checkpointing runs a forward twice, and the second time counts for nothing."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from wnrl import NORMS, convert
+from wnrl.errors import UsageError
+
+OPTIONS = {"batch_renorm": {"warmup_steps": 0, "r_steps": 1, "d_steps": 1, "r_max": 1.1}}
+
+
+def trained(norm):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 1))
+    convert(net, norm, norm_kwargs=OPTIONS.get(norm))
+    for _ in range(3):
+        net(torch.randn(50, 6) * 2 + 1)
+    for part in net.modules():
+        if hasattr(part, "vector"):  # far from that of its weight, as after large steps
+            part.vector().copy_(nn.functional.normalize(torch.randn_like(part.vector()), dim=0))
+    return net
+
+
+def gradients(net, run, x):
+    net.zero_grad()
+    run(net, x).square().sum().backward()
+    return [p.grad for p in net.parameters()], [b.clone() for b in net.buffers()]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("norm", sorted(set(NORMS) - {"batch"}))  # torch's counts twice
+def test_gradients_and_statistics_are_those_of_one_forward(norm, reentrant):
+    net = trained(norm)
+    x = torch.randn(50, 6, requires_grad=True)
+    expected = gradients(copy.deepcopy(net), lambda net, x: net(x), x)
+    found = gradients(net, lambda net, x: checkpoint(net, x, use_reentrant=reentrant), x)
+    for one, other in zip(expected, found, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+def test_statistics_that_have_moved_since_are_an_error():
+    net = trained("batch_renorm")
+    x = torch.randn(50, 6, requires_grad=True)
+    first = checkpoint(net, x, use_reentrant=False)
+    net(x + 1)
+    with pytest.raises(UsageError, match="statistics that have moved"):
+        first.sum().backward()

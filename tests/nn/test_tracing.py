@@ -1,0 +1,47 @@
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from tests.nn.cases import CASES
+from wnrl import convert, frozen
+from wnrl.errors import UsageError
+from wnrl.nn import WNLSTM
+
+FEED_FORWARD = [name for name in CASES if "lstm" not in name and "gru" not in name]
+
+
+@pytest.mark.parametrize("name", FEED_FORWARD)
+@pytest.mark.parametrize("options", [{}, {"scale": "exp", "g_rate": 2.0, "eps": 1e-2}])
+def test_a_symbolic_trace_keeps_v_and_g_as_parameters(name, options):
+    case = CASES[name]
+    if "padding_idx" in case.kwargs:
+        options = {}  # a row of zeros has no logarithm
+    layer = nn.Sequential(case.build(**options))
+    with frozen(layer):
+        traced = torch.fx.symbolic_trace(layer)
+    assert dict(traced.named_parameters()).keys() == dict(layer.named_parameters()).keys()
+    x = case.input()
+    layer(x).square().sum().backward()
+    gradients = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad()
+    traced(x).square().sum().backward()
+    for parameter, gradient in zip(layer.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_what_cannot_be_traced_is_an_error():
+    with pytest.raises(UsageError, match="input must be a tensor or a packed sequence, got Proxy"):
+        torch.fx.symbolic_trace(WNLSTM(3, 4))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_older_onnx_exporter_takes_weight_norm(tmp_path):
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    convert(net)
+    path = tmp_path / "net.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, torch.randn(1, 3), path, dynamo=False)
+    assert path.stat().st_size > 0
