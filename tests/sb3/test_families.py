@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import QRDQN, TRPO, MaskablePPO
-from stable_baselines3 import A2C, DQN, PPO
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -315,3 +315,35 @@ def test_policies_are_initialised_and_learn_on_a_gpu(tmp_path, name, norm):
         outputs(model.policy, obs), outputs(again.policy, obs), strict=True
     ):
         torch.testing.assert_close(actual, expected.cpu(), rtol=1e-3, atol=1e-4)
+
+
+PARTS = {
+    DQN: "q_net",
+    QRDQN: "quantile_net",
+    SAC: "actor",
+    TD3: "actor",
+    TQC: "actor",
+    CrossQ: "actor",
+}
+
+
+@pytest.mark.parametrize("norm", ["none", "weight", "weight_mean", "projected", "layer"])
+@pytest.mark.parametrize(("algorithm", "part"), PARTS.items())
+def test_a_part_is_saved_and_loaded_by_itself_as_stock_ones_are(algorithm, part, norm, tmp_path):
+    task = "CartPole-v1" if "q_net" in part or "quantile" in part else "Pendulum-v1"
+    kwargs = {"norm": norm, "norm_heads": True, "net_arch": [8, 8]}
+    if algorithm is CrossQ and norm in ("none", "weight"):
+        kwargs["batch_norm"] = False
+    if norm == "weight":
+        kwargs |= {"norm_kwargs": {"g_rate": 4.0}, "data_init": 8}
+    policy = algorithm("WNMlpPolicy", task, device="cpu", policy_kwargs=kwargs).policy
+    net = getattr(policy, part)
+    net.save(tmp_path / "part")
+    again = type(net).load(tmp_path / "part", device="cpu")
+    assert type(again) is type(net)
+    assert again.norm == norm
+    obs = torch.as_tensor(np.stack([policy.observation_space.sample() for _ in range(3)]))
+    for network in (net, again):
+        network.set_training_mode(False)
+    with torch.no_grad():
+        assert torch.equal(again._predict(obs, True), net._predict(obs, True))

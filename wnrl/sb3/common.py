@@ -9,8 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from wnrl.errors import StateError, UsageError, check_choice
-from wnrl.nn import convert, plain_parts
+from wnrl.nn import plain_parts
 from wnrl.norms import NORMS
+from wnrl.sb3.conversion import Conversion, output_layers
 from wnrl.sb3.data_init import FirstBatch
 from wnrl.sb3.fused import use_fused
 from wnrl.sb3.optimizers import (
@@ -19,7 +20,7 @@ from wnrl.sb3.optimizers import (
     refuse_second_weight_norm,
     spare_from_decay,
 )
-from wnrl.sb3.parts import Stepped, drop_graphs, follow, is_target, output_layers, trained_parts
+from wnrl.sb3.parts import Part, Stepped, drop_graphs, follow, is_target, trained_parts
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -106,11 +107,6 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         self._prepare_optimizers()
         self.expect_data()
 
-    @property
-    def reparametrises(self) -> bool:
-        """Whether the norm replaces linear layers, so that output heads can have it too."""
-        return nn.Linear in NORMS[self.norm].layers
-
     def _after_init(self) -> None:
         """Convert what SB3's constructor made, where no ``make_*`` did."""
 
@@ -118,7 +114,7 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         """Return what the attribute ``plain_parts`` is to hold."""
         parts = plain_parts(self, self.norm)
         names = [name for name in parts if not is_target(name.split(".")[0])]
-        if self.reparametrises and not self.norm_heads:
+        if NORMS[self.norm].reparametrizes and not self.norm_heads:
             return names
         # A head with a squashing function behind it looks like a hidden layer.
         heads = {id(head) for head in self._heads}
@@ -130,31 +126,20 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         Args:
             net: as SB3 made it.
             heads: names of its submodules that end in an output layer: ``("mu", "log_std")`` for
-                the actor of SAC. Of each, the last linear layer is the head. A name that ``net``
-                does not have is passed over: ``log_std`` is no layer under gSDE.
+                the actor of SAC. Of each, the last linear layer is the head.
         """
-        names = output_layers(net, heads)
-        self._converted += self._convert(net, names)
-        if self.reparametrises and self.norm_heads:
-            self._reparametrise(net, names)
+        names, conversion = output_layers(net, heads), self._conversion()
+        if isinstance(net, Part):
+            self._converted += net.convert(conversion, names)
+        else:
+            self._converted += conversion.apply(net, names)
         self._heads += [net.get_submodule(name) for name in names]
         return net
 
-    def _convert(self, net: nn.Module, heads: list[str]) -> list[str]:
-        """Give all layers of ``net`` but ``heads`` the norm, and return their names."""
+    def _conversion(self) -> Conversion:
+        """Return what gives networks the norm."""
         kinds = (type(self.activation_fn()),)
-        return convert(net, self.norm, skip=heads, norm_kwargs=self.norm_kwargs, activations=kinds)
-
-    def _reparametrise(self, net: nn.Module, names: Iterable[str]) -> None:
-        """Replace plain layers of ``net`` by those of the norm, with no normalizer behind."""
-        choice = NORMS[self.norm]
-        options = {k: v for k, v in self.norm_kwargs.items() if k in choice.layer_options}
-        for name in names:
-            parent, _, key = name.rpartition(".")
-            layer = net.get_submodule(name)
-            if type(layer) in choice.layers:
-                new = choice.layers[type(layer)].from_plain(layer, **options)
-                setattr(net.get_submodule(parent), key, new)
+        return Conversion(self.norm, self.norm_kwargs, self.norm_heads, kinds)
 
     def _renew_optimizer(self, stock: Optimizer) -> None:
         """Make ``self.optimizer`` like ``stock``, which SB3 made for what was converted since."""
@@ -183,7 +168,7 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
 
     def _check_norm_has_a_place(self) -> None:
         """Raise UsageError if the norm is for layers that the networks do not have."""
-        if self.norm == "none" or self.reparametrises or self._converted:
+        if self.norm == "none" or NORMS[self.norm].reparametrizes or self._converted:
             return
         if not NormBase._hidden_layers(self):
             raise UsageError(

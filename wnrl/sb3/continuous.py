@@ -118,6 +118,7 @@ class ContinuousMixin(NormBase):
         **kwargs: those of ``NormBase`` and of the policy.
     """
 
+    actor_mixin: ClassVar[type[Actor]] = Actor
     critic_mixin: ClassVar[type[Critic]] = Critic
     actor: Any
     critic: Any
@@ -130,14 +131,14 @@ class ContinuousMixin(NormBase):
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """SB3's actor, with the norm."""
         stock = super().make_actor(features_extractor)  # type: ignore[misc]
-        actor = self._normed(make_part(stock, Actor, self.norm), ("mu", "log_std"))
+        actor = self._normed(make_part(stock, self.actor_mixin), ("mu", "log_std"))
         actor.norms = batch_norms(actor)
         return actor
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """SB3's critic, with the norm."""
         stock = super().make_critic(features_extractor)  # type: ignore[misc]
-        critic = make_part(stock, self.critic_mixin, self.norm)
+        critic = make_part(stock, self.critic_mixin)
         names = [name for name, _ in critic.named_children() if name != "features_extractor"]
         self._normed(critic, names)
         # A shared extractor learns with the actor.

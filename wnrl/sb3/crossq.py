@@ -23,6 +23,8 @@ the length out again.
 """
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,9 +35,9 @@ from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError
-from wnrl.nn import convert
-from wnrl.norms import NORMS
-from wnrl.sb3.continuous import ContinuousMixin, Critic
+from wnrl.norms import NORMS, Norm
+from wnrl.sb3.continuous import Actor, ContinuousMixin, Critic
+from wnrl.sb3.conversion import Conversion
 from wnrl.sb3.parts import Observations, batch_norms, trained_parts
 
 
@@ -98,6 +100,49 @@ class JointCritic(Critic):
                         buffer.copy_(self.get_submodule(name).get_buffer(key))
 
 
+@dataclass(frozen=True)
+class PlacedConversion(Conversion):
+    """A conversion of CrossQ's networks, which have places for normalizers."""
+
+    normalizer: str | None = None
+    """The key of ``NORMS`` whose normalizer stands in these places."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Its options."""
+
+    def convert(self, net: nn.Module, skip: list[str]) -> list[str]:
+        """Fill the places and give the layers the norm; return the names that ``convert`` does."""
+        if self.normalizer is not None:
+            self._fill_places(net, NORMS[self.normalizer])
+        if self.normalizer != self.norm:
+            return super().convert(net, skip)
+        parts = [name for name, _ in net.named_children() if name != "features_extractor"]
+        converted = super().convert(net, parts)
+        if self.choice.reparametrizes:
+            self.reparametrize(net, [n for n, _ in net.named_modules() if n not in skip])
+        return converted
+
+    def _fill_places(self, net: nn.Module, choice: Norm) -> None:
+        """Put the normalizer of ``choice`` where sb3-contrib has batch renormalisation."""
+        assert choice.normalizers is not None
+        for parent in list(net.modules()):
+            for index, (name, child) in enumerate(list(parent.named_children())):
+                if isinstance(child, StockBatchRenorm):
+                    norm = choice.normalizers[0](child.num_features, **self.options)
+                    if index == 0 and not choice.batch_statistics:
+                        norm = nn.Identity()
+                    setattr(parent, name, norm.to(child.scale.device))
+
+
+class CrossQActor(Actor):
+    """Mixin for CrossQ's actor."""
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        # sb3-contrib's list lacks whether there are places.
+        stock, conversion = super()._get_constructor_parameters(), self.conversion
+        assert isinstance(conversion, PlacedConversion)
+        return {**stock, "batch_norm": conversion.normalizer is not None}
+
+
 class CrossQMixin(ContinuousMixin):
     """``ContinuousMixin`` for CrossQ, whose networks have places for normalizers of their own.
 
@@ -142,6 +187,7 @@ class CrossQMixin(ContinuousMixin):
             the norm or the algorithm.
     """
 
+    actor_mixin = CrossQActor
     critic_mixin = JointCritic
     actor_kwargs: dict[str, Any]
     critic_kwargs: dict[str, Any]
@@ -154,7 +200,7 @@ class CrossQMixin(ContinuousMixin):
     def _find_plain_parts(self) -> list[str]:
         if self.normalizer != self.norm:
             return super()._find_plain_parts()
-        layers = NORMS[self.norm].layers if self.reparametrises else {}
+        layers = NORMS[self.norm].layers if NORMS[self.norm].reparametrizes else {}
         return [name for name, part in trained_parts(self).named_modules() if type(part) in layers]
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -204,17 +250,10 @@ class CrossQMixin(ContinuousMixin):
             "tau=0.005 gives it a target, and batch_norm=False says that neither is wanted"
         )
 
-    def _convert(self, net: nn.Module, heads: list[str]) -> list[str]:
-        if self.normalizer is not None:
-            self._fill_places(net, self.normalizer)
-        if self.normalizer != self.norm:
-            return super()._convert(net, heads)
-        parts = [name for name, _ in net.named_children() if name != "features_extractor"]
-        converted = convert(net, self.norm, skip=parts, norm_kwargs=self.norm_kwargs)
-        layers = [name for name, part in net.named_modules() if name not in heads]
-        if self.reparametrises:
-            self._reparametrise(net, layers)
-        return converted
+    def _conversion(self) -> "PlacedConversion":
+        key = self.normalizer
+        options = {} if key is None else self._normalizer_options(key)
+        return PlacedConversion(**vars(super()._conversion()), normalizer=key, options=options)
 
     def _run_net(self, net: nn.Sequential, x: Tensor) -> Tensor:
         """As elsewhere; batch norms in front of layers take their statistics from ``x``."""
@@ -226,19 +265,6 @@ class CrossQMixin(ContinuousMixin):
                     running.running_var.copy_(x.var(0, correction=0))
             x = part(x)
         return x
-
-    def _fill_places(self, net: nn.Module, key: str) -> None:
-        """Puts the normalizer of ``key`` where sb3-contrib has batch renormalisation."""
-        choice = NORMS[key]
-        assert choice.normalizers is not None
-        options = self._normalizer_options(key)
-        for parent in list(net.modules()):
-            for index, (name, child) in enumerate(list(parent.named_children())):
-                if isinstance(child, StockBatchRenorm):
-                    norm = choice.normalizers[0](child.num_features, **options)
-                    if index == 0 and not choice.batch_statistics:
-                        norm = nn.Identity()
-                    setattr(parent, name, norm.to(child.scale.device))
 
     def _normalizer_options(self, key: str) -> dict[str, Any]:
         """sb3-contrib's arguments, as far as the normalizer has them, then ``norm_kwargs``."""

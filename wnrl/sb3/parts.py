@@ -1,6 +1,6 @@
 """The networks of a policy of SB3, and what the norms of ours ask of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from wnrl.nn.spectral import nearer_vector, power_iteration
 from wnrl.norms import NORMS
+from wnrl.sb3.conversion import Conversion
 
 Observations = Tensor | dict[str, Tensor]
 
@@ -48,16 +49,6 @@ def trained_parts(module: nn.Module) -> nn.Module:
     for name, parameter in module.named_parameters(recurse=False):
         trained.register_parameter(name, parameter)
     return trained
-
-
-def output_layers(net: nn.Module, heads: Iterable[str]) -> list[str]:
-    """Return the name of the last linear layer in each of the submodules ``heads`` of ``net``."""
-    parts = dict(net.named_modules())
-    names: list[str] = []
-    for head in heads:
-        inside = parts[head].named_modules(prefix=head) if head in parts else ()
-        names += [name for name, part in inside if isinstance(part, nn.Linear)][-1:]
-    return names
 
 
 def drop_graphs(policy: nn.Module) -> None:
@@ -128,6 +119,15 @@ class Stepped(nn.Module):
 class Part(Stepped):
     """Mixin for an actor, a critic or a Q-network: what a norm asks of its forward.
 
+    ``part.save(path)`` and ``type(part).load(path)`` are SB3's; the constructor that loading calls
+    takes two arguments more.
+
+    Args:
+        *args: those of SB3's network.
+        conversion: what gives it its norm.
+        heads: names of its output layers.
+        **kwargs: those of SB3's network.
+
     Attributes:
         norms: batch norms that use and track the batch in forwards that the network learns from,
             and running statistics in all others.
@@ -138,10 +138,27 @@ class Part(Stepped):
     """
 
     origin: ClassVar[tuple[type, ...]]
+    conversion: Conversion
+    heads: Sequence[str] = ()
     norms: Sequence[nn.Module] = ()
     policy: tuple[Any, ...] = ()
     online: tuple[Any, ...] = ()
     vectors: "tuple[TargetVectors, ...]" = ()
+
+    def __init__(
+        self, *args: Any, conversion: Conversion, heads: Sequence[str], **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.convert(conversion, heads)
+
+    def convert(self, conversion: Conversion, heads: Sequence[str]) -> list[str]:
+        """Take the norm, and return the names of the layers that have it."""
+        self.norm, self.conversion, self.heads = conversion.norm, conversion, heads
+        return conversion.apply(self, list(heads))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        stock: dict[str, Any] = super()._get_constructor_parameters()  # type: ignore[misc]
+        return {**stock, "conversion": self.conversion, "heads": self.heads}
 
     def prepare(self, obs: Observations) -> None:
         """Do what has to be done before a forward with ``obs``, as the policy is given them."""
@@ -164,10 +181,9 @@ class Part(Stepped):
         return _empty_part, self.origin, self.__getstate__()  # type: ignore[no-untyped-call]
 
 
-def make_part(network: nn.Module, mixin: type[Part], norm: str) -> Any:
+def make_part(network: nn.Module, mixin: type[Part]) -> Any:
     """Give a network that SB3 has built, in place, the methods of ``mixin`` in front of its own."""
     network.__class__ = _part_class(mixin, type(network))
-    network.norm = norm  # type: ignore[assignment]
     return network
 
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from wnrl.sb3.parts import output_layers, trained_parts
+from wnrl.sb3.conversion import output_layers
+from wnrl.sb3.parts import trained_parts
 
 Algorithm = OnPolicyAlgorithm | OffPolicyAlgorithm
 HEADS = re.compile(r"action_net|value_net|(q_net|quantile_net)\.\1|actor\.mu|critic\.qf\d+")

@@ -17,12 +17,12 @@ class QNormMixin(NormBase):
 
     def make_q_net(self) -> Any:
         """SB3's network of DQN, with the norm."""
-        net = make_part(super().make_q_net(), Part, self.norm)  # type: ignore[misc]
+        net = make_part(super().make_q_net(), Part)  # type: ignore[misc]
         return self._normed(net, ("q_net",))
 
     def make_quantile_net(self) -> Any:
         """sb3-contrib's network of QRDQN, with the norm."""
-        net = make_part(super().make_quantile_net(), Part, self.norm)  # type: ignore[misc]
+        net = make_part(super().make_quantile_net(), Part)  # type: ignore[misc]
         return self._normed(net, ("quantile_net",))
 
     def _run_hidden(self, obs: Observations) -> None:
