@@ -17,7 +17,8 @@ from rich.table import Table
 from wnrl.errors import UsageError, printable
 from wnrl.study.execute import Event
 from wnrl.study.plan import Task, Trial
-from wnrl.study.summary import Row, cells, columns, read_outcome
+from wnrl.study.summary import Row, read_outcome
+from wnrl.study.table import cells, columns
 
 
 def show_progress(events: Iterable[Event], total: int, done: int) -> dict[Trial, str]:
@@ -81,13 +82,17 @@ def _outcome(event: Event) -> str:
 
 
 def show_tables(rows: Sequence[Row], baseline: str) -> None:
-    """Print a table for each task and the runs that have no score."""
+    """Print a table for each task, the verdicts on it, and the runs that have no score."""
     # A pipe has no width to wrap at; a narrow terminal wraps lines rather than loses digits.
     console = Console()
     console = Console(width=max(console.width, 100))
     for task in dict.fromkeys(row.task for row in rows):
-        console.print(as_table(task, [row for row in rows if row.task == task], baseline))
-        console.print()
+        of_task = [row for row in rows if row.task == task]
+        console.print(as_table(task, of_task, baseline))
+        for row in of_task:
+            if row.verdict:
+                print(f"{row.name} {row.verdict.sentence}")
+        print()
     for row in rows:
         for failure in row.failures:
             print(printable(f"no score: {row.task.title} · {row.name} · {failure}", 2000))

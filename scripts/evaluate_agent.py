@@ -84,7 +84,7 @@ from wnrl.rl.run import AT_ONCE, STATISTICS
 from wnrl.rl.statistics import load_statistics
 from wnrl.rl.training import Model
 from wnrl.runs import resolve_device, seed_everything
-from wnrl.study.stats import bootstrap_interval
+from wnrl.study.stats import LEAST, mean_interval
 
 
 def subject(args: Args) -> tuple[Model, Path, str, Path | None, dict[str, Any]]:
@@ -152,7 +152,9 @@ def evaluated(args: Args) -> dict[str, Any]:
             write_film(args.record, frames, env.unwrapped.metadata.get("render_fps") or 30)
     if statistics is None and args.model is not None:
         tell_of_pickles(path, env_id)
-    low, high = bootstrap_interval(returns, np.mean)
+    interval = None  # of few episodes, or of equal ones, there is none
+    if len(returns) >= LEAST and min(returns) < max(returns):
+        interval = [float(end) for end in mean_interval(returns)]
     return {
         **about,
         "statistics": str(statistics) if statistics else None,
@@ -162,7 +164,7 @@ def evaluated(args: Args) -> dict[str, Any]:
         "stochastic": args.stochastic,
         "episodes": len(returns),
         "mean_return": float(np.mean(returns)),
-        "interval95": [float(low), float(high)],
+        "interval95": interval,
         "mean_length": float(np.mean(lengths)),
         "returns": returns,
         **({"record": str(args.record)} if args.record else {}),

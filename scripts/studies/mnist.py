@@ -1,10 +1,18 @@
 """Likelihoods of real images: hours on two cores, minutes for ``--algos mlp`` and one seed."""
 
+import math
 from functools import partial
 
 from wnrl.study import NLL, Arm, Study, Task
 
-vae = partial(Task, runner="wnrl.vae.run:train", metric=NLL, length="epochs")
+vae = partial(
+    Task,
+    runner="wnrl.vae.run:train",
+    metric=NLL,
+    length="epochs",
+    floor=784 * math.log(2),
+    margin=0.1,
+)
 PAIR = ("none", "weight")
 
 STUDY = Study(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -21,7 +22,8 @@ from tests.tables import restored
 from wnrl.runs import write_json
 from wnrl.study.execute import runner, study_of
 from wnrl.study.plan import RETURN, Arm, Task
-from wnrl.study.summary import Interval, Row
+from wnrl.study.stats import Estimate, Sample
+from wnrl.study.summary import Outcome, Row, Runs
 
 ROOT = Path(__file__).resolve().parents[2]
 # Three tasks, two norms, one seed, and hardly any training.
@@ -145,11 +147,15 @@ def test_a_stopped_study_has_checkpoints_of_its_runs_and_stops_its_workers(tmp_p
 
 def test_table_of_ordinary_numbers_fits_eighty_columns():
     task = Task("CartPoleNoVel-v1", "recurrent_ppo", "a:b", RETURN)
-    wide = Interval(-252.9, -385.9, -166.0)
-    row = Row(task, Arm("weight"), (), {0: 1.0}, wide, wide, 0.0, 3526.0, {}, [])
+    wide = Sample(np.linspace(-450.0, -55.0, 10))
+    outcomes = {seed: Outcome({RETURN.key: -250.0}, {}, 3526.0, ()) for seed in range(10)}
+    better = Estimate(0.0, 0.0, 31.0)
+    row = Row(task, Arm("weight"), (), "none", Runs(outcomes), wide, wide, better, better)
     console = Console(width=80, file=io.StringIO())
     console.print(as_table(task, [row], "none"))
-    assert "-252.9 [-385.9, -166.0] -252.9 [-385.9, -166.0]" in console.file.getvalue()
+    line = console.file.getvalue().splitlines()[-1]
+    assert line.split("  ")[0].startswith("weight -252 [-348, -157] -252 [-348, -157]")
+    assert line.rstrip().endswith("3,526   0/10")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +214,7 @@ def train(trial, folder, progress):
     time.sleep(trial.settings.get("seconds", 0))
     with open_run(folder, settings(trial)) as run:
         score = trial.seed + 10.0 * (trial.arm.norm == "mine") + trial.settings["rate"]
-        result = {"status": "finished", "final_return": score}
+        result = {"status": "finished", "window_return": score}
         if trial.settings.get("fail") == trial.arm.name:
             result = {"status": "failed", "reason": "NaN\\x1b[31m"}
         run.write_result(result)
@@ -312,8 +318,8 @@ def test_a_failed_and_a_damaged_run_cost_their_own_rows_and_no_traceback(tmp_pat
     assert "\x1b" not in first.stderr + again.stdout
     assert r"mine · seed 0: NaN\x1b[31m" in again.stdout
     assert re.search("plain · seed 1: .*is damaged", again.stdout)
-    assert re.search(r"mine_slow +2\.00 \[1\.00, 3\.00\]", again.stdout) is None
-    assert re.search(r"mine_slow +12\.00 \[11\.00, 13\.00\]", again.stdout)
+    assert re.search(r"mine_slow +2\.0 ", again.stdout) is None
+    assert re.search(r"mine_slow +12\.0 \(11\.0 to 13\.0\)", again.stdout)
 
 
 def test_folder_of_a_single_run_is_refused_without_advice_to_delete_it(tmp_path):

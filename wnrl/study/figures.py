@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wnrl.study.stats import bootstrap_interval, iqm
+from wnrl.study.stats import LEAST, mean_interval
 from wnrl.study.summary import Row
 
 
 def learning_curves(rows: Sequence[Row]) -> str:
-    """Draw one line an arm: the IQM over runs at each step, with its 95 % bootstrap band.
+    """Draw one line an arm: the mean over runs at each step, with its 95 % interval.
+
+    Of fewer than ``LEAST`` runs the band is their range.
 
     Args:
         rows: of one task.
@@ -27,11 +29,13 @@ def learning_curves(rows: Sequence[Row]) -> str:
         if curve is None:
             continue
         steps, values = curve
-        low, high = bootstrap_interval(values, resamples=1000)
+        low, high = values.min(-1), values.max(-1)
+        if values.shape[-1] >= LEAST:
+            low, high = mean_interval(values, bounds=(values.min(), values.max()))
         axes.fill_between(steps, low, high, color=row.arm.colour, alpha=0.18, linewidth=0)
         axes.plot(
             steps,
-            iqm(values),
+            values.mean(-1),
             color=row.arm.colour,
             label=row.name,
             linestyle=row.arm.dash,
@@ -45,7 +49,7 @@ def learning_curves(rows: Sequence[Row]) -> str:
 
 
 def final_scores(rows: Sequence[Row]) -> str:
-    """Draw one line an arm: every run as a dot, their IQM as a bar with its 95 % interval.
+    """Draw one line an arm: every run as a dot, their mean as a bar with its interval or range.
 
     Args:
         rows: of one task.
@@ -56,8 +60,9 @@ def final_scores(rows: Sequence[Row]) -> str:
         if row.score is None:
             continue
         colour, score = row.arm.colour, row.score
-        if score.low is not None and score.high is not None:
-            axes.plot([score.low, score.high], [y, y], color=colour, linewidth=7, alpha=0.25)
+        ends = [score.low, score.high]
+        if np.isfinite(ends).all():
+            axes.plot(ends, [y, y], color=colour, linewidth=7, alpha=0.25)
         axes.plot([score.value], [y], "|", color=colour, markersize=17, markeredgewidth=2.5)
         axes.plot(list(row.scores.values()), [y] * len(row.scores), "o", color=colour, markersize=4)
     axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
@@ -73,7 +78,7 @@ def common_curve(row: Row) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
         Shapes ``(n_steps,)`` and ``(n_steps, n_runs)``; None where no step is common to all.
     """
     tag = row.task.metric.curve
-    curves = [o.curves[tag] for o in row.outcomes.values() if o.curves.get(tag)]
+    curves = [o.curves[tag] for o in row.runs.outcomes.values() if o.curves.get(tag)]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     if not steps:
         return None

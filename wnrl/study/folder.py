@@ -19,7 +19,8 @@ from wnrl.study.execute import check_trials
 from wnrl.study.figures import learning_curves
 from wnrl.study.plan import Study, Trial
 from wnrl.study.report import write_report
-from wnrl.study.summary import Row, to_csv
+from wnrl.study.summary import Row
+from wnrl.study.table import to_csv
 
 TABLE, REPORT, DURATION = "table.csv", "report.html", "duration.json"
 
@@ -59,7 +60,7 @@ def publish(
     root: Path, study: Study, trials: Sequence[Trial], rows: Sequence[Row], notes: Mapping[str, Any]
 ) -> None:
     """Write the table, the learning curves of each task, and the report."""
-    write_text(root / TABLE, to_csv(rows, study.baseline))
+    write_text(root / TABLE, to_csv(rows))
     for task in dict.fromkeys(trial.task for trial in trials):
         (root / task.folder).mkdir(parents=True, exist_ok=True)  # where no run made it
         of_task = [row for row in rows if row.task == task]

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,8 +37,9 @@ class Metric:
     higher_is_better: bool
 
 
+# The mean over the curve's last tenth: the last network alone is a draw of lots.
 RETURN = Metric(
-    key="final_return",
+    key="window_return",
     label="return",
     curve=tags.EVAL_RETURN,
     curve_label="evaluation return",
@@ -57,7 +59,11 @@ NLL = Metric(
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to learn: an environment with an algorithm, or a data set with a model."""
+    """One thing to learn: an environment with an algorithm, or a data set with a model.
+
+    Raises:
+        UsageError: The margin is not above zero, or solving the task is no better than its floor.
+    """
 
     name: str
     """The environment's id or the data set's name."""
@@ -76,6 +82,26 @@ class Task:
     """Names of the arms that it compares; empty for all of the study."""
     length: str = "total_timesteps"
     """The setting that says how long a run is, which a study's budget scales."""
+    floor: float | None = None
+    """Score of an agent that acts at random, or of a model that knows nothing.
+
+    A failed run counts as it, or as the worst run of the task if that is worse; without a floor it
+    is worse than any number.
+    """
+    solved: float | None = None
+    """Score from which on the task counts as solved."""
+    margin: float | None = None
+    """A difference too small to matter; see ``negligible``."""
+
+    def __post_init__(self) -> None:
+        if self.margin is not None:
+            check_positive(margin=self.margin)
+        if self.floor is not None and self.solved is not None:
+            way = self.solved - self.floor
+            if not 0 < (way if self.metric.higher_is_better else -way) < math.inf:
+                raise UsageError(
+                    f"solved must be better than floor {self.floor}, got {self.solved}"
+                )
 
     @property
     def label(self) -> str:
@@ -91,6 +117,16 @@ class Task:
     def folder(self) -> PurePath:
         """Folder of its runs, below the study's."""
         return PurePath(_as_folder(self.name), _as_folder(self.label))
+
+    @property
+    def negligible(self) -> float | None:
+        """A difference too small to matter, which a verdict of no difference has to exclude.
+
+        It is the margin if that is given, else a tenth of the way from ``floor`` to ``solved``.
+        """
+        if self.margin is not None or self.floor is None or self.solved is None:
+            return self.margin
+        return abs(self.solved - self.floor) / 10
 
     def views(self) -> "list[Task]":
         """Return the task as seen by its metric and by each of the further numbers."""

@@ -10,7 +10,8 @@ from wnrl.errors import UsageError, printable
 from wnrl.runs import VERSIONS, read_json, write_text
 from wnrl.study.figures import final_scores, learning_curves
 from wnrl.study.plan import Arm, Study, Task, Trial
-from wnrl.study.summary import Row, cells, columns
+from wnrl.study.summary import Row
+from wnrl.study.table import cells, columns
 
 PICTURE = "samples.png"  # what a generative run leaves in its folder
 
@@ -45,14 +46,21 @@ READING = """
 <p>Every arm of a task has the same network, hyperparameters and seeds but for what the arm says
 above; norms that change nothing at the start begin as the same function. Norms act on
 hidden layers; weight norm acts on output layers too, unless a task says below that it was not
-applied to them. <b>IQM</b> is the interquartile mean over the runs that finished (of up to three,
-the mean); see <b>failed</b> for the others. The interval is a 95 % percentile bootstrap over
-runs: with so few runs it is narrower than the truth, and two intervals that overlap do not show a
-difference; a single run has none. <b>Minus {baseline}</b> is the IQM of the differences to the
-runs of {baseline} at the same seed, with its interval; it need not be the difference of the IQMs.
-<b>P(better)</b> is the probability that a run of this arm is better than a run of {baseline};
-a failed run is worse than any other. Returns are means over evaluation episodes after
-training, on a separate environment; NLLs are on the test split, in nats an image. The validation
+applied to them. <b>Mean</b> is over runs, a failed run counted as the
+worst; with its 95 % interval or, of fewer than 8 runs, with their range in words, which covers
+nothing. <b>Minus {baseline}</b> is the mean of the differences to the runs of {baseline} at the
+same seed. The intervals of a study's first numbers are as wide as it takes for all of them
+together to leave out a true zero in at most 5 % of studies; those of further numbers of the same
+runs are 95 % each, and get no verdict. A verdict is made from this interval alone: better or worse
+where it leaves out zero, no difference seen where it lies within a margin that the task names,
+else undecided. Adding seeds until a verdict comes is a second look, and errs more often than 5 %.
+<b>Better</b> is the share of pairs in which the run of this arm is better than that of {baseline},
+<b>solved</b> the share of runs that reach the score at which the task counts as solved; their
+intervals are Clopper and Pearson's. An interval without an end (inf) has failed runs in it, and
+the task names no score to count them as. Between the lowest and the highest of n runs, which the
+CSV file has, (n − 1)/(n + 1) of all runs are to be expected. Returns are means over the last tenth
+of the learning curve, played on a separate environment; NLLs are on the test split, in nats an
+image. The validation
 ELBO beside an NLL is a bound with one sample and on other images, so its order of the arms may
 differ from the NLL's. <b>Steps/s</b> is the median over runs of training steps a second in a
 process of its own while other processes trained beside it. An arm that would prefer another
@@ -80,6 +88,7 @@ def write_report(
     body = [
         f"<h1>{title}</h1>",
         f"<p class=muted>{len(tasks)} tasks, {len(arms)} arms, {seeds} seeds each</p>",
+        *_verdicts(rows),
         "<ul>",
         *(f"<li>{_name(arm)}: {escape(arm.meaning)}</li>" for arm in arms),
         "</ul>",
@@ -112,6 +121,15 @@ def _name(arm: Arm, name: str = "") -> str:
     return f"{swatch}<b>{escape(name or arm.name)}</b>"
 
 
+def _verdicts(rows: Sequence[Row]) -> list[str]:
+    lines = [
+        f"<li>{escape(f'{row.task.title}: {row.name} {row.verdict.sentence}')}</li>"
+        for row in rows
+        if row.verdict
+    ]
+    return ["<ul class=verdicts>", *lines, "</ul>"] if lines else []
+
+
 def _table(rows: Sequence[Row], baseline: str) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in ("task", *columns(baseline)))
     lines = []
@@ -137,7 +155,7 @@ def _section(rows: Sequence[Row], trials: Sequence[Trial], root: Path) -> str:
     better = "higher" if task.metric.higher_is_better else "lower"
     plain: dict[Arm, set[str]] = {}
     for row in rows:
-        for outcome in row.outcomes.values():
+        for outcome in row.runs.outcomes.values():
             plain.setdefault(row.arm, set()).update(outcome.plain_parts)
     untouched = "".join(
         f"<p class=muted>{_name(arm)} was not applied to {escape(', '.join(sorted(parts)))}.</p>"
@@ -147,7 +165,8 @@ def _section(rows: Sequence[Row], trials: Sequence[Trial], root: Path) -> str:
     return (
         f"<h2>{escape(task.title)}</h2>"
         f"<p class=muted>{escape(task.metric.label)}, {better} is better. Left: while learning, "
-        f"IQM and 95 % interval over runs. Right: at the end, every run a dot.</p>"
+        f"mean and interval over runs, of few runs their range. Right: at the end, every run a "
+        f"dot.</p>"
         f"<div class=figures><div>{learning_curves(rows)}</div>"
         f"<div>{final_scores(rows)}</div></div>{untouched}{_pictures(task, trials, root)}"
     )

@@ -1,73 +1,184 @@
-"""Statistics for a handful of runs (Agarwal et al., 2021, arXiv:2108.13264).
+"""Statistics for some dozens of runs, as pure functions of arrays.
 
-Runs are paired: run i of one norm and run i of another share their seed. Everything here is a
-pure function of arrays, and the bootstrap has a seed of its own, so a table made twice is the same.
+Runs are paired: run i of one arm and run i of another share their seed. Nothing here draws a
+random number that is not seeded, so a table made twice is the same.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 Floats = NDArray[np.float64]
+Ends = tuple[Floats, Floats]
+
+LEAST = 8
+"""Runs below which no interval is given: none covers what it says for returns of two kinds."""
+CONFIDENCE = 0.95
+MOST = 1000
+"""Pairs beyond which ``pairs_needed`` gives up."""
+ANYWHERE = (-np.inf, np.inf)
 
 
-def iqm(scores: ArrayLike, axis: int = -1) -> Floats:
-    """Interquartile mean: the mean without the lowest and the highest quarter of the scores.
+def mean_interval(
+    values: ArrayLike,
+    confidence: float = CONFIDENCE,
+    bounds: tuple[float, float] = ANYWHERE,
+) -> Ends:
+    """Interval for the mean: at each end the wider of two.
 
-    A quarter is rounded down to whole scores, as in the paper's code, so that up to three scores
-    are all kept.
-
-    Args:
-        scores: any shape with runs on one axis.
-        axis: that axis; the result lacks it.
-    """
-    ordered = np.sort(np.asarray(scores, dtype=np.float64), axis=axis)
-    n = ordered.shape[axis]
-    cut = n // 4
-    return np.take(ordered, range(cut, n - cut), axis=axis).mean(axis=axis)
-
-
-def bootstrap_interval(
-    scores: ArrayLike,
-    statistic: Callable[..., Floats] = iqm,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 5000,
-    seed: int = 0,
-) -> tuple[Floats, Floats]:
-    """Percentile bootstrap interval of ``statistic`` over runs.
-
-    With three runs there are only ten different resamples: the interval then lies within the
-    lowest and the highest run and covers the truth less often than it says.
+    They are Student's t interval and the one by Hall's monotone transformation, which removes
+    the skewness of t (Hall, 1992, J. R. Stat. Soc. B 54, 221, with quantiles of Student's t).
+    Where all values are equal both have no width, and say too much: a share of the values that
+    Clopper and Pearson's limit for zero of n allows may then lie at either bound.
 
     Args:
-        scores: ``(..., n_runs)``; all leading entries are resampled with the same runs, so that
-            a curve stays the curve of a run.
-        statistic: called with an array and ``axis=-1``.
-        confidence: share of the resampled statistics that lies inside.
-        resamples: how often the runs are drawn anew.
-        seed: of the drawing.
+        values: ``(..., n)`` with n of 2 or more.
+        confidence: Share of such intervals that should hold the mean.
+            ``scripts/bench/intervals.py`` prints how many do.
+        bounds: Lowest and highest value that there can be, as far as is known.
 
     Returns:
         The lower and the upper end, shape ``(...)``.
-
-    Raises:
-        ValueError: there is no run.
     """
-    values = np.asarray(scores, dtype=np.float64)
-    if values.shape[-1] == 0:
-        raise ValueError("scores must hold at least one run, got none")
-    n = values.shape[-1]
-    runs = np.random.default_rng(seed).integers(n, size=(resamples, n))
-    drawn = np.stack([statistic(row[runs], axis=-1) for row in values.reshape(-1, n)])
+    x = np.asarray(values, dtype=np.float64)
+    n = x.shape[-1]
+    mean, sd = x.mean(-1), x.std(-1)
+    equal = np.ptp(x, axis=-1) == 0
+    cubes = ((x - mean[..., None]) ** 3).mean(-1)
+    skewness = cubes / np.where(equal, 1.0, sd) ** 3
+    t = stats.t.ppf((1 + confidence) / 2, n - 1) / np.sqrt(n - 1)  # in units of sd, which is of n
+    down = np.maximum(t, _untransformed(t, skewness, n))
+    up = np.maximum(t, -_untransformed(-t, skewness, n))
+    share = 1 - ((1 - confidence) / 2) ** (1 / n)
+    low = np.where(equal, mean - share * (mean - bounds[0]), mean - sd * down)
+    high = np.where(equal, mean + share * (bounds[1] - mean), mean + sd * up)
+    return low, high
+
+
+def _untransformed(x: float, skewness: Floats, n: int) -> Floats:
+    """Return y with ``x = y + γ y²/3 + γ² y³/27 + γ/(6 n)``: Hall's inverse, in units of sd."""
+    straight = np.abs(skewness) < 1e-6
+    gamma = np.where(straight, 1.0, skewness)
+    bent = (np.cbrt(1 + gamma * (x - gamma / (6 * n))) - 1) * 3 / gamma
+    return np.where(straight, x, bent)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval or, of few runs, with their range."""
+
+    value: float
+    low: float
+    high: float
+    confidence: float | None = CONFIDENCE
+    """Of the interval; None for a range, which covers nothing that it could say."""
+
+    def __str__(self) -> str:
+        """Write the number with as many digits as the interval can tell, a range in words."""
+        half, digits = (self.high - self.low) / 2, 2
+        if 0 < half < math.inf:
+            digits = min(4, max(0, 1 - math.floor(math.log10(half))))
+        value, low, high = (f"{x:.{digits}f}" for x in (self.value, self.low, self.high))
+        if self.confidence is not None:
+            return f"{value} [{low}, {high}]"
+        return value if low == high else f"{value} ({low} to {high})"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Numbers of runs, or differences of pairs of them, and what is not known of their mean."""
+
+    values: Floats
+    """``(n,)`` with n of 1 or more."""
+    bounds: tuple[float, float] = ANYWHERE
+    """Lowest and highest value that there can be, as far as is known."""
+    open_below: bool = False
+    """Some values are only known to be at most what they say: the mean has no lower limit."""
+    open_above: bool = False
+    """Some values are only known to be at least what they say."""
+    stretch: float = 1.0
+    """How much wider the interval is because settings were chosen."""
+
+    def mean(self, confidence: float = CONFIDENCE) -> Estimate:
+        """Return the mean with its interval or, below ``LEAST`` values, with their range."""
+        x, mean = self.values, float(self.values.mean())
+        if len(x) < LEAST:
+            low, high = float(x.min()), float(x.max())
+        else:
+            ends = mean_interval(x, confidence, self.bounds)
+            low, high = (mean + self.stretch * (float(end) - mean) for end in ends)
+        return Estimate(
+            mean,
+            -math.inf if self.open_below else low,
+            math.inf if self.open_above else high,
+            confidence if len(x) >= LEAST else None,
+        )
+
+
+def holm(comparisons: Sequence[Sample], alpha: float = 1 - CONFIDENCE) -> list[float]:
+    """Confidence for each of several comparisons, so that all hold together (Holm, 1979).
+
+    With m comparisons, all are looked at with ``1 - alpha / m``. Those whose interval leaves out
+    zero are done; the others are looked at with the m that is left, until none leaves out zero.
+    The probability that any interval leaves out a zero that is true is then at most ``alpha``.
+    """
+    confidences = [0.0] * len(comparisons)
+    left = list(range(len(comparisons)))
+    while left:
+        confidence = 1 - alpha / len(left)
+        for k in left:
+            confidences[k] = confidence
+        left, before = [k for k in left if _holds_zero(comparisons[k], confidence)], left
+        if left == before:
+            break
+    return confidences
+
+
+def _holds_zero(comparison: Sample, confidence: float) -> bool:
+    mean = comparison.mean(confidence)
+    return mean.low <= 0 <= mean.high
+
+
+def pairs_needed(
+    mean: float, sd: float, n: int, margin: float | None, confidence: float = CONFIDENCE
+) -> int | None:
+    """Pairs with which an interval that is still open would probably decide.
+
+    That is where the t interval around the mean as it is would leave out zero, or lie within
+    ``margin`` on both sides of it. It is a guess from what was seen: mean and sd will move.
+
+    Args:
+        mean: Of the differences so far.
+        sd: Their standard deviation.
+        n: Pairs so far.
+        margin: A difference that would not matter; None if none was named.
+        confidence: Of the interval.
+
+    Returns:
+        More than ``n``; None if ``MOST`` would not do.
+    """
+    wanted = max(abs(mean), (margin or 0.0) - abs(mean))
+    pairs = np.arange(n + 1, max(n + 1, MOST) + 1)
+    half = stats.t.ppf((1 + confidence) / 2, pairs - 1) * sd / np.sqrt(pairs)
+    enough = pairs[half < wanted]
+    return int(enough[0]) if len(enough) else None
+
+
+def clopper_pearson(
+    successes: float, n: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Exact interval for a probability (Clopper and Pearson, 1934, Biometrika 26, 404).
+
+    Args:
+        successes: Of ``n`` trials; halves, for ties, make it cover more than it says.
+        n: Trials.
+        confidence: Of the interval.
+    """
     tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=-1)
-    return low.reshape(values.shape[:-1]), high.reshape(values.shape[:-1])
-
-
-def probability_of_improvement(scores: ArrayLike, others: ArrayLike) -> float:
-    """P(X > Y) for a run X of ``scores`` and a run Y of ``others``; a tie counts one half."""
-    x = np.asarray(scores, dtype=np.float64)[:, None]
-    y = np.asarray(others, dtype=np.float64)[None, :]
-    return float(np.mean((x > y) + 0.5 * (x == y)))
+    low = stats.beta.ppf(tail, successes, n - successes + 1) if successes > 0 else 0.0
+    high = stats.beta.ppf(1 - tail, successes + 1, n - successes) if successes < n else 1.0
+    return float(low), float(high)

@@ -1,10 +1,8 @@
 """From the run folders of a study to the rows of its table."""
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,21 @@ import numpy as np
 from wnrl.errors import UsageError, printable
 from wnrl.runs import RESULT, is_finished, read_json
 from wnrl.study.plan import Arm, Task, Trial
-from wnrl.study.stats import bootstrap_interval, iqm, probability_of_improvement
+from wnrl.study.stats import (
+    CONFIDENCE,
+    LEAST,
+    Estimate,
+    Sample,
+    clopper_pearson,
+    holm,
+)
+from wnrl.study.verdicts import Verdict, judge
+
+Point = tuple[tuple[str, Any], ...]
+
+
+class FailedRunError(UsageError):
+    """A run ended without a score, because of what was trained."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +45,12 @@ def read_outcome(task: Task, result: Mapping[str, Any]) -> Outcome:
     """Return the numbers of a run from what its runner left in ``result.json``.
 
     Raises:
-        UsageError: The run failed, for the reason that the message has, or the result is no
-            result: a score that is no number never reaches a table.
+        FailedRunError: The run failed, for the reason that the message has.
+        UsageError: The result is no result: a score that is no number never reaches a table.
     """
     status = result.get("status")
     if status == "failed":
-        raise UsageError(printable(result.get("reason") or "failed, and says no reason", 500))
+        raise FailedRunError(printable(result.get("reason") or "failed, and says no reason", 500))
     try:
         if status != "finished":
             raise ValueError(f"status is {status!r}")
@@ -67,26 +79,19 @@ def _curve(tag: str, curve: Mapping[str, Any]) -> dict[float, float]:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A statistic with its 95 % bootstrap interval; a single run has none."""
+class Runs:
+    """The runs of one arm on one task at one point of the axes, by seed."""
 
-    value: float
-    low: float | None
-    high: float | None
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    """Of those that finished."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Why each of these has no score; it counts as the worst."""
+    missing: dict[int, str] = field(default_factory=dict)
+    """Why nothing is known of each of these; it counts as if it had not been planned."""
 
-    @classmethod
-    def of(cls, scores: Sequence[float]) -> "Interval":
-        """The IQM of ``scores``, one a run."""
-        if len(scores) == 1:
-            return cls(scores[0], None, None)
-        low, high = bootstrap_interval(scores)
-        return cls(float(iqm(scores)), float(low), float(high))
-
-    def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"{self.value:.2f}"
-        digits = 1 if max(abs(self.value), abs(self.low), abs(self.high)) >= 100 else 2
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+    def scores(self, key: str) -> dict[int, float]:
+        """Return the scores of the finished runs."""
+        return {seed: outcome.scores[key] for seed, outcome in self.outcomes.items()}
 
 
 @dataclass(frozen=True)
@@ -95,32 +100,65 @@ class Row:
 
     task: Task
     arm: Arm
-    point: tuple[tuple[str, Any], ...]
+    point: Point
     """Name and value of each axis."""
-    scores: dict[int, float]
-    """The metric of each finished run, by seed."""
-    score: Interval | None
-    """Their IQM; None where no run finished."""
-    difference: Interval | None
-    """IQM of the differences to the baseline at the same seed and point; None without pairs, and
-    for the baseline."""
-    better: float | None
-    """P(a run of this arm is better than one of the baseline); a failed run is worse than any."""
-    steps_per_second: float | None
-    """Median over runs."""
-    outcomes: dict[int, Outcome] = field(repr=False)
-    """All numbers of the finished runs, by seed."""
-    failures: list[str]
-    """Why each of the other runs has no score, with its seed."""
+    baseline: str
+    """Name of the arm that it is compared with."""
+    runs: Runs = field(repr=False)
+    sample: Sample | None
+    """Scores, of failed runs too; None where there is no run, or no number for a failed one."""
+    differences: Sample | None
+    """Scores minus those of the baseline at the same seed and point; None for the baseline, and
+    where there is no pair."""
+    better: Estimate | None
+    """Per cent of the pairs in which the arm's run is better; ties count one half, and a failed
+    run is worse than any other."""
+    solved: Estimate | None
+    """Per cent of the runs that solved the task; None where it does not say when it is solved."""
+    confidence: float | None = CONFIDENCE
+    """Of the interval of the difference; None for a further number, which gets no verdict."""
 
     @property
     def name(self) -> str:
         """Name in tables and figures: the arm's, with the point where there are axes."""
         return ", ".join([self.arm.name, *(f"{axis}={value}" for axis, value in self.point)])
 
+    @property
+    def scores(self) -> dict[int, float]:
+        """The metric of each finished run, by seed."""
+        return self.runs.scores(self.task.metric.key)
 
-# Outcomes of the finished runs and why the others have no score, each by seed.
-Runs = tuple[dict[int, Outcome], dict[int, str]]
+    @property
+    def score(self) -> Estimate | None:
+        """The mean over runs."""
+        return None if self.sample is None else self.sample.mean()
+
+    @property
+    def difference(self) -> Estimate | None:
+        """The mean difference to the baseline."""
+        if self.differences is None:
+            return None
+        return self.differences.mean(self.confidence or CONFIDENCE)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the difference says; None for the baseline and for further numbers."""
+        if self.differences is None or self.confidence is None:
+            return None
+        return judge(self.task, self.baseline, self.differences, self.confidence)
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Median over runs."""
+        speeds = [o.steps_per_second for o in self.runs.outcomes.values()]
+        known = [speed for speed in speeds if speed is not None]
+        return float(np.median(known)) if known else None
+
+    @property
+    def failures(self) -> list[str]:
+        """Why each of the runs without a score has none, with its seed."""
+        reasons = {**self.runs.failed, **self.runs.missing}
+        return [f"seed {seed}: {reason}" for seed, reason in sorted(reasons.items())]
 
 
 def summarise(
@@ -132,109 +170,148 @@ def summarise(
         root: The study's folder.
         trials: What was planned; a folder of another run is not read.
         baseline: Name of the arm that the others are compared with.
-        crashed: The reason for each trial that left no result.
+        crashed: The reason for each trial that left no result, which counts as failed.
 
     Returns:
         A row for each task, number that it is compared by, point and arm, in the order of trials.
+        The intervals of all differences hold together, those of further numbers each by itself.
     """
-    groups: dict[tuple[Task, Arm, tuple[tuple[str, Any], ...]], list[Trial]] = {}
+    groups: dict[tuple[Task, Arm, Point], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.task, trial.arm, trial.point), []).append(trial)
     read = {key: _read(root, group, crashed) for key, group in groups.items()}
-    baselines = {(task, at): runs for (task, arm, at), runs in read.items() if arm.name == baseline}
-    return [
-        _row(view, arm, point, runs, None if arm.name == baseline else baselines.get((task, point)))
-        for task in dict.fromkeys(task for task, _, _ in read)
-        for view in task.views()
-        for (of, arm, point), runs in read.items()
-        if of == task
-    ]
+    rows = []
+    for task in dict.fromkeys(task for task, _, _ in read):
+        of_task = {(arm, point): runs for (of, arm, point), runs in read.items() if of == task}
+        for view in task.views():
+            rows += _rows(view, of_task, baseline, CONFIDENCE if view == task else None)
+    return _judged_together(rows)
+
+
+def _judged_together(rows: list[Row]) -> list[Row]:
+    """Give each row whose verdict an interval decides the confidence that Holm asks for."""
+    judged = {
+        k: row.differences
+        for k, row in enumerate(rows)
+        if row.differences and row.confidence and len(row.differences.values) >= LEAST
+    }
+    together = dict(zip(judged, holm(list(judged.values())), strict=True))
+    return [replace(row, confidence=together.get(k, row.confidence)) for k, row in enumerate(rows)]
 
 
 def _read(root: Path, group: list[Trial], crashed: Mapping[Trial, str]) -> Runs:
-    outcomes, failures = {}, {}
+    runs = Runs()
     for trial in group:
         try:
-            if not is_finished(root / trial.folder):
-                raise UsageError(crashed.get(trial, "unfinished"))
-            result = read_json(root / trial.folder / RESULT)
-            outcomes[trial.seed] = read_outcome(trial.task, result)
+            if is_finished(root / trial.folder):
+                result = read_json(root / trial.folder / RESULT)
+                runs.outcomes[trial.seed] = read_outcome(trial.task, result)
+            elif trial in crashed:
+                runs.failed[trial.seed] = printable(crashed[trial], 500)
+            else:
+                runs.missing[trial.seed] = "unfinished"
+        except FailedRunError as error:
+            runs.failed[trial.seed] = str(error)
         except UsageError as error:
-            failures[trial.seed] = printable(error, 500)
-    return outcomes, failures
+            runs.missing[trial.seed] = printable(error, 500)
+    return runs
 
 
-def _row(
-    task: Task, arm: Arm, point: tuple[tuple[str, Any], ...], runs: Runs, baseline: Runs | None
-) -> Row:
-    key = task.metric.key
-    outcomes, failures = runs
-    scores = {seed: outcome.scores[key] for seed, outcome in outcomes.items()}
-    others = {seed: outcome.scores[key] for seed, outcome in (baseline or ({}, {}))[0].items()}
-    paired = sorted(scores.keys() & others.keys())
-    speeds = [o.steps_per_second for o in outcomes.values() if o.steps_per_second is not None]
-    return Row(
-        task=task,
-        arm=arm,
-        point=point,
-        scores=scores,
-        score=Interval.of(list(scores.values())) if scores else None,
-        difference=Interval.of([scores[s] - others[s] for s in paired]) if paired else None,
-        better=probability_of_improvement(_ranked(task, runs), _ranked(task, baseline))
-        if paired and baseline
-        else None,
-        steps_per_second=float(np.median(speeds)) if speeds else None,
-        outcomes=outcomes,
-        failures=[f"seed {seed}: {reason}" for seed, reason in failures.items()],
-    )
+def _rows(
+    task: Task, read: Mapping[tuple[Arm, Point], Runs], baseline: str, confidence: float | None
+) -> list[Row]:
+    """Return the rows of a task as seen by its metric."""
+    scale = _Scale.of(task, read.values())
+    others = {point: runs for (arm, point), runs in read.items() if arm.name == baseline}
+    rows = []
+    for (arm, point), runs in read.items():
+        other = Runs() if arm.name == baseline else others.get(point, Runs())
+        rows.append(
+            Row(
+                task,
+                arm,
+                point,
+                baseline,
+                runs,
+                sample=scale.sample(runs),
+                differences=scale.differences(runs, other),
+                better=scale.better(runs, other),
+                solved=scale.solved(runs),
+                confidence=confidence,
+            )
+        )
+    return rows
 
 
-def _ranked(task: Task, runs: Runs) -> list[float]:
-    """Return the runs' scores so that higher is better, those without one below all others."""
-    outcomes, failures = runs
-    sign = 1 if task.metric.higher_is_better else -1
-    scores = [sign * outcome.scores[task.metric.key] for outcome in outcomes.values()]
-    return scores + [-np.inf] * len(failures)
+@dataclass(frozen=True)
+class _Scale:
+    """How the runs of a task count: the finished ones by their scores, the failed ones as worst.
+
+    In ranks a failed run is below every finished one. In means it has the floor of the task, or
+    the worst score of all its runs if that is worse. Without a floor that score is only a limit,
+    and the mean is open on this side.
+    """
+
+    task: Task
+    low: float | None
+    """The lowest score of all runs, and of what the task says of its scores; None without any."""
+    high: float | None
+
+    @classmethod
+    def of(cls, task: Task, read: Iterable[Runs]) -> "_Scale":
+        known = [value for value in (task.floor, task.solved) if value is not None]
+        known += [score for runs in read for score in runs.scores(task.metric.key).values()]
+        return cls(task, min(known, default=None), max(known, default=None))
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.task.metric.higher_is_better else -1
+
+    def _counted(self, runs: Runs) -> dict[int, float]:
+        worst = self.low if self._sign == 1 else self.high
+        failed = {} if worst is None else dict.fromkeys(runs.failed, worst)
+        return runs.scores(self.task.metric.key) | failed
+
+    def _open(self, worse: Runs, better: Runs) -> dict[str, bool]:
+        """Tell on which sides a mean is open where those may be worse, and these better."""
+        known = self.task.floor is not None
+        ends = [bool(runs.failed) and not known for runs in (worse, better)]
+        return dict(zip(("open_below", "open_above"), ends[:: self._sign], strict=True))
+
+    def sample(self, runs: Runs) -> Sample | None:
+        values = np.array(list(self._counted(runs).values()))
+        if not len(values) or self.low is None or self.high is None:
+            return None
+        return Sample(values, (self.low, self.high), **self._open(runs, Runs()))
+
+    def differences(self, runs: Runs, others: Runs) -> Sample | None:
+        ours, theirs = self._counted(runs), self._counted(others)
+        values = np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)])
+        if not len(values) or self.low is None or self.high is None:
+            return None
+        reach = self.high - self.low
+        return Sample(values, (-reach, reach), **self._open(runs, others))
+
+    def better(self, runs: Runs, others: Runs) -> Estimate | None:
+        ours, theirs = self._ranks(runs), self._ranks(others)
+        pairs = [(ours[seed], theirs[seed]) for seed in ours.keys() & theirs]
+        if not pairs:
+            return None
+        wins = sum((a > b) + 0.5 * (a == b) for a, b in pairs)
+        return _per_cent(wins, len(pairs))
+
+    def _ranks(self, runs: Runs) -> dict[int, float]:
+        scores = runs.scores(self.task.metric.key).items()
+        ranks = {seed: self._sign * score for seed, score in scores}
+        return ranks | dict.fromkeys(runs.failed, -math.inf)
+
+    def solved(self, runs: Runs) -> Estimate | None:
+        if self.task.solved is None or not (ranks := self._ranks(runs)):
+            return None
+        limit = self._sign * self.task.solved
+        return _per_cent(sum(rank >= limit for rank in ranks.values()), len(ranks))
 
 
-def columns(baseline: str) -> tuple[str, ...]:
-    """Return the heads of a table's columns."""
-    return ("arm", "IQM [95 %]", f"minus {baseline}", "P(better)", "steps/s", "failed")
-
-
-def cells(row: Row) -> tuple[str, ...]:
-    """Return the row as text, a cell a column; – where there is nothing to say."""
-    return (
-        row.name,
-        str(row.score or "–"),
-        str(row.difference or "–"),
-        "–" if row.better is None else f"{row.better:.2f}",
-        "–" if row.steps_per_second is None else f"{row.steps_per_second:,.0f}",
-        f"{len(row.failures)}/{len(row.scores) + len(row.failures)}",
-    )
-
-
-def to_csv(rows: Sequence[Row], baseline: str) -> str:
-    """Return the table with full precision, one line a row; empty where there is no value."""
-    out = io.StringIO()
-    axes = [name for name, _ in rows[0].point] if rows else []
-    ends = ("", "_low", "_high")
-    fields = [
-        *("task", "algo", "arm", "norm", *axes, "metric", "runs", *(f"iqm{end}" for end in ends)),
-        *("baseline", *(f"minus_baseline{end}" for end in ends), "p_better_than_baseline"),
-        *("steps_per_second", "failed", "failures"),
-    ]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(fields)
-    for row in rows:
-        task, values = row.task, [value for _, value in row.point]
-        writer.writerow([
-            *(task.name, task.label, row.arm.name, row.arm.norm, *values, task.metric.key),
-            *(len(row.scores), *_ends(row.score), baseline, *_ends(row.difference)),
-            *(row.better, row.steps_per_second, len(row.failures), "; ".join(row.failures)),
-        ])  # fmt: skip
-    return out.getvalue()
-
-
-def _ends(interval: Interval | None) -> tuple[float | None, ...]:
-    return (interval.value, interval.low, interval.high) if interval else (None, None, None)
+def _per_cent(successes: float, n: int) -> Estimate:
+    low, high = clopper_pearson(successes, n)
+    return Estimate(100 * successes / n, 100 * low, 100 * high)

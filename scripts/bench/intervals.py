@@ -1,0 +1,150 @@
+"""How often the intervals of a study hold the truth, and how often its verdicts are false.
+
+    python scripts/bench/intervals.py
+
+Simulates studies of returns whose distribution is known. The first table has the per cent of
+intervals, of 95 % each, that hold the true mean difference of two arms, for several numbers of
+pairs; the second the per cent of studies of equal arms in which one is called better or worse.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from scripts import _cli
+from wnrl.study import RETURN, Task
+from wnrl.study.stats import Sample, holm, mean_interval
+from wnrl.study.verdicts import judge
+
+Floats = NDArray[np.float64]
+Quantiles = Callable[[Floats], Floats]
+"""From uniform numbers to returns."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Prints the coverage of intervals, and the false verdicts of null studies."""
+
+    pairs: tuple[int, ...] = (8, 10, 12, 20, 24)
+    """Pairs of runs a study."""
+    studies: int = 10_000
+    """Simulated studies a cell."""
+    null_studies: int = 1000
+    """Simulated studies of equal arms a cell."""
+    arms: int = 5
+    """Arms of those, with the baseline."""
+
+
+def normal(mean: float = 0.0, sd: float = 1.0) -> Quantiles:
+    """Return normal returns."""
+    return lambda u: mean + sd * stats.norm.ppf(u)
+
+
+def lognormal(shift: float = 0.0, scale: float = 1.0) -> Quantiles:
+    """Return skewed returns: exp of a standard normal number."""
+    return lambda u: shift + scale * np.exp(stats.norm.ppf(u))
+
+
+def solved(p: float) -> Quantiles:
+    """Return 500 with probability p, else 0."""
+    return lambda u: np.where(u < p, 500.0, 0.0)
+
+
+def ceiling(p: float) -> Quantiles:
+    """Return 500 with probability p, else uniform below it."""
+    return lambda u: np.where(u < p, 500.0, 500 * (u - p) / (1 - p) if p < 1 else 500.0)
+
+
+CELLS: Mapping[str, tuple[Quantiles, Quantiles]] = {
+    "normal, equal": (normal(), normal()),
+    "normal, three times the spread": (normal(1, 3), normal()),
+    "lognormal, equal": (lognormal(), lognormal()),
+    "lognormal, shifted": (lognormal(1), lognormal()),
+    "0 or 500, .7 and .7": (solved(0.7), solved(0.7)),
+    "0 or 500, .5 and .5": (solved(0.5), solved(0.5)),
+    "0 or 500, .9 and .7": (solved(0.9), solved(0.7)),
+    "0 or 500, .7 and .3": (solved(0.7), solved(0.3)),
+    "60 % at 500, rest uniform, equal": (ceiling(0.6), ceiling(0.6)),
+    "90 and 60 % at 500, rest uniform": (ceiling(0.9), ceiling(0.6)),
+    "0 or 500, .9 and .9": (solved(0.9), solved(0.9)),
+    "0 or 500, 1 and .7": (solved(1.0), solved(0.7)),
+    "0 or 500, 1 and .9": (solved(1.0), solved(0.9)),
+    "lognormal, twice the spread": (lognormal(0, 2), lognormal()),
+    "lognormal, five times the spread": (lognormal(0, 5), lognormal()),
+}
+
+
+def coverage(cell: str, n: int, studies: int, seed: int = 0) -> float:
+    """Return the share of intervals that hold the true mean difference.
+
+    Args:
+        cell: A key of ``CELLS``.
+        n: Pairs of runs a study.
+        studies: Simulated studies.
+        seed: Of the drawing.
+    """
+    arm, other = CELLS[cell]
+    even = (np.arange(100_000) + 0.5) / 100_000
+    truth = float((arm(even) - other(even)).mean())
+    u = np.random.default_rng(seed).random((2, studies, n))
+    values = arm(u[0]) - other(u[1])
+    bounds = (-500.0, 500.0) if "500" in cell else (-np.inf, np.inf)
+    low, high = mean_interval(values, bounds=bounds)
+    slack = 1e-9 * (1 + abs(truth))
+    return float(np.mean((low <= truth + slack) & (truth - slack <= high)))
+
+
+NULL = {
+    "normal": normal(),
+    "lognormal": lognormal(),
+    "0 or 500, .7": solved(0.7),
+    "60 % at 500, rest uniform": ceiling(0.6),
+}
+
+
+def false_verdicts(kind: str, arms: int, n: int, studies: int, seed: int = 0) -> float:
+    """Return the share of studies of equal arms in which one is called better or worse.
+
+    Args:
+        kind: A key of ``NULL``.
+        arms: Arms, one of them the baseline.
+        n: Runs of each.
+        studies: Simulated studies.
+        seed: Of the drawing.
+    """
+    task = Task("null", "none", "none:none", RETURN)
+    returns = NULL[kind](np.random.default_rng(seed).random((studies, arms, n)))
+    reach = float(np.ptp(returns))
+    false = 0
+    for study in returns:
+        samples = [Sample(arm - study[0], (-reach, reach)) for arm in study[1:]]
+        verdicts = [judge(task, "none", *pair) for pair in zip(samples, holm(samples), strict=True)]
+        false += any(verdict.word in ("better", "worse") for verdict in verdicts)
+    return false / studies
+
+
+def main(args: Args) -> None:
+    """Print both tables."""
+    print(f"| returns of the two arms, n = | {' | '.join(map(str, args.pairs))} |")
+    print(f"| --- |{' --- |' * len(args.pairs)}")
+    for cell in CELLS:
+        shares = [f"{100 * coverage(cell, n, args.studies):.1f}" for n in args.pairs]
+        print(f"| {cell} | {' | '.join(shares)} |", flush=True)
+    print(f"\n| equal arms, {args.arms} of them, n = | {' | '.join(map(str, args.pairs))} |")
+    print(f"| --- |{' --- |' * len(args.pairs)}")
+    for kind in NULL:
+        shares = [
+            f"{100 * false_verdicts(kind, args.arms, n, args.null_studies):.1f}" for n in args.pairs
+        ]
+        print(f"| {kind} | {' | '.join(shares)} |", flush=True)
+
+
+if __name__ == "__main__":
+    _cli.run(main, Args, description=__doc__)

@@ -1,0 +1,79 @@
+"""The rows of a study as text: cells for a terminal or a page, sentences, lines of CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from wnrl.study.stats import Estimate
+from wnrl.study.summary import Row
+
+
+def columns(baseline: str) -> tuple[str, ...]:
+    """Return the heads of a table's columns."""
+    return ("arm", "mean", f"minus {baseline}", "better %", "solved %", "steps/s", "failed")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return the row as text, a cell a column; – where there is nothing to say."""
+    speed = row.steps_per_second
+    return (
+        row.name,
+        str(row.score or "–"),
+        str(row.difference or "–"),
+        _whole(row.better),
+        _whole(row.solved),
+        "–" if speed is None else f"{speed:,.0f}",
+        f"{len(row.runs.failed)}/{len(row.runs.outcomes) + len(row.runs.failed)}",
+    )
+
+
+def _whole(share: Estimate | None) -> str:
+    return "–" if share is None else f"{share.value:.0f} [{share.low:.0f}, {share.high:.0f}]"
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return the table with full precision, one line a row; empty where there is no value."""
+    out = io.StringIO()
+    lines = [_line(row) for row in rows]
+    writer = csv.DictWriter(out, list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def _line(row: Row) -> dict[str, Any]:
+    task, verdict, scores = row.task, row.verdict, row.scores.values()
+    pairs = 0 if row.differences is None else len(row.differences.values)
+    return {
+        "task": task.name,
+        "algo": task.label,
+        "arm": row.arm.name,
+        "norm": row.arm.norm,
+        **dict(row.point),
+        "metric": task.metric.key,
+        "runs": len(scores),
+        **_ends("mean", row.score),
+        "lowest": min(scores, default=None),
+        "highest": max(scores, default=None),
+        "baseline": row.baseline,
+        "pairs": pairs,
+        **_ends("minus_baseline", row.difference),
+        "confidence": row.difference and row.difference.confidence,
+        "verdict": verdict and verdict.word,
+        "sentence": verdict and verdict.sentence,
+        **_ends("better_percent", row.better),
+        **_ends("solved_percent", row.solved),
+        "steps_per_second": row.steps_per_second,
+        "failed": len(row.runs.failed),
+        "missing": len(row.runs.missing),
+        "failures": "; ".join(row.failures),
+    }
+
+
+def _ends(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """Return value and interval; the range of few runs stands in columns of its own."""
+    if estimate is None:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    ends = (None, None) if estimate.confidence is None else (estimate.low, estimate.high)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), (estimate.value, *ends), strict=True))
