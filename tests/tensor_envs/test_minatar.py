@@ -74,7 +74,7 @@ def late_asterix(game, state):
 def late_breakout(game, state):
     game.brick_map[:] = 0
     game.brick_map[1, 1::3] = 1
-    state["bricks"][:] = torch.as_tensor(game.brick_map[1:4] > 0)
+    state["bricks"][:] = torch.tensor([0b0010010010, 0, 0])
 
 
 def late_freeway(game, state):
@@ -82,18 +82,26 @@ def late_freeway(game, state):
     state["chicken"][..., 2] = 60
 
 
+def late_seaquest(game, state):
+    game.ramp_index, game.e_spawn_speed, game.move_speed, game.diver_count = 18, 2, 2, 5
+    game.oxygen = 30
+    state["sub"][..., 3:5] = torch.tensor([30, 5])
+    state["sub"][..., 9] = 18
+
+
 def late_space_invaders(game, state):
     game.ramp_index, game.enemy_move_interval = 5, 7
     game.alien_map[:] = 0
     game.alien_map[7:9, 0:2] = 1
     state["cannon"][..., 4] = 7
-    state["maps"][..., 0, :, :] = torch.as_tensor(game.alien_map > 0)
+    state["maps"][0] = torch.tensor([0] * 7 + [0b11] * 2 + [0])
 
 
 LATE = {
     "MinAtarAsterix-v1": late_asterix,
     "MinAtarBreakout-v1": late_breakout,
     "MinAtarFreeway-v1": late_freeway,
+    "MinAtarSeaquest-v1": late_seaquest,
     "MinAtarSpaceInvaders-v1": late_space_invaders,
 }
 """What puts one environment, in the package and here, into a late part of its game."""

@@ -1,9 +1,13 @@
 """What the tensor forms of MinAtar's five games (Young & Tian, 2019, arXiv:1903.03176) share.
 
-The rules are the paper's, in the details those that the package ``minatar`` was seen to follow. A
-picture is ``(C, 10, 10)``, 1 where something is and 0 elsewhere, a channel for each kind of thing,
-in the package's order. Numbers in a state are whole, and have the uniforms' dtype. With probability
-0.1 the last action is repeated instead of the new one.
+The rules are the paper's, in the details those that the package ``minatar`` was seen to follow.
+With probability 0.1 the last action is repeated instead of the new one. A picture is
+``(C, 10, 10)``, 1 where something is and 0 elsewhere, a channel for each kind of thing, in the
+package's order: what a network sees of Gymnasium's form, where 1 is 255.
+
+A row of ten cells is a whole number: bit x is set where something is in column x. So a map of the
+game is ten numbers, things move by shifts, and a picture is one look-up. Rows are int64; all other
+numbers of a state are whole too, in the uniforms' dtype.
 """
 
 import functools
@@ -12,8 +16,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn import functional as F
 
 SIZE = 10
+FULL_ROW = 2**SIZE - 1
 STICKY = 0.1
 MAX_EPISODE_STEPS = 5000
 
@@ -31,6 +37,32 @@ def stick(actions: Tensor, last_actions: Tensor, u: Tensor) -> Tensor:
     return torch.where(u < STICKY, last_actions, actions.to(u.dtype))
 
 
+def equal(a: Tensor, b: Tensor | float) -> Tensor:
+    """Return 1 where ``a`` equals ``b`` and 0 elsewhere, in their dtype: faster than bool."""
+    return (a - b).eq_(0)
+
+
+def cell(columns: Tensor) -> Tensor:
+    """Return rows, in int64, with the cells in ``columns``, -1 to 10, set; -1 and 10 are none."""
+    return ((1 << (columns.long() + 1)) >> 1) & FULL_ROW
+
+
+def place(rows: Tensor, columns: Tensor, n_rows: int = SIZE) -> Tensor:
+    """Return maps ``(*B, n_rows)`` with one cell set, in the row and the column ``(*B)``."""
+    axis = constant(tuple(range(n_rows)), rows)
+    return equal(axis, rows.unsqueeze(-1)).long() * cell(columns).unsqueeze(-1)
+
+
+def picture(maps: Tensor, like: Tensor) -> Tensor:
+    """Return maps ``(*B, C, 10)`` as pictures ``(*B, C, 10, 10)`` in the dtype of ``like``."""
+    return F.embedding(maps, _row_pictures(like.dtype, like.device))
+
+
+def count(maps: Tensor, like: Tensor) -> Tensor:
+    """Return how many cells of the rows ``(*B, n)`` are set, ``(*B)``, in the dtype of ``like``."""
+    return F.embedding(maps, _row_counts(like.dtype, like.device)).sum((-1, -2))
+
+
 def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
     """Return ``values`` with the dtype and the device of ``like``; never to be written to.
 
@@ -45,11 +77,15 @@ def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def cells(like: Tensor, start: int = 0, stop: int = SIZE) -> Tensor:
-    """Return the numbers of a row's cells, with the dtype and the device of ``like``."""
-    return constant(tuple(range(start, stop)), like)
+@functools.cache
+def _row_pictures(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the ten cells of every row, ``(1024, 10)``."""
+    with torch.inference_mode(False):
+        rows = torch.arange(FULL_ROW + 1, device=device).unsqueeze(-1)
+        return ((rows >> torch.arange(SIZE, device=device)) & 1).to(dtype)
 
 
-def on_axis(places: Tensor, axis: Tensor) -> Tensor:
-    """Return where ``axis`` ``(n)`` equals ``places`` ``(*B)``, as bool ``(*B, n)``."""
-    return places.unsqueeze(-1) == axis
+@functools.cache
+def _row_counts(dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return _row_pictures(dtype, device).sum(-1, keepdim=True)

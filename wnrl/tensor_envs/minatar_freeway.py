@@ -6,15 +6,18 @@ from typing import ClassVar
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.nn import functional as F
 
 from wnrl.tensor_envs.core import State
 from wnrl.tensor_envs.minatar import (
     MAX_EPISODE_STEPS,
     SIZE,
-    cells,
+    cell,
     constant,
-    on_axis,
+    equal,
+    picture,
     picture_space,
+    place,
     stick,
 )
 
@@ -22,19 +25,19 @@ N_CARS = 8  # in rows 1 to 8
 N_SPEEDS = 5
 COLUMN = 4  # the chicken's
 MOVE_INTERVAL = 3
-LAST_FRAME = 2500
+LAST_STEP = 2500
 
 
 @dataclass(frozen=True)
 class Freeway:
     """``MinAtarFreeway-v1``: a chicken crosses eight rows of cars, one car in each.
 
-    Arriving at the top is worth 1, sends the chicken back and draws new speeds; so back, for
-    nothing, does a car that hits it. The chicken moves at most every third step, a car every
-    first to fifth. The game ends after 2,500 steps. Actions: nothing, up, down. State:
-    ``chicken`` ``(*B, 4)`` has its row, the steps until it can move, the steps left and the last
-    action; ``cars`` ``(*B, 3, 8)`` their columns, steps until the next move, and the interval
-    between moves, negative for a car that drives to the left.
+    Arriving at the top is worth 1, sends the chicken back to the bottom and draws new speeds; a car
+    that hits the chicken sends it back too. The chicken moves at most every third step, a car every
+    first to fifth. The game ends after 2,501 steps. Actions: nothing, up, down. State: ``chicken``
+    ``(*B, 4)`` has its row, the steps until it can move, the steps left and the last action;
+    ``cars`` ``(*B, 3, 8)`` their columns, steps until the next move, and the steps between moves,
+    negative for a car that drives to the left.
     """
 
     observation_space: ClassVar[spaces.Box] = picture_space(2 + N_SPEEDS)
@@ -45,7 +48,7 @@ class Freeway:
 
     def reset(self, u: Tensor) -> State:
         """Return the chicken at the bottom and every car in the first column."""
-        chicken = constant((SIZE - 1, MOVE_INTERVAL, LAST_FRAME, 0), u)
+        chicken = constant((SIZE - 1, MOVE_INTERVAL, LAST_STEP, 0), u)
         speeds = _speeds(u)
         cars = torch.stack((torch.zeros_like(speeds), speeds.abs(), speeds), -2)
         return {"chicken": chicken.expand(*u.shape[:-1], 4).clone(), "cars": cars}
@@ -54,14 +57,12 @@ class Freeway:
         """Return chicken, cars, and the cells behind cars by interval: ``(*B, 7, 10, 10)``."""
         row = state["chicken"][..., 0]
         columns, _, speeds = state["cars"].unbind(-2)
-        picture = row.new_zeros((*row.shape, 2 + N_SPEEDS, SIZE, SIZE))
-        axis = cells(row)
-        picture[..., 0, :, COLUMN] = on_axis(row, axis)
-        picture[..., 1, 1:-1, :] = on_axis(columns, axis)
-        behind = on_axis((columns - speeds.sign()) % SIZE, axis).unsqueeze(-3)
-        interval = on_axis(speeds.abs(), cells(row, 1, 1 + N_SPEEDS)).movedim(-1, -2)
-        picture[..., 2:, 1:-1, :] = behind & interval.unsqueeze(-1)
-        return picture
+        interval = constant(tuple(range(1, 1 + N_SPEEDS)), row).unsqueeze(-1)
+        behind = cell((columns - speeds.sign()) % SIZE).unsqueeze(-2)
+        behind = behind * equal(speeds.abs().unsqueeze(-2), interval).long()
+        cars = F.pad(torch.cat((cell(columns).unsqueeze(-2), behind), -2), (1, 1))
+        chicken = place(row, torch.full_like(row, COLUMN)).unsqueeze(-2)
+        return picture(torch.cat((chicken, cars), -2), row)
 
     def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         """Move the chicken and then the cars."""
@@ -74,16 +75,16 @@ class Freeway:
         wait = wait.masked_fill(moves, MOVE_INTERVAL)
         arrived = row <= 0
         row = row.masked_fill(arrived, SIZE - 1)
-        speeds = torch.where(arrived.unsqueeze(-1), _speeds(u[..., 1:]), speeds)
-        car_waits = torch.where(arrived.unsqueeze(-1), speeds.abs(), car_waits)
+        renewed = arrived.unsqueeze(-1)
+        speeds = torch.where(renewed, _speeds(u[..., 1:]), speeds)
+        car_waits = torch.where(renewed, speeds.abs(), car_waits)
 
-        drives = car_waits == 0
-        last_columns = columns
-        columns = (columns + speeds.sign() * drives) % SIZE
-        car_waits = torch.where(drives, speeds.abs(), car_waits - 1)
-        in_row = on_axis(row, cells(u, 1, 1 + N_CARS))
-        hit = (in_row & ((columns == COLUMN) | (last_columns == COLUMN))).any(-1)
-        row = row.masked_fill(hit, SIZE - 1)
+        drives, last_columns = equal(car_waits, 0), columns
+        columns = torch.addcmul(columns, speeds.sign(), drives) % SIZE
+        car_waits = torch.lerp(car_waits - 1, speeds.abs(), drives)
+        in_row = equal(constant(tuple(range(1, 1 + N_CARS)), u), row.unsqueeze(-1))
+        there = equal(columns, COLUMN) + equal(last_columns, COLUMN)
+        row = row.masked_fill((in_row * there).sum(-1) > 0, SIZE - 1)
 
         left = left - 1
         chicken = torch.stack((row, (wait - 1).clamp(min=0), left, action), -1)
@@ -94,4 +95,4 @@ class Freeway:
 def _speeds(u: Tensor) -> Tensor:
     """Return intervals of 1 to 5 steps by the first 8 uniforms, and their signs by the next."""
     interval, sign = u.split(N_CARS, -1)
-    return (interval * N_SPEEDS).floor().add(1) * torch.where(sign < 0.5, -1, 1)
+    return (interval * N_SPEEDS).floor().add_(1) * (sign - 0.5).sign_()

@@ -8,6 +8,7 @@ from wnrl.tensor_envs.memory import DelayedMatch, RepeatPrevious, TMaze
 from wnrl.tensor_envs.minatar_asterix import Asterix
 from wnrl.tensor_envs.minatar_breakout import Breakout
 from wnrl.tensor_envs.minatar_freeway import Freeway
+from wnrl.tensor_envs.minatar_seaquest import Seaquest
 from wnrl.tensor_envs.minatar_space_invaders import SpaceInvaders
 
 TENSOR_ENVS: dict[str, Callable[[], TensorEnv]] = {
@@ -22,6 +23,7 @@ TENSOR_ENVS: dict[str, Callable[[], TensorEnv]] = {
     "MinAtarAsterix-v1": Asterix,
     "MinAtarBreakout-v1": Breakout,
     "MinAtarFreeway-v1": Freeway,
+    "MinAtarSeaquest-v1": Seaquest,
     "MinAtarSpaceInvaders-v1": SpaceInvaders,
 }
 """From the id of the Gymnasium environment with the same dynamics to the one here."""
