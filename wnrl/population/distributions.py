@@ -6,13 +6,26 @@ None for discrete actions.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 _LOG_2PI = math.log(2 * math.pi)
+
+
+class Derivatives(NamedTuple):
+    """Of log-probabilities and entropies; the axis of the head comes before that of samples."""
+
+    log_probs: Tensor
+    """``(P, B)``."""
+    by_head: Tensor
+    """Of the log-probabilities, ``(P, A, B)``."""
+    by_log_std: Tensor | None
+    """Of the log-probabilities, ``(P, A, B)``; None for discrete actions."""
+    entropy_by_head: Tensor | None
+    """Of the entropies, ``(P, A, B)``; None where they do not depend on the head."""
 
 
 class Distribution(Protocol):
@@ -36,6 +49,21 @@ class Distribution(Protocol):
 
     def to_env(self, actions: Tensor) -> Tensor:
         """Return the actions as an environment takes them."""
+
+    def spread(self, actions: Tensor, n_outputs: int, dtype: torch.dtype) -> Tensor:
+        """Return actions ``(P, B, ...)`` as ``derivatives`` takes them, ``(P, A, B)``."""
+
+    def derivatives(
+        self, head: Tensor, log_std: Tensor | None, spread: Tensor, entropy: bool
+    ) -> Derivatives:
+        """Return log-probabilities and derivatives.
+
+        Args:
+            head: ``(P, A, B)``.
+            log_std: ``(P, A)`` or None.
+            spread: from ``spread``.
+            entropy: whether that of the entropies is wanted.
+        """
 
 
 @dataclass(frozen=True)
@@ -68,6 +96,24 @@ class Categorical:
     def to_env(self, actions: Tensor) -> Tensor:
         """Return the actions as they are."""
         return actions
+
+    def spread(self, actions: Tensor, n_outputs: int, dtype: torch.dtype) -> Tensor:
+        """Return ones where an action was taken, ``(P, A, B)``."""
+        choices = torch.arange(n_outputs, device=actions.device)
+        return (actions[:, None] == choices[:, None]).to(dtype)
+
+    def derivatives(
+        self, head: Tensor, log_std: Tensor | None, spread: Tensor, entropy: bool
+    ) -> Derivatives:
+        """Return log-probabilities and, by a logit, 1ₐ − p, and of the entropy −p (log p + H)."""
+        logs = head.log_softmax(1)
+        probs = logs.exp()
+        log_probs = (logs * spread).sum(1)
+        of_entropy = None
+        if entropy:
+            entropies = -(probs * logs).sum(1, keepdim=True)
+            of_entropy = -probs * (logs + entropies)
+        return Derivatives(log_probs, spread - probs, None, of_entropy)
 
 
 @dataclass(frozen=True)
@@ -110,6 +156,21 @@ class Gaussian:
     def to_env(self, actions: Tensor) -> Tensor:
         """Return the actions within the bounds."""
         return actions.clamp(self.low, self.high)
+
+    def spread(self, actions: Tensor, n_outputs: int, dtype: torch.dtype) -> Tensor:
+        """Return the actions with the axis of samples behind, ``(P, A, B)``."""
+        return actions.transpose(1, 2).contiguous()
+
+    def derivatives(
+        self, head: Tensor, log_std: Tensor | None, spread: Tensor, entropy: bool
+    ) -> Derivatives:
+        """Return log-probabilities and, with z = (a − μ)/σ, z/σ by μ and z² − 1 by log σ."""
+        assert log_std is not None
+        inverse = (-log_std).exp()[..., None]
+        z = (spread - head) * inverse
+        squares = z.square()
+        log_probs = -(squares * 0.5 + log_std[..., None] + 0.5 * _LOG_2PI).sum(1)
+        return Derivatives(log_probs, z * inverse, squares - 1, None)
 
 
 def distribution(space: spaces.Space[Any], like: Tensor) -> Distribution:

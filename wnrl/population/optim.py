@@ -44,7 +44,7 @@ class Optimizer(Protocol):
 
         Args:
             params: ``(P, D)``.
-            grads: ``(P, D)``.
+            grads: ``(P, D)``; overwritten.
             state: from ``init``.
             t: the number of the step, from 1 on.
             learning_rate: ``(P,)``.
@@ -77,8 +77,11 @@ class Adam:
             params.mul_(1 - (share if self.decayed is None else share * self.decayed))
         mean.lerp_(grads, 1 - first)
         square.mul_(second).addcmul_(grads, grads, value=1 - second)
-        deviation = square.sqrt().div_(_seen(second, t) ** 0.5).add_(self.eps)
-        params.addcdiv_(mean * (rate / _seen(first, t)), deviation, value=-1)
+        # mean / seen₁ · rate / (√(square / seen₂) + eps), in few passes and without new memory.
+        of_square = _seen(second, t) ** 0.5
+        divisor = torch.sqrt(square, out=grads).add_(self.eps * of_square)
+        divisor.mul_(_seen(first, t) / (rate * of_square))
+        params.addcdiv_(mean, divisor, value=-1)
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,9 @@ class Adamax:
         mean, largest = state["mean"], state["largest"]
         first, second = self.betas
         mean.lerp_(grads, 1 - first)
-        torch.maximum(largest.mul_(second), grads.abs().add_(self.eps), out=largest)
-        params.addcdiv_(mean * (learning_rate[:, None] / _seen(first, t)), largest, value=-1)
+        torch.maximum(largest.mul_(second), grads.abs_().add_(self.eps), out=largest)
+        divisor = torch.mul(largest, _seen(first, t) / learning_rate[:, None], out=grads)
+        params.addcdiv_(mean, divisor, value=-1)
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,7 @@ class RMSprop:
         """Make a step."""
         square = state["square"]
         square.mul_(self.alpha).addcmul_(grads, grads, value=1 - self.alpha)
-        deviation = square.sqrt().add_(self.eps)
-        params.addcdiv_(grads * learning_rate[:, None], deviation, value=-1)
+        params.addcdiv_(grads.mul_(learning_rate[:, None]), square.sqrt().add_(self.eps), value=-1)
 
 
 def part(state: Mapping[str, Tensor], members: slice) -> State:

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, check_choice
 from wnrl.nn.projection import is_projected, project_, projected_weights
 from wnrl.norms import NORMS
 from wnrl.optim import layer_weights
 from wnrl.population.actor_critic import Layout, build, initialise
 from wnrl.population.distributions import distribution
+from wnrl.population.hot import HotNetworks
+from wnrl.population.layers import ACTIVATIONS, HOT
 from wnrl.population.optim import Adam, Adamax, Optimizer, clip_, part
 from wnrl.population.ppo_config import PPOConfig, shared
 from wnrl.population.random import fork, member_keys, permutation, uniform
@@ -49,6 +51,8 @@ class PPO:
         device: where everything is.
         dtype: of all real numbers.
         chunk: members that are updated together; None: ``CHUNK`` on a CPU, else all.
+        way: ``"hot"`` computes by formula, ``"vmap"`` by ``torch.func``, ``"auto"`` by formula
+            where there is one.
 
     Attributes:
         params: parameters, ``(P, D)``.
@@ -69,6 +73,7 @@ class PPO:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         chunk: int | None = None,
+        way: str = "auto",
     ) -> None:
         self.env, self.members, self.config = env, tuple(members), shared(members)
         self.plan, params, buffers = build(members, env.observation_space, env.action_space)
@@ -76,13 +81,26 @@ class PPO:
         self.keys = member_keys([member.seed for member in members], device)
         self.chunk = chunk or (CHUNK if self.params.is_cpu else len(members))
         self.distribution = distribution(env.action_space, self.params)
-        self.networks: Networks = VmappedNetworks(self.plan, self.distribution)
+        self.networks = self._networks(way)
         self.optimizer = _optimizer(self.config, self.plan, self.params)
         self.optimizer_state = self.optimizer.init(self.params)
         self.projected = _projected(self.config, self.plan)
         self.own = {name: self._each(name) for name in PPOConfig.members if name != "seed"}
         self.running = self._begin(RESETS, 0, self.config.n_envs)
         self.iteration = 0
+
+    def _networks(self, way: str) -> Networks:
+        fit = HotNetworks.fit(self.config, self.plan)
+        if check_choice("way", way, ("auto", "hot", "vmap")) == "hot" and not fit:
+            raise UsageError(
+                f"way 'hot' is for norms {', '.join(HOT)} with activations "
+                f"{', '.join(ACTIVATIONS)}, got {self.config.norm!r} with "
+                f"{self.config.activation_fn!r} and {self.config.norm_kwargs}"
+            )
+        if way == "vmap" or not fit:
+            return VmappedNetworks(self.plan, self.distribution)
+        entropy = any(member.ent_coef for member in self.members)
+        return HotNetworks(self.config, self.plan, self.distribution, entropy, self.params.dtype)
 
     def _each(self, name: str) -> Tensor:
         return torch.tensor([getattr(member, name) for member in self.members]).to(self.params)
@@ -172,12 +190,16 @@ class PPO:
             config.normalize_advantage,
         )
         grads = torch.zeros_like(params)
+        learner = self.networks.learner(params, buffers, grads, goal)
         t = (self.iteration - 1) * config.n_epochs * config.minibatches
+        whole = [learner.prepare(batch)] if orders is None else []
         for epoch in range(config.n_epochs):
-            order = None if orders is None else orders[epoch, members]
-            for minibatch in minibatches(batch, order, config.batch_size):
+            if orders is not None:
+                pieces = minibatches(batch, orders[epoch, members], config.batch_size)
+                whole = [learner.prepare(piece) for piece in pieces]
+            for samples in whole:
                 t += 1
-                self.networks.gradient_(params, buffers, minibatch, goal, grads)
+                learner.gradient_(samples)
                 clip_(grads, config.max_grad_norm)
                 self.optimizer.step_(params, grads, state, t, rate)
                 self._project_(params)
@@ -292,10 +314,8 @@ class PPO:
         self.running = Running(episodes, state["rewards"].to(device))
 
 
-def minibatches(batch: Batch, order: Tensor | None, size: int) -> list[Batch]:
-    """Return the samples in pieces of ``size``, in an order ``(P, B)``; None: as they are."""
-    if order is None:
-        return [batch]
+def minibatches(batch: Batch, order: Tensor, size: int) -> list[Batch]:
+    """Return the samples in pieces of ``size``, in an order ``(P, B)``."""
 
     def pick(value: Tensor, places: Tensor) -> Tensor:
         return torch.take_along_dim(

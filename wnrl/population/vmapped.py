@@ -5,7 +5,8 @@ is the oracle of ``wnrl.population.hot``, which computes the same faster for som
 """
 
 import copy
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,18 +36,31 @@ class Networks(Protocol):
     def act(self, params: Tensor, buffers: Tensor) -> Act:
         """Return the networks in evaluation mode, for a rollout."""
 
-    def gradient_(
-        self, params: Tensor, buffers: Tensor, batch: Batch, goal: Goal, grads: Tensor
-    ) -> None:
-        """Write the gradients into ``grads``, and let running statistics in ``buffers`` move.
+    def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> "Learner":
+        """Return what computes gradients of these members.
 
         Args:
             params: ``(P, D)``.
-            buffers: ``(P, D')``.
-            batch: samples ``(P, B, ...)``.
+            buffers: running statistics, ``(P, D')``, which will move.
+            grads: where the gradients go, ``(P, D)``.
             goal: what the loss is made of.
-            grads: ``(P, D)``.
         """
+
+
+class Learner(Protocol):
+    """Computes gradients of some members."""
+
+    def prepare(self, batch: Batch) -> Any:
+        """Lay samples ``(P, B, ...)`` out; the same ones may be learnt from many times."""
+
+    def gradient_(self, samples: Any) -> None:
+        """Write the gradients of the loss, and let running statistics move."""
+
+
+def standardised(advantages: Tensor) -> Tensor:
+    """Return advantages with mean 0 and deviation 1 over the samples, the last axis."""
+    mean = advantages.mean(-1, keepdim=True)
+    return (advantages - mean) / (advantages.std(-1, keepdim=True) + 1e-8)
 
 
 def ppo_loss(
@@ -69,7 +83,7 @@ def ppo_loss(
     """
     advantages = batch.advantages
     if goal.normalize_advantage:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        advantages = standardised(advantages)
     log_probs = distribution.log_prob(head, log_std, batch.actions)
     ratio = (log_probs - batch.log_probs).exp()
     clipped = torch.clamp(ratio, 1 - goal.clip_range, 1 + goal.clip_range)
@@ -94,30 +108,20 @@ class VmappedNetworks:
 
     def act(self, params: Tensor, buffers: Tensor) -> Act:
         """Return the networks in evaluation mode, for a rollout."""
-        tensors = self._views(params, buffers)
+        tensors = self.views(params, buffers)
 
         def act(obs: Tensor) -> tuple[Tensor, Tensor]:
-            outputs = vmap(self._run, in_dims=(None, 0, 0, 0))(self.acting, *tensors, obs)
+            outputs = vmap(self.run, in_dims=(None, 0, 0, 0))(self.acting, *tensors, obs)
             return outputs[:, 0], outputs[:, 1, :, 0]
 
         return act
 
-    def gradient_(
-        self, params: Tensor, buffers: Tensor, batch: Batch, goal: Goal, grads: Tensor
-    ) -> None:
-        """Write the gradients into ``grads``, and let running statistics in ``buffers`` move."""
-        each = Goal(0, 0, None, None)  # type: ignore[arg-type]  # the axis of members, or none
-        gradient = vmap(grad(self._loss), in_dims=(0, 0, 0, each))
-        tensors, running = self._views(params, buffers)
-        # Under vmap, torch's batch norm writes statistics that are not contiguous into a copy.
-        moved = {name: value.clone() for name, value in running.items()}
-        computed = gradient(tensors, moved, batch, goal)
-        for name, view in self._views(grads, buffers)[0].items():
-            view.copy_(computed[name])
-        for name, view in running.items():
-            view.copy_(moved[name])
+    def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> Learner:
+        """Return what computes gradients of these members."""
+        by_name = self.views(grads, buffers)[0]
+        return VmappedLearner(self, goal, *self.views(params, buffers), by_name)
 
-    def _views(self, params: Tensor, buffers: Tensor) -> tuple[Tensors, Tensors]:
+    def views(self, params: Tensor, buffers: Tensor) -> tuple[Tensors, Tensors]:
         """Return what the rows hold by names of a half, ``(P, 2, *shape)``, views."""
         plan = self.plan
         views = plan.half.views(plan.halves(params)), plan.half_buffers.views(plan.halves(buffers))
@@ -126,7 +130,7 @@ class VmappedNetworks:
         )
         return by_name, buffers_by_name
 
-    def _run(self, net: nn.Module, params: Tensors, buffers: Tensors, obs: Tensor) -> Tensor:
+    def run(self, net: nn.Module, params: Tensors, buffers: Tensors, obs: Tensor) -> Tensor:
         """Return the outputs of both networks of one member, ``(2, B, A)``."""
         params = {name: value for name, value in params.items() if name != LOG_STD}
 
@@ -135,7 +139,35 @@ class VmappedNetworks:
 
         return vmap(one)(params, buffers)
 
-    def _loss(self, params: Tensors, buffers: Tensors, batch: Batch, goal: Goal) -> Tensor:
-        outputs = self._run(self.learning, params, buffers, batch.obs)
+    def loss(self, params: Tensors, buffers: Tensors, batch: Batch, goal: Goal) -> Tensor:
+        """Return the loss of one member."""
+        outputs = self.run(self.learning, params, buffers, batch.obs)
         log_std = params[LOG_STD][0] if LOG_STD in params else None
         return ppo_loss(outputs[0], outputs[1, :, 0], log_std, batch, goal, self.distribution)
+
+
+@dataclass(frozen=True)
+class VmappedLearner:
+    """Gradients of some members, from views of their rows ``(P, 2, *shape)``."""
+
+    networks: VmappedNetworks
+    goal: Goal
+    params: Tensors
+    buffers: Tensors
+    grads: Tensors
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return samples as they are."""
+        return batch
+
+    def gradient_(self, samples: Batch) -> None:
+        """Write the gradients of the loss, and let running statistics move."""
+        each = Goal(0, 0, None, None)  # type: ignore[arg-type]  # the axis of members, or none
+        gradient = vmap(grad(self.networks.loss), in_dims=(0, 0, 0, each))
+        # Under vmap, torch's batch norm writes statistics that are not contiguous into a copy.
+        moved = {name: value.clone() for name, value in self.buffers.items()}
+        computed = gradient(self.params, moved, samples, self.goal)
+        for name, view in self.grads.items():
+            view.copy_(computed[name])
+        for name, view in self.buffers.items():
+            view.copy_(moved[name])

@@ -1,0 +1,111 @@
+"""The way by formula and the way by vmap: one algorithm."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from wnrl.errors import UsageError
+from wnrl.norms import NORMS
+from wnrl.population.hot import HotNetworks
+from wnrl.population.layers import HOT
+from wnrl.population.ppo import PPO
+from wnrl.population.ppo_config import PPOConfig
+from wnrl.population.vmapped import VmappedNetworks
+from wnrl.tensor_envs import CartPole
+
+SMALL = PPOConfig(
+    total_timesteps=3 * 64,
+    n_envs=4,
+    n_steps=16,
+    batch_size=40,
+    n_epochs=2,
+    net_arch=(8, 6),
+    learning_rate=3e-3,
+    learning_rate_schedule="linear",
+)
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Two numbers that actions move, to be kept near zero; ends by chance."""
+
+    observation_space: ClassVar[spaces.Box] = spaces.Box(-np.inf, np.inf, (2,))
+    action_space: ClassVar[spaces.Box] = spaces.Box(-0.5, 1.0, (2,))
+    max_episode_steps: ClassVar[int] = 9
+    reset_draws: ClassVar[int] = 2
+    step_draws: ClassVar[int] = 1
+
+    def reset(self, u):
+        return {"x": 2 * u - 1}
+
+    def observe(self, state):
+        return state["x"].clone()
+
+    def step(self, state, actions, u):
+        x = state["x"] + actions
+        return {"x": x}, -x.square().sum(-1), u[..., 0] < 0.1
+
+
+CASES = {
+    **{norm: {"norm": norm} for norm in HOT},
+    **{f"{norm}, relu": {"norm": norm, "activation_fn": "relu"} for norm in HOT},
+    "weight on heads": {"norm": "weight", "norm_heads": True},
+    "one minibatch": {"norm": "layer", "batch_size": 64},
+    "entropy": {"norm": "none", "ent_coef": 0.1},
+    "raw advantages": {"norm": "none", "normalize_advantage": False},
+    "options": {"norm": "batch", "norm_kwargs": {"eps": 0.1, "momentum": 0.5}},
+    "one layer": {"norm": "rms", "net_arch": (5,), "norm_kwargs": {"eps": 0.2}},
+    "no layer": {"norm": "none", "net_arch": ()},
+}
+
+
+@pytest.mark.parametrize("env", [CartPole(), Tracking()], ids=["discrete", "box"])
+@pytest.mark.parametrize("case", CASES)
+def test_both_ways_lead_to_the_same_parameters(case, env):
+    members = [replace(SMALL, seed=seed, **CASES[case]) for seed in range(3)]
+    ways = [PPO(env, members, dtype=torch.float64, chunk=2, way=way) for way in ("hot", "vmap")]
+    assert isinstance(ways[0].networks, HotNetworks)
+    assert isinstance(ways[1].networks, VmappedNetworks)
+    start = ways[0].params.clone()
+    for _ in range(3):
+        for way in ways:
+            way.iterate()
+    hot, vmapped = ways
+    assert (hot.params - start).abs().max() > 1e-3
+    torch.testing.assert_close(hot.params, vmapped.params, rtol=0, atol=1e-8)
+    torch.testing.assert_close(hot.buffers, vmapped.buffers, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_auto_takes_the_formulas_where_there_are_some(norm):
+    cohort = PPO(CartPole(), [replace(SMALL, norm=norm)])
+    kind = HotNetworks if norm in HOT else VmappedNetworks
+    assert isinstance(cohort.networks, kind)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"norm": "spectral"},
+        {"norm": "none", "activation_fn": "elu"},
+        {"norm": "weight", "norm_kwargs": {"scale": "exp"}},
+    ],
+)
+def test_without_formulas_the_way_is_vmap_and_hot_is_refused(change):
+    config = replace(SMALL, **change)
+    assert isinstance(PPO(CartPole(), [config]).networks, VmappedNetworks)
+    with pytest.raises(UsageError, match="way 'hot' is for norms none, projected"):
+        PPO(CartPole(), [config], way="hot")
+
+
+def test_the_padding_of_the_critics_head_stays_zero():
+    config = replace(SMALL, norm="weight", norm_heads=True)
+    cohort = PPO(CartPole(), [config] * 2)
+    padding = ~cohort.plan.whole.columns(slot.name for slot in cohort.plan.whole.slots)
+    assert padding.sum() > 0
+    cohort.train()
+    assert (cohort.params[:, padding] == 0).all()

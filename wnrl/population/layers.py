@@ -1,0 +1,300 @@
+"""Linear layers with a norm, forward and backward by formula, for many networks at once.
+
+A tape pays for every operation of a small network, and keeps what it need not. Here a layer is a
+pair of functions of tensors, with room for what the second one needs of the first. Activations are
+``(n, features, B)`` for n networks: what belongs to one feature lies side by side, so that sums
+over samples and the scaling of a feature are fast. Parameters go by short names, ``(n, out, ...)``:
+
+- ``weight`` or, under weight norm, ``v`` and ``g``; ``bias``;
+- ``gain`` and ``shift`` of a normalizer.
+
+``HOT`` says of each norm how the weight is computed and how the outputs are normalised.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+
+
+class Room:
+    """Tensors that are there from call to call, by name and shape; their content is nobody's."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+
+    def get(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """Return the tensor of that name and shape, as its last user left it."""
+        key = (name, shape)
+        if key not in self._tensors:
+            self._tensors[key] = like.new_empty(shape)
+        return self._tensors[key]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer, its norm and its nonlinearity.
+
+    Args:
+        norm: a key of ``HOT``.
+        activation: a key of ``ACTIVATIONS``, or None for a head.
+        eps: of the normalizer, or what is added to ‖v‖².
+        momentum: share of the newest batch in running statistics.
+        room: for what ``backward`` needs of ``forward``.
+    """
+
+    norm: str
+    activation: str | None
+    eps: float = 0.0
+    momentum: float = 0.0
+    room: Room = field(default_factory=Room, compare=False)
+
+    def forward(self, params: Tensors, x: Tensor, buffers: Tensors) -> Tensor:
+        """Return the outputs ``(n, out, B)`` in training mode.
+
+        Args:
+            params: by short names.
+            x: inputs, ``(n, in, B)``.
+            buffers: the running statistics of batch norm, which move.
+        """
+        norm = HOT[self.norm]
+        weight, bias = norm.weight(self, params)
+        z = self.room.get("z", x, *weight.shape[:2], x.shape[2])
+        torch.bmm(weight, x, out=z)
+        if bias is not None:
+            z.add_(bias[..., None])
+        y = norm.outputs(self, z, params, buffers, lambda: weight @ x.mean(2, keepdim=True))
+        if self.activation is not None:
+            ACTIVATIONS[self.activation].forward_(y)
+        return y
+
+    def backward(
+        self, params: Tensors, x: Tensor, y: Tensor, d: Tensor, grads: Tensors, dx: Tensor | None
+    ) -> None:
+        """Write the gradients of the parameters and of the input, after ``forward``.
+
+        Args:
+            params: as for ``forward``.
+            x: as for ``forward``.
+            y: what it returned.
+            d: gradient of y; overwritten.
+            grads: where those of the parameters go, shaped like them.
+            dx: where that of the input goes, ``(n, in, B)``; None where nobody wants it.
+        """
+        norm = HOT[self.norm]
+        if self.activation is not None:
+            ACTIVATIONS[self.activation].backward_(d, y)
+        norm.outputs_backward(self, d, params, grads)
+        if "bias" in grads:
+            torch.sum(d, 2, out=grads["bias"])
+        weight = norm.weight_backward(self, d, x, params, grads)
+        if dx is not None:
+            torch.bmm(weight.transpose(1, 2), d, out=dx)
+
+    def acting(self, params: Tensors, buffers: Tensors) -> Callable[[Tensor], Tensor]:
+        """Return the layer in evaluation mode, from ``(n, in, B)`` to ``(n, out, B)``.
+
+        Weights are computed here, once.
+
+        Args:
+            params: as for ``forward``.
+            buffers: the running statistics of batch norm.
+        """
+        norm, apart = HOT[self.norm], replace(self, room=Room())
+        weight, bias = norm.weight(apart, params)
+
+        def run(x: Tensor) -> Tensor:
+            z = torch.bmm(weight, x)
+            if bias is not None:
+                z.add_(bias[..., None])
+            y = norm.evaluate(self, z, params, buffers)
+            return y if self.activation is None else ACTIVATIONS[self.activation].forward_(y)
+
+        return run
+
+
+class Activation(NamedTuple):
+    """A nonlinearity in place."""
+
+    forward_: Callable[[Tensor], Tensor]
+    backward_: Callable[[Tensor, Tensor], object]
+    """Takes the gradient of the output, which it overwrites, and the output."""
+
+
+ACTIVATIONS = {
+    "tanh": Activation(
+        torch.tanh_, lambda d, y: torch.ops.aten.tanh_backward.grad_input(d, y, grad_input=d)
+    ),
+    "relu": Activation(
+        torch.relu_,
+        lambda d, y: torch.ops.aten.threshold_backward.grad_input(d, y, 0, grad_input=d),
+    ),
+}
+
+
+# How the weight is computed, and what its gradient becomes.
+
+
+def _plain(layer: Layer, params: Tensors) -> tuple[Tensor, Tensor | None]:
+    return params["weight"], params.get("bias")
+
+
+def _plain_backward(layer: Layer, d: Tensor, x: Tensor, params: Tensors, grads: Tensors) -> Tensor:
+    grads["weight"].copy_(_weight_gradient(layer, d, x))
+    return params["weight"]
+
+
+def _weight_gradient(layer: Layer, d: Tensor, x: Tensor) -> Tensor:
+    # A batched product into the views of rows, whose batches are apart, would be a loop.
+    by_weight = layer.room.get("∇w", d, len(d), d.shape[1], x.shape[1])
+    return torch.bmm(d, x.transpose(1, 2), out=by_weight)
+
+
+def _directed(layer: Layer, params: Tensors) -> tuple[Tensor, Tensor | None]:
+    """Compute w = g v/‖v‖ (Salimans & Kingma 2016, arXiv:1602.07868, eq. 2)."""
+    v, g = params["v"], params["g"]
+    length = torch.linalg.vector_norm(v, 2, 2, keepdim=True)
+    inverse = torch.addcmul(
+        torch.full_like(length, layer.eps), length, length, out=layer.room.get("1/‖v‖", v, *g.shape)
+    ).rsqrt_()
+    weight = layer.room.get("w", v, *v.shape)
+    return torch.mul(v, g * inverse, out=weight), params.get("bias")
+
+
+def _directed_backward(
+    layer: Layer, d: Tensor, x: Tensor, params: Tensors, grads: Tensors
+) -> Tensor:
+    """Compute ∇g = ∇w·v/‖v‖ and ∇v = g/‖v‖ (∇w − ∇g v/‖v‖) (eq. 3)."""
+    v, g, by_v = params["v"], params["g"], grads["v"]
+    inverse = layer.room.get("1/‖v‖", v, *g.shape)
+    by_weight = _weight_gradient(layer, d, x)
+    direction, product = (layer.room.get(name, v, *v.shape) for name in ("v/‖v‖", "product"))
+    torch.mul(v, inverse, out=direction)
+    by_g = torch.sum(torch.mul(by_weight, direction, out=product), 2, keepdim=True)
+    grads["g"].copy_(by_g)
+    torch.mul(by_weight.sub_(direction.mul_(by_g)), g * inverse, out=by_v)
+    return layer.room.get("w", v, *v.shape)
+
+
+def _centred(layer: Layer, params: Tensors) -> tuple[Tensor, Tensor | None]:
+    """Take the mean over output units away, so that the outputs have none."""
+    weight, bias = params["weight"], params["bias"]
+    centred = layer.room.get("w", weight, *weight.shape)
+    torch.sub(weight, weight.mean(1, keepdim=True), out=centred)
+    return centred, bias - bias.mean(1, keepdim=True)
+
+
+def _centred_backward(
+    layer: Layer, d: Tensor, x: Tensor, params: Tensors, grads: Tensors
+) -> Tensor:
+    weight = _plain_backward(layer, d, x, params, grads)
+    for name in ("weight", "bias"):
+        grads[name].sub_(grads[name].mean(1, keepdim=True))
+    return layer.room.get("w", weight, *weight.shape)
+
+
+# How the outputs are normalised, and what their gradient becomes.
+
+
+def _as_they_are(
+    layer: Layer, z: Tensor, params: Tensors, buffers: Tensors, mean: Callable[[], Tensor]
+) -> Tensor:
+    return z
+
+
+def _as_they_are_acting(layer: Layer, z: Tensor, params: Tensors, buffers: Tensors) -> Tensor:
+    return z
+
+
+def _as_they_are_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensors) -> None:
+    pass
+
+
+def _by_size(
+    layer: Layer, z: Tensor, params: Tensors, buffers: Tensors, mean: Callable[[], Tensor]
+) -> Tensor:
+    """Divide each sample by its root mean square: RMS norm, and layer norm of what is centred."""
+    room, n, features, samples = layer.room, *z.shape
+    y = room.get("y", z, n, features, samples)
+    size = torch.mul(z, z, out=y).sum(1, keepdim=True)
+    inverse = room.get("1/size", z, n, 1, samples)
+    torch.add(size.div_(features), layer.eps, out=inverse).rsqrt_()
+    torch.mul(z.mul_(inverse), params["gain"][..., None], out=y)
+    return y.add_(params["shift"][..., None]) if "shift" in params else y
+
+
+def _by_size_acting(layer: Layer, z: Tensor, params: Tensors, buffers: Tensors) -> Tensor:
+    return _by_size(replace(layer, room=Room()), z, params, buffers, z.mean)
+
+
+def _by_size_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensors) -> None:
+    room, n, features, samples = layer.room, *d.shape
+    normal, gain = room.get("z", d, n, features, samples), params["gain"]
+    product = torch.mul(d, normal, out=room.get("y", d, n, features, samples))
+    torch.sum(product, 2, out=grads["gain"])
+    if "shift" in grads:
+        torch.sum(d, 2, out=grads["shift"])
+    along = torch.bmm(gain[:, None], product)  # (n, 1, B)
+    d.mul_(gain[..., None]).addcmul_(normal, along.div_(-features))
+    d.mul_(room.get("1/size", d, n, 1, samples))
+
+
+def _by_batch(
+    layer: Layer, z: Tensor, params: Tensors, buffers: Tensors, mean: Callable[[], Tensor]
+) -> Tensor:
+    """Standardise each feature over the samples; the running statistics move."""
+    room, n, features, samples = layer.room, *z.shape
+    average = mean()
+    z.sub_(average)
+    var = torch.linalg.vector_norm(z, 2, 2, keepdim=True).square_().div_(samples)
+    buffers["running_mean"].lerp_(average[..., 0], layer.momentum)
+    buffers["running_var"].lerp_(var[..., 0] * (samples / (samples - 1)), layer.momentum)
+    buffers["num_batches_tracked"].add_(1)
+    inverse = torch.add(var, layer.eps, out=room.get("1/std", z, n, features, 1)).rsqrt_()
+    y = room.get("y", z, n, features, samples)
+    return torch.mul(z, inverse * params["gain"][..., None], out=y).add_(params["shift"][..., None])
+
+
+def _by_batch_acting(layer: Layer, z: Tensor, params: Tensors, buffers: Tensors) -> Tensor:
+    scale = params["gain"] * (buffers["running_var"] + layer.eps).rsqrt()
+    z.sub_(buffers["running_mean"][..., None])
+    return z.mul_(scale[..., None]).add_(params["shift"][..., None])
+
+
+def _by_batch_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensors) -> None:
+    room, n, features, samples = layer.room, *d.shape
+    centred, inverse = room.get("z", d, n, features, samples), room.get("1/std", d, n, features, 1)
+    product = torch.mul(d, centred, out=room.get("y", d, n, features, samples))
+    along = product.sum(2, keepdim=True)
+    torch.sum(d, 2, out=grads["shift"])
+    torch.mul(along[..., 0], inverse[..., 0], out=grads["gain"])
+    d.sub_(grads["shift"][..., None] / samples)
+    d.sub_(centred.mul_(along.mul_(inverse.square()).div_(samples)))
+    d.mul_(inverse * params["gain"][..., None])
+
+
+class Hot(NamedTuple):
+    """A norm in formulas."""
+
+    weight: Callable[[Layer, Tensors], tuple[Tensor, Tensor | None]]
+    weight_backward: Callable[[Layer, Tensor, Tensor, Tensors, Tensors], Tensor]
+    outputs: Callable[[Layer, Tensor, Tensors, Tensors, Callable[[], Tensor]], Tensor]
+    outputs_backward: Callable[[Layer, Tensor, Tensors, Tensors], None]
+    evaluate: Callable[[Layer, Tensor, Tensors, Tensors], Tensor]
+
+
+_NONE = Hot(_plain, _plain_backward, _as_they_are, _as_they_are_backward, _as_they_are_acting)
+_RMS = Hot(_plain, _plain_backward, _by_size, _by_size_backward, _by_size_acting)
+HOT = {
+    "none": _NONE,
+    "projected": _NONE,
+    "weight": _NONE._replace(weight=_directed, weight_backward=_directed_backward),
+    "layer": _RMS._replace(weight=_centred, weight_backward=_centred_backward),
+    "rms": _RMS,
+    "batch": Hot(_plain, _plain_backward, _by_batch, _by_batch_backward, _by_batch_acting),
+}
+"""Norms with formulas, by their keys in ``NORMS``."""
