@@ -57,7 +57,7 @@ def test_a_member_alone_among_eight_and_among_24_is_the_same_to_the_bit(norm):
     assert torch.equal(alone.params[0], few.params[3])
     assert torch.equal(few.params, many.params[:8])
     assert torch.equal(few.buffers, many.buffers[:8])
-    assert torch.equal(alone.evaluate(3)[0], many.evaluate(3)[3])
+    assert torch.equal(alone.evaluate(3)[0][0], many.evaluate(3)[0][3])
 
 
 def test_members_differ_in_each_thing_that_they_may_differ_in():
@@ -123,10 +123,11 @@ def test_the_state_of_another_cohort_is_refused():
 def test_an_evaluation_starts_elsewhere_and_changes_nothing():
     cohort = PPO(CartPole(), members(2))
     before = cohort.state()
-    first = cohort.evaluate(5)
+    first, lengths = cohort.evaluate(5)
     assert first.shape == (2, 5)
-    assert torch.equal(cohort.evaluate(5), first)
-    assert not torch.equal(cohort.evaluate(5, start=5), first)
+    assert torch.equal(first, lengths.float())  # a reward of 1 a step
+    assert torch.equal(cohort.evaluate(5)[0], first)
+    assert not torch.equal(cohort.evaluate(5, start=5)[0], first)
     after = cohort.state()
     assert torch.equal(before["params"], after["params"])
     assert torch.equal(before["obs"], after["obs"])
@@ -158,7 +159,7 @@ def test_ppo_learns_cartpole():
     first = cohort.iterate().returns.nanmean()
     cohort.train()
     assert first < 40
-    assert cohort.evaluate(10).mean(1).min() > 100
+    assert cohort.evaluate(10)[0].mean(1).min() > 100
 
 
 def test_advantages_are_discounted_sums_of_errors_up_to_the_end_of_an_episode():
