@@ -421,3 +421,40 @@ def test_a_nonlinearity_of_ones_own_has_a_norm_in_front_of_it(algorithm, task, n
     ).policy
     assert given.plain_parts == known.plain_parts
     assert given.state_dict().keys() == known.state_dict().keys()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_norm_has_policies_of_its_name(norm):
+    word = norm.replace("_", " ").title().replace(" ", "")
+    for algorithm, policies in wn.ALIASES.items():
+        for ours, policy in policies.items():
+            name = ours.replace("WN", word)
+            assert name in algorithm.policy_aliases
+            named = algorithm.policy_aliases[name]
+            assert issubclass(named, policy)
+            assert named.default_norm == norm
+            assert pickle.loads(pickle.dumps(named)) is named
+
+
+def test_an_agent_keeps_the_norm_of_its_policys_name(tmp_path):
+    model = make(PPO, "LayerMlpPolicy", net_arch=[8])
+    assert model.policy.norm == "layer"
+    model.save(tmp_path / "model")
+    assert PPO.load(tmp_path / "model", device="cpu").policy.norm == "layer"
+    assert make(PPO, "LayerMlpPolicy", norm="weight").policy.norm == "weight"
+
+
+def test_a_norm_that_is_added_later_has_its_names(monkeypatch):
+    monkeypatch.setitem(NORMS, "my_own", NORMS["layer"])
+    assert make(PPO, "MyOwnMlpPolicy").policy.norm == "my_own"
+    monkeypatch.delitem(NORMS, "my_own")
+    with pytest.raises(ValueError, match="MyOwnMlpPolicy unknown"):
+        make(PPO, "MyOwnMlpPolicy")
+
+
+def test_a_name_that_no_norm_has_is_unknown():
+    assert "FooMlpPolicy" not in PPO.policy_aliases
+    with pytest.raises(ValueError, match="FooMlpPolicy unknown"):
+        make(PPO, "FooMlpPolicy")
+    with pytest.raises(AttributeError, match="no attribute 'FooMlpPolicy'"):
+        wn.FooMlpPolicy  # noqa: B018

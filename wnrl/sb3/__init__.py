@@ -1,7 +1,10 @@
 """Normalized policies and callbacks for stable-baselines3 and sb3-contrib.
 
-Importing this package teaches SB3 the policies by name: ``PPO("WNMlpPolicy", env)``.
+Importing this package teaches SB3 the policies by name: ``PPO("WNMlpPolicy", env)``, or with the
+name of a norm in the place of ``WN``: ``PPO("LayerMlpPolicy", env)``. This package has the classes too.
 """
+
+from typing import TYPE_CHECKING
 
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
@@ -32,7 +35,7 @@ from wnrl.sb3.continuous import (
 from wnrl.sb3.crossq import WNCrossQMlpPolicy
 from wnrl.sb3.deploy import FoldedActor
 from wnrl.sb3.diagnostics import Diagnostics
-from wnrl.sb3.policies import with_norm
+from wnrl.sb3.policies import PolicyNames, find_policy, with_norm
 from wnrl.sb3.q_network import (
     WNDQNCnnPolicy,
     WNDQNMlpPolicy,
@@ -141,6 +144,16 @@ ALIASES: dict[type[BaseAlgorithm], dict[str, type[BasePolicy]]] = {
 """The policies that SB3 knows by name once this package is imported, by algorithm."""
 
 for _algorithm, _policies in ALIASES.items():
-    _algorithm.policy_aliases.update(_policies)
+    _algorithm.policy_aliases = PolicyNames({**_algorithm.policy_aliases, **_policies})
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> type[BasePolicy]:
+        """Return a policy with the name of a norm, which pickle looks up here."""
+        known = {key: value for key, value in globals().items() if key in __all__}
+        if (policy := find_policy(name, known)) is None:
+            raise AttributeError(f"module 'wnrl.sb3' has no attribute {name!r}")
+        return policy
+
 
 guard(globals(), __all__)

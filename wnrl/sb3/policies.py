@@ -1,4 +1,7 @@
-"""A norm for a user's own policy class."""
+"""A norm for a user's own policy class, and a policy class for each norm."""
+
+from collections.abc import Mapping
+from functools import cache
 
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
@@ -61,3 +64,50 @@ def with_norm(policy_class: type[BasePolicy], norm: str = "weight") -> type[Base
         bases,
         {"default_norm": norm, "__module__": policy_class.__module__},
     )
+
+
+PREFIX = "WN"
+"""Of the names of our policies, in whose place a norm's stands."""
+
+
+def _word(norm: str) -> str:
+    return "".join(part.capitalize() for part in norm.split("_"))
+
+
+@cache
+def policy_of(base: type[BasePolicy], norm: str) -> type[BasePolicy]:
+    """Return one of our policies with another norm: ``LayerMlpPolicy`` of ``WNMlpPolicy``."""
+    name = _word(norm) + base.__name__.removeprefix(PREFIX)
+    text = f"``{base.__name__}`` with norm ``{norm}``, unless told otherwise."
+    return type(name, (base,), {"default_norm": norm, "__module__": "wnrl.sb3", "__doc__": text})
+
+
+def find_policy(name: str, known: Mapping[str, type[BasePolicy]]) -> type[BasePolicy] | None:
+    """Return the policy of that name, which begins with the norm's; None if there is no such.
+
+    Args:
+        name: ``BatchRenormMlpPolicy``, say.
+        known: our policies by name, ``WNMlpPolicy`` among them.
+    """
+    for norm in NORMS:
+        word = _word(norm)
+        base = known.get(PREFIX + name.removeprefix(word))
+        if name.startswith(word) and base is not None:
+            return policy_of(base, norm)
+    return None
+
+
+class PolicyNames(dict[str, type[BasePolicy]]):
+    """The policies of an algorithm by name, among them one for each norm and policy of ours.
+
+    These are looked up in ``NORMS`` when they are asked for, so that a norm that is added later has
+    its names.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or find_policy(str(name), self) is not None
+
+    def __missing__(self, name: str) -> type[BasePolicy]:
+        if (policy := find_policy(name, self)) is None:
+            raise KeyError(name)
+        return policy
