@@ -1,7 +1,7 @@
 """Normalized policies and callbacks for stable-baselines3 and sb3-contrib.
 
 Importing this package teaches SB3 the policies by name: ``PPO("WNMlpPolicy", env)``, or with the
-name of a norm in the place of ``WN``: ``PPO("LayerMlpPolicy", env)``. This package has the classes too.
+name of a norm in the place of ``WN``: ``PPO("LayerMlpPolicy", env)``. The classes are here too.
 """
 
 from typing import TYPE_CHECKING
