@@ -86,7 +86,7 @@ class PPO:
         self.optimizer_state = self.optimizer.init(self.params)
         self.projected = _projected(self.config, self.plan)
         self.own = {name: self._each(name) for name in PPOConfig.members if name != "seed"}
-        self.running = self._begin(RESETS, 0, self.config.n_envs)
+        self.running = self._begin(self.keys, RESETS, 0, self.config.n_envs)
         self.iteration = 0
 
     def _networks(self, way: str) -> Networks:
@@ -105,10 +105,10 @@ class PPO:
     def _each(self, name: str) -> Tensor:
         return torch.tensor([getattr(member, name) for member in self.members]).to(self.params)
 
-    def _begin(self, stream: int, start: int, n_envs: int) -> Running:
+    def _begin(self, keys: Tensor, stream: int, start: int, n_envs: int) -> Running:
         """Return environments at the start of an episode, ``(P, n_envs)``."""
         n, each = n_envs, self.env.reset_draws
-        u = uniform(fork(self.keys, stream), start, n * each, self.params.dtype)
+        u = uniform(fork(keys, stream), start, n * each, self.params.dtype)
         episodes = begin(self.env, u.view(len(u), n, each))
         return Running(episodes, torch.zeros(episodes.steps.shape).to(self.params))
 
@@ -229,21 +229,22 @@ class PPO:
         Args:
             n_episodes: of each member, side by side.
             start: the number of the first of these starts; the same number, the same starts.
-            params: of other networks of the members, ``(P, D)``; None for the present ones.
+            params: of other networks, ``(K P, D)``, one of each member after the other, K times;
+                None for the present ones.
             buffers: of these.
 
         Returns:
-            Return and length of each episode, ``(P, n_episodes)``.
+            Return and length of each episode, ``(K P, n_episodes)``.
         """
-        act = self.networks.act(
-            self.params if params is None else params, self.buffers if buffers is None else buffers
-        )
-        episodes = self._begin(EVALUATION, start * self.env.reset_draws, n_episodes).episodes
+        params = self.params if params is None else params
+        act = self.networks.act(params, self.buffers if buffers is None else buffers)
+        keys = self.keys.repeat(len(params) // len(self.keys))
+        episodes = self._begin(keys, EVALUATION, start * self.env.reset_draws, n_episodes).episodes
         returns = torch.zeros(episodes.steps.shape).to(self.params)
         lengths = torch.zeros_like(episodes.steps)
         alive = torch.ones_like(returns, dtype=torch.bool)
         each = self.env.step_draws + self.env.reset_draws
-        streams = fork(fork(self.keys, EVALUATION), start)
+        streams = fork(fork(keys, EVALUATION), start)
         for t in range(self.env.max_episode_steps):
             n = n_episodes * each
             u = uniform(streams, t * n, n, self.params.dtype).view(*returns.shape, each)
@@ -280,7 +281,7 @@ class PPO:
         """Return everything that training goes on from, as tensors and numbers, copies."""
         episodes, rewards = self.running
         return {
-            "seeds": [member.seed for member in self.members],
+            "seeds": torch.tensor([member.seed for member in self.members]),
             "iteration": self.iteration,
             "params": self.params.clone(),
             "buffers": self.buffers.clone(),
@@ -298,9 +299,10 @@ class PPO:
             UsageError: it is of another cohort.
         """
         seeds = [member.seed for member in self.members]
-        if state["seeds"] != seeds or state["params"].shape != self.params.shape:
+        saved = state["seeds"].tolist()
+        if saved != seeds or state["params"].shape != self.params.shape:
             raise UsageError(
-                f"the state is of another cohort: seeds {state['seeds']} with parameters "
+                f"the state is of another cohort: seeds {saved} with parameters "
                 f"{tuple(state['params'].shape)}, expected {seeds}, {tuple(self.params.shape)}"
             )
         self.iteration = state["iteration"]

@@ -19,6 +19,7 @@ from wnrl.rl.evaluation import Curve
 from wnrl.rl.run import BEST, MODEL, Plan
 from wnrl.runs import EventFile
 
+TOGETHER = 5  # points of the curves whose evaluations are one
 RECENT = 100  # episodes whose mean return is the training curve, as in SB3
 CURVE_START, FINAL_START = 0, 1_000_000
 """Numbers of the first starts of the curve's evaluations and of those after training."""
@@ -59,9 +60,12 @@ class CohortRun:
         self.machine, self.identity = machine, identity
         self.members = [CohortMember(self, place) for place in range(len(cohort.members))]
         self.best = (cohort.params.clone(), cohort.buffers.clone())
+        self.points: list[int] = []  # steps of the curves
         self.seconds = 0.0  # of rollouts and updates
+        self._ended: list[Ended] = []  # since they were noted
+        self._waiting: list[tuple[Tensor, Tensor]] = []  # networks of the last points
         self._sliced: tuple[int, dict[str, Any]] = (-1, {})
-        self._returns: dict[str, list[list[float]]] = {}
+        self._returns: list[list[float]] = []
 
     @property
     def total_steps(self) -> int:
@@ -76,81 +80,97 @@ class CohortRun:
     def train(self, events: Sequence[EventFile], between: Callable[[], None]) -> None:
         """Train all members to the last step, as ``wnrl.runs.Batch`` has it."""
         self._restore()
-        ended: list[Ended] = []
+        every = self.plan.total_timesteps / self.plan.eval_points
         while self.cohort.iteration < self.cohort.config.iterations:
             between()
             began = time.perf_counter()
-            ended.append(self.cohort.iterate())
+            self._ended.append(self.cohort.iterate())
             self.seconds += time.perf_counter() - began
-            curve, done = self.members[0].curve, self.cohort.iteration
-            last = done == self.cohort.config.iterations
-            if last or self.step >= curve.every * (len(curve.steps) + 1):
-                self._note(ended)
+            last = self.cohort.iteration == self.cohort.config.iterations
+            if last or self.step >= every * (len(self.points) + 1):
+                self._add_point(events)
+            if last or len(self._waiting) == TOGETHER:
                 self._evaluate(events)
         between()
 
     def state_of(self, place: int) -> dict[str, Any]:
-        """Return what a member goes on from."""
+        """Return what a member goes on from, of the cohort and of the networks at its points."""
         if self._sliced[0] != self.step:
-            self._sliced = (self.step, self.cohort.state())
+            self._note_episodes()
+            state = {"cohort": self.cohort.state(), "waiting": self._waiting, "best": self.best}
+            self._sliced = (self.step, state)
         return _part(self._sliced[1], place)
 
-    def returns(self, prefix: str) -> list[list[float]]:
-        """Return the returns of the evaluation after training, of all members, once.
+    def returns(self, best: bool) -> list[list[float]]:
+        """Return the returns of the evaluation after training, of all members.
 
         Args:
-            prefix: ``BEST`` for the networks that were best on their curves, empty for the last.
+            best: of the networks that were best on their curves, or of the last.
         """
-        if prefix not in self._returns:
-            params, buffers = self.best if prefix else (self.cohort.params, self.cohort.buffers)
+        n_members = len(self.members)
+        if not self._returns:
+            params = torch.cat((self.cohort.params, self.best[0]))
+            buffers = torch.cat((self.cohort.buffers, self.best[1]))
             n_episodes = self.plan.eval_episodes
             played, _ = self.cohort.evaluate(n_episodes, FINAL_START, params, buffers)
-            self._returns[prefix] = played.tolist()
-        return self._returns[prefix]
+            self._returns = played.tolist()
+        return self._returns[n_members:] if best else self._returns[:n_members]
 
     def _restore(self) -> None:
         """Go to where the members were saved, if any was; all of them were at one step."""
         if not any(member.saved for member in self.members):
             return
-        states = [
-            member.saved.get("cohort") or self.state_of(member.place) for member in self.members
-        ]
-        self.cohort.restore(_joined(states))
+        joined = _joined([m.saved.get("networks") or self.state_of(m.place) for m in self.members])
+        self.cohort.restore(joined["cohort"])
+        device = self.cohort.params.device
+        self._waiting = [(p.to(device), b.to(device)) for p, b in joined["waiting"]]
+        self.best = (joined["best"][0].to(device), joined["best"][1].to(device))
         for member in self.members:
             member.become(member.saved)
+        self.points = max((member.saved.get("points", []) for member in self.members), key=len)
         self.seconds = max(member.saved.get("seconds", 0.0) for member in self.members)
 
-    def _note(self, ended: list[Ended]) -> None:
+    def _note_episodes(self) -> None:
         """Put what ended in the last rollouts behind each member's recent episodes."""
-        for rollout in ended:
+        for rollout in self._ended:
             returns, lengths = (x.transpose(1, 2).flatten(1).cpu() for x in rollout)  # by time
             for member, *each in zip(self.members, returns, lengths, strict=True):
                 pairs = [(r, n) for r, n in zip(*(x.tolist() for x in each), strict=True) if n > 0]
                 member.recent.extend(pairs)
-        ended.clear()
+        self._ended.clear()
+
+    def _add_point(self, events: Sequence[EventFile]) -> None:
+        """Keep the networks of a point of the curves, and log the episodes of training."""
+        self.points.append(self.step)
+        self._waiting.append((self.cohort.params.clone(), self.cohort.buffers.clone()))
+        self._note_episodes()
+        for member, file in zip(self.members, events, strict=True):
+            if member.recent:
+                returns, lengths = np.mean(member.recent, axis=0)
+                file.add_scalar(tags.ROLLOUT_RETURN, returns, self.step)
+                file.add_scalar(tags.ROLLOUT_LENGTH, lengths, self.step)
 
     def _evaluate(self, events: Sequence[EventFile]) -> None:
-        """Add a point to each member's curve; where a network is not finite its curve ends."""
-        played = self.cohort.evaluate(self.plan.eval_point_episodes, CURVE_START)
-        returns, lengths = (numbers.double().mean(1).tolist() for numbers in played)
-        improved = torch.zeros(len(self.members), 1, dtype=torch.bool)
-        finite = self.cohort.finite().tolist()
-        for member, file in zip(self.members, events, strict=True):
-            if not finite[member.place]:
-                continue
-            file.add_scalar(tags.EVAL_RETURN, returns[member.place], self.step)
-            file.add_scalar(tags.EVAL_LENGTH, lengths[member.place], self.step)
-            if member.recent:
-                recent, length = np.mean(member.recent, axis=0)
-                file.add_scalar(tags.ROLLOUT_RETURN, recent, self.step)
-                file.add_scalar(tags.ROLLOUT_LENGTH, length, self.step)
-            member.curve.steps.append(self.step)
-            member.curve.returns.append(returns[member.place])
-            if member.curve.best == len(member.curve.returns) - 1:
-                improved[member.place], member.best_step = True, self.step
-        improved = improved.to(self.cohort.params.device)
-        for best, now in zip(self.best, (self.cohort.params, self.cohort.buffers), strict=True):
-            best.copy_(torch.where(improved, now, best))
+        """Evaluate the networks of the last points together, which costs little more than one.
+
+        Where a network is not finite, its curve ends.
+        """
+        params, buffers = (torch.cat(matrices) for matrices in zip(*self._waiting, strict=True))
+        played = self.cohort.evaluate(self.plan.eval_point_episodes, CURVE_START, params, buffers)
+        means = torch.stack([numbers.double().mean(1) for numbers in played], -1)
+        finite = params.isfinite().all(1).tolist()
+        rows = means.view(len(self._waiting), len(self.members), 2).tolist()
+        steps = self.points[-len(rows) :]
+        for k, (step, row) in enumerate(zip(steps, rows, strict=True)):
+            for member, file, (mean, length) in zip(self.members, events, row, strict=True):
+                if not finite[k * len(self.members) + member.place]:
+                    continue
+                file.add_scalar(tags.EVAL_RETURN, mean, step)
+                file.add_scalar(tags.EVAL_LENGTH, length, step)
+                if member.add_point(step, mean):
+                    for best, now in zip(self.best, self._waiting[k], strict=True):
+                        best[member.place] = now[member.place]
+        self._waiting = []
 
 
 class CohortMember:
@@ -175,14 +195,23 @@ class CohortMember:
         """Environment steps done."""
         return self.saved["step"] if self.saved and not self.run.step else self.run.step
 
+    def add_point(self, step: int, mean_return: float) -> bool:
+        """Add a point to the curve; return True if it is the best so far."""
+        self.curve.steps.append(step)
+        self.curve.returns.append(mean_return)
+        if self.curve.best < len(self.curve.returns) - 1:
+            return False
+        self.best_step = step
+        return True
+
     def state(self) -> dict[str, Any]:
         """Return everything that ``restore`` needs."""
         self._check_finite()
         return {
-            "cohort": self.run.state_of(self.place),
+            "networks": self.run.state_of(self.place),
             "step": self.step,
+            "points": self.run.points,
             "curve": asdict(self.curve),
-            "best": [matrix[self.place].cpu() for matrix in self.run.best],
             "best_step": self.best_step,
             "recent": [list(pair) for pair in self.recent],
             "seconds": self.run.seconds,
@@ -199,8 +228,6 @@ class CohortMember:
             return
         self.curve, self.best_step = Curve(**state["curve"]), state["best_step"]
         self.recent.extend((r, n) for r, n in state["recent"])
-        for matrix, row in zip(self.run.best, state["best"], strict=True):
-            matrix[self.place].copy_(row)
 
     def report(self) -> dict[str, Any]:
         """Return what the result has of training.
@@ -221,9 +248,9 @@ class CohortMember:
         """Write the agent and the best one on its curve into ``folder``, and evaluate both."""
         self._check_finite()
         cohort, place = self.run.cohort, self.place
-        returns = self.run.returns("")[place]
+        returns = self.run.returns(best=False)[place]
         self.run.save(place, cohort.member_state(place), self.step, folder / MODEL)
-        best = returns if self.best_step == self.step else self.run.returns(BEST)[place]
+        best = returns if self.best_step == self.step else self.run.returns(best=True)[place]
         state = cohort.member_state(place, *self.run.best)
         self.run.save(place, state, self.best_step, folder / (BEST + MODEL))
         return {
@@ -248,7 +275,7 @@ def _part(state: Any, place: int) -> Any:
         return {name: _part(value, place) for name, value in state.items()}
     if isinstance(state, Tensor):
         return state[place : place + 1].clone()
-    return [state[place]] if isinstance(state, list) else state
+    return [_part(value, place) for value in state] if isinstance(state, list | tuple) else state
 
 
 def _joined(states: Sequence[Any]) -> Any:
@@ -258,4 +285,6 @@ def _joined(states: Sequence[Any]) -> Any:
         return {name: _joined([state[name] for state in states]) for name in first}
     if isinstance(first, Tensor):
         return torch.cat([state.cpu() for state in states])
-    return [entry for state in states for entry in state] if isinstance(first, list) else first
+    return (
+        [_joined(each) for each in zip(*states, strict=True)] if isinstance(first, list) else first
+    )
