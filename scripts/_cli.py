@@ -8,6 +8,7 @@ import io
 import os
 import re
 import select
+import shlex
 import shutil
 import sys
 import textwrap
@@ -242,6 +243,22 @@ def missing(error: ModuleNotFoundError) -> UsageError | None:
             what = f"wnrl[{extra[1]}]" if extra else "wnrl"
             return UsageError(f"{module} is missing: pip install '{what}'")
     return None
+
+
+def as_pasted(program: str) -> str:
+    """Return what a shell finds a program of this Python's environment by: its name, or its path.
+
+    It is the path where the environment is not active.
+    """
+    beside = Path(sys.executable).with_name(program)
+    return str(beside) if beside.is_file() and shutil.which(program) != str(beside) else program
+
+
+def activation() -> str | None:
+    """Return the command that makes this Python the shell's; None where it is, or there is none."""
+    script = Path(sys.executable).with_name("activate")
+    active = as_pasted("python") == "python" or not script.is_file()
+    return None if active else f"source {shlex.quote(str(script))}"
 
 
 def whole_number(text: str) -> int:

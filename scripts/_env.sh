@@ -2,10 +2,11 @@
 # wnrl installed with one of its extras, from an active environment or from .venv.
 #
 # WNRL_CONSTRAINTS=/dev/null installs the newest versions, or keeps those of an active environment,
-# instead of the pinned ones.
+# instead of the pinned ones. WNRL_CPU=1 takes PyTorch's builds without CUDA.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 constraints=${WNRL_CONSTRAINTS:-$ROOT/constraints.txt}
+cpu_builds=https://download.pytorch.org/whl/cpu
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -54,12 +55,19 @@ install_extra() {
   if [[ -f $stamp && $(<"$stamp") == "$state" ]]; then
     return
   fi
-  echo "installing wnrl[$1] into $PREFIX" >&2
+  echo "installing wnrl[$1] into $PREFIX: PyTorch, stable-baselines3 and what belongs to them" >&2
+  if [[ $(uname -s) != Linux || -n ${WNRL_CPU:-} ]]; then
+    echo "to download: about 0.5 GB" >&2
+  else
+    echo "to download: 2 to 3 GB, for PyTorch has CUDA with it on Linux; without a GPU stop here (Ctrl-C)" >&2
+    echo "and put WNRL_CPU=1 in front of the command: then it is about 0.5 GB" >&2
+  fi
   if ! "$PYTHON" -m pip --version >/dev/null 2>&1 && ! "$PYTHON" -m ensurepip >/dev/null 2>&1; then
     echo "error: $PREFIX has no pip; install it there, or deactivate the environment" >&2
     return 1
   fi
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check \
-    --constraint "$constraints" --editable "$ROOT[$1]" || return 1
+  # Not quietly: it takes minutes, and says of each package what it is and how large.
+  "$PYTHON" -m pip install --disable-pip-version-check ${WNRL_CPU:+--extra-index-url "$cpu_builds"} \
+    --constraint "$constraints" --editable "$ROOT[$1]" >&2 || return 1
   printf '%s\n' "$state" >"$stamp"
 }

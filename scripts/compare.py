@@ -20,6 +20,7 @@ if __name__ == "__main__":
     _cli.start()
 
 import os
+import shlex
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -115,8 +116,11 @@ def compare(args: Args, path: Path, workers: int) -> int:
         publish(root, study, trials, rows, notes)
     show_tables(rows, study.baseline)
     print(f"table:   {root / TABLE}")
-    print(f"logs:    tensorboard --logdir {root}")
+    tensorboard = shlex.quote(_cli.as_pasted("tensorboard"))
+    print(f"logs:    {tensorboard} --logdir {shlex.quote(str(root))}")
     print(f"         one colour an arm: http://localhost:6006/{one_colour_an_arm(rows)}")
+    if activation := _cli.activation():
+        print(f"shell:   {activation}   # then python is the one with wnrl")
     print(f"report:  {root / REPORT}")
     return 1 if crashed else 0
 

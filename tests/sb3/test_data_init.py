@@ -10,6 +10,7 @@ from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
 from wnrl import NORMS
@@ -122,6 +123,35 @@ def with_first_batch(algorithm, **others):
     model.learn(44)
     first = "observations" if algorithm in (SAC, TQC) else "next_observations"
     return model, getattr(batches[0], first)
+
+
+class Walk(Drifting):
+    """What is observed goes one way: the first steps of an episode are nothing like the last."""
+
+    def _obs(self):
+        return (self.t + self.np_random.normal(size=5)).astype(np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, self.t == 100, info
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_what_a_policy_is_initialised_on_is_a_random_draw_of_the_rollout(algorithm):
+    env = make_vec_env(Walk, n_envs=2, seed=0)
+    model = algorithm(
+        "WNMlpPolicy", env, n_steps=96, learning_rate=0.0, seed=0, device="cpu",
+        policy_kwargs={"net_arch": [16], "data_init": 40},
+    )  # fmt: skip
+    model.learn(192)
+    obs = torch.as_tensor(model.rollout_buffer.observations).reshape(-1, 5)
+    for out in outputs(model.policy, obs).values():  # its first 20 steps have a fifth of the spread
+        assert out.mean(0).abs().max() < 0.5
+        assert (out.std(0) - 1).abs().max() < 0.25
 
 
 @pytest.mark.parametrize("algorithm", OFF_POLICY)

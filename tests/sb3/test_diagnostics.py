@@ -400,6 +400,25 @@ def test_units_are_counted_before_the_statistics_of_batch_norm_move():
         assert {tag: row[tag] for tag in scalars} == {tag: float(v) for tag, v in scalars.items()}
 
 
+@pytest.mark.parametrize(
+    ("case", "kwargs"),
+    [
+        ("ppo-spectral", {}),
+        ("ppo-batch", {"norm": "batch_renorm", "norm_kwargs": {"warmup_steps": 0, "r_steps": 1,
+                                                               "d_steps": 1}}),
+    ],
+)  # fmt: skip
+def test_curvature_is_that_of_the_state_that_the_update_begins_with(case, kwargs, monkeypatch):
+    logged = []
+    for forward_before in (True, False):
+        model, recorder = make(case, policy_kwargs=kwargs)
+        if not forward_before:
+            monkeypatch.setattr(diagnostics, "pre_update", lambda model, data: {})
+        model.learn(32, Diagnostics(every=16, curvature=True))
+        logged.append([row["update_curvature/largest"] for row in recorder.rows])
+    assert logged[0] == logged[1]
+
+
 def hooks(model):
     found = [p._post_accumulate_grad_hooks for p in model.policy.parameters()]
     for optimizer in probe.optimizers(model.policy):

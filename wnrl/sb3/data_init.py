@@ -6,7 +6,8 @@ algorithm:
 
 - off-policy (``FirstBatch``): from the first training batch, before any network has used it, so
   that the first targets are those of the initialised networks;
-- on-policy (``FirstRollout``): from the first rollout, before the first update. The rollout was
+- on-policy (``FirstRollout``): from the first rollout, of which they are drawn at random, since the
+  first steps of episodes are alike, before the first update. The rollout was
   acted by the networks as they were: the stored log-probabilities are theirs. The change is
   subtracted during the first update, so that the importance ratio starts at 1. TRPO takes the
   log-probabilities from elsewhere and corrects with the ratio to the policy that acted, which is as
@@ -23,6 +24,8 @@ saved with the policy, and nothing is repeated after loading.
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
+from random import Random
 from typing import Any, ClassVar
 
 import torch
@@ -142,14 +145,33 @@ class FirstRollout(FirstBatch):
     """Mixin: collects what the policy acts on, and initialises when the first update begins."""
 
     source = "the first rollout"
-    _seen: tuple[Observations, ...] = ()
+    _seen: list[Observations]
+    _n_seen: int
+    _random: Random
     _acted: dict[str, Tensor] | None = None  # the policy that acted in the first rollout
     _fresh: dict[str, Tensor] | None = None  # and the one that it was made
 
+    def expect_data(self) -> None:
+        """As ``FirstBatch``'s."""
+        super().expect_data()
+        # Of its own, so that no other draw changes.
+        self._seen, self._n_seen, self._random = [], 0, Random(0)
+
     def see_action(self, obs: Observations) -> None:
-        """Take observations ``(N, ...)`` as the policy acts on them."""
-        if self._pending and sum(map(n_rows, self._seen)) < (self.data_init or 0):
-            self._seen = (*self._seen, map_obs(obs, torch.clone))
+        """Take observations ``(N, ...)`` as the policy acts on them.
+
+        So many of them are kept as were asked for, each of the rollout with the same probability
+        (Vitter, 1985, algorithm R).
+        """
+        if not self._pending:
+            return
+        for row in range(n_rows(obs)):
+            place = self._n_seen
+            if place >= (self.data_init or 0):
+                place = self._random.randrange(self._n_seen + 1)
+            if place < (self.data_init or 0):
+                self._seen[place : place + 1] = [map_obs(obs, partial(_row, row=row))]
+            self._n_seen += 1
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's; initialises at the first update. The one after it learns from other data."""
@@ -160,7 +182,7 @@ class FirstRollout(FirstBatch):
             self.initialise(cat_obs(self._seen))
             self._acted, self._fresh = acted, _state(self)
         if not self._pending:
-            self._seen = ()
+            self._seen = []
 
     def log_prob_change(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return what the initialisation took from the log-probabilities of ``evaluate``.
@@ -181,6 +203,10 @@ class FirstRollout(FirstBatch):
             _write(self, current)
             self.train(mode)
         return log_probs[0] - log_probs[1]
+
+
+def _row(x: Tensor, row: int) -> Tensor:
+    return x[row : row + 1].clone()
 
 
 def _is_frozen(layer: nn.Module) -> bool:

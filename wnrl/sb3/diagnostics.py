@@ -136,7 +136,8 @@ class Diagnostics(BaseCallback):
             with torch.no_grad():
                 self._scalars = length_tensors(trained) | activations(model, some)
                 if isinstance(model, OnPolicyAlgorithm):
-                    self._scalars |= pre_update(model, first)
+                    with preserve_state(model.policy):  # the update begins with its statistics
+                        self._scalars |= pre_update(model, first)
             if self.curvature:
                 self._numbers = curvatures(model, first)
         self._step = model.num_timesteps
