@@ -16,9 +16,10 @@ from rich.table import Table
 
 from wnrl.errors import UsageError, printable
 from wnrl.study.execute import Event
+from wnrl.study.outcomes import read_outcome
 from wnrl.study.plan import Task, Trial
-from wnrl.study.summary import Row, read_outcome
-from wnrl.study.table import cells, columns
+from wnrl.study.summary import Row
+from wnrl.study.table import cells, choice, columns
 
 
 def show_progress(events: Iterable[Event], total: int, done: int) -> dict[Trial, str]:
@@ -89,6 +90,9 @@ def show_tables(rows: Sequence[Row], baseline: str) -> None:
     for task in dict.fromkeys(row.task for row in rows):
         of_task = [row for row in rows if row.task == task]
         console.print(as_table(task, of_task, baseline))
+        for row in of_task:
+            if row.choice:
+                print(f"{row.name} has {choice(row)}")
         for row in of_task:
             if row.verdict:
                 print(f"{row.name} {row.verdict.sentence}")

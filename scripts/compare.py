@@ -22,14 +22,18 @@ if __name__ == "__main__":
 import os
 import shlex
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from scripts._lists import studies
 from wnrl.errors import check_choice, check_positive
+
+if TYPE_CHECKING:
+    from wnrl.study import Trial
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Args:
     """The study's folder; runs/<study> if not given."""
     seeds: int | None = None
     """Runs of each arm on each task; a larger number later adds runs. The study's if not given."""
+    first_seed: int | None = None
+    """Seed of the first run of each arm, for a study with other seeds; the study's if not given."""
     norms: tuple[str, ...] = ()
     """Only these arms."""
     algos: tuple[str, ...] = ()
@@ -77,6 +83,7 @@ def compare(args: Args, path: Path, workers: int) -> int:
     from wnrl.study.folder import REPORT, TABLE, add_duration, open_study, publish
     from wnrl.study.processes import processes
     from wnrl.study.summary import summarise
+    from wnrl.study.tuning import conduct
 
     if path.suffix == ".py":
         study, module = load_study(path)
@@ -89,25 +96,32 @@ def compare(args: Args, path: Path, workers: int) -> int:
         budget=study.budget if args.budget is None else args.budget,
         settings={**study.settings, "device": args.device},
     )
-    trials = study.trials()
-    jobs(trials, args.engine, workers)  # which refuses what the engine cannot train
+    if args.first_seed is not None:
+        study = study.from_seed(args.first_seed)
+    planned = [*study.tuning_trials(), *study.trials()]
+    jobs(planned, args.engine, workers)  # which refuses what the engine cannot train
     root = (args.run_dir or Path("runs") / study.name).absolute()
-    with open_study(root, study, trials):
+    imports = (*_cli.imports(sys.argv[1:]), module)
+    trained: list[Trial] = []
+
+    def train(trials: "Sequence[Trial]") -> "dict[Trial, str]":
+        waiting = [trial for trial in trials if not is_finished(root / trial.folder)]
+        trained.extend(waiting)
+        divided = jobs(waiting, args.engine, workers)
+        with closing(processes(divided, root, workers=workers, imports=imports)) as events:
+            return show_progress(events, len(trials), len(trials) - len(waiting))
+
+    with open_study(root, study, planned):
         print(root, flush=True)
         started = time.monotonic()
-        waiting = [trial for trial in trials if not is_finished(root / trial.folder)]
-        planned = jobs(waiting, args.engine, workers)
-        imports = (*_cli.imports(sys.argv[1:]), module)
-        events = processes(planned, root, workers=workers, imports=imports)
         try:
-            with closing(events):
-                crashed = show_progress(events, len(trials), len(trials) - len(waiting))
+            trials, choices, crashed = conduct(study, root, train)
         except Stopped as stopped:
             print(stopped.message, file=sys.stderr)
             return int(stopped.code or 0)
         finally:
-            seconds = add_duration(root, time.monotonic() - started if waiting else 0.0)
-        rows = summarise(root, trials, study.baseline, crashed)
+            seconds = add_duration(root, time.monotonic() - started if trained else 0.0)
+        rows = summarise(root, trials, study.baseline, crashed, choices)
         notes = {
             "command": " ".join(["python", *sys.argv]),
             "device": args.device,

@@ -4,7 +4,8 @@
 
 Simulates studies of returns whose distribution is known. The first table has the per cent of
 intervals, of 95 % each, that hold the true mean difference of two arms, for several numbers of
-pairs; the second the per cent of studies of equal arms in which one is called better or worse.
+pairs; the second the per cent of studies of equal arms in which one is called better or worse; the
+third the first for arms whose rate was chosen, and in brackets without the noise of choosing.
 """
 
 import sys
@@ -20,7 +21,7 @@ from scipy import stats
 
 from scripts import _cli
 from wnrl.study import RETURN, Task
-from wnrl.study.stats import Sample, holm, mean_interval
+from wnrl.study.stats import Sample, choice_sd, holm, mean_interval
 from wnrl.study.verdicts import judge
 
 Floats = NDArray[np.float64]
@@ -130,6 +131,42 @@ def false_verdicts(kind: str, arms: int, n: int, studies: int, seed: int = 0) ->
     return false / studies
 
 
+DROPS = (0.0, 0.2, 0.5, 1.0)
+"""How much each step away from the best rate costs, in standard deviations of a run."""
+
+
+def coverage_of_tuned(
+    drop: float, n: int, tuning: int, studies: int, seed: int = 0
+) -> tuple[float, float]:
+    """Return the share of intervals that hold what two tuned arms differ by on average.
+
+    Each arm is chosen from five rates; one is best at the middle rate, the other at its neighbour.
+    What holds is the mean difference over all choices that other tuning seeds would have made.
+
+    Args:
+        drop: One of ``DROPS``, or another.
+        n: Pairs of final runs a study.
+        tuning: Tuning seeds.
+        studies: Simulated studies.
+        seed: Of the drawing.
+
+    Returns:
+        The share with the noise of choosing in the interval, and that without it.
+    """
+    rng = np.random.default_rng(seed)
+    means = np.array([-drop * (np.arange(5) - best) ** 2 for best in (2, 1)])
+    runs = means[:, None, :, None] + rng.normal(size=(2, studies, 5, tuning))
+    got = np.take_along_axis(means[:, None], runs.mean(-1).argmax(-1)[..., None], -1)[..., 0]
+    truth = float((got[0] - got[1]).mean())
+    finals = got[..., None] + rng.normal(size=(2, studies, n))
+    held = np.zeros(2)
+    for k, values in enumerate(finals[0] - finals[1]):
+        for with_noise, noise in enumerate((0.0, choice_sd(runs[0, k], runs[1, k]))):
+            mean = Sample(values, choice_sd=noise).mean()
+            held[with_noise] += mean.low <= truth <= mean.high
+    return float(held[1] / studies), float(held[0] / studies)
+
+
 def main(args: Args) -> None:
     """Print both tables."""
     print(f"| returns of the two arms, n = | {' | '.join(map(str, args.pairs))} |")
@@ -144,6 +181,13 @@ def main(args: Args) -> None:
             f"{100 * false_verdicts(kind, args.arms, n, args.null_studies):.1f}" for n in args.pairs
         ]
         print(f"| {kind} | {' | '.join(shares)} |", flush=True)
+    print(f"\n| tuned arms, drop; tuning seeds; n = | {' | '.join(map(str, args.pairs))} |")
+    print(f"| --- |{' --- |' * len(args.pairs)}")
+    for drop in DROPS:
+        for tuning in (3, 5):
+            each = [coverage_of_tuned(drop, n, tuning, args.null_studies) for n in args.pairs]
+            shares = [f"{100 * with_noise:.1f} ({100 * bare:.1f})" for with_noise, bare in each]
+            print(f"| {drop}; {tuning} | {' | '.join(shares)} |", flush=True)
 
 
 if __name__ == "__main__":

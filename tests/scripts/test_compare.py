@@ -21,9 +21,10 @@ from scripts._progress import as_table
 from tests.tables import restored
 from wnrl.runs import write_json
 from wnrl.study.execute import runner, study_of
+from wnrl.study.outcomes import Outcome, Runs
 from wnrl.study.plan import RETURN, Arm, Task
 from wnrl.study.stats import Estimate, Sample
-from wnrl.study.summary import Outcome, Row, Runs
+from wnrl.study.summary import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 # Three tasks, two norms, one seed, and hardly any training.
@@ -255,6 +256,27 @@ def test_a_study_file_from_outside_brings_its_own_norm_runner_arms_and_axes(tmp_
     assert "my own norm; slow=True" in page
     assert "background:#abcdef" in page
     assert "minus plain" in shown.stdout
+
+
+def test_a_tuned_study_from_another_seed_says_what_was_chosen_and_its_verdicts(tmp_path):
+    words = own_study(tmp_path, tuned="{'rate': (1.0, 2.0, 4.0)}", seeds="range(8)")
+    words += ["--first-seed", "20", "--norms", "plain", "mine"]
+    shown = call(tmp_path / "study", *words)
+    assert shown.returncode == 0, shown.stderr
+    assert "mine has rate=8.0, the edge of its grid" in shown.stdout
+    assert {int(path.parent.name[4:]) for path in results(tmp_path)} == {
+        *range(20, 28), *range(1020, 1025),
+    }  # fmt: skip
+    assert len(results(tmp_path)) == 2 * (4 * 5 + 8)
+    with (tmp_path / "study" / "table.csv").open() as table:
+        plain, mine = csv.DictReader(table)
+    assert (plain["verdict"], mine["rate"]) == ("", "8.0")
+    for text in (shown.stdout, (tmp_path / "study" / "report.html").read_text()):
+        assert f"mine {mine['sentence']}" in text
+    assert mine["sentence"].startswith(mine["verdict"])
+    before = results(tmp_path)
+    assert call(tmp_path / "study", *words).returncode == 0
+    assert results(tmp_path) == before
 
 
 @pytest.mark.parametrize(

@@ -154,13 +154,6 @@ def test_mean_of_runs_whose_score_is_only_a_limit_has_no_end_on_that_side():
     assert (mean.low, mean.high) == (-math.inf, Sample(NORMAL).mean().high)
 
 
-def test_choosing_stretches_the_interval_around_the_mean():
-    plain, wide = Sample(SKEWED).mean(), Sample(SKEWED, stretch=2.0).mean()
-    assert wide.value == plain.value
-    assert wide.value - wide.low == pytest.approx(2 * (plain.value - plain.low))
-    assert wide.high - wide.value == pytest.approx(2 * (plain.high - plain.value))
-
-
 @pytest.mark.parametrize(
     ("estimate", "text"),
     [

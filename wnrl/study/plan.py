@@ -4,9 +4,10 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any
 
 from wnrl import tags
@@ -17,6 +18,10 @@ Dash = str | tuple[float, tuple[float, ...]]
 DASHES = ("-", "--", "-.", ":")
 # Settings in which the runs of one batch may differ.
 MEMBER_SCALARS = frozenset({"learning_rate", "clip_range", "ent_coef", "gamma", "gae_lambda"})
+Point = tuple[tuple[str, Any], ...]
+"""Names of settings and their values."""
+Grid = Mapping[str, Sequence[Any]]
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 EVERY_RUN: Mapping[str, Any] = {"device": "auto", "threads": 1}  # many runs train side by side
 
 
@@ -184,25 +189,36 @@ class Trial:
     settings: Mapping[str, Any] = field(hash=False)
     """Everything else that a program would take as a flag, device and threads included."""
     axes: tuple[str, ...] = ()
-    """Keys of the settings that the study varies."""
+    """Keys of the settings that the study varies and shows."""
+    tuned: tuple[str, ...] = ()
+    """Keys of the settings that the study chooses for each arm."""
 
     @property
-    def point(self) -> tuple[tuple[str, Any], ...]:
+    def point(self) -> Point:
         """Name and value of each axis."""
         return tuple((name, self.settings[name]) for name in self.axes)
 
     @property
+    def choice(self) -> Point:
+        """Name and value of each setting that is chosen."""
+        return tuple((name, self.settings[name]) for name in self.tuned)
+
+    @property
+    def cell(self) -> "Cell":
+        """What is compared: all but the seed and what is chosen."""
+        return self.task, self.arm, self.point
+
+    @property
     def folder(self) -> PurePath:
         """Folder of the run, below the study's."""
-        axes = (_as_folder(word) for word in _words(dict(self.point)))
+        axes = (_as_folder(word) for word in _words(dict(self.point + self.choice)))
         return self.task.folder.joinpath(self.arm.name, *axes, f"seed{self.seed}")
 
     @property
     def title(self) -> str:
         """Name in progress lines."""
-        return " · ".join(
-            [self.task.title, self.arm.name, *_words(dict(self.point)), f"seed {self.seed}"]
-        )
+        axes = _words(dict(self.point + self.choice))
+        return " · ".join([self.task.title, self.arm.name, *axes, f"seed {self.seed}"])
 
     def batch_key(self) -> str:
         """Return a text that is equal for trials which one batch can train.
@@ -214,9 +230,15 @@ class Trial:
         return json.dumps([*key, shared], sort_keys=True, default=repr)
 
 
+Cell = tuple[Task, Arm, Point]
+
+
 @dataclass(frozen=True)
 class Study:
     """A comparison as a value: every arm on every task, at every point of the axes, by seeds.
+
+    Settings that are ``tuned`` are chosen anew for each of these, on seeds that no run of the
+    comparison has: the same grid for every arm. So an arm is not compared at another one's best.
 
     Raises:
         UsageError: Something in it contradicts itself, or names an arm that is not there.
@@ -231,6 +253,11 @@ class Study:
     seeds: Sequence[int] = range(3)
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Settings to vary and their values; each combination is trained with every arm and seed."""
+    tuned: Grid = field(default_factory=dict)
+    """Settings to choose for each arm, task and point, and their values, in order: where the first
+    or the last is the best one, the grid is widened once."""
+    tuning_seeds: Sequence[int] = range(1000, 1005)
+    """Seeds of the runs from which is chosen."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of all runs; those of a task and of an arm go before."""
     budget: float = 1.0
@@ -250,27 +277,67 @@ class Study:
                 check_choice(f"arms of {task.title}", name, names)
             if self.budget != 1 and not isinstance(task.settings.get(task.length), int | float):
                 raise UsageError(f"{task.title} has no {task.length} that a budget could scale")
-        for axis, values in self.axes.items():
+        for axis, values in [*self.axes.items(), *self.tuned.items()]:
             _check_distinct(f"axis {axis}", [_as_folder(str(value)) for value in values])
             for arm in self.arms:
                 if axis in arm.settings:
                     raise UsageError(f"{axis} is an axis and a setting of arm {arm.name}")
+        if self.tuned:
+            _check_distinct("axes and tuned", [*self.axes, *self.tuned])
+            _check_distinct("seeds and tuning_seeds", [*self.seeds, *self.tuning_seeds])
+            if len(self.tuning_seeds) < 3 or min(self.tuning_seeds) < 0:
+                raise UsageError(f"tuning_seeds must be 3 or more, got {self.tuning_seeds}")
 
-    def trials(self) -> list[Trial]:
+    def trials(self, chosen: Mapping[Cell, Point] = NOTHING) -> list[Trial]:
         """Return the runs in the order of the tasks, every seed of all arms before the next.
 
         A study that is stopped half way has thus, as far as it came, the same seeds of every arm.
+
+        Args:
+            chosen: Settings that were tuned; of others the middle of the grid.
         """
-        points = [
-            dict(zip(self.axes, p, strict=True)) for p in itertools.product(*self.axes.values())
-        ]
+        middle = tuple((name, values[len(values) // 2]) for name, values in self.tuned.items())
+        return self._trials(self.seeds, lambda cell: [chosen.get(cell, middle)])
+
+    def tuning_trials(self, grids: Mapping[Cell, Grid] = NOTHING) -> list[Trial]:
+        """Return the runs from which settings are chosen; none where nothing is tuned.
+
+        Args:
+            grids: What is tried where it is not ``tuned``.
+        """
+        seeds = self.tuning_seeds if self.tuned else ()
+        return self._trials(seeds, lambda cell: _points(grids.get(cell, self.tuned)))
+
+    def _trials(self, seeds: Sequence[int], choices: Callable[[Cell], list[Point]]) -> list[Trial]:
+        axes, tuned = tuple(self.axes), tuple(self.tuned)
         return [
-            Trial(task.runner, task, arm, seed, self._settings(task, arm, point), tuple(self.axes))
+            Trial(
+                task.runner,
+                task,
+                arm,
+                seed,
+                self._settings(task, arm, dict(point + choice)),
+                axes,
+                tuned,
+            )
             for task in self.tasks
-            for seed in self.seeds
-            for point in points
+            for seed in seeds
+            for point in _points(self.axes)
             for arm in self._arms_of(task)
+            for choice in choices((task, arm, point))
         ]
+
+    def from_seed(self, first: int) -> "Study":
+        """Return the study with all seeds moved by one amount, so that its own begin at ``first``.
+
+        A study from seed 0 and one from the number of its seeds have no run in common.
+        """
+        by = first - min(self.seeds)
+        return replace(
+            self,
+            seeds=[seed + by for seed in self.seeds],
+            tuning_seeds=[seed + by for seed in self.tuning_seeds],
+        )
 
     def only(self, arms: Sequence[str] = (), algos: Sequence[str] = ()) -> "Study":
         """Return the study with some of its arms and tasks.
@@ -305,6 +372,10 @@ class Study:
         if self.budget != 1:
             settings[task.length] = max(1, round(settings[task.length] * self.budget))
         return settings
+
+
+def _points(grid: Grid) -> list[Point]:
+    return [tuple(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def _algos(task: Task) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from wnrl.runs import VERSIONS, read_json, write_text
 from wnrl.study.figures import final_scores, learning_curves
 from wnrl.study.plan import Arm, Study, Task, Trial
 from wnrl.study.summary import Row
-from wnrl.study.table import cells, columns
+from wnrl.study.table import cells, choice, columns
 
 PICTURE = "samples.png"  # what a generative run leaves in its folder
 
@@ -64,7 +64,9 @@ image. The validation
 ELBO beside an NLL is a bound with one sample and on other images, so its order of the arms may
 differ from the NLL's. <b>Steps/s</b> is the median over runs of training steps a second in a
 process of its own while other processes trained beside it. An arm that would prefer another
-learning rate than those in the table is not shown at its best.</p>
+learning rate than those in the table is not shown at its best; where a setting was chosen, it was
+chosen for each arm by itself, on seeds of their own, and the noise of choosing is in the
+intervals.</p>
 """
 
 
@@ -162,13 +164,19 @@ def _section(rows: Sequence[Row], trials: Sequence[Trial], root: Path) -> str:
         for arm, parts in plain.items()
         if parts
     )
+    chosen = "".join(
+        f"<p class=muted>{_name(row.arm, row.name)} has {escape(choice(row))}, chosen on seeds of "
+        f"its own.</p>"
+        for row in rows
+        if row.choice
+    )
     return (
         f"<h2>{escape(task.title)}</h2>"
         f"<p class=muted>{escape(task.metric.label)}, {better} is better. Left: while learning, "
         f"mean and interval over runs, of few runs their range. Right: at the end, every run a "
         f"dot.</p>"
         f"<div class=figures><div>{learning_curves(rows)}</div>"
-        f"<div>{final_scores(rows)}</div></div>{untouched}{_pictures(task, trials, root)}"
+        f"<div>{final_scores(rows)}</div></div>{chosen}{untouched}{_pictures(task, trials, root)}"
     )
 
 
@@ -178,13 +186,13 @@ def _pictures(task: Task, trials: Sequence[Trial], root: Path) -> str:
         picture = root / trial.folder / PICTURE
         if (
             trial.task == task
-            and trial.seed == 0
+            and trial.seed == trials[0].seed
             and picture.is_file()
             and not picture.is_symlink()
         ):
             data = base64.b64encode(picture.read_bytes()).decode()
             figures.append(
-                f"<figure><figcaption>{_name(trial.arm)}, samples at seed 0</figcaption>"
+                f"<figure><figcaption>{_name(trial.arm)}, samples at seed {trial.seed}</figcaption>"
                 f"<img alt='samples' src='data:image/png;base64,{data}'></figure>"
             )
     return f"<div class=pictures>{''.join(figures)}</div>" if figures else ""

@@ -100,8 +100,8 @@ class Sample:
     """Some values are only known to be at most what they say: the mean has no lower limit."""
     open_above: bool = False
     """Some values are only known to be at least what they say."""
-    stretch: float = 1.0
-    """How much wider the interval is because settings were chosen."""
+    choice_sd: float = 0.0
+    """Standard deviation of the mean because settings were chosen; see ``choice_sd``."""
 
     def mean(self, confidence: float = CONFIDENCE) -> Estimate:
         """Return the mean with its interval or, below ``LEAST`` values, with their range."""
@@ -110,7 +110,9 @@ class Sample:
             low, high = float(x.min()), float(x.max())
         else:
             ends = mean_interval(x, confidence, self.bounds)
-            low, high = (mean + self.stretch * (float(end) - mean) for end in ends)
+            choosing = self.choice_sd * float(stats.t.ppf((1 + confidence) / 2, len(x) - 1))
+            down, up = (math.hypot(float(end) - mean, choosing) for end in ends)
+            low, high = mean - down, mean + up
         return Estimate(
             mean,
             -math.inf if self.open_below else low,
@@ -166,6 +168,27 @@ def pairs_needed(
     half = stats.t.ppf((1 + confidence) / 2, pairs - 1) * sd / np.sqrt(pairs)
     enough = pairs[half < wanted]
     return int(enough[0]) if len(enough) else None
+
+
+def choice_sd(*arms: ArrayLike) -> float:
+    """Standard deviation of an arm's mean, or of a difference, because settings were chosen.
+
+    The inner half of a nested bootstrap: the tuning seeds are drawn anew, the best settings are
+    chosen from what was drawn, and what the arm has then is taken from all tuning seeds. The outer
+    half, the noise of the final runs at given settings, is known without drawing.
+
+    Args:
+        *arms: ``(n_settings, n_seeds)``, of the runs that were chosen from, higher is better; of a
+            second one, whose settings may be others, at the same seeds for a difference.
+    """
+    n = np.shape(arms[0])[1]
+    drawn = np.random.default_rng(0).integers(n, size=(2000, n))
+    changes = []
+    for arm in arms:
+        scores = np.asarray(arm, dtype=np.float64)
+        changes.append(scores.mean(-1)[scores[:, drawn].mean(-1).argmax(0)])
+    change = changes[0] if len(arms) == 1 else changes[0] - changes[1]
+    return float(change.std() * math.sqrt(n / (n - 1)))  # a resample of n varies by n - 1 of n
 
 
 def clopper_pearson(

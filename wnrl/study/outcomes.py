@@ -1,0 +1,190 @@
+"""The runs of an arm: what their folders say, and how each of them counts."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wnrl.errors import UsageError, printable
+from wnrl.runs import RESULT, is_finished, read_json
+from wnrl.study.plan import Task, Trial
+from wnrl.study.stats import Estimate, Sample, clopper_pearson
+
+
+class FailedRunError(UsageError):
+    """A run ended without a score, because of what was trained."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Numbers of a finished run."""
+
+    scores: dict[str, float]
+    """By the metrics' keys."""
+    curves: dict[str, dict[float, float]]
+    """By the curves' tags, from steps to values."""
+    steps_per_second: float | None
+    plain_parts: tuple[str, ...]
+    """Names of the layers that the norm was not applied to."""
+
+
+def read_outcome(task: Task, result: Mapping[str, Any]) -> Outcome:
+    """Return the numbers of a run from what its runner left in ``result.json``.
+
+    Raises:
+        FailedRunError: The run failed, for the reason that the message has.
+        UsageError: The result is no result: a score that is no number never reaches a table.
+    """
+    status = result.get("status")
+    if status == "failed":
+        raise FailedRunError(printable(result.get("reason") or "failed, and says no reason", 500))
+    try:
+        if status != "finished":
+            raise ValueError(f"status is {status!r}")
+        curve = dict(result.get("curve", {}))
+        speed = result.get("steps_per_second")
+        metrics = (task.metric, *task.also)
+        return Outcome(
+            scores={m.key: _number(m.key, result.get(m.key)) for m in metrics},
+            curves={m.curve: _curve(m.curve, curve) for m in metrics if m.curve in curve},
+            steps_per_second=None if speed is None else _number("steps_per_second", speed),
+            plain_parts=tuple(map(printable, result.get("plain_parts", ()))),
+        )
+    except (ValueError, TypeError, LookupError) as error:
+        raise UsageError(f"{RESULT} is damaged: {printable(error)}") from error
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}")
+    return float(value)
+
+
+def _curve(tag: str, curve: Mapping[str, Any]) -> dict[float, float]:
+    pairs = zip(curve["steps"], curve[tag], strict=True)
+    return {_number("a step", step): _number(tag, value) for step, value in pairs}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of one arm on one task at one point of the axes, by seed."""
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    """Of those that finished."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Why each of these has no score; it counts as the worst."""
+    missing: dict[int, str] = field(default_factory=dict)
+    """Why nothing is known of each of these; it counts as if it had not been planned."""
+
+    def scores(self, key: str) -> dict[int, float]:
+        """Return the scores of the finished runs."""
+        return {seed: outcome.scores[key] for seed, outcome in self.outcomes.items()}
+
+
+def read_runs(root: Path, trials: Iterable[Trial], crashed: Mapping[Trial, str]) -> Runs:
+    """Read the results of trials of one arm at one point.
+
+    Args:
+        root: The study's folder.
+        trials: What was planned.
+        crashed: The reason for each trial that left no result, which counts as failed.
+    """
+    runs = Runs()
+    for trial in trials:
+        try:
+            if is_finished(root / trial.folder):
+                result = read_json(root / trial.folder / RESULT)
+                runs.outcomes[trial.seed] = read_outcome(trial.task, result)
+            elif trial in crashed:
+                runs.failed[trial.seed] = printable(crashed[trial], 500)
+            else:
+                runs.missing[trial.seed] = "unfinished"
+        except FailedRunError as error:
+            runs.failed[trial.seed] = str(error)
+        except UsageError as error:
+            runs.missing[trial.seed] = printable(error, 500)
+    return runs
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the runs of a task count: the finished ones by their scores, the failed ones as worst.
+
+    In ranks a failed run is below every finished one. In means it has the floor of the task, or
+    the worst score of all its runs if that is worse. Without a floor that score is only a limit,
+    and the mean is open on this side.
+    """
+
+    task: Task
+    low: float | None
+    """The lowest score of all runs, and of what the task says of its scores; None without any."""
+    high: float | None
+
+    @classmethod
+    def of(cls, task: Task, read: Iterable[Runs]) -> "Scale":
+        """Return the scale of all runs of a task."""
+        known = [value for value in (task.floor, task.solved) if value is not None]
+        known += [score for runs in read for score in runs.scores(task.metric.key).values()]
+        return cls(task, min(known, default=None), max(known, default=None))
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, else -1."""
+        return 1 if self.task.metric.higher_is_better else -1
+
+    def counted(self, runs: Runs) -> dict[int, float]:
+        """Return the score of each run by seed, of failed ones too, if there is one for them."""
+        worst = self.low if self.sign == 1 else self.high
+        failed = {} if worst is None else dict.fromkeys(runs.failed, worst)
+        return runs.scores(self.task.metric.key) | failed
+
+    def sample(self, runs: Runs) -> Sample | None:
+        """Return the scores; None where there is none."""
+        values = np.array(list(self.counted(runs).values()))
+        if not len(values) or self.low is None or self.high is None:
+            return None
+        return Sample(values, (self.low, self.high), **self._open(runs, Runs()))
+
+    def differences(self, runs: Runs, others: Runs) -> Sample | None:
+        """Return the scores minus those of others at the same seed; None without a pair."""
+        ours, theirs = self.counted(runs), self.counted(others)
+        values = np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)])
+        if not len(values) or self.low is None or self.high is None:
+            return None
+        reach = self.high - self.low
+        return Sample(values, (-reach, reach), **self._open(runs, others))
+
+    def better(self, runs: Runs, others: Runs) -> Estimate | None:
+        """Return the per cent of pairs in which the run is better than the other one."""
+        ours, theirs = self._ranks(runs), self._ranks(others)
+        pairs = [(ours[seed], theirs[seed]) for seed in ours.keys() & theirs]
+        if not pairs:
+            return None
+        wins = sum((a > b) + 0.5 * (a == b) for a, b in pairs)
+        return _per_cent(wins, len(pairs))
+
+    def solved(self, runs: Runs) -> Estimate | None:
+        """Return the per cent of runs that solved the task; None where none can."""
+        if self.task.solved is None or not (ranks := self._ranks(runs)):
+            return None
+        limit = self.sign * self.task.solved
+        return _per_cent(sum(rank >= limit for rank in ranks.values()), len(ranks))
+
+    def _ranks(self, runs: Runs) -> dict[int, float]:
+        scores = runs.scores(self.task.metric.key).items()
+        ranks = {seed: self.sign * score for seed, score in scores}
+        return ranks | dict.fromkeys(runs.failed, -math.inf)
+
+    def _open(self, worse: Runs, better: Runs) -> dict[str, bool]:
+        """Tell on which sides a mean is open where those may be worse, and these better."""
+        known = self.task.floor is not None
+        ends = [bool(runs.failed) and not known for runs in (worse, better)]
+        return dict(zip(("open_below", "open_above"), ends[:: self.sign], strict=True))
+
+
+def _per_cent(successes: float, n: int) -> Estimate:
+    low, high = clopper_pearson(successes, n)
+    return Estimate(100 * successes / n, 100 * low, 100 * high)

@@ -1,0 +1,146 @@
+"""Settings that are chosen for each arm on seeds of their own, before the arms are compared."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wnrl.errors import UsageError
+from wnrl.study.execute import check_trials
+from wnrl.study.outcomes import Runs, Scale, read_runs
+from wnrl.study.plan import Cell, Grid, Point, Study, Trial
+from wnrl.study.stats import Floats
+
+Train = Callable[[Sequence[Trial]], Mapping[Trial, str]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The settings of one arm on one task at one point of the axes."""
+
+    settings: Point
+    """Those with the best mean; of several that are equally good the one in their middle."""
+    grid: Grid
+    """All values that were tried."""
+    scores: Floats = field(repr=False)
+    """``(n_settings, n_tuning_seeds)``, of all that was tried; higher is better."""
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Names of the settings of which the first or the last value is the best."""
+        return tuple(
+            name
+            for name, value in self.settings
+            if len(self.grid[name]) > 1 and value in (self.grid[name][0], self.grid[name][-1])
+        )
+
+
+def conduct(
+    study: Study, root: Path, train: Train
+) -> tuple[list[Trial], dict[Cell, Choice], dict[Trial, str]]:
+    """Do a study: try the grid, widen it once where its edge was best, choose, and compare.
+
+    Args:
+        study: What to do.
+        root: Its folder.
+        train: Trains those of the trials that are not finished, and returns the reason for each
+            that left no result.
+
+    Returns:
+        The runs that are compared, what was chosen for them, and why runs left no result.
+    """
+    crashed: dict[Trial, str] = {}
+    choices: dict[Cell, Choice] = {}
+    if study.tuned:
+        trials = study.tuning_trials()
+        crashed.update(train(trials))
+        choices = choose(root, trials, crashed)
+        if grids := _widened(study, choices, root):
+            trials = study.tuning_trials(grids)
+            crashed.update(train(trials))
+            choices = choose(root, trials, crashed)
+    trials = study.trials({cell: choice.settings for cell, choice in choices.items()})
+    crashed.update(train(trials))
+    return trials, choices, crashed
+
+
+def choose(root: Path, trials: Sequence[Trial], crashed: Mapping[Trial, str]) -> dict[Cell, Choice]:
+    """Return what is best on tuning seeds; a run without a score counts as the worst of its task.
+
+    Args:
+        root: The study's folder.
+        trials: What was tried.
+        crashed: The reason for each trial that left no result.
+    """
+    groups: dict[Cell, dict[Point, list[Trial]]] = {}
+    for trial in trials:
+        groups.setdefault(trial.cell, {}).setdefault(trial.choice, []).append(trial)
+    read = {
+        cell: {settings: read_runs(root, group, crashed) for settings, group in tried.items()}
+        for cell, tried in groups.items()
+    }
+    return {cell: _best(tried, _scale_of(cell, read)) for cell, tried in read.items()}
+
+
+def _scale_of(cell: Cell, read: Mapping[Cell, Mapping[Point, Runs]]) -> Scale:
+    same_task = [tried.values() for other, tried in read.items() if other[0] == cell[0]]
+    return Scale.of(cell[0], [runs for tried in same_task for runs in tried])
+
+
+def _best(tried: Mapping[Point, Runs], scale: Scale) -> Choice:
+    grid: dict[str, list[Any]] = {}
+    for name, value in (pair for settings in tried for pair in settings):
+        values = grid.setdefault(name, [])
+        if value not in values:
+            values.append(value)
+    scores = np.array([_scores(runs, scale) for runs in tried.values()])
+    means = scores.mean(-1)
+    best = np.flatnonzero(means == means.max())
+    return Choice(list(tried)[best[len(best) // 2]], grid, scores)
+
+
+def _scores(runs: Runs, scale: Scale) -> list[float]:
+    """Return a score for each seed, as if each run without one had failed."""
+    failed = {**runs.failed, **runs.missing}
+    counted = scale.counted(replace(runs, failed=failed))
+    return [scale.sign * counted.get(seed, 0.0) for seed in sorted({*runs.outcomes, *failed})]
+
+
+def _widened(study: Study, choices: Mapping[Cell, Choice], root: Path) -> dict[Cell, Grid]:
+    """Return the grids that get one more value, beyond the edge that was best.
+
+    A value that the runner refuses, or a setting that is not a number above zero, widens nothing.
+    """
+    grids: dict[Cell, Grid] = {}
+    for cell, choice in choices.items():
+        for name in choice.edges:
+            before = grids.get(cell, choice.grid)
+            grid = {**before, name: _one_more(before[name], dict(choice.settings)[name])}
+            new = [
+                trial
+                for trial in study.tuning_trials({cell: grid})
+                if trial.cell == cell and trial.settings[name] not in before[name]
+            ]
+            try:
+                check_trials(new[:1], root)
+            except UsageError:
+                continue
+            if new:
+                grids[cell] = grid
+    return grids
+
+
+def _one_more(values: Sequence[Any], best: Any) -> list[Any]:
+    """Return the values with one more beyond the best, which is at an end, by the same factor."""
+    rising = [*values] if best == values[-1] else [*values][::-1]
+    *_, neighbour, end = rising
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in rising)
+    if numbers:
+        beyond = float(f"{end * end / neighbour:.3g}")
+        whole = isinstance(end, int) and isinstance(neighbour, int)
+        beyond = max(1, round(beyond)) if whole else beyond
+        if beyond not in rising:
+            rising.append(beyond)
+    return rising if best == values[-1] else rising[::-1]
