@@ -184,6 +184,13 @@ def test_the_noise_of_a_seed_is_what_it_was():
             np.testing.assert_array_equal(obs, noisy(plain_obs))
 
 
+def test_the_first_action_of_an_episode_is_as_asked():
+    env = factory("Echo-sticky0.9-v0")()
+    for k in range(20):
+        env.reset()
+        assert env.step(np.full(1, k / 32, np.float32))[1] == k / 32
+
+
 def test_an_action_that_its_caller_writes_into_is_repeated_as_it_was():
     env, action, done = factory("Echo-sticky0.9-v0")(), np.zeros(1, np.float32), []
     env.reset(seed=0)

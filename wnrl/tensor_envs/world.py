@@ -212,12 +212,13 @@ class TensorWorld:
         world = self.world
         base_u, sticky_u, reward_u, noise_u, loss_u = u.split(self._step_parts, -1)
         own = {name: leaf for name, leaf in state.items() if name.startswith("world_")}
+        base = {name: leaf for name, leaf in state.items() if name not in own}
         if world.sticky:
             again = (sticky_u[..., 0] < world.sticky) & state["world_acted"]
             actions = torch.where(_beside(again, actions), state["world_action"], actions)
             own["world_action"] = actions
             own["world_acted"] = torch.ones_like(again)
-        base, rewards, terminated = self.env.step(state, actions, base_u)
+        base, rewards, terminated = self.env.step(base, actions, base_u)
         if world.reward_noise:
             rewards = rewards.add(normal(reward_u[..., 0]), alpha=world.reward_noise)
         return self._seen({**base, **own}, noise_u, loss_u), rewards, terminated
