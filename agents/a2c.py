@@ -1,25 +1,21 @@
 """Advantage actor-critic (Mnih et al., 2016, arXiv:1602.01783), SB3's, with a norm."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from stable_baselines3 import A2C
-from stable_baselines3.common.base_class import BaseAlgorithm
-
-from agents.config import Fraction, FromZero, OnPolicyConfig, Positive, Whole
+from agents.config import Fraction, FromZero, GaussianConfig, Imported, Positive, Whole
 from agents.presets import ATARI
 from wnrl.errors import UsageError
 
 
 @dataclass(frozen=True)
-class A2CConfig(OnPolicyConfig):
+class A2CConfig(GaussianConfig):
     """Hyperparameters, with SB3's names; the defaults are SB3's.
 
     Raises:
         UsageError: a value with which training could not run.
     """
 
-    algorithm: ClassVar[type[BaseAlgorithm]] = A2C
+    algorithm = Imported("stable_baselines3:A2C")
 
     learning_rate: Positive = 7e-4
     """Step size of the optimizer."""
@@ -34,7 +30,7 @@ class A2CConfig(OnPolicyConfig):
     max_grad_norm: Positive = 0.5
     """Gradients are scaled down to this length."""
     use_rms_prop: bool = True
-    """RMSprop as TensorFlow has it, in the place of adam."""
+    """RMSprop in the place of adam."""
     rms_prop_eps: Positive = 1e-5
     """RMSprop's epsilon."""
     normalize_advantage: bool = False
@@ -50,7 +46,7 @@ _ATARI = A2CConfig(total_timesteps=10_000_000, n_envs=16, ent_coef=0.01, vf_coef
 # Values of rl-baselines3-zoo.
 PRESETS: dict[str, A2CConfig] = {
     "CartPole-v1": A2CConfig(total_timesteps=500_000),
-    "Acrobot-v1": A2CConfig(total_timesteps=500_000, n_envs=16, normalize=True),
+    "Acrobot-v1": A2CConfig(total_timesteps=500_000, n_envs=16, normalize="both"),
     "LunarLander-v3": A2CConfig(
         total_timesteps=200_000,
         gamma=0.995,
@@ -60,7 +56,7 @@ PRESETS: dict[str, A2CConfig] = {
     ),
     "Pendulum-v1": A2CConfig(
         total_timesteps=1_000_000,
-        normalize=True,
+        normalize="both",
         n_steps=8,
         gae_lambda=0.9,
         vf_coef=0.4,

@@ -7,12 +7,12 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.config import ANY_ACTION, Config, OffPolicyConfig, Spaces
+from agents.config import ANY_ACTION, Config, OffPolicyConfig
 from wnrl.errors import UsageError
 from wnrl.rl.environments import first_env_seed
 from wnrl.sb3.extractors import SmallCNN
 
-OBSERVED: Spaces = (*ANY_ACTION, spaces.Dict)
+BASIC = tuple(getattr(spaces, name) for name in ANY_ACTION)
 
 NATURE_SIDE = 36  # pixels that SB3's convolutions need
 
@@ -83,10 +83,10 @@ def extractor(space: spaces.Space[Any]) -> dict[str, Any]:
 def check_spaces(config: Config, env: VecEnv) -> None:
     """Raise UsageError where the algorithm of ``config`` could not learn in ``env``."""
     seen, acted = env.observation_space, env.action_space
-    if not isinstance(seen, OBSERVED):
+    if not isinstance(seen, (*BASIC, spaces.Dict)):
         raise UsageError(f"observations must be a Box, Dict or discrete space, got {seen}")
-    if not isinstance(acted, config.actions):
-        allowed = " or ".join(space.__name__ for space in config.actions)
+    if not isinstance(acted, tuple(getattr(spaces, name) for name in config.actions)):
+        allowed = " or ".join(config.actions)
         raise UsageError(f"actions must be {allowed} for {config.algorithm.__name__}, got {acted}")
     if getattr(config, "use_sde", False) and not isinstance(acted, spaces.Box):
         raise UsageError(f"use_sde needs continuous actions (a Box), got {acted}")
@@ -94,11 +94,16 @@ def check_spaces(config: Config, env: VecEnv) -> None:
         raise UsageError(f"actions must have finite bounds, got {acted}")
     if isinstance(seen, spaces.Dict):
         _check_dict(config, seen)
+    if config.masked and not env.has_attr("action_masks"):
+        raise UsageError(
+            f"{config.algorithm.__name__} needs an environment with a method action_masks, "
+            'or info["action_mask"]'
+        )
 
 
 def _check_dict(config: Config, seen: spaces.Dict) -> None:
     for key, part in seen.items():
-        if not isinstance(part, ANY_ACTION):
+        if not isinstance(part, BASIC):
             raise UsageError(
                 f"observations in a Dict must be Box or discrete spaces, got {key!r}: {part}"
             )

@@ -5,26 +5,37 @@ argument of SB3's algorithm or policy which has the field's name.
 """
 
 import inspect
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
-import torch
-from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.utils import LinearSchedule
-
 from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive
-from wnrl.networks import ACTIVATIONS
 
 SCHEDULES = ("constant", "linear")
 SCHEDULED = ("learning_rate", "clip_range")
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "adamax": torch.optim.Adamax,
+OPTIMIZERS: dict[str, str] = {
+    "adam": "torch.optim:Adam",
+    "adamw": "torch.optim:AdamW",
+    "adamax": "torch.optim:Adamax",
+    "rmsprop": "torch.optim:RMSprop",
+    "rmsprop_tf": "stable_baselines3.common.sb2_compat.rmsprop_tf_like:RMSpropTFLike",
 }
-"""Optimizers by name, with torch's default arguments."""
+"""Importable names of optimizers, which have their default arguments."""
+NORMALIZED = ("none", "obs", "reward", "both")
+
+
+class Imported:
+    """A class by its importable name, ``module:Class``; it is imported when it is first read.
+
+    The flags of a program are looked at before torch and SB3 are imported, which takes seconds.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type[Any]) -> Any:
+        return pkgutil.resolve_name(self.name)
 
 
 def limit(holds: Callable[[Any], bool], words: str) -> Callable[..., None]:
@@ -56,9 +67,10 @@ FromZero = Annotated[float, check_from_zero]
 Fraction = Annotated[float, limit(lambda x: 0 <= x <= 1, "from 0 to 1")]
 Sizes = Annotated[tuple[int, ...], check_sizes]
 Schedule = Literal["constant", "linear"]
-OptimizerName = Literal["adam", "adamw", "adamax"]
-Spaces = tuple[type[spaces.Space[Any]], ...]
-ANY_ACTION: Spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+OptimizerName = Literal["adam", "adamw", "adamax", "rmsprop", "rmsprop_tf"]
+Normalized = Literal["none", "obs", "reward", "both"]
+Options = dict[str, bool | int | float | str]
+ANY_ACTION = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 
 
 @dataclass(frozen=True)
@@ -69,10 +81,12 @@ class Config:
         UsageError: a value with which training could not run.
     """
 
-    algorithm: ClassVar[type[BaseAlgorithm]]
-    """The class of SB3 or sb3-contrib."""
-    actions: ClassVar[Spaces] = ANY_ACTION
-    """The action spaces that the algorithm can learn in."""
+    algorithm: ClassVar[Any]
+    """The class of SB3 or sb3-contrib; ``Imported`` where it is not to be imported yet."""
+    actions: ClassVar[tuple[str, ...]] = ANY_ACTION
+    """The action spaces that the algorithm can learn in, by Gymnasium's names."""
+    masked: ClassVar[bool] = False
+    """True where environments say which actions can be taken."""
     memory: ClassVar[str] = ""
     """Lstm or Gru for a recurrent policy."""
 
@@ -80,8 +94,10 @@ class Config:
     """Environment steps, over all environments."""
     n_envs: Whole = 1
     """Environments that step together."""
-    normalize: bool = False
-    """Scale observations (images excepted) and rewards by running statistics."""
+    normalize: Normalized = "none"
+    """Scale observations (obs; images excepted), rewards (reward) or both by running statistics."""
+    frame_stack: Annotated[int | None, check_whole] = None
+    """Observations that are stacked to one; None: 4 of an Atari game, else 1."""
     gamma: Fraction = 0.99
     """Discount."""
     learning_rate: Positive = 3e-4
@@ -91,19 +107,27 @@ class Config:
     learning_rate_end: FromZero = 0.0
     """Where a linear schedule ends."""
     optimizer: OptimizerName = "adam"
-    """adam, adamw or adamax; adam is SB3's, with its arguments for each algorithm."""
+    """adam is SB3's, with its arguments for each algorithm; rmsprop_tf is TensorFlow's RMSprop."""
     weight_decay: FromZero = 0.0
     """Decoupled weight decay, of adamw alone."""
+    optimizer_kwargs: Options = field(default_factory=dict, hash=False)
+    """Further arguments of the optimizer, instead of those that SB3 gives it."""
     net_arch: Sizes = (64, 64)
     """Hidden units of the networks."""
     activation_fn: str = "relu"
     """Nonlinearity of hidden layers: tanh, relu, elu, ...; a key of wnrl.networks.ACTIVATIONS."""
-    norm_kwargs: dict[str, int | float | str] = field(default_factory=dict, hash=False)
+    norm_kwargs: Options = field(default_factory=dict, hash=False)
     """Options of the norm, as wnrl.convert takes them."""
+    placement: Literal["pre", "post"] = "pre"
+    """Put normalizers in front of the nonlinearity (pre) or behind it (post)."""
     norm_heads: bool = False
     """Give the norm to the output heads too; see wnrl.sb3."""
     data_init: Annotated[int | None, check_whole] = None
     """Observations for a data-dependent initialisation before the first update; None: without."""
+    algorithm_kwargs: Options = field(default_factory=dict, hash=False)
+    """Further arguments of SB3's algorithm, of those that have no flag of their own."""
+    policy_kwargs: Options = field(default_factory=dict, hash=False)
+    """Further arguments of the policy, of those that have no flag of their own."""
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self), include_extras=True)
@@ -117,8 +141,11 @@ class Config:
                     check(**{part.name: value})
         for name in self._scheduled():
             check_choice(f"{name}_schedule", getattr(self, f"{name}_schedule"), SCHEDULES)
-        check_choice("activation_fn", self.activation_fn, ACTIVATIONS)
+        if self.activation_fn not in ("tanh", "relu"):  # to read the table, torch is imported
+            _activations(self.activation_fn)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("normalize", self.normalize, NORMALIZED)
+        check_choice("placement", self.placement, ("pre", "post"))
         if self.weight_decay and self.optimizer != "adamw":
             raise UsageError(f"weight_decay is for optimizer adamw, got {self.optimizer!r}")
         if self.learning_rate_end and self.learning_rate_schedule == "constant":
@@ -126,6 +153,15 @@ class Config:
                 f"learning_rate_end {self.learning_rate_end} is for a linear schedule, "
                 "got learning_rate_schedule 'constant'"
             )
+        if self.algorithm_kwargs:
+            self._check_further("algorithm_kwargs", self.algorithm)
+        if self.policy_kwargs:
+            self._check_further("policy_kwargs", self._plain_policy)
+
+    @property
+    def steps_of_an_update(self) -> int:
+        """Environment steps that training has a whole number of times."""
+        return self.n_envs
 
     def algorithm_arguments(self) -> dict[str, Any]:
         """Return the arguments that SB3's algorithm takes."""
@@ -133,38 +169,65 @@ class Config:
         for name in self._scheduled():
             if getattr(self, f"{name}_schedule") == "linear":
                 end = getattr(self, f"{name}_end", 0.0)
-                arguments[name] = LinearSchedule(arguments[name], end, 1.0)
-        return arguments
+                arguments[name] = _linear(arguments[name], end)
+        return arguments | self.algorithm_kwargs
 
-    def arguments_for(self, actions: spaces.Space[Any]) -> dict[str, Any]:
+    def arguments_for(self, actions: Any) -> dict[str, Any]:
         """Return further arguments of the algorithm, for actions in a space."""
         return {}
 
     def policy_arguments(self) -> dict[str, Any]:
         """Return the arguments that the policy takes, less the norm."""
-        plain_policy = next(iter(self.algorithm.policy_aliases.values()))
         arguments = {
-            **self._taken_by(plain_policy),
+            **self._taken_by(self._plain_policy),
             "net_arch": list(self.net_arch),
-            "activation_fn": ACTIVATIONS[self.activation_fn],
+            "activation_fn": _activations(self.activation_fn),
             "norm_heads": self.norm_heads,
             "norm_kwargs": dict(self.norm_kwargs),
+            "placement": self.placement,
             "data_init": self.data_init,
         }
         arguments.pop("use_sde", None)  # SB3 hands it on itself
         if self.optimizer != "adam":
-            arguments["optimizer_class"] = OPTIMIZERS[self.optimizer]
-        if self.optimizer == "adamw":  # torch's default is 0.01
-            arguments["optimizer_kwargs"] = {"weight_decay": self.weight_decay}
-        return arguments
+            arguments["optimizer_class"] = pkgutil.resolve_name(OPTIMIZERS[self.optimizer])
+        decay = {"weight_decay": self.weight_decay} if self.optimizer == "adamw" else {}
+        if options := {**decay, **self.optimizer_kwargs}:  # torch's default decay is 0.01
+            arguments["optimizer_kwargs"] = options
+        return arguments | self.policy_kwargs
+
+    @property
+    def _plain_policy(self) -> Any:
+        return next(iter(self.algorithm.policy_aliases.values()))
+
+    def _check_further(self, name: str, function: Any) -> None:
+        """Raise UsageError where an argument is set elsewhere, or unknown to ``function``."""
+        mine = {f.name for f in fields(self)} | {"policy", "env", "seed", "device", "norm"}
+        known = [key for key in inspect.signature(function).parameters if key not in mine]
+        for key in getattr(self, name):
+            if key in mine:
+                raise UsageError(f"{name}: {key} is set by its own name")
+            check_choice(name, key, known)
 
     def _taken_by(self, function: Any) -> dict[str, Any]:
         """Return the fields that ``function`` has arguments for."""
         names: Mapping[str, Any] = inspect.signature(function).parameters
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
+        mine = [f.name for f in fields(self) if f.name not in ("policy_kwargs", "optimizer_kwargs")]
+        return {name: getattr(self, name) for name in mine if name in names}
 
     def _scheduled(self) -> list[str]:
         return [name for name in SCHEDULED if hasattr(self, f"{name}_schedule")]
+
+
+def _activations(name: str) -> Any:
+    from wnrl.networks import ACTIVATIONS
+
+    return ACTIVATIONS[check_choice("activation_fn", name, ACTIVATIONS)]
+
+
+def _linear(start: float, end: float) -> Any:
+    from stable_baselines3.common.utils import LinearSchedule
+
+    return LinearSchedule(start, end, 1.0)
 
 
 @dataclass(frozen=True)
@@ -177,14 +240,34 @@ class OnPolicyConfig(Config):
     """Steps of each environment between updates."""
     gae_lambda: Fraction = 0.95
     """Trace of the generalised advantage estimate."""
-    use_sde: bool = False
-    """State-dependent exploration; for continuous actions."""
-    sde_sample_freq: WholeOrMinusOne = -1
-    """Steps between new exploration matrices; -1: once a rollout."""
     activation_fn: str = "tanh"
     """Nonlinearity of hidden layers: tanh, relu, elu, ...; a key of wnrl.networks.ACTIVATIONS."""
     ortho_init: bool = True
     """Orthogonal initialisation, 0.01 at the action head."""
+    critic_arch: Annotated[tuple[int, ...] | None, check_sizes] = None
+    """Hidden units of the value's network; None: as net_arch."""
+
+    @property
+    def steps_of_an_update(self) -> int:
+        """Environment steps between updates."""
+        return self.n_envs * self.n_steps
+
+    def policy_arguments(self) -> dict[str, Any]:
+        """Return the arguments that the policy takes, less the norm."""
+        arguments = super().policy_arguments()
+        if self.critic_arch is not None:
+            arguments["net_arch"] = {"pi": list(self.net_arch), "vf": list(self.critic_arch)}
+        return arguments
+
+
+@dataclass(frozen=True)
+class GaussianConfig(OnPolicyConfig):
+    """Hyperparameters of the on-policy algorithms that know continuous actions too."""
+
+    use_sde: bool = False
+    """State-dependent exploration; for continuous actions."""
+    sde_sample_freq: WholeOrMinusOne = -1
+    """Steps between new exploration matrices; -1: once a rollout."""
     log_std_init: float = 0.0
     """Initial log standard deviation of continuous actions."""
 
@@ -204,7 +287,9 @@ class OffPolicyConfig(Config):
     batch_size: Whole = 256
     """Transitions in a minibatch."""
     train_freq: Whole = 1
-    """Steps of each environment between updates."""
+    """Steps of each environment between updates, or episodes of one."""
+    train_freq_unit: Literal["step", "episode"] = "step"
+    """Unit of train_freq."""
     gradient_steps: WholeOrMinusOne = 1
     """Minibatches of an update; -1: as many as steps taken, over all environments."""
     n_steps: Whole = 1
@@ -225,12 +310,22 @@ class OffPolicyConfig(Config):
                 f"learning_starts {self.learning_starts} leaves nothing to learn in "
                 f"total_timesteps {self.total_timesteps}"
             )
+        check_choice("train_freq_unit", self.train_freq_unit, ("step", "episode"))
+        if self.train_freq_unit == "episode" and self.n_envs > 1:
+            raise UsageError(f"train_freq_unit episode needs n_envs 1, got {self.n_envs}")
         if self.optimize_memory_usage and self.n_steps > 1:
             raise UsageError(f"optimize_memory_usage needs n_steps 1, got {self.n_steps}")
+
+    @property
+    def steps_of_an_update(self) -> int:
+        """Environment steps between updates; 1 where that is said in episodes."""
+        return 1 if self.train_freq_unit == "episode" else self.n_envs * self.train_freq
 
     def algorithm_arguments(self) -> dict[str, Any]:
         """Return the arguments that SB3's algorithm takes."""
         arguments = super().algorithm_arguments()
+        if self.train_freq_unit == "episode":
+            arguments["train_freq"] = (self.train_freq, "episode")
         if self.optimize_memory_usage:  # SB3's buffer cannot have both
             arguments["replay_buffer_kwargs"] = {"handle_timeout_termination": False}
         return arguments
@@ -240,7 +335,7 @@ class OffPolicyConfig(Config):
 class ContinuousConfig(OffPolicyConfig):
     """Hyperparameters of the off-policy algorithms with an actor, for continuous actions."""
 
-    actions: ClassVar[Spaces] = (spaces.Box,)
+    actions: ClassVar[tuple[str, ...]] = ("Box",)
 
     net_arch: Sizes = (256, 256)
     """Hidden units of the actor, and of the critics unless critic_arch says otherwise."""

@@ -5,15 +5,13 @@ With norm ``batch_renorm`` it is CrossQ itself, with ``projected`` CrossQ with p
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from sb3_contrib import CrossQ
-from stable_baselines3.common.base_class import BaseAlgorithm
-
-from agents.config import Positive, Whole, check_sizes
+from agents.config import Imported, Positive, Whole, check_sizes, limit
 from agents.presets import MUJOCO
 from agents.sac import MaximumEntropyConfig
-from wnrl.sb3.crossq import check_tau
+
+check_tau = limit(lambda tau: 0 < tau <= 1, "a number above 0, up to 1, or None")
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class CrossQConfig(MaximumEntropyConfig):
         UsageError: a value with which training could not run.
     """
 
-    algorithm: ClassVar[type[BaseAlgorithm]] = CrossQ
+    algorithm = Imported("sb3_contrib:CrossQ")
 
     learning_rate: Positive = 1e-3
     """Step size of the optimizer; the first beta of adam and adamw is 0.5."""
@@ -42,8 +40,9 @@ class CrossQConfig(MaximumEntropyConfig):
     def policy_arguments(self) -> dict[str, Any]:
         """Return the arguments that the policy takes, less the norm."""
         arguments = {**super().policy_arguments(), "tau": self.tau}
-        if "optimizer_kwargs" in arguments:  # in the place of sb3-contrib's
-            arguments["optimizer_kwargs"] |= {"betas": (0.5, 0.999)}
+        if "optimizer_kwargs" in arguments and self.optimizer.startswith("adam"):
+            # in the place of sb3-contrib's
+            arguments["optimizer_kwargs"] = {"betas": (0.5, 0.999), **arguments["optimizer_kwargs"]}
         return arguments
 
 

@@ -4,11 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from gymnasium import spaces
-from stable_baselines3 import DQN
-from stable_baselines3.common.base_class import BaseAlgorithm
-
-from agents.config import Fraction, OffPolicyConfig, Positive, Spaces, Whole
+from agents.config import Fraction, Imported, OffPolicyConfig, Positive, Whole
 from agents.presets import ATARI, MINATAR
 from wnrl.errors import UsageError, check_positive
 
@@ -21,8 +17,8 @@ class DQNConfig(OffPolicyConfig):
         UsageError: a value with which training could not run.
     """
 
-    algorithm: ClassVar[type[BaseAlgorithm]] = DQN
-    actions: ClassVar[Spaces] = (spaces.Discrete,)
+    algorithm = Imported("stable_baselines3:DQN")
+    actions: ClassVar[tuple[str, ...]] = ("Discrete",)
 
     learning_rate: Positive = 1e-4
     """Step size of the optimizer."""
@@ -55,8 +51,10 @@ class DQNConfig(OffPolicyConfig):
 
     def algorithm_arguments(self) -> dict[str, Any]:
         """Return the arguments that SB3's algorithm takes."""
+        from stable_baselines3 import DQN
+
         arguments = super().algorithm_arguments()
-        if self.max_grad_norm is None and self.algorithm is DQN:  # which knows no None
+        if self.max_grad_norm is None and issubclass(self.algorithm, DQN):  # which knows no None
             arguments["max_grad_norm"] = math.inf
         return arguments
 

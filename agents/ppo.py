@@ -1,25 +1,28 @@
 """Proximal policy optimisation (Schulman et al., 2017, arXiv:1707.06347), SB3's, with a norm."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
-from stable_baselines3 import PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
-
-from agents.config import FromZero, OnPolicyConfig, Positive, Schedule, Whole
+from agents.config import (
+    FromZero,
+    GaussianConfig,
+    Imported,
+    OnPolicyConfig,
+    Positive,
+    Schedule,
+    Whole,
+)
 from agents.presets import ATARI, MINATAR, MUJOCO
 from wnrl.errors import UsageError, check_positive
 
 
 @dataclass(frozen=True)
-class PPOConfig(OnPolicyConfig):
-    """Hyperparameters, with SB3's names; the defaults are SB3's.
+class ClippedConfig(OnPolicyConfig):
+    """Hyperparameters of PPO and its variants, with SB3's names; the defaults are SB3's.
 
     Raises:
         UsageError: a value with which training could not run.
     """
-
-    algorithm: ClassVar[type[BaseAlgorithm]] = PPO
 
     batch_size: Whole = 64
     """Samples in a minibatch."""
@@ -48,6 +51,13 @@ class PPOConfig(OnPolicyConfig):
                 f"batch_size {self.batch_size} leaves a last minibatch of one sample out of "
                 f"n_envs * n_steps = {samples}"
             )
+
+
+@dataclass(frozen=True)
+class PPOConfig(ClippedConfig, GaussianConfig):
+    """Hyperparameters, with SB3's names; the defaults are SB3's."""
+
+    algorithm = Imported("stable_baselines3:PPO")
 
 
 _ATARI = PPOConfig(
@@ -79,9 +89,9 @@ _CARTPOLE = PPOConfig(
 PRESETS: dict[str, PPOConfig] = {
     "CartPole-v1": _CARTPOLE,
     # Scaled like RecurrentPPO's preset: what an agent without memory makes of hidden velocities.
-    "CartPoleNoVel-v1": replace(_CARTPOLE, normalize=True),
+    "CartPoleNoVel-v1": replace(_CARTPOLE, normalize="both"),
     "Acrobot-v1": PPOConfig(
-        normalize=True,
+        normalize="both",
         n_envs=16,
         total_timesteps=1_000_000,
         n_steps=256,
@@ -119,7 +129,7 @@ PRESETS: dict[str, PPOConfig] = {
         net_arch=(32,),
     ),
     **dict.fromkeys((*ATARI, MINATAR), _ATARI),  # tuned on Atari
-    **dict.fromkeys(MUJOCO, PPOConfig(n_envs=1, normalize=True)),
+    **dict.fromkeys(MUJOCO, PPOConfig(n_envs=1, normalize="both")),
 }
 
 COMPILED = ("evaluate_actions",)

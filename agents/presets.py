@@ -1,13 +1,10 @@
 """The rows of the table of algorithms, and how the hyperparameters for a task are found."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from stable_baselines3.common.base_class import BaseAlgorithm
-
-from agents.assembly import assemble
 from wnrl.errors import check_choice
 
 # Families of tasks, as patterns of their ids.
@@ -30,8 +27,12 @@ class Agent:
     """Methods that ``train`` calls, as <part of the policy>.<method>, for ``torch.compile``."""
     not_compiled: str = ""
     """The reason why there are none."""
-    build: Callable[..., BaseAlgorithm] = assemble
-    """``build(config, env, norm, seed, device)`` gives the SB3 model."""
+
+    def build(self, *arguments: Any) -> Any:
+        """Return the SB3 model, as ``agents.assembly.assemble`` does."""
+        from agents.assembly import assemble  # which imports SB3
+
+        return assemble(*arguments)
 
     def preset(self, env_id: str, variant: str | None = None) -> Any:
         """Return the hyperparameters for ``env_id``: its preset, its family's, or the defaults.

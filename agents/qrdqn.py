@@ -1,12 +1,9 @@
 """Quantile regression DQN (Dabney et al., 2018, arXiv:1710.10044), sb3-contrib's, with a norm."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
-from sb3_contrib import QRDQN
-from stable_baselines3.common.base_class import BaseAlgorithm
-
-from agents.config import Fraction, Positive, Whole
+from agents.config import Fraction, Imported, Positive, Whole
 from agents.dqn import ATARI_FIELDS, CARTPOLE_FIELDS, SMALL_FIELDS, DQNConfig
 from agents.presets import ATARI, MINATAR
 from wnrl.errors import check_positive
@@ -20,7 +17,7 @@ class QRDQNConfig(DQNConfig):
         UsageError: a value with which training could not run.
     """
 
-    algorithm: ClassVar[type[BaseAlgorithm]] = QRDQN
+    algorithm = Imported("sb3_contrib:QRDQN")
 
     learning_rate: Positive = 5e-5
     """Step size of the optimizer."""

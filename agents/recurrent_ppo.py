@@ -1,13 +1,10 @@
 """PPO with an LSTM or a GRU, sb3-contrib's, with a norm."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
-
-from sb3_contrib import RecurrentPPO
-from stable_baselines3.common.base_class import BaseAlgorithm
+from typing import Any, Literal
 
 from agents import ppo
-from agents.config import Whole
+from agents.config import Imported, Whole
 from wnrl.errors import UsageError, check_choice
 
 MEMORIES = {"lstm": "Lstm", "gru": "Gru"}
@@ -21,7 +18,7 @@ class RecurrentPPOConfig(ppo.PPOConfig):
         UsageError: a value with which training could not run.
     """
 
-    algorithm: ClassVar[type[BaseAlgorithm]] = RecurrentPPO
+    algorithm = Imported("sb3_contrib:RecurrentPPO")
 
     n_steps: Whole = 128
     """Steps of each environment between updates; the longest sequence to learn from."""

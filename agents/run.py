@@ -4,15 +4,17 @@ import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from stable_baselines3.common.vec_env import VecEnv
 
 import envs
 from agents import AGENTS
 from agents.presets import Agent
+from agents.settings import Settings, config_of, joined, settings_of
 from wnrl import tensor_envs
 from wnrl.errors import UsageError, check_choice, printable
 from wnrl.nn.conversion import check_options
@@ -36,14 +38,8 @@ from wnrl.runs import (
     whole_file,
 )
 
-# What a run has besides algo, env_id, norm, seed and the hyperparameters.
-DEFAULTS: Mapping[str, Any] = {
-    "variant": None,
-    "device": "auto",
-    "threads": None,
-    "compile": False,
-    **{f.name: f.default for f in fields(Plan) if f.name.startswith("eval_")},
-}
+ASKED = ("norm", "seed", "env_kwargs", "max_episode_steps")
+"""Of ``Settings``, those that a population is asked about."""
 PREFIXES = {"last": "", "best": BEST}
 LENGTH = Length(("total_timesteps",), lambda settings: settings["total_timesteps"])
 
@@ -56,27 +52,23 @@ def complete(algo: str, env_id: str, norm: str, seed: int, **values: Any) -> dic
         env_id: Of the environment.
         norm: A key of ``wnrl.NORMS``.
         seed: Of everything.
-        **values: Hyperparameters and keys of ``DEFAULTS``; what is not there is the preset's.
+        **values: Hyperparameters and fields of ``Settings``; what is not there is the preset's.
 
     Raises:
         UsageError: There is no such word or setting, or a value cannot be used.
     """
     row = AGENTS[check_choice("algo", algo, AGENTS)]
     check_choice("norm", norm, NORMS)
-    if not 0 <= seed < 2**31:
-        raise UsageError(f"seed must be from 0 to 2**31 - 1, got {seed}")
-    hyperparameters = {field.name for field in fields(row.config)}
+    hyperparameters, others = ({f.name for f in fields(k)} for k in (row.config, Settings))
     for name in values:
-        check_choice("setting", name, {*hyperparameters, *DEFAULTS})
-    preset = row.preset(env_id, values.get("variant"))
+        check_choice("setting", name, hyperparameters | others)
+    told = {name: value for name, value in values.items() if name in others}
+    run = Settings(algo=algo, env_id=env_id, norm=norm, seed=seed, **told)
+    preset = row.preset(env_id, run.variant)
     config = replace(preset, **{k: v for k, v in values.items() if k in hyperparameters})
-    others = {**DEFAULTS, **{k: v for k, v in values.items() if k in DEFAULTS}}
-    settings = {"algo": algo, "env_id": env_id, "norm": norm, "seed": seed, **others}
-    settings |= asdict(config)
-    _plan(settings)
-    if others["device"] != "auto":
-        settings["device"] = str(resolve_device(others["device"]))
-    return settings
+    if run.device != "auto":
+        run = replace(run, device=str(resolve_device(run.device)))
+    return joined(run, config)
 
 
 def settings(trial: Any) -> dict[str, Any]:
@@ -87,9 +79,10 @@ def settings(trial: Any) -> dict[str, Any]:
     """
     options = {"norm_kwargs": dict(trial.arm.norm_kwargs)} if trial.arm.norm_kwargs else {}
     task, values = trial.task, {**trial.settings, **options}
-    envs.factory(task.name)  # which says what is missing
+    found = complete(task.algo, task.name, trial.arm.norm, trial.seed, **values)
+    factory_of(found)  # which says what is missing
     check_options(trial.arm.norm, NORMS[trial.arm.norm], options.get("norm_kwargs", {}))
-    return complete(task.algo, task.name, trial.arm.norm, trial.seed, **values)
+    return found
 
 
 def train(trial: Any, folder: Path, progress: Callable[[float], None]) -> dict[str, Any]:
@@ -115,16 +108,13 @@ def train_batch(
     """Train the agents of trials with one ``batch_key`` as a cohort, or go on with them."""
     values = [settings(trial) for trial in trials]
     device = resolve_device("cpu" if values[0]["device"] == "auto" else values[0]["device"])
-    row, config = _row_and_config(values[0])
+    row, config = AGENTS[values[0]["algo"]], config_of(values[0])
     torch.set_num_threads(1)
-    with closing(_environments(config, 0, envs.factory(values[0]["env_id"]))) as env:
+    with closing(_environments(config, values[0], factory_of(values[0]))) as env:
 
         def build(places: Sequence[int]) -> CohortRun:
             members = [values[place] for place in places]
-            models = [
-                _built(row, _row_and_config(v)[1], env, v["norm"], v["seed"], "cpu")
-                for v in members
-            ]
+            models = [_built(row, config_of(v), env, v["norm"], v["seed"], "cpu") for v in members]
 
             def save(place: int, state: Mapping[str, Any], steps: int, path: Path) -> None:
                 model = models[place]
@@ -158,7 +148,8 @@ def _cohort_class(settings: Mapping[str, Any]) -> Any:
 
 def _of_cohort(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that an algorithm of ``wnrl.population`` is asked about."""
-    return {key: settings[key] for key in settings if key not in {"algo", "env_id", *DEFAULTS}}
+    others = {f.name for f in fields(Settings)} - {*ASKED}
+    return {key: value for key, value in settings.items() if key not in others}
 
 
 def train_agent(
@@ -190,9 +181,9 @@ def train_agent(
     with ExitStack() as stack:
 
         def build() -> AgentRun:
-            row, config = _row_and_config(settings)
-            factory = envs.factory(settings["env_id"])
-            env = stack.enter_context(closing(_environments(config, settings["seed"], factory)))
+            row, config = AGENTS[settings["algo"]], config_of(settings)
+            factory = factory_of(settings)
+            env = stack.enter_context(closing(_environments(config, settings, factory)))
             small = is_small(env.observation_space, config.policy_arguments())
             device, remark = choose_device(settings["device"], small)
             if remark:
@@ -210,6 +201,7 @@ def train_agent(
                 machine={"device": device, "threads": threads},
                 identity={"task": settings["env_id"]},
                 compiled=tuple(row.compiled) if settings["compile"] else (),
+                frame_stack=config.frame_stack,
             )
 
         return carry_out(folder, settings, build, LENGTH, FILES, options, progress, accepted)
@@ -241,11 +233,13 @@ def load_run(
     if not (folder / (prefix + MODEL)).is_file():
         raise UsageError(f"run_dir {folder} has no {prefix + MODEL}: it is not finished")
     result, path = read_result(folder), checked_file(folder, prefix + MODEL)
-    statistics = checked_file(folder, prefix + STATISTICS) if settings["normalize"] else None
-    row, config = _row_and_config(settings)
+    scaled = settings["normalize"] != "none"
+    statistics = checked_file(folder, prefix + STATISTICS) if scaled else None
+    row, config = AGENTS[settings["algo"]], config_of(settings)
+    settings = {**joined(settings_of(settings), config), "subprocesses": False}
     if hasattr(config, "buffer_size"):  # it only acts
         config = replace(config, buffer_size=config.batch_size)
-    with closing(_environments(config, 0, envs.factory(settings["env_id"]))) as env:
+    with closing(_environments(config, settings, factory_of(settings))) as env:
         model = _built(row, config, env, settings["norm"], settings["seed"], device)
     try:
         model.set_parameters(str(path), device=device)
@@ -259,14 +253,22 @@ def _plan(settings: Mapping[str, Any]) -> Plan:
     return Plan(**{field.name: settings[field.name] for field in fields(Plan)})
 
 
-def _row_and_config(settings: Mapping[str, Any]) -> tuple[Agent, Any]:
-    row = AGENTS[check_choice("algo", settings["algo"], AGENTS)]
-    return row, row.config(**{field.name: settings[field.name] for field in fields(row.config)})
+def factory_of(settings: Mapping[str, Any], render_mode: str | None = None) -> envs.EnvFactory:
+    """Return what makes the environments of a run, for its settings."""
+    names = ("env_id", "max_episode_steps", "env_kwargs")
+    return envs.factory(render_mode=render_mode, **{name: settings[name] for name in names})
 
 
-def _environments(config: Any, seed: int, factory: envs.EnvFactory) -> Any:
-    first = first_env_seed(seed)
-    return vectorize(factory, config.n_envs, first, config.normalize, config.gamma)
+def _environments(config: Any, settings: Mapping[str, Any], factory: envs.EnvFactory) -> VecEnv:
+    return vectorize(
+        factory,
+        config.n_envs,
+        first_env_seed(settings["seed"]),
+        config.normalize,
+        config.gamma,
+        config.frame_stack,
+        subprocesses=settings["subprocesses"],
+    )
 
 
 def _built(row: Agent, *arguments: Any) -> Model:

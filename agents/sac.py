@@ -2,12 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from stable_baselines3 import SAC
-from stable_baselines3.common.base_class import BaseAlgorithm
-
-from agents.config import ContinuousConfig, Fraction, Whole, WholeOrMinusOne
+from agents.config import ContinuousConfig, Fraction, Imported, Whole, WholeOrMinusOne
 from agents.presets import MUJOCO
 from wnrl.errors import UsageError
 
@@ -65,7 +62,7 @@ class SACConfig(MaximumEntropyConfig):
         UsageError: a value with which training could not run.
     """
 
-    algorithm: ClassVar[type[BaseAlgorithm]] = SAC
+    algorithm = Imported("stable_baselines3:SAC")
 
     tau: Fraction = 0.005
     """How far the target networks move to the learning ones."""

@@ -1,32 +1,30 @@
 """Twin delayed DDPG (Fujimoto et al., 2018, arXiv:1802.09477), SB3's, with a norm."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from pkgutil import resolve_name
+from typing import Any, Literal
 
-import numpy as np
-from gymnasium import spaces
-from stable_baselines3 import TD3
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
-
-from agents.config import ContinuousConfig, Fraction, FromZero, Positive, Sizes, Whole
+from agents.config import ContinuousConfig, Fraction, FromZero, Imported, Positive, Sizes, Whole
 from agents.presets import MUJOCO
 from wnrl.errors import check_choice
 
-NOISES = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
+NOISES = {
+    "normal": "stable_baselines3.common.noise:NormalActionNoise",
+    "ornstein-uhlenbeck": "stable_baselines3.common.noise:OrnsteinUhlenbeckActionNoise",
+}
+"""Importable names of the noises on actions."""
 
 
 @dataclass(frozen=True)
-class TD3Config(ContinuousConfig):
-    """Hyperparameters, with SB3's names; the defaults are SB3's, but for the exploration noise.
+class DeterministicConfig(ContinuousConfig):
+    """Hyperparameters of the algorithms whose actor is deterministic, with SB3's names.
 
-    SB3 itself adds none unless it is given some; here it is the paper's.
+    The defaults are SB3's, but for the exploration noise: SB3 itself adds none unless it is given
+    some; here it is the paper's.
 
     Raises:
         UsageError: a value with which training could not run.
     """
-
-    algorithm: ClassVar[type[BaseAlgorithm]] = TD3
 
     learning_rate: Positive = 1e-3
     """Step size of the optimizer."""
@@ -34,12 +32,6 @@ class TD3Config(ContinuousConfig):
     """Hidden units of the actor, and of the critics unless critic_arch says otherwise."""
     tau: Fraction = 0.005
     """How far the target networks move to the learning ones."""
-    policy_delay: Whole = 2
-    """Minibatches of the critics between those of the actor."""
-    target_policy_noise: FromZero = 0.2
-    """Deviation of the noise on the target's actions."""
-    target_noise_clip: FromZero = 0.5
-    """Limit of that noise."""
     noise_type: Literal["normal", "ornstein-uhlenbeck"] = "normal"
     """Noise on the actions that explore: normal, or ornstein-uhlenbeck, which drifts."""
     noise_std: FromZero = 0.1
@@ -49,13 +41,29 @@ class TD3Config(ContinuousConfig):
         super().__post_init__()
         check_choice("noise_type", self.noise_type, NOISES)
 
-    def arguments_for(self, actions: spaces.Space[Any]) -> dict[str, Any]:
+    def arguments_for(self, actions: Any) -> dict[str, Any]:
         """Return the noise on actions in a space, if there is any."""
+        import numpy as np
+
         if self.noise_std == 0 or actions.shape is None:
             return {}
         deviation = np.full(actions.shape, self.noise_std)
-        noise = NOISES[self.noise_type](mean=np.zeros(actions.shape), sigma=deviation)
-        return {"action_noise": noise}
+        kind = resolve_name(NOISES[self.noise_type])
+        return {"action_noise": kind(mean=np.zeros(actions.shape), sigma=deviation)}
+
+
+@dataclass(frozen=True)
+class TD3Config(DeterministicConfig):
+    """Hyperparameters, with SB3's names; the defaults are SB3's, but for the exploration noise."""
+
+    algorithm = Imported("stable_baselines3:TD3")
+
+    policy_delay: Whole = 2
+    """Minibatches of the critics between those of the actor."""
+    target_policy_noise: FromZero = 0.2
+    """Deviation of the noise on the target's actions."""
+    target_noise_clip: FromZero = 0.5
+    """Limit of that noise."""
 
 
 # rl-baselines3-zoo's, Pendulum's with a fifth of the steps; for MuJoCo those of the authors' code.

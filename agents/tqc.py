@@ -1,13 +1,9 @@
 """Truncated quantile critics (Kuznetsov et al., 2020, arXiv:2005.04269), sb3-contrib's."""
 
 from dataclasses import asdict, dataclass
-from typing import ClassVar
-
-from sb3_contrib import TQC
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 from agents import sac
-from agents.config import Whole, WholeFromZero
+from agents.config import Imported, Whole, WholeFromZero
 from wnrl.errors import UsageError
 
 
@@ -19,7 +15,7 @@ class TQCConfig(sac.SACConfig):
         UsageError: a value with which training could not run.
     """
 
-    algorithm: ClassVar[type[BaseAlgorithm]] = TQC
+    algorithm = Imported("sb3_contrib:TQC")
 
     n_quantiles: Whole = 25
     """Quantiles of the return's distribution for each critic."""

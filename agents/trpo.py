@@ -1,24 +1,20 @@
 """Trust region policy optimisation (Schulman et al., 2015, arXiv:1502.05477), sb3-contrib's."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from sb3_contrib import TRPO
-from stable_baselines3.common.base_class import BaseAlgorithm
-
-from agents.config import OnPolicyConfig, Positive, Whole
+from agents.config import GaussianConfig, Imported, Positive, Whole
 from wnrl.errors import UsageError
 
 
 @dataclass(frozen=True)
-class TRPOConfig(OnPolicyConfig):
+class TRPOConfig(GaussianConfig):
     """Hyperparameters, with sb3-contrib's names; the defaults are sb3-contrib's.
 
     Raises:
         UsageError: a value with which training could not run.
     """
 
-    algorithm: ClassVar[type[BaseAlgorithm]] = TRPO
+    algorithm = Imported("sb3_contrib:TRPO")
 
     n_envs: Whole = 2
     """Environments that step together."""
@@ -54,7 +50,7 @@ PRESETS: dict[str, TRPOConfig] = {
         gae_lambda=0.98,
         n_critic_updates=20,
     ),
-    "Acrobot-v1": TRPOConfig(total_timesteps=100_000, n_steps=1024, normalize=True),
+    "Acrobot-v1": TRPOConfig(total_timesteps=100_000, n_steps=1024, normalize="both"),
     "Pendulum-v1": TRPOConfig(
         total_timesteps=100_000,
         n_steps=1024,

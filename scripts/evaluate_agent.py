@@ -16,11 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import json
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scripts import _cli
 from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
+
+ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,12 @@ class Args:
     """A zip that SB3's model.save wrote, instead of a run folder; reading it runs code from it."""
     env_id: str | None = None
     """Environment for --model: an id of Gymnasium's registry, ours included, or module:Env-v0."""
+    env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Its arguments: --env-kwargs continuous True gravity -5."""
+    max_episode_steps: int | None = None
+    """Steps after which its episodes are cut, instead of its own limit."""
+    frame_stack: int | None = None
+    """Observations that are stacked to one; 4 of an Atari game, else 1, if not given."""
     statistics: Path | None = None
     """Statistics of observations for --model: our vecnormalize.npz, which is found beside it, or a
     .pkl of SB3's VecNormalize.save; reading the latter runs code from it."""
@@ -50,21 +58,21 @@ class Args:
     """Also film one more episode: a .gif, or an .mp4 with wnrl[video]."""
 
     def __post_init__(self) -> None:
-        from agents.run import PREFIXES
-        from wnrl.rl.recording import check_film
-
         check_positive(episodes=self.episodes)
-        check_choice("which", self.which, PREFIXES)
+        check_choice("which", self.which, ("last", "best"))
         if (self.run_dir is None) == (self.model is None):
             raise UsageError("give either --run-dir or --model")
         if self.model is not None and self.env_id is None:
             raise UsageError("--model needs --env-id: a zip does not say where its agent acts")
-        for flag, value in (("--env-id", self.env_id), ("--statistics", self.statistics)):
-            if value is not None and self.model is None:
-                raise UsageError(f"{flag} goes with --model; a run folder knows its own")
+        for name in (*ENVIRONMENT, "statistics"):
+            if getattr(self, name) not in (None, {}) and self.model is None:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} goes with --model; a run folder knows its own")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
         if self.record is not None:
+            from wnrl.rl.recording import check_film
+
             check_film(self.record)
 
 
@@ -73,22 +81,17 @@ if __name__ == "__main__":
 
 import numpy as np
 
-import envs
-from agents import AGENTS
-from agents.run import load_run
-from wnrl.rl.environments import FINAL_STARTS, first_env_seed, vectorize_for_evaluation
+from agents.subject import Subject, pickles_near
+from wnrl.rl.environments import FINAL_STARTS, first_env_seed
 from wnrl.rl.evaluation import evaluate
-from wnrl.rl.loading import check_fits, load_agent, load_pickled_statistics
 from wnrl.rl.recording import film, write_film
-from wnrl.rl.run import AT_ONCE, STATISTICS
-from wnrl.rl.statistics import load_statistics
-from wnrl.rl.training import Model
+from wnrl.rl.run import AT_ONCE
 from wnrl.runs import resolve_device, seed_everything
 from wnrl.study.stats import LEAST, mean_interval
 
 
-def subject(args: Args) -> tuple[Model, Path, str, Path | None, dict[str, Any]]:
-    """Return agent, its path, environment's id, statistics, and what the result says of it.
+def subject(args: Args) -> Subject:
+    """Return who is evaluated.
 
     Raises:
         UsageError: What ``args`` name is not there, damaged or incomplete.
@@ -96,31 +99,17 @@ def subject(args: Args) -> tuple[Model, Path, str, Path | None, dict[str, Any]]:
     device = resolve_device(args.device)
     if args.model is None:
         assert args.run_dir is not None
-        model, statistics, settings = load_run(args.run_dir, args.which, device)
-        about = {"run_dir": str(args.run_dir), "which": args.which, "algo": settings["algo"]}
-        about |= {"norm": settings["norm"], "trained_seed": settings["seed"]}
-        return model, args.run_dir, settings["env_id"], statistics, about
-    algorithms = [row.config.algorithm for row in AGENTS.values()]
-    env_id, path = str(args.env_id), args.model
-    model = load_agent(path, algorithms, device)
-    about = {"model": str(path)}
-    return model, path, env_id, args.statistics or statistics_beside(path), about
-
-
-def statistics_beside(model: Path) -> Path | None:
-    """Return our own file of statistics beside a zip, where there is one."""
-    path = model.with_name(model.name.replace("model.zip", STATISTICS))
-    return path if path != model and path.is_file() else None
+        return Subject.of_run(args.run_dir, args.which, device)
+    environment = {name: getattr(args, name) for name in ENVIRONMENT}
+    return Subject.of_zip(args.model, environment, args.statistics, device)
 
 
 def tell_of_pickles(model: Path, env_id: str) -> None:
     """Say on stderr which statistics of SB3's lie near a zip and are not read."""
-    folders = (model.parent, model.parent / env_id)  # the second is rl-baselines3-zoo's
-    near = sorted(path for folder in folders for path in folder.glob("*vecnormalize*.pkl"))
-    if near:
+    if near := pickles_near(model, env_id):
         told = f"not read, since a pickle runs code: {near[0]}; --statistics {near[0]} reads it"
     else:
-        told = f"none are near {model} (*vecnormalize*.pkl); --statistics names others"
+        told = f"none are near {model} (*vec*normalize*.pkl); --statistics names others"
     print(f"statistics of observations: {told}", file=sys.stderr)
 
 
@@ -131,33 +120,27 @@ def evaluated(args: Args) -> dict[str, Any]:
         UsageError: Something in ``args`` cannot be used.
         NonFiniteError: What the agent or the environment gives is not finite.
     """
-    model, path, env_id, statistics, about = subject(args)
+    agent = subject(args)
+    model, env_id = agent.model, str(agent.environment["env_id"])
     starts = first_env_seed(args.seed) + FINAL_STARTS
-    factory = envs.factory(env_id, "rgb_array" if args.record else None)
-
-    def play(n_envs: int) -> Any:
-        env = vectorize_for_evaluation(factory, n_envs, None)
-        check_fits(model, env, path, env_id)
-        if statistics is None:
-            return env
-        pickled = statistics.suffix == ".pkl"
-        return (load_pickled_statistics if pickled else load_statistics)(env, statistics)
-
-    with closing(play(min(args.episodes, AT_ONCE))) as env:
+    if args.record:  # which is refused before anything is played
+        agent.environments(1, "rgb_array").close()
+    with closing(agent.environments(min(args.episodes, AT_ONCE))) as env:
         seed_everything(args.seed)
         returns, lengths = evaluate(model, env, args.episodes, starts, not args.stochastic)
     if args.record:
-        with closing(play(1)) as env:
+        with closing(agent.environments(1, "rgb_array")) as env:
             frames = film(model, env, starts, not args.stochastic)
-            write_film(args.record, frames, env.unwrapped.metadata.get("render_fps") or 30)
-    if statistics is None and args.model is not None:
-        tell_of_pickles(path, env_id)
+            fps: Any = env.unwrapped.metadata.get("render_fps")
+            write_film(args.record, frames, fps or 30)
+    if agent.statistics is None and args.model is not None:
+        tell_of_pickles(args.model, env_id)
     interval = None  # of few episodes, or of equal ones, there is none
     if len(returns) >= LEAST and min(returns) < max(returns):
         interval = [float(end) for end in mean_interval(returns)]
     return {
-        **about,
-        "statistics": str(statistics) if statistics else None,
+        **agent.about,
+        "statistics": str(agent.statistics) if agent.statistics else None,
         "env_id": env_id,
         "steps": model.num_timesteps,
         "seed": args.seed,

@@ -19,41 +19,23 @@ if __name__ == "__main__":
     _cli.start()
 
 import argparse
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import tyro
 
-from agents import AGENTS
-from agents import run as runner
+from agents import defaults
 from agents.config import Config
-from wnrl.errors import UsageError, check_choice
-from wnrl.norms import NORMS
-from wnrl.runs import CONFIG, Options, read_config
-
-RUNNING = ("run_dir", "resume", "checkpoint_minutes", "keep_checkpoint", "config")  # no settings
+from agents.settings import Settings, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Settings):
     """One run. ``Args.of`` fills ``config`` with the preset."""
 
-    algo: str = "ppo"
-    """ppo, a2c, trpo, dqn, qrdqn, sac, td3, tqc, crossq or recurrent_ppo, each with its own flags:
-    --algo sac --help shows those of SAC."""
-    env_id: str = "CartPole-v1"
-    """Environment: an id of Gymnasium's registry, ours included, or module:Env-v0."""
-    variant: str | None = None
-    """A published recipe on top of the preset, such as salimans2016 for dqn."""
-    norm: str = "weight"
-    """Normalisation: none, weight, weight_mean, mean, projected, batch, batch_renorm, layer, rms or
-    spectral; a key of wnrl.NORMS."""
-    seed: int = 0
-    """Seeds the network, the actions and the environments."""
-    device: str = "auto"
-    """auto (a GPU where there is one and the network is not small), cpu, cuda or cuda:<k>."""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """Take the defaults from a run's config.json, or from a YAML file of rl-baselines3-zoo."""
     run_dir: Path | None = None
     """The run's folder; runs/single/<task>/<algo>/<norm>/seed<k> unless said otherwise."""
     resume: bool = False
@@ -63,67 +45,68 @@ class Args:
     """Time between the checkpoints for --resume; longer where they take long to write."""
     keep_checkpoint: bool = True
     """Leave one in a finished run too, which can then be extended; it has the replay buffer."""
-    eval_episodes: int = 20
-    """Episodes of the evaluation after training."""
-    eval_points: int = 20
-    """Evaluations during training, for the learning curve."""
-    eval_point_episodes: int = 5
-    """Episodes of each of them."""
-    threads: int | None = None
-    """CPU threads of torch; one for a small network, a few for a larger one if not given."""
-    compile: bool = False
-    """Compile the networks for the updates; CUDA graphs on a GPU."""
     config: tyro.conf.OmitArgPrefixes[Config]
-    """Hyperparameters, with SB3's names; the defaults are those of the preset, or of the run that
-    goes on."""
+    """Hyperparameters, with SB3's names; the defaults are those of the preset, of --config, or of
+    the run that goes on."""
 
     @classmethod
     def of(
         cls, algo: str = "ppo", env_id: str | None = None, variant: str | None = None, **others: Any
     ) -> "Args":
-        """Return arguments with the preset of ``algo`` and ``env_id``, or with ``config``.
+        """Return arguments with the preset of ``algo`` and ``env_id``, as ``preset_of`` has it."""
+        return cls.with_defaults(*defaults.preset_of(algo, env_id, variant), **others)
 
-        Without ``env_id`` it is the first one that the algorithm has a preset for.
-
-        Raises:
-            UsageError: There is no such algorithm or variant.
-        """
-        row = AGENTS[check_choice("algo", algo, AGENTS)]
-        env_id = env_id or next(iter(row.presets))
-        others.setdefault("config", row.preset(env_id, variant))
-        return cls(algo=algo, env_id=env_id, variant=variant, **others)
+    @classmethod
+    def with_defaults(cls, settings: Settings, config: Any, **others: Any) -> "Args":
+        """Return arguments with these settings and hyperparameters, but for the ``others``."""
+        return cls(**{**vars(settings), "config": config, **others})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.threads is not None:
             _cli.check_threads(self.threads)
-        self.options()
-        self.as_config()
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        task = Path("runs", "single", re.sub("[/:]", "_", self.env_id))
-        return self.run_dir or task / self.algo / self.norm / f"seed{self.seed}"
-
-    def options(self) -> Options:
-        """Return how the run is carried out."""
-        return Options(self.resume, self.checkpoint_minutes, self.keep_checkpoint)
+        return self.run_dir or self.usual_folder
 
     def as_config(self) -> dict[str, Any]:
-        """Return every value that decides what the run does."""
-        values = {name: value for name, value in asdict(self).items() if name not in RUNNING}
-        return runner.complete(**values, **asdict(self.config))
+        """Return every value that decides what the run does.
+
+        Raises:
+            UsageError: There is no such norm, device or variant.
+        """
+        from agents.run import complete
+
+        return complete(**vars(settings_of(vars(self))), **vars(self.config))
 
 
 def train(args: Args, *reports: Callable[..., None]) -> dict[str, Any]:
     """Do the run; ``reports`` are ``agents.run.train_agent``'s."""
-    return runner.train_agent(args.folder, args.as_config(), args.options(), *reports)
+    from agents.run import train_agent
+    from wnrl.runs import Options
+
+    options = Options(args.resume, args.checkpoint_minutes, args.keep_checkpoint)
+    return train_agent(args.folder, args.as_config(), options, *reports)
+
+
+def begin(args: Args) -> None:
+    """Print the folder, and on stderr where the steps are not those that were asked for."""
+    print(args.folder, flush=True)
+    asked, update = args.config.total_timesteps, args.config.steps_of_an_update
+    if asked % update:
+        steps = asked + -asked % update
+        print(
+            f"total_timesteps {asked} is rounded up to {steps}: updates are {update} steps apart",
+            file=sys.stderr,
+        )
 
 
 def main(args: Args) -> int:
     """Print the run folder, train, print the result; return 1 if the run failed."""
     with _cli.progress_bar() as progress:
-        result = train(args, progress, lambda: print(args.folder, flush=True))
+        result = train(args, progress, lambda: begin(args))
     if result["status"] == "failed":
         print(f"failed: {result['reason']}")
         return 1
@@ -138,48 +121,26 @@ def main(args: Args) -> int:
 def preset_of(argv: Sequence[str]) -> Args:
     """Return what the flags that are not given mean.
 
-    With ``--resume`` it is what the run in the folder has, else the preset for the algorithm and
-    environment that are given.
-
     Raises:
-        UsageError: There is no such variant, or the folder holds no run of an agent, and nothing
-            says which one to begin.
+        UsageError: As ``Given.defaults``.
     """
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("algo", "env_id", "variant", "norm", "seed", "run_dir"):
+    for name in ("algo", "env_id", "variant", "norm", "seed", "run_dir", "config"):
         scan.add_argument(f"--{name.replace('_', '-')}", f"--{name}", nargs="?", const="")
     scan.add_argument("--help", "-h", action="store_true")
     scan.add_argument("--resume", action=argparse.BooleanOptionalAction)
-    given, _ = scan.parse_known_args(argv)
-    algo = given.algo if given.algo in AGENTS else "ppo"  # which Args refuses
-    preset = Args.of(algo, given.env_id, given.variant or None)
-    if not given.resume:
-        return preset
-    where = replace(
-        preset,
-        seed=int(given.seed) if given.seed and given.seed.isdecimal() else 0,
-        norm=given.norm if given.norm in NORMS else preset.norm,
-        run_dir=Path(given.run_dir) if given.run_dir else None,
+    words, _ = scan.parse_known_args(argv)
+    given = defaults.Given(
+        algo=words.algo,
+        env_id=words.env_id,
+        variant=words.variant,
+        norm=words.norm,
+        seed=int(words.seed) if words.seed and words.seed.isdecimal() else None,
+        run_dir=Path(words.run_dir) if words.run_dir else None,
+        config=Path(words.config) if words.config else None,
+        resume=bool(words.resume) and not words.help and words.run_dir != "",
     )
-    folder = where.folder
-    earlier = read_config(folder)
-    if earlier and "algo" not in earlier:
-        raise UsageError(
-            f"run_dir {folder} holds a run of another program: its {CONFIG} has no algo"
-        )
-    if not (earlier or given.algo or given.env_id or given.run_dir == "" or given.help):
-        raise UsageError(
-            f"run_dir {folder} holds no run to go on with; to begin one there, say which: "
-            "--algo or --env-id"
-        )
-    if earlier.get("algo") not in AGENTS or given.algo not in (None, earlier["algo"]):
-        return preset
-    kind = AGENTS[earlier["algo"]].config
-    config = kind(**{f.name: earlier[f.name] for f in fields(kind) if f.name in earlier})
-    chosen_again = ("device", "threads")  # it may go on elsewhere
-    others = {f.name: earlier[f.name] for f in fields(Args) if f.name in earlier}
-    others = {name: value for name, value in others.items() if name not in chosen_again}
-    return replace(preset, config=config, **others)
+    return Args.with_defaults(*given.defaults())
 
 
 if __name__ == "__main__":

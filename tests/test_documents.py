@@ -15,7 +15,7 @@ from stable_baselines3 import PPO
 from torch import nn
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
-from scripts import _cli
+from scripts import _cli, train_agent
 from tests.tables import restored
 from wnrl import WNLinear
 
@@ -82,7 +82,9 @@ def test_commands_have_flags_that_their_programs_take(document, tmp_path, monkey
     with restored():
         for program, argv in commands(document):
             module = importlib.import_module(f"scripts.{program.replace('/', '.')}")
-            _cli.parse(module.Args, None, getattr(module, "preset_of", None), argv)
+            args = _cli.parse(module.Args, None, getattr(module, "preset_of", None), argv)
+            if module is train_agent:
+                args.as_config()
     sys.modules.pop("my_lab", None)
 
 

@@ -31,7 +31,7 @@ from scripts import _cli
 from wnrl.errors import UsageError, check_choice, check_positive
 
 STOCK = "stock"
-OURS_ALONE = ("norm_kwargs", "norm_heads", "data_init", "tau")
+OURS_ALONE = ("norm_kwargs", "placement", "norm_heads", "data_init", "tau")
 """Arguments of policies that stock's do not have."""
 SEGMENT = 0.3
 """Seconds that stock trains for in a round; more where one cycle of updates takes longer."""

@@ -39,7 +39,7 @@ TINY_ON_POLICY = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "n_critic_upda
 TASKS = {
     algo: "Pendulum-v1" if issubclass(agent.config, ContinuousConfig) else "CartPole-v1"
     for algo, agent in AGENTS.items()
-}
+} | {"maskable_ppo": "Taxi-v4"}
 IMAGE_ALGOS = [algo for algo in AGENTS if algo != "crossq"]
 
 
@@ -93,7 +93,7 @@ def test_data_dependent_initialisation_reaches_the_policy(algo):
 
 @pytest.mark.parametrize("algo", AGENTS)
 def test_each_run_owns_the_seeds_of_its_environments(algo):
-    seen = build(algo, seed=3, normalize=False).env.reset()
+    seen = build(algo, seed=3, normalize="none").env.reset()
     alone = gym.make(TASKS[algo])
     for k in range(2):
         np.testing.assert_array_equal(seen[k], alone.reset(seed=first_env_seed(3) + k)[0])
@@ -211,9 +211,55 @@ def test_a_model_with_schedules_survives_saving(algo, tmp_path):
     )
 
 
-def test_the_options_of_a_norm_reach_the_policy():
-    model = build("ppo", norm="batch", norm_kwargs={"momentum": 0.3})
+def test_the_options_of_a_norm_reach_the_policy(tmp_path):
+    model = build("ppo", norm="batch", norm_kwargs={"momentum": 0.3}, placement="post")
     assert {part.momentum for part in batch_norms(model.policy)} == {0.3}
+    first, second = model.policy.mlp_extractor.policy_net
+    assert isinstance(first, torch.nn.Linear)
+    assert batch_norms(second)
+    model.save(tmp_path / "model.zip")
+    assert type(model).load(tmp_path / "model.zip", device="cpu").policy.placement == "post"
+
+
+def test_crossq_has_one_place_for_its_normalizers():
+    with pytest.raises(UsageError, match="placement must be 'pre' for CrossQ"):
+        build("crossq", norm="batch_renorm", placement="post")
+
+
+def test_an_episode_can_be_what_an_update_waits_for():
+    model = build("sac", n_envs=1, train_freq=1, train_freq_unit="episode", gradient_steps=-1)
+    model.learn(250)
+    assert model.num_timesteps == 400  # two of Pendulum's episodes
+    assert model._n_updates == 400
+
+
+def test_a_masked_agent_never_takes_an_action_that_is_ruled_out():
+    make = envs.factory("Taxi-v4", max_episode_steps=30)
+    config = tiny(AGENTS["maskable_ppo"].preset("Taxi-v4"))
+    model = AGENTS["maskable_ppo"].build(config, vectorize(make, 2, 0), "weight", 0, "cpu")
+    taken = []
+
+    def watch(env):
+        def step(action):
+            taken.append(bool(env.get_wrapper_attr("action_masks")()[action]))
+            return type(env).step(env, action)
+
+        env.step = step
+
+    for env in model.env.unwrapped.envs:
+        watch(env)
+    model.learn(64)
+    with closing(vectorize_for_evaluation(make, 2, model.env)) as evaluation:
+        for env in evaluation.unwrapped.envs:
+            watch(env)
+        evaluate(model, evaluation, 2, seed=0)
+    assert len(taken) >= 64 + 60
+    assert all(taken)
+
+
+def test_a_masked_agent_needs_masks():
+    with pytest.raises(UsageError, match="MaskablePPO needs an environment with a method action_m"):
+        build("maskable_ppo", "CartPole-v1")
 
 
 def test_events_land_in_the_file_itself(tmp_path):
@@ -324,6 +370,9 @@ class Picture(gym.Env):
         self.left -= 1
         return self.seen(), 1.0, self.left == 0, False, {}
 
+    def action_masks(self):
+        return np.ones(2, bool)
+
     def seen(self):
         picture = self.np_random.integers(0, 256, (self.side, self.side, 1), np.uint8)
         return {"p": picture, "x": np.zeros(2, np.float32)} if self.in_dict else picture
@@ -332,7 +381,7 @@ class Picture(gym.Env):
 @pytest.mark.parametrize(("side", "in_dict"), [(36, False), (10, False), (36, True)])
 @pytest.mark.parametrize("algo", IMAGE_ALGOS)
 def test_agents_of_pictures_train_and_are_evaluated(algo, side, in_dict):
-    config = tiny(AGENTS[algo].config(), normalize=True)
+    config = tiny(AGENTS[algo].config(), normalize="both")
     actions = BOX if issubclass(type(config), ContinuousConfig) else CHOICE
 
     def picture():

@@ -2,8 +2,11 @@ import dataclasses
 import json
 import pickle
 import re
+import subprocess
+import sys
 from fnmatch import fnmatchcase
 from inspect import signature
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
@@ -24,6 +27,7 @@ from agents.tqc import TQCConfig
 from agents.trpo import TRPOConfig
 from wnrl.errors import UsageError
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {algo: agent.config for algo, agent in AGENTS.items()}
 OFF_POLICY = [algo for algo, config in CONFIGS.items() if issubclass(config, OffPolicyConfig)]
 # What is no argument of SB3's algorithm or policy, and where it goes instead.
@@ -31,6 +35,10 @@ OWN = {
     "total_timesteps",  # learn
     "n_envs",  # vectorize
     "normalize",  # vectorize
+    "frame_stack",  # vectorize
+    "train_freq_unit",  # train_freq
+    "placement",  # our policies
+    "algorithm_kwargs",
     "learning_rate_schedule",  # learning_rate
     "learning_rate_end",  # learning_rate
     "clip_range_schedule",  # clip_range
@@ -59,7 +67,7 @@ def test_every_field_has_a_way_to_sb3_and_sb3s_name(algo):
     assert names - taken <= own
     assert not own & taken
     given = {**config.algorithm_arguments(), **config.policy_arguments()}
-    assert names - OWN <= set(given)
+    assert names - OWN - {"policy_kwargs", "optimizer_kwargs"} <= set(given)
 
 
 @pytest.mark.parametrize("algo", AGENTS)
@@ -75,11 +83,12 @@ def test_defaults_are_those_of_sb3(algo):
 
 def test_network_sizes_are_by_default_those_of_sb3():
     sizes = {algo: config().policy_arguments()["net_arch"] for algo, config in CONFIGS.items()}
-    for algo in ("ppo", "a2c", "trpo", "dqn", "qrdqn", "recurrent_ppo"):
+    for algo in ("ppo", "a2c", "maskable_ppo", "trpo", "dqn", "qrdqn", "recurrent_ppo"):
         assert sizes[algo] == [64, 64]
     for algo in ("sac", "tqc"):
         assert sizes[algo] == {"pi": [256, 256], "qf": [256, 256]}
-    assert sizes["td3"] == {"pi": [400, 300], "qf": [400, 300]}
+    for algo in ("td3", "ddpg"):
+        assert sizes[algo] == {"pi": [400, 300], "qf": [400, 300]}
     assert sizes["crossq"] == {"pi": [256, 256], "qf": [1024, 1024]}
 
 
@@ -169,8 +178,8 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
             {"critic_arch": (0,)},
             r"critic_arch must be whole sizes above zero, got \(0,\)",
         ),
-        (CrossQConfig, {"tau": 0.0}, "tau must be a number above 0, up to 1, or None; got 0.0"),
-        (CrossQConfig, {"tau": 1.5}, "tau must be a number above 0, up to 1, or None; got 1.5"),
+        (CrossQConfig, {"tau": 0.0}, "tau must be a number above 0, up to 1, or None, got 0.0"),
+        (CrossQConfig, {"tau": 1.5}, "tau must be a number above 0, up to 1, or None, got 1.5"),
         (TQCConfig, {"n_quantiles": 2}, "top_quantiles_to_drop_per_net 2 leaves none of"),
         (TD3Config, {"noise_type": "pink"}, "noise_type must be one of normal, ornstein"),
         (TD3Config, {"noise_std": -0.1}, "noise_std must be zero or above, got -0.1"),
@@ -179,6 +188,45 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
 def test_values_that_could_not_train_are_refused_by_name(config, wrong, message):
     with pytest.raises(UsageError, match=message):
         config(**wrong)
+
+
+def test_what_has_no_flag_goes_to_sb3_by_name():
+    config = PPOConfig(
+        algorithm_kwargs={"normalize_advantage": False}, policy_kwargs={"squash_output": True}
+    )
+    assert config.algorithm_arguments()["normalize_advantage"] is False
+    assert config.policy_arguments()["squash_output"] is True
+    for name, key in (("algorithm_kwargs", "gamma"), ("policy_kwargs", "net_arch")):
+        with pytest.raises(UsageError, match=f"{name}: {key} is set by its own name"):
+            PPOConfig(**{name: {key: 0.9}})
+        with pytest.raises(UsageError, match=f"{name} must be one of .*, got 'nonsense'"):
+            PPOConfig(**{name: {"nonsense": 1}})
+
+
+def test_arguments_of_the_optimizer_replace_those_of_sb3():
+    config = A2CConfig(optimizer="rmsprop_tf", optimizer_kwargs={"eps": 1e-5})
+    arguments = config.policy_arguments()
+    assert arguments["optimizer_class"].__name__ == "RMSpropTFLike"
+    assert arguments["optimizer_kwargs"] == {"eps": 1e-5}
+    betas = CrossQConfig(optimizer_kwargs={"eps": 1e-5}).policy_arguments()["optimizer_kwargs"]
+    assert betas == {"betas": (0.5, 0.999), "eps": 1e-5}
+
+
+def test_updates_can_wait_for_the_end_of_episodes():
+    config = SACConfig(train_freq=2, train_freq_unit="episode")
+    assert config.algorithm_arguments()["train_freq"] == (2, "episode")
+    assert SACConfig(train_freq=2).algorithm_arguments()["train_freq"] == 2
+    with pytest.raises(UsageError, match="train_freq_unit episode needs n_envs 1, got 2"):
+        SACConfig(train_freq_unit="episode", n_envs=2)
+
+
+def test_the_configurations_are_there_before_anything_that_takes_seconds():
+    heavy = ["torch", "numpy", "gymnasium", "stable_baselines3"]
+    program = f"import sys, agents.defaults\nprint([n for n in {heavy} if n in sys.modules])"
+    shown = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert shown.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("ent_coef", ["auto", "auto_0.1", 0, 0.2, "0.2"])

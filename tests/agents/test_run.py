@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from agents import AGENTS
-from agents.run import DEFAULTS, complete, load_run, settings, train
+from agents.run import complete, load_run, settings, train
+from agents.settings import Settings
 from wnrl.errors import UsageError
 from wnrl.runs import read_config
 from wnrl.study.plan import RETURN, Arm, Study, Task
@@ -62,4 +63,5 @@ def test_what_is_not_said_is_the_presets(algo):
     found = complete(algo, env_id, "weight", 0)
     preset = dataclasses.asdict(AGENTS[algo].preset(env_id))
     assert {key: found[key] for key in preset} == preset
-    assert {key: found[key] for key in DEFAULTS} == DEFAULTS
+    defaults = dataclasses.asdict(Settings(algo=algo, env_id=env_id))
+    assert {key: found[key] for key in defaults} == defaults

@@ -26,7 +26,7 @@ def through_a_file(tmp_path):
     return write_and_read
 
 
-def played(env_id, seed, steps=30, normalize=True):
+def played(env_id, seed, steps=30, normalize="both"):
     env = vectorize(envs.factory(env_id), 2, seed, normalize)
     env.action_space.seed(seed)
     env.reset()
@@ -59,7 +59,7 @@ def test_episodes_go_on_where_they_were_and_later_ones_begin_alike(env_id, throu
     if env_id.startswith("MinAtar"):
         pytest.importorskip("minatar")
     env = played(env_id, seed=0)
-    other = vectorize(envs.factory(env_id), 2, 7, True)
+    other = vectorize(envs.factory(env_id), 2, 7, "both")
     assert load_envs(other, through_a_file(save_envs(env)))
     env.action_space.seed(3)
     actions = [env.action_space.sample() for _ in range(100)]
@@ -68,7 +68,7 @@ def test_episodes_go_on_where_they_were_and_later_ones_begin_alike(env_id, throu
 
 def test_games_of_atari_go_on_where_they_were(through_a_file):
     pytest.importorskip("ale_py")
-    env = played("BreakoutNoFrameskip-v4", seed=0, normalize=False)
+    env = played("BreakoutNoFrameskip-v4", seed=0, normalize="none")
     other = vectorize(envs.factory("BreakoutNoFrameskip-v4"), 2, 7)
     assert load_envs(other, through_a_file(save_envs(env)))
     actions = [k % 4 for k in range(60)]

@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
 import envs
 from agents import AGENTS
+from wnrl.errors import UsageError
 from wnrl.rl.environments import vectorize, vectorize_for_evaluation
 
 
@@ -41,7 +42,7 @@ VECTOR = spaces.Box(-1.0, 1.0, (2,))
     ],
 )
 def test_of_the_observations_vectors_alone_are_scaled(space, scaled):
-    env = vectorize(lambda: Seen(space), 2, 0, normalize=True)
+    env = vectorize(lambda: Seen(space), 2, 0, normalize="both")
     assert isinstance(env, VecNormalize)
     assert env.norm_obs == (scaled is not False)
     assert env.norm_obs_keys == (scaled or None)
@@ -58,7 +59,7 @@ def test_of_the_observations_vectors_alone_are_scaled(space, scaled):
 
 def test_images_become_channel_first_in_front_of_the_statistics():
     both = spaces.Dict({"p": PICTURE, "x": VECTOR})
-    env = vectorize(lambda: Seen(both), 2, 0, normalize=True)
+    env = vectorize(lambda: Seen(both), 2, 0, normalize="both")
     env.reset()
     assert env.observation_space["p"].shape == (3, 12, 12)
     assert unwrap_vec_normalize(env).get_original_obs()["p"].shape == (2, 3, 12, 12)
@@ -115,3 +116,37 @@ def test_a_seed_starts_a_new_game_also_in_the_middle_of_one():
 
     with closing(vectorize_for_evaluation(make, 1, None)) as env:
         np.testing.assert_array_equal(play(env), play(env))
+
+
+def test_what_is_scaled_can_be_chosen():
+    for word, obs, reward in (("obs", True, False), ("reward", False, True), ("both", True, True)):
+        env = vectorize(lambda: Seen(VECTOR), 2, 0, word)
+        assert (env.norm_obs, env.norm_reward) == (obs, reward)
+        other = vectorize_for_evaluation(lambda: Seen(VECTOR), 2, env)
+        assert (other.norm_obs, other.norm_reward) == (obs, False)
+    assert not isinstance(vectorize(lambda: Seen(VECTOR), 2, 0), VecNormalize)
+    with pytest.raises(UsageError, match="normalize must be one of none, obs, reward, both, got"):
+        vectorize(lambda: Seen(VECTOR), 2, 0, "rewards")
+
+
+@pytest.mark.parametrize("normalize", ["none", "both"])
+def test_observations_can_be_stacked(normalize):
+    env = vectorize(envs.factory("CartPole-v1"), 2, 0, normalize, frame_stack=3)
+    assert env.observation_space.shape == (12,)
+    other = vectorize_for_evaluation(envs.factory("CartPole-v1"), 2, env, 3)
+    assert other.observation_space == env.observation_space
+    first = other.reset()
+    second = other.step([0, 0])[0]
+    np.testing.assert_allclose(second[:, 4:8], first[:, 8:], atol=1e-5)
+    with pytest.raises(UsageError, match="frame_stack 2 needs observations in a Box, got Discrete"):
+        vectorize(lambda: Seen(spaces.Discrete(3)), 2, 0, frame_stack=2)
+
+
+def test_environments_in_processes_of_their_own_play_the_same():
+    make = envs.factory("CartPole-v1")
+    played = []
+    for subprocesses in (False, True):
+        with closing(vectorize(make, 2, 5, "both", subprocesses=subprocesses)) as env:
+            steps = [env.reset(), *(env.step([k % 2, 1])[0] for k in range(30))]
+            played.append(np.array(steps))
+    np.testing.assert_array_equal(*played)

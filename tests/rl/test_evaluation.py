@@ -16,7 +16,7 @@ from wnrl.sb3 import Diagnostics
 
 FACTORY = envs.factory("CartPoleNoVel-v1")
 CONFIG = RecurrentPPOConfig(
-    n_envs=2, n_steps=16, batch_size=16, n_epochs=2, lstm_hidden_size=8, normalize=True
+    n_envs=2, n_steps=16, batch_size=16, n_epochs=2, lstm_hidden_size=8, normalize="both"
 )
 
 

@@ -144,8 +144,8 @@ def test_a_broken_pipe_to_anything_else_is_an_error():
 @pytest.mark.parametrize(
     ("path", "flag", "table"),
     [
-        ("scripts/train_agent.py", "norm", NORMS),
-        ("scripts/train_agent.py", "algo", AGENTS),
+        ("agents/settings.py", "norm", NORMS),
+        ("agents/settings.py", "algo", AGENTS),
         ("wnrl/vae/config.py", "norm", NORMS),
         ("wnrl/vae/config.py", "model", MODELS),
         ("wnrl/vae/config.py", "dataset", DATASETS),

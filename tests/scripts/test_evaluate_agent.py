@@ -18,8 +18,9 @@ from gymnasium.envs.registration import EnvSpec
 from PIL import Image, ImageSequence
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
+from agents.subject import pickles_near
 from scripts import _cli, train_agent
 from scripts.evaluate_agent import Args, evaluated, main
 from wnrl.errors import UsageError
@@ -135,6 +136,7 @@ class Harmful:
 
 
 @pytest.mark.parametrize("place", ["vecnormalize.pkl", "CartPole-v1/vecnormalize.pkl",
+                                   "vec_normalize.pkl",
                                    "ppo_vecnormalize_100_steps.pkl"])  # fmt: skip
 def test_a_pickle_near_a_zip_is_told_and_read_only_where_it_is_named(zips, tmp_path, capsys, place):
     model, pickled = tmp_path / "ppo.zip", tmp_path / place
@@ -149,6 +151,61 @@ def test_a_pickle_near_a_zip_is_told_and_read_only_where_it_is_named(zips, tmp_p
     VecNormalize(raw).save(str(pickled))
     assert leave(*flags, "--statistics", pickled) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["statistics"] == str(pickled)
+
+
+def test_of_several_pickles_near_a_zip_the_likeliest_is_told(tmp_path):
+    for name in ("rl_vecnormalize_100_steps.pkl", "rl_vecnormalize_20_steps.pkl"):
+        (tmp_path / name).touch()
+    final = tmp_path / "ALE-Pong-v5" / "vecnormalize.pkl"
+    final.parent.mkdir()
+    final.touch()
+    for model, likeliest in (
+        ("rl_20_steps.zip", tmp_path / "rl_vecnormalize_20_steps.pkl"),
+        ("rl_100_steps.zip", tmp_path / "rl_vecnormalize_100_steps.pkl"),
+        ("ALE-Pong-v5.zip", final),
+    ):
+        assert pickles_near(tmp_path / model, "ale_py:ALE/Pong-v5")[0] == likeliest
+
+
+def as_of_another_version(path, copy):
+    """Write a copy whose spaces are of gym, and whose schedule cannot be read."""
+    module, code = b"cgym.spaces.box\nBox\n.", b"cbuiltins\nint\n(S'a'\ntR."
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "data":
+                data = json.loads(content)
+                for key in ("observation_space", "action_space"):
+                    data[key] = {":serialized:": base64.b64encode(module).decode()}
+                data["lr_schedule"] = {":serialized:": base64.b64encode(code).decode()}
+                content = json.dumps(data)
+            new.writestr(name, content)
+
+
+def test_an_agent_of_an_earlier_sb3_acts_in_the_spaces_of_its_environment(zips, tmp_path, capsys):
+    for name, env_id in (("ppo", "CartPole-v1"), ("dqn", "CartPole-v1"), ("sac", "Pendulum-v1")):
+        old = tmp_path / f"{name}.zip"
+        as_of_another_version(zips / old.name, old)
+        flags = ["--env-id", env_id, "--episodes", 1]
+        returns = []
+        for path in (zips / old.name, old):
+            assert leave("--model", path, *flags) == 0
+            shown = capsys.readouterr()
+            returns.append(json.loads(shown.out)["returns"])
+        assert "was written by another SB3 or Python (No module named 'gym')" in shown.err
+        assert returns[0] == returns[1]
+    assert leave("--model", tmp_path / "ppo.zip", "--env-id", "Acrobot-v1") == 2
+    assert "size mismatch" in capsys.readouterr().err
+
+
+def test_an_agent_of_stacked_observations_says_how_many(tmp_path, capsys):
+    stacked = VecFrameStack(DummyVecEnv([lambda: gym.make("CartPole-v1")]), 3)
+    PPO("MlpPolicy", stacked, device="cpu").save(tmp_path / "ppo")
+    flags = ["--model", tmp_path / "ppo.zip", "--env-id", "CartPole-v1", "--episodes", 1]
+    assert leave(*flags) == 2
+    assert capsys.readouterr().err.rstrip().endswith("with --frame-stack 3 it may fit")
+    assert leave(*flags, "--frame-stack", 3, "--max-episode-steps", 5) == 0
+    assert json.loads(capsys.readouterr().out)["mean_length"] <= 5
 
 
 def test_what_was_looked_for_beside_a_zip_is_told(zips, capsys):

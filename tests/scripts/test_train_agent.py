@@ -22,7 +22,10 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import envs
 from agents import AGENTS
 from agents.config import OffPolicyConfig
+from agents.run import load_run
 from scripts import _cli
+from scripts.evaluate_agent import Args as Evaluation
+from scripts.evaluate_agent import evaluated
 from scripts.train_agent import Args, main, preset_of, train
 from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
@@ -377,6 +380,64 @@ def test_flags_go_over_the_preset_of_the_environment(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     assert (config["gamma"], config["learning_rate"]) == (0.9, 1e-3)
     assert (config["n_steps"], config["use_sde"]) == (16, False)
+
+
+def test_help_is_shown_before_torch_is_imported():
+    program = f"""
+import runpy, sys
+sys.argv = [{str(SCRIPT)!r}, "--algo", "sac", "--help"]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as left:
+    print(left.code, [name for name in ("torch", "gymnasium") if name in sys.modules])
+"""
+    shown = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert shown[-1] == "0 []"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--total-timesteps", "50"], "total_timesteps 50 is rounded up to 64: updates are 32 ste"),
+        (["--total-timesteps", "64"], ""),
+    ],
+)
+def test_a_budget_that_is_rounded_up_is_told(tmp_path, capsys, flags, told):
+    assert leave(*TINY, *flags, "--run-dir", str(tmp_path / "run")) == 0
+    shown = capsys.readouterr().err
+    assert told in shown if told else "rounded" not in shown
+    assert read_result(tmp_path / "run")["steps"] == 64
+
+
+def test_a_run_of_an_environment_with_arguments_another_limit_and_stacked_observations(tmp_path):
+    flags = "--env-id Pendulum-v1 --env-kwargs g 3.5 --max-episode-steps 20 --frame-stack 2"
+    folder = tmp_path / "run"
+    assert leave(*TINY, *flags.split(), "--normalize", "obs", "--run-dir", str(folder)) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["env_kwargs"], config["max_episode_steps"]) == ({"g": 3.5}, 20)
+    model, statistics, _ = load_run(folder)
+    assert model.observation_space.shape == (6,)
+    assert statistics.name == "vecnormalize.npz"
+    result = evaluated(Evaluation(run_dir=folder, episodes=3))
+    assert result["returns"] == read_result(folder)["eval_returns"]
+    assert result["mean_length"] == 20
+
+
+@pytest.mark.parametrize("folder", ["run", "copy"])
+def test_a_file_gives_the_defaults_of_the_flags(tmp_path, folder):
+    zoo = tmp_path / "ppo.yml"
+    zoo.write_text("CartPole-v1: {n_envs: 2, n_steps: 16, batch_size: 16, gamma: 0.9}")
+    flags = ["--config", str(zoo), "--env-id", "CartPole-v1", "--norm", "layer", "--eval-points=2"]
+    flags += ["--total-timesteps", "32", "--eval-episodes", "1"]
+    assert leave(*flags, "--run-dir", str(tmp_path / "run")) == 0
+    first = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (first["gamma"], first["n_envs"], first["norm"]) == (0.9, 2, "layer")
+    again = ["--config", str(tmp_path / "run" / "config.json"), "--run-dir", str(tmp_path / folder)]
+    assert leave(*again) == 0
+    assert json.loads((tmp_path / folder / "config.json").read_text()) == first
+    assert leave(*again, "--resume") == 2
 
 
 def test_arguments_of_an_unknown_algorithm_are_refused():

@@ -30,7 +30,15 @@ class PPOConfig:
     )
     """What may differ from member to member of one cohort."""
     elsewhere: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "normalize": (False,),
+        "normalize": ("none",),
+        "frame_stack": (None, 1),
+        "env_kwargs": ({},),
+        "max_episode_steps": (None,),
+        "placement": ("pre",),
+        "critic_arch": (None,),
+        "optimizer_kwargs": ({},),
+        "algorithm_kwargs": ({},),
+        "policy_kwargs": ({},),
         "use_sde": (False,),
         "sde_sample_freq": (),
         "target_kl": (None,),

@@ -11,6 +11,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
+    SubprocVecEnv,
     VecEnv,
     VecFrameStack,
     VecNormalize,
@@ -23,7 +24,8 @@ from stable_baselines3.common.vec_env.base_vec_env import (
     VecEnvWrapper,
 )
 
-from wnrl.errors import NonFiniteError, check_positive
+from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
+from wnrl.rl.masks import with_masks
 
 # Of environments: a run with seed k owns the numbers from k * SEED_STRIDE on; the starts of its
 # evaluations are numbered from these places behind them.
@@ -46,9 +48,16 @@ def first_env_seed(seed: int) -> int:
 
 
 def vectorize(
-    factory: Factory, n_envs: int, seed: int, normalize: bool = False, gamma: float = 0.99
+    factory: Factory,
+    n_envs: int,
+    seed: int,
+    normalize: str = "none",
+    gamma: float = 0.99,
+    frame_stack: int | None = None,
+    *,
+    subprocesses: bool = False,
 ) -> VecEnv:
-    """Return environments that step together in this process, seeded, each with a ``Monitor``.
+    """Return environments that step together, seeded, each with a ``Monitor``.
 
     Atari games get ``Atari``, whose preprocessing is that of Mnih et al. (2015), and four stacked
     frames; ``Monitor`` stands in front, so that logs and evaluations have whole games and their own
@@ -58,18 +67,28 @@ def vectorize(
         factory: makes one environment.
         n_envs: how many.
         seed: of the first; the others count on from it.
-        normalize: whether observations (images excepted) and returns are scaled by running
-            statistics.
+        normalize: what is scaled by running statistics: none, obs (images excepted), reward or
+            both.
         gamma: discount of the returns that the rewards are scaled by.
+        frame_stack: observations that are stacked to one; None: 4 of an Atari game, else 1.
+        subprocesses: whether each environment has a process of its own.
+
+    Raises:
+        UsageError: A number is not above zero, or observations cannot be stacked.
     """
-    venv = _side_by_side(factory, n_envs)
-    if normalize:
-        venv = VecNormalize(venv, gamma=gamma, **_scaled(venv.observation_space))
+    check_choice("normalize", normalize, ("none", "obs", "reward", "both"))
+    venv = _side_by_side(factory, n_envs, frame_stack, subprocesses)
+    if normalize != "none":
+        keys = _vectors(venv.observation_space) if normalize in ("obs", "both") else _NO_OBS
+        rewards = normalize in ("reward", "both")
+        venv = VecNormalize(venv, norm_reward=rewards, gamma=gamma, **keys)
     venv.seed(seed)
     return venv
 
 
-def vectorize_for_evaluation(factory: Factory, n_envs: int, training: VecEnv | None) -> VecEnv:
+def vectorize_for_evaluation(
+    factory: Factory, n_envs: int, training: VecEnv | None, frame_stack: int | None = None
+) -> VecEnv:
     """Return environments to evaluate in: raw rewards, observations as the agent knows them.
 
     Args:
@@ -77,25 +96,35 @@ def vectorize_for_evaluation(factory: Factory, n_envs: int, training: VecEnv | N
         n_envs: how many.
         training: what the agent learns in; the statistics of its observations are used as they
             are at any time, and never updated from here.
+        frame_stack: as ``vectorize`` has it.
     """
-    venv = _side_by_side(lambda: Bounded(factory()), n_envs)
+    venv = _side_by_side(lambda: Bounded(factory()), n_envs, frame_stack)
     normalizer = None if training is None else unwrap_vec_normalize(training)
     if normalizer is not None:
-        scaled = _scaled(venv.observation_space)
+        scaled = {name: getattr(normalizer, name) for name in _NO_OBS}
         venv = VecNormalize(venv, training=False, norm_reward=False, **scaled)
-        if scaled["norm_obs"]:
+        if normalizer.norm_obs:
             venv.obs_rms = normalizer.obs_rms
     venv.seed(0)
     return venv
 
 
-def _side_by_side(factory: Factory, n_envs: int) -> VecEnv:
+def _side_by_side(
+    factory: Factory, n_envs: int, frame_stack: int | None, subprocesses: bool = False
+) -> VecEnv:
     """Return the environments with all that changes observations, but for running statistics."""
     check_positive(n_envs=n_envs)
-    inner = DummyVecEnv([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
+    kind = SubprocVecEnv if subprocesses else DummyVecEnv
+    inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
     venv: VecEnv = Finite(inner)
-    if is_atari(inner.envs[0]):
-        venv = VecFrameStack(venv, ATARI_FRAMES)
+    if frame_stack is None:
+        frame_stack = ATARI_FRAMES if inner.env_is_wrapped(Atari, indices=[0])[0] else 1
+    check_positive(frame_stack=frame_stack)
+    if frame_stack > 1:
+        seen = venv.observation_space
+        if not all(isinstance(part, spaces.Box) for part in _parts(seen).values()):
+            raise UsageError(f"frame_stack {frame_stack} needs observations in a Box, got {seen}")
+        venv = VecFrameStack(venv, frame_stack)
     images = [cast(spaces.Box, part) for part in _parts(venv.observation_space).values()]
     images = [image for image in images if is_image_space(image)]
     if images and not any(is_image_space_channels_first(image) for image in images):
@@ -173,7 +202,7 @@ def _check_finite(word: str, array: np.ndarray) -> None:
 
 
 def _prepared(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    return Atari(env) if is_atari(env) else env
+    return Atari(env) if is_atari(env) else with_masks(env)
 
 
 class Atari(AtariWrapper):
@@ -202,7 +231,10 @@ def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
     return dict(space.items()) if isinstance(space, spaces.Dict) else {"": space}
 
 
-def _scaled(space: spaces.Space[Any]) -> dict[str, Any]:
+_NO_OBS = {"norm_obs": False, "norm_obs_keys": None}
+
+
+def _vectors(space: spaces.Space[Any]) -> dict[str, Any]:
     """Return ``VecNormalize``'s arguments: of the observations, vectors alone are scaled."""
     keys = [
         key

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
+from sb3_contrib.common.maskable import evaluation as masked
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -16,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from wnrl import tags
 from wnrl.errors import check_positive
 from wnrl.rl.environments import LONGEST_EPISODE, n_cut
+from wnrl.rl.masks import uses_masks
 from wnrl.rl.training import telling_non_finite
 from wnrl.sb3 import check_finite
 
@@ -44,7 +46,8 @@ def evaluate(
     env.seed(seed)
     cut_before = n_cut(env)
     with telling_non_finite(model):
-        returns, lengths = evaluate_policy(
+        play: Any = masked.evaluate_policy if uses_masks(model, env) else evaluate_policy
+        returns, lengths = play(
             model,
             env,
             n_eval_episodes=n_episodes,

@@ -1,12 +1,14 @@
 """A saved agent of stable-baselines3 or sb3-contrib, ready to act in an environment."""
 
 import pickle
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import torch
+from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -20,10 +22,21 @@ from wnrl.errors import UsageError, printable
 # What unpickling and SB3 raise for a file that is damaged or something else.
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError,
           AssertionError, ImportError, BadZipFile, pickle.UnpicklingError)  # fmt: skip
+STAND_INS: dict[str, Any] = {
+    **dict.fromkeys(("learning_rate", "clip_range"), 0.0),
+    **dict.fromkeys(("lr_schedule", "exploration_schedule"), float),
+    **dict.fromkeys(
+        ("clip_range_vf", "action_noise", "replay_buffer_class", "rollout_buffer_class",
+         "_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer"), None),
+}  # fmt: skip
+"""What an agent needs only to learn, in the place of objects that cannot be read."""
 
 
 def load_agent(
-    path: Path, algorithms: Iterable[type[BaseAlgorithm]], device: torch.device | str = "cpu"
+    path: Path,
+    algorithms: Iterable[type[BaseAlgorithm]],
+    device: torch.device | str = "cpu",
+    env: VecEnv | None = None,
 ) -> BaseAlgorithm:
     """Return the agent that SB3's ``model.save`` wrote.
 
@@ -33,6 +46,8 @@ def load_agent(
         path: the zip file.
         algorithms: those of which it may be; MaskablePPO is known besides.
         device: where its network is to be.
+        env: where it is to act; its spaces stand in for those of a zip of SB3 1, which are of gym,
+            or of one that another Python wrote.
 
     Raises:
         UsageError: there is no such file, it is damaged, or it holds no agent that acts.
@@ -40,7 +55,28 @@ def load_agent(
     if not path.is_file():
         raise UsageError(f"model {path} does not exist")
     try:
-        data, parameters, _ = load_from_zip_file(path, device="cpu")
+        return _load(path, algorithms, device, {})
+    except UsageError as error:
+        if env is None or not isinstance(error.__cause__, BROKEN):
+            raise
+        stand_ins = {**STAND_INS, "observation_space": env.observation_space}
+        model = _load(path, algorithms, device, stand_ins | {"action_space": env.action_space})
+        print(
+            f"model {path} was written by another SB3 or Python ({_reason(error.__cause__)}): "
+            "what it needs only to learn is left out",
+            file=sys.stderr,
+        )
+        return model
+
+
+def _load(
+    path: Path,
+    algorithms: Iterable[type[BaseAlgorithm]],
+    device: torch.device | str,
+    stand_ins: dict[str, Any],
+) -> BaseAlgorithm:
+    try:
+        data, parameters, _ = load_from_zip_file(path, device="cpu", custom_objects=stand_ins)
     except BROKEN as error:
         raise UsageError(f"model {path} is damaged, or no zip of SB3: {_reason(error)}") from error
     if not data or not parameters or not isinstance(data.get("policy_class"), type):
@@ -52,7 +88,7 @@ def load_agent(
     # it only acts, and a replay buffer of full size could be larger than memory
     small: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
     try:
-        return algorithm.load(path, device=device, **small)
+        return algorithm.load(path, device=device, custom_objects=stand_ins, **small)
     except BROKEN as error:
         raise UsageError(f"model {path} cannot be loaded: {_reason(error)}") from error
 
@@ -81,8 +117,16 @@ def check_fits(model: BaseAlgorithm, env: VecEnv, path: Path, env_id: str) -> No
         if trained != here:
             raise UsageError(
                 f"model {path} does not fit env_id {env_id!r}: it has {word} {printable(trained)}, "
-                f"the environment {printable(here)}"
+                f"the environment {printable(here)}{_stack_hint(trained, here)}"
             )
+
+
+def _stack_hint(trained: spaces.Space[Any], here: spaces.Space[Any]) -> str:
+    """Return what to do where the agent's observations are several of the environment's."""
+    shapes = trained.shape or (), here.shape or ()
+    ratios = [a / b for a, b in zip(*shapes, strict=False) if a != b]
+    stacked = len(shapes[0]) == len(shapes[1]) and len(ratios) == 1 and ratios[0].is_integer()
+    return f"; with --frame-stack {ratios[0]:.0f} it may fit" if stacked else ""
 
 
 def load_pickled_statistics(env: VecEnv, path: Path) -> VecNormalize:

@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl.errors import UsageError, check_choice, printable
+from wnrl.rl.masks import mask_arguments
 
 Frames = list[NDArray[np.uint8]]
 LONGEST = 3000  # frames; later ones are left out
@@ -44,7 +45,8 @@ def film(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> F
     frames: Frames = []
     while "episode" not in infos[0] and len(frames) < LONGEST:
         frames.append(np.asarray(env.get_images()[0]))
-        actions, state = model.predict(obs, state, starts, deterministic)  # type: ignore[arg-type]
+        masks = mask_arguments(model, env)
+        actions, state = model.predict(obs, state, starts, deterministic, **masks)  # type: ignore[arg-type]
         obs, _, starts, infos = env.step(actions)
     return frames
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
 from wnrl.errors import check_positive
@@ -67,6 +68,7 @@ class AgentRun:
         machine: ``device`` and ``threads`` as they were settled.
         identity: What TensorBoard's HParams tab says besides the settings.
         compiled: Methods that ``train`` calls and that are to be compiled.
+        frame_stack: As ``vectorize`` had it.
     """
 
     metrics: Mapping[str, str] = {
@@ -82,9 +84,10 @@ class AgentRun:
         machine: Mapping[str, Any],
         identity: Mapping[str, Any],
         compiled: tuple[str, ...] = (),
+        frame_stack: int | None = None,
     ) -> None:
         self.plan, self.model, self.factory, self.compiled = plan, model, factory, compiled
-        self.machine, self.identity = machine, identity
+        self.machine, self.identity, self.frame_stack = machine, identity, frame_stack
         self.curve = Curve(plan.total_timesteps / plan.eval_points)
         self.best: dict[str, Any] = {}
         self.parts = 1
@@ -158,7 +161,7 @@ class AgentRun:
 
         starts = first_env_seed(self.plan.seed) + CURVE_STARTS
         with (
-            closing(vectorize_for_evaluation(self.factory, n_episodes, model.env)) as env,
+            closing(self._evaluation_envs(n_episodes, model.env)) as env,
             compiled_updates(model, self.compiled) if self.compiled else nullcontext(),
         ):
             points = EvaluateInTraining(env, self.curve, n_episodes, starts, keep_best)
@@ -216,9 +219,13 @@ class AgentRun:
         if known is not None and same:
             return known
         starts = first_env_seed(self.plan.seed) + FINAL_STARTS
-        with closing(vectorize_for_evaluation(self.factory, min(episodes, AT_ONCE), None)) as raw:
+        with closing(self._evaluation_envs(min(episodes, AT_ONCE))) as raw:
             env = raw if numbers is None else with_statistics(raw, numbers)
             return evaluate(model, env, episodes, starts)[0]
+
+    def _evaluation_envs(self, n_envs: int, training: VecEnv | None = None) -> VecEnv:
+        """Return environments to evaluate in."""
+        return vectorize_for_evaluation(self.factory, n_envs, training, self.frame_stack)
 
     def _restore_late(self) -> None:
         if self._late is not None:

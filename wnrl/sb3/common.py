@@ -29,7 +29,7 @@ POSITIONAL = ("observation_space", "action_space", "lr_schedule")
 
 
 class NormBase(FirstBatch, Stepped, BasePolicy):
-    """Gives a policy of SB3 four more arguments, and its networks a norm.
+    """Gives a policy of SB3 five more arguments, and its networks a norm.
 
     Mixins derive from it, one a family of algorithms, and stand in front of SB3's class. SB3
     builds and initialises its plain networks first, so that the initialisation (orthogonal, 0.01
@@ -55,6 +55,8 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         *args: those of the policy.
         norm: a key of ``NORMS``; None takes the class's own (``weight`` unless said otherwise).
         norm_kwargs: options of the norm, as ``wnrl.convert`` takes them.
+        placement: whether normalizers stand in front of the nonlinearity (``pre``) or behind it
+            (``post``).
         norm_heads: whether the output heads take the norm too, if it reparametrises layers.
         data_init: number of observations on which the hidden layers are initialised, once, before
             the first gradient step; ``wnrl.sb3.data_init`` says how. None leaves SB3's
@@ -85,12 +87,14 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         *args: Any,
         norm: str | None = None,
         norm_kwargs: dict[str, Any] | None = None,
+        placement: str = "pre",
         norm_heads: bool = False,
         data_init: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.norm = check_choice("norm", self.default_norm if norm is None else norm, NORMS)
         self.norm_kwargs = dict(norm_kwargs or {})
+        self.placement = placement
         self.norm_heads = norm_heads
         self.data_init = data_init
         try:
@@ -139,7 +143,7 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
     def _conversion(self) -> Conversion:
         """Return what gives networks the norm."""
         kinds = (type(self.activation_fn()),)
-        return Conversion(self.norm, self.norm_kwargs, self.norm_heads, kinds)
+        return Conversion(self.norm, self.norm_kwargs, self.norm_heads, kinds, self.placement)
 
     def _renew_optimizer(self, stock: Optimizer) -> None:
         """Make ``self.optimizer`` like ``stock``, which SB3 made for what was converted since."""
@@ -217,6 +221,7 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
             "lr_schedule": self._dummy_schedule,
             "norm": self.norm,
             "norm_kwargs": self.norm_kwargs,
+            "placement": self.placement,
             "norm_heads": self.norm_heads,
             "data_init": self.data_init,
         }

@@ -35,6 +35,8 @@ class Conversion:
     """Whether output layers take the norm too, if it reparametrises layers."""
     activations: tuple[type[nn.Module], ...] = ()
     """Classes of nonlinearities beside torch's own."""
+    placement: str = "pre"
+    """Whether normalizers stand in front of the nonlinearity or behind it (post)."""
 
     @property
     def choice(self) -> Norm:
@@ -50,8 +52,14 @@ class Conversion:
 
     def convert(self, net: nn.Module, skip: list[str]) -> list[str]:
         """Give all layers of ``net`` but those in ``skip`` the norm, and return their names."""
-        options = self.norm_kwargs
-        return convert(net, self.norm, skip=skip, norm_kwargs=options, activations=self.activations)
+        return convert(
+            net,
+            self.norm,
+            skip=skip,
+            placement=self.placement,
+            norm_kwargs=self.norm_kwargs,
+            activations=self.activations,
+        )
 
     def reparametrize(self, net: nn.Module, names: Iterable[str]) -> None:
         """Replace plain layers of ``net`` by those of the norm, with no normalizer behind."""

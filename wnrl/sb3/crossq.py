@@ -112,6 +112,11 @@ class PlacedConversion(Conversion):
     def convert(self, net: nn.Module, skip: list[str]) -> list[str]:
         """Fill the places and give the layers the norm; return the names that ``convert`` does."""
         if self.normalizer is not None:
+            if self.placement != "pre":
+                raise UsageError(
+                    "placement must be 'pre' for CrossQ, whose normalizers stand where sb3-contrib "
+                    f"has them, got {self.placement!r}"
+                )
             self._fill_places(net, NORMS[self.normalizer])
         if self.normalizer != self.norm:
             return super().convert(net, skip)

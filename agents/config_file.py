@@ -1,0 +1,193 @@
+"""Settings from a file: a run's ``config.json``, or an entry of rl-baselines3-zoo in YAML.
+
+The zoo writes schedules as ``lin_0.001``, and what is no plain YAML as Python in a string. Of such
+strings, ``dict(...)``, literals and names are understood; nothing is evaluated.
+"""
+
+import ast
+import importlib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from agents import AGENTS
+from agents.settings import Settings
+from wnrl.errors import UsageError, check_choice, printable
+
+ZOO_NAMES = {"ppo_lstm": "recurrent_ppo", "ppo_mask": "maskable_ppo"}
+ACTIVATIONS = {
+    "Sigmoid": "sigmoid", "Tanh": "tanh", "ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu",
+    "CELU": "celu", "SiLU": "silu", "GELU": "gelu",
+}  # fmt: skip
+OPTIMIZERS = {
+    "Adam": "adam", "AdamW": "adamw", "Adamax": "adamax", "RMSprop": "rmsprop",
+    "RMSpropTFLike": "rmsprop_tf",
+}  # fmt: skip
+ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+POLICY = "policy_kwargs"
+
+
+def read_config_file(path: Path, algo: str | None, env_id: str | None) -> dict[str, Any]:
+    """Return the settings that a file has; what they leave out is for the defaults.
+
+    Args:
+        path: ``config.json`` of a run, or a YAML file of the zoo, with an entry an environment, or
+            that of one of its trained agents, ``config.yml``.
+        algo: The algorithm, where the file does not say it; the zoo's files are named after theirs.
+        env_id: The environment, if another one or one of many is wanted.
+
+    Raises:
+        UsageError: There is no such file or entry, it is damaged, or has what has no flag here.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"config {path} cannot be read: {printable(error)}") from error
+    if path.suffix == ".json":
+        settings = _of_run(path, algo)
+    else:
+        check_choice("the end of config", path.suffix, (".json", ".yml", ".yaml"))
+        settings = _of_zoo(path, _yaml(path, text), algo, env_id)
+    return settings | ({"env_id": env_id} if env_id else {})
+
+
+def _of_run(path: Path, algo: str | None) -> dict[str, Any]:
+    from wnrl.runs.files import read_json  # which imports torch
+
+    settings = read_json(path)
+    if settings.get("algo") not in AGENTS:
+        raise UsageError(f"config {path} is not that of an agent: it has no algo")
+    if algo not in (None, settings["algo"]):
+        raise UsageError(f"config {path} is of algo {settings['algo']!r}, asked: {algo!r}")
+    known = {f.name for k in (Settings, AGENTS[settings["algo"]].config) for f in fields(k)}
+    return {name: value for name, value in settings.items() if name in known}
+
+
+def _yaml(path: Path, text: str) -> Any:
+    try:
+        yaml: Any = importlib.import_module("yaml")
+    except ImportError as error:
+        raise UsageError(f"config {path} needs PyYAML: pip install pyyaml") from error
+    # It knows the two classes of Python's that files of trained agents have.
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})
+    python = "tag:yaml.org,2002:python/"
+    loader.add_constructor(
+        python + "object/apply:collections.OrderedDict",
+        lambda made, node: dict(made.construct_sequence(node, deep=True)[0]),
+    )
+    loader.add_constructor(
+        python + "tuple", lambda made, node: made.construct_sequence(node, deep=True)
+    )
+    try:
+        return yaml.load(text, loader)
+    except (yaml.YAMLError, ValueError, TypeError, IndexError) as error:
+        raise UsageError(f"config {path} is no YAML: {printable(error)}") from error
+
+
+def _of_zoo(path: Path, content: Any, algo: str | None, env_id: str | None) -> dict[str, Any]:
+    algo = algo or ZOO_NAMES.get(path.stem, path.stem)
+    if algo not in AGENTS:
+        raise UsageError(f"config {path}: its name is none of an algorithm, so say --algo")
+    if not isinstance(content, Mapping):
+        raise UsageError(f"config {path} has no entries")
+    if not env_id:
+        raise UsageError(f"config {path}: say for which environment, with --env-id")
+    entry: Any = content
+    if "n_timesteps" not in content:
+        name = env_id.rpartition(":")[2]
+        atari = name.startswith("ALE/") or "NoFrameskip" in name
+        entry = content.get(name) or (content.get("atari") if atari else content.get("default"))
+        if not isinstance(entry, Mapping):
+            raise UsageError(f"config {path} has no entry for {name!r}, and no default")
+    where = f"config {path}, {env_id}"
+    try:
+        return {"algo": algo, **settings_of_entry(algo, entry)}
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def settings_of_entry(algo: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an entry of the zoo says, in our words.
+
+    Args:
+        algo: A key of ``AGENTS``.
+        entry: As YAML gives it.
+
+    Raises:
+        UsageError: It has what has no flag here, a wrapper or a callback say.
+    """
+    entry = {name: _literal(name, value) for name, value in entry.items()}
+    settings: dict[str, Any] = {}
+    for name in ("env_wrapper", "vec_env_wrapper", "callback", "replay_buffer_class"):
+        if entry.pop(name, None) not in (None, ATARI_WRAPPER, [ATARI_WRAPPER]):
+            remedy = "; register an environment that has it" if name == "env_wrapper" else ""
+            raise UsageError(f"{name} cannot be taken over{remedy}")
+    policy = {**(entry.pop(POLICY, None) or {})}
+    if "." in str(entry.pop("policy", "")):
+        raise UsageError("a policy of its own cannot be taken over")
+    if "n_timesteps" in entry:
+        settings["total_timesteps"] = int(entry.pop("n_timesteps"))
+    if "normalize" in entry:
+        settings["normalize"] = _normalize(entry.pop("normalize"))
+    if isinstance(entry.get("train_freq"), list | tuple):
+        settings["train_freq"], settings["train_freq_unit"] = entry.pop("train_freq")
+    for name in ("learning_rate", "clip_range"):
+        if str(entry.get(name)).startswith("lin_"):
+            settings[name] = float(entry.pop(name).removeprefix("lin_"))
+            settings[f"{name}_schedule"] = "linear"
+    known = {f.name for kind in (Settings, AGENTS[algo].config) for f in fields(kind)}
+    for name, part in ((POLICY, _policy(policy)), ("algorithm_kwargs", entry)):
+        settings |= {key: value for key, value in part.items() if key in known}
+        if further := {key: value for key, value in part.items() if key not in known}:
+            settings[name] = further
+    return settings
+
+
+def _normalize(value: Any) -> str:
+    if isinstance(value, bool):
+        return "both" if value else "none"
+    asked = {"norm_obs": True, "norm_reward": True, **value}
+    if others := asked.keys() - {"norm_obs", "norm_reward"}:
+        raise UsageError(f"normalize: {min(others)} has no flag here")
+    words = {(0, 0): "none", (1, 0): "obs", (0, 1): "reward", (1, 1): "both"}
+    return words[bool(asked["norm_obs"]), bool(asked["norm_reward"])]
+
+
+def _policy(policy: dict[str, Any]) -> dict[str, Any]:
+    """Return what the arguments of a policy say in our words."""
+    told = dict(policy)
+    arch = told.get("net_arch")
+    if isinstance(arch, Mapping):
+        told["net_arch"] = tuple(arch["pi"])
+        told["critic_arch"] = tuple(arch["vf"] if "vf" in arch else arch["qf"])
+    for name, word, words in (
+        ("activation_fn", "activation_fn", ACTIVATIONS),
+        ("optimizer_class", "optimizer", OPTIMIZERS),
+    ):
+        if name in told:
+            told[word] = words[check_choice(name, str(told.pop(name)).rpartition(".")[2], words)]
+    return told
+
+
+def _literal(name: str, value: Any) -> Any:
+    """Return what a string of Python says, where a dict or a class stands in it."""
+    if not isinstance(value, str) or not value.strip().startswith(("dict(", "{")):
+        return value
+    try:
+        return _value(ast.parse(value.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, TypeError) as error:
+        raise UsageError(f"{name} is not understood: {printable(value)}") from error
+
+
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=parts):
+            return {part.arg: _value(part.value) for part in parts}
+        case ast.Dict(keys=keys, values=values):
+            return {ast.literal_eval(k): _value(v) for k, v in zip(keys, values, strict=True) if k}
+        case ast.List(elts=parts) | ast.Tuple(elts=parts):
+            return [_value(part) for part in parts]
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return ast.literal_eval(node)

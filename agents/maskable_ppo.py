@@ -1,0 +1,28 @@
+"""PPO that never takes an action which its environment rules out, sb3-contrib's, with a norm.
+
+The environment has a method ``action_masks`` (sb3-contrib's word), or ``info["action_mask"]`` as
+Gymnasium's Taxi has; a mask is true for the actions that can be taken (Huang & Ontañón, 2022,
+arXiv:2006.14171).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from agents.config import Imported
+from agents.ppo import ClippedConfig
+
+
+@dataclass(frozen=True)
+class MaskablePPOConfig(ClippedConfig):
+    """PPO's hyperparameters, with sb3-contrib's names; the defaults are sb3-contrib's."""
+
+    algorithm = Imported("sb3_contrib:MaskablePPO")
+    actions: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary")
+    masked: ClassVar[bool] = True
+
+
+PRESETS: dict[str, MaskablePPOConfig] = {
+    "Taxi-v4": MaskablePPOConfig(  # ours
+        total_timesteps=200_000, n_steps=128, batch_size=256, learning_rate=1e-3, ent_coef=0.01
+    ),
+}

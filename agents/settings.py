@@ -1,0 +1,87 @@
+"""What a run is told besides the hyperparameters of its algorithm."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from agents import AGENTS
+from agents.config import Options
+from wnrl.errors import UsageError, check_choice, check_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Each field is a flag of ``train_agent.py``, and stands in the run's ``config.json``.
+
+    Raises:
+        UsageError: a number that cannot be.
+    """
+
+    algo: str = "ppo"
+    """ppo, a2c, maskable_ppo, trpo, dqn, qrdqn, sac, td3, ddpg, tqc, crossq or recurrent_ppo, each
+    with its own flags: --algo sac --help shows those of SAC."""
+    env_id: str = "CartPole-v1"
+    """Environment: an id of Gymnasium's registry, ours included (--list envs shows them), or
+    module:Env-v0, whose module may stand in the current folder."""
+    env_kwargs: Options = field(default_factory=dict, hash=False)
+    """Arguments of the environment: --env-kwargs continuous True gravity -5."""
+    max_episode_steps: int | None = None
+    """Steps after which episodes are cut, instead of the environment's own limit."""
+    subprocesses: bool = False
+    """Step each environment in a process of its own: worth it where a step takes a millisecond."""
+    variant: str | None = None
+    """A published recipe on top of the preset, such as salimans2016 for dqn."""
+    norm: str = "weight"
+    """Normalisation: none, weight, weight_mean, mean, projected, batch, batch_renorm, layer, rms or
+    spectral; a key of wnrl.NORMS."""
+    seed: int = 0
+    """Seeds the network, the actions and the environments."""
+    device: str = "auto"
+    """auto (a GPU where there is one and the network is not small), cpu, cuda or cuda:<k>."""
+    threads: int | None = None
+    """CPU threads of torch; if not given, one for a small network, a few for a larger one, never
+    more than OMP_NUM_THREADS."""
+    compile: bool = False
+    """Compile the networks for the updates; CUDA graphs on a GPU."""
+    eval_episodes: int = 20
+    """Episodes of the evaluation after training."""
+    eval_points: int = 20
+    """Evaluations during training, for the learning curve."""
+    eval_point_episodes: int = 5
+    """Episodes of each of them."""
+
+    def __post_init__(self) -> None:
+        evaluations = {name: value for name, value in vars(self).items() if name[:5] == "eval_"}
+        check_positive(**evaluations)
+        if self.max_episode_steps is not None:
+            check_positive(max_episode_steps=self.max_episode_steps)
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
+
+    @property
+    def usual_folder(self) -> Path:
+        """Return where the run goes if nothing else is said."""
+        task = Path("runs", "single", re.sub("[/:]", "_", self.env_id))
+        return task / self.algo / self.norm / f"seed{self.seed}"
+
+
+def config_of(settings: Mapping[str, Any]) -> Any:
+    """Return the hyperparameters among ``settings``; what is not there has its default.
+
+    Raises:
+        UsageError: there is no such algorithm, or a value cannot be used.
+    """
+    kind = AGENTS[check_choice("algo", settings["algo"], AGENTS)].config
+    return kind(**{f.name: settings[f.name] for f in fields(kind) if f.name in settings})
+
+
+def settings_of(settings: Mapping[str, Any]) -> Settings:
+    """Return the ``Settings`` among all that a run is told."""
+    return Settings(**{f.name: settings[f.name] for f in fields(Settings) if f.name in settings})
+
+
+def joined(settings: Settings, config: Any) -> dict[str, Any]:
+    """Return all that a run is told, as its ``config.json`` has it."""
+    return asdict(settings) | asdict(config)

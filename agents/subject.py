@@ -1,0 +1,110 @@
+"""An agent to evaluate, from a run's folder or a zip of SB3's, and the environments it acts in."""
+
+import re
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents import AGENTS
+from agents.run import factory_of, load_run
+from wnrl.rl.environments import vectorize_for_evaluation
+from wnrl.rl.loading import check_fits, load_agent, load_pickled_statistics
+from wnrl.rl.run import STATISTICS
+from wnrl.rl.statistics import load_statistics
+from wnrl.rl.training import Model
+
+ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
+"""Settings that say what the environment of an agent is."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who is evaluated, and where."""
+
+    model: Model
+    path: Path
+    """The run's folder, or the zip."""
+    environment: Mapping[str, Any]
+    """Values of ``ENVIRONMENT``."""
+    statistics: Path | None
+    """Those of observations: our file, or SB3's ``.pkl``."""
+    about: Mapping[str, Any]
+    """What a result says of the agent."""
+
+    @classmethod
+    def of_run(cls, folder: Path, which: str, device: torch.device) -> "Subject":
+        """Return the agent of a finished run; see ``load_run``.
+
+        Raises:
+            UsageError: It is not there, damaged or not finished.
+        """
+        model, statistics, settings = load_run(folder, which, device)
+        about = {"run_dir": str(folder), "which": which, "algo": settings["algo"]}
+        about |= {"norm": settings["norm"], "trained_seed": settings["seed"]}
+        environment = {name: settings[name] for name in ENVIRONMENT}
+        return cls(model, folder, environment, statistics, about)
+
+    @classmethod
+    def of_zip(
+        cls,
+        path: Path,
+        environment: Mapping[str, Any],
+        statistics: Path | None,
+        device: torch.device,
+    ) -> "Subject":
+        """Return the agent that SB3's ``model.save`` wrote; reading it runs code from it.
+
+        Args:
+            path: The zip.
+            environment: Values of ``ENVIRONMENT``.
+            statistics: Of observations; None for our own file beside the zip, if there is one.
+            device: Where the network is to be.
+
+        Raises:
+            UsageError: A file is not there or damaged, or the agent does not fit the environment.
+        """
+        algorithms = [row.config.algorithm for row in AGENTS.values()]
+        beside = path.with_name(path.name.replace("model.zip", STATISTICS))
+        if statistics is None and beside != path and beside.is_file():
+            statistics = beside
+        with closing(_raw(environment, 1)) as env:
+            model = load_agent(path, algorithms, device, env)
+            check_fits(model, env, path, environment["env_id"])
+        return cls(model, path, environment, statistics, {"model": str(path)})
+
+    def environments(self, n_envs: int, render_mode: str | None = None) -> VecEnv:
+        """Return environments as the agent knows them, with raw rewards.
+
+        Raises:
+            UsageError: The statistics are damaged or of other observations, or the environment
+                cannot be drawn.
+        """
+        env = _raw(self.environment, n_envs, render_mode)
+        if self.statistics is None:
+            return env
+        load = load_pickled_statistics if self.statistics.suffix == ".pkl" else load_statistics
+        return load(env, self.statistics)
+
+
+def _raw(environment: Mapping[str, Any], n_envs: int, render_mode: str | None = None) -> VecEnv:
+    factory = factory_of(environment, render_mode)
+    return vectorize_for_evaluation(factory, n_envs, None, environment["frame_stack"])
+
+
+def pickles_near(model: Path, env_id: str) -> list[Path]:
+    """Return statistics of SB3's near a zip, which may be its own, the likeliest first.
+
+    They are looked for where ``CheckpointCallback``, the zoo and its hub put them: beside the zip,
+    or in a folder there that has the name of the environment.
+    """
+    name = env_id.rpartition(":")[2]
+    folders = {model.parent / part for part in ("", name, name.replace("/", "-"))}
+    near = [path for folder in folders for path in folder.glob("*vec*normalize*.pkl")]
+    steps = re.search(r"_\d+_steps$", model.stem)
+    end = f"{steps[0]}.pkl" if steps else "normalize.pkl"
+    return sorted(near, key=lambda path: (not path.name.endswith(end), path))

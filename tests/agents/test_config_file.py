@@ -1,0 +1,143 @@
+import json
+
+import pytest
+
+from agents.config_file import read_config_file, settings_of_entry
+from agents.defaults import Given
+from agents.run import complete
+from agents.settings import config_of
+from wnrl.errors import UsageError
+from wnrl.runs import write_json
+
+ZOO = """
+default:
+  n_timesteps: !!float 1e6
+  policy: MlpPolicy
+atari:
+  env_wrapper:
+    - stable_baselines3.common.atari_wrappers.AtariWrapper
+  frame_stack: 4
+  policy: CnnPolicy
+CartPole-v1: &cartpole
+  n_envs: 8
+  n_timesteps: !!float 1e5
+  policy: MlpPolicy
+  learning_rate: lin_0.001
+  clip_range: lin_0.2
+  normalize: "{'norm_obs': False, 'norm_reward': True}"
+  policy_kwargs: "dict(log_std_init=-2, ortho_init=False, activation_fn=nn.ELU,
+                       net_arch=dict(pi=[256, 128], vf=[64]))"
+Other-v0:
+  <<: *cartpole
+  env_wrapper: minigrid.wrappers.FlatObsWrapper
+"""
+OF_A_TRAINED_AGENT = """!!python/object/apply:collections.OrderedDict
+- - [env_kwargs, {gravity: 5}]
+  - [gradient_steps, -1]
+  - [n_timesteps, 20000.0]
+  - [policy, MlpPolicy]
+  - [policy_kwargs, 'dict(net_arch=[64, 64], use_expln=True)']
+  - - train_freq
+    - !!python/tuple [1, episode]
+"""
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    path = tmp_path / "ppo.yml"
+    path.write_text(ZOO)
+    return path
+
+
+def test_an_entry_of_the_zoo_is_understood(zoo):
+    settings = read_config_file(zoo, None, "CartPole-v1")
+    assert settings == {
+        "algo": "ppo",
+        "env_id": "CartPole-v1",
+        "n_envs": 8,
+        "total_timesteps": 100_000,
+        "learning_rate": 0.001,
+        "learning_rate_schedule": "linear",
+        "clip_range": 0.2,
+        "clip_range_schedule": "linear",
+        "normalize": "reward",
+        "log_std_init": -2,
+        "ortho_init": False,
+        "activation_fn": "elu",
+        "net_arch": (256, 128),
+        "critic_arch": (64,),
+    }
+    assert config_of(settings).policy_arguments()["net_arch"] == {"pi": [256, 128], "vf": [64]}
+
+
+def test_the_entry_is_that_of_the_environment_its_family_or_the_default(zoo):
+    assert read_config_file(zoo, "a2c", "ALE/Pong-v5")["frame_stack"] == 4
+    assert read_config_file(zoo, None, "Acrobot-v1")["total_timesteps"] == 1_000_000
+    assert read_config_file(zoo, None, "my_tasks:CartPole-v1")["n_envs"] == 8
+
+
+def test_the_file_of_a_trained_agent_is_understood(tmp_path):
+    path = tmp_path / "config.yml"
+    path.write_text(OF_A_TRAINED_AGENT)
+    settings = read_config_file(path, "sac", "Pendulum-v1")
+    assert settings["env_kwargs"] == {"gravity": 5}
+    assert (settings["train_freq"], settings["train_freq_unit"]) == (1, "episode")
+    assert settings["policy_kwargs"] == {"use_expln": True}
+    assert config_of(settings).policy_arguments()["use_expln"] is True
+
+
+def test_an_entry_with_our_policy_names_its_norm():
+    entry = {"policy": "WNMlpPolicy", "policy_kwargs": "dict(norm='layer', norm_heads=True)"}
+    assert settings_of_entry("ppo", entry) == {"norm": "layer", "norm_heads": True}
+
+
+def test_nothing_in_a_file_is_evaluated(tmp_path):
+    for text in ("dict(a=__import__('os').getcwd())", "{'a': open('x')}", "dict(a=1 if 2 else 3)"):
+        with pytest.raises(UsageError, match="policy_kwargs is not understood: "):
+            settings_of_entry("ppo", {"policy_kwargs": text})
+    path = tmp_path / "ppo.yml"
+    path.write_text("CartPole-v1: !!python/object/apply:os.getcwd []")
+    with pytest.raises(UsageError, match=r"ppo\.yml is no YAML: "):
+        read_config_file(path, None, "CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("name", "algo", "env_id", "told"),
+    [
+        ("ppo.yml", None, "Other-v0", "Other-v0: env_wrapper cannot be taken over; register"),
+        ("ppo.yml", None, None, "say for which environment, with --env-id"),
+        ("mine.yml", None, "CartPole-v1", "its name is none of an algorithm, so say --algo"),
+        ("ppo.txt", None, "CartPole-v1", "the end of config must be one of .json, .yml, .yaml"),
+        ("no.yml", "ppo", "CartPole-v1", "cannot be read"),
+        ("list.yml", "ppo", "CartPole-v1", "has no entries"),
+        ("empty.yml", "ppo", "CartPole-v1", "has no entry for 'CartPole-v1', and no default"),
+        ("vae.json", None, None, "is not that of an agent"),
+        ("run.json", "sac", None, "is of algo 'ppo', asked: 'sac'"),
+        ("text.json", None, None, "is damaged"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, zoo, name, algo, env_id, told):
+    for copy in ("mine.yml", "ppo.txt"):
+        (tmp_path / copy).write_text(ZOO)
+    (tmp_path / "list.yml").write_text("- 1")
+    (tmp_path / "empty.yml").write_text("Acrobot-v1: {n_envs: 2}")
+    (tmp_path / "text.json").write_text("no JSON")
+    write_json(tmp_path / "vae.json", {"model": "mlp"})
+    write_json(tmp_path / "run.json", {"algo": "ppo"})
+    with pytest.raises(UsageError, match=told) as refused:
+        read_config_file(tmp_path / name, algo, env_id)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_runs_own_file_gives_its_settings_again(tmp_path):
+    settings = complete("ppo", "Acrobot-v1", "layer", 3, n_steps=64, norm_kwargs={"eps": 1e-4})
+    write_json(tmp_path / "config.json", json.loads(json.dumps(settings)))
+    known, config = Given(config=tmp_path / "config.json").defaults()
+    assert complete(**{**vars(known), **vars(config)}) == settings
+    known, config = Given(config=tmp_path / "config.json", env_id="CartPole-v1").defaults()
+    assert (known.env_id, config.n_steps, config.n_envs) == ("CartPole-v1", 64, 16)
+
+
+def test_a_variant_is_none_of_a_file(zoo):
+    with pytest.raises(UsageError, match="variant goes over a preset, and --config is given"):
+        Given(config=zoo, algo="dqn", env_id="CartPole-v1", variant="salimans2016").defaults()
