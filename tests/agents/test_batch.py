@@ -146,7 +146,7 @@ def test_curves_are_in_the_event_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"normalize": True}, "PPO in a population has no normalize, got True"),
+        ({"normalize": "both"}, "PPO in a population has no normalize, got .both."),
         ({"target_kl": 0.1}, "target_kl, got 0.1; it has .*learning_rate"),
         ({"env_id": "FrozenLake-v1"}, "env_id"),
     ],

@@ -205,7 +205,7 @@ def test_members_may_not_differ_in_their_networks():
     [
         ({"target_kl": 0.01}, "PPO in a population has no target_kl, got 0.01; it has seed"),
         ({"use_sde": True}, "has no use_sde, got True"),
-        ({"normalize": True}, "has no normalize, got True"),
+        ({"normalize": "both"}, "has no normalize, got .both."),
         ({"gae_lamda": 0.9}, "has no gae_lamda"),
         ({"gamma": 1.5}, "gamma must be from 0 to 1, got 1.5"),
         ({"batch_size": 1}, "batch_size must be a whole number of at least 2, got 1"),
@@ -222,7 +222,7 @@ def test_what_a_population_cannot_do_is_one_line(settings, message):
 
 
 def test_settings_that_switch_off_what_a_population_has_not_are_taken():
-    settings = {"target_kl": None, "use_sde": False, "sde_sample_freq": 4, "normalize": False}
+    settings = {"target_kl": None, "use_sde": False, "sde_sample_freq": 4, "normalize": "none"}
     assert PPOConfig.of({**settings, "gamma": 0.9}) == PPOConfig(gamma=0.9)
 
 
