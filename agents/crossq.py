@@ -1,7 +1,8 @@
 """CrossQ (Bhatt et al., 2024, arXiv:1902.05605), sb3-contrib's, with a norm.
 
-With norm ``batch_renorm`` it is CrossQ itself, with ``projected`` CrossQ with projected weights
-(Palenicek et al., 2025, arXiv:2502.07523), whose other hyperparameters are the variant ``wn``.
+With norm ``batch_renorm`` it is CrossQ itself, whose first 100 000 updates are a warm-up with plain
+batch norm, with ``projected`` CrossQ with projected weights (Palenicek et al., 2025,
+arXiv:2502.07523), whose other hyperparameters are the variant ``wn``.
 """
 
 from dataclasses import dataclass

@@ -143,7 +143,7 @@ NORMS: dict[str, Norm] = {
         options=("momentum", "eps"),
     ),
     "batch_renorm": Norm(
-        "batch renormalisation",
+        "batch renormalisation, behind a warm-up with batch norm",
         colour="#E69F00",
         dash=":",
         batch_statistics=True,

@@ -301,3 +301,29 @@ def test_a_run_that_was_stopped_says_so_and_leaves_with_its_code(capsys):
         _cli.run(main, Args, argv=[])
     assert left.value.code == 143
     assert capsys.readouterr().err.endswith("stopped half way\n")
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """The bin of an environment whose Python runs this, and which is not active."""
+    folder = tmp_path / "my env" / "bin"
+    folder.mkdir(parents=True)
+    for name in ("python", "tensorboard", "activate"):
+        (folder / name).touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin")
+    return folder
+
+
+def test_commands_that_are_printed_work_in_a_shell_without_the_environment(environment):
+    assert _cli.as_pasted("tensorboard") == str(environment / "tensorboard")
+    assert _cli.activation() == f"source '{environment / 'activate'}'"
+
+
+def test_commands_that_are_printed_are_short_where_the_environment_is_active(
+    environment, monkeypatch
+):
+    monkeypatch.setenv("PATH", str(environment), prepend=":")
+    assert _cli.as_pasted("tensorboard") == "tensorboard"
+    assert _cli.as_pasted("no_such_program") == "no_such_program"
+    assert _cli.activation() is None

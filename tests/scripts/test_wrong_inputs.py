@@ -1,0 +1,176 @@
+"""What may be typed wrong in every program: one line that says so, exit 2, nothing written."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from scripts import (
+    _cli,
+    compare,
+    evaluate_agent,
+    evaluate_vae,
+    sample_vae,
+    train_agent,
+    train_vae,
+)
+
+TRAIN_AGENT = [
+    "--algo ppq",
+    "--algo",
+    "--env-id CartPole",
+    "--env-id NoSuchEnv-v0",
+    "--env-id no_such_module:Env-v0",
+    "--env-id os:Env-v0",
+    "--norm weigth",
+    "--seed -1",
+    "--seed 4294967296",
+    "--seed one",
+    "--device gpu",
+    "--device cuda:99",
+    "--threads 0",
+    "--n-envs 0",
+    "--n-steps 1.5",
+    "--gamma 1.1",
+    "--learning-rate nan",
+    "--learning-rate -1e-3",
+    "--total-timesteps 0",
+    "--total-timesteps many",
+    "--net-arch 0",
+    "--activation-fn relus",
+    "--norm-kwargs momentun 0.1",
+    "--norm layer --norm-kwargs eps",
+    "--variant no_such",
+    "--algo sac --env-id CartPole-v1",
+    "--algo sac --n-epochs 3",
+    "--eval-episodes 0",
+    "--checkpoint-minutes -1",
+    "--run-dir file",
+    "--run-dir thesis",
+    "--resume --run-dir empty",
+    "--no-such-flag 3",
+    "positional",
+    "--import no_such_module",
+    "--list nothing",
+]
+TRAIN_VAE = [
+    "--model mpl",
+    "--dataset minst",
+    "--dataset folder:nowhere",
+    "--dataset folder:empty",
+    "--dataset npz:nowhere.npz",
+    "--dataset npz:file",
+    "--dataset npz:last.npz",
+    "--dataset frames:NoSuch-v0",
+    "--dataset mnist --data-dir nowhere",
+    "--preset lnog",
+    "--norm bacth",
+    "--epochs 0",
+    "--epochs 1 --n-steps 1",
+    "--batch-size 5000",
+    "--hidden 0",
+    "--latent-dim two",
+    "--likelihood poisson",
+    "--objective elbow",
+    "--beta nan",
+    "--schedule cosin",
+    "--model conv --hidden 5",
+    "--model frames",
+    "--learning-rate inf",
+    "--device cpu:3",
+    "--run-dir thesis",
+    "--n-steps 1e-3",
+]
+EVALUATE_AGENT = [
+    "",
+    "--run-dir nowhere",
+    "--run-dir empty",
+    "--run-dir thesis",
+    "--model nowhere.zip --env-id CartPole-v1",
+    "--model file --env-id CartPole-v1",
+    "--model file",
+    "--run-dir empty --model file",
+    "--run-dir empty --episodes 0",
+    "--run-dir empty --which middle",
+    "--run-dir empty --record film.avi",
+    "--run-dir empty --seed -1",
+]
+EVALUATE_VAE = [
+    "",
+    "--run-dir nowhere",
+    "--run-dir empty",
+    "--run-dir thesis",
+    "--run-dir empty --split tset",
+    "--run-dir empty --n-samples 0",
+    "--run-dir empty --weights mean",
+    "--run-dir empty --threads 1000000",
+]
+SAMPLE_VAE = [
+    "",
+    "--run-dir nowhere",
+    "--run-dir empty --kind dreams",
+    "--run-dir empty --out picture.bmp",
+    "--run-dir empty --out film.gif",
+]
+COMPARE = [
+    "",
+    "quik",
+    "nowhere.py",
+    "broken.py",
+    "nothing.py",
+    "quick --seeds 0",
+    "quick --budget -1",
+    "quick --workers 0",
+    "quick --norms weigth",
+    "quick --algos sac",
+    "quick --device tpu",
+    "quick --run-dir file",
+    "quick --run-dir thesis",
+]
+WRONG = [
+    (module, flags)
+    for module, lines in (
+        (train_agent, TRAIN_AGENT),
+        (train_vae, TRAIN_VAE),
+        (evaluate_agent, EVALUATE_AGENT),
+        (evaluate_vae, EVALUATE_VAE),
+        (sample_vae, SAMPLE_VAE),
+        (compare, COMPARE),
+    )
+    for flags in lines
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, with what may be there in the place of what is meant."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.txt").write_text("text")
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "broken.py").write_text("STUDY = (")
+    (tmp_path / "nothing.py").write_text("SEEDS = 3")
+    np.savez(tmp_path / "last.npz", x=np.zeros((20, 8, 8, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("module", "flags"), WRONG, ids=[f"{m.__name__.split('.')[1]} {flags}" for m, flags in WRONG]
+)
+def test_a_wrong_input_is_one_line_and_exit_2_and_nothing_is_written(module, flags, folder, capsys):
+    before = sorted(folder.rglob("*"))
+    default = getattr(module, "preset_of", None)
+    with pytest.raises(SystemExit) as left:
+        _cli.run(module.main, module.Args, default=default, argv=flags.split())
+    told = capsys.readouterr()
+    assert left.value.code == 2, told
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1
+    written = [path for path in folder.rglob("*") if "__pycache__" not in path.parts]
+    assert sorted(written) == before
