@@ -73,6 +73,16 @@ def test_a_step_changes_none_of_its_arguments(env_id):
         assert torch.equal(tensor, copy)
 
 
+@pytest.mark.parametrize("env_id", EVERY)
+def test_a_step_asks_for_no_value_and_stays_on_the_device_of_its_draws(env_id):
+    env = make(env_id)  # a meta tensor has no values, and takes none from another device
+    episodes = begin(env, torch.empty(2, 3, env.reset_draws, device="meta"))
+    actions = some_actions(env, 2, 3).to("meta")
+    u = torch.empty(2, 3, env.step_draws + env.reset_draws, device="meta")
+    after, step = advance(env, episodes, actions, u)
+    assert all(part.is_meta for part in (*after.state.values(), after.obs, after.steps, *step))
+
+
 def test_what_ends_begins_anew_in_the_same_step_and_shows_both_observations():
     env = make("CartPole-v1")
     episodes = begin(env, uniform(1, 2, 4))
