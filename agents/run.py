@@ -19,7 +19,8 @@ from wnrl import tensor_envs
 from wnrl.errors import UsageError, check_choice, printable
 from wnrl.nn.conversion import check_options
 from wnrl.norms import NORMS
-from wnrl.population.run import COHORTS, CohortRun
+from wnrl.population.cohorts import COHORTS
+from wnrl.population.run import CohortRun
 from wnrl.rl.environments import first_env_seed, vectorize
 from wnrl.rl.hardware import choose_device, choose_threads, is_small
 from wnrl.rl.run import BEST, FILES, MODEL, STATISTICS, AgentRun, Plan

@@ -13,7 +13,9 @@ from wnrl.tensor_envs import make
 from wnrl.tensor_envs.core import advance, begin
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "population.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+TRAINING, *BLOCKS = re.findall(
+    r"^```python\n(.*?)^```", DOCUMENT.read_text("utf-8"), re.MULTILINE | re.DOTALL
+)
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +56,11 @@ def test_it_has_gymnasiums_form_and_a_worlds_dials(env_id):
     env = factory(env_id)()
     check_env(env, skip_render_check=True)
     assert env.spec.max_episode_steps == make(env_id).max_episode_steps == 10
+
+
+def test_a_population_trains_as_the_document_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(TRAINING, str(DOCUMENT), "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["norm", "none", "none", "weight", "weight"]
+    assert (tmp_path / "agent.zip").is_file()

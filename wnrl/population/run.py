@@ -23,8 +23,6 @@ TOGETHER = 5  # points of the curves whose evaluations are one
 RECENT = 100  # episodes whose mean return is the training curve, as in SB3
 CURVE_START, FINAL_START = 0, 1_000_000
 """Numbers of the first starts of the curve's evaluations and of those after training."""
-COHORTS: dict[str, type[PPO]] = {"ppo": PPO}
-"""Algorithms that train a population, by the words that agents have for them."""
 Save = Callable[[int, Mapping[str, Tensor], int, Path], None]
 """From a member's place, its state, its steps and a path to a file with the agent."""
 

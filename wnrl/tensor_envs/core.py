@@ -8,7 +8,7 @@ host, so that a loop of steps can be captured in a CUDA graph.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from gymnasium import spaces
@@ -18,6 +18,7 @@ State = dict[str, Tensor]
 """Leaves ``(*B, ...)`` by name."""
 
 
+@runtime_checkable
 class TensorEnv(Protocol):
     """An environment without a time limit or a reset of its own; ``advance`` adds both.
 

@@ -1,0 +1,118 @@
+"""Populations from Python, as a user has them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+
+from wnrl import population
+from wnrl.errors import UsageError
+from wnrl.population import COHORTS
+from wnrl.tensor_envs import make
+
+Cohort = COHORTS["ppo"]
+SMALL = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2, "net_arch": (8,)}
+
+
+def train(env_id="CartPole-v1", **changes):
+    asked = {"norms": ("none", "weight"), "learning_rates": (1e-3, 1e-2), "seeds": (3, 5),
+             "total_timesteps": 320, "device": "cpu", **SMALL, **changes}  # fmt: skip
+    return population.train("ppo", env_id, **asked)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return train()
+
+
+def test_there_is_a_run_for_every_norm_rate_and_seed(runs):
+    asked = {(m.config.norm, m.config.learning_rate, m.config.seed) for m in runs.members}
+    assert asked == {(n, r, s) for n in ("none", "weight") for r in (1e-3, 1e-2) for s in (3, 5)}
+    assert len(runs.members) == 8
+
+
+def test_a_run_is_that_of_a_cohort_of_one(runs):
+    member = runs.member("weight", 1e-2, 5)
+    cohort = Cohort(make("CartPole-v1"), [member.config])
+    ended = [cohort.iterate() for _ in range(10)]
+    assert all(torch.equal(v, member.state[k]) for k, v in cohort.member_state(0).items())
+    last = ended[-1].returns
+    assert member.score == pytest.approx(last[~last.isnan()].mean().item(), nan_ok=True)
+    assert len(member.curve) == 10
+    firsts = ended[0].returns
+    assert member.curve[0] == pytest.approx(firsts[~firsts.isnan()].mean().item(), nan_ok=True)
+    assert member.final_return == pytest.approx(cohort.evaluate(20)[0].mean().item())
+
+
+def test_the_table_has_a_line_for_each_norm_and_rate(runs):
+    head, *lines = runs.table().splitlines()
+    assert head.split()[:3] == ["norm", "learning", "rate"]
+    assert [line.split()[:2] for line in lines] == [
+        ["none", "0.001"], ["none", "0.01"], ["weight", "0.001"], ["weight", "0.01"]
+    ]  # fmt: skip
+    finals = [runs.member("none", 1e-3, seed).final_return for seed in (3, 5)]
+    error = np.std(finals, ddof=1) / math.sqrt(2)
+    assert lines[0].endswith(f"{np.mean(finals):.1f} ± {error:.1f}")
+
+
+def test_runs_that_became_nan_are_counted_and_not_averaged():
+    runs = train(norms=("none",), learning_rates=(1e38,), seeds=(0, 1))
+    assert not any(member.finite for member in runs.members)
+    assert runs.table().splitlines()[1].split() == ["none", "1e+38", "2", "2", "–", "–"]
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("norm", ["none", "weight", "layer", "batch"])
+def test_an_sb3_model_of_a_run_acts_alike_and_saves_as_a_zip(tmp_path, env_id, norm):
+    runs = train(env_id, norms=(norm,), learning_rates=(1e-3,), seeds=(0,), optimizer="adamax")
+    member = runs.member(norm, 1e-3, 0)
+    cohort = Cohort(make(env_id), [member.config])
+    cohort.train()
+    obs = torch.rand(6, *cohort.env.observation_space.shape)
+    expected = cohort.distribution.mode(
+        cohort.networks.act(cohort.params, cohort.buffers)(obs[None])[0]
+    )
+    model = member.to_sb3()
+    assert model.learning_rate == 1e-3
+    assert isinstance(model.policy.optimizer, torch.optim.Adamax)
+    model.save(tmp_path / "agent.zip")
+    for agent in (model, PPO.load(tmp_path / "agent.zip", env=make_vec_env(env_id, 2))):
+        actions, _ = agent.predict(obs.numpy(), deterministic=True)
+        low, high = getattr(agent.action_space, "low", -9), getattr(agent.action_space, "high", 9)
+        np.testing.assert_allclose(
+            actions, np.clip(expected[0].numpy(), low, high), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_a_loaded_model_goes_on_learning(runs):
+    model = runs.member("weight", 1e-3, 3).to_sb3()
+    state = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.set_env(make_vec_env("CartPole-v1", 2))
+    model.learn(32)
+    assert not torch.equal(state["value_net.weight"], model.policy.state_dict()["value_net.weight"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"norms": ("wait",)}, "norm must be one of"),
+        ({"norms": ()}, "norms must be one or more different values"),
+        ({"seeds": (1, 1)}, "seeds must be one or more different values"),
+        ({"learning_rates": (-1.0,)}, "learning_rate must be above zero"),
+        ({"target_kl": 0.1}, "PPO in a population has no target_kl"),
+        ({"env_id": "CartPole-v7"}, "CartPole-v7"),
+        ({"device": "tpu"}, "device must be auto"),
+        ({"total_timesteps": "many"}, "total_timesteps must be a whole number"),
+    ],
+)
+def test_what_cannot_be_is_one_line(changes, told):
+    with pytest.raises(UsageError, match=told):
+        train(**changes)
+
+
+def test_a_run_that_was_not_asked_for_is_a_line(runs):
+    with pytest.raises(UsageError, match="no run has norm 'layer'"):
+        runs.member("layer", 1e-3, 3)
