@@ -78,7 +78,7 @@ def settings(trial: Any) -> dict[str, Any]:
     Raises:
         UsageError: As ``complete``.
     """
-    options = {"norm_kwargs": dict(trial.arm.norm_kwargs)} if trial.arm.norm_kwargs else {}
+    options = {"norm_kwargs": dict(trial.norm_kwargs)} if trial.norm_kwargs else {}
     task, values = trial.task, {**trial.settings, **options}
     found = complete(task.algo, task.name, trial.arm.norm, trial.seed, **values)
     factory_of(found)  # which says what is missing

@@ -169,14 +169,48 @@ def test_settings_are_chosen_at_every_point_of_the_axes(tmp_path):
     }  # fmt: skip
 
 
-def test_the_noise_of_choosing_widens_score_and_difference(tmp_path):
-    def score(trial):  # which no rate makes better
-        rng = np.random.default_rng(
-            [len(trial.arm.name), trial.seed, int(1e4 * trial.settings["learning_rate"])]
-        )
+def test_an_arm_has_settings_of_its_own_to_choose_and_options_of_its_norm(tmp_path):
+    arm = Arm("weight", tuned={"g_rate": (1.0, 3.0, 9.0), "data_init": (100, 500, 900)})
+    study = replace(STUDY, arms=[Arm("none"), arm])
+
+    def score(trial):
+        rates = 10 * (trial.norm_kwargs.get("g_rate") == 3.0)
+        return rates + float(trial.settings["learning_rate"] == 0.003) + trial.seed
+
+    train, calls = trainer(tmp_path, score)
+    trials, choices, crashed = conduct(study, tmp_path, train)
+    assert len(calls[0]) == 3 * (3 + 27)
+    assert {str(trial.norm_kwargs) for trial in trials} == {"{}", "{'g_rate': 3.0}"}
+    assert not any("g_rate" in trial.settings for trial in trials)
+    plain, weight = summarise(tmp_path, trials, "none", crashed, choices)
+    assert choice(weight) == "learning_rate=0.003; g_rate=3.0; data_init=500"
+    lines = list(csv.DictReader(io.StringIO(to_csv([plain, weight]))))
+    assert [line["g_rate"] for line in lines] == ["", "3.0"]
+
+
+def no_rate_is_better(name):
+    """Scores that are noise of arm, seed and the setting."""
+
+    def score(trial):
+        value = int(1e4 * trial.settings.get(name, 0.0))
+        rng = np.random.default_rng([len(trial.arm.name), trial.seed, value])
         return 250.0 + float(rng.normal(0, 50))
 
-    train, _ = trainer(tmp_path, score)
+    return score
+
+
+def test_noise_is_only_that_of_the_arms_that_had_a_choice(tmp_path):
+    arms = [Arm("none", tuned={"gamma": (0.1, 0.2, 0.3, 0.4)}), Arm("weight")]
+    train, _ = trainer(tmp_path, no_rate_is_better("gamma"))
+    trials, choices, crashed = conduct(replace(STUDY, tuned={}, arms=arms), tmp_path, train)
+    plain, weight = summarise(tmp_path, trials, "none", crashed, choices)
+    assert plain.sample.choice_sd > 0
+    assert weight.sample.choice_sd == 0
+    assert weight.differences.choice_sd == plain.sample.choice_sd
+
+
+def test_the_noise_of_choosing_widens_score_and_difference(tmp_path):
+    train, _ = trainer(tmp_path, no_rate_is_better("learning_rate"))
     trials, choices, crashed = conduct(STUDY, tmp_path, train)
     plain = summarise(tmp_path, trials, "none", crashed)[1]
     tuned = summarise(tmp_path, trials, "none", crashed, choices)[1]

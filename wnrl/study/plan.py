@@ -154,6 +154,8 @@ class Arm:
     """Options of the norm."""
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Settings that belong to this arm, such as a data-dependent initialisation."""
+    tuned: Grid = field(default_factory=dict, hash=False)
+    """Settings, or options of the norm, to choose for this arm besides those of the study."""
     colour: str = ""
     """As ``#rrggbb``; the norm's if not given."""
     dash: Dash = ""
@@ -188,6 +190,8 @@ class Trial:
     seed: int
     settings: Mapping[str, Any] = field(hash=False)
     """Everything else that a program would take as a flag, device and threads included."""
+    norm_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Options of the norm: the arm's, and those that the study varies or chooses."""
     axes: tuple[str, ...] = ()
     """Keys of the settings that the study varies and shows."""
     tuned: tuple[str, ...] = ()
@@ -196,12 +200,16 @@ class Trial:
     @property
     def point(self) -> Point:
         """Name and value of each axis."""
-        return tuple((name, self.settings[name]) for name in self.axes)
+        return self._values(self.axes)
 
     @property
     def choice(self) -> Point:
         """Name and value of each setting that is chosen."""
-        return tuple((name, self.settings[name]) for name in self.tuned)
+        return self._values(self.tuned)
+
+    def _values(self, names: tuple[str, ...]) -> Point:
+        both = {**self.norm_kwargs, **self.settings}
+        return tuple((name, both[name]) for name in names)
 
     @property
     def cell(self) -> "Cell":
@@ -226,7 +234,7 @@ class Trial:
         Those differ in their seed and in scalars that each member of a batch may have for itself.
         """
         shared = {k: v for k, v in self.settings.items() if k not in MEMBER_SCALARS}
-        key = [self.runner, self.task.name, self.task.algo, self.arm.norm, self.arm.norm_kwargs]
+        key = [self.runner, self.task.name, self.task.algo, self.arm.norm, self.norm_kwargs]
         return json.dumps([*key, shared], sort_keys=True, default=repr)
 
 
@@ -279,11 +287,15 @@ class Study:
                 raise UsageError(f"{task.title} has no {task.length} that a budget could scale")
         for axis, values in [*self.axes.items(), *self.tuned.items()]:
             _check_distinct(f"axis {axis}", [_as_folder(str(value)) for value in values])
-            for arm in self.arms:
-                if axis in arm.settings:
-                    raise UsageError(f"{axis} is an axis and a setting of arm {arm.name}")
-        if self.tuned:
-            _check_distinct("axes and tuned", [*self.axes, *self.tuned])
+        for arm in self.arms:
+            for axis, values in arm.tuned.items():
+                _check_distinct(f"axis {axis}", [_as_folder(str(value)) for value in values])
+            varied = [*self.axes, *self.tuned, *arm.tuned]
+            if varied:
+                _check_distinct("axes and tuned", varied)
+            for axis in {*varied} & {*arm.settings, *arm.norm_kwargs}:
+                raise UsageError(f"{axis} is an axis and a setting of arm {arm.name}")
+        if self.tuned or any(arm.tuned for arm in self.arms):
             _check_distinct("seeds and tuning_seeds", [*self.seeds, *self.tuning_seeds])
             if len(self.tuning_seeds) < 3 or min(self.tuning_seeds) < 0:
                 raise UsageError(f"tuning_seeds must be 3 or more, got {self.tuning_seeds}")
@@ -296,36 +308,47 @@ class Study:
         Args:
             chosen: Settings that were tuned; of others the middle of the grid.
         """
-        middle = tuple((name, values[len(values) // 2]) for name, values in self.tuned.items())
-        return self._trials(self.seeds, lambda cell: [chosen.get(cell, middle)])
+        return self._trials(
+            self.seeds, lambda cell: [chosen.get(cell) or _middle(self._grid(cell))]
+        )
 
     def tuning_trials(self, grids: Mapping[Cell, Grid] = NOTHING) -> list[Trial]:
-        """Return the runs from which settings are chosen; none where nothing is tuned.
+        """Return the runs from which settings are chosen; none for what is not tuned.
 
         Args:
-            grids: What is tried where it is not ``tuned``.
+            grids: What is tried where it is not the grid of study and arm.
         """
-        seeds = self.tuning_seeds if self.tuned else ()
-        return self._trials(seeds, lambda cell: _points(grids.get(cell, self.tuned)))
+        return self._trials(
+            self.tuning_seeds,
+            lambda cell: _points(grids.get(cell, self._grid(cell))) if self._grid(cell) else [],
+        )
+
+    def _grid(self, cell: Cell) -> Grid:
+        return {**self.tuned, **cell[1].tuned}
 
     def _trials(self, seeds: Sequence[int], choices: Callable[[Cell], list[Point]]) -> list[Trial]:
-        axes, tuned = tuple(self.axes), tuple(self.tuned)
         return [
-            Trial(
-                task.runner,
-                task,
-                arm,
-                seed,
-                self._settings(task, arm, dict(point + choice)),
-                axes,
-                tuned,
-            )
+            self._trial((task, arm, point), seed, choice)
             for task in self.tasks
             for seed in seeds
             for point in _points(self.axes)
             for arm in self._arms_of(task)
             for choice in choices((task, arm, point))
         ]
+
+    def _trial(self, cell: Cell, seed: int, choice: Point) -> Trial:
+        (task, arm, point), row = cell, NORMS[cell[1].norm]
+        varied, options = dict(point + choice), {*row.options, *row.layer_options}
+        return Trial(
+            task.runner,
+            task,
+            arm,
+            seed,
+            self._settings(task, arm, {k: v for k, v in varied.items() if k not in options}),
+            {**arm.norm_kwargs, **{k: v for k, v in varied.items() if k in options}},
+            axes=tuple(self.axes),
+            tuned=tuple(name for name, _ in choice),
+        )
 
     def from_seed(self, first: int) -> "Study":
         """Return the study with all seeds moved by one amount, so that its own begin at ``first``.
@@ -372,6 +395,10 @@ class Study:
         if self.budget != 1:
             settings[task.length] = max(1, round(settings[task.length] * self.budget))
         return settings
+
+
+def _middle(grid: Grid) -> Point:
+    return tuple((name, values[len(values) // 2]) for name, values in grid.items())
 
 
 def _points(grid: Grid) -> list[Point]:

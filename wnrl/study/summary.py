@@ -136,7 +136,9 @@ def _rows(
         first, arm, point = cell
         other = others.get(point)
         other_runs = Runs() if other is None or other == cell else read[other]
-        noise = [choices[c].scores for c in (cell, other) if c is not None and c in choices]
+        noise = [
+            [choices[c].scores] if c is not None and c in choices else [] for c in (cell, other)
+        ]
         rows.append(
             Row(
                 task,
@@ -144,8 +146,8 @@ def _rows(
                 point,
                 baseline,
                 runs,
-                sample=_with_choice(scale.sample(runs), noise[:1]),
-                differences=_with_choice(scale.differences(runs, other_runs), noise),
+                sample=_with_choice(scale.sample(runs), noise[0]),
+                differences=_with_choice(scale.differences(runs, other_runs), noise[0] + noise[1]),
                 better=scale.better(runs, other_runs),
                 solved=scale.solved(runs),
                 confidence=CONFIDENCE if task == first else None,

@@ -47,7 +47,8 @@ def to_csv(rows: Sequence[Row]) -> str:
     """Return the table with full precision, one line a row; empty where there is no value."""
     out = io.StringIO()
     lines = [_line(row) for row in rows]
-    writer = csv.DictWriter(out, list(lines[0]) if lines else [], lineterminator="\n")
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return out.getvalue()

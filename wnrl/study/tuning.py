@@ -53,8 +53,7 @@ def conduct(
     """
     crashed: dict[Trial, str] = {}
     choices: dict[Cell, Choice] = {}
-    if study.tuned:
-        trials = study.tuning_trials()
+    if trials := study.tuning_trials():
         crashed.update(train(trials))
         choices = choose(root, trials, crashed)
         if grids := _widened(study, choices, root):
@@ -121,7 +120,7 @@ def _widened(study: Study, choices: Mapping[Cell, Choice], root: Path) -> dict[C
             new = [
                 trial
                 for trial in study.tuning_trials({cell: grid})
-                if trial.cell == cell and trial.settings[name] not in before[name]
+                if trial.cell == cell and dict(trial.choice)[name] not in before[name]
             ]
             try:
                 check_trials(new[:1], root)

@@ -149,7 +149,7 @@ def _values(trial: Any) -> tuple[VAEConfig, Machine, Path | None]:
     names = asked.keys() & {"device", "threads", "compile"}
     machine = Machine(**{name: asked.pop(name) for name in names})
     data_dir, variant = asked.pop("data_dir", None), asked.pop("preset", USUAL)
-    norm = {"norm": trial.arm.norm, "norm_kwargs": dict(trial.arm.norm_kwargs)}
+    norm = {"norm": trial.arm.norm, "norm_kwargs": dict(trial.norm_kwargs)}
     config = configured(trial.task.algo, trial.task.name, variant, **asked, **norm, seed=trial.seed)
     return config, machine, None if data_dir is None else Path(data_dir)
 
