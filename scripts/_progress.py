@@ -17,6 +17,7 @@ from rich.table import Table
 from wnrl.errors import UsageError, printable
 from wnrl.study.execute import Event
 from wnrl.study.outcomes import read_outcome
+from wnrl.study.overall import overall
 from wnrl.study.plan import Task, Trial
 from wnrl.study.summary import Row
 from wnrl.study.table import cells, choice, columns
@@ -97,6 +98,8 @@ def show_tables(rows: Sequence[Row], baseline: str) -> None:
             if row.verdict:
                 print(f"{row.name} {row.verdict.sentence}")
         print()
+    for arm in overall(rows):
+        print(f"0 at the floor, 1 where it is solved: {arm}")
     for row in rows:
         for failure in row.failures:
             print(printable(f"no score: {row.task.title} · {row.name} · {failure}", 2000))

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from wnrl.study.overall import Overall
 from wnrl.study.stats import LEAST, mean_interval
 from wnrl.study.summary import Row
 
@@ -68,6 +69,26 @@ def final_scores(rows: Sequence[Row]) -> str:
     axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(rows[0].task.metric.label)
+    return _svg(figure, axes)
+
+
+def performance_profiles(arms: Sequence[Overall]) -> str:
+    """Draw one line an arm: the share of runs that score more, over scores from 0 to 1."""
+    figure = Figure(figsize=(5.6, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    thresholds = np.linspace(0.0, 1.0, 101)
+    for arm in arms:
+        axes.plot(
+            thresholds,
+            arm.profile(thresholds),
+            color=arm.arm.colour,
+            label=arm.name,
+            linestyle=arm.arm.dash,
+            linewidth=1.8,
+        )
+    axes.set_xlabel("score: 0 at the floor, 1 where the task is solved")
+    axes.set_ylabel("share of runs above it")
+    axes.legend(frameon=False)
     return _svg(figure, axes)
 
 

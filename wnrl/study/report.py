@@ -8,7 +8,8 @@ from typing import Any
 
 from wnrl.errors import UsageError, printable
 from wnrl.runs import VERSIONS, read_json, write_text
-from wnrl.study.figures import final_scores, learning_curves
+from wnrl.study.figures import final_scores, learning_curves, performance_profiles
+from wnrl.study.overall import overall
 from wnrl.study.plan import Arm, Study, Task, Trial
 from wnrl.study.summary import Row
 from wnrl.study.table import cells, choice, columns
@@ -96,6 +97,7 @@ def write_report(
         "</ul>",
         _table(rows, study.baseline),
         _failures(rows),
+        _over_tasks(rows),
     ]
     for task in tasks:
         body.append(_section([row for row in rows if row.task == task], trials, root))
@@ -141,6 +143,17 @@ def _table(rows: Sequence[Row], baseline: str) -> str:
         rest = "".join(f"<td>{number}</td>" for number in numbers)
         lines.append(f"<tr><td>{task}</td><td>{_name(row.arm, row.name)}</td>{rest}</tr>")
     return f"<div class=scroll><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+
+
+def _over_tasks(rows: Sequence[Row]) -> str:
+    if not (arms := overall(rows)):
+        return ""
+    lines = "".join(f"<li>{escape(str(arm))}</li>" for arm in arms)
+    return (
+        f"<h2>Over several tasks</h2><p class=muted>Scores are 0 at the floor of a task and 1 "
+        f"where it is solved; tasks have equal weight.</p><ul>{lines}</ul>"
+        f"<div class=figures><div>{performance_profiles(arms)}</div></div>"
+    )
 
 
 def _failures(rows: Sequence[Row]) -> str:

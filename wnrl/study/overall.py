@@ -1,0 +1,100 @@
+"""An arm over several tasks: scores on one scale, 0 at a task's floor and 1 where it is solved."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wnrl.study.outcomes import Scale
+from wnrl.study.plan import Arm, Task
+from wnrl.study.stats import Estimate, Floats, Sample
+from wnrl.study.summary import Row
+
+
+@dataclass(frozen=True)
+class Overall:
+    """One arm on the tasks that it and the baseline have, and whose scale is known."""
+
+    arm: Arm
+    name: str
+    """Name in tables and figures."""
+    baseline: str
+    """Name of the arm that it is compared with."""
+    scores: Floats
+    """``(n_tasks, n_seeds)``, 0 at the floor of each task and 1 where it is solved."""
+    score: Estimate
+    """Their mean."""
+    difference: Estimate | None
+    """That minus the baseline's, on the same tasks and seeds; None for the baseline."""
+
+    def profile(self, thresholds: Floats) -> Floats:
+        """Return the share of runs that score above each threshold, with equal weight for tasks.
+
+        It is the performance profile of Agarwal et al. (2021, arXiv:2108.13264).
+        """
+        return np.mean(self.scores[..., None] > thresholds, axis=(0, 1), dtype=np.float64)
+
+    def __str__(self) -> str:
+        """Say score and difference in one line."""
+        rest = "" if self.difference is None else f", minus {self.baseline} {self.difference}"
+        return f"{self.name} over {len(self.scores)} tasks: {self.score}{rest}"
+
+
+def overall(rows: Sequence[Row]) -> list[Overall]:
+    """Return how each arm did over two tasks or more, each of which has the same weight.
+
+    A seed's scores are averaged over the tasks first: a seed is one number, and the interval is
+    that of a mean, as in the table of a task.
+    """
+    known = [row for row in rows if row.confidence is not None and _span(row.task)]
+    scaled = {(row.task, row.arm.name, row.point): _scaled(row, known) for row in known}
+    ends = [0.0, 1.0, *(value for by_seed in scaled.values() for value in by_seed.values())]
+    low, high = min(ends), max(ends)
+    results, arms = [], {(row.arm.name, row.point): row for row in known}
+    for first in arms.values():
+        own = [
+            row
+            for row in known
+            if (row.arm, row.point) == (first.arm, first.point)
+            and (row.task, row.baseline, row.point) in scaled
+        ]
+        ours = [scaled[row.task, row.arm.name, row.point] for row in own]
+        scores = _at_shared_seeds(ours)
+        if len(own) < 2 or not scores.size:
+            continue
+        noise = _noise([(row.task, row.sample) for row in own])
+        score = Sample(scores.mean(0), (low, high), choice_sd=noise).mean()
+        theirs = [scaled[row.task, row.baseline, row.point] for row in own]
+        gains = _at_shared_seeds(
+            [{k: a[k] - b[k] for k in a.keys() & b} for a, b in zip(ours, theirs, strict=True)]
+        )
+        difference = None
+        if first.arm.name != first.baseline and gains.size:
+            noise = _noise([(row.task, row.differences) for row in own])
+            reach = (low - high, high - low)
+            difference = Sample(gains.mean(0), reach, choice_sd=noise).mean()
+        results.append(Overall(first.arm, first.name, first.baseline, scores, score, difference))
+    return results
+
+
+def _span(task: Task) -> float:
+    """Return how far it is from floor to solved, in the metric's direction; 0 if not known."""
+    return 0.0 if task.floor is None or task.solved is None else task.solved - task.floor
+
+
+def _scaled(row: Row, rows: Sequence[Row]) -> dict[int, float]:
+    scale = Scale.of(row.task, [other.runs for other in rows if other.task == row.task])
+    floor, span = row.task.floor or 0.0, _span(row.task)
+    return {seed: (score - floor) / span for seed, score in scale.counted(row.runs).items()}
+
+
+def _at_shared_seeds(by_task: Sequence[dict[int, float]]) -> Floats:
+    seeds = sorted(set.intersection(*map(set, by_task))) if by_task else []
+    return np.array([[scores[seed] for seed in seeds] for scores in by_task])
+
+
+def _noise(samples: Sequence[tuple[Task, Sample | None]]) -> float:
+    """Return the standard deviation of a mean over tasks because settings were chosen on each."""
+    each = [sample.choice_sd / _span(task) for task, sample in samples if sample]
+    return math.hypot(*each) / len(samples)
