@@ -118,14 +118,21 @@ def settings_of_entry(algo: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: It has what has no flag here, a wrapper or a callback say.
     """
     entry = {name: _literal(name, value) for name, value in entry.items()}
-    settings: dict[str, Any] = {}
+    known = {f.name for kind in (Settings, AGENTS[algo].config) for f in fields(kind)}
+    # What an entry leaves out is as SB3 has it, which our defaults are but for these.
+    settings: dict[str, Any] = {"n_envs": 1}
+    if "noise_std" in known and "noise_type" not in entry:
+        settings["noise_std"] = 0.0
     for name in ("env_wrapper", "vec_env_wrapper", "callback", "replay_buffer_class"):
         if entry.pop(name, None) not in (None, ATARI_WRAPPER, [ATARI_WRAPPER]):
             remedy = "; register an environment that has it" if name == "env_wrapper" else ""
             raise UsageError(f"{name} cannot be taken over{remedy}")
     policy = {**(entry.pop(POLICY, None) or {})}
-    if "." in str(entry.pop("policy", "")):
+    word = str(entry.pop("policy", ""))
+    if "." in word:
         raise UsageError("a policy of its own cannot be taken over")
+    if "Cnn" in word:
+        settings["net_arch"] = ()
     if "n_timesteps" in entry:
         settings["total_timesteps"] = int(entry.pop("n_timesteps"))
     if "normalize" in entry:
@@ -136,7 +143,6 @@ def settings_of_entry(algo: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         if str(entry.get(name)).startswith("lin_"):
             settings[name] = float(entry.pop(name).removeprefix("lin_"))
             settings[f"{name}_schedule"] = "linear"
-    known = {f.name for kind in (Settings, AGENTS[algo].config) for f in fields(kind)}
     for name, part in ((POLICY, _policy(policy)), ("algorithm_kwargs", entry)):
         settings |= {key: value for key, value in part.items() if key in known}
         if further := {key: value for key, value in part.items() if key not in known}:

@@ -88,7 +88,16 @@ def test_the_file_of_a_trained_agent_is_understood(tmp_path):
 
 def test_an_entry_with_our_policy_names_its_norm():
     entry = {"policy": "WNMlpPolicy", "policy_kwargs": "dict(norm='layer', norm_heads=True)"}
-    assert settings_of_entry("ppo", entry) == {"norm": "layer", "norm_heads": True}
+    assert settings_of_entry("ppo", entry) == {"n_envs": 1, "norm": "layer", "norm_heads": True}
+
+
+def test_what_an_entry_leaves_out_is_as_sb3_has_it(zoo):
+    assert settings_of_entry("td3", {}) == {"n_envs": 1, "noise_std": 0.0}
+    assert settings_of_entry("td3", {"noise_type": "normal", "noise_std": 0.3})["noise_std"] == 0.3
+    known, config = Given(config=zoo, algo="a2c", env_id="ALE/Pong-v5").defaults()
+    assert (known.algo, config.n_envs, config.net_arch) == ("a2c", 1, ())
+    _, config = Given(config=zoo, algo="dqn", env_id="Acrobot-v1").defaults()
+    assert (config.train_freq, config.net_arch) == (4, (64, 64))  # not those of our preset
 
 
 def test_nothing_in_a_file_is_evaluated(tmp_path):
