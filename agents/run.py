@@ -203,6 +203,7 @@ def train_agent(
                 identity={"task": settings["env_id"]},
                 compiled=tuple(row.compiled) if settings["compile"] else (),
                 frame_stack=config.frame_stack,
+                drawn=factory.drawn() if settings["film"] else None,
             )
 
         return carry_out(folder, settings, build, LENGTH, FILES, options, progress, accepted)

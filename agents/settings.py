@@ -45,6 +45,8 @@ class Settings:
     more than OMP_NUM_THREADS."""
     compile: bool = False
     """Compile the networks for the updates; CUDA graphs on a GPU."""
+    film: bool = True
+    """Film the trained agent for TensorBoard, where the environment can be drawn."""
     eval_episodes: int = 20
     """Episodes of the evaluation after training."""
     eval_points: int = 20

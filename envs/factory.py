@@ -6,7 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,13 @@ class EnvFactory:
                 f"env_id {self.env_id!r} cannot be made with env_kwargs {given}: "
                 f"{_first_line(error)}"
             ) from error
+
+    def drawn(self) -> "EnvFactory | None":
+        """Return what makes the environment to be filmed; None where it cannot be drawn."""
+        try:
+            return replace(self, render_mode="rgb_array")
+        except UsageError:
+            return None
 
     @property
     def _registered_id(self) -> str:

@@ -11,6 +11,7 @@ ROLLOUT_RETURN = "rollout/ep_rew_mean"
 ROLLOUT_LENGTH = "rollout/ep_len_mean"
 TRAIN_LOSS = "train/loss"
 LEARNING_RATE = "train/learning_rate"
+FILM = "eval/film"
 STEPS_PER_SECOND = "time/steps_per_second"
 
 # Layers: prefixes, to which a name is added. TensorBoard makes one group of cards of all tags with
@@ -50,6 +51,8 @@ VAE_SAMPLES = "vae/samples"  # images
 VAE_TRAVERSALS = "vae/traversals"  # images: a latent variable a row
 VAE_CANVAS = "vae/canvas"  # images: how DRAW draws, a sample a row
 
+
+CONFIG = "config"  # a text: all that a run was told
 
 # What runs differ by and are compared by; TensorBoard's HParams tab shows these columns first.
 IDENTITY = ("task", "algo", "norm", "seed")

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.envs.registration import EnvSpec
+from PIL import Image
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -42,7 +44,12 @@ TINY = ["--total-timesteps", "64", "--n-envs", "2", "--n-steps", "16", "--batch-
 
 def tiny(folder, algo="ppo", **others):
     args = Args.of(
-        algo, run_dir=folder, eval_episodes=3, eval_points=2, eval_point_episodes=2, **others
+        algo,
+        run_dir=folder,
+        eval_episodes=3,
+        eval_points=2,
+        eval_point_episodes=2,
+        **{"film": False, **others},
     )
     config = dataclasses.replace(
         args.config, total_timesteps=64, n_envs=2, n_steps=16, batch_size=16, n_epochs=2
@@ -112,6 +119,48 @@ def test_event_file_has_sb3s_tags_and_the_hparams_tab(finished):
     hparams = HParamsPluginData.FromString(plugin).session_start_info.hparams
     assert hparams["norm"].string_value == "batch"
     assert hparams["lstm_hidden_size"].number_value == 64
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "TMaze-v0"])
+def test_the_trained_agent_is_filmed_where_its_environment_can_be_drawn(tmp_path, env_id):
+    films, returns = [], []
+    for film in (True, False):
+        args = tiny(tmp_path / str(film), env_id=env_id, film=film)
+        returns.append(train(args)["eval_returns"])
+        (path,) = args.folder.glob("events*")
+        events = EventAccumulator(str(path), {"images": 0}).Reload()
+        films += events.Images(tags.FILM) if tags.FILM in events.Tags()["images"] else []
+    assert returns[0] == returns[1]
+    assert len(films) == (env_id == "Pendulum-v1")
+    for event in films:
+        with Image.open(io.BytesIO(event.encoded_image_string)) as gif:
+            assert (gif.format, gif.size) == ("GIF", (event.width, event.height))
+            assert gif.n_frames == 67  # of 200 steps
+            assert max(gif.size) <= 240
+        assert event.step == 64
+
+
+def test_an_environment_whose_drawing_fails_is_trained_without_a_film(
+    tmp_path, monkeypatch, capsys
+):
+    def fail(self):
+        raise RuntimeError("no library\nto draw with")
+
+    monkeypatch.setattr(CartPoleEnv, "render", fail)
+    assert train(tiny(tmp_path / "run", film=True))["status"] == "finished"
+    assert "no film of the agent: no library to draw with\n" in capsys.readouterr().err
+
+
+def test_the_text_tab_has_all_that_a_run_was_told_once(tmp_path):
+    args = tiny(tmp_path / "run")
+    train(args)
+    train(dataclasses.replace(args, resume=True))
+    (path,) = args.folder.glob("events*")
+    events = EventAccumulator(str(path)).Reload()
+    (event,) = events.Tensors(f"{tags.CONFIG}/text_summary")
+    (text,) = event.tensor_proto.string_val
+    for row in (b"| setting | value |", b'| algo | `"ppo"` |', b"| n_steps | `16` |"):
+        assert row in text
 
 
 def test_saved_agent_and_statistics_give_the_final_return_again(tmp_path):

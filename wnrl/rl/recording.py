@@ -1,9 +1,10 @@
 """A film of an agent: GIF with Pillow alone, MP4 with the ffmpeg of imageio."""
 
+import io
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from wnrl.rl.masks import mask_arguments
 
 Frames = list[NDArray[np.uint8]]
 LONGEST = 3000  # frames; later ones are left out
+EVERY, FEW, SMALL = 3, 80, 240  # steps a frame, frames and pixels of a film for TensorBoard
 
 
 def check_film(path: Path) -> None:
@@ -29,7 +31,14 @@ def check_film(path: Path) -> None:
         raise UsageError(f"record {path}: the folder {folder} cannot be written")
 
 
-def film(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> Frames:
+def film(
+    model: BaseAlgorithm,
+    env: VecEnv,
+    seed: int,
+    deterministic: bool = True,
+    every: int = 1,
+    longest: int = LONGEST,
+) -> Frames:
     """Play an episode and return what it looks like; no display is opened.
 
     Args:
@@ -37,18 +46,34 @@ def film(model: BaseAlgorithm, env: VecEnv, seed: int, deterministic: bool) -> F
         env: one environment, with ``render_mode="rgb_array"``.
         seed: of its start.
         deterministic: whether the most likely actions are taken.
+        every: steps from frame to frame.
+        longest: frames; the episode is not played on behind them.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame asks for a display, and complains
     env.seed(seed)
     obs, state, starts = env.reset(), None, np.ones(1, bool)
     infos: list[dict[str, Any]] = [{}]
     frames: Frames = []
-    while "episode" not in infos[0] and len(frames) < LONGEST:
-        frames.append(np.asarray(env.get_images()[0]))
+    step = 0
+    while "episode" not in infos[0] and len(frames) < longest:
+        if step % every == 0:
+            frames.append(np.asarray(env.get_images()[0]))
+        step += 1
         masks = mask_arguments(model, env)
         actions, state = model.predict(obs, state, starts, deterministic, **masks)  # type: ignore[arg-type]
         obs, _, starts, infos = env.step(actions)
     return frames
+
+
+def short_film(model: BaseAlgorithm, env: VecEnv, seed: int) -> tuple[bytes, tuple[int, int]]:
+    """Return the first steps of an episode as a small GIF, and its height and width in pixels."""
+    frames = film(model, env, seed, every=EVERY, longest=FEW)
+    coarser = -(-max(frames[0].shape[:2]) // SMALL)
+    frames = [frame[::coarser, ::coarser] for frame in frames]
+    fps: Any = env.unwrapped.metadata.get("render_fps")
+    with io.BytesIO() as file:
+        _write_gif(file, frames, (fps or 30) / EVERY)
+        return file.getvalue(), frames[0].shape[:2]
 
 
 def write_film(path: Path, frames: Frames, fps: float) -> None:
@@ -87,9 +112,9 @@ def _write_mp4(path: Path, frames: Frames, fps: float) -> None:
         film.close()
 
 
-def _write_gif(path: Path, frames: Frames, fps: float) -> None:
+def _write_gif(path: Path | IO[bytes], frames: Frames, fps: float) -> None:
     from PIL import Image
 
     first, *others = [Image.fromarray(frame) for frame in frames]
     duration = round(1000 / min(fps, 50))  # ms
-    first.save(path, save_all=True, append_images=others, duration=duration, loop=0)
+    first.save(path, "GIF", save_all=True, append_images=others, duration=duration, loop=0)

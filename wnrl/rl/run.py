@@ -1,6 +1,7 @@
 """An agent as work of ``wnrl.runs``: it trains, can be saved and restored, and is measured."""
 
 import io
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
@@ -13,7 +14,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
-from wnrl.errors import check_positive
+from wnrl.errors import check_positive, printable
 from wnrl.rl.compiling import compiled_updates
 from wnrl.rl.env_state import load_envs, save_envs
 from wnrl.rl.environments import (
@@ -25,6 +26,7 @@ from wnrl.rl.environments import (
 )
 from wnrl.rl.evaluation import Curve, EvaluateInTraining, evaluate
 from wnrl.rl.model_state import model_state, restore_late, restore_model
+from wnrl.rl.recording import short_film
 from wnrl.rl.statistics import save_statistics, statistics_of, with_statistics
 from wnrl.rl.training import BeforeRollouts, Model, learn, log_to
 from wnrl.runs import EventFile, whole_file
@@ -69,6 +71,7 @@ class AgentRun:
         identity: What TensorBoard's HParams tab says besides the settings.
         compiled: Methods that ``train`` calls and that are to be compiled.
         frame_stack: As ``vectorize`` had it.
+        drawn: Makes one environment that can be drawn, to film the trained agent in; None: no film.
     """
 
     metrics: Mapping[str, str] = {
@@ -85,9 +88,11 @@ class AgentRun:
         identity: Mapping[str, Any],
         compiled: tuple[str, ...] = (),
         frame_stack: int | None = None,
+        drawn: Factory | None = None,
     ) -> None:
         self.plan, self.model, self.factory, self.compiled = plan, model, factory, compiled
         self.machine, self.identity, self.frame_stack = machine, identity, frame_stack
+        self.drawn = drawn
         self.curve = Curve(plan.total_timesteps / plan.eval_points)
         self.best: dict[str, Any] = {}
         self.parts = 1
@@ -177,6 +182,8 @@ class AgentRun:
                 self.seconds, self._clock = seconds, lambda: seconds
         self._restore_late()  # where no step was left
         self._in_rollout = False
+        if self.drawn is not None:
+            self._film(self.drawn, events)
 
     def report(self) -> dict[str, Any]:
         """Return what the result has of training."""
@@ -222,6 +229,18 @@ class AgentRun:
         with closing(self._evaluation_envs(min(episodes, AT_ONCE))) as raw:
             env = raw if numbers is None else with_statistics(raw, numbers)
             return evaluate(model, env, episodes, starts)[0]
+
+    def _film(self, drawn: Factory, events: EventFile) -> None:
+        """Show the start of an episode of the evaluation after training in TensorBoard."""
+        starts = first_env_seed(self.plan.seed) + FINAL_STARTS
+        try:
+            env = vectorize_for_evaluation(drawn, 1, self.model.env, self.frame_stack)
+            with closing(env):
+                gif, shape = short_film(self.model, env, starts)
+        except Exception as error:  # drawing needs libraries that may be missing, or fail
+            print(f"no film of the agent: {printable(error)}", file=sys.stderr)
+            return
+        events.add_gif(tags.FILM, gif, shape, self.step)
 
     def _evaluation_envs(self, n_envs: int, training: VecEnv | None = None) -> VecEnv:
         """Return environments to evaluate in."""

@@ -4,6 +4,7 @@ A second file, as ``SummaryWriter`` begins one for every part of a run, is read 
 clock, which may have been set back meanwhile.
 """
 
+import json
 import os
 import sys
 import time
@@ -66,6 +67,19 @@ class EventFile:
     ) -> None:
         """Write a picture of shape ``dataformats``; bytes, or floats from 0 to 1."""
         self._add(self._summary.image(tag, image, dataformats=dataformats), step)
+
+    def add_gif(self, tag: str, gif: bytes, shape: tuple[int, int], step: int | None) -> None:
+        """Write a GIF of (height, width), which TensorBoard shows moving among the pictures."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        height, width = shape
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+    def add_config(self, config: Mapping[str, Any]) -> None:
+        """Write all that a run was told as a table in the text tab."""
+        rows = [f"| {name} | `{json.dumps(value)}` |" for name, value in config.items()]
+        self.add_text(tags.CONFIG, "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
 
     def add_histogram(self, tag: str, values: Any, step: int | None = None, **_: Any) -> None:
         """Write a histogram of an array's values."""

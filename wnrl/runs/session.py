@@ -140,9 +140,7 @@ def carry_out(
         accepted()
         if run.finished:  # by another process, while this one was waiting for the folder
             return read_result(path)
-        events = EventFile(path)
-        if saved:
-            events.cut(saved["events"])
+        events = _events(path, saved, run.config)
         keeper = _Keeper(run, work, events, options, started - saved.get("wall_time", 0.0))
         result: dict[str, Any] = {"status": "finished"}
         try:
@@ -225,9 +223,7 @@ def _carry_out_together(
             present = Present.of(path, values, length, options.resume)
             opened = present.opened({**present.settings, **member.machine}, member, files)
             run, saved = stack.enter_context(opened)
-            events = EventFile(path)
-            if saved:
-                events.cut(saved["events"])
+            events = _events(path, saved, run.config)
             before = saved.get("wall_time", 0.0)
             keepers.append(_Keeper(run, member, events, options, started - before))
         keeper = _Together(keepers)
@@ -294,6 +290,16 @@ def _ended(
     if not keeper.options.keep_checkpoint:
         (run.path / CHECKPOINT).unlink(missing_ok=True)
     return read_result(run.path)
+
+
+def _events(path: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> EventFile:
+    """Return the event file of a run that begins, or as it was when the run was saved."""
+    events = EventFile(path)
+    if saved:
+        events.cut(saved["events"])
+    else:
+        events.add_config(config)
+    return events
 
 
 @contextmanager
