@@ -128,8 +128,13 @@ def test_halves_for_ties_lie_between_whole_successes():
     assert ends == sorted(ends)
 
 
+def differences(mean, sd, n=10, **more):
+    values = np.linspace(-1, 1, n)
+    return Sample(mean + sd * values / values.std(ddof=1), **more)
+
+
 def test_pairs_needed_are_the_fewest_whose_interval_decides():
-    pairs = pairs_needed(mean=10.0, sd=30.0, n=10, margin=None)
+    pairs = pairs_needed(differences(mean=10.0, sd=30.0), margin=None)
 
     def half(n):
         return stats.t.ppf(0.975, n - 1) * 30 / math.sqrt(n)
@@ -138,9 +143,23 @@ def test_pairs_needed_are_the_fewest_whose_interval_decides():
 
 
 def test_pairs_needed_for_no_difference_come_from_the_margin():
-    assert pairs_needed(0.0, 30.0, 10, None) is None
-    assert pairs_needed(0.0, 30.0, 10, 20.0) == pairs_needed(20.0, 30.0, 10, None)
-    assert pairs_needed(15.0, 30.0, 10, 20.0) == pairs_needed(15.0, 30.0, 10, None)
+    assert pairs_needed(differences(0.0, 30.0), None) is None
+    at_20 = pairs_needed(differences(20.0, 30.0), None)
+    assert pairs_needed(differences(0.0, 30.0), 20.0) == at_20
+    at_15 = pairs_needed(differences(15.0, 30.0), None)
+    assert pairs_needed(differences(15.0, 30.0), 20.0) == at_15
+
+
+def test_pairs_needed_count_the_noise_of_choosing():
+    plain, tuned = (differences(10.0, 30.0, choice_sd=sd) for sd in (0.0, 30 / math.sqrt(10)))
+    louder = differences(10.0, 30.0 * math.sqrt(2))
+    assert pairs_needed(plain, None) < pairs_needed(tuned, None) == pairs_needed(louder, None)
+
+
+def test_pairs_needed_where_all_are_equal_come_from_what_was_not_seen():
+    # By hand: 1 - .025^(1/n) < 45 / 500 from n = 40 on.
+    assert pairs_needed(Sample(np.zeros(10), (-500.0, 500.0)), 45.0) == 40
+    assert pairs_needed(Sample(np.zeros(10)), 45.0) is None
 
 
 def test_few_runs_have_a_range_and_no_interval():

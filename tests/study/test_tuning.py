@@ -25,10 +25,12 @@ STUDY = Study(
     [TASK],
     [Arm("none"), Arm("weight")],
     "none",
-    seeds=range(10),
+    seeds=range(3),
     tuned={"learning_rate": RATES},
     tuning_seeds=range(100, 103),
 )
+
+MANY = replace(STUDY, seeds=range(8))  # whose means have intervals
 
 
 def trainer(root, score):
@@ -69,9 +71,9 @@ def chosen(choices):
 def test_each_arm_is_compared_at_the_rate_that_was_best_on_tuning_seeds(tmp_path):
     train, calls = trainer(tmp_path, best_at(none=0.003, weight=0.002))
     trials, choices, crashed = conduct(STUDY, tmp_path, train)
-    assert [len(call) for call in calls] == [2 * 3 * 3, 2 * 10]
+    assert [len(call) for call in calls] == [2 * 3 * 3, 2 * 3]
     assert {trial.seed for trial in calls[0]} == {100, 101, 102}
-    assert {trial.seed for trial in trials} == set(range(10))
+    assert {trial.seed for trial in trials} == {0, 1, 2}
     assert chosen(choices) == {"none": 0.003, "weight": 0.003}
     assert {trial.settings["learning_rate"] for trial in trials} == {0.003}
     assert crashed == {}
@@ -202,7 +204,7 @@ def no_rate_is_better(name):
 def test_noise_is_only_that_of_the_arms_that_had_a_choice(tmp_path):
     arms = [Arm("none", tuned={"gamma": (0.1, 0.2, 0.3, 0.4)}), Arm("weight")]
     train, _ = trainer(tmp_path, no_rate_is_better("gamma"))
-    trials, choices, crashed = conduct(replace(STUDY, tuned={}, arms=arms), tmp_path, train)
+    trials, choices, crashed = conduct(replace(MANY, tuned={}, arms=arms), tmp_path, train)
     plain, weight = summarise(tmp_path, trials, "none", crashed, choices)
     assert plain.sample.choice_sd > 0
     assert weight.sample.choice_sd == 0
@@ -211,7 +213,7 @@ def test_noise_is_only_that_of_the_arms_that_had_a_choice(tmp_path):
 
 def test_the_noise_of_choosing_widens_score_and_difference(tmp_path):
     train, _ = trainer(tmp_path, no_rate_is_better("learning_rate"))
-    trials, choices, crashed = conduct(STUDY, tmp_path, train)
+    trials, choices, crashed = conduct(MANY, tmp_path, train)
     plain = summarise(tmp_path, trials, "none", crashed)[1]
     tuned = summarise(tmp_path, trials, "none", crashed, choices)[1]
     noise = [choice.scores for choice in choices.values()][::-1]
@@ -269,7 +271,7 @@ def test_studies_from_different_seeds_have_no_run_in_common():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tuning_seeds": range(5, 8)}, "seeds and tuning_seeds must differ, got 5 twice"),
+        ({"tuning_seeds": range(2, 5)}, "seeds and tuning_seeds must differ, got 2 twice"),
         ({"tuning_seeds": [20, 21]}, r"tuning_seeds must be 3 or more, got \[20, 21\]"),
         ({"tuned": {"learning_rate": []}}, "axis learning_rate must have one entry or more"),
         ({"axes": {"learning_rate": [1]}}, "axes and tuned must differ, got 'learning_rate' twice"),

@@ -68,6 +68,7 @@ def test_equal_runs_at_the_ceiling_are_no_proof_of_equality():
     judged = verdict(values=np.zeros(10), bounds=(-500.0, 500.0))
     assert judged.word == "undecided"
     assert "0 [-154, 154]" in judged.sentence
+    assert judged.sentence.endswith("; about 40 would decide")
 
 
 def test_the_margin_is_a_tenth_of_the_way_from_floor_to_solved_unless_it_is_named():

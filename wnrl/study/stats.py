@@ -146,26 +146,30 @@ def _holds_zero(comparison: Sample, confidence: float) -> bool:
 
 
 def pairs_needed(
-    mean: float, sd: float, n: int, margin: float | None, confidence: float = CONFIDENCE
+    sample: Sample, margin: float | None, confidence: float = CONFIDENCE
 ) -> int | None:
-    """Pairs with which an interval that is still open would probably decide.
+    """Return the pairs with which an interval that is still open would probably decide.
 
     That is where the t interval around the mean as it is would leave out zero, or lie within
-    ``margin`` on both sides of it. It is a guess from what was seen: mean and sd will move.
+    ``margin`` on both sides of it; where all values are equal, the interval that they have. It is
+    a guess from what was seen: mean and spread will move.
 
     Args:
-        mean: Of the differences so far.
-        sd: Their standard deviation.
-        n: Pairs so far.
+        sample: The differences so far, two or more.
         margin: A difference that would not matter; None if none was named.
         confidence: Of the interval.
 
     Returns:
-        More than ``n``; None if ``MOST`` would not do.
+        More than there are; None if ``MOST`` would not do.
     """
+    n, mean = len(sample.values), float(sample.values.mean())
     wanted = max(abs(mean), (margin or 0.0) - abs(mean))
     pairs = np.arange(n + 1, max(n + 1, MOST) + 1)
+    sd = math.hypot(sample.values.std(ddof=1), sample.choice_sd * math.sqrt(n))
     half = stats.t.ppf((1 + confidence) / 2, pairs - 1) * sd / np.sqrt(pairs)
+    if np.ptp(sample.values) == 0:
+        reach = max(mean - sample.bounds[0], sample.bounds[1] - mean)
+        half = half + reach * (1 - ((1 - confidence) / 2) ** (1 / pairs))
     enough = pairs[half < wanted]
     return int(enough[0]) if len(enough) else None
 

@@ -49,7 +49,6 @@ def judge(task: Task, baseline: str, differences: Sample, confidence: float) -> 
     if excluded == math.inf:
         rest = "runs failed, and the task names no floor to count them as"
     else:
-        sd = math.hypot(differences.values.std(ddof=1), differences.choice_sd * math.sqrt(n))
-        pairs = pairs_needed(mean.value, sd, n, margin, confidence)
+        pairs = pairs_needed(differences, margin, confidence)
         rest = f"about {pairs} would decide" if pairs else f"{MOST} would not decide"
     return Verdict("undecided", f"undecided against {baseline}: {shown}; {rest}")
