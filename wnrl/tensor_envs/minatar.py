@@ -37,6 +37,11 @@ def stick(actions: Tensor, last_actions: Tensor, u: Tensor) -> Tensor:
     return torch.where(u < STICKY, last_actions, actions.to(u.dtype))
 
 
+def move(actions: Tensor, by_action: tuple[int, ...]) -> Tensor:
+    """Return the number that ``by_action`` has for each of the actions ``(*B)``."""
+    return constant(by_action, actions).take(actions.long())
+
+
 def equal(a: Tensor, b: Tensor | float) -> Tensor:
     """Return 1 where ``a`` equals ``b`` and 0 elsewhere, in their dtype: faster than bool."""
     return (a - b).eq_(0)
@@ -48,9 +53,9 @@ def cell(columns: Tensor) -> Tensor:
 
 
 def place(rows: Tensor, columns: Tensor, n_rows: int = SIZE) -> Tensor:
-    """Return maps ``(*B, n_rows)`` with one cell set, in the row and the column ``(*B)``."""
-    axis = constant(tuple(range(n_rows)), rows)
-    return equal(axis, rows.unsqueeze(-1)).long() * cell(columns).unsqueeze(-1)
+    """Return maps ``(*B, n_rows)``, in int64, with one cell set; -1 and 10 are no row or column."""
+    index = torch.add(columns + (SIZE + 3), rows, alpha=SIZE + 2).long()
+    return F.embedding(index, _single_cells(n_rows, rows.device))
 
 
 def picture(maps: Tensor, like: Tensor) -> Tensor:
@@ -75,6 +80,15 @@ def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
+
+
+@functools.cache
+def _single_cells(n_rows: int, device: torch.device) -> Tensor:
+    """Return the maps with a cell in row and column -1 to 10, one after the other."""
+    maps = torch.zeros(SIZE + 2, SIZE + 2, n_rows, dtype=torch.int64)
+    for row in range(n_rows):
+        maps[row + 1, 1:-1, row] = 1 << torch.arange(SIZE)
+    return maps.flatten(0, 1).to(device)
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from wnrl.tensor_envs.minatar import (
     cell,
     constant,
     equal,
+    move,
     picture,
     picture_space,
     place,
@@ -24,6 +25,7 @@ from wnrl.tensor_envs.minatar import (
 N_ROWS = 8  # rows 1 to 8 have at most one enemy or treasure each
 SPAWN_INTERVAL, MOVE_INTERVAL = 10, 5
 RAMP_INTERVAL, LAST_RAMP = 100, 9
+ASIDE, DOWN = (0, -1, 0, 1, 0), (0, 0, -1, 0, 1)  # by action
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Asterix:
         gold = torch.lerp(gold, is_gold, new)
         appears_in = torch.lerp(appears_in, SPAWN_INTERVAL - ramp, appears) - 1
 
-        x = (x + equal(action, 3) - equal(action, 1)).clamp(0, SIZE - 1)
-        y = (y + equal(action, 4) - equal(action, 2)).clamp(1, N_ROWS)
+        x = (x + move(action, ASIDE)).clamp(0, SIZE - 1)
+        y = (y + move(action, DOWN)).clamp(1, N_ROWS)
         in_row = equal(constant(tuple(range(1, 1 + N_ROWS)), u), y.unsqueeze(-1))
         moves = equal(moves_in, 0)
         touched = equal(columns, x.unsqueeze(-1))

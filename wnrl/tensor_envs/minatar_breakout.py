@@ -14,6 +14,7 @@ from wnrl.tensor_envs.minatar import (
     MAX_EPISODE_STEPS,
     SIZE,
     constant,
+    move,
     picture,
     picture_space,
     place,
@@ -21,6 +22,7 @@ from wnrl.tensor_envs.minatar import (
 )
 
 N_BRICK_ROWS = 3  # rows 1 to 3
+ASIDE = (0, -1, 1)  # by action
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,14 @@ class Breakout:
 
     def reset(self, u: Tensor) -> State:
         """Return a ball at the left or the right wall, row 3, that falls towards the middle."""
-        side = (u < 0.5).unsqueeze(-2)
-        at_left = constant((SIZE - 1, 3, 3, 4, 0, 0), u), constant((1, 1, 0, 0), u)
-        at_right = constant((SIZE - 1, 3, 3, 4, 9, 9), u), constant((1, -1, 0, 0), u)
-        places, moving = (torch.where(side, *pair) for pair in zip(at_left, at_right, strict=True))
-        bricks = torch.full((*u.shape[:-1], N_BRICK_ROWS), FULL_ROW, device=u.device)
+        at_left = u < 0.5
+        bottom, row, paddle = SIZE - 1, 3, 4
+        left = constant((bottom, row, row, paddle, 0, 0), u)
+        right = constant((bottom, row, row, paddle, SIZE - 1, SIZE - 1), u)
         return {
-            "places": places.squeeze(-2).unflatten(-1, (2, 3)),
-            "moving": moving.squeeze(-2),
-            "bricks": bricks,
+            "places": torch.where(at_left, left, right).unflatten(-1, (2, 3)),
+            "moving": torch.where(at_left, constant((1, 1, 0, 0), u), constant((1, -1, 0, 0), u)),
+            "bricks": torch.full((*u.shape[:-1], N_BRICK_ROWS), FULL_ROW, device=u.device),
         }
 
     def observe(self, state: State) -> Tensor:
@@ -66,11 +67,11 @@ class Breakout:
         paddle, last_column, _ = columns.unbind(-1)
         down, right, hitting, last = state["moving"].unbind(-1)
         action = stick(actions, last, u[..., 0])
-        paddle = (paddle + (action == 2).to(u.dtype) - (action == 1).to(u.dtype)).clamp(0, SIZE - 1)
+        paddle = (paddle + move(action, ASIDE)).clamp(0, SIZE - 1)
 
         row, column = last_row + down, last_column + right
         at_wall, at_top = (column < 0) | (column >= SIZE), row < 0
-        column = column.clamp(0, SIZE - 1)
+        row, column = row.clamp(0, SIZE - 1), column.clamp(0, SIZE - 1)
         right = torch.where(at_wall, -right, right)
 
         bricks = state["bricks"]
@@ -85,7 +86,7 @@ class Breakout:
         cleared = at_bottom & (bricks.sum(-1) == 0)
         bricks = bricks + cleared.long().unsqueeze(-1) * FULL_ROW
         returned = broken | straight | back
-        row = torch.where(returned, last_row, row.clamp(min=0))
+        row = torch.where(returned, last_row, row)
         down = torch.where(returned | at_top, -down, down)
         right = torch.where(back, -right, right)
 

@@ -2,7 +2,8 @@
 
 Enemies are kept in words, one for each row: six fields of ten bits, field t for those that move in
 t steps, so that a step of all of them is a shift. No two enemies in one cell have the same t, since
-no two appear in the same step, and those of a row swim in one direction.
+no two appear in the same step, and those of a row swim in one direction. The steps until a
+submarine shoots are a number of four bits, each in a word of its own at the submarine's place.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from wnrl.tensor_envs.minatar import (
     SIZE,
     constant,
     equal,
+    move,
     picture,
     picture_space,
     place,
@@ -33,7 +35,10 @@ SHOT_INTERVAL, ENEMY_SHOT_INTERVAL = 5, 10
 MOVE_INTERVAL, LEAST_MOVE_INTERVAL = 5, 2
 LAST_RAMP = 19
 N_DIVERS = N_BULLETS = 2  # no more are in the water at once
-N_WORDS = 2 + ENEMY_SHOT_INTERVAL  # fish, and submarines that shoot in 0 to 10 steps
+FISH, SUBS = 0, 1  # words of enemies
+N_WORDS = 6
+NEW_FISH, NEW_SUB = (1, 0, 0, 0, 0, 0), (0, 1, 0, 1, 0, 1)  # which shoots in ten steps
+ASIDE, DOWN = (0, -1, 0, 1, 0, 0), (0, 0, -1, 0, 1, 0)  # by action
 IN_ALL_FIELDS = sum(1 << (SIZE * k) for k in range(1 + MOVE_INTERVAL))
 
 
@@ -49,11 +54,12 @@ class Seaquest:
 
     State: ``sub`` ``(*B, 11)`` has the player's column, row and direction, oxygen, divers on board,
     whether it has surfaced, the steps until it can shoot, until an enemy and until a diver appear,
-    how often it surfaced, up to 19, and the last action; ``enemies`` ``(*B, 12, 8)`` words of fish
-    and of submarines by the steps until they shoot; ``leftwards`` ``(*B, 8)`` their direction;
-    ``enemy_bullets`` ``(*B, 2, 8)`` rows of bullets to the right and to the left; ``divers``
-    ``(*B, 4, 2)`` columns (-1: none), rows, directions and steps until they move, ``bullets``
-    ``(*B, 3, 2)`` the same of the player's, the newest first.
+    how often it surfaced, up to 19, and the last action; ``enemies`` ``(*B, 6, 8)`` words of fish,
+    of submarines, and of the bits of the steps until they shoot, the lowest first; ``leftwards``
+    ``(*B, 8)`` 1 where they swim to the left; ``enemy_bullets`` ``(*B, 2, 8)`` rows of bullets to
+    the right and to the left; ``divers`` ``(*B, 4, 2)`` columns (-1: none), rows, directions and
+    steps until they move; ``bullets`` ``(*B, 3, 2)`` the player's: columns, rows and directions.
+    Of divers and bullets the newest is first.
     """
 
     observation_space: ClassVar[spaces.Box] = picture_space(10)
@@ -84,32 +90,29 @@ class Seaquest:
         fish, submarines, the gauges of oxygen and of divers, and divers.
         """
         x, y, facing, oxygen, n_divers = state["sub"][..., :5].unbind(-1)
-        swimmer_x, swimmer_y, direction, _ = state["divers"].unbind(-2)
+        diver_x, diver_y, direction, _ = state["divers"].unbind(-2)
         bullet_x, bullet_y, _ = state["bullets"].unbind(-2)
-        ship = torch.stack((x, x - facing), -1)
-        columns = torch.cat((ship, bullet_x, swimmer_x - direction, swimmer_x), -1)
-        rows = torch.cat((torch.stack((y, y), -1), bullet_y, swimmer_y, swimmer_y), -1)
-        places = place(rows, columns).unflatten(-2, (4, 2))
-        bow_and_stern, pairs = places[..., 0, :, :], places[..., 1:, 0, :] | places[..., 1:, 1, :]
-        bullets, behind, divers = pairs.unbind(-2)
+        places = place(
+            torch.cat((torch.stack((y, y), -1), bullet_y, diver_y, diver_y), -1),
+            torch.cat(
+                (torch.stack((x, x - facing), -1), bullet_x, diver_x - direction, diver_x), -1
+            ),
+        )
+        bow, stern, *pairs = places.unbind(-2)
+        bullets, wakes, divers = (pairs[k] | pairs[k + 1] for k in (0, 2, 4))
 
-        words = state["enemies"]
-        fish, subs = _columns(
-            torch.stack((words[..., 0, :], words[..., 1:, :].sum(-2)), -2)
-        ).unbind(-2)
-        trails = _ahead(fish | subs, 1 - state["leftwards"])
+        fish, subs = _columns(state["enemies"][..., :2, :]).unbind(-2)
+        trails = ((fish | subs) << (2 * state["leftwards"])) >> 1 & FULL_ROW
         shots = state["enemy_bullets"]
         water = torch.stack((trails, shots[..., 0, :] | shots[..., 1, :], fish, subs), -2)
-        water = F.pad(water, (1, 1))
-        cells_of_oxygen = (oxygen * SIZE / MAX_OXYGEN).floor().clamp(min=0).long()
+        trails, shots, fish, subs = F.pad(water, (1, 1)).unbind(-2)
+
+        tenths = (oxygen.clamp(min=0) * SIZE / MAX_OXYGEN).long()
         on_board = n_divers.clamp(min=0).long()
-        gauges = torch.stack(
-            ((1 << cells_of_oxygen) - 1, ((1 << on_board) - 1) << (SIZE - 1 - on_board)), -1
-        )
-        gauges = F.pad(gauges.unsqueeze(-1), (SIZE - 1, 0))
-        maps = (bow_and_stern, bullets.unsqueeze(-2), (water[..., 0, :] | behind).unsqueeze(-2),
-                water[..., 1:, :], gauges, divers.unsqueeze(-2))  # fmt: skip
-        return picture(torch.cat(maps, -2), x)
+        gauges = ((1 << tenths) - 1, ((1 << on_board) - 1) << (SIZE - 1 - on_board))
+        tank, passengers = F.pad(torch.stack(gauges, -1).unsqueeze(-1), (SIZE - 1, 0)).unbind(-2)
+        maps = (bow, stern, bullets, trails | wakes, shots, fish, subs, tank, passengers, divers)
+        return picture(torch.stack(maps, -2), x)
 
     def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         """Let enemies and divers appear, move the player and all others, and breathe."""
@@ -117,105 +120,70 @@ class Seaquest:
             state["sub"].unbind(-1)
         )
         action = stick(actions, last, u[..., 0])
-        interval = (MOVE_INTERVAL - (ramp / 2).floor()).clamp(min=LEAST_MOVE_INTERVAL)
-        field = (SIZE * interval.long())[..., None, None]
 
+        field = MOVE_INTERVAL - (ramp / 2).floor()
+        field = (SIZE * field.clamp(min=LEAST_MOVE_INTERVAL)).long().unsqueeze(-1)
         appears = enemy_in == 0
-        enemies, leftwards = _spawn(
-            state["enemies"], state["leftwards"], appears, field, u[..., 1:4]
-        )
+        enemies, leftwards = _spawn(state["enemies"], state["leftwards"], appears, field, u)
         enemy_in = torch.where(appears, ENEMY_INTERVAL - ramp, enemy_in) - 1
         appears = diver_in == 0
-        direction = (0.5 - u[..., 4]).sign()
-        diver = ((1 - direction) * ((SIZE - 1) / 2), (u[..., 5] * N_ROWS).floor() + 1, direction,
-                 torch.full_like(direction, MOVE_INTERVAL))  # fmt: skip
+        direction = (0.5 - u[..., 4]).sign_()
+        side, row = (1 - direction) * ((SIZE - 1) / 2), (u[..., 5] * N_ROWS).floor_().add_(1)
+        diver = (side, row, direction, torch.full_like(row, MOVE_INTERVAL))
         divers = _push(state["divers"], diver, appears)
         diver_in = diver_in.masked_fill(appears, DIVER_INTERVAL) - 1
 
-        aside = equal(action, 3) - equal(action, 1)
-        x = (x + aside).clamp(0, SIZE - 1)
-        y = (y + equal(action, 4) - equal(action, 2)).clamp(0, N_ROWS)
+        aside, down = move(action, ASIDE), move(action, DOWN)
+        x, y = (x + aside).clamp(0, SIZE - 1), (y + down).clamp(0, N_ROWS)
         facing = torch.where(aside == 0, facing, aside)
         shoots = (action == 5) & (shoots_in == 0)
         shoots_in = (shoots_in.masked_fill(shoots, SHOT_INTERVAL) - 1).clamp(min=0)
         bullets = _push(state["bullets"], (x, y, facing), shoots)
         here = place(y - 1, x, N_ROWS)
 
-        bullets = _swim(bullets, torch.ones_like(bullets[..., 0, :]))
-        enemies, bullets, n_shot = _shoot(enemies, bullets)
+        bullets = _swim(bullets)
+        bullets, n_shot = _shoot(enemies, bullets)
         divers, n_divers = _take(divers, x, y, n_divers)
 
-        met = enemies.sum(-2) & (here * IN_ALL_FIELDS)
-        enemies = _move(enemies, leftwards, field)
-        met = met | (enemies.sum(-2) & (here * IN_ALL_FIELDS))
-        shots = state["enemy_bullets"]
-        new_shots = _ahead(_columns(enemies[..., 1, :]), leftwards)
-        enemies = torch.cat((enemies[..., :1, :], enemies[..., 2:, :], enemies[..., 1:2, :]), -2)
-        enemies, bullets, n_more_shot = _shoot(enemies, bullets)
-        met = met | ((shots[..., 0, :] | shots[..., 1, :]) & here)
-        shots = torch.stack(
-            (
-                ((shots[..., 0, :] << 1) & FULL_ROW) | (new_shots * (1 - leftwards)),
-                (shots[..., 1, :] >> 1) | (new_shots * leftwards),
-            ),
-            -2,
-        )
-        met = met | ((shots[..., 0, :] | shots[..., 1, :]) & here)
+        met = enemies[..., FISH, :] | enemies[..., SUBS, :]
+        enemies, firing = _move(enemies, leftwards, field)
+        met = (met | enemies[..., FISH, :] | enemies[..., SUBS, :]) & (here * IN_ALL_FIELDS)
+        bullets, n_more_shot = _shoot(enemies, bullets)
+        to_right, to_left = state["enemy_bullets"].unbind(-2)
+        met = met | ((to_right | to_left) & here)
+        to_right = ((to_right | firing & (leftwards - 1)) << 1) & FULL_ROW
+        to_left = (to_left | firing & -leftwards) >> 1
+        met = met | ((to_right | to_left) & here)
 
-        over = (met.sum(-1) > 0) | (oxygen <= 0)
-        deep = y > 0
-        surfaces = ~deep & (surfaced == 0)
-        over = over | (surfaces & (n_divers == 0))
-        surfaces = surfaces & (n_divers != 0)
-        full = surfaces & (n_divers == MAX_DIVERS)
-        rewards = n_shot + n_more_shot + full * (oxygen * SIZE / MAX_OXYGEN).floor()
-        n_divers = n_divers - surfaces.to(u.dtype) - full * MAX_DIVERS
-        oxygen = torch.where(surfaces, MAX_OXYGEN, oxygen - deep.to(u.dtype))
-        surfaced = torch.where(deep, 0, torch.where(surfaces, 1, surfaced))
-        ramp = (ramp + surfaces.to(u.dtype)).clamp(max=LAST_RAMP)
-
-        sub = (
-            x,
-            y,
-            facing,
-            oxygen,
-            n_divers,
-            surfaced,
-            shoots_in,
-            enemy_in,
-            diver_in,
-            ramp,
-            action,
-        )
+        breath, rewards, suffocated = _breathe(y, oxygen, n_divers, surfaced)
+        oxygen, n_divers, surfaced, rises = breath
+        ramp = (ramp + rises).clamp(max=LAST_RAMP)
+        player = (x, y, facing, oxygen, n_divers, surfaced)
+        others = (shoots_in, enemy_in, diver_in, ramp, action)
         after = {
-            "sub": torch.stack(sub, -1),
+            "sub": torch.stack((*player, *others), -1),
             "enemies": enemies,
             "leftwards": leftwards,
-            "enemy_bullets": shots,
+            "enemy_bullets": torch.stack((to_right, to_left), -2),
             "divers": divers,
             "bullets": bullets,
         }
-        return after, rewards, over
+        return after, rewards + n_shot + n_more_shot, suffocated | (met.sum(-1) > 0)
 
 
 def _spawn(
     enemies: Tensor, leftwards: Tensor, appears: Tensor, field: Tensor, u: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Let an enemy appear at the edge of a row where none swims in the other direction."""
-    left = (u[..., 0] >= 0.5).long().unsqueeze(-1)
-    is_fish = (u[..., 1] >= 1 / 3).long()
-    row = (u[..., 2] * N_ROWS).floor().unsqueeze(-1)
-    new = equal(constant(tuple(range(N_ROWS)), u), row).long() * appears.unsqueeze(-1)
-    opposed = (enemies.sum(-2) > 0) & (leftwards != left)
-    new = new * ~opposed
-    leftwards = torch.where(new > 0, left, leftwards)
-    word = new * ((1 + left * (2 ** (SIZE - 1) - 1)) << field.squeeze(-1))
-    kinds = (
-        constant((1,) + (0,) * (N_WORDS - 2) + (0,), is_fish),
-        constant((0,) * (N_WORDS - 1) + (1,), is_fish),
-    )
-    kind = torch.where(is_fish.unsqueeze(-1) > 0, *kinds)
-    return enemies | (kind.unsqueeze(-1) * word.unsqueeze(-2)), leftwards
+    """Return new words and directions: an enemy appears where none swims the other way."""
+    left = (u[..., 1] >= 0.5).long().unsqueeze(-1)
+    is_fish = (u[..., 2] >= 1 / 3).unsqueeze(-1)
+    row = (u[..., 3] * N_ROWS).floor_()
+    edge = place(row, (SIZE - 1) * left.squeeze(-1), N_ROWS) * appears.unsqueeze(-1)
+    opposed = ((enemies[..., FISH, :] | enemies[..., SUBS, :]) > 0) & (leftwards != left)
+    edge = edge * ~opposed
+    leftwards = torch.where(edge > 0, left, leftwards)
+    kind = torch.where(is_fish, constant(NEW_FISH, left), constant(NEW_SUB, left)).unsqueeze(-1)
+    return enemies | ((edge << field).unsqueeze(-2) * kind), leftwards
 
 
 def _push(things: Tensor, new: tuple[Tensor, ...], where: Tensor) -> Tensor:
@@ -224,56 +192,88 @@ def _push(things: Tensor, new: tuple[Tensor, ...], where: Tensor) -> Tensor:
     return torch.where(where[..., None, None], pushed, things)
 
 
-def _swim(things: Tensor, moves: Tensor) -> Tensor:
+def _swim(things: Tensor, moves: Tensor | float = 1.0) -> Tensor:
     """Move things by one cell in their direction where ``moves`` is 1; what leaves is none."""
     columns, rows, directions, *rest = things.unbind(-2)
-    columns = torch.addcmul(columns, directions, moves)
+    columns = columns + directions * moves
     inside = equal(columns.clamp(0, SIZE - 1), columns)
     return torch.stack(((columns + 1) * inside - 1, rows, directions * inside, *rest), -2)
 
 
-def _shoot(enemies: Tensor, bullets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _shoot(enemies: Tensor, bullets: Tensor) -> tuple[Tensor, Tensor]:
     """Remove each bullet in a cell with enemies, with the one that moves next, fish first.
 
+    Args:
+        enemies: words, ``(*B, 6, 8)``; who is shot is taken out in place.
+        bullets: ``(*B, 3, 2)``.
+
     Returns:
-        Enemies, bullets, and how many were shot, ``(*B)``.
+        The bullets that are left, and how many enemies were shot, ``(*B)``.
     """
     columns, rows, directions = bullets.unbind(-2)
     cells = place(rows - 1, columns, N_ROWS) * IN_ALL_FIELDS
-    fish, subs = enemies[..., :1, :] & cells, enemies[..., 1:, :].sum(-2, keepdim=True) & cells
-    no_fish = (fish.sum(-1, keepdim=True) == 0).long()
-    subs = subs * no_fish
-    shot = (fish & -fish) | (subs & -subs)
-    used = (shot.sum(-1) > 0).to(columns.dtype)
-    bullets = torch.stack(((columns + 1) * (1 - used) - 1, rows, directions * (1 - used)), -2)
-    fish, subs = (fish & -fish).sum(-2, keepdim=True), (subs & -subs).sum(-2, keepdim=True)
-    enemies = torch.cat((enemies[..., :1, :] - fish, enemies[..., 1:, :] & ~subs), -2)
-    return enemies, bullets, used.sum(-1)
+    fish, subs = cells & enemies[..., :1, :], cells & enemies[..., 1:2, :]
+    fish = fish & -fish
+    subs = (subs & -subs) * (fish.sum(-1, keepdim=True) == 0)
+    flies = ((fish | subs).sum(-1) == 0).to(columns.dtype)
+    enemies[..., :1, :] -= fish.sum(-2, keepdim=True)
+    enemies[..., 1:, :] &= ~subs.sum(-2, keepdim=True)
+    bullets = torch.stack(((columns + 1) * flies - 1, rows, directions * flies), -2)
+    return bullets, (1 - flies).sum(-1)
 
 
 def _take(divers: Tensor, x: Tensor, y: Tensor, n_divers: Tensor) -> tuple[Tensor, Tensor]:
     """Move divers, and take on board those that the player touches before or after, up to six."""
     x, y = x.unsqueeze(-1), y.unsqueeze(-1)
-    columns, rows, _, moves_in = divers.unbind(-2)
+    columns, _, _, moves_in = divers.unbind(-2)
     moves = equal(moves_in, 0)
     touched = equal(columns, x)
     columns, rows, directions, _ = _swim(divers, moves).unbind(-2)
     touched = equal(rows, y) * torch.maximum(touched, equal(columns, x))
     stays = 1 - touched * (touched.cumsum(-1) <= (MAX_DIVERS - n_divers).unsqueeze(-1))
-    moves_in = torch.lerp(moves_in - 1, torch.full_like(moves, MOVE_INTERVAL), moves)
+    moves_in = moves_in - 1 + (1 + MOVE_INTERVAL) * moves
     divers = torch.stack(((columns + 1) * stays - 1, rows, directions * stays, moves_in), -2)
     return divers, n_divers + (1 - stays).sum(-1)
 
 
-def _move(words: Tensor, leftwards: Tensor, field: Tensor) -> Tensor:
-    """Move the enemies in field 0 to the next cell and to ``field``, the others by one field."""
-    moved = _ahead(words & FULL_ROW, leftwards.unsqueeze(-2))
-    return (words >> SIZE) | (moved << field)
+def _move(enemies: Tensor, leftwards: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the enemies in field 0 by one cell and to ``field``, all others by one field.
+
+    Returns:
+        The words, and the rows of those that shoot in this step.
+    """
+    moved = (enemies & FULL_ROW) << (field + 1 - 2 * leftwards).unsqueeze(-2)
+    moved &= (FULL_ROW << field).unsqueeze(-2)
+    moved |= enemies >> SIZE
+    fish, subs, *bits = moved.unbind(-2)
+    counts = bits[0] | bits[1] | bits[2] | bits[3]
+    firing, borrow, fewer = subs ^ counts, counts, []
+    for bit in bits:
+        fewer.append(bit ^ borrow)
+        borrow = borrow & fewer[-1]
+    reloaded = (fish, subs, fewer[0], fewer[1] | firing, fewer[2], fewer[3] | firing)
+    return torch.stack(reloaded, -2), _columns(firing)
 
 
-def _ahead(rows: Tensor, leftwards: Tensor) -> Tensor:
-    """Return rows moved by one cell, to the left where ``leftwards`` is 1."""
-    return ((rows << 2) >> (1 + 2 * leftwards)) & FULL_ROW
+def _breathe(
+    y: Tensor, oxygen: Tensor, n_divers: Tensor, surfaced: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor, Tensor]:
+    """Use up oxygen below, and at the surface trade a diver, or all six, for a full tank.
+
+    Returns:
+        Oxygen, divers, whether it has surfaced and whether it did so now; the reward; and whether
+        the game is over.
+    """
+    deep = y > 0
+    arrives = ~deep & (surfaced == 0)
+    over = (oxygen <= 0) | (arrives & (n_divers == 0))
+    rises = arrives & (n_divers != 0)
+    full = rises & (n_divers == MAX_DIVERS)
+    rewards = full * (oxygen * SIZE / MAX_OXYGEN).floor()
+    n_divers = n_divers - rises.to(y.dtype) - full * MAX_DIVERS
+    oxygen = torch.where(rises, MAX_OXYGEN, oxygen - deep.to(y.dtype))
+    surfaced = torch.where(deep, 0, torch.where(rises, 1, surfaced))
+    return (oxygen, n_divers, surfaced, rises.to(y.dtype)), rewards, over
 
 
 def _columns(words: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from wnrl.tensor_envs.minatar import (
     constant,
     count,
     equal,
+    move,
     picture,
     picture_space,
     stick,
@@ -25,6 +26,7 @@ from wnrl.tensor_envs.minatar import (
 
 WAVE = (0b11111100,) * 4 + (0,) * 6
 MOVE_INTERVAL, LEAST_MOVE_INTERVAL = 12, 6
+ASIDE = (0, -1, 1, 0)  # by action
 BOMB_INTERVAL, SHOT_INTERVAL = 10, 5
 
 
@@ -74,7 +76,7 @@ class SpaceInvaders:
         aliens, shots, bombs = state["maps"].unbind(-2)
         action = stick(actions, last, u[..., 0])
 
-        column = (column + equal(action, 2) - equal(action, 1)).clamp(0, SIZE - 1)
+        column = (column + move(action, ASIDE)).clamp(0, SIZE - 1)
         at_column = cell(column)
         shoots = (action == 3) & (shoots_in == 0)
         shoots_in = (shoots_in.masked_fill(shoots, SHOT_INTERVAL) - 1).clamp(min=0)
