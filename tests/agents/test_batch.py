@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import agents.run
-from agents.run import batching, load_run, train, train_batch
+from agents.run import batching, factory_of, load_run, train, train_batch
 from wnrl import tensor_envs
 from wnrl.population.ppo import PPO
+from wnrl.rl.environments import vectorize
+from wnrl.rl.statistics import load_statistics
 from wnrl.runs import Stopped, read_config, read_json
 from wnrl.study import RETURN, Arm, Study, Task
 
@@ -35,8 +37,9 @@ def numbers(result):
     return {k: v for k, v in result.items() if k not in ("wall_time", "steps_per_second")}
 
 
-def test_folders_and_results_have_what_those_of_an_ordinary_run_have(tmp_path):
-    planned = trials()
+@pytest.mark.parametrize("normalize", ["none", "both"])
+def test_folders_and_results_have_what_those_of_an_ordinary_run_have(tmp_path, normalize):
+    planned = trials(normalize=normalize)
     folders, results = run(tmp_path / "batch", planned)
     one = tmp_path / "one"
     alone = train(planned[0], one, lambda fraction: None)
@@ -51,21 +54,30 @@ def test_folders_and_results_have_what_those_of_an_ordinary_run_have(tmp_path):
     assert read_config(folders[0]) == read_config(one)
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCarContinuous-v0"])
-def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, env_id):
-    planned = trials(env_id=env_id)
+@pytest.mark.parametrize(
+    ("env_id", "normalize"),
+    [("CartPole-v1", "none"), ("MountainCarContinuous-v0", "none"), ("CartPoleNoVel-v1", "obs")],
+)
+def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, env_id, normalize):
+    planned = trials(env_id=env_id, normalize=normalize)
     folders, _ = run(tmp_path, planned)
     values = [agents.run._of_cohort(agents.run.settings(trial)) for trial in planned]
     env = tensor_envs.make(env_id)
     cohort = PPO(env, [PPO.member(v) for v in values])
     cohort.train()
     obs = torch.rand(5, *env.observation_space.shape)
+    scaled = cohort.scaling.obs(cohort.statistics, obs.expand(3, -1, -1))
     actions = cohort.distribution.mode(
-        cohort.networks.act(cohort.params, cohort.buffers)(obs.expand(3, -1, -1))[0]
+        cohort.networks.act(cohort.params, cohort.buffers)(scaled)[0]
     )
     for folder, expected in zip(folders, actions, strict=True):
-        model, _, _ = load_run(folder)
-        chosen, _ = model.predict(obs.numpy(), deterministic=True)
+        model, statistics, settings = load_run(folder)
+        seen = obs.numpy()
+        if statistics is not None:
+            seen = load_statistics(vectorize(factory_of(settings), 1, 0), statistics).normalize_obs(
+                seen
+            )
+        chosen, _ = model.predict(seen, deterministic=True)
         np.testing.assert_allclose(chosen, expected.numpy(), rtol=1e-5, atol=1e-6)
         assert model.num_timesteps == 192
 
@@ -107,7 +119,7 @@ def test_a_member_that_becomes_nan_fails_alone(tmp_path):
 
 
 def test_a_stopped_batch_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monkeypatch):
-    planned = trials()
+    planned = trials(normalize="both")
     _, expected = run(tmp_path / "whole", planned)
     iterate = PPO.iterate
 
@@ -124,6 +136,11 @@ def test_a_stopped_batch_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monke
     folders, results = run(tmp_path / "stopped", planned)
     assert [numbers(result) for result in results] == [numbers(result) for result in expected]
     for folder, trial in zip(folders, planned, strict=True):
+        means = []
+        for path in (folder, tmp_path / "whole" / trial.folder):
+            with np.load(path / "vecnormalize.npz") as numbers_of:
+                means.append(numbers_of["obs/mean"].tolist())
+        assert means[0] == means[1]
         state, whole = (
             load_run(path)[0].policy.state_dict()
             for path in (folder, tmp_path / "whole" / trial.folder)
@@ -146,8 +163,10 @@ def test_curves_are_in_the_event_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"normalize": "both"}, "PPO in a population has no normalize, got .both."),
-        ({"target_kl": 0.1}, "target_kl, got 0.1; it has .*learning_rate"),
+        (
+            {"target_kl": 0.1},
+            "PPO in a population has no target_kl, got 0.1; it has .*learning_rate",
+        ),
         ({"env_id": "FrozenLake-v1"}, "env_id"),
     ],
 )

@@ -6,8 +6,10 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from wnrl.population.rollout import Draws
+from wnrl.rl.statistics import statistics_of
 from wnrl.tensor_envs import CartPole
 
 LIMIT = 25
@@ -30,11 +32,24 @@ class Record(BaseCallback):
     def __init__(self):
         super().__init__()
         self.actions, self.resets, self.iterations, self.obs, self.states = [], [], [], [], []
+        self.first_obs = None
+        self.statistics = []
 
     def _on_rollout_start(self):
         if self.iterations:
-            self.states.append({k: v.clone() for k, v in self.model.policy.state_dict().items()})
+            self._end_update()
+        else:
+            self.first_obs = self._raw(self.model._last_obs)
         self.actions, self.resets = [], []
+
+    def _raw(self, obs):
+        normalizer = self.model.get_vec_normalize_env()
+        return obs if normalizer is None else normalizer.get_original_obs()
+
+    def _end_update(self):
+        self.states.append({k: v.clone() for k, v in self.model.policy.state_dict().items()})
+        normalizer = self.model.get_vec_normalize_env()
+        self.statistics.append(None if normalizer is None else statistics_of(normalizer))
 
     def _on_step(self):
         given = self.locals
@@ -44,7 +59,7 @@ class Record(BaseCallback):
         below = head.probs.cumsum(-1).gather(-1, actions[:, None])[:, 0]
         # The middle of the interval in which this action is drawn.
         self.actions.append(below - head.probs.gather(-1, actions[:, None])[:, 0] / 2)
-        resets = to_uniform(given["new_obs"])
+        resets = to_uniform(self._raw(given["new_obs"]))
         resets[~torch.as_tensor(given["dones"])] = 0.5
         self.resets.append(resets)
         self.obs.append(given["obs_tensor"].clone())
@@ -54,7 +69,7 @@ class Record(BaseCallback):
         self.iterations.append((torch.stack(self.actions), torch.stack(self.resets)))
 
     def _on_training_end(self):
-        self.states.append({k: v.clone() for k, v in self.model.policy.state_dict().items()})
+        self._end_update()
 
 
 def run_sb3(config, policy, monkeypatch):
@@ -76,6 +91,9 @@ def run_sb3(config, policy, monkeypatch):
     env = make_vec_env(
         lambda: gym.make("CartPole-v1", max_episode_steps=LIMIT), config.n_envs, seed=config.seed
     )
+    if config.normalize != "none":
+        obs, reward = (config.normalize in (part, "both") for part in ("obs", "reward"))
+        env = VecNormalize(env, norm_obs=obs, norm_reward=reward, gamma=config.gamma)
     name, arguments = policy
     linear = config.learning_rate_schedule == "linear"
     model = stable_baselines3.PPO(
@@ -103,4 +121,4 @@ def run_sb3(config, policy, monkeypatch):
                 torch.stack(mine)[:, None],
             )
         )
-    return to_uniform(record.obs[0]).float()[None], draws, record
+    return to_uniform(record.first_obs).float()[None], draws, record

@@ -87,6 +87,15 @@ def test_an_sb3_model_of_a_run_acts_alike_and_saves_as_a_zip(tmp_path, env_id, n
         )
 
 
+def test_an_sb3_model_of_a_scaled_run_has_its_statistics():
+    runs = train(norms=("none",), learning_rates=(1e-3,), seeds=(0, 1), normalize="both")
+    member = runs.members[1]
+    normalizer = member.to_sb3().get_vec_normalize_env()
+    assert normalizer.obs_rms.count == pytest.approx(322)  # of all steps and the first resets
+    np.testing.assert_array_equal(normalizer.obs_rms.mean, member.statistics["obs/mean"])
+    assert normalizer.obs_rms.mean.tolist() != runs.members[0].statistics["obs/mean"].tolist()
+
+
 def test_a_loaded_model_goes_on_learning(runs):
     model = runs.member("weight", 1e-3, 3).to_sb3()
     state = {name: value.clone() for name, value in model.policy.state_dict().items()}

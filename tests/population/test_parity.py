@@ -1,5 +1,6 @@
 """SB3's own draws put into the engine: the same trajectories and the same parameters."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,7 +9,6 @@ from tests.population.sb3_draws import ShortCartPole, run_sb3
 from wnrl.norms import NORMS
 from wnrl.population.ppo import PPO
 from wnrl.population.ppo_config import PPOConfig
-from wnrl.population.rollout import Running
 from wnrl.tensor_envs.core import begin
 
 SMALL = {
@@ -34,6 +34,7 @@ CASES = {
     "stock": ({}, STOCK),
     "schedules": ({"learning_rate_schedule": "linear", "clip_range_schedule": "linear"}, STOCK),
     "entropy, raw advantages": ({"ent_coef": 0.1, "normalize_advantage": False}, STOCK),
+    **{f"scaled {kind}": ({"normalize": kind}, STOCK) for kind in ("obs", "reward", "both")},
     **{norm: ({"norm": norm}, ours(norm)) for norm in NORMS},
     "weight on heads": (
         {"norm": "weight", "norm_heads": True},
@@ -54,14 +55,16 @@ def test_with_sb3s_draws_a_member_is_sb3s_agent(case, monkeypatch):
     config = PPOConfig(**{**SMALL, **change})
     resets, draws, record = run_sb3(config, policy, monkeypatch)
     cohort = PPO(ShortCartPole(), [config])
-    episodes = begin(cohort.env, resets)
-    cohort.running = Running(episodes, torch.zeros(1, config.n_envs))
+    cohort.start(begin(cohort.env, resets))
     ended = 0
     for k, each in enumerate(draws):
-        start = cohort.running.episodes.obs[0]
+        start = cohort.scaling.obs(cohort.statistics, cohort.running.episodes.obs)[0]
         torch.testing.assert_close(start, record.obs[k * config.n_steps], rtol=0, atol=1e-5)
         ended += (cohort.iterate(each).lengths == 25).sum()
-        state = cohort.member_state(0)
+        state, statistics = cohort.member_state(0), cohort.member_statistics(0)
+        assert (statistics or {}).keys() == (record.statistics[k] or {}).keys()
+        for name, value in (statistics or {}).items():
+            np.testing.assert_allclose(value, record.statistics[k][name], 1e-4, 1e-5, err_msg=name)
         for name, value in record.states[k].items():
             if name != "data_initialised":
                 torch.testing.assert_close(

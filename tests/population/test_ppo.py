@@ -100,9 +100,9 @@ def test_an_iteration_reads_no_value_back(norm):
     assert reads.count == 0
 
 
-@pytest.mark.parametrize("norm", ["weight", "batch"])
-def test_a_restored_cohort_goes_on_bit_for_bit(norm, tmp_path):
-    configs = members(3, norm=norm)
+@pytest.mark.parametrize("change", [{"norm": "weight"}, {"norm": "batch"}, {"normalize": "both"}])
+def test_a_restored_cohort_goes_on_bit_for_bit(change, tmp_path):
+    configs = members(3, **change)
     whole, halted = trained(configs, 4), trained(configs, 2)
     write_values(tmp_path / "cohort", "cohort", halted.state())
     resumed = PPO(CartPole(), configs)
@@ -110,7 +110,7 @@ def test_a_restored_cohort_goes_on_bit_for_bit(norm, tmp_path):
     resumed.train()
     whole.train()
     assert resumed.steps == 320
-    for name in ("params", "buffers"):
+    for name in ("params", "buffers", "statistics"):
         assert torch.equal(getattr(resumed, name), getattr(whole, name))
 
 
@@ -205,7 +205,7 @@ def test_members_may_not_differ_in_their_networks():
     [
         ({"target_kl": 0.01}, "PPO in a population has no target_kl, got 0.01; it has seed"),
         ({"use_sde": True}, "has no use_sde, got True"),
-        ({"normalize": "both"}, "has no normalize, got .both."),
+        ({"normalize": "all"}, "normalize must be one of none, obs, reward, both, got .all."),
         ({"gae_lamda": 0.9}, "has no gae_lamda"),
         ({"gamma": 1.5}, "gamma must be from 0 to 1, got 1.5"),
         ({"batch_size": 1}, "batch_size must be a whole number of at least 2, got 1"),
@@ -243,3 +243,11 @@ def test_a_norm_of_hidden_layers_needs_one(norm):
 def test_weight_norm_on_heads_alone_is_a_cohort():
     config = replace(SMALL, norm="weight", net_arch=(), norm_heads=True)
     assert trained([config], 2).finite().all()
+
+
+def test_a_scaled_member_alone_among_eight_and_among_24_is_the_same_to_the_bit():
+    configs = members(24, normalize="both")
+    alone, few, many = (trained(some) for some in (configs[3:4], configs[:8], configs))
+    for name in ("params", "statistics"):
+        assert torch.equal(getattr(alone, name)[0], getattr(few, name)[3])
+        assert torch.equal(getattr(few, name), getattr(many, name)[:8])

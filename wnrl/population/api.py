@@ -37,16 +37,20 @@ class Member:
     """Whether no parameter became NaN or infinite."""
     state: Mapping[str, Tensor]
     """The network, under the names of SB3's policy."""
+    statistics: Mapping[str, Any] | None
+    """By which observations and rewards are scaled, if they are; see ``wnrl.rl.statistics``."""
 
     def to_sb3(self) -> Any:
         """Return the agent as a model of SB3, which acts alike and saves as an ordinary zip.
 
-        It knows the spaces; ``set_env`` gives it an environment to train on in.
+        It knows the spaces; ``set_env`` gives it an environment to train on in. Where observations
+        are scaled, its environment is a ``VecNormalize`` with the member's statistics, whose
+        ``normalize_obs`` gives what the agent acts on.
         """
         from wnrl.rl.members import to_sb3
 
         spaces = (self.env.observation_space, self.env.action_space)
-        return to_sb3(self.algo, self.config, *spaces, self.state)
+        return to_sb3(self.algo, self.config, *spaces, self.state, self.statistics)
 
 
 @dataclass(frozen=True)
@@ -149,9 +153,9 @@ def train(
         final = cohort.evaluate(EVALUATION_EPISODES)[0].mean(1).tolist()
         finite = cohort.finite().tolist()
         for i, config in enumerate(cohort.members):
-            state = cohort.member_state(i)
+            state, statistics = cohort.member_state(i), cohort.member_statistics(i)
             numbers = (tuple(curves[i]), scores[i], final[i], finite[i])
-            members.append(Member(algo, config, env, *numbers, state))
+            members.append(Member(algo, config, env, *numbers, state, statistics))
     return Runs(members)
 
 

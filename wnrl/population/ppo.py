@@ -8,7 +8,7 @@ a CPU not in one bit.
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,11 +35,23 @@ from wnrl.population.rollout import (
     draw,
     rollout,
 )
+from wnrl.population.statistics import Scaling
 from wnrl.population.vmapped import Goal, Networks, VmappedNetworks
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
 
 CHUNK = 8
 """Members that a CPU updates together: what they need stays in its cache."""
+
+
+class Agents(NamedTuple):
+    """All that acting depends on, one row a member in each matrix."""
+
+    params: Tensor
+    """``(P, D)``."""
+    buffers: Tensor
+    """Running statistics of the networks, ``(P, D')``."""
+    statistics: Tensor
+    """Those of observations and returns, ``(P, D'')`` in float64."""
 
 
 class PPO:
@@ -57,6 +69,7 @@ class PPO:
     Attributes:
         params: parameters, ``(P, D)``.
         buffers: running statistics, ``(P, D')``.
+        statistics: those of observations and returns, ``(P, D'')``.
         iteration: how many rollouts, with their updates, are done.
 
     Raises:
@@ -86,8 +99,9 @@ class PPO:
         self.optimizer_state = self.optimizer.init(self.params)
         self.projected = _projected(self.config, self.plan)
         self.own = {name: self._each(name) for name in PPOConfig.members if name != "seed"}
-        self.running = self._begin(self.keys, RESETS, 0, self.config.n_envs)
-        self.iteration = 0
+        n_inputs = env.observation_space.shape[0]
+        self.scaling = Scaling.of(self.config.normalize, n_inputs, self.config.n_envs)
+        self.start(self._episodes(self.keys, RESETS, 0, self.config.n_envs))
 
     def _networks(self, way: str) -> Networks:
         fit = HotNetworks.fit(self.config, self.plan)
@@ -105,17 +119,27 @@ class PPO:
     def _each(self, name: str) -> Tensor:
         return torch.tensor([getattr(member, name) for member in self.members]).to(self.params)
 
-    def _begin(self, keys: Tensor, stream: int, start: int, n_envs: int) -> Running:
+    def start(self, episodes: Episodes) -> None:
+        """Begin training with these episodes, ``(P, n_envs)``."""
+        self.running = Running(episodes, torch.zeros(episodes.steps.shape).to(self.params))
+        self.statistics = self.scaling.init(episodes.obs)
+        self.iteration = 0
+
+    def _episodes(self, keys: Tensor, stream: int, start: int, n_envs: int) -> Episodes:
         """Return environments at the start of an episode, ``(P, n_envs)``."""
         n, each = n_envs, self.env.reset_draws
         u = uniform(fork(keys, stream), start, n * each, self.params.dtype)
-        episodes = begin(self.env, u.view(len(u), n, each))
-        return Running(episodes, torch.zeros(episodes.steps.shape).to(self.params))
+        return begin(self.env, u.view(len(u), n, each))
 
     @property
     def steps(self) -> int:
         """Environment steps of each member so far."""
         return self.iteration * self.config.samples
+
+    @property
+    def agents(self) -> Agents:
+        """The agents as they are, not copied."""
+        return Agents(self.params, self.buffers, self.statistics)
 
     def train(self) -> None:
         """Train to the end."""
@@ -140,8 +164,9 @@ class PPO:
         act = self.networks.act(self.params, self.buffers)
         log_std = self.plan.log_std(self.params)
         self.running, batch, ended = rollout(
-            act, log_std, self.env, self.distribution, self.running, draws,
-            self.own["gamma"], self.own["gae_lambda"],
+            act, log_std, self.env, self.distribution, self.running,
+            self.scaling, self.statistics, draws, self.own["gamma"],
+            self.own["gae_lambda"],
         )  # fmt: skip
         self.iteration += 1
         if config.data_init is not None and self.iteration == 1:
@@ -219,8 +244,7 @@ class PPO:
         self,
         n_episodes: int,
         start: int = 0,
-        params: Tensor | None = None,
-        buffers: Tensor | None = None,
+        agents: Agents | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Play episodes with the likeliest actions.
 
@@ -229,17 +253,17 @@ class PPO:
         Args:
             n_episodes: of each member, side by side.
             start: the number of the first of these starts; the same number, the same starts.
-            params: of other networks, ``(K P, D)``, one of each member after the other, K times;
-                None for the present ones.
-            buffers: of these.
+            agents: others, ``(K P, ·)``, one of each member after the other, K times; None for the
+                present ones.
 
         Returns:
             Return and length of each episode, ``(K P, n_episodes)``.
         """
-        params = self.params if params is None else params
-        act = self.networks.act(params, self.buffers if buffers is None else buffers)
+        params, buffers, statistics = agents or self.agents
+        act = self.networks.act(params, buffers)
         keys = self.keys.repeat(len(params) // len(self.keys))
-        episodes = self._begin(keys, EVALUATION, start * self.env.reset_draws, n_episodes).episodes
+        first = start * self.env.reset_draws
+        episodes = self._episodes(keys, EVALUATION, first, n_episodes)
         returns = torch.zeros(episodes.steps.shape).to(self.params)
         lengths = torch.zeros_like(episodes.steps)
         alive = torch.ones_like(returns, dtype=torch.bool)
@@ -248,7 +272,8 @@ class PPO:
         for t in range(self.env.max_episode_steps):
             n = n_episodes * each
             u = uniform(streams, t * n, n, self.params.dtype).view(*returns.shape, each)
-            actions = self.distribution.to_env(self.distribution.mode(act(episodes.obs)[0]))
+            head, _ = act(self.scaling.obs(statistics, episodes.obs))
+            actions = self.distribution.to_env(self.distribution.mode(head))
             episodes, step = advance(self.env, episodes, actions, u)
             returns += step.rewards * alive
             lengths += alive
@@ -261,21 +286,27 @@ class PPO:
         """Return which members have finite parameters alone, ``(P,)`` bool."""
         return self.params.isfinite().all(1)
 
-    def member_state(
-        self, index: int, params: Tensor | None = None, buffers: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def member_state(self, index: int, agents: Agents | None = None) -> dict[str, Tensor]:
         """Return the state of one member under the names that SB3's ``MlpPolicy`` has, a copy.
 
-        ``params`` and ``buffers`` as ``evaluate`` has them.
+        Args:
+            index: of the member.
+            agents: others of the members; None for the present ones.
         """
         state = {}
-        for rows, matrix in (
-            (self.plan.whole, self.params if params is None else params),
-            (self.plan.whole_buffers, self.buffers if buffers is None else buffers),
-        ):
+        params, buffers, _ = agents or self.agents
+        for rows, matrix in ((self.plan.whole, params), (self.plan.whole_buffers, buffers)):
             views = rows.views(matrix[index : index + 1])
             state.update({name: view[0].clone() for name, view in views.items()})
         return state
+
+    def member_statistics(self, index: int, agents: Agents | None = None) -> dict[str, Any] | None:
+        """Return what observations and rewards of one member are scaled by; None if nothing is.
+
+        The names are those of ``wnrl.rl.statistics``; arguments as ``member_state`` has them.
+        """
+        statistics = (agents or self.agents).statistics
+        return self.scaling.numbers(statistics[index], self.members[index].gamma)
 
     def state(self) -> dict[str, Any]:
         """Return everything that training goes on from, as tensors and numbers, copies."""
@@ -285,6 +316,7 @@ class PPO:
             "iteration": self.iteration,
             "params": self.params.clone(),
             "buffers": self.buffers.clone(),
+            "statistics": self.statistics.clone(),
             "optimizer": {name: value.clone() for name, value in self.optimizer_state.items()},
             "env": {name: value.clone() for name, value in episodes.state.items()},
             "obs": episodes.obs.clone(),
@@ -308,6 +340,7 @@ class PPO:
         self.iteration = state["iteration"]
         self.params.copy_(state["params"])
         self.buffers.copy_(state["buffers"])
+        self.statistics.copy_(state["statistics"])
         for name, value in self.optimizer_state.items():
             value.copy_(state["optimizer"][name])
         device = self.params.device

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive
 from wnrl.networks import ACTIVATIONS
 from wnrl.norms import NORMS
+from wnrl.population.statistics import KINDS
 
 Schedule = Literal["constant", "linear"]
 OPTIMIZERS = ("adam", "adamw", "adamax")
@@ -30,7 +31,6 @@ class PPOConfig:
     )
     """What may differ from member to member of one cohort."""
     elsewhere: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "normalize": ("none",),
         "frame_stack": (None, 1),
         "env_kwargs": ({},),
         "max_episode_steps": (None,),
@@ -58,6 +58,8 @@ class PPOConfig:
     """Observations for a data-dependent initialisation before the first update; None: without."""
     total_timesteps: int = 1_000_000
     """Environment steps, over all environments of a member."""
+    normalize: str = "none"
+    """What is scaled by running statistics: none, obs, reward or both."""
     n_envs: int = 8
     """Environments that step together."""
     n_steps: int = 2048
@@ -106,6 +108,7 @@ class PPOConfig:
         check_choice("norm", self.norm, NORMS)
         check_choice("activation_fn", self.activation_fn, ACTIVATIONS)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("normalize", self.normalize, KINDS)
         for name in ("total_timesteps", "n_envs", "n_steps", "n_epochs"):
             _check_whole(name, getattr(self, name), 1)
         for width in self.net_arch:

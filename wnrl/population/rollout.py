@@ -13,6 +13,7 @@ from torch import Tensor
 from wnrl.population.distributions import Distribution
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.random import fork, permutation, uniform
+from wnrl.population.statistics import Scaling
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance
 
 RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION = range(6)
@@ -100,6 +101,8 @@ def rollout(
     env: TensorEnv,
     distribution: Distribution,
     running: Running,
+    scaling: Scaling,
+    statistics: Tensor,
     draws: Draws,
     gamma: Tensor,
     gae_lambda: Tensor,
@@ -115,6 +118,8 @@ def rollout(
         env: the environment.
         distribution: of actions.
         running: where the environments stand.
+        scaling: of observations and rewards.
+        statistics: of it, ``(P, D)``, which move.
         draws: the random numbers.
         gamma: ``(P,)``.
         gae_lambda: ``(P,)``.
@@ -124,16 +129,17 @@ def rollout(
         log_std = log_std[:, None]  # (P, 1, A)
     columns: list[tuple[Tensor, ...]] = []
     for u_actions, u_steps in zip(draws.actions, draws.steps, strict=True):
-        obs = episodes.obs
+        obs = scaling.obs(statistics, episodes.obs)
         head, values = act(obs)
         actions = distribution.sample(head, log_std, u_actions)
         log_probs = distribution.log_prob(head, log_std, actions)
         lengths = episodes.steps + 1
         episodes, step = advance(env, episodes, distribution.to_env(actions), u_steps)
         ended = step.terminated | step.truncated
+        rewards, final_obs = scaling.step_(statistics, episodes.obs, step, gamma)
         total = rewards_so_far + step.rewards
-        columns.append((obs, actions, log_probs, values, step.rewards, ended, step.truncated,
-                        step.final_obs, total, lengths))  # fmt: skip
+        columns.append((obs, actions, log_probs, values, rewards, ended, step.truncated,
+                        final_obs, total, lengths))  # fmt: skip
         rewards_so_far = total.masked_fill(ended, 0.0)
     obs, actions, log_probs, values, rewards, ended, truncated, final_obs, totals, lengths = (
         torch.stack(column, 2) for column in zip(*columns, strict=True)
@@ -141,7 +147,8 @@ def rollout(
     # Of all final observations at once: one call costs less than finding out which are needed.
     cut_values = act(final_obs.flatten(1, 2))[1].view(values.shape)
     rewards = rewards + gamma[:, None, None] * cut_values.where(truncated, 0.0)
-    advantages = gae(rewards, values, act(episodes.obs)[1], ended, gamma, gae_lambda)
+    last_values = act(scaling.obs(statistics, episodes.obs))[1]
+    advantages = gae(rewards, values, last_values, ended, gamma, gae_lambda)
     samples = (obs, actions, log_probs, advantages, advantages + values)
     batch = Batch(*(value.flatten(1, 2) for value in samples))
     finished = Ended(totals.where(ended, torch.nan), lengths.where(ended, 0))

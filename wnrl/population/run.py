@@ -13,10 +13,11 @@ from torch import Tensor
 
 from wnrl import tags
 from wnrl.errors import NonFiniteError
-from wnrl.population.ppo import PPO
+from wnrl.population.ppo import PPO, Agents
 from wnrl.population.rollout import Ended
 from wnrl.rl.evaluation import Curve
-from wnrl.rl.run import BEST, MODEL, Plan
+from wnrl.rl.run import BEST, MODEL, STATISTICS, Plan
+from wnrl.rl.statistics import save_statistics
 from wnrl.runs import EventFile
 
 TOGETHER = 5  # points of the curves whose evaluations are one
@@ -57,11 +58,11 @@ class CohortRun:
         self.plain_parts = list(plain_parts)
         self.machine, self.identity = machine, identity
         self.members = [CohortMember(self, place) for place in range(len(cohort.members))]
-        self.best = (cohort.params.clone(), cohort.buffers.clone())
+        self.best = _copied(cohort.agents)
         self.points: list[int] = []  # steps of the curves
         self.seconds = 0.0  # of rollouts and updates
         self._ended: list[Ended] = []  # since they were noted
-        self._waiting: list[tuple[Tensor, Tensor]] = []  # networks of the last points
+        self._waiting: list[Agents] = []  # those of the last points
         self._sliced: tuple[int, dict[str, Any]] = (-1, {})
         self._returns: list[list[float]] = []
 
@@ -92,7 +93,7 @@ class CohortRun:
         between()
 
     def state_of(self, place: int) -> dict[str, Any]:
-        """Return what a member goes on from, of the cohort and of the networks at its points."""
+        """Return what a member goes on from, of the cohort and of the agents at its points."""
         if self._sliced[0] != self.step:
             self._note_episodes()
             state = {"cohort": self.cohort.state(), "waiting": self._waiting, "best": self.best}
@@ -103,14 +104,12 @@ class CohortRun:
         """Return the returns of the evaluation after training, of all members.
 
         Args:
-            best: of the networks that were best on their curves, or of the last.
+            best: of the agents that were best on their curves, or of the last.
         """
         n_members = len(self.members)
         if not self._returns:
-            params = torch.cat((self.cohort.params, self.best[0]))
-            buffers = torch.cat((self.cohort.buffers, self.best[1]))
-            n_episodes = self.plan.eval_episodes
-            played, _ = self.cohort.evaluate(n_episodes, FINAL_START, params, buffers)
+            agents = _stacked([self.cohort.agents, self.best])
+            played, _ = self.cohort.evaluate(self.plan.eval_episodes, FINAL_START, agents)
             self._returns = played.tolist()
         return self._returns[n_members:] if best else self._returns[:n_members]
 
@@ -121,8 +120,10 @@ class CohortRun:
         joined = _joined([m.saved.get("networks") or self.state_of(m.place) for m in self.members])
         self.cohort.restore(joined["cohort"])
         device = self.cohort.params.device
-        self._waiting = [(p.to(device), b.to(device)) for p, b in joined["waiting"]]
-        self.best = (joined["best"][0].to(device), joined["best"][1].to(device))
+        self.best, *self._waiting = (
+            Agents(*(matrix.to(device) for matrix in each))
+            for each in (joined["best"], *joined["waiting"])
+        )
         for member in self.members:
             member.become(member.saved)
         self.points = max((member.saved.get("points", []) for member in self.members), key=len)
@@ -138,9 +139,9 @@ class CohortRun:
         self._ended.clear()
 
     def _add_point(self, events: Sequence[EventFile]) -> None:
-        """Keep the networks of a point of the curves, and log the episodes of training."""
+        """Keep the agents of a point of the curves, and log the episodes of training."""
         self.points.append(self.step)
-        self._waiting.append((self.cohort.params.clone(), self.cohort.buffers.clone()))
+        self._waiting.append(_copied(self.cohort.agents))
         self._note_episodes()
         for member, file in zip(self.members, events, strict=True):
             if member.recent:
@@ -149,14 +150,14 @@ class CohortRun:
                 file.add_scalar(tags.ROLLOUT_LENGTH, lengths, self.step)
 
     def _evaluate(self, events: Sequence[EventFile]) -> None:
-        """Evaluate the networks of the last points together, which costs little more than one.
+        """Evaluate the agents of the last points together, which costs little more than one.
 
         Where a network is not finite, its curve ends.
         """
-        params, buffers = (torch.cat(matrices) for matrices in zip(*self._waiting, strict=True))
-        played = self.cohort.evaluate(self.plan.eval_point_episodes, CURVE_START, params, buffers)
+        agents = _stacked(self._waiting)
+        played = self.cohort.evaluate(self.plan.eval_point_episodes, CURVE_START, agents)
         means = torch.stack([numbers.double().mean(1) for numbers in played], -1)
-        finite = params.isfinite().all(1).tolist()
+        finite = agents.params.isfinite().all(1).tolist()
         rows = means.view(len(self._waiting), len(self.members), 2).tolist()
         steps = self.points[-len(rows) :]
         for k, (step, row) in enumerate(zip(steps, rows, strict=True)):
@@ -247,10 +248,9 @@ class CohortMember:
         self._check_finite()
         cohort, place = self.run.cohort, self.place
         returns = self.run.returns(best=False)[place]
-        self.run.save(place, cohort.member_state(place), self.step, folder / MODEL)
+        self._save(folder, "", self.step, cohort.agents)
         best = returns if self.best_step == self.step else self.run.returns(best=True)[place]
-        state = cohort.member_state(place, *self.run.best)
-        self.run.save(place, state, self.best_step, folder / (BEST + MODEL))
+        self._save(folder, BEST, self.best_step, self.run.best)
         return {
             "final_return": float(np.mean(returns)),
             "eval_returns": returns,
@@ -259,12 +259,28 @@ class CohortMember:
             "best_step": self.best_step,
         }
 
+    def _save(self, folder: Path, prefix: str, step: int, agents: Agents) -> None:
+        cohort, place = self.run.cohort, self.place
+        self.run.save(place, cohort.member_state(place, agents), step, folder / (prefix + MODEL))
+        statistics = cohort.member_statistics(place, agents)
+        if statistics is not None:
+            save_statistics(folder / (prefix + STATISTICS), statistics)
+
     def _check_finite(self) -> None:
         if not self.run.cohort.finite()[self.place]:
             step = self.curve.steps[-1] if self.curve.steps else 0
             raise NonFiniteError(
                 f"the network's parameters became NaN or infinite after step {step}"
             )
+
+
+def _copied(agents: Agents) -> Agents:
+    return Agents(*(matrix.clone() for matrix in agents))
+
+
+def _stacked(several: Sequence[Agents]) -> Agents:
+    """Return the agents of all members, then again, and so on."""
+    return Agents(*(torch.cat(matrices) for matrices in zip(*several, strict=True)))
 
 
 def _part(state: Any, place: int) -> Any:

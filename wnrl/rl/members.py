@@ -11,10 +11,11 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
 from wnrl.networks import ACTIVATIONS
+from wnrl.rl.statistics import with_statistics
 from wnrl.sb3 import WNMlpPolicy
 
 MODELS: dict[str, tuple[type[BaseAlgorithm], type[Any]]] = {"ppo": (PPO, WNMlpPolicy)}
@@ -37,6 +38,7 @@ def to_sb3(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
     state: Mapping[str, Tensor],
+    statistics: Mapping[str, Any] | None = None,
 ) -> BaseAlgorithm:
     """Return a model of SB3 with the hyperparameters and the network of a member.
 
@@ -46,6 +48,7 @@ def to_sb3(
         observation_space: Of its environment.
         action_space: Of its environment.
         state: The policy's, on any device.
+        statistics: Of a ``VecNormalize``, see ``wnrl.rl.statistics``; None without one.
     """
     algorithm, policy = MODELS[algo]
     values = asdict(config)
@@ -63,9 +66,10 @@ def to_sb3(
         options["optimizer_class"] = OPTIMIZERS[values["optimizer"]]
     if values["optimizer"] == "adamw":
         options["optimizer_kwargs"] = {"weight_decay": values["weight_decay"]}
+    env: VecEnv = DummyVecEnv([lambda: _Spaces(observation_space, action_space)] * config.n_envs)
     model = algorithm(
         policy,
-        DummyVecEnv([lambda: _Spaces(observation_space, action_space)] * config.n_envs),
+        env if statistics is None else with_statistics(env, statistics),
         policy_kwargs=options,
         device="cpu",
         **arguments,
