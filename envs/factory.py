@@ -129,7 +129,7 @@ class EnvFactory:
 
     def _needs(self, extra: str) -> UsageError:
         return UsageError(
-            f"env_id {self.env_id!r} needs a package that is missing: pip install -e '.[{extra}]'"
+            f"env_id {self.env_id!r} needs a package that is missing: pip install 'wnrl[{extra}]'"
         )
 
 

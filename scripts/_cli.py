@@ -19,11 +19,10 @@ from types import TracebackType
 from typing import TypeVar
 
 from scripts import _interrupt, _lists
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import UsageError
 
 ArgsT = TypeVar("ArgsT")
 STDOUT = 1  # the number of its file
-MOST_THREADS = 1024  # torch ends in a segmentation fault where the system has no more
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = f"""Every program also takes --import <module>, which may be repeated: a module of your
 own, installed or in the current folder, that adds norms, algorithms, environments, data or VAEs;
@@ -118,13 +117,6 @@ def progress_bar() -> Iterator[Callable[[float], None]]:
             bar.update(done - bar.n)
 
         yield show
-
-
-def check_threads(threads: int) -> None:
-    """Raise UsageError where ``threads`` is no number of CPU threads that torch survives."""
-    check_positive(threads=threads)
-    if threads > MOST_THREADS:
-        raise UsageError(f"threads must be at most {MOST_THREADS}, got {threads}")
 
 
 def _reader_left() -> bool:
@@ -229,15 +221,16 @@ def missing(error: ModuleNotFoundError) -> UsageError | None:
 
     module = str(error.name).partition(".")[0]
     environment = CHECKOUT / ".venv"
-    try:
-        needs = installed.requires("wnrl") or []
-    except installed.PackageNotFoundError:
+    # Not the checkout's, which tells of what was installed for some other Python.
+    places = [place for place in sys.path if Path(place).resolve() != CHECKOUT]
+    ours = next(iter(installed.distributions(name="wnrl", path=places)), None)
+    if ours is None:
         made = (environment / "bin" / "python").is_file()
         remedy = (
             f"source {environment}/bin/activate" if made else f"pip install -e '{CHECKOUT}[lab]'"
         )
         return UsageError(f"{sys.executable} has no {module}, which wnrl needs: {remedy}")
-    for need in needs:
+    for need in ours.requires or []:
         name, extra = re.match(r"[\w.-]+", need), re.search(r"extra == ['\"](\w+)", need)
         if name and name[0].replace("-", "_").lower() == module.lower():
             what = f"wnrl[{extra[1]}]" if extra else "wnrl"

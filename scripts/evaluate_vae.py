@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts._cli import check_threads, run
-from wnrl.errors import NonFiniteError, check_choice, check_positive
+from scripts._cli import run
+from wnrl.errors import NonFiniteError, check_choice, check_positive, check_threads
 
 
 @dataclass(frozen=True, kw_only=True)

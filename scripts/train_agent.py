@@ -28,6 +28,7 @@ import tyro
 from agents import defaults
 from agents.config import Config
 from agents.settings import Settings, settings_of
+from wnrl.errors import check_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Args(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.threads is not None:
-            _cli.check_threads(self.threads)
+            check_threads(self.threads)
 
     @property
     def folder(self) -> Path:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+MOST_THREADS = 1024  # torch ends in a segmentation fault where the system has no more
+
 
 class UsageError(ValueError):
     """A caller's mistake, told in one line; programs print it and exit with 2."""
@@ -73,6 +75,13 @@ def check_positive(**values: float) -> None:
             raise UsageError(f"{name} must be above zero, got {value!r}")
         if value == math.inf:
             raise UsageError(f"{name} must be finite, got {value!r}")
+
+
+def check_threads(threads: int) -> None:
+    """Raise UsageError where ``threads`` is no number of CPU threads that torch survives."""
+    check_positive(threads=threads)
+    if threads > MOST_THREADS:
+        raise UsageError(f"threads must be at most {MOST_THREADS}, got {threads}")
 
 
 def check_from_zero(**values: float) -> None:

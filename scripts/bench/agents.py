@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from scripts import _cli
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import UsageError, check_choice, check_positive, check_threads
 
 STOCK = "stock"
 OURS_ALONE = ("norm_kwargs", "placement", "norm_heads", "data_init", "tau")
@@ -105,7 +105,7 @@ class Args:
         from wnrl import NORMS
 
         check_positive(seconds=self.seconds)
-        _cli.check_threads(self.threads)
+        check_threads(self.threads)
         if self.trained < 0:
             raise UsageError(f"trained must not be below zero, got {self.trained}")
         for algo in self.algos:

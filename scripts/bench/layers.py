@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from scripts import _cli
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import UsageError, check_choice, check_positive, check_threads
 
 ADAM: dict[str, dict[str, bool]] = {
     "default": {},
@@ -54,7 +54,7 @@ class Args:
 
     def __post_init__(self) -> None:
         check_positive(seconds=self.seconds)
-        _cli.check_threads(self.threads)
+        check_threads(self.threads)
         check_choice("adam", self.adam, ADAM)
 
 

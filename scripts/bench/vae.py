@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from scripts import _cli
-from wnrl.errors import check_choice, check_positive
+from wnrl.errors import check_choice, check_positive, check_threads
 
 MODELS = ("mlp", "conv")
 FOREVER = 10**9
@@ -61,7 +61,7 @@ class Args:
         check_choice("norm", self.norm, NORMS)
         check_positive(steps=self.steps, images=self.images, rounds=self.rounds)
         check_positive(n_samples=self.n_samples)
-        _cli.check_threads(self.threads)
+        check_threads(self.threads)
 
 
 if __name__ == "__main__":

@@ -251,8 +251,8 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Missing())
 if not {installed!r}:
-    def none(name): raise importlib.metadata.PackageNotFoundError(name)
-    importlib.metadata.requires = none
+    ours = [path for path in sys.path if path.startswith(sys.base_prefix)]
+    sys.path = [path for path in ours if "site-packages" not in path]
 sys.argv = [{script!r}, *{flags!r}]
 runpy.run_path({script!r}, run_name="__main__")
 """
@@ -274,11 +274,11 @@ def test_a_package_of_an_extra_that_is_missing_is_one_line_that_names_the_extra(
 
 @pytest.mark.parametrize("program", ["train_agent", "train_vae"])
 def test_a_python_without_wnrl_is_one_line_that_says_how_to_go_on(program):
-    ended = without("torch", program, "--seed", "1", installed=False)
+    ended = without("tyro", program, "--seed", "1", installed=False)
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert re.fullmatch(
-        r"error: \S+ has no torch, which wnrl needs: (source \S+/activate|pip install -e \S+)\n",
+        r"error: \S+ has no tyro, which wnrl needs: (source \S+/activate|pip install -e \S+)\n",
         ended.stderr,
     )
 

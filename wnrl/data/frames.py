@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wnrl.data.files import cache_folder, folders
 from wnrl.data.images import PARTS, Images
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, extra
 
 SIDE = 64
 N_TRAIN, N_VALID, N_TEST = 8000, 1000, 1000
@@ -51,7 +51,8 @@ def load_frames(env_id: str, data_dir: Path | None = None) -> Images:
 
 def _rendered(env_id: str, path: Path) -> list[Tensor]:
     """Renders all frames and keeps them; of several processes one does, and the others wait."""
-    from tqdm import tqdm
+    with extra("lab", f"dataset 'frames:{env_id}'"):
+        from tqdm import tqdm
 
     _make(env_id).close()
     with _held(path):
@@ -133,7 +134,8 @@ def _held(path: Path) -> Iterator[None]:
     Raises:
         UsageError: the folder cannot be written.
     """
-    from filelock import FileLock
+    with extra("lab", "keeping frames"):
+        from filelock import FileLock
 
     lock = FileLock(path.with_suffix(".lock"))
     try:

@@ -46,38 +46,32 @@ _DRAW = {USUAL: _USUAL_DRAW, "long": replace(_USUAL_DRAW, epochs=100, n_samples=
 _ATTENTION = _each(_DRAW, model="draw_attention")
 _ATTENTION["long"] = replace(_ATTENTION["long"], draw_steps=64, learning_rate=3e-4)
 
-_OF_GREY: dict[str, Variants] = {
+# World Models trains for one epoch of 10 000 episodes (Ha & Schmidhuber, 2018); these are fewer.
+_USUAL_FRAMES = VAEConfig(
+    "frames", f"{FRAMES}CartPole-v1", epochs=20, learning_rate=1e-3, n_samples=100
+)
+
+GENERAL: dict[str, Variants] = {
     "mlp": _MLP,
     "mlp2": _each(_MLP, model="mlp2", hidden=None, latent_dim=None),
     "conv": _CONV,
     "conv_iaf": _each(_CONV, model="conv_iaf"),
     "draw": _DRAW,
     "draw_attention": _ATTENTION,
+    "frames": {USUAL: _USUAL_FRAMES, "long": replace(_USUAL_FRAMES, epochs=300, n_samples=1000)},
 }
+"""Variants by model: ``default`` is for a CPU, ``long`` for a GPU."""
 _DIGITS: dict[str, Any] = {"dataset": "digits", "epochs": 100, "batch_size": 64, "n_samples": 1000}
-_COLOUR: dict[str, Any] = {"dataset": "cifar10", "latent_dim": 128}
-# World Models trains for one epoch of 10 000 episodes (Ha & Schmidhuber, 2018); these are fewer.
-_FRAMES = VAEConfig("frames", f"{FRAMES}CartPole-v1", epochs=20, learning_rate=1e-3, n_samples=100)
-
+_CIFAR10: dict[str, Any] = {"dataset": "cifar10", "likelihood": None, "latent_dim": 128}
 PRESETS: dict[tuple[str, str], Variants] = {
-    # Values chosen on the validation split.
-    ("mlp", "digits"): {USUAL: VAEConfig(latent_dim=16)},
     **{
-        (model, "digits"): {USUAL: replace(variants[USUAL], **_DIGITS)}
-        for model, variants in _OF_GREY.items()
-        if model != "mlp"
+        (model, "digits"): {USUAL: replace(variants[USUAL], likelihood=None, **_DIGITS)}
+        for model, variants in GENERAL.items()
     },
-    **{
-        (model, "cifar10"): _each(_OF_GREY[model], likelihood=None, **_COLOUR)
-        for model in ("conv", "conv_iaf")
-    },
+    ("mlp", "digits"): {USUAL: VAEConfig(latent_dim=16)},  # chosen on the validation split
+    **{(model, "cifar10"): _each(GENERAL[model], **_CIFAR10) for model in ("conv", "conv_iaf")},
 }
-"""Variants by model and data set; ``default`` is for a CPU, ``long`` for a GPU."""
-GENERAL: dict[str, Variants] = {
-    **_OF_GREY,
-    "frames": {USUAL: _FRAMES, "long": replace(_FRAMES, epochs=300, n_samples=1000)},
-}
-"""Variants by model, for all other data sets; of a model that is not here, VAEConfig's defaults."""
+"""Variants by model and data set, where they differ from the model's."""
 
 
 def preset(model: str, dataset_name: str, variant: str = USUAL) -> VAEConfig:

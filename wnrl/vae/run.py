@@ -12,7 +12,7 @@ import torch
 
 from wnrl import data, tags
 from wnrl.compiling import compiled
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import UsageError, check_threads
 from wnrl.nn import plain_parts
 from wnrl.runs import EventFile, Length, Options, carry_out, resolve_device, seed_everything
 from wnrl.runs.files import whole_file
@@ -25,7 +25,6 @@ from wnrl.vae.training import LogStep, Trainer
 
 FILES = (MODEL, "samples.png", "per_image_nll.npy", "nll_*_K*_*.npz")
 """What belongs to a trained model; the last are those of ``wnrl.vae.evaluation``."""
-MOST_THREADS = 1024  # torch ends in a segmentation fault where the system has no more
 N_PICTURES = 5  # how often pictures are logged over the run
 CURVES = (tags.VAE_TRAIN_ELBO, tags.VAE_VALID_ELBO, tags.VAE_TRAIN_IWAE, tags.VAE_VALID_IWAE)
 
@@ -43,9 +42,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         if self.threads is not None:
-            check_positive(threads=self.threads)
-            if self.threads > MOST_THREADS:
-                raise UsageError(f"threads must be at most {MOST_THREADS}, got {self.threads}")
+            check_threads(self.threads)
 
 
 ANYWHERE, USUALLY = Machine(), Options()

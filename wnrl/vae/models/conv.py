@@ -91,8 +91,8 @@ def conv_decoder(latent_dim: int, params_shape: ImageShape) -> nn.Sequential:
     )
 
 
-def conv_hidden() -> list[str]:
-    """Return the names of the hidden layers of encoder and decoder.
+def conv_hidden(model: VAE) -> list[str]:
+    """Return the names of the hidden layers of an encoder and a decoder of this kind.
 
     They are those with a nonlinearity directly behind: the first convolution of each block, and
     the fully connected units.
@@ -119,6 +119,8 @@ class ConvVAE(VAE):
             or a likelihood of other images.
     """
 
+    hidden_layers = conv_hidden
+
     def __init__(
         self,
         image_shape: ImageShape,
@@ -131,10 +133,6 @@ class ConvVAE(VAE):
         self.encoder = conv_encoder(self.image_shape, 2 * latent_dim)
         self.decoder = conv_decoder(latent_dim, self.params_shape)
         self.start_at(pixel_means)
-
-    def hidden_layers(self) -> list[str]:
-        """Do as ``VAE.hidden_layers``."""
-        return conv_hidden()
 
 
 class FrameVAE(VAE):

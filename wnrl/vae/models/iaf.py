@@ -83,6 +83,8 @@ class ConvIAFVAE(VAE):
         UsageError: as for ``ConvVAE``.
     """
 
+    hidden_layers = conv_hidden  # MADE has none
+
     def __init__(
         self,
         image_shape: ImageShape,
@@ -99,10 +101,6 @@ class ConvIAFVAE(VAE):
         self.steps = nn.ModuleList(MADE(latent_dim, latent_dim, width) for _ in range(depth))
         self.decoder = conv_decoder(latent_dim, self.params_shape)
         self.start_at(pixel_means)
-
-    def hidden_layers(self) -> list[str]:
-        """Return those of encoder and decoder; ``MADE`` has none."""
-        return conv_hidden()
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Do as ``VAE.encode``, for z_0, before the flow."""

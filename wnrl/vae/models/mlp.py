@@ -14,7 +14,7 @@ from wnrl.vae.pixels import PixelLikelihood
 from wnrl.vae.posteriors import DiagonalNormal, standard_normal_log_prob
 
 
-def hidden_of(model: VAE) -> list[str]:
+def hidden_layers(model: VAE) -> list[str]:
     """Return the names of all layers of a model's MLPs but the last, each before its activation."""
     inside = {head: [*model.get_submodule(head)._modules] for head in model.heads}
     return [f"{head}.{name}" for head, names in inside.items() for name in names[:-1:2]]
@@ -41,6 +41,7 @@ class MLPVAE(VAE):
     """
 
     flat = True
+    hidden_layers = hidden_layers
 
     def __init__(
         self,
@@ -57,10 +58,6 @@ class MLPVAE(VAE):
         self.encoder = mlp(n_values, hidden, 2 * latent_dim, activation=activation)
         self.decoder = mlp(latent_dim, hidden[::-1], n_params, activation=activation)
         self.start_at(pixel_means)
-
-    def hidden_layers(self) -> list[str]:
-        """Do as ``VAE.hidden_layers``."""
-        return hidden_of(self)
 
 
 class Chain(NamedTuple):
@@ -107,6 +104,7 @@ class TwoLayerVAE(VAE):
 
     flat = True
     heads = ("encoder", "upper_encoder", "upper_decoder", "decoder")
+    hidden_layers = hidden_layers
 
     def __init__(
         self,
@@ -132,10 +130,6 @@ class TwoLayerVAE(VAE):
         self.upper_decoder = net(second, hidden_above[::-1], 2 * first)
         self.decoder = net(first, hidden_below[::-1], prod(self.params_shape))
         self.start_at(pixel_means)
-
-    def hidden_layers(self) -> list[str]:
-        """Do as ``VAE.hidden_layers``."""
-        return hidden_of(self)
 
     def prior_below(self, z2: Tensor) -> DiagonalNormal:
         """Return the prior p(z1 | z2), from ``(..., Z2)``."""
