@@ -79,6 +79,11 @@ def late_breakout(game, state):
     state["bricks"][:] = torch.tensor([0b0010010010, 0, 0])
 
 
+def above_breakout(game, state):
+    game.ball_y = 0
+    state["places"][0, 1] = 0
+
+
 def late_freeway(game, state):
     game.terminate_timer = 60
     state["chicken"][2] = 60
@@ -136,7 +141,7 @@ def landing_space_invaders(game, state):
 
 LATE = {
     "MinAtarAsterix-v1": [late_asterix],
-    "MinAtarBreakout-v1": [late_breakout],
+    "MinAtarBreakout-v1": [late_breakout, above_breakout],
     "MinAtarFreeway-v1": [late_freeway],
     "MinAtarSeaquest-v1": [late_seaquest, full_seaquest, indebted_seaquest],
     "MinAtarSpaceInvaders-v1": [late_space_invaders, last_space_invaders, landing_space_invaders],
@@ -179,8 +184,8 @@ def play(env_id, n_envs, n_steps, n_plans, depth):
     for k in range(0, n_envs, 4):
         late = LATE[env_id][k // 4 % len(LATE[env_id])]
         late(oracles[k].game, {name: leaf[k] for name, leaf in episodes.state.items()})
-        oracles[k + 1].env._elapsed_steps = 4970
-        episodes.steps[k + 1] = 4970
+        oracles[k + 1].env._elapsed_steps = 4995
+        episodes.steps[k + 1] = 4995
     np.testing.assert_array_equal(
         episodes.obs[1::4].numpy() * 255, np.stack([obs for obs, _ in firsts[1::4]])
     )
