@@ -22,6 +22,9 @@ OPTIMIZERS: dict[str, str] = {
     "rmsprop_tf": "stable_baselines3.common.sb2_compat.rmsprop_tf_like:RMSpropTFLike",
 }
 """Importable names of optimizers, which have their default arguments."""
+NOT_FURTHER = (
+    "policy", "env", "seed", "device", "norm", "observation_space", "action_space", "lr_schedule",
+)  # fmt: skip
 NORMALIZED = ("none", "obs", "reward", "both")
 
 
@@ -201,7 +204,7 @@ class Config:
 
     def _check_further(self, name: str, function: Any) -> None:
         """Raise UsageError where an argument is set elsewhere, or unknown to ``function``."""
-        mine = {f.name for f in fields(self)} | {"policy", "env", "seed", "device", "norm"}
+        mine = {f.name for f in fields(self)} | {*NOT_FURTHER}
         known = [key for key in inspect.signature(function).parameters if key not in mine]
         for key in getattr(self, name):
             if key in mine:
