@@ -14,7 +14,7 @@ from wnrl.study import RETURN, Arm, Study, Task
 from wnrl.study.stats import Sample, choice_sd
 from wnrl.study.summary import summarise
 from wnrl.study.table import choice, to_csv
-from wnrl.study.tuning import conduct
+from wnrl.study.tuning import choose, conduct
 
 RATES = (0.001, 0.003, 0.01)
 TASK = Task(
@@ -149,6 +149,17 @@ def test_a_rate_at_which_runs_fail_is_not_chosen(tmp_path):
     _, choices, _ = conduct(STUDY, tmp_path, train)
     # 110, a failure and 110 are less than 103 thrice; the edge, 0.01, is thus not widened.
     assert set(chosen(choices).values()) == {0.003}
+
+
+def test_a_rate_with_a_damaged_result_is_not_chosen(tmp_path):
+    train, _ = trainer(tmp_path, best_at(none=0.003, weight=0.003))
+    trials = STUDY.tuning_trials()
+    train(trials)
+    spoilt = next(
+        t for t in trials if t.arm.name == "weight" and t.settings["learning_rate"] == RATES[1]
+    )
+    (tmp_path / spoilt.folder / "result.json").write_text("{")
+    assert chosen(choose(tmp_path, trials, {})) == {"none": 0.003, "weight": 0.001}
 
 
 def test_of_rates_that_are_equally_good_the_middle_one_is_taken(tmp_path):
