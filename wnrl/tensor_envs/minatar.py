@@ -85,10 +85,11 @@ def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
 @functools.cache
 def _single_cells(n_rows: int, device: torch.device) -> Tensor:
     """Return the maps with a cell in row and column -1 to 10, one after the other."""
-    maps = torch.zeros(SIZE + 2, SIZE + 2, n_rows, dtype=torch.int64)
-    for row in range(n_rows):
-        maps[row + 1, 1:-1, row] = 1 << torch.arange(SIZE)
-    return maps.flatten(0, 1).to(device)
+    with torch.inference_mode(False):
+        maps = torch.zeros(SIZE + 2, SIZE + 2, n_rows, dtype=torch.int64)
+        for row in range(n_rows):
+            maps[row + 1, 1:-1, row] = 1 << torch.arange(SIZE)
+        return maps.flatten(0, 1).to(device)
 
 
 @functools.cache
