@@ -39,7 +39,11 @@ class Samples(NamedTuple):
     log_probs: Tensor
     """Of the policy that acted, ``(P, B)``."""
     advantages: Tensor
-    """As the loss takes them, ``(P, B)``."""
+    """As the loss takes them, over −B, ``(P, B)``."""
+    sign: Tensor
+    """Of the advantages, ``(P, B)``; −1 for zero."""
+    bound: Tensor
+    """Where the ratio times the sign is above it, nothing flows, ``(P, B)``."""
     returns: Tensor
     """``(P, B)``."""
 
@@ -85,7 +89,7 @@ class HotNetworks:
             y = _for_both(obs)
             for step in steps:
                 y = step(y)
-            outputs = y.unflatten(0, (-1, 2))
+            outputs = y.unflatten(0, (-1, 2)).clone()
             return outputs[:, 0].transpose(1, 2), outputs[:, 1, 0]
 
         return act
@@ -141,11 +145,15 @@ class HotLearner:
         advantages = batch.advantages
         if self.goal.normalize_advantage:
             advantages = standardised(advantages)
+        # Advantage above zero: up to a ratio of 1 + clip_range; below: down to 1 - clip_range.
+        sign = torch.where(advantages > 0, 1.0, -1.0).to(advantages.dtype)
         return Samples(
             _for_both(batch.obs),
             self.networks.distribution.spread(batch.actions, n_outputs, advantages.dtype),
             batch.log_probs,
-            advantages,
+            advantages / -advantages.shape[1],
+            sign,
+            sign + self.goal.clip_range[:, None],
             batch.returns,
         )
 
@@ -161,7 +169,9 @@ class HotLearner:
         d = d.flatten(0, 1)
         for k in reversed(range(len(layers))):
             x, y = values[k], values[k + 1]
-            dx = room.get(f"d{k % 2}", x, *x.shape) if k else None
+            dx = None
+            if k:  # y is not needed any more: the less memory is in use, the more is in the cache
+                dx = y if x.shape == y.shape else room.get(f"d{k}", x, *x.shape)
             layers[k].backward(self.params[k], x, y, d, self.grads[k], dx)
             if dx is not None:
                 d = dx
@@ -173,13 +183,10 @@ class HotLearner:
         of = networks.distribution.derivatives(
             outputs[:, 0], self.log_std, samples.actions, networks.entropy
         )
-        clip_range, ent_coef = goal.clip_range[:, None], goal.ent_coef[:, None, None]
+        ent_coef = goal.ent_coef[:, None, None]
         ratio = (of.log_probs - samples.log_probs).exp_()
-        # Where the ratio has left the range and the advantage pulls it further, nothing flows.
-        flows = torch.where(
-            samples.advantages > 0, ratio <= 1 + clip_range, ratio >= 1 - clip_range
-        )
-        by_log_prob = (ratio * flows).mul_(samples.advantages).div_(-n_samples)
+        flows = ratio * samples.sign <= samples.bound
+        by_log_prob = ratio.mul_(flows).mul_(samples.advantages)
         torch.mul(of.by_head, by_log_prob[:, None], out=d[:, 0])
         if of.entropy_by_head is not None and networks.entropy:
             d[:, 0].sub_(of.entropy_by_head * (ent_coef / n_samples))

@@ -98,20 +98,23 @@ class Layer:
     def acting(self, params: Tensors, buffers: Tensors) -> Callable[[Tensor], Tensor]:
         """Return the layer in evaluation mode, from ``(n, in, B)`` to ``(n, out, B)``.
 
-        Weights are computed here, once.
+        Weights are computed here, once. An output is overwritten by the next call.
 
         Args:
             params: as for ``forward``.
             buffers: the running statistics of batch norm.
         """
         norm, apart = HOT[self.norm], replace(self, room=Room())
-        weight, bias = norm.weight(apart, params)
+        weight, row = norm.weight(apart, params)
+        bias = None if row is None else row[..., None]
 
         def run(x: Tensor) -> Tensor:
-            z = torch.bmm(weight, x)
-            if bias is not None:
-                z.add_(bias[..., None])
-            y = norm.evaluate(self, z, params, buffers)
+            z = apart.room.get("z", x, *weight.shape[:2], x.shape[2])
+            if bias is None:
+                torch.bmm(weight, x, out=z)
+            else:
+                torch.baddbmm(bias, weight, x, out=z)
+            y = norm.evaluate(apart, z, params, buffers)
             return y if self.activation is None else ACTIVATIONS[self.activation].forward_(y)
 
         return run
@@ -228,7 +231,7 @@ def _by_size(
 
 
 def _by_size_acting(layer: Layer, z: Tensor, params: Tensors, buffers: Tensors) -> Tensor:
-    return _by_size(replace(layer, room=Room()), z, params, buffers, z.mean)
+    return _by_size(layer, z, params, buffers, z.mean)
 
 
 def _by_size_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensors) -> None:

@@ -132,27 +132,49 @@ def rollout(
         obs = scaling.obs(statistics, episodes.obs)
         head, values = act(obs)
         actions = distribution.sample(head, log_std, u_actions)
-        log_probs = distribution.log_prob(head, log_std, actions)
         lengths = episodes.steps + 1
         episodes, step = advance(env, episodes, distribution.to_env(actions), u_steps)
         ended = step.terminated | step.truncated
         rewards, final_obs = scaling.step_(statistics, episodes.obs, step, gamma)
         total = rewards_so_far + step.rewards
-        columns.append((obs, actions, log_probs, values, rewards, ended, step.truncated,
+        columns.append((obs, actions, head, values, rewards, ended, step.truncated,
                         final_obs, total, lengths))  # fmt: skip
         rewards_so_far = total.masked_fill(ended, 0.0)
-    obs, actions, log_probs, values, rewards, ended, truncated, final_obs, totals, lengths = (
+    obs, actions, head, values, rewards, ended, truncated, final_obs, totals, lengths = (
         torch.stack(column, 2) for column in zip(*columns, strict=True)
     )  # (P, N, T, ...)
-    # Of all final observations at once: one call costs less than finding out which are needed.
-    cut_values = act(final_obs.flatten(1, 2))[1].view(values.shape)
-    rewards = rewards + gamma[:, None, None] * cut_values.where(truncated, 0.0)
+    log_probs = distribution.log_prob(head, None if log_std is None else log_std[:, None], actions)
+    at_limits = values_at_limits(act, final_obs, truncated, env.max_episode_steps)
+    rewards = rewards + gamma[:, None, None] * at_limits
     last_values = act(scaling.obs(statistics, episodes.obs))[1]
     advantages = gae(rewards, values, last_values, ended, gamma, gae_lambda)
     samples = (obs, actions, log_probs, advantages, advantages + values)
     batch = Batch(*(value.flatten(1, 2) for value in samples))
     finished = Ended(totals.where(ended, torch.nan), lengths.where(ended, 0))
     return Running(episodes, rewards_so_far), batch, finished
+
+
+def values_at_limits(act: Act, final_obs: Tensor, truncated: Tensor, limit: int) -> Tensor:
+    """Return the values of final observations where the time limit cut an episode, else zero.
+
+    In ``limit`` steps an environment is cut at most once: of so many final observations one is
+    looked at, whichever it is, and no value has to be read to find out.
+
+    Args:
+        act: the networks as they act.
+        final_obs: ``(P, N, T, D)``.
+        truncated: ``(P, N, T)``, bool.
+        limit: the least number of steps between two cuts.
+
+    Returns:
+        ``(P, N, T)``.
+    """
+    parts = []
+    for obs, cut in zip(final_obs.split(limit, 2), truncated.split(limit, 2), strict=True):
+        where = cut.long().argmax(2, keepdim=True)
+        values = act(torch.take_along_dim(obs, where[..., None], 2)[:, :, 0])[1]
+        parts.append(values[..., None].where(cut, 0.0))
+    return torch.cat(parts, 2)
 
 
 def gae(

@@ -1,0 +1,197 @@
+"""Compare the distribution of a population's returns with that of runs by stable-baselines3.
+
+    python scripts/bench/population_parity.py --norms none --runs 64
+
+Each side trains as many independent runs, with seeds that the other side has not. stable-baselines3
+would seed environment i of seed s with s + i, so that neighbouring seeds share all but one of their
+environments; here every run has environments of its own. Compared are the mean return of the
+episodes that end in each quarter of training, and the mean return of twenty episodes after it, by
+the Kolmogorov-Smirnov and the Mann-Whitney test; p is after Holm's correction for all of them.
+``--results`` keeps what stable-baselines3 has done, so that a second call goes on from there.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from typing import Any
+
+from scripts import _cli
+from wnrl.errors import check_choice, check_positive
+
+QUARTERS = 4
+EPISODES = 20
+FIRST_SEED = 10_000
+"""Of the population; stable-baselines3 counts from zero."""
+MEASURES = (*(f"quarter {k + 1}" for k in range(QUARTERS)), "after training")
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags."""
+
+    norms: tuple[str, ...] = ("none", "weight", "layer")
+    """Which norms."""
+    runs: int = 64
+    """Runs of each side and norm."""
+    total_timesteps: int = 20_480
+    """Environment steps of a run."""
+    env_id: str = "CartPole-v1"
+    """An environment that is a tensor environment too."""
+    processes: int = 2
+    """Processes, of one thread each, for the runs of stable-baselines3."""
+    results: Path | None = None
+    """A file that the returns of stable-baselines3 are added to, and read from."""
+
+    def __post_init__(self) -> None:
+        from wnrl import NORMS
+
+        check_positive(
+            runs=self.runs, total_timesteps=self.total_timesteps, processes=self.processes
+        )
+        for norm in self.norms:
+            check_choice("norms", norm, NORMS)
+
+
+if __name__ == "__main__":
+    _cli.begin(Args, __doc__)  # before torch is imported
+
+import numpy as np
+import torch
+from scipy import stats
+
+import envs
+from agents import AGENTS
+from scripts.bench import _rounds
+from wnrl.population.ppo import PPO
+from wnrl.population.ppo_config import PPOConfig
+from wnrl.rl.environments import vectorize
+from wnrl.tensor_envs import make
+
+
+def config_of(args: Args) -> Any:
+    """Return the preset of the task, for as many steps as asked for."""
+    return replace(AGENTS["ppo"].preset(args.env_id), total_timesteps=args.total_timesteps)
+
+
+def by_sb3(job: tuple[Args, str, int]) -> tuple[str, int, list[float]]:
+    """Return norm, seed and measures of one run."""
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    class Episodes(BaseCallback):
+        ended: tuple[list[int], list[float]] = ([], [])
+
+        def _on_training_start(self) -> None:
+            self.ended = ([], [])
+
+        def _on_step(self) -> bool:
+            for info in self.locals["infos"]:
+                if "episode" in info:
+                    self.ended[0].append(self.num_timesteps)
+                    self.ended[1].append(float(info["episode"]["r"]))
+            return True
+
+    args, norm, seed = job
+    torch.set_num_threads(1)
+    config, factory = config_of(args), envs.factory(args.env_id)
+    env = vectorize(factory, config.n_envs, seed)
+    model = AGENTS["ppo"].build(config, env, norm, seed, "cpu")
+    episodes = Episodes()
+    model.learn(args.total_timesteps, episodes)
+    apart = vectorize(factory, EPISODES, seed + FIRST_SEED)
+    final = np.mean(evaluate_policy(model, apart, n_eval_episodes=EPISODES)[0])
+    return norm, seed, [*quarters(*episodes.ended, args.total_timesteps), float(final)]
+
+
+def quarters(steps: Sequence[int], returns: Sequence[float], total: int) -> list[float]:
+    """Return the mean return of the episodes that ended in each quarter of training."""
+    which = (np.asarray(steps) - 1) * QUARTERS // total
+    return [float(np.mean(np.asarray(returns)[which == k])) for k in range(QUARTERS)]
+
+
+def sb3_runs(args: Args) -> dict[str, np.ndarray]:
+    """Return the measures of all runs by norm, ``(runs, measures)``."""
+    done: dict[tuple[str, int], list[float]] = {}
+    if args.results is not None and args.results.exists():
+        for line in args.results.read_text(encoding="utf-8").splitlines():
+            norm, seed, measures = json.loads(line)
+            done[norm, seed] = measures
+    wanted = [(norm, seed) for norm in args.norms for seed in range(args.runs)]
+    jobs = [(args, *each) for each in wanted if each not in done]
+    with get_context("spawn").Pool(args.processes) as pool:
+        for norm, seed, measures in pool.imap_unordered(by_sb3, jobs):
+            done[norm, seed] = measures
+            print(norm, seed, *map(round, measures), file=sys.stderr)
+            if args.results is not None:
+                with args.results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([norm, seed, measures]) + "\n")
+    return {norm: np.array([done[norm, seed] for seed in range(args.runs)]) for norm in args.norms}
+
+
+def by_population(args: Args, norm: str) -> np.ndarray:
+    """Return the measures of a cohort, ``(runs, measures)``."""
+    config = config_of(args)
+    settings = {key: value for key, value in vars(config).items() if key != "activation_fn"}
+    member = PPOConfig.of({**settings, "activation_fn": config.activation_fn, "norm": norm})
+    seeds = range(FIRST_SEED, FIRST_SEED + args.runs)
+    cohort = PPO(make(args.env_id), [replace(member, seed=seed) for seed in seeds])
+    ended = [cohort.iterate().returns for _ in range(member.iterations)]
+    returns = torch.cat(ended, 2).numpy()  # (runs, envs, steps)
+    steps = (np.arange(returns.shape[2]) + 1) * config.n_envs
+    final = cohort.evaluate(EPISODES)[0].mean(1)
+    measures = []
+    for run, last in zip(returns, final, strict=True):
+        env, step = np.nonzero(~np.isnan(run))
+        each = quarters(steps[step].tolist(), run[env, step].tolist(), args.total_timesteps)
+        measures.append([*each, float(last)])
+    return np.array(measures)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values after Holm's correction (1979), in their order."""
+    order = np.argsort(p_values)
+    factors = len(order) - np.arange(len(order))
+    corrected = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
+    return [float(p) for p in corrected[np.argsort(order)]]
+
+
+def rows(sb3: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Yield the lines of the table."""
+    pairs = [
+        (norm, measure, sb3[norm][:, k], ours[norm][:, k])
+        for norm in sb3
+        for k, measure in enumerate(MEASURES)
+    ]
+    tests = [
+        (float(stats.ks_2samp(a, b).pvalue), float(stats.mannwhitneyu(a, b).pvalue))
+        for *_, a, b in pairs
+    ]
+    corrected = iter(holm([p for both in tests for p in both]))
+    for (norm, measure, a, b), (ks, mw) in zip(pairs, tests, strict=True):
+        worst = min(next(corrected), next(corrected))
+        cells = (_spread(a), _spread(b), f"{ks:.2f}", f"{mw:.2f}", f"{worst:.2f}")
+        yield _rounds.line((norm, measure, *cells))
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.1f}"
+
+
+def main(args: Args) -> None:
+    """Train both sides and print the table."""
+    torch.set_num_threads(1)
+    sb3 = sb3_runs(args)
+    ours = {norm: by_population(args, norm) for norm in args.norms}
+    columns = ("norm", "mean return", "SB3", "population", "KS p", "Mann-Whitney p", "Holm")
+    print(_rounds.header(*columns))
+    print("\n".join(rows(sb3, ours)))
+
+
+if __name__ == "__main__":
+    _cli.run(main, Args, description=__doc__)

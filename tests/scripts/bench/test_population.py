@@ -1,0 +1,61 @@
+"""What the programs that compare a population with stable-baselines3 print."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import scripts.bench.population as bench
+import scripts.bench.population_parity as parity
+from wnrl.errors import UsageError
+
+
+def test_a_small_run_prints_a_line_for_each_size_and_way(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "SEGMENT", 0.0)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    monkeypatch.setattr(bench, "AIM_MEMBERS", 2)
+    bench.main(bench.Args(norms=("weight",), members=(1, 2), ways=("auto", "hot"), seconds=0.01))
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
+    assert [line[:3] for line in lines] == [
+        ["| weight", n_members, way] for n_members in "12" for way in ("auto", "hot")
+    ]
+    for line in lines:
+        assert all(re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d", cell) for cell in line[3:5])
+    verdicts = [line[-1].strip("| ") for line in lines]
+    assert [bool(verdict) for verdict in verdicts] == [False, False, True, False]
+
+
+def test_an_unknown_way_is_refused():
+    with pytest.raises(UsageError, match="ways must be one of auto, hot, vmap"):
+        bench.Args(ways=("fast",))
+
+
+def test_both_sides_are_measured_alike():
+    args = parity.Args(norms=("none",), runs=2, total_timesteps=1024)
+    norm, seed, measures = parity.by_sb3((args, "none", 1))
+    assert (norm, seed) == ("none", 1)
+    assert np.shape(measures) == (len(parity.MEASURES),)
+    ours = parity.by_population(args, "none")
+    assert ours.shape == (2, len(parity.MEASURES))
+    assert np.isfinite(ours).all()
+    assert np.isfinite(measures).all()
+
+
+def test_an_episode_counts_in_the_quarter_in_which_it_ends():
+    assert parity.quarters([1, 25, 26, 60, 76, 100], [1, 3, 5, 7, 9, 11], 100) == [2, 5, 7, 10]
+
+
+def test_holms_correction_multiplies_the_smallest_p_by_their_number():
+    assert parity.holm([0.03, 0.01, 0.5]) == pytest.approx([0.06, 0.03, 0.5])
+    assert parity.holm([0.2, 0.3]) == pytest.approx([0.4, 0.4])
+
+
+def test_a_difference_is_seen_and_a_likeness_is_not():
+    x = np.linspace(0, 1, 64)
+    same = np.stack([x] * len(parity.MEASURES), 1)
+    other = same + np.array([0, 0, 0, 0, 5.0])
+    p = [float(row.split(" | ")[-1].strip("| ")) for row in parity.rows({"a": same}, {"a": other})]
+    assert p[:-1] == [1.0] * 4
+    assert p[-1] < 0.01
