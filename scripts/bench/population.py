@@ -65,7 +65,6 @@ if __name__ == "__main__":
     _cli.begin(Args, __doc__)  # before torch is imported
 
 import numpy as np
-from stable_baselines3 import PPO as STOCK_PPO
 
 import envs
 from agents import AGENTS
@@ -86,7 +85,7 @@ def stock() -> Train:
     """Return stock's PPO, with the preset of CartPole."""
     config = AGENTS["ppo"].preset("CartPole-v1")
     env = vectorize(envs.factory("CartPole-v1"), config.n_envs, 0)
-    model = STOCK_PPO("MlpPolicy", env, seed=0, device="cpu", **config.algorithm_arguments())
+    model = config.algorithm("MlpPolicy", env, seed=0, device="cpu", **config.algorithm_arguments())
 
     def train() -> int:
         model.learn(config.n_envs * config.n_steps, reset_num_timesteps=False)

@@ -70,7 +70,13 @@ from agents import AGENTS
 from scripts.bench import _rounds
 from wnrl.population.ppo import PPO
 from wnrl.population.ppo_config import PPOConfig
-from wnrl.rl.environments import vectorize
+from wnrl.rl.environments import (
+    FINAL_STARTS,
+    first_env_seed,
+    vectorize,
+    vectorize_for_evaluation,
+)
+from wnrl.rl.evaluation import evaluate
 from wnrl.tensor_envs import make
 
 
@@ -81,35 +87,21 @@ def config_of(args: Args) -> Any:
 
 def by_sb3(job: tuple[Args, str, int]) -> tuple[str, int, list[float]]:
     """Return norm, seed and measures of one run."""
-    from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.evaluation import evaluate_policy
-
-    class Episodes(BaseCallback):
-        ended: tuple[list[int], list[float]] = ([], [])
-
-        def _on_training_start(self) -> None:
-            self.ended = ([], [])
-
-        def _on_step(self) -> bool:
-            for info in self.locals["infos"]:
-                if "episode" in info:
-                    self.ended[0].append(self.num_timesteps)
-                    self.ended[1].append(float(info["episode"]["r"]))
-            return True
-
     args, norm, seed = job
     torch.set_num_threads(1)
     config, factory = config_of(args), envs.factory(args.env_id)
     env = vectorize(factory, config.n_envs, seed)
     model = AGENTS["ppo"].build(config, env, norm, seed, "cpu")
-    episodes = Episodes()
-    model.learn(args.total_timesteps, episodes)
-    apart = vectorize(factory, EPISODES, seed + FIRST_SEED)
-    final = np.mean(evaluate_policy(model, apart, n_eval_episodes=EPISODES)[0])
-    return norm, seed, [*quarters(*episodes.ended, args.total_timesteps), float(final)]
+    model.learn(args.total_timesteps)
+    returns = np.concatenate(env.env_method("get_episode_rewards"))
+    ends = [np.cumsum(lengths) for lengths in env.env_method("get_episode_lengths")]
+    each = quarters(np.concatenate(ends) * config.n_envs, returns, args.total_timesteps)
+    apart = vectorize_for_evaluation(factory, EPISODES, None)
+    final, _ = evaluate(model, apart, EPISODES, first_env_seed(seed) + FINAL_STARTS)
+    return norm, seed, [*each, float(np.mean(final))]
 
 
-def quarters(steps: Sequence[int], returns: Sequence[float], total: int) -> list[float]:
+def quarters(steps: Any, returns: Any, total: int) -> list[float]:
     """Return the mean return of the episodes that ended in each quarter of training."""
     which = (np.asarray(steps) - 1) * QUARTERS // total
     return [float(np.mean(np.asarray(returns)[which == k])) for k in range(QUARTERS)]
