@@ -49,7 +49,10 @@ above; norms that change nothing at the start begin as the same function. Norms 
 hidden layers; weight norm acts on output layers too, unless a task says below that it was not
 applied to them. <b>Mean</b> is over runs, a failed run counted as the
 worst; with its 95 % interval or, of fewer than 8 runs, with their range in words, which covers
-nothing. <b>Minus {baseline}</b> is the mean of the differences to the runs of {baseline} at the
+nothing. In simulations from 8 runs on, intervals of 95 % hold 93 to 97.5 % for most returns, up
+to 100 % at a ceiling, and as little as 90 % where skewed returns of one arm have five times the
+spread of the other's.
+<b>Minus {baseline}</b> is the mean of the differences to the runs of {baseline} at the
 same seed. The intervals of a study's first numbers are as wide as it takes for all of them
 together to leave out a true zero in at most 5 % of studies; those of further numbers of the same
 runs are 95 % each, and get no verdict. A verdict is made from this interval alone: better or worse
