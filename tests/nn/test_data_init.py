@@ -411,3 +411,12 @@ def test_a_frozen_layer_is_left_alone_and_reported(norm):
     assert report.skipped == {"0": "is frozen: none of its parameters requires grad"}
     assert report.initialised == ["2"]
     assert all(map(torch.equal, net[0].parameters(), before))
+
+
+@pytest.mark.parametrize("options", [{"g_rate": 3.0}, {"g_rate": 3.0, "scale": "exp"}])
+def test_what_stands_for_g_is_set_to_what_gives_the_deviation(options):
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    convert(net, norm_kwargs=options)
+    x = torch.randn(50, 3)
+    data_init(net, x)
+    torch.testing.assert_close(net(x).std(0, correction=0), torch.ones(2))

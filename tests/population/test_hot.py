@@ -93,6 +93,7 @@ def test_auto_takes_the_formulas_where_there_are_some(norm):
         {"norm": "spectral"},
         {"norm": "none", "activation_fn": "elu"},
         {"norm": "weight", "norm_kwargs": {"scale": "exp"}},
+        {"norm": "weight", "norm_kwargs": {"g_rate": 8.0}},
     ],
 )
 def test_without_formulas_the_way_is_vmap_and_hot_is_refused(change):

@@ -18,7 +18,7 @@ from stable_baselines3.td3.policies import TD3Policy
 
 import wnrl.sb3 as wn
 from tests.sb3.tasks import DICT, IMAGE, VECTOR, RandomTask, outputs, sample
-from wnrl import NORMS, WNLSTM, WNLinear, convert
+from wnrl import NORMS, WNLSTM, WNLinear, convert, state_dict_as
 from wnrl.errors import UsageError
 from wnrl.sb3.optimizers import check_optimized
 from wnrl.sb3.policies import MIXINS
@@ -458,3 +458,22 @@ def test_a_name_that_no_norm_has_is_unknown():
         make(PPO, "FooMlpPolicy")
     with pytest.raises(AttributeError, match="no attribute 'FooMlpPolicy'"):
         wn.FooMlpPolicy  # noqa: B018
+
+
+@pytest.mark.parametrize(("algorithm", "task"), [(PPO, "CartPole-v1"), (SAC, "Pendulum-v1")])
+def test_the_rate_of_g_starts_as_the_stock_policy_and_is_saved(algorithm, task, tmp_path):
+    def build(policy, **kwargs):
+        options = {"net_arch": [8], **kwargs}
+        return algorithm(policy, task, seed=0, device="cpu", policy_kwargs=options)
+
+    stock = build("MlpPolicy")
+    model = build("WNMlpPolicy", norm_kwargs={"g_rate": 8}, norm_heads=True)
+    obs = np.stack([stock.observation_space.sample() for _ in range(20)])
+    expected = stock.predict(obs, deterministic=True)[0]
+    np.testing.assert_allclose(model.predict(obs, deterministic=True)[0], expected, rtol=1e-5)
+    model.save(tmp_path / "model")
+    again = algorithm.load(tmp_path / "model", device="cpu")
+    acts = [agent.predict(obs, deterministic=True)[0] for agent in (again, model)]
+    np.testing.assert_array_equal(*acts)
+    stock.policy.load_state_dict(state_dict_as(model.policy))
+    np.testing.assert_allclose(stock.predict(obs, deterministic=True)[0], expected, rtol=1e-5)

@@ -77,7 +77,7 @@ class HotNetworks:
         return (
             config.norm in HOT
             and config.activation_fn in ACTIVATIONS
-            and all(getattr(part, "scale", "linear") == "linear" for part in plan.net.modules())
+            and all(getattr(part, "holds_lengths", True) for part in plan.net.modules())
         )
 
     def act(self, params: Tensor, buffers: Tensor) -> Act:
