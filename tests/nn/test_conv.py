@@ -65,9 +65,9 @@ def test_the_output_size_of_a_transposed_convolution_is_torchs(n, size):
 
 def test_an_output_size_out_of_reach_is_refused():
     layer = wn.WNConvTranspose1d(2, 3, 3, stride=2)
-    with pytest.raises(UsageError, match=r"between 11 and 12 in spatial axis 0, got \(13,\)"):
+    with pytest.raises(UsageError, match=r"^output_size: .* range from \[11\] to \[12\]"):
         layer(torch.randn(1, 2, 5), [13])
-    with pytest.raises(UsageError, match="output_size must lie between"):
+    with pytest.raises(UsageError, match=r"^output_size: .* must have 1 or 3 elements"):
         layer(torch.randn(1, 2, 5), [])
 
 

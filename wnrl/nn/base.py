@@ -94,11 +94,7 @@ def torch_parameters(plain: nn.Module) -> dict[str, nn.Parameter | None]:
             (pruned, dropped out, a plain tensor).
     """
     if isinstance(plain, nn.RNNBase):
-        kinds = ["weight_ih", "weight_hh", *["bias_ih", "bias_hh"][: 2 * plain.bias]]
-        kinds += ["weight_hr"] * (plain.proj_size > 0)
-        ends = ["", "_reverse"][: 1 + plain.bidirectional]
-        rows = [f"_l{layer}{end}" for layer in range(plain.num_layers) for end in ends]
-        names = [kind + row for row in rows for kind in kinds]
+        names = plain._flat_weights_names
     elif isinstance(plain, nn.RNNCellBase):
         names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
     else:

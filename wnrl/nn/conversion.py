@@ -210,27 +210,22 @@ def _check_optimizers(
         made: what will be added.
         changed: the layers that will be replaced, normalized or marked.
     """
-    known = {id(parameter) for parameter in module.parameters()}
-    if choice.after_step is None and all(id(parameter) in known for parameter in made.parameters()):
+    known = set(module.parameters())
+    if choice.after_step is None and known.issuperset(made.parameters()):
         return
-    touched = {id(parameter) for layer in changed for parameter in layer.parameters()}
+    touched = {parameter for layer in changed for parameter in layer.parameters()}
     for path, part in module.named_modules():
         for name, value in vars(part).items():
-            for held in _members(value):
+            members = value.values() if isinstance(value, dict) else value
+            for held in members if isinstance(value, dict | list | tuple) else (value,):
                 groups = held.param_groups if isinstance(held, Optimizer) else ()
-                if touched & {id(parameter) for group in groups for parameter in group["params"]}:
+                if any(touched.intersection(group["params"]) for group in groups):
                     raise UsageError(
                         f"module has an optimizer already ({path}{'.' * bool(path)}{name}), which "
                         "would not train what conversion makes: convert before it is made. Under "
                         "stable-baselines3 take a policy with a norm (WNMlpPolicy) and give it the "
                         "weights with load_weights"
                     )
-
-
-def _members(value: Any) -> Collection[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list | tuple) else (value,)
 
 
 @contextmanager

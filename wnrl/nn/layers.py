@@ -165,7 +165,26 @@ _ARGUMENTS = (
 )
 
 
-class WNConvolution(WeightNormed):
+class _Convolving(WeightNormed):
+    """The attributes of every convolution."""
+
+    arguments: ClassVar[tuple[str, ...]] = _ARGUMENTS
+    convolve: ClassVar[Callable[..., Tensor]]
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Any
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+    weight_g: nn.Parameter
+    weight_v: nn.Parameter
+    bias: nn.Parameter | None
+    weight = computed_weight()
+
+
+class WNConvolution(_Convolving):
     """What the convolutions share; ``WNConv1d``, ``WNConv2d`` and ``WNConv3d`` are the layers.
 
     Arguments are those of torch's layer and of ``WeightNormed``.
@@ -177,40 +196,20 @@ class WNConvolution(WeightNormed):
         weight: the computed weight, shaped like ``weight_v``.
     """
 
-    arguments: ClassVar[tuple[str, ...]] = _ARGUMENTS
-    convolve: ClassVar[Callable[..., Tensor]]
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
-    groups: int
-    padding_mode: str
-    weight_g: nn.Parameter
-    weight_v: nn.Parameter
-    bias: nn.Parameter | None
-    weight = computed_weight()
+    margins: list[int]
+    """The padding as ``F.pad`` takes it."""
+
+    def _configure(self, plain: Any, *options: Any) -> None:
+        super()._configure(plain, *options)
+        self.margins = plain._reversed_padding_repeated_twice
 
     def forward(self, input: Tensor) -> Tensor:
         """As torch's layer: ``(N, C, *spatial)`` or ``(C, *spatial)``."""
         weight, bias = self._weights()
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            input, padding = F.pad(input, self._margins(), mode=self.padding_mode), 0
+            input, padding = F.pad(input, self.margins, mode=self.padding_mode), 0
         return self.convolve(input, weight, bias, self.stride, padding, self.dilation, self.groups)
-
-    def _margins(self) -> list[int]:
-        """The padding as ``F.pad`` wants it: last axis first, both sides of each."""
-        margins: list[int] = []
-        for axis in reversed(range(len(self.kernel_size))):
-            if self.padding == "same":
-                total = self.dilation[axis] * (self.kernel_size[axis] - 1)
-                margins += (total // 2, total - total // 2)
-            else:
-                width = 0 if self.padding == "valid" else self.padding[axis]
-                margins += (int(width), int(width))
-        return margins
 
 
 class WNConv1d(WNConvolution):
@@ -234,7 +233,7 @@ class WNConv3d(WNConvolution):
     convolve = staticmethod(F.conv3d)
 
 
-class WNConvTransposed(WeightNormed):
+class WNConvTransposed(_Convolving):
     """What the transposed convolutions share; ``WNConvTranspose1d`` to ``3d`` are the layers.
 
     A transposed convolution stores its output channels in axis 1 of the weight, those of each
@@ -254,20 +253,7 @@ class WNConvTransposed(WeightNormed):
 
     arguments: ClassVar[tuple[str, ...]] = (*_ARGUMENTS, "output_padding")
     transposed = True
-    convolve: ClassVar[Callable[..., Tensor]]
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
     output_padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    padding_mode: str
-    weight_g: nn.Parameter
-    weight_v: nn.Parameter
-    bias: nn.Parameter | None
-    weight = computed_weight()
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As torch's layer.
@@ -285,23 +271,12 @@ class WNConvTransposed(WeightNormed):
 
     def _extra(self, input: Tensor, output_size: Sequence[int]) -> list[int]:
         """The output padding that gives ``output_size``."""
-        n = len(self.kernel_size)
-        wanted, extra = list(output_size)[-n:], []
-        for axis, size in enumerate(input.shape[-n:]):
-            smallest = (
-                (size - 1) * self.stride[axis]
-                - 2 * self.padding[axis]
-                + self.dilation[axis] * (self.kernel_size[axis] - 1)
-                + 1
-            )
-            largest = smallest + self.stride[axis] - 1
-            if len(wanted) != n or not smallest <= wanted[axis] <= largest:
-                raise UsageError(
-                    f"output_size must lie between {smallest} and {largest} in spatial axis "
-                    f"{axis}, got {tuple(output_size)}"
-                )
-            extra.append(wanted[axis] - smallest)
-        return extra
+        sizes = (self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation)
+        find: Any = nn.ConvTranspose1d._output_padding
+        try:
+            return find(self, input, output_size, *sizes)
+        except ValueError as error:
+            raise UsageError(f"output_size: {error}") from error
 
 
 class WNConvTranspose1d(WNConvTransposed):

@@ -20,11 +20,13 @@ from torch.nn.utils.rnn import PackedSequence
 from wnrl.errors import check_positive
 from wnrl.nn.base import build_plain, check_replaceable, show_arguments, torch_parameters
 from wnrl.nn.recurrence import (
+    SETTINGS,
     Recurrence,
+    Recurrent,
     States,
     lstm_step,
     open_cell,
-    open_sequences,
+    open_for,
     step_once,
     unroll,
 )
@@ -141,24 +143,12 @@ class NormedRecurrent(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in self.copied)
 
 
-class NormedLSTM(NormedRecurrent):
+class NormedLSTM(Recurrent, NormedRecurrent):
     """What ``LayerNormLSTM`` and ``RMSNormLSTM`` share; arguments are those of ``nn.LSTM``."""
 
     plain_type = nn.LSTM
-    copied: ClassVar[tuple[str, ...]] = (
-        "input_size",
-        "hidden_size",
-        "num_layers",
-        "bias",
-        "batch_first",
-        "dropout",
-        "bidirectional",
-        "proj_size",
-    )
-    num_layers: int
-    batch_first: bool
-    dropout: float
-    bidirectional: bool
+    copied = SETTINGS
+    mode = "LSTM"
 
     def forward(
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
@@ -166,14 +156,7 @@ class NormedLSTM(NormedRecurrent):
         """As ``nn.LSTM``: padded, unbatched or packed input; hx is h and c, or None for zeros."""
         directions = ("", "_reverse") if self.bidirectional else ("",)
         suffixes = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in directions]
-        seq = open_sequences(
-            input,
-            hx,
-            rows=len(suffixes),
-            widths=(self.proj_size or self.hidden_size, self.hidden_size),
-            input_size=self.input_size,
-            batch_first=self.batch_first,
-        )
+        seq = open_for(self, input, hx)
         rows = [self._recurrence(suffix) for suffix in suffixes]
         dropout = self.dropout if self.training else 0.0
         out, (h, c) = seq.close(*unroll(seq, rows, num_layers=self.num_layers, dropout=dropout))

@@ -163,7 +163,13 @@ def load_weights(
             length of a row is zero; a g may be a length or not. The message names it.
     """
     check_values(module)
-    _check_storage(module)
+    current = module.state_dict()
+    for key, target in current.items():
+        if isinstance(target, Tensor) and target.is_meta:  # into which torch would copy nothing
+            raise UsageError(
+                f"{key} is on the meta device, which holds no values: call "
+                "module.to_empty(device=...) before"
+            )
     if layout is not None:
         check_choice("layout", layout, LAYOUTS)
     layouts = [layout] if layout is not None else list(LAYOUTS)
@@ -184,7 +190,7 @@ def load_weights(
             )
         loaded[f"{stem}_v"], loaded[f"{stem}_g"] = _take_pair(left, stem, layer, name, layouts)
     missing = []
-    for key, target in module.state_dict().items():
+    for key, target in current.items():
         if key in loaded:
             continue
         value = left.pop(key) if key in left else _take_weight(left, key, layouts)
@@ -209,16 +215,6 @@ def _hint(module: nn.Module, missing: Sequence[str]) -> str:
     if not any(key.startswith(tuple(made)) for key in missing):
         return ""
     return "; the state of a plain network is loaded into a plain network, before convert"
-
-
-def _check_storage(module: nn.Module) -> None:
-    """Refuses tensors on the meta device, into which torch would copy nothing."""
-    for key, target in module.state_dict().items():
-        if isinstance(target, Tensor) and target.is_meta:
-            raise UsageError(
-                f"{key} is on the meta device, which holds no values: call "
-                "module.to_empty(device=...) before"
-            )
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[str, WeightNormed]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from wnrl.nn.functional import in_transform
 States = tuple[Tensor, ...]
 
 
-class Recurrent(Protocol):
+class Recurrent:
     """The settings of an LSTM or GRU, under torch's names."""
 
     mode: str
@@ -29,6 +29,10 @@ class Recurrent(Protocol):
     dropout: float
     bidirectional: bool
     training: bool
+
+
+SETTINGS = tuple(name for name in Recurrent.__annotations__ if name not in ("mode", "training"))
+"""Names of what the constructors of torch's LSTM take."""
 
 
 @dataclass(frozen=True)
@@ -58,42 +62,34 @@ class Sequences:
         return (out.transpose(0, 1) if self.batch_first else out), states
 
 
-def open_sequences(
-    input: Tensor | PackedSequence,
-    states: States | None,
-    *,
-    rows: int,
-    widths: tuple[int, ...],
-    input_size: int,
-    batch_first: bool,
-) -> Sequences:
-    """Brings input and states into the form of the recurrences.
+def open_for(layer: Recurrent, input: Tensor | PackedSequence, states: States | None) -> Sequences:
+    """Brings input and states of ``layer`` into the form of the recurrences.
 
     Args:
-        input: ``(T, N, F)``, ``(N, T, F)`` with ``batch_first``, ``(T, F)``, or packed.
-        states: each ``(rows, N, width)``, or ``(rows, width)`` for ``(T, F)``; None for zeros.
-        rows: layers x directions.
-        widths: last size of each state.
-        input_size: F.
-        batch_first: whether axis 0 of a padded ``input`` counts sequences.
+        layer: has the sizes.
+        input: ``(T, N, F)``, ``(N, T, F)`` where ``layer.batch_first``, ``(T, F)``, or packed.
+        states: each ``(layers x directions, N, width)``, without N for ``(T, F)``; None for zeros.
 
     Raises:
         UsageError: a shape does not fit.
     """
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+    out_size = layer.proj_size or layer.hidden_size
+    widths = (out_size, layer.hidden_size) if layer.mode == "LSTM" else (out_size,)
     packed = input if isinstance(input, PackedSequence) else None
     data, batch_sizes = (packed.data, packed.batch_sizes) if packed is not None else (input, None)
     if not isinstance(data, Tensor):
         raise UsageError(f"input must be a tensor or a packed sequence, got {type(data).__name__}")
-    if data.shape[-1] != input_size:
+    if data.shape[-1] != layer.input_size:
         raise UsageError(
-            f"input must have {input_size} features in its last axis, got {data.shape[-1]}"
+            f"input must have {layer.input_size} features in its last axis, got {data.shape[-1]}"
         )
     if packed is None and data.dim() not in (2, 3):
         raise UsageError(f"input must have 2 or 3 axes, got shape {tuple(data.shape)}")
     batched = packed is not None or data.dim() == 3
     if not batched:
         data = data.unsqueeze(1)
-    elif packed is None and batch_first:
+    elif packed is None and layer.batch_first:
         data = data.transpose(0, 1)
     n = data.shape[1] if batch_sizes is None else int(batch_sizes[0])
     if states is None:
@@ -102,20 +98,7 @@ def open_sequences(
         states = _checked(states, rows, n, widths, batched)
         if packed is not None and packed.sorted_indices is not None:
             states = tuple(s.index_select(1, packed.sorted_indices) for s in states)
-    return Sequences(data, states, batch_sizes, packed, batch_first, batched)
-
-
-def open_for(layer: Recurrent, input: Tensor | PackedSequence, states: States | None) -> Sequences:
-    """``open_sequences`` with the sizes of ``layer``."""
-    out_size = layer.proj_size or layer.hidden_size
-    return open_sequences(
-        input,
-        states,
-        rows=layer.num_layers * (2 if layer.bidirectional else 1),
-        widths=(out_size, layer.hidden_size) if layer.mode == "LSTM" else (out_size,),
-        input_size=layer.input_size,
-        batch_first=layer.batch_first,
-    )
+    return Sequences(data, states, batch_sizes, packed, layer.batch_first, batched)
 
 
 def run_torch(layer: Recurrent, seq: Sequences, weights: States) -> tuple[Tensor, States]:
@@ -184,19 +167,12 @@ class Recurrence(NamedTuple):
 def gates_by_row(flat: Sequence[Tensor], bias: bool, projected: bool) -> list[Gates]:
     """Splits torch's flat list of weights by layer and direction."""
     size = 2 + 2 * bias + projected
-    rows = []
-    for start in range(0, len(flat), size):
-        row = flat[start : start + size]
-        rows.append(
-            Gates(
-                row[0],
-                row[1],
-                row[2] if bias else None,
-                row[3] if bias else None,
-                row[-1] if projected else None,
-            )
-        )
-    return rows
+
+    def gates(row: Sequence[Tensor]) -> Gates:
+        b_ih, b_hh = row[2:4] if bias else (None, None)
+        return Gates(row[0], row[1], b_ih, b_hh, row[-1] if projected else None)
+
+    return [gates(flat[start : start + size]) for start in range(0, len(flat), size)]
 
 
 def unroll(

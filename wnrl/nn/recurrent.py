@@ -12,7 +12,9 @@ from wnrl.nn.base import WeightNormed
 from wnrl.nn.computed import computed_weight, read_computed
 from wnrl.nn.functional import in_transform
 from wnrl.nn.recurrence import (
+    SETTINGS,
     Gates,
+    Recurrent,
     Sequences,
     States,
     gates_by_row,
@@ -26,18 +28,9 @@ from wnrl.nn.recurrence import (
 )
 
 BACKENDS = ("torch", "python")
-_ARGUMENTS = (
-    "input_size",
-    "hidden_size",
-    "num_layers",
-    "bias",
-    "batch_first",
-    "dropout",
-    "bidirectional",
-)
 
 
-class WNRecurrent(WeightNormed):
+class WNRecurrent(Recurrent, WeightNormed):
     """What ``WNLSTM`` and ``WNGRU`` share.
 
     Arguments are those of torch's layer and of ``WeightNormed``, and
@@ -54,15 +47,7 @@ class WNRecurrent(WeightNormed):
         weight_ih_l0: the computed weight, to read, assign or initialise.
     """
 
-    mode: str
-    input_size: int
-    hidden_size: int
-    num_layers: int
-    bias: bool
-    batch_first: bool
-    dropout: float
-    bidirectional: bool
-    proj_size: int = 0
+    arguments = SETTINGS
 
     def __init__(self, *args: Any, backend: str = "torch", **kwargs: Any) -> None:
         check_choice("backend", backend, BACKENDS)
@@ -122,7 +107,6 @@ class WNLSTM(WNRecurrent):
     """``nn.LSTM`` with w = g · v / ‖v‖ for its input, recurrent and projection weights."""
 
     plain_type = nn.LSTM
-    arguments: ClassVar[tuple[str, ...]] = (*_ARGUMENTS, "proj_size")
     mode = "LSTM"
 
     def forward(
@@ -147,8 +131,9 @@ class WNGRU(WNRecurrent):
     """``nn.GRU`` with w = g · v / ‖v‖ for its input and recurrent weights."""
 
     plain_type = nn.GRU
-    arguments: ClassVar[tuple[str, ...]] = _ARGUMENTS
+    arguments = tuple(name for name in SETTINGS if name != "proj_size")
     mode = "GRU"
+    proj_size = 0
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None

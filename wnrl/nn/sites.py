@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import nn
+from torch.nn.modules import activation
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from wnrl.errors import UsageError
@@ -59,30 +60,9 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 WEIGHTED = (*PLAIN, *RECURRENT, nn.Bilinear, nn.MultiheadAttention)
 """torch's layers with a weight matrix, but for embeddings."""
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-NONLINEARITIES = (
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.Hardshrink,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.LeakyReLU,
-    nn.LogSigmoid,
-    nn.Mish,
-    nn.PReLU,
-    nn.ReLU,
-    nn.RReLU,
-    nn.SELU,
-    nn.Sigmoid,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Softshrink,
-    nn.Softsign,
-    nn.Tanh,
-    nn.Tanhshrink,
-    nn.Threshold,
-)
+_OF_SEVERAL = ("GLU", "LogSoftmax", "MultiheadAttention", "Softmax", "Softmax2d", "Softmin")
+NONLINEARITIES = tuple(getattr(nn, n) for n in activation.__all__ if n not in _OF_SEVERAL)
+"""torch's nonlinearities of one number."""
 
 
 def runs_in_order(module: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from wnrl.errors import UsageError
 from wnrl.nn import recurrence
 from wnrl.nn.base import check_replaceable
 from wnrl.nn.functional import in_backward, transposed_groups
-from wnrl.nn.recurrence import open_for, run_torch
+from wnrl.nn.recurrence import Recurrent, open_for, run_torch
 
 
 def spectral_norm(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
@@ -199,19 +199,10 @@ class SpectralConvTranspose3d(_SpectralTransposed, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
 
 
-class _SpectralRecurrent(Spectral):
+class _SpectralRecurrent(Recurrent, Spectral):
     """The hidden-to-hidden matrices are normalised, each with its gates as one matrix."""
 
     _flat_weights_names: list[str]
-    mode: str
-    input_size: int
-    hidden_size: int
-    proj_size: int
-    num_layers: int
-    bias: bool
-    batch_first: bool
-    dropout: float
-    bidirectional: bool
 
     def normalized_names(self) -> list[str]:
         """The names of the weights that are normalised."""

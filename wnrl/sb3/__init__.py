@@ -92,54 +92,27 @@ __all__ = [
     "with_norm",
 ]
 
-_ACTOR_CRITIC: dict[str, type[BasePolicy]] = {
-    "WNMlpPolicy": WNMlpPolicy,
-    "WNCnnPolicy": WNCnnPolicy,
-    "WNMultiInputPolicy": WNMultiInputPolicy,
-}
-ALIASES: dict[type[BaseAlgorithm], dict[str, type[BasePolicy]]] = {
+_ACTOR_CRITIC = (WNMlpPolicy, WNCnnPolicy, WNMultiInputPolicy)
+_POLICIES: dict[type[BaseAlgorithm], tuple[type[BasePolicy], ...]] = {
     PPO: _ACTOR_CRITIC,
     A2C: _ACTOR_CRITIC,
     TRPO: _ACTOR_CRITIC,
-    MaskablePPO: {
-        "WNMlpPolicy": WNMaskableMlpPolicy,
-        "WNCnnPolicy": WNMaskableCnnPolicy,
-        "WNMultiInputPolicy": WNMaskableMultiInputPolicy,
-    },
-    DQN: {
-        "WNMlpPolicy": WNDQNMlpPolicy,
-        "WNCnnPolicy": WNDQNCnnPolicy,
-        "WNMultiInputPolicy": WNDQNMultiInputPolicy,
-    },
-    QRDQN: {
-        "WNMlpPolicy": WNQRDQNMlpPolicy,
-        "WNCnnPolicy": WNQRDQNCnnPolicy,
-        "WNMultiInputPolicy": WNQRDQNMultiInputPolicy,
-    },
-    SAC: {
-        "WNMlpPolicy": WNSACMlpPolicy,
-        "WNCnnPolicy": WNSACCnnPolicy,
-        "WNMultiInputPolicy": WNSACMultiInputPolicy,
-    },
-    TD3: {
-        "WNMlpPolicy": WNTD3MlpPolicy,
-        "WNCnnPolicy": WNTD3CnnPolicy,
-        "WNMultiInputPolicy": WNTD3MultiInputPolicy,
-    },
-    TQC: {
-        "WNMlpPolicy": WNTQCMlpPolicy,
-        "WNCnnPolicy": WNTQCCnnPolicy,
-        "WNMultiInputPolicy": WNTQCMultiInputPolicy,
-    },
-    CrossQ: {"WNMlpPolicy": WNCrossQMlpPolicy},
-    RecurrentPPO: {
-        "WNMlpLstmPolicy": WNMlpLstmPolicy,
-        "WNCnnLstmPolicy": WNCnnLstmPolicy,
-        "WNMultiInputLstmPolicy": WNMultiInputLstmPolicy,
-        "WNMlpGruPolicy": WNMlpGruPolicy,
-        "WNCnnGruPolicy": WNCnnGruPolicy,
-        "WNMultiInputGruPolicy": WNMultiInputGruPolicy,
-    },
+    MaskablePPO: (WNMaskableMlpPolicy, WNMaskableCnnPolicy, WNMaskableMultiInputPolicy),
+    DQN: (WNDQNMlpPolicy, WNDQNCnnPolicy, WNDQNMultiInputPolicy),
+    QRDQN: (WNQRDQNMlpPolicy, WNQRDQNCnnPolicy, WNQRDQNMultiInputPolicy),
+    SAC: (WNSACMlpPolicy, WNSACCnnPolicy, WNSACMultiInputPolicy),
+    TD3: (WNTD3MlpPolicy, WNTD3CnnPolicy, WNTD3MultiInputPolicy),
+    TQC: (WNTQCMlpPolicy, WNTQCCnnPolicy, WNTQCMultiInputPolicy),
+    CrossQ: (WNCrossQMlpPolicy,),
+}
+_RECURRENT = (
+    *(WNMlpLstmPolicy, WNCnnLstmPolicy, WNMultiInputLstmPolicy),
+    *(WNMlpGruPolicy, WNCnnGruPolicy, WNMultiInputGruPolicy),
+)
+_NAMES = ("WNMlpPolicy", "WNCnnPolicy", "WNMultiInputPolicy")
+ALIASES: dict[type[BaseAlgorithm], dict[str, type[BasePolicy]]] = {
+    **{algorithm: dict(zip(_NAMES, kinds, strict=False)) for algorithm, kinds in _POLICIES.items()},
+    RecurrentPPO: {policy.__name__: policy for policy in _RECURRENT},
 }
 """The policies that SB3 knows by name once this package is imported, by algorithm."""
 

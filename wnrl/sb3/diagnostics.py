@@ -27,6 +27,7 @@ from wnrl.diagnostics import (
 from wnrl.diagnostics.weights import length_tensors
 from wnrl.errors import UsageError, check_positive
 from wnrl.sb3 import probe
+from wnrl.sb3.optimizers import find_optimizers
 from wnrl.sb3.parts import trained_parts
 
 EVERY = 2_000
@@ -144,7 +145,7 @@ class Diagnostics(BaseCallback):
         self._before = effective_weights(trained) if isinstance(model, TRPO) else None
         self._steps = [
             self._scope.enter_context(first_step(trained, optimizer))
-            for optimizer in probe.optimizers(model.policy)
+            for _, optimizer in find_optimizers(model.policy)
         ]
 
     def _on_rollout_start(self) -> None:

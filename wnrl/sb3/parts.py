@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -183,23 +184,20 @@ class Part(Stepped):
 
 def make_part(network: nn.Module, mixin: type[Part]) -> Any:
     """Give a network that SB3 has built, in place, the methods of ``mixin`` in front of its own."""
-    network.__class__ = _part_class(mixin, type(network))
+    origin: Any = (mixin, type(network))
+    network.__class__ = _part_class(*origin)
     return network
 
 
-def _part_class(*origin: type) -> Any:
+@cache
+def _part_class(*origin: Any) -> Any:
     """Return the class of both, always the same one, under the name of the second."""
-    if origin not in _PARTS:
-        stock = origin[1]
-        names = {"__module__": stock.__module__, "__doc__": stock.__doc__, "origin": origin}
-        _PARTS[origin] = type(stock.__name__, origin, names)
-    return _PARTS[origin]
+    stock = origin[1]
+    names = {"__module__": stock.__module__, "__doc__": stock.__doc__, "origin": origin}
+    return type(stock.__name__, origin, names)
 
 
-_PARTS: dict[tuple[type, ...], type] = {}
-
-
-def _empty_part(*origin: type) -> Any:
+def _empty_part(*origin: Any) -> Any:
     part_class = _part_class(*origin)
     return part_class.__new__(part_class)
 

@@ -18,7 +18,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from wnrl.sb3.conversion import output_layers
 from wnrl.sb3.parts import trained_parts
@@ -32,12 +31,6 @@ def heads(policy: nn.Module) -> list[str]:
     """The names of the output layers of a policy of SB3."""
     parts = [name for name, _ in policy.named_modules() if HEADS.fullmatch(name)]
     return output_layers(policy, parts)
-
-
-def optimizers(policy: nn.Module) -> list[Optimizer]:
-    """The optimizers of a policy: its own, or its actor's and its critic's."""
-    found = [vars(part).get("optimizer") for part in (policy, *policy.children())]
-    return [optimizer for optimizer in found if isinstance(optimizer, Optimizer)]
 
 
 def drawer(model: Algorithm) -> Callable[[int | None], Any]:
