@@ -14,7 +14,6 @@ from wnrl.nn.conversion import convert
 from wnrl.nn.functional import transposed_groups
 from wnrl.nn.layers import MaskedLinear
 from wnrl.nn.sites import PLAIN, check_values, n_spatial
-from wnrl.nn.spectral import Spectral
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -93,7 +92,7 @@ def init_weights(module: nn.Module, init: str) -> None:
         fill(layer.weight, *fans(layer))
         if isinstance(layer, MaskedLinear):
             layer.weight.mul_(layer.mask)
-        if isinstance(layer, Spectral):
+        if hasattr(layer, "find_vectors"):
             layer.find_vectors()
         if layer.bias is not None:
             layer.bias.zero_()

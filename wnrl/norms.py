@@ -67,7 +67,9 @@ class Norm:
     mark: Callable[[nn.Module], bool] | None = None
     """What is done to hidden and recurrent layers in place; it tells whether that is new."""
     marked: Callable[[nn.Module], bool] | None = None
-    """Whether ``mark`` was done to a layer; there, the length of w is fixed."""
+    """Whether ``mark`` was done to a layer."""
+    fixes_length: bool = False
+    """Whether it leaves no length of w to choose."""
     after_step: Callable[[nn.Module], None] | None = None
     """What follows each optimizer step, on the module that was stepped."""
     after_averaging: Callable[[nn.Module], None] | None = None
@@ -130,6 +132,7 @@ NORMS: dict[str, Norm] = {
         dash="-.",
         mark=mark_projected,
         marked=is_projected,
+        fixes_length=True,
         after_step=project_,
         after_averaging=project_,
     ),
@@ -174,6 +177,7 @@ NORMS: dict[str, Norm] = {
         colour="#A6611A",
         dash=(0, (1, 3)),
         layers=SPECTRAL,
+        fixes_length=True,
         after_averaging=step_vectors,
     ),
 }
@@ -190,4 +194,4 @@ def origin(kind: type[nn.Module]) -> type[nn.Module] | None:
 
 def fixes_length(layer: nn.Module) -> bool:
     """Return whether the norm of ``layer`` leaves no length of w to choose."""
-    return any(norm.marked is not None and norm.marked(layer) for norm in NORMS.values())
+    return any(norm.fixes_length and norm.reached(layer) for norm in NORMS.values())

@@ -127,7 +127,7 @@ from scripts.bench import _rounds
 from scripts.bench._rounds import CPU, WALL, cell
 from wnrl.rl.environments import vectorize
 from wnrl.runs import resolve_device
-from wnrl.sb3.fused import use_fused
+from wnrl.sb3.optimizers import use_fused
 
 
 def build(task: Task, norm: str, args: Args) -> Model:

@@ -60,6 +60,12 @@ def _torch_parameters(plain: type[nn.Module]) -> list[inspect.Parameter]:
     return [p.replace(annotation=UNTYPED.get(p.name, p.annotation)) for p in shown.values()]
 
 
+def arguments_of(plain: type[nn.Module]) -> tuple[str, ...]:
+    """Return the names of what a layer of torch is constructed from, but for device and dtype."""
+    names = [parameter.name for parameter in _torch_parameters(plain)]  # type: ignore[arg-type]
+    return tuple(name for name in names if name not in UNTYPED and not name.startswith("_"))
+
+
 def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Return a layer of torch.
 
@@ -199,7 +205,13 @@ class WeightNormed(nn.Module):
         with warnings.catch_warnings():  # an empty dimension is an error here, three lines below
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             plain = build_plain(self.plain_type, args, kwargs)
-        self._configure(plain, scale, v_init_std, eps, g_rate)
+        options: dict[str, Any] = {
+            "scale": scale,
+            "v_init_std": v_init_std,
+            "eps": eps,
+            "g_rate": g_rate,
+        }
+        self._configure(plain, **options)
         self._adopt(plain)
         if v_init_std is not None:
             self._draw_directions(v_init_std)
@@ -207,26 +219,17 @@ class WeightNormed(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         show_arguments(cls)
+        if "plain_type" in vars(cls):
+            cls.arguments = arguments_of(cls.plain_type)
 
     @classmethod
-    def from_plain(
-        cls,
-        plain: nn.Module,
-        *,
-        scale: str = "linear",
-        v_init_std: float | None = None,
-        eps: float = EPS,
-        g_rate: float = 1.0,
-    ) -> Self:
+    def from_plain(cls, plain: nn.Module, **options: Any) -> Self:
         """A layer with the same function as ``plain``, which keeps and shares its biases.
 
         Args:
             plain: a layer of exactly ``plain_type``.
-            scale: as for the constructor.
-            v_init_std: None starts v as the weight. A number rescales every row of v to this root
-                mean square; the function stays.
-            eps: as for the constructor.
-            g_rate: as for the constructor.
+            **options: those of the constructor. ``v_init_std`` rescales every row of v to this root
+                mean square, where the constructor draws it; the function stays.
 
         Raises:
             UsageError: ``plain`` is of another type, has other parameters than torch's, or hooks,
@@ -235,12 +238,18 @@ class WeightNormed(nn.Module):
         check_replaceable(plain, cls.plain_type)
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
-        layer._configure(plain, scale, v_init_std, eps, g_rate)
+        layer._configure(plain, **options)
         layer._adopt(plain)
         return layer.train(plain.training)
 
     def _configure(
-        self, plain: nn.Module, scale: str, v_init_std: float | None, eps: float, g_rate: float
+        self,
+        plain: Any,
+        *,
+        scale: str = "linear",
+        v_init_std: float | None = None,
+        eps: float = EPS,
+        g_rate: float = 1.0,
     ) -> None:
         self.scale = check_choice("scale", scale, SCALES)
         if v_init_std is not None and not 0 < v_init_std < math.inf:

@@ -1,6 +1,7 @@
 """Weight normalization as pure functions of tensors (Salimans & Kingma 2016, arXiv:1602.07868)."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -132,7 +133,7 @@ class _Fused(torch.autograd.Function):
 
 
 _BACKWARD: Any = torch.ops.aten._weight_norm_interface_backward.default._op
-_fused: Any = super(torch.autograd.Function, _Fused).apply
+fused_weight_norm: Callable[[Tensor, Tensor], Tensor] = super(torch.autograd.Function, _Fused).apply
 """``_Fused.apply`` without its look for transforms, which ``may_fuse`` has had already."""
 
 
@@ -157,12 +158,6 @@ def may_fuse(v: Tensor, g: Tensor, dim: int, eps: float) -> bool:
         and g.numel() == g.size(0) == v.size(0)
         and g.dim() == v.dim()
     )
-
-
-def fused_weight_norm(v: Tensor, g: Tensor) -> Tensor:
-    """Return ``weight_norm(v, g)`` by torch's kernel, where ``may_fuse`` holds."""
-    w: Tensor = _fused(v, g)
-    return w
 
 
 def in_transform() -> bool:
@@ -216,22 +211,24 @@ def split_weight(
             generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
             noise = torch.randn(v.shape, generator=generator, dtype=torch.float32)
             v = torch.where(over_rows(zero, v, groups), (ZERO_ROW_STD * noise).to(v), v)
-        # Divided by their largest number, rows have norms beside which eps is nothing.
-        peaks = _peaks(v, dim, groups)
-        scaled = v / over_rows(peaks, v, groups)
-        norms = row_norm(scaled, dim, 0.0, groups)
+        scaled, lengths = _scaled(v, dim, groups)
         if v_std is not None:
-            std = torch.full_like(norms, v_std * math.sqrt(v.numel() // norms.numel()))
-            v = weight_norm(
-                nn.Parameter(scaled, requires_grad=False), std, dim, EPS, groups
-            ).detach()
-            lengths = peaks * norms
+            std = torch.full_like(lengths, v_std * math.sqrt(v.numel() // lengths.numel()))
+            fresh = nn.Parameter(scaled, requires_grad=False)
+            v = weight_norm(fresh, std, dim, EPS, groups).detach()
             if eps > EPS:
                 lengths = lengths * row_norm(v, dim, eps, groups) / std
             return v, lengths.masked_fill(zero, 0.0)
-        powers = _powers(peaks * norms)
+        powers = _powers(lengths)
         v = (v * over_rows(powers, v, groups)).to(v.dtype)
         return v, (_norms_in_use(v, dim, eps, groups) / powers).masked_fill(zero, 0.0)
+
+
+def _scaled(v: Tensor, dim: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Return rows over their largest number, beside whose norms eps is nothing; and the lengths."""
+    peaks = _peaks(v, dim, groups)
+    scaled = v / over_rows(peaks, v, groups)
+    return scaled, peaks * row_norm(scaled, dim, 0.0, groups)
 
 
 def _powers(norms: Tensor) -> Tensor:
@@ -257,8 +254,7 @@ def exchange_eps(
         dim: the axis of the output units.
         groups: as given to ``weight_norm``.
     """
-    peaks = _peaks(v, dim, groups)
-    norms = peaks * row_norm(v / over_rows(peaks, v, groups), dim, 0.0, groups)
+    norms = _scaled(v, dim, groups)[1]
     powers = _powers(norms)
     scaled = norms * powers
     ratio = _hypot(scaled, new) / scaled * (norms / _hypot(norms, old))

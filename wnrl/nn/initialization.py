@@ -16,7 +16,6 @@ from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import transposed_groups, units_first
 from wnrl.nn.normalizers import Normalized
 from wnrl.nn.sites import WEIGHTED, check_values, n_spatial, skipped_modules
-from wnrl.nn.spectral import Spectral
 from wnrl.norms import fixes_length
 
 CONSTANT = 1e-6
@@ -139,7 +138,7 @@ class Layer(Target):
         layer = self.module
         if layer.bias is not None:
             layer.bias.zero_()
-        if isinstance(layer, Spectral) or fixes_length(layer):
+        if fixes_length(layer):
             return None
         if not isinstance(layer, WeightNormed):
             features = layer.out_channels if self.n_spatial else layer.out_features

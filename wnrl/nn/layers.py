@@ -28,7 +28,6 @@ class WNLinear(WeightNormed):
     """
 
     plain_type = nn.Linear
-    arguments: ClassVar[tuple[str, ...]] = ("in_features", "out_features", "bias")
     in_features: int
     out_features: int
     weight_g: nn.Parameter
@@ -119,14 +118,12 @@ class WNMaskedLinear(WNLinear):
     """
 
     plain_type = MaskedLinear  # type: ignore[assignment]  # mypy compares the constructors
-    arguments: ClassVar[tuple[str, ...]] = ("in_features", "out_features", "mask", "bias")
     own_buffers = ("mask",)
     mask: Tensor
 
-    def _configure(self, plain: nn.Module, *options: object) -> None:
-        assert isinstance(plain, MaskedLinear)
+    def _configure(self, plain: Any, **options: Any) -> None:
         self.register_buffer("mask", plain.mask)
-        super()._configure(plain, *options)  # type: ignore[arg-type]
+        super()._configure(plain, **options)
 
     def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
         v, g = super()._split(name, weight * self.mask.to(weight))
@@ -152,23 +149,9 @@ class WNMaskedLinear(WNLinear):
         return plain
 
 
-_ARGUMENTS = (
-    "in_channels",
-    "out_channels",
-    "kernel_size",
-    "stride",
-    "padding",
-    "dilation",
-    "groups",
-    "bias",
-    "padding_mode",
-)
-
-
 class _Convolving(WeightNormed):
     """The attributes of every convolution."""
 
-    arguments: ClassVar[tuple[str, ...]] = _ARGUMENTS
     convolve: ClassVar[Callable[..., Tensor]]
     in_channels: int
     out_channels: int
@@ -199,8 +182,8 @@ class WNConvolution(_Convolving):
     margins: list[int]
     """The padding as ``F.pad`` takes it."""
 
-    def _configure(self, plain: Any, *options: Any) -> None:
-        super()._configure(plain, *options)
+    def _configure(self, plain: Any, **options: Any) -> None:
+        super()._configure(plain, **options)
         self.margins = plain._reversed_padding_repeated_twice
 
     def forward(self, input: Tensor) -> Tensor:
@@ -251,7 +234,6 @@ class WNConvTransposed(_Convolving):
         weight: the computed weight, shaped like ``weight_v``.
     """
 
-    arguments: ClassVar[tuple[str, ...]] = (*_ARGUMENTS, "output_padding")
     transposed = True
     output_padding: tuple[int, ...]
 
@@ -317,15 +299,6 @@ class WNEmbedding(WeightNormed):
     """
 
     plain_type = nn.Embedding
-    arguments: ClassVar[tuple[str, ...]] = (
-        "num_embeddings",
-        "embedding_dim",
-        "padding_idx",
-        "max_norm",
-        "norm_type",
-        "scale_grad_by_freq",
-        "sparse",
-    )
     num_embeddings: int
     embedding_dim: int
     padding_idx: int | None
@@ -337,8 +310,8 @@ class WNEmbedding(WeightNormed):
     weight_v: nn.Parameter
     weight = computed_weight()
 
-    def _configure(self, plain: nn.Module, *options: Any) -> None:
-        super()._configure(plain, *options)
+    def _configure(self, plain: Any, **options: Any) -> None:
+        super()._configure(plain, **options)
         if self.max_norm is not None:
             raise UsageError(
                 f"max_norm must be None, got {self.max_norm}: it would write into a computed "

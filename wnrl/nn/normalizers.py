@@ -69,6 +69,7 @@ class BatchStatistics(nn.Module):
     """
 
     _spatial: tuple[int, ...] = ()
+    _shown: tuple[str, ...] = ("eps", "momentum", "track_running_stats", "r_max", "d_max")
     bias: nn.Parameter | None
     running_mean: Tensor | None
     running_steps: Tensor | None
@@ -96,6 +97,11 @@ class BatchStatistics(nn.Module):
             if old is not None and new is not None and new.dtype != wide_dtype(new.dtype):
                 self._buffers[name] = old.to(new.device, wide_dtype(new.dtype))
         return self
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        numbers = {k: v for k, v in vars(self).items() if k in self._shown}
+        return ", ".join([str(self.num_features), *(f"{k}={v}" for k, v in numbers.items())])
 
     def _share(self) -> Tensor | float:
         """Count a batch, and return its share in the running statistics."""
@@ -178,13 +184,6 @@ class MeanOnlyBatchNorm(BatchStatistics):
             mean = self.running_mean
         shift = -mean if self.bias is None else self.bias - mean
         return (wide + along_channels(shift, x)).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """The arguments, for ``repr``."""
-        return (
-            f"{self.num_features}, momentum={self.momentum}, bias={self.bias is not None}, "
-            f"track_running_stats={self.track_running_stats}"
-        )
 
 
 class MeanOnlyBatchNorm1d(MeanOnlyBatchNorm):
@@ -343,14 +342,6 @@ class BatchRenorm(BatchStatistics):
         """From 0 (up to ``warmup_steps``) to 1 (from ``last_step`` on)."""
         done = steps - self.warmup_steps
         return (done / (last_step - self.warmup_steps)).clamp(0, 1)
-
-    def extra_repr(self) -> str:
-        """The arguments, for ``repr``."""
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}, r_max={self.r_max}, "
-            f"d_max={self.d_max}, warmup_steps={self.warmup_steps}"
-        )
 
 
 class BatchRenorm1d(BatchRenorm):

@@ -18,9 +18,14 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import check_positive
-from wnrl.nn.base import build_plain, check_replaceable, show_arguments, torch_parameters
+from wnrl.nn.base import (
+    arguments_of,
+    build_plain,
+    check_replaceable,
+    show_arguments,
+    torch_parameters,
+)
 from wnrl.nn.recurrence import (
-    SETTINGS,
     Recurrence,
     Recurrent,
     States,
@@ -56,7 +61,6 @@ class NormedRecurrent(nn.Module):
     """
 
     plain_type: ClassVar[type[nn.Module]]
-    copied: ClassVar[tuple[str, ...]]
     centred: ClassVar[bool]
     """Layer norm, which also shifts the cell, rather than RMS norm."""
     input_size: int
@@ -88,7 +92,7 @@ class NormedRecurrent(nn.Module):
     def _adopt(self, plain: nn.Module, eps: float) -> None:
         check_positive(eps=eps)
         self.eps = eps
-        for name in self.copied:
+        for name in arguments_of(self.plain_type):
             setattr(self, name, getattr(plain, name))
         for name, value in torch_parameters(plain).items():
             self.register_parameter(name, value)
@@ -140,14 +144,13 @@ class NormedRecurrent(nn.Module):
 
     def extra_repr(self) -> str:
         """The sizes, and what else the plain layer was given."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self.copied)
+        return ", ".join(f"{name}={getattr(self, name)}" for name in arguments_of(self.plain_type))
 
 
 class NormedLSTM(Recurrent, NormedRecurrent):
     """What ``LayerNormLSTM`` and ``RMSNormLSTM`` share; arguments are those of ``nn.LSTM``."""
 
     plain_type = nn.LSTM
-    copied = SETTINGS
     mode = "LSTM"
 
     def forward(
@@ -182,18 +185,12 @@ class NormedLSTMCell(NormedRecurrent):
     """What the normalised cells share; arguments are those of ``nn.LSTMCell``."""
 
     plain_type = nn.LSTMCell
-    copied: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """One step: ``input`` is ``(N, input_size)``, h and c ``(N, hidden_size)``; N may lack."""
-        if hx is None:
-            zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
-            hx = (zeros, zeros)
-        batch, *states = open_cell(
-            input, hx, input_size=self.input_size, hidden_size=self.hidden_size
-        )
+        batch, *states = open_cell(self, input, hx, 2)
         h, c = step_once(self._recurrence(), batch, tuple(states))
         return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))
 

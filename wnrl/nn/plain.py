@@ -16,6 +16,7 @@ from wnrl.nn.functional import (
     exchange_eps,
     may_fuse,
     over_rows,
+    row_norm,
     split_weight,
     weight_norm,
 )
@@ -193,11 +194,12 @@ def load_weights(
     for key, target in current.items():
         if key in loaded:
             continue
-        value = left.pop(key) if key in left else _take_weight(left, key, layouts)
-        if value is None:
+        popped = ("plain", [left.pop(key)]) if key in left else _pop_layout(left, key, layouts)
+        if popped is None:
             missing.append(key)
-        else:
-            loaded[key] = _checked(key, value, target) if isinstance(target, Tensor) else value
+            continue
+        value = popped[1][0] if popped[0] == "plain" else _weight_of(key, *popped[1])
+        loaded[key] = _checked(key, value, target) if isinstance(target, Tensor) else value
     if missing:
         raise UsageError(f"state_dict lacks {', '.join(missing)}{_hint(module, missing)}")
     if left:
@@ -259,12 +261,6 @@ def _take_pair(
     return v, layer.from_length(length, stem)
 
 
-def _take_weight(left: dict[str, Any], key: str, layouts: Sequence[str]) -> Tensor | None:
-    """As ``_take_pair``, for a plain weight."""
-    found = _pop_layout(left, key, layouts)
-    return None if found is None else _weight_of(key, *found[1])
-
-
 def _pop_layout(
     left: dict[str, Any], stem: str, layouts: Sequence[str]
 ) -> tuple[str, list[Tensor]] | None:
@@ -285,15 +281,11 @@ def _weight_of(stem: str, g: Tensor, v: Tensor) -> Tensor:
     """``g v/‖v‖`` along the axis that the shape of g tells; a g without axes is for the whole."""
     if not g.dim():
         return _weight_of(stem, g.view(1, 1), v.reshape(1, -1)).view_as(v)
-    dims = [dim for dim in range(v.dim()) if g.shape == _lengths_shape(v, dim)]
+    dims = [dim for dim in range(v.dim()) if g.shape == row_norm(v, dim).shape]
     if not dims:
         raise UsageError(f"{stem}: g of shape {tuple(g.shape)} fits no axis of v {tuple(v.shape)}")
     check_directions(v, f"{stem}_v", dims[0])
     return weight_norm(*exchange_eps(v, g, 0.0, EPS, dims[0]), dims[0])
-
-
-def _lengths_shape(v: Tensor, dim: int) -> tuple[int, ...]:
-    return tuple(size if axis == dim else 1 for axis, size in enumerate(v.shape))
 
 
 def _checked(key: str, value: Any, target: Tensor) -> Tensor:

@@ -31,10 +31,6 @@ class Recurrent:
     training: bool
 
 
-SETTINGS = tuple(name for name in Recurrent.__annotations__ if name not in ("mode", "training"))
-"""Names of what the constructors of torch's LSTM take."""
-
-
 @dataclass(frozen=True)
 class Sequences:
     """Input and initial states as the recurrences take them, and the way back."""
@@ -127,16 +123,24 @@ def _checked(states: States, rows: int, n: int, widths: tuple[int, ...], batched
     return tuple(state if batched else state.unsqueeze(1) for state in states)
 
 
-def open_cell(
-    input: Tensor, states: States, *, input_size: int, hidden_size: int
-) -> tuple[Tensor, ...]:
-    """Input and states of a cell, each ``(size,)`` or ``(N, size)``, with a batch axis.
+def open_cell(layer: Any, input: Tensor, states: States | None, n: int) -> tuple[Tensor, ...]:
+    """Input and ``n`` states of a cell, each ``(size,)`` or ``(N, size)``, with a batch axis.
+
+    Args:
+        layer: has the sizes.
+        input: ``(input_size,)`` or ``(N, input_size)``.
+        states: None for zeros.
+        n: the number of states.
 
     Raises:
         UsageError: a shape does not fit.
     """
-    named = [("input", input, input_size), *(("hx", state, hidden_size) for state in states)]
-    for name, tensor, size in named:
+    if states is None:
+        states = (input.new_zeros(*input.shape[:-1], layer.hidden_size),) * n
+    for name, tensor, size in (
+        ("input", input, layer.input_size),
+        *(("hx", state, layer.hidden_size) for state in states),
+    ):
         wanted = (*input.shape[:-1], size)
         if input.dim() not in (1, 2) or tuple(tensor.shape) != wanted:
             shown = f"({size},)" if input.dim() == 1 else f"(N, {size})"

@@ -1,6 +1,6 @@
 """Weight-normalized LSTM and GRU, and their cells."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from wnrl.nn.base import WeightNormed
 from wnrl.nn.computed import computed_weight, read_computed
 from wnrl.nn.functional import in_transform
 from wnrl.nn.recurrence import (
-    SETTINGS,
     Gates,
     Recurrent,
     Sequences,
@@ -46,8 +45,6 @@ class WNRecurrent(Recurrent, WeightNormed):
         bias_ih_l0: ``(gates x hidden_size,)``, as in torch.
         weight_ih_l0: the computed weight, to read, assign or initialise.
     """
-
-    arguments = SETTINGS
 
     def __init__(self, *args: Any, backend: str = "torch", **kwargs: Any) -> None:
         check_choice("backend", backend, BACKENDS)
@@ -131,7 +128,6 @@ class WNGRU(WNRecurrent):
     """``nn.GRU`` with w = g · v / ‖v‖ for its input and recurrent weights."""
 
     plain_type = nn.GRU
-    arguments = tuple(name for name in SETTINGS if name != "proj_size")
     mode = "GRU"
     proj_size = 0
 
@@ -167,19 +163,11 @@ class WNCell(WeightNormed):
         weight_ih: the computed weight; likewise ``weight_hh``.
     """
 
-    arguments: ClassVar[tuple[str, ...]] = ("input_size", "hidden_size", "bias")
     input_size: int
     hidden_size: int
     bias: bool
     weight_ih = computed_weight()
     weight_hh = computed_weight()
-
-    def _checked(self, input: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """``input`` and the states with a batch axis."""
-        return open_cell(input, states, input_size=self.input_size, hidden_size=self.hidden_size)
-
-    def _zeros(self, input: Tensor) -> Tensor:
-        return input.new_zeros(*input.shape[:-1], self.hidden_size)
 
 
 class WNLSTMCell(WNCell):
@@ -191,8 +179,7 @@ class WNLSTMCell(WNCell):
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """One step: ``input`` is ``(N, input_size)``, h and c ``(N, hidden_size)``; N may lack."""
-        states = hx if hx is not None else (self._zeros(input), self._zeros(input))
-        batch, h, c = self._checked(input, *states)
+        batch, h, c = open_cell(self, input, hx, 2)
         weights: Any = self._weights()
         if in_transform():  # torch's cells have no vmap
             h, c = step_once(lstm_recurrence(Gates(*weights)), batch, (h, c))
@@ -208,7 +195,7 @@ class WNGRUCell(WNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: ``input`` is ``(N, input_size)``, h is ``(N, hidden_size)``; N may lack."""
-        batch, h = self._checked(input, self._zeros(input) if hx is None else hx)
+        batch, h = open_cell(self, input, None if hx is None else (hx,), 1)
         weights: Any = self._weights()
         if in_transform():
             (h,) = step_once(gru_recurrence(Gates(*weights)), batch, (h,))

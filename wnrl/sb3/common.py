@@ -13,12 +13,12 @@ from wnrl.nn import plain_parts
 from wnrl.norms import NORMS
 from wnrl.sb3.conversion import Conversion, output_layers
 from wnrl.sb3.data_init import FirstBatch
-from wnrl.sb3.fused import use_fused
 from wnrl.sb3.optimizers import (
     check_optimized,
     find_optimizers,
     refuse_second_weight_norm,
     spare_from_decay,
+    use_fused,
 )
 from wnrl.sb3.parts import Part, Stepped, drop_graphs, follow, is_target, trained_parts
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from wnrl.nn import convert
-from wnrl.norms import NORMS, Norm
+from wnrl.norms import NORMS
 
 
 def output_layers(net: nn.Module, heads: Iterable[str]) -> list[str]:
@@ -38,15 +38,10 @@ class Conversion:
     placement: str = "pre"
     """Whether normalizers stand in front of the nonlinearity or behind it (post)."""
 
-    @property
-    def choice(self) -> Norm:
-        """The row of the norm."""
-        return NORMS[self.norm]
-
     def apply(self, net: nn.Module, heads: list[str]) -> list[str]:
         """Give ``net`` the norm; ``heads`` are its output layers. Return what was converted."""
         converted = self.convert(net, heads)
-        if self.choice.reparametrizes and self.norm_heads:
+        if NORMS[self.norm].reparametrizes and self.norm_heads:
             self.reparametrize(net, heads)
         return converted
 
@@ -63,7 +58,7 @@ class Conversion:
 
     def reparametrize(self, net: nn.Module, names: Iterable[str]) -> None:
         """Replace plain layers of ``net`` by those of the norm, with no normalizer behind."""
-        choice = self.choice
+        choice = NORMS[self.norm]
         options = {k: v for k, v in self.norm_kwargs.items() if k in choice.layer_options}
         for name in names:
             parent, _, key = name.rpartition(".")

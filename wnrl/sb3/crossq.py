@@ -35,6 +35,7 @@ from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError
+from wnrl.nn.initialization import set_statistics
 from wnrl.norms import NORMS, Norm
 from wnrl.sb3.continuous import Actor, ContinuousMixin, Critic
 from wnrl.sb3.conversion import Conversion
@@ -122,7 +123,7 @@ class PlacedConversion(Conversion):
             return super().convert(net, skip)
         parts = [name for name, _ in net.named_children() if name != "features_extractor"]
         converted = super().convert(net, parts)
-        if self.choice.reparametrizes:
+        if NORMS[self.norm].reparametrizes:
             self.reparametrize(net, [n for n, _ in net.named_modules() if n not in skip])
         return converted
 
@@ -262,12 +263,10 @@ class CrossQMixin(ContinuousMixin):
 
     def _run_net(self, net: nn.Sequential, x: Tensor) -> Tensor:
         """As elsewhere; batch norms in front of layers take their statistics from ``x``."""
+        norms = batch_norms(net)
         for part in net:
-            if part in batch_norms(net):
-                running: Any = part
-                running.running_mean.copy_(x.mean(0))
-                if hasattr(running, "running_var"):
-                    running.running_var.copy_(x.var(0, correction=0))
+            if part in norms:
+                set_statistics(part, x, 1, "a batch norm")
             x = part(x)
         return x
 

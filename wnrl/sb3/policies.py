@@ -66,10 +66,6 @@ def with_norm(policy_class: type[BasePolicy], norm: str = "weight") -> type[Base
     )
 
 
-PREFIX = "WN"
-"""Of the names of our policies, in whose place a norm's stands."""
-
-
 def _word(norm: str) -> str:
     return "".join(part.capitalize() for part in norm.split("_"))
 
@@ -77,7 +73,7 @@ def _word(norm: str) -> str:
 @cache
 def policy_of(base: type[BasePolicy], norm: str) -> type[BasePolicy]:
     """Return one of our policies with another norm: ``LayerMlpPolicy`` of ``WNMlpPolicy``."""
-    name = _word(norm) + base.__name__.removeprefix(PREFIX)
+    name = _word(norm) + base.__name__.removeprefix("WN")
     text = f"``{base.__name__}`` with norm ``{norm}``, unless told otherwise."
     return type(name, (base,), {"default_norm": norm, "__module__": "wnrl.sb3", "__doc__": text})
 
@@ -91,7 +87,7 @@ def find_policy(name: str, known: Mapping[str, type[BasePolicy]]) -> type[BasePo
     """
     for norm in NORMS:
         word = _word(norm)
-        base = known.get(PREFIX + name.removeprefix(word))
+        base = known.get("WN" + name.removeprefix(word))
         if name.startswith(word) and base is not None:
             return policy_of(base, norm)
     return None
