@@ -22,6 +22,7 @@ from wnrl import WNLinear
 from wnrl.diagnostics import effective_weights, preserve_state, relative_change
 from wnrl.errors import UsageError
 from wnrl.sb3 import Diagnostics, diagnostics, probe
+from wnrl.sb3.optimizers import find_optimizers
 from wnrl.sb3.parts import trained_parts
 
 ROLLOUT = {"n_steps": 16, "batch_size": 8, "n_epochs": 2}
@@ -123,8 +124,8 @@ def test_training_is_the_same_bit_for_bit(case):
     assert modes == [part.training for part in unwatched.policy.modules()]
     ours, theirs = model.policy.state_dict(), unwatched.policy.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    for found, expected in zip(
-        probe.optimizers(model.policy), probe.optimizers(unwatched.policy), strict=True
+    for (_, found), (_, expected) in zip(
+        find_optimizers(model.policy), find_optimizers(unwatched.policy), strict=True
     ):
         assert str(found.state_dict()) == str(expected.state_dict())
 
@@ -421,7 +422,7 @@ def test_curvature_is_that_of_the_state_that_the_update_begins_with(case, kwargs
 
 def hooks(model):
     found = [p._post_accumulate_grad_hooks for p in model.policy.parameters()]
-    for optimizer in probe.optimizers(model.policy):
+    for _, optimizer in find_optimizers(model.policy):
         found += [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
     return sum(len(some) for some in found if some)
 
