@@ -26,13 +26,14 @@ from wnrl.errors import UsageError
 
 ROOMS = (
     "wnrl", "wnrl.nn", "wnrl.networks", "wnrl.optim", "wnrl.diagnostics", "wnrl.data", "wnrl.vae",
-    "wnrl.sb3", "wnrl.runs", "wnrl.study", "wnrl.tensor_envs",
+    "wnrl.sb3", "wnrl.runs", "wnrl.study", "wnrl.tensor_envs", "wnrl.population",
 )  # fmt: skip
 WRONG = (None, "nonsense", 1.5, -1, object(), [], {}, nn.Linear)
 NOT_CALLED = {
     # A caller derives from these, catches or receives them, but constructs none.
     "WeightNormed", "WeightNormalized", "VAE", "StaleWeightError", "Stopped", "Work",
-    "carry_out",  # needs a whole run
+    "Batch", "Member", "Runs",
+    "carry_out", "carry_out_batch",  # need a whole run
 }  # fmt: skip
 EXEMPT = {
     ("device", "nonsense"): "torch lists the devices that there are",

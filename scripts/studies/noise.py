@@ -1,7 +1,7 @@
 """Return against noise in what is observed, every norm at its own rate: minutes on two cores.
 
-Runs of one norm are trained as batches. The noise is normal, of one deviation for all four numbers; the
-pole falls at an angle of 0.21.
+Runs of one norm are trained as batches. The noise is normal, of one deviation for all four numbers;
+the pole falls at an angle of 0.21.
 """
 
 from wnrl.study import RETURN, Arm, Study, Task
