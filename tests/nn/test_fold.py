@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from wnrl import NORMS, convert, fold
+from wnrl import convert, fold
 from wnrl import nn as wn
 from wnrl.errors import UsageError
 from wnrl.nn.spectral import SpectralLinear
@@ -166,9 +166,9 @@ NETWORKS = {
 
 EXPORTED = [
     *[(name, "weight") for name in NETWORKS],
-    *[("lstm", key) for key in ("none", "layer", "rms", "spectral", "batch")],
-    *[("gru", key) for key in ("spectral", "weight_mean")],
-    *[("transposed2d", key) for key in NORMS if key not in ("none", "weight")],
+    *[("lstm", key) for key in ("layer", "rms", "spectral")],
+    ("gru", "spectral"),
+    *[("transposed2d", key) for key in ("weight_mean", "spectral", "batch")],
 ]
 
 

@@ -49,7 +49,7 @@ COMPILED = [algo for algo, row in AGENTS.items() if row.compiled]
         ("dqn", {"norm": "batch"}),
         ("dqn", {"norm": "projected"}),
         ("sac", {"norm": "batch"}),
-        *(("crossq", {"norm": norm, "tau": 0.1}) for norm in ("projected", "layer", "spectral")),
+        *(("crossq", {"norm": norm, "tau": 0.1}) for norm in ("projected", "spectral")),
     ],
 )
 def test_compiled_updates_agree_with_plain_ones_without_a_fall_back(capsys, algo, others):

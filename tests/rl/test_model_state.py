@@ -98,22 +98,24 @@ def assert_equal(one, two):
 def test_resumed_training_equals_uninterrupted_training_bit_for_bit(tmp_path, case):
     path = tmp_path / "state"
     whole = agent(case)
-    learn(whole, 128)
+    learn(whole, 96)
 
     def save():
         values = {"model": model_state(stopped, in_rollout=True), "envs": save_envs(stopped.env)}
         write_values(path, "state", values)
+        raise InterruptedError
 
     stopped = agent(case)
-    learn(stopped, 128, before_rollout_from(64, save))
+    with pytest.raises(InterruptedError):
+        learn(stopped, 96, before_rollout_from(48, save))
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
     resumed, saved = agent(case), read_values(path, "state")
     assert load_envs(resumed.env, saved["envs"])
     restore_model(resumed, saved["model"], episodes_go_on=True)
-    assert 64 <= resumed.num_timesteps < 128
+    assert 48 <= resumed.num_timesteps < 96
     late = before_rollout_from(0, lambda: restore_late(resumed, saved["model"]["late"]))
-    learn(resumed, 128, late, resumed=True)
+    learn(resumed, 96, late, resumed=True)
     assert_equal(resumed, whole)
 
 

@@ -216,7 +216,7 @@ def test_trained_parameters_equal_stocks_at_the_same_seed(variant, layers):
             policy_kwargs={
                 "lstm_hidden_size": 16, "n_lstm_layers": layers, **STOCK_VARIANTS[variant], **norm,
             },
-        ).learn(384)  # fmt: skip
+        ).learn(128)  # fmt: skip
         trained.append(dict(model.policy.named_parameters()))
     stock, ours = trained
     assert stock.keys() == ours.keys()
