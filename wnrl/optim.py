@@ -24,7 +24,6 @@ from wnrl.nn.functional import (
     split_weight,
     transposed_groups,
     units_first,
-    weight_norm,
 )
 from wnrl.nn.normed_lstm import NormedRecurrent
 from wnrl.nn.projection import project_ as project_  # what the loop calls after each step
@@ -182,19 +181,17 @@ class WeightNormalized(Optimizer):
         """
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        outer_groups = self.param_groups
-        moving = [
-            [self._open(w, group) for w in _weights(group) if w.grad is not None]
-            for group in outer_groups
-        ]
-        opened = [pair for pairs in moving for pair in pairs]
-        torch.autograd.backward([pair.computed for pair in opened], [pair.grad for pair in opened])
-        inner_groups = map(_inner_groups, outer_groups, moving)
+        outer_groups, opened, inner_groups = self.param_groups, [], []
+        for group in outer_groups:
+            weights = _weights(group)
+            pairs = [self._open(w, group) for w in weights if w.grad is not None]
+            inner_groups += _inner_groups(group, weights, pairs)
+            opened += pairs
         try:
             for pair in opened:
                 state = self.state[pair.w]
                 self.state[pair.v], self.state[pair.g] = state["v_state"], state["g_state"]
-            self.param_groups = [inner for groups in inner_groups for inner in groups]
+            self.param_groups = inner_groups
             base_step: Any = self.base.step
             # without torch's hooks, which are for the step that the user calls
             (base_step.__wrapped__ if hasattr(base_step, "hooked") else base_step)(self)
@@ -204,11 +201,12 @@ class WeightNormalized(Optimizer):
                 self.state.pop(pair.v, None)
                 self.state.pop(pair.g, None)
         for pair in opened:
-            pair.target.copy_(weight_norm(pair.v, pair.g).view(pair.target.shape))
+            target = units_first(pair.w, pair.transposed)
+            target.copy_(_compute(pair.v, pair.g, 0)[0].view(target.shape))
         return loss
 
     def _open(self, w: Tensor, group: dict[str, Any]) -> "_Pair":
-        """Return v and g of ``w`` as leaves of a graph; first they follow what was written to w."""
+        """Return v and g of ``w`` with their gradients; first they follow what was written to w."""
         assert w.grad is not None
         if w.grad.layout is not torch.strided:
             raise UsageError(
@@ -218,22 +216,21 @@ class WeightNormalized(Optimizer):
         if w not in self.state:
             self.state[w] = _new_state(w, group)
         # the same storage, whose gradients are forgotten with the step
-        v, g = nn.Parameter(self.state[w]["v"]), nn.Parameter(self.state[w]["g"])
+        v, g = self.state[w]["v"].detach(), self.state[w]["g"].detach()
         rows, grad = (_rows(tensor.detach(), group["transposed"]) for tensor in (w, w.grad))
         grad = grad.to(v.dtype).contiguous()
-        computed = _with_graph(v, g)
-        stands = torch.equal(computed.to(w.dtype), rows)
-        if not stands:
+        computed, norms = _compute(v, g, 0)
+        if not torch.equal(computed.to(w.dtype), rows):
             direction, length = split_weight(rows.to(v.dtype), v_std=ZERO_ROW_STD)
-            v.copy_(direction * (row_norm(v) / row_norm(direction)))
+            v.copy_(direction * (norms / row_norm(direction)))
             g.copy_(length)
+            norms = row_norm(v)
         if not g.all():  # a row of w is zero: its first direction is that of steepest descent
             size = row_norm(grad, eps=0.0)
             turned = (g == 0) & (size > 0) & size.isfinite()
-            v.copy_(torch.where(turned, -grad * (row_norm(v) / size), v))
-            stands = False
-        computed = computed if stands else _with_graph(v, g)
-        return _Pair(w, v, g, computed, grad, units_first(w, group["transposed"]))
+            v.copy_(torch.where(turned, -grad * (norms / size), v))
+        v.grad, g.grad = _gradients(grad, v, g, norms, 0)
+        return _Pair(w, v, g, group["transposed"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume bit for bit, where the network is loaded as well (in either order).
@@ -279,12 +276,13 @@ class _Pair(NamedTuple):
     w: Tensor
     v: Tensor
     g: Tensor
-    computed: Tensor
-    """g v/‖v‖ with its graph."""
-    grad: Tensor
-    """∇w, its output units first."""
-    target: Tensor
-    """A view of w, its output units first."""
+    transposed: int
+
+
+# Equations 2 and 3 by torch's kernels: g v/‖v‖ with the norms, and ∇v with ∇g. The norms of the
+# rows of v are those of a weight when it was split, or more: there is nothing to be told of zero.
+_compute: Any = torch._weight_norm_interface
+_gradients: Any = torch.ops.aten._weight_norm_interface_backward.default
 
 
 def _weights(group: dict[str, Any]) -> list[Tensor]:
@@ -300,17 +298,16 @@ def _weights(group: dict[str, Any]) -> list[Tensor]:
     ]
 
 
-_with_graph = torch.enable_grad()(weight_norm)
-
-
-def _inner_groups(group: dict[str, Any], pairs: list[_Pair]) -> list[dict[str, Any]]:
+def _inner_groups(
+    group: dict[str, Any], weights: list[Tensor], pairs: list[_Pair]
+) -> list[dict[str, Any]]:
     """Return what the base optimizer steps on for ``group``: plain parameters, v and g.
 
     They are one group where they have the same options. Unless told otherwise, one kernel takes
     all of it where torch has one.
     """
-    weights = set(_weights(group))
-    plain = [p for p in group["params"] if p not in weights]
+    held = set(weights)
+    plain = [p for p in group["params"] if p not in held]
     options = dict(group)
     if "fused" in group and group["fused"] is group["foreach"] is None:
         options["fused"] = all(map(_fits_fused, (*plain, *(pair.v for pair in pairs)))) or None
