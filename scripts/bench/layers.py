@@ -65,7 +65,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scripts.bench._rounds import CPU, WALL, cell, clocked, header, interleaved, line, prepare, ratio
+from scripts.bench._rounds import (
+    CPU,
+    WALL,
+    cell,
+    clocked,
+    header,
+    interleaved,
+    line,
+    prepare,
+    ratio,
+)
 from wnrl import convert, frozen, shared_weights
 from wnrl.optim import WNAdam
 
