@@ -37,9 +37,9 @@ def numbers(result):
     return {k: v for k, v in result.items() if k not in ("wall_time", "steps_per_second")}
 
 
-@pytest.mark.parametrize("normalize", ["none", "both"])
-def test_folders_and_results_have_what_those_of_an_ordinary_run_have(tmp_path, normalize):
-    planned = trials(normalize=normalize)
+@pytest.mark.parametrize(("algo", "normalize"), [("ppo", "none"), ("recurrent_ppo", "both")])
+def test_folders_and_results_have_what_those_of_an_ordinary_run_have(tmp_path, algo, normalize):
+    planned = trials(algo=algo, normalize=normalize)
     folders, results = run(tmp_path / "batch", planned)
     one = tmp_path / "one"
     alone = train(planned[0], one, lambda fraction: None)

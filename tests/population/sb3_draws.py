@@ -1,9 +1,10 @@
-"""SB3's PPO, with the random numbers that it used written down as a population's draws."""
+"""SB3's PPO and sb3-contrib's, whose random numbers are written down as a population's draws."""
 
 import gymnasium as gym
 import numpy as np
-import stable_baselines3
 import torch
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -46,6 +47,14 @@ class Record(BaseCallback):
         normalizer = self.model.get_vec_normalize_env()
         return obs if normalizer is None else normalizer.get_original_obs()
 
+    def _distribution(self, given):
+        """Return the distribution of actions that the step had."""
+        policy, obs = self.model.policy, given["obs_tensor"]
+        if not isinstance(self.model, RecurrentPPO):
+            return policy.get_distribution(obs).distribution
+        states = self.model._last_lstm_states.pi
+        return policy.get_distribution(obs, states, given["episode_starts"])[0].distribution
+
     def _end_update(self):
         self.states.append({k: v.clone() for k, v in self.model.policy.state_dict().items()})
         normalizer = self.model.get_vec_normalize_env()
@@ -54,7 +63,7 @@ class Record(BaseCallback):
     def _on_step(self):
         given = self.locals
         with torch.no_grad():
-            head = self.model.policy.get_distribution(given["obs_tensor"]).distribution
+            head = self._distribution(given)
         actions = torch.as_tensor(given["actions"])
         below = head.probs.cumsum(-1).gather(-1, actions[:, None])[:, 0]
         # The middle of the interval in which this action is drawn.
@@ -72,22 +81,23 @@ class Record(BaseCallback):
         self._end_update()
 
 
-def run_sb3(config, policy, monkeypatch):
+def run_sb3(config, policy, monkeypatch, algorithm=PPO):
     """Return first resets, draws by iteration, and SB3's observations and parameters.
 
     Args:
         config: of the population's member.
         policy: name and arguments of SB3's policy.
         monkeypatch: of the test.
+        algorithm: PPO or RecurrentPPO.
     """
     orders = []
-    shuffle = np.random.permutation
+    kind = "randint" if algorithm is RecurrentPPO else "permutation"
+    draw = getattr(np.random, kind)
 
     def recorded(n):
-        orders.append(torch.from_numpy(shuffle(n)))
+        orders.append(torch.as_tensor(draw(n)))
         return orders[-1].numpy()
 
-    monkeypatch.setattr(np.random, "permutation", recorded)
     env = make_vec_env(
         lambda: gym.make("CartPole-v1", max_episode_steps=LIMIT), config.n_envs, seed=config.seed
     )
@@ -96,7 +106,7 @@ def run_sb3(config, policy, monkeypatch):
         env = VecNormalize(env, norm_obs=obs, norm_reward=reward, gamma=config.gamma)
     name, arguments = policy
     linear = config.learning_rate_schedule == "linear"
-    model = stable_baselines3.PPO(
+    model = algorithm(
         name,
         env,
         learning_rate=(lambda left: config.learning_rate * left) if linear else 1e-3,
@@ -110,6 +120,7 @@ def run_sb3(config, policy, monkeypatch):
         },
     )  # fmt: skip
     record = Record()
+    monkeypatch.setattr(np.random, kind, recorded)
     model.learn(config.total_timesteps, record)
     draws = []
     for k, (actions, resets) in enumerate(record.iterations):

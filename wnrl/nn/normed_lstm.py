@@ -118,7 +118,7 @@ class NormedRecurrent(nn.Module):
             else:
                 nn.init.uniform_(parameter, -bound, bound)
 
-    def _recurrence(self, suffix: str = "") -> Recurrence:
+    def recurrence(self, suffix: str = "") -> Recurrence:
         """The layer whose parameter names end in ``suffix``."""
 
         def part(name: str) -> Any:
@@ -160,7 +160,7 @@ class NormedLSTM(Recurrent, NormedRecurrent):
         directions = ("", "_reverse") if self.bidirectional else ("",)
         suffixes = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in directions]
         seq = open_for(self, input, hx)
-        rows = [self._recurrence(suffix) for suffix in suffixes]
+        rows = [self.recurrence(suffix) for suffix in suffixes]
         dropout = self.dropout if self.training else 0.0
         out, (h, c) = seq.close(*unroll(seq, rows, num_layers=self.num_layers, dropout=dropout))
         return out, (h, c)
@@ -191,7 +191,7 @@ class NormedLSTMCell(NormedRecurrent):
     ) -> tuple[Tensor, Tensor]:
         """One step: ``input`` is ``(N, input_size)``, h and c ``(N, hidden_size)``; N may lack."""
         batch, *states = open_cell(self, input, hx, 2)
-        h, c = step_once(self._recurrence(), batch, tuple(states))
+        h, c = step_once(self.recurrence(), batch, tuple(states))
         return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))
 
 

@@ -43,8 +43,9 @@ class ActorCritic(nn.Module):
 
     def __init__(self, config: PPOConfig, n_inputs: int, n_outputs: int, continuous: bool) -> None:
         super().__init__()
-        nets = {name: _hidden(config, n_inputs) for name in ("policy_net", "value_net")}
-        width = (n_inputs, *config.net_arch)[-1]
+        n_features = self.n_features(config, n_inputs)
+        nets = {name: _hidden(config, n_features) for name in ("policy_net", "value_net")}
+        width = (n_features, *config.net_arch)[-1]
         self.action_net: nn.Module = nn.Linear(width, n_outputs)
         if continuous:
             self.log_std = nn.Parameter(torch.full((n_outputs,), config.log_std_init))
@@ -54,7 +55,15 @@ class ActorCritic(nn.Module):
                 net.apply(partial(_orthogonal, gain=math.sqrt(2)))
             _orthogonal(self.action_net, gain=0.01)
             _orthogonal(self.value_net, gain=1.0)
+        self.add_memory(config, n_inputs)
         self._normalize(config, nets)
+
+    def n_features(self, config: PPOConfig, n_inputs: int) -> int:
+        """Return how many numbers the hidden layers are given."""
+        return n_inputs
+
+    def add_memory(self, config: PPOConfig, n_inputs: int) -> None:
+        """Add what stands in front of the hidden layers: nothing."""
 
     def _normalize(self, config: PPOConfig, nets: dict[str, nn.Sequential]) -> None:
         norm, options = NORMS[config.norm], config.norm_kwargs
@@ -127,6 +136,7 @@ class Layout:
 def layout(net: ActorCritic) -> Layout:
     """Return the layout for networks like ``net``."""
     actor, critic = net.network(), net.network(critic=True)
+    names = {id(tensor): name for name, tensor in _tensors(net).items()}
     parameters = dict(actor.named_parameters())
     if hasattr(net, "log_std"):
         parameters[LOG_STD] = net.log_std
@@ -134,39 +144,34 @@ def layout(net: ActorCritic) -> Layout:
     return Layout(
         net,
         half,
-        _whole(half, dict(critic.named_parameters()), len(actor) - 1),
+        _whole(half, {**_tensors(actor), **parameters}, _tensors(critic), names),
         half_buffers,
-        _whole(half_buffers, dict(critic.named_buffers()), len(actor) - 1),
+        _whole(half_buffers, _tensors(actor), _tensors(critic), names),
     )
 
 
-def _whole(half: Rows, critic: dict[str, Tensor], head: int) -> Rows:
-    """Return the rows of both networks from those of the actor, and the critic's shapes."""
-    actor = [slot._replace(name=_sb3_name(slot.name, head, False)) for slot in half.slots]
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict((*module.named_parameters(), *module.named_buffers()))
+
+
+def _whole(
+    half: Rows, actor: dict[str, Tensor], critic: dict[str, Tensor], names: dict[int, str]
+) -> Rows:
+    """Return the rows of both networks from those of one, both by its names, and SB3's names."""
+    first = [slot._replace(name=names[id(actor[slot.name])]) for slot in half.slots]
     second = [
-        Slot(
-            _sb3_name(slot.name, head, True),
-            tuple(critic[slot.name].shape),
-            slot.start + half.width,
-        )
+        Slot(names[id(tensor)], tuple(tensor.shape), slot.start + half.width)
         for slot in half.slots
-        if slot.name in critic
+        if (tensor := critic.get(slot.name)) is not None
     ]
-    return Rows((*actor, *second), 2 * half.width)
-
-
-def _sb3_name(name: str, head: int, critic: bool) -> str:
-    """Return the name in an ``ActorCritic`` of what has ``name`` in one of its halves."""
-    first, _, rest = name.partition(".")
-    if name == LOG_STD:
-        return name
-    if int(first) == head:
-        return f"{'value_net' if critic else 'action_net'}.{rest}"
-    return f"mlp_extractor.{'value_net' if critic else 'policy_net'}.{name}"
+    return Rows((*first, *second), 2 * half.width)
 
 
 def build(
-    configs: Sequence[PPOConfig], observations: spaces.Space[Any], actions: spaces.Space[Any]
+    configs: Sequence[PPOConfig],
+    observations: spaces.Space[Any],
+    actions: spaces.Space[Any],
+    kind: type[ActorCritic] = ActorCritic,
 ) -> tuple[Layout, Tensor, Tensor]:
     """Return a layout, and the initial parameters ``(P, D)`` and buffers of the members.
 
@@ -174,6 +179,7 @@ def build(
         configs: of the members.
         observations: a Box with one axis.
         actions: Discrete, or a Box with one axis and finite bounds.
+        kind: of networks.
 
     Raises:
         UsageError: other spaces, or networks that cannot have the norm.
@@ -191,7 +197,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         for config in configs:
             torch.default_generator.manual_seed(config.seed)
-            nets.append(ActorCritic(config, observations.shape[0], n_outputs, continuous))
+            nets.append(kind(config, observations.shape[0], n_outputs, continuous))
     plan = layout(nets[0])
     return plan, plan.whole.stack(nets), plan.whole_buffers.stack(nets)
 

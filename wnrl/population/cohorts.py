@@ -1,6 +1,7 @@
 """The algorithms that train a population."""
 
 from wnrl.population.ppo import PPO
+from wnrl.population.recurrent_ppo import RecurrentPPO
 
-COHORTS: dict[str, type[PPO]] = {"ppo": PPO}
+COHORTS: dict[str, type[PPO]] = {"ppo": PPO, "recurrent_ppo": RecurrentPPO}
 """By the words that agents have for them."""

@@ -8,7 +8,7 @@ a CPU not in one bit.
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from wnrl.errors import UsageError, check_choice
 from wnrl.nn.projection import is_projected, project_, projected_weights
 from wnrl.norms import NORMS
 from wnrl.optim import layer_weights
-from wnrl.population.actor_critic import Layout, build, initialise
+from wnrl.population.actor_critic import ActorCritic, Layout, build, initialise
 from wnrl.population.distributions import distribution
 from wnrl.population.hot import HotNetworks
 from wnrl.population.layers import ACTIVATIONS, HOT
@@ -28,11 +28,14 @@ from wnrl.population.rollout import (
     EVALUATION,
     INIT,
     RESETS,
+    ActWithMemory,
     Batch,
     Draws,
     Ended,
+    Past,
     Running,
     draw,
+    draw_orders,
     rollout,
 )
 from wnrl.population.statistics import Scaling
@@ -77,6 +80,8 @@ class PPO:
     """
 
     member = PPOConfig.of
+    kind: ClassVar[type[ActorCritic]] = ActorCritic
+    """Of the networks."""
 
     def __init__(
         self,
@@ -89,7 +94,9 @@ class PPO:
         way: str = "auto",
     ) -> None:
         self.env, self.members, self.config = env, tuple(members), shared(members)
-        self.plan, params, buffers = build(members, env.observation_space, env.action_space)
+        self.plan, params, buffers = build(
+            members, env.observation_space, env.action_space, self.kind
+        )
         self.params, self.buffers = params.to(device, dtype), buffers.to(device, dtype)
         self.keys = member_keys([member.seed for member in members], device)
         self.chunk = chunk or (CHUNK if self.params.is_cpu else len(members))
@@ -121,9 +128,32 @@ class PPO:
 
     def start(self, episodes: Episodes) -> None:
         """Begin training with these episodes, ``(P, n_envs)``."""
-        self.running = Running(episodes, torch.zeros(episodes.steps.shape).to(self.params))
+        shape = episodes.steps.shape
+        rewards = torch.zeros(shape).to(self.params)
+        self.running = Running(episodes, rewards, self._no_memory(*shape))
         self.statistics = self.scaling.init(episodes.obs)
         self.iteration = 0
+
+    def _no_memory(self, n_members: int, n_envs: int) -> Tensor:
+        """Return the memory at the start of an episode, ``(n_members, n_envs, ...)``."""
+        return self.params.new_zeros(n_members, n_envs, 0)
+
+    def _act(self, params: Tensor, buffers: Tensor) -> ActWithMemory:
+        """Return the networks in evaluation mode."""
+        act = self.networks.act(params, buffers)
+        return lambda obs, memory: (*act(obs), memory)
+
+    def _orders(self) -> Tensor | None:
+        """Return the orders of the samples in this iteration, as ``Draws`` has them."""
+        return draw_orders(self.keys, self.iteration, self.config)
+
+    def _minibatches(
+        self, batch: Batch, past: Past, orders: Tensor | None, epoch: int
+    ) -> Sequence[Any]:
+        """Return the minibatches of an epoch, of the members that ``batch`` has."""
+        return (
+            [batch] if orders is None else minibatches(batch, orders[epoch], self.config.batch_size)
+        )
 
     def _episodes(self, keys: Tensor, stream: int, start: int, n_envs: int) -> Episodes:
         """Return environments at the start of an episode, ``(P, n_envs)``."""
@@ -159,11 +189,12 @@ class PPO:
         config = self.config
         if draws is None:
             draws = draw(
-                self.keys, self.iteration, self.env, self.distribution, config, self.params.dtype
-            )
-        act = self.networks.act(self.params, self.buffers)
+                self.keys, self.iteration, self.env, self.distribution, config,
+                self.params.dtype, self._orders(),
+            )  # fmt: skip
+        act = self._act(self.params, self.buffers)
         log_std = self.plan.log_std(self.params)
-        self.running, batch, ended = rollout(
+        self.running, batch, past, ended = rollout(
             act, log_std, self.env, self.distribution, self.running,
             self.scaling, self.statistics, draws, self.own["gamma"],
             self.own["gae_lambda"],
@@ -173,7 +204,12 @@ class PPO:
             batch = self._initialise(batch, config.data_init)
         for first in range(0, len(self.params), self.chunk):
             chunk = slice(first, first + self.chunk)
-            self._update(chunk, Batch(*(value[chunk] for value in batch)), draws.orders)
+            self._update(
+                chunk,
+                Batch(*(value[chunk] for value in batch)),
+                Past(*(value[chunk] for value in past)),
+                None if draws.orders is None else draws.orders[:, chunk],
+            )
         return ended
 
     def _initialise(self, batch: Batch, count: int) -> Batch:
@@ -196,7 +232,7 @@ class PPO:
         spread = None if log_std is None else log_std[:, None]
         return batch._replace(log_probs=self.distribution.log_prob(head, spread, batch.actions))
 
-    def _update(self, members: slice, batch: Batch, orders: Tensor | None) -> None:
+    def _update(self, members: slice, batch: Batch, past: Past, orders: Tensor | None) -> None:
         """Learn from the samples of some members, in place."""
         config = self.config
         params, buffers = self.params[members], self.buffers[members]
@@ -217,12 +253,11 @@ class PPO:
         grads = torch.zeros_like(params)
         learner = self.networks.learner(params, buffers, grads, goal)
         t = (self.iteration - 1) * config.n_epochs * config.minibatches
-        whole = [learner.prepare(batch)] if orders is None else []
         for epoch in range(config.n_epochs):
-            if orders is not None:
-                pieces = minibatches(batch, orders[epoch, members], config.batch_size)
-                whole = [learner.prepare(piece) for piece in pieces]
-            for samples in whole:
+            if epoch == 0 or orders is not None:
+                pieces = self._minibatches(batch, past, orders, epoch)
+                prepared = [learner.prepare(piece) for piece in pieces]
+            for samples in prepared:
                 t += 1
                 learner.gradient_(samples)
                 clip_(grads, config.max_grad_norm)
@@ -260,7 +295,7 @@ class PPO:
             Return and length of each episode, ``(K P, n_episodes)``.
         """
         params, buffers, statistics = agents or self.agents
-        act = self.networks.act(params, buffers)
+        act, memory = self._act(params, buffers), self._no_memory(len(params), n_episodes)
         keys = self.keys.repeat(len(params) // len(self.keys))
         first = start * self.env.reset_draws
         episodes = self._episodes(keys, EVALUATION, first, n_episodes)
@@ -272,7 +307,7 @@ class PPO:
         for t in range(self.env.max_episode_steps):
             n = n_episodes * each
             u = uniform(streams, t * n, n, self.params.dtype).view(*returns.shape, each)
-            head, _ = act(self.scaling.obs(statistics, episodes.obs))
+            head, _, memory = act(self.scaling.obs(statistics, episodes.obs), memory)
             actions = self.distribution.to_env(self.distribution.mode(head))
             episodes, step = advance(self.env, episodes, actions, u)
             returns += step.rewards * alive
@@ -310,7 +345,7 @@ class PPO:
 
     def state(self) -> dict[str, Any]:
         """Return everything that training goes on from, as tensors and numbers, copies."""
-        episodes, rewards = self.running
+        episodes, rewards, memory = self.running
         return {
             "seeds": torch.tensor([member.seed for member in self.members]),
             "iteration": self.iteration,
@@ -322,6 +357,7 @@ class PPO:
             "obs": episodes.obs.clone(),
             "steps": episodes.steps.clone(),
             "rewards": rewards.clone(),
+            "memory": memory.clone(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -346,7 +382,7 @@ class PPO:
         device = self.params.device
         env = {name: value.to(device) for name, value in state["env"].items()}
         episodes = Episodes(env, state["obs"].to(device), state["steps"].to(device))
-        self.running = Running(episodes, state["rewards"].to(device))
+        self.running = Running(episodes, state["rewards"].to(device), state["memory"].to(device))
 
 
 def minibatches(batch: Batch, order: Tensor, size: int) -> list[Batch]:

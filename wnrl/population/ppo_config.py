@@ -30,6 +30,8 @@ class PPOConfig:
         "gae_lambda",
     )
     """What may differ from member to member of one cohort."""
+    algorithm: ClassVar[str] = "PPO"
+    """Its name in messages."""
     elsewhere: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "frame_stack": (None, 1),
         "env_kwargs": ({},),
@@ -110,12 +112,12 @@ class PPOConfig:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("normalize", self.normalize, KINDS)
         for name in ("total_timesteps", "n_envs", "n_steps", "n_epochs"):
-            _check_whole(name, getattr(self, name), 1)
+            check_whole(name, getattr(self, name), 1)
         for width in self.net_arch:
-            _check_whole("net_arch", width, 1)
-        _check_whole("batch_size", self.batch_size, 2)
+            check_whole("net_arch", width, 1)
+        check_whole("batch_size", self.batch_size, 2)
         if self.data_init is not None:
-            _check_whole("data_init", self.data_init, 2)
+            check_whole("data_init", self.data_init, 2)
         for name in ("learning_rate", "clip_range", "max_grad_norm"):
             check_positive(**{name: getattr(self, name)})
         for name in ("ent_coef", "vf_coef", "learning_rate_end", "weight_decay"):
@@ -152,7 +154,8 @@ class PPOConfig:
             off = cls.elsewhere.get(name)
             if name not in known and (off is None or (off and value not in off)):
                 raise UsageError(
-                    f"PPO in a population has no {name}, got {value!r}; it has {', '.join(known)}"
+                    f"{cls.algorithm} in a population has no {name}, got {value!r}; "
+                    f"it has {', '.join(known)}"
                 )
         return cls(**{name: value for name, value in settings.items() if name in known})
 
@@ -196,6 +199,7 @@ def shared(configs: Sequence[PPOConfig]) -> PPOConfig:
     return first
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise UsageError if ``value`` is no whole number from ``least`` on."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UsageError(f"{name} must be a whole number of at least {least}, got {value!r}")

@@ -21,6 +21,8 @@ RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION = range(6)
 
 Act = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From observations ``(P, N, D)`` to the actor's head ``(P, N, A)`` and the values ``(P, N)``."""
+ActWithMemory = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""The same from observations and a memory ``(P, N, ...)``, which comes back as it is then."""
 
 
 class Draws(NamedTuple):
@@ -32,7 +34,8 @@ class Draws(NamedTuple):
     """``(T, P, N, step_draws + reset_draws)`` of the environment."""
     orders: Tensor | None
     """Permutations of the samples, ``(n_epochs, P, N * T)``; None where one minibatch has all.
-    Sample ``n * T + t`` is step t of environment n."""
+    Sample ``n * T + t`` is step t of environment n. Of an algorithm that learns from sequences, the
+    first sample of each epoch, ``(n_epochs, P)``."""
 
 
 class Batch(NamedTuple):
@@ -45,12 +48,23 @@ class Batch(NamedTuple):
     returns: Tensor
 
 
+class Past(NamedTuple):
+    """What came before samples ``(P, B, ...)``."""
+
+    memory: Tensor
+    """With which the sample was acted, zero where an episode starts, ``(P, B, ...)``."""
+    starts: Tensor
+    """Whether the sample is the first of an episode, ``(P, B)``."""
+
+
 class Running(NamedTuple):
     """Where the environments of all members stand, ``(P, N, ...)``."""
 
     episodes: Episodes
     rewards: Tensor
     """The sum of rewards of the present episode so far."""
+    memory: Tensor
+    """What the networks remember, zero where an episode starts; without a number if nothing."""
 
 
 class Ended(NamedTuple):
@@ -69,8 +83,19 @@ def draw(
     distribution: Distribution,
     config: PPOConfig,
     dtype: torch.dtype,
+    orders: Tensor | None,
 ) -> Draws:
-    """Return the random numbers of one iteration, which is counted from zero."""
+    """Return the random numbers of one iteration, which is counted from zero.
+
+    Args:
+        keys: of the members.
+        iteration: its number.
+        env: the environment.
+        distribution: of actions.
+        config: of the members.
+        dtype: of the numbers.
+        orders: as ``Draws`` has them.
+    """
     shape = (len(keys), config.n_steps, config.n_envs)
 
     def numbers(stream: int, each: int) -> Tensor:
@@ -81,22 +106,26 @@ def draw(
             .transpose(0, 1)  # (P, T, N, ·) -> (T, P, N, ·)
         )
 
-    orders = None
-    if config.minibatches > 1:
-        start = iteration * (config.n_epochs * config.samples)
-        streams = fork(keys, ORDERS)
-        orders = torch.stack(
-            [
-                permutation(streams, start + epoch * config.samples, config.samples)
-                for epoch in range(config.n_epochs)
-            ]
-        )
     per_step = env.step_draws + env.reset_draws
     return Draws(numbers(ACTIONS, distribution.draws), numbers(STEPS, per_step), orders)
 
 
+def draw_orders(keys: Tensor, iteration: int | Tensor, config: PPOConfig) -> Tensor | None:
+    """Return the orders of the samples in one iteration, as ``Draws`` has them."""
+    if config.minibatches == 1:
+        return None
+    start = iteration * (config.n_epochs * config.samples)
+    streams = fork(keys, ORDERS)
+    return torch.stack(
+        [
+            permutation(streams, start + epoch * config.samples, config.samples)
+            for epoch in range(config.n_epochs)
+        ]
+    )
+
+
 def rollout(
-    act: Act,
+    act: ActWithMemory,
     log_std: Tensor | None,
     env: TensorEnv,
     distribution: Distribution,
@@ -106,7 +135,7 @@ def rollout(
     draws: Draws,
     gamma: Tensor,
     gae_lambda: Tensor,
-) -> tuple[Running, Batch, Ended]:
+) -> tuple[Running, Batch, Past, Ended]:
     """Step all environments of all members T times.
 
     The value of the final observation is added to the reward where the time limit cut an episode,
@@ -124,13 +153,14 @@ def rollout(
         gamma: ``(P,)``.
         gae_lambda: ``(P,)``.
     """
-    episodes, rewards_so_far = running
+    episodes, rewards_so_far, memory = running
     if log_std is not None:
         log_std = log_std[:, None]  # (P, 1, A)
     columns: list[tuple[Tensor, ...]] = []
     for u_actions, u_steps in zip(draws.actions, draws.steps, strict=True):
         obs = scaling.obs(statistics, episodes.obs)
-        head, values = act(obs)
+        starts, before = episodes.steps == 0, memory
+        head, values, memory = act(obs, before)
         actions = distribution.sample(head, log_std, u_actions)
         lengths = episodes.steps + 1
         episodes, step = advance(env, episodes, distribution.to_env(actions), u_steps)
@@ -138,23 +168,27 @@ def rollout(
         rewards, final_obs = scaling.step_(statistics, episodes.obs, step, gamma)
         total = rewards_so_far + step.rewards
         columns.append((obs, actions, head, values, rewards, ended, step.truncated,
-                        final_obs, total, lengths))  # fmt: skip
+                        final_obs, total, lengths, starts, before, memory))  # fmt: skip
         rewards_so_far = total.masked_fill(ended, 0.0)
-    obs, actions, head, values, rewards, ended, truncated, final_obs, totals, lengths = (
-        torch.stack(column, 2) for column in zip(*columns, strict=True)
-    )  # (P, N, T, ...)
+        memory = memory.masked_fill(ended.view(*ended.shape, *[1] * (memory.dim() - 2)), 0.0)
+    whole = [torch.stack(column, 2) for column in zip(*columns, strict=True)]  # (P, N, T, ...)
+    obs, actions, head, values, rewards, ended, truncated, final_obs, *others = whole
+    totals, lengths, starts, before, after = others
     log_probs = distribution.log_prob(head, None if log_std is None else log_std[:, None], actions)
-    at_limits = values_at_limits(act, final_obs, truncated, env.max_episode_steps)
+    at_limits = values_at_limits(act, final_obs, after, truncated, env.max_episode_steps)
     rewards = rewards + gamma[:, None, None] * at_limits
-    last_values = act(scaling.obs(statistics, episodes.obs))[1]
+    last_values = act(scaling.obs(statistics, episodes.obs), memory)[1]
     advantages = gae(rewards, values, last_values, ended, gamma, gae_lambda)
     samples = (obs, actions, log_probs, advantages, advantages + values)
     batch = Batch(*(value.flatten(1, 2) for value in samples))
+    past = Past(before.flatten(1, 2), starts.flatten(1, 2))
     finished = Ended(totals.where(ended, torch.nan), lengths.where(ended, 0))
-    return Running(episodes, rewards_so_far), batch, finished
+    return Running(episodes, rewards_so_far, memory), batch, past, finished
 
 
-def values_at_limits(act: Act, final_obs: Tensor, truncated: Tensor, limit: int) -> Tensor:
+def values_at_limits(
+    act: ActWithMemory, final_obs: Tensor, memory: Tensor, truncated: Tensor, limit: int
+) -> Tensor:
     """Return the values of final observations where the time limit cut an episode, else zero.
 
     In ``limit`` steps an environment is cut at most once: of so many final observations one is
@@ -163,6 +197,7 @@ def values_at_limits(act: Act, final_obs: Tensor, truncated: Tensor, limit: int)
     Args:
         act: the networks as they act.
         final_obs: ``(P, N, T, D)``.
+        memory: with which they are seen, ``(P, N, T, ...)``.
         truncated: ``(P, N, T)``, bool.
         limit: the least number of steps between two cuts.
 
@@ -170,10 +205,15 @@ def values_at_limits(act: Act, final_obs: Tensor, truncated: Tensor, limit: int)
         ``(P, N, T)``.
     """
     parts = []
-    for obs, cut in zip(final_obs.split(limit, 2), truncated.split(limit, 2), strict=True):
+    for obs, remembered, cut in zip(
+        final_obs.split(limit, 2), memory.split(limit, 2), truncated.split(limit, 2), strict=True
+    ):
         where = cut.long().argmax(2, keepdim=True)
-        values = act(torch.take_along_dim(obs, where[..., None], 2)[:, :, 0])[1]
-        parts.append(values[..., None].where(cut, 0.0))
+        seen, before = (
+            torch.take_along_dim(x, where[(..., *[None] * (x.dim() - 3))], 2)[:, :, 0]
+            for x in (obs, remembered)
+        )
+        parts.append(act(seen, before)[1][..., None].where(cut, 0.0))
     return torch.cat(parts, 2)
 
 

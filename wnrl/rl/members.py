@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
@@ -16,10 +17,16 @@ from torch import Tensor
 
 from wnrl.networks import ACTIVATIONS
 from wnrl.rl.statistics import with_statistics
-from wnrl.sb3 import WNMlpPolicy
+from wnrl.sb3 import WNMlpGruPolicy, WNMlpLstmPolicy, WNMlpPolicy
 
-MODELS: dict[str, tuple[type[BaseAlgorithm], type[Any]]] = {"ppo": (PPO, WNMlpPolicy)}
-"""SB3's class and our policy, by algorithm."""
+MODELS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "recurrent_ppo": RecurrentPPO}
+"""SB3's class, by algorithm."""
+POLICIES: dict[str | None, type[Any]] = {
+    None: WNMlpPolicy,
+    "lstm": WNMlpLstmPolicy,
+    "gru": WNMlpGruPolicy,
+}
+"""Our policy, by the recurrent layer."""
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}
 
 
@@ -50,8 +57,8 @@ def to_sb3(
         state: The policy's, on any device.
         statistics: Of a ``VecNormalize``, see ``wnrl.rl.statistics``; None without one.
     """
-    algorithm, policy = MODELS[algo]
-    values = asdict(config)
+    algorithm, values = MODELS[algo], asdict(config)
+    policy = POLICIES[values.get("cell")]
     for name in ("learning_rate", "clip_range"):
         if values.get(f"{name}_schedule") == "linear":
             values[name] = LinearSchedule(values[name], values.get(f"{name}_end", 0.0), 1.0)

@@ -1,0 +1,195 @@
+"""Actor and critic with a recurrent layer each, as sb3-contrib's policies have them."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from wnrl.norms import NORMS
+from wnrl.population.actor_critic import LOG_STD, ActorCritic, Layout
+from wnrl.population.distributions import Distribution
+from wnrl.population.recurrence import Memories, Tensors
+from wnrl.population.rollout import ActWithMemory, Batch
+from wnrl.population.vmapped import Goal, ppo_loss
+
+CELLS: dict[str, tuple[type[nn.Module], int]] = {"lstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}
+"""Recurrent layers and their numbers of states."""
+
+
+class RecurrentActorCritic(ActorCritic):
+    """``ActorCritic`` whose hidden layers stand behind recurrent ones, one for each network."""
+
+    def n_features(self, config: Any, n_inputs: int) -> int:
+        """Return how many numbers the hidden layers are given."""
+        return int(config.lstm_hidden_size)
+
+    def add_memory(self, config: Any, n_inputs: int) -> None:
+        """Add the recurrent layers, with the norm where it has a recurrent form."""
+        # RecurrentPPO's policy draws LSTMs first, also where GRUs take their place.
+        for cell in dict.fromkeys(("lstm", config.cell)):
+            make: Any = CELLS[cell][0]
+            rnns = [
+                make(n_inputs, config.lstm_hidden_size, num_layers=config.n_lstm_layers)
+                for _ in range(2)
+            ]
+        norm = NORMS[config.norm]
+        if (kind := norm.layers.get(type(rnns[0]))) is not None:
+            options = {k: v for k, v in config.norm_kwargs.items() if k in norm.layer_options}
+            rnns = [kind.from_plain(rnn, **options) for rnn in rnns]
+        elif norm.mark is not None and norm.after_step is not None:
+            for rnn in rnns:
+                norm.mark(rnn)
+                norm.after_step(rnn)
+        self.lstm_actor, self.lstm_critic = rnns
+
+    def network(self, critic: bool = False) -> nn.Sequential:
+        """Return one of the networks as its parts ``rnn`` and ``mlp``."""
+        rnn = self.lstm_critic if critic else self.lstm_actor
+        return nn.Sequential(OrderedDict(rnn=rnn, mlp=super().network(critic)))
+
+
+class Sequences(NamedTuple):
+    """A minibatch of whole sequences of T steps, ``(P, T * N, ...)`` with time first."""
+
+    batch: Batch
+    given: Tensor
+    """States with which sequences begin, and zero elsewhere, ``(P, T, N, 2, L, S, H)``."""
+    kept: Tensor
+    """Zero where a sequence begins, else one, ``(P, T, N)``."""
+
+
+class Samples(NamedTuple):
+    """What a gradient is made of, for both networks of each member."""
+
+    batch: Batch
+    x: Tensor
+    """``(2P, T, N, n_inputs)``."""
+    given: Tensor
+    """``(2P, T, N, L, S, H)``."""
+    kept: Tensor
+    """``(2P, T, N, 1)``."""
+
+
+@dataclass(frozen=True)
+class RecurrentNetworks:
+    """Computes what the networks of a cohort give, and the gradients of PPO's loss.
+
+    The layers are wnrl's modules, run by ``torch.func``; LSTMs step through time by formula.
+    """
+
+    plan: Layout
+    distribution: Distribution
+
+    def act(self, params: Tensor, buffers: Tensor) -> ActWithMemory:
+        """Return the networks in evaluation mode, for a rollout."""
+        run = self.runner(self.views(params), self.buffer_views(buffers), training=False)
+
+        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            given = _for_both(memory.movedim(2, 1))
+            kept = obs.new_zeros(len(given), 1, obs.shape[1], 1)
+            outputs, states = run(_twice(obs)[:, None], given[:, None], kept)
+            outputs = outputs.unflatten(0, (-1, 2))
+            return outputs[:, 0], outputs[:, 1, :, 0], states.unflatten(0, (-1, 2)).movedim(1, 2)
+
+        return act
+
+    def learner(
+        self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal
+    ) -> "RecurrentLearner":
+        """Return what computes gradients of these members."""
+        views = self.views(params), self.buffer_views(buffers), self.views(grads)
+        return RecurrentLearner(self, goal, *views)
+
+    def views(self, matrix: Tensor) -> Tensors:
+        """Return what the rows hold by the names of a network, ``(2P, *shape)``, views."""
+        return self.plan.half.views(self.plan.halves(matrix))
+
+    def buffer_views(self, matrix: Tensor) -> Tensors:
+        """Return the like of buffers."""
+        return self.plan.half_buffers.views(self.plan.halves(matrix))
+
+    def runner(
+        self, params: Tensors, buffers: Tensors, training: bool
+    ) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return the networks as a function of inputs and states, as ``Memories`` takes them.
+
+        It gives the outputs ``(2P, T * N, A)`` and the states at the end.
+        """
+        net = copy.deepcopy(self.plan.net.network()).train(training)
+        mlp = net.get_submodule("mlp")
+        memories = Memories(
+            net.get_submodule("rnn"), _below(params, "rnn."), _below(buffers, "rnn.")
+        )
+        tensors = _below(params, "mlp."), _below(buffers, "mlp.")
+
+        def run(x: Tensor, given: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+            y, states = memories.run(x, given, kept)
+            outputs = vmap(lambda p, b, y: functional_call(mlp, (p, b), (y,)))(
+                *tensors, y.flatten(1, 2)
+            )
+            return outputs, states
+
+        return run
+
+
+@dataclass(frozen=True)
+class RecurrentLearner:
+    """Gradients of some members, from views of their rows ``(2P, *shape)``."""
+
+    networks: RecurrentNetworks
+    goal: Goal
+    params: Tensors
+    buffers: Tensors
+    grads: Tensors
+
+    def prepare(self, sequences: Sequences) -> Samples:
+        """Lay samples out; the same ones may be learnt from many times."""
+        batch, given, kept = sequences
+        return Samples(
+            batch,
+            _twice(batch.obs.unflatten(1, kept.shape[1:])),
+            _for_both(given.movedim(3, 1)),
+            _twice(kept[..., None]),
+        )
+
+    def gradient_(self, samples: Samples) -> None:
+        """Write the gradients of the loss, and let running statistics move."""
+        networks = self.networks
+        # Under vmap, torch's batch norm writes statistics that are not contiguous into a copy.
+        moved = {name: value.clone() for name, value in self.buffers.items()}
+        with torch.enable_grad():
+            leaves = {name: v.detach().requires_grad_() for name, v in self.params.items()}
+            run = networks.runner(leaves, moved, training=True)
+            outputs = run(samples.x, samples.given, samples.kept)[0].unflatten(0, (-1, 2))
+            log_std = leaves[LOG_STD].unflatten(0, (-1, 2))[:, 0] if LOG_STD in leaves else None
+            loss = vmap(
+                lambda head, values, log_std, batch, goal: ppo_loss(
+                    head, values, log_std, batch, goal, networks.distribution
+                ),
+                in_dims=(0, 0, None if log_std is None else 0, 0, Goal(0, 0, None, None)),  # type: ignore[arg-type]
+            )(outputs[:, 0], outputs[:, 1, :, 0], log_std, samples.batch, self.goal)
+            computed = torch.autograd.grad(loss.sum(), [*leaves.values()])
+        for view, by_leaf in zip(self.grads.values(), computed, strict=True):
+            view.copy_(by_leaf)
+        for name, view in self.buffers.items():
+            view.copy_(moved[name])
+
+
+def _below(tensors: Tensors, prefix: str) -> Tensors:
+    """Return what has names with a prefix, under the rest of their names."""
+    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+
+
+def _twice(value: Tensor) -> Tensor:
+    """``(P, ...) -> (2P, ...)``: the same for both networks of a member."""
+    return _for_both(value[:, None].expand(-1, 2, *value.shape[1:]))
+
+
+def _for_both(value: Tensor) -> Tensor:
+    """``(P, 2, ...) -> (2P, ...)``, a contiguous tensor: sums in one order for any P."""
+    return value.flatten(0, 1).contiguous()

@@ -1,0 +1,137 @@
+"""PPO with LSTMs or GRUs of many members at once, as sb3-contrib's RecurrentPPO.
+
+States go on from rollout to rollout and are zero where an episode begins. An epoch begins at a
+random sample, and its minibatches are what follows: of ``batch_size`` samples, so that all of them
+are whole sequences of ``n_steps``, but for one that is cut where the minibatch begins. There, and
+at the first step of a rollout, a sequence begins with the states that the rollout had.
+
+On a CPU a member's companions change no bit of it where the numbers of units are multiples of 32;
+elsewhere torch computes what does not fill a vector by other functions, to the last digit.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from wnrl.errors import UsageError, check_choice
+from wnrl.population.actor_critic import ActorCritic
+from wnrl.population.ppo import PPO
+from wnrl.population.ppo_config import PPOConfig, check_whole
+from wnrl.population.random import fork, uniform
+from wnrl.population.recurrent_networks import (
+    CELLS,
+    RecurrentActorCritic,
+    RecurrentNetworks,
+    Sequences,
+)
+from wnrl.population.rollout import ORDERS, ActWithMemory, Batch, Past
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentPPOConfig(PPOConfig):
+    """Hyperparameters of one member; the defaults are sb3-contrib's.
+
+    Raises:
+        UsageError: a value with which training could not run.
+    """
+
+    algorithm: ClassVar[str] = "RecurrentPPO"
+    elsewhere: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **PPOConfig.elsewhere,
+        "data_init": (None,),
+        "shared_lstm": (False,),
+        "enable_critic_lstm": (True,),
+    }
+
+    n_steps: int = 128
+    """Steps of each environment between updates; the longest sequence to learn from."""
+    batch_size: int = 128
+    """Samples in a minibatch, a multiple of n_steps, or all."""
+    cell: str = "lstm"
+    """lstm or gru; the next two fields are of either."""
+    lstm_hidden_size: int = 256
+    """Units of each recurrent layer."""
+    n_lstm_layers: int = 1
+    """Recurrent layers on top of one another."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("cell", self.cell, CELLS)
+        for name in ("lstm_hidden_size", "n_lstm_layers"):
+            check_whole(name, getattr(self, name), 1)
+        if self.data_init is not None:
+            raise UsageError(f"data_init has no place in {self.algorithm}, got {self.data_init}")
+        if self.batch_size < self.samples and self.batch_size % self.n_steps:
+            raise UsageError(
+                f"batch_size of {self.algorithm} in a population must be a multiple of n_steps "
+                f"{self.n_steps}, got {self.batch_size}"
+            )
+
+
+class RecurrentPPO(PPO):
+    """A cohort whose networks have a memory; arguments as ``PPO`` has them."""
+
+    member = RecurrentPPOConfig.of
+    kind: ClassVar[type[ActorCritic]] = RecurrentActorCritic
+    config: RecurrentPPOConfig
+    networks: RecurrentNetworks  # type: ignore[assignment]
+
+    def _networks(self, way: str) -> RecurrentNetworks:  # type: ignore[override]
+        check_choice("way", way, ("auto",))
+        return RecurrentNetworks(self.plan, self.distribution)
+
+    def _no_memory(self, n_members: int, n_envs: int) -> Tensor:
+        config = self.config
+        shape = (2, config.n_lstm_layers, CELLS[config.cell][1], config.lstm_hidden_size)
+        return self.params.new_zeros(n_members, n_envs, *shape)
+
+    def _act(self, params: Tensor, buffers: Tensor) -> ActWithMemory:
+        return self.networks.act(params, buffers)
+
+    def _orders(self) -> Tensor:
+        """Return the first sample of each epoch, ``(n_epochs, P)``."""
+        config = self.config
+        start = self.iteration * config.n_epochs
+        u = uniform(fork(self.keys, ORDERS), start, config.n_epochs, torch.float64)
+        return (u * config.samples).long().T
+
+    def _minibatches(
+        self, batch: Batch, past: Past, orders: Tensor | None, epoch: int
+    ) -> Sequence[Sequences]:
+        assert orders is not None
+        return sequences(batch, past, orders[epoch], self.config.n_steps, self.config.batch_size)
+
+
+def sequences(batch: Batch, past: Past, first: Tensor, n_steps: int, size: int) -> list[Sequences]:
+    """Return minibatches of ``size`` samples from sample ``first`` on, round to the one before it.
+
+    Args:
+        batch: samples ``(P, N * T, ...)``; sample ``n * T + t`` is step t of environment n.
+        past: the like.
+        first: ``(P,)``.
+        n_steps: T.
+        size: a multiple of it, or at least N * T.
+    """
+    n_envs = batch.log_probs.shape[1] // n_steps
+    env, cut = (first // n_steps)[:, None, None], (first % n_steps)[:, None, None]
+    steps = torch.arange(n_steps, device=first.device)[:, None]
+    pieces = []
+    for rows in torch.arange(n_envs, device=first.device).split(size // n_steps):
+        # The first row has what lies behind the cut, and before it the end of the minibatch.
+        at_front = (rows == rows[0]) & (steps < cut)
+        envs = (env + rows + at_front * len(rows)) % n_envs
+        places = (envs * n_steps + steps).flatten(1)  # (P, T, rows) -> (P, T * rows)
+        picked, before = ([_pick(value, places) for value in values] for values in (batch, past))
+        begins = (steps == 0) | ((rows == rows[0]) & (steps == cut))
+        memory, starts = (value.unflatten(1, (n_steps, len(rows))) for value in before)
+        begins = begins | starts
+        given = memory * begins[(..., *[None] * (memory.dim() - begins.dim()))]
+        pieces.append(Sequences(Batch(*picked), given, (~begins).to(memory.dtype)))
+    return pieces
+
+
+def _pick(value: Tensor, places: Tensor) -> Tensor:
+    return torch.take_along_dim(value, places.view(*places.shape, *[1] * (value.dim() - 2)), dim=1)
