@@ -2,11 +2,10 @@
 # wnrl installed with one of its extras, from an active environment or from .venv.
 #
 # WNRL_CONSTRAINTS=/dev/null installs the newest versions, or keeps those of an active environment,
-# instead of the pinned ones. WNRL_CPU=1 takes PyTorch's builds without CUDA.
+# instead of the pinned ones.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 constraints=${WNRL_CONSTRAINTS:-$ROOT/constraints.txt}
-cpu_builds=https://download.pytorch.org/whl/cpu
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -50,24 +49,25 @@ enter_environment() {
 
 # install_extra NAME: once for each state of pyproject.toml and the constraints.
 install_extra() {
-  local state stamp=$PREFIX/.wnrl-$1
+  local state torch stamp=$PREFIX/.wnrl-$1
   state=$(cat "$ROOT/pyproject.toml" "$constraints" | cksum; echo "$ROOT")
   if [[ -f $stamp && $(<"$stamp") == "$state" ]]; then
     return
   fi
   echo "installing wnrl[$1] into $PREFIX: PyTorch, stable-baselines3 and what belongs to them" >&2
-  if [[ $(uname -s) != Linux || -n ${WNRL_CPU:-} ]]; then
-    echo "to download: about 0.5 GB" >&2
+  torch=$(grep -m1 '^torch==' "$constraints" || echo torch)
+  if [[ $(uname -s) == Linux ]] && ! "$PYTHON" -c 'import torch' 2>/dev/null; then
+    echo "to download: 2 to 3 GB, for PyTorch has CUDA with it on Linux; without a GPU stop here (Ctrl-C)," >&2
+    echo "put its build for CPUs ($torch) into $PREFIX as pytorch.org says, and call this again: 0.5 GB in all" >&2
   else
-    echo "to download: 2 to 3 GB, for PyTorch has CUDA with it on Linux; without a GPU stop here (Ctrl-C)" >&2
-    echo "and put WNRL_CPU=1 in front of the command: then it is about 0.5 GB" >&2
+    echo "to download: about 0.5 GB" >&2
   fi
   if ! "$PYTHON" -m pip --version >/dev/null 2>&1 && ! "$PYTHON" -m ensurepip >/dev/null 2>&1; then
     echo "error: $PREFIX has no pip; install it there, or deactivate the environment" >&2
     return 1
   fi
   # Not quietly: it takes minutes, and says of each package what it is and how large.
-  "$PYTHON" -m pip install --disable-pip-version-check ${WNRL_CPU:+--extra-index-url "$cpu_builds"} \
+  "$PYTHON" -m pip install --disable-pip-version-check \
     --constraint "$constraints" --editable "$ROOT[$1]" >&2 || return 1
   printf '%s\n' "$state" >"$stamp"
 }

@@ -1,14 +1,17 @@
 """scripts/_env.sh, with an environment that writes down what it is asked to install."""
 
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PYTHON = (
-    '#!/bin/bash\n[[ "$*" == *"pip install"* ]] && echo "$*" >>"$(dirname "$0")/asked"\nexit 0\n'
+    '#!/bin/bash\n[[ "$*" == *"pip install"* ]] && echo "$*" >>"$(dirname "$0")/asked"\n'
+    '[[ "$*" == *"import torch"* ]] && [[ -z "${HAS_TORCH:-}" ]] && exit 1\nexit 0\n'
 )
 
 
@@ -45,16 +48,17 @@ def test_what_is_installed_is_said_with_its_size_and_pip_is_not_silent(installed
     assert "PyTorch" in told
 
 
-def test_builds_without_cuda_are_offered(installed):
-    (asked,), told = installed()
-    assert "WNRL_CPU=1" in told or "about 0.5 GB" in told  # where there are no others
-    assert "--extra-index-url" not in asked
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no builds with CUDA")
+def test_builds_without_cuda_are_offered_where_there_is_no_pytorch_yet(installed):
+    pinned = re.search(r"^torch==\S+", (CHECKOUT / "constraints.txt").read_text(), re.MULTILINE)
+    (_,), told = installed(HAS_TORCH="")
+    assert f"build for CPUs ({pinned[0]}) into" in told
 
 
-def test_builds_without_cuda_are_taken_if_asked_for(installed):
-    (asked,), told = installed(WNRL_CPU="1")
-    assert "/whl/cpu" in asked
+def test_a_pytorch_that_is_there_is_kept(installed):
+    (_,), told = installed(HAS_TORCH="1")
     assert "about 0.5 GB" in told
+    assert "build for CPUs" not in told
 
 
 def test_a_second_call_installs_nothing_and_says_nothing(installed):
