@@ -20,6 +20,7 @@ from wnrl.errors import UsageError, check_choice, printable
 from wnrl.nn.conversion import check_options
 from wnrl.norms import NORMS
 from wnrl.population.cohorts import COHORTS
+from wnrl.population.ppo import PPO
 from wnrl.population.run import CohortRun
 from wnrl.rl.environments import first_env_seed, vectorize
 from wnrl.rl.hardware import choose_device, choose_threads, is_small
@@ -39,6 +40,8 @@ from wnrl.runs import (
     whole_file,
 )
 
+MEASURED_WIDTH = 64
+"""Units of the widest layers for which ``scripts/bench/population.py`` saw a gain on CPUs."""
 ASKED = ("norm", "seed", "env_kwargs", "max_episode_steps")
 """Of ``Settings``, those that a population is asked about."""
 PREFIXES = {"last": "", "best": BEST}
@@ -96,11 +99,11 @@ def batching(trial: Any) -> Batching:
     """Return how a trial of ``wnrl.study`` can be trained together with others."""
     values = settings(trial)
     try:
-        _cohort_class(values).member(_of_cohort(values))
-        tensor_envs.make(values["env_id"])
+        _cohort([values], "cpu")
     except UsageError as error:
         return Batching(refusal=str(error))
-    return Batching()
+    widths = (*values["net_arch"], values.get("lstm_hidden_size", 0))
+    return Batching(pays=max(widths) <= MEASURED_WIDTH)
 
 
 def train_batch(
@@ -124,14 +127,8 @@ def train_batch(
                 with whole_file(path) as file:
                     model.save(cast(io.BufferedIOBase, file))
 
-            cohort_class = _cohort_class(members[0])
-            cohort = cohort_class(
-                tensor_envs.make(members[0]["env_id"]),
-                [cohort_class.member(_of_cohort(v)) for v in members],
-                device=device,
-            )
             return CohortRun(
-                cohort,
+                _cohort(members, device),
                 _plan(members[0]),
                 save,
                 cast(list[str], models[0].policy.plain_parts),
@@ -143,8 +140,12 @@ def train_batch(
         return carry_out_batch(folders, values, build, LENGTH, FILES, options, progress)
 
 
-def _cohort_class(settings: Mapping[str, Any]) -> Any:
-    return COHORTS[check_choice("algo of a population", settings["algo"], COHORTS)]
+def _cohort(members: Sequence[Mapping[str, Any]], device: torch.device | str) -> PPO:
+    """Return a cohort whose members have these settings; UsageError for what it does not have."""
+    algo, env_id = members[0]["algo"], members[0]["env_id"]
+    cohort = COHORTS[check_choice("algo of a population", algo, COHORTS)]
+    configs = [cohort.member(_of_cohort(settings)) for settings in members]
+    return cohort(tensor_envs.make(env_id), configs, device=device)
 
 
 def _of_cohort(settings: Mapping[str, Any]) -> dict[str, Any]:

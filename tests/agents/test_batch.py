@@ -168,6 +168,7 @@ def test_curves_are_in_the_event_file(tmp_path):
             "PPO in a population has no target_kl, got 0.1; it has .*learning_rate",
         ),
         ({"env_id": "FrozenLake-v1"}, "env_id"),
+        ({"net_arch": [], "norm": "batch"}, "norm 'batch' is for hidden layers"),
     ],
 )
 def test_what_a_population_does_not_have_is_one_line(changes, told):
@@ -186,3 +187,14 @@ def test_an_algorithm_that_a_population_does_not_have_is_one_line():
 @pytest.mark.parametrize("norm", ["none", "weight", "batch", "projected"])
 def test_what_a_population_has_is_taken(norm):
     assert batching(trials(norm, n_seeds=1)[0]).refusal == ""
+
+
+@pytest.mark.parametrize(("width", "pays"), [(64, True), (65, False)])
+def test_only_what_was_measured_to_gain_is_trained_in_batches_by_itself(width, pays):
+    assert batching(trials(n_seeds=1, net_arch=[8, width])[0]).pays == pays
+
+
+def test_pictures_are_refused_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr(agents.run, "factory_of", lambda settings: None)  # without the extra
+    (trial,) = trials(n_seeds=1, env_id="MinAtarBreakout-v1", normalize="none")
+    assert "observations must be a Box with one axis" in batching(trial).refusal

@@ -27,18 +27,17 @@ def jobs(trials: Sequence[Trial], engine: str, workers: int) -> list[Job]:
     if check_choice("engine", engine, ENGINES) == "processes":
         return [(trial,) for trial in trials]
     groups: dict[str, list[Trial]] = {}
-    sizes: dict[str, int] = {}
     for trial in trials:
-        how = batching(trial)
+        groups.setdefault(trial.batch_key(), []).append(trial)
+    planned: list[Job] = []
+    for group in groups.values():
+        how = batching(group[0])
         if how.refusal and engine == "population":
-            raise UsageError(f"engine population: {trial.title}: {how.refusal}")
+            raise UsageError(f"engine population: {group[0].title}: {how.refusal}")
         together = not how.refusal and (how.pays or engine == "population")
-        key = trial.batch_key() if together else str(trial.folder)
-        groups.setdefault(key, []).append(trial)
-        sizes[key] = how.members if together else 1
+        planned += _divided(group, how.members, workers) if together else [(t,) for t in group]
     first = {trial: place for place, trial in enumerate(trials)}
-    divided = [job for key, group in groups.items() for job in _divided(group, sizes[key], workers)]
-    return sorted(divided, key=lambda job: first[job[0]])
+    return sorted(planned, key=lambda job: first[job[0]])
 
 
 def _divided(group: Sequence[Trial], size: int, workers: int) -> list[Job]:
