@@ -20,7 +20,9 @@ AGENTS: dict[str, Agent] = {
     "ppo": Agent(ppo.PPOConfig, ppo.PRESETS, compiled=ppo.COMPILED),
     "a2c": Agent(a2c.A2CConfig, a2c.PRESETS, compiled=ppo.COMPILED),
     "maskable_ppo": Agent(
-        maskable_ppo.MaskablePPOConfig, maskable_ppo.PRESETS, compiled=ppo.COMPILED
+        maskable_ppo.MaskablePPOConfig,
+        maskable_ppo.PRESETS,
+        not_compiled=maskable_ppo.NOT_COMPILED,
     ),
     "trpo": Agent(trpo.TRPOConfig, trpo.PRESETS, not_compiled=trpo.NOT_COMPILED),
     "dqn": Agent(dqn.DQNConfig, dqn.PRESETS, dqn.VARIANTS, dqn.COMPILED),

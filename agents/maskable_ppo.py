@@ -26,3 +26,5 @@ PRESETS: dict[str, MaskablePPOConfig] = {
         total_timesteps=200_000, n_steps=128, batch_size=256, learning_rate=1e-3, ent_coef=0.01
     ),
 }
+
+NOT_COMPILED = "torch.compile cannot follow masks, whose shapes depend on data"

@@ -15,18 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
-
 from scripts import _cli
-from wnrl.study import RETURN, Task
-from wnrl.study.stats import Sample, choice_sd, holm, mean_interval
-from wnrl.study.verdicts import judge
-
-Floats = NDArray[np.float64]
-Quantiles = Callable[[Floats], Floats]
-"""From uniform numbers to returns."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +30,22 @@ class Args:
     """Simulated studies of equal arms a cell."""
     arms: int = 5
     """Arms of those, with the baseline."""
+
+
+if __name__ == "__main__":
+    _cli.begin(Args, __doc__)  # before torch is imported
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from wnrl.study import RETURN, Task
+from wnrl.study.stats import Sample, choice_sd, holm, mean_interval
+from wnrl.study.verdicts import judge
+
+Floats = NDArray[np.float64]
+Quantiles = Callable[[Floats], Floats]
+"""From uniform numbers to returns."""
 
 
 def normal(mean: float = 0.0, sd: float = 1.0) -> Quantiles:
@@ -168,7 +173,7 @@ def coverage_of_tuned(
 
 
 def main(args: Args) -> None:
-    """Print both tables."""
+    """Print the tables."""
     print(f"| returns of the two arms, n = | {' | '.join(map(str, args.pairs))} |")
     print(f"| --- |{' --- |' * len(args.pairs)}")
     for cell in CELLS:

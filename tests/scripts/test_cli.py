@@ -168,7 +168,7 @@ PROGRAMS = ["train_agent", "train_vae", "evaluate_agent", "evaluate_vae", "sampl
         ("algos", AGENTS),
         ("models", MODELS),
         ("datasets", [*DATASETS, *FORMS]),
-        ("studies", ["agents", "mnist", "quick"]),
+        ("studies", ["agents", "mnist", "noise", "quick"]),
         ("envs", ["CartPole-v1", "CartPoleNoVel-v1"]),
     ],
 )

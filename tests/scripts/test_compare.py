@@ -172,7 +172,7 @@ def test_table_of_ordinary_numbers_fits_eighty_columns():
         (["quick", "--device", "gpu"], "device must be"),
         (["quick", "--seeds", "abc"], "Error parsing --seeds"),
         (["quick", "--norm", "weight"], "did you mean --norms?"),
-        ([], "study must be one of agents, mnist, quick, <path>.py, got ''"),
+        ([], "study must be one of agents, mnist, noise, quick, <path>.py, got ''"),
         (["nothing.py"], "nothing.py is no Python file with a STUDY"),
     ],
 )

@@ -195,7 +195,8 @@ def trial(norm="weight", algo="mlp", task="digits", norm_kwargs=None, **settings
     sizes = {"n_steps": 8, "hidden": (12,), "latent_dim": 2, "n_samples": 5, "n_logs": 2}
     return SimpleNamespace(
         task=SimpleNamespace(name=task, algo=algo),
-        arm=SimpleNamespace(norm=norm, norm_kwargs=norm_kwargs or {}),
+        arm=SimpleNamespace(norm=norm),
+        norm_kwargs=norm_kwargs or {},
         seed=3,
         settings={"device": "cpu", "threads": 1, **sizes, **settings},
     )
