@@ -1,4 +1,8 @@
-"""Return with and without memory, and likelihood, in minutes on two cores."""
+"""Return with and without memory, and likelihood, every arm at its own rate: minutes on two cores.
+
+Agents of one norm are trained as batches. ``weight_paper`` is the weight norm of the paper that it
+is from: data-dependent initialisation, and output layers without it.
+"""
 
 import math
 from functools import partial
@@ -19,18 +23,25 @@ STUDY = Study(
     "quick",
     tasks=[
         agent("CartPoleNoVel-v1", "recurrent_ppo", arms=("none", "weight")),
-        agent("CartPole-v1", "ppo"),
+        agent("CartPole-v1", "ppo", arms=FEED_FORWARD),
         Task(
             "digits",
             "mlp",
             "wnrl.vae.run:train",
             NLL,
-            {"epochs": 100},
+            {"epochs": 50},
+            arms=(*FEED_FORWARD, "weight_paper"),
             length="epochs",
             floor=64 * math.log(17),
             margin=0.1,
         ),
     ],
-    arms=[Arm(norm) for norm in FEED_FORWARD],
+    arms=[
+        *(Arm(norm) for norm in FEED_FORWARD),
+        Arm("weight_paper", "weight", settings={"data_init": 500, "norm_heads": False}, dash="--"),
+    ],
     baseline="none",
+    seeds=range(10),
+    tuned={"learning_rate": (1e-3, 3e-3, 1e-2)},
+    tuning_seeds=range(1000, 1003),
 )

@@ -28,7 +28,8 @@ from wnrl.study.summary import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 # Three tasks, two norms, one seed, and hardly any training.
-SMALL = ["quick", "--budget", "0.02", "--seeds", "1", "--norms", "none", "weight", "--workers", "1"]
+STUDY = str(Path(__file__).with_name("small_study.py"))
+SMALL = [STUDY, "--budget", "0.02", "--seeds", "1", "--norms", "none", "weight", "--workers", "1"]
 N_RUNS = 6
 
 
@@ -127,14 +128,14 @@ def test_finished_study_shows_its_table_again_at_once(killed_and_resumed):
 def test_other_budget_in_the_same_folder_is_refused_and_loses_nothing(killed_and_resumed):
     folder, _, _ = killed_and_resumed
     before = results(folder)
-    refused = call(folder, "quick", "--budget", "0.5")
+    refused = call(folder, STUDY, "--budget", "0.5")
     assert refused.returncode == 2
     assert "budget=0.02 (asked: 0.5)" in refused.stderr
     assert results(folder) == before
 
 
 def test_a_stopped_study_has_checkpoints_of_its_runs_and_stops_its_workers(tmp_path):
-    words = ["quick", "--algos", "ppo", "--norms", "none", "weight", "--workers", "2"]
+    words = [STUDY, "--algos", "ppo", "--norms", "none", "weight", "--workers", "2"]
     study = start(tmp_path / "study", *words)
     curves = "seed0/events.out.tfevents.*"  # which begin with the first rollout
     code, stderr = stop(study, signal.SIGTERM, lambda: len(list(tmp_path.rglob(curves))) == 2)
@@ -369,7 +370,7 @@ from dataclasses import replace
 from scripts.studies.quick import STUDY as QUICK
 digits = QUICK.tasks[2]
 settings = {**digits.settings, "learning_rate": 1e30}
-STUDY = replace(QUICK, tasks=[replace(digits, settings=settings)])
+STUDY = replace(QUICK, tasks=[replace(digits, settings=settings)], tuned={})
 """)
     words = [str(tmp_path / "own_study.py"), "--budget", "0.02", "--seeds", "1", "--norms", "none"]
     shown = call(tmp_path / "study", *words)

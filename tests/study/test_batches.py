@@ -41,9 +41,12 @@ def test_batches_are_of_one_norm_and_of_equal_size():
     assert all(len({trial.arm for trial in job}) == 1 for job in planned)
 
 
-def test_every_worker_has_some_of_a_small_group():
+def test_small_groups_are_divided_only_where_workers_would_be_idle():
     assert shape(jobs(trials_of(("none",), 4), "population", 2)) == [("none", 2)] * 2
     assert shape(jobs(trials_of(("none",), 1), "population", 2)) == [("none", 1)]
+    both = [("none", 4), ("weight", 4)]
+    assert shape(jobs(trials_of(("none", "weight"), 4), "population", 2)) == both
+    assert shape(jobs(trials_of(("none", "batch"), 4), "auto", 5))[-1] == ("none", 4)
 
 
 def test_rates_are_trained_together_with_seeds():

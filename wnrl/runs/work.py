@@ -108,7 +108,7 @@ class Batching:
 
     refusal: str = ""
     """Why it cannot, and what it can, in one line; empty where it can."""
-    members: int = 8
+    members: int = 16
     """Runs that it takes at a time."""
     pays: bool = True
     """Whether that was measured to be faster than one process a run."""

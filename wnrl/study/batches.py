@@ -13,7 +13,8 @@ ENGINES = ("auto", "population", "processes")
 def jobs(trials: Sequence[Trial], engine: str, workers: int) -> list[Job]:
     """Group trials into jobs, in the order of the first trial of each.
 
-    A group is divided so that every worker has some of it, in jobs of equal size.
+    A group is divided into jobs of equal size, as few as hold it: a small batch gains less. There
+    are more where workers would have nothing to do.
 
     Args:
         trials: What is to be trained.
@@ -29,18 +30,24 @@ def jobs(trials: Sequence[Trial], engine: str, workers: int) -> list[Job]:
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(trial.batch_key(), []).append(trial)
+    batches: list[tuple[list[Trial], int]] = []  # with how many jobs each needs
     planned: list[Job] = []
     for group in groups.values():
         how = batching(group[0])
         if how.refusal and engine == "population":
             raise UsageError(f"engine population: {group[0].title}: {how.refusal}")
-        together = not how.refusal and (how.pays or engine == "population")
-        planned += _divided(group, how.members, workers) if together else [(t,) for t in group]
+        if not how.refusal and (how.pays or engine == "population"):
+            batches.append((group, -(-len(group) // how.members)))
+        else:
+            planned += [(trial,) for trial in group]
+    idle = workers - len(planned) - sum(n_jobs for _, n_jobs in batches)
+    for group, n_jobs in batches:
+        planned += _divided(group, n_jobs + max(0, -(-idle // len(batches))))
     first = {trial: place for place, trial in enumerate(trials)}
     return sorted(planned, key=lambda job: first[job[0]])
 
 
-def _divided(group: Sequence[Trial], size: int, workers: int) -> list[Job]:
-    n_jobs = max(-(-len(group) // size), min(workers, len(group)))
+def _divided(group: Sequence[Trial], n_jobs: int) -> list[Job]:
+    n_jobs = min(n_jobs, len(group))
     ends = [round(len(group) * k / n_jobs) for k in range(n_jobs + 1)]
     return [tuple(group[a:b]) for a, b in itertools.pairwise(ends)]
