@@ -22,14 +22,19 @@ agent = partial(
 STUDY = Study(
     "quick",
     tasks=[
-        agent("CartPoleNoVel-v1", "recurrent_ppo", arms=("none", "weight")),
+        agent(
+            "CartPoleNoVel-v1",
+            "recurrent_ppo",
+            settings={"total_timesteps": 10_240},
+            arms=("none", "weight"),
+        ),
         agent("CartPole-v1", "ppo", arms=FEED_FORWARD),
         Task(
             "digits",
             "mlp",
             "wnrl.vae.run:train",
             NLL,
-            {"epochs": 50},
+            {"epochs": 40},
             arms=(*FEED_FORWARD, "weight_paper"),
             length="epochs",
             floor=64 * math.log(17),
@@ -38,7 +43,13 @@ STUDY = Study(
     ],
     arms=[
         *(Arm(norm) for norm in FEED_FORWARD),
-        Arm("weight_paper", "weight", settings={"data_init": 500, "norm_heads": False}, dash="--"),
+        Arm(
+            "weight_paper",
+            "weight",
+            settings={"data_init": 500, "norm_heads": False},
+            colour="#56b4e9",
+            dash="--",
+        ),
     ],
     baseline="none",
     seeds=range(10),

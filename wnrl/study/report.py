@@ -21,8 +21,9 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
        max-width: 1180px; margin: 2rem auto; padding: 0 1.2rem; }
 h1 { margin-bottom: .2rem; } h2 { margin-top: 2.6rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #e4e4e4;
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%;
+        font-size: .87rem; }
+th, td { text-align: right; padding: .35rem .45rem; border-bottom: 1px solid #e4e4e4;
          white-space: nowrap; }
 th { font-weight: 600; } td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left; }
 .scroll { overflow-x: auto; } .muted { color: #666; font-size: .92rem; }
@@ -41,6 +42,8 @@ code { background: #f4f4f4; padding: .1em .3em; overflow-wrap: anywhere; }
   table { font-size: 11px; } th, td { white-space: normal; padding: .35rem .2rem; }
   td:nth-child(2) { white-space: nowrap; } .swatch { margin-right: .3em; }
 }
+@media print { .scroll { overflow: visible; } table { font-size: 8pt; }
+               th, td { white-space: normal; padding: .2rem; } }
 """
 
 READING = """
