@@ -1,12 +1,15 @@
-"""Measure PPO of a population against stock stable-baselines3 on CartPole, steps a second.
+"""Measure cohorts of a population against an agent that is trained alone, steps a second.
 
     python scripts/bench/population.py --members 1 8 64 240
+    python scripts/bench/population.py --algo recurrent_ppo --norms none weight
 
-Stock's PPO and cohorts of several sizes and norms are trained interleaved in one process of one
-thread: a round trains each of them for a while, in an order that rotates, and what counts is the
-ratio to stock *within* a round. A cohort of P members counts P times its steps. The table shows the
-median of the ratios with half the distance between their quartiles, by wall time and by CPU time;
-aims are judged by CPU time.
+PPO on CartPole is measured against stock stable-baselines3's; recurrent PPO on CartPole without
+velocities against our own agent with the same norm. Both sides have the preset. The agent and
+cohorts of several sizes are trained interleaved in one process of one thread: a round trains each
+of them for a while, in an order that rotates, and what counts is the ratio *within* a round. A
+cohort of P members counts P times its steps. The table shows the median of the ratios with half
+the distance between their quartiles, by wall time and by CPU time; aims, of PPO, are judged by CPU
+time.
 
 ``--ways auto vmap`` measures both ways of computing the same. On two cores, two processes of one
 thread do twice as much; two threads in one process do not.
@@ -27,6 +30,9 @@ WAYS = ("auto", "hot", "vmap")
 AIMS = {"none": 10.0, "weight": 9.0, "layer": 5.5, "rms": 5.5, "batch": 5.5}
 """Least ratios to stock, at ``AIM_MEMBERS`` or more."""
 AIM_ELSE, AIM_MEMBERS = 3.0, 64
+STOCK, OURS = "stock", "our agent"
+TASKS = {"ppo": ("CartPole-v1", STOCK), "recurrent_ppo": ("CartPoleNoVel-v1", OURS)}
+"""The environment of an algorithm, and what its cohorts are measured against."""
 ROUNDS = 5
 SEGMENT = 0.3
 """Seconds that each is trained for in a round, or one iteration if that takes longer."""
@@ -36,6 +42,8 @@ SEGMENT = 0.3
 class Args:
     """Flags."""
 
+    algo: str = "ppo"
+    """ppo or recurrent_ppo."""
     norms: tuple[str, ...] = ("none", "weight", "layer", "rms", "batch")
     """Which norms."""
     members: tuple[int, ...] = (1, 8, 64)
@@ -53,6 +61,7 @@ class Args:
         from wnrl import NORMS
 
         check_positive(seconds=self.seconds, **{f"members[{n}]": n for n in self.members})
+        check_choice("algo", self.algo, TASKS)
         for norm in self.norms:
             check_choice("norms", norm, NORMS)
         for way in self.ways:
@@ -70,36 +79,43 @@ import envs
 from agents import AGENTS
 from scripts.bench import _rounds
 from scripts.bench._rounds import CPU, WALL, cell
-from wnrl.population.ppo import PPO
-from wnrl.population.ppo_config import PPOConfig
+from wnrl.population import COHORTS
 from wnrl.rl.environments import vectorize
 from wnrl.runs import resolve_device
-from wnrl.tensor_envs import CartPole
+from wnrl.tensor_envs import make
 
-STOCK = "stock"
 Train = Callable[[], int]
 """Trains for one iteration, and returns how many environment steps that was."""
 
 
-def stock() -> Train:
-    """Return stock's PPO, with the preset of CartPole."""
-    config = AGENTS["ppo"].preset("CartPole-v1")
-    env = vectorize(envs.factory("CartPole-v1"), config.n_envs, 0)
-    model = config.algorithm("MlpPolicy", env, seed=0, device="cpu", **config.algorithm_arguments())
+def alone(norm: str, args: Args) -> Train:
+    """Return what cohorts are measured against."""
+    env_id, baseline = TASKS[args.algo]
+    agent = AGENTS[args.algo]
+    config = agent.preset(env_id)
+    env = vectorize(envs.factory(env_id), config.n_envs, 0, config.normalize, config.gamma)
+    if baseline == OURS:
+        model = agent.build(config, env, norm, 0, "cpu")
+    else:
+        model = config.algorithm(
+            "MlpPolicy", env, seed=0, device="cpu", **config.algorithm_arguments()
+        )
 
     def train() -> int:
-        model.learn(config.n_envs * config.n_steps, reset_num_timesteps=False)
-        return config.n_envs * config.n_steps
+        model.learn(config.steps_of_an_update, reset_num_timesteps=False)
+        return config.steps_of_an_update
 
     return train
 
 
 def cohort(norm: str, n_members: int, way: str, args: Args) -> Train:
     """Return a cohort with the same hyperparameters."""
-    config = replace(AGENTS["ppo"].preset("CartPole-v1"), total_timesteps=10**9)
-    member = PPOConfig.of({**vars(config), "norm": norm})
+    env_id, kind = TASKS[args.algo][0], COHORTS[args.algo]
+    preset = replace(AGENTS[args.algo].preset(env_id), total_timesteps=10**9)
+    member = kind.member({**vars(preset), "norm": norm})
     members = [replace(member, seed=seed) for seed in range(n_members)]
-    made = PPO(CartPole(), members, device=resolve_device(args.device), chunk=args.chunk, way=way)
+    device = resolve_device(args.device)
+    made = kind(make(env_id), members, device=device, chunk=args.chunk, way=way)
 
     def train() -> int:
         made.iterate()
@@ -123,7 +139,7 @@ def timed(train: Train, args: Args) -> list[float]:
 
 def measure(norm: str, args: Args) -> dict[str, np.ndarray]:
     """Return each arm's seconds a step, ``(rounds, 2)``."""
-    arms = {STOCK: stock()}
+    arms = {TASKS[args.algo][1]: alone(norm, args)}
     for n_members in args.members:
         for way in args.ways:
             arms[f"{n_members} {way}"] = cohort(norm, n_members, way, args)
@@ -131,24 +147,23 @@ def measure(norm: str, args: Args) -> dict[str, np.ndarray]:
     return _rounds.interleaved(each, rounds=ROUNDS, warm_up=1, seconds=args.seconds)
 
 
-def rows(norm: str, times: Mapping[str, np.ndarray]) -> Iterator[str]:
+def rows(norm: str, times: Mapping[str, np.ndarray], algo: str) -> Iterator[str]:
     """Yield the lines of a norm in the table."""
-    for name, ours in times.items():
-        if name == STOCK:
-            continue
+    (_, single), *cohorts = times.items()
+    for name, ours in cohorts:
         n_members, way = name.split()
-        by_cpu = _rounds.ratio(times[STOCK][:, CPU], ours[:, CPU])[0]
+        by_cpu = _rounds.ratio(single[:, CPU], ours[:, CPU])[0]
         aim = AIMS.get(norm, AIM_ELSE)
-        judged = int(n_members) >= AIM_MEMBERS and way == "auto"
+        judged = algo == "ppo" and int(n_members) >= AIM_MEMBERS and way == "auto"
         met = "met" if by_cpu >= aim else "missed"
         yield _rounds.line(
             (
                 norm,
                 n_members,
                 way,
-                cell(times[STOCK][:, WALL], ours[:, WALL]),
-                cell(times[STOCK][:, CPU], ours[:, CPU]),
-                *(f"{1 / np.median(arm[:, CPU]):,.0f}" for arm in (times[STOCK], ours)),
+                cell(single[:, WALL], ours[:, WALL]),
+                cell(single[:, CPU], ours[:, CPU]),
+                *(f"{1 / np.median(arm[:, CPU]):,.0f}" for arm in (single, ours)),
                 f"≥ {aim:g}: {met}" if judged else "",
             )
         )
@@ -157,10 +172,12 @@ def rows(norm: str, times: Mapping[str, np.ndarray]) -> Iterator[str]:
 def main(args: Args) -> None:
     """Measure and print the table, norm by norm."""
     _rounds.prepare(args.device, 1)
-    columns = ("× stock", "× stock, CPU time", "stock, steps/CPU-s", "ours, steps/CPU-s", "aim")
-    print(_rounds.header("norm", "members", "way", *columns), flush=True)
+    single = TASKS[args.algo][1]
+    columns = (f"× {single}", f"× {single}, CPU time", f"{single}, steps/CPU-s")
+    header = _rounds.header("norm", "members", "way", *columns, "cohort, steps/CPU-s", "aim")
+    print(header, flush=True)
     for norm in args.norms:
-        print("\n".join(rows(norm, measure(norm, args))), flush=True)
+        print("\n".join(rows(norm, measure(norm, args), args.algo)), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,21 @@ def test_a_small_run_prints_a_line_for_each_size_and_way(monkeypatch, capsys):
     assert [bool(verdict) for verdict in verdicts] == [False, False, True, False]
 
 
-def test_an_unknown_way_is_refused():
+def test_recurrent_cohorts_are_measured_against_our_own_agent(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "SEGMENT", 0.0)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    bench.main(bench.Args(algo="recurrent_ppo", norms=("weight",), members=(2,), seconds=0.01))
+    header, _, row = capsys.readouterr().out.splitlines()[2:]
+    assert "× our agent, CPU time" in header
+    assert re.match(r"\| weight \| 2 \| auto \| \d+\.\d\d ± ", row)
+
+
+def test_an_unknown_way_and_algorithm_are_refused():
     with pytest.raises(UsageError, match="ways must be one of auto, hot, vmap"):
         bench.Args(ways=("fast",))
+    with pytest.raises(UsageError, match="algo must be one of ppo, recurrent_ppo"):
+        bench.Args(algo="sac")
 
 
 def test_both_sides_are_measured_alike():
