@@ -68,6 +68,11 @@ def count(maps: Tensor, like: Tensor) -> Tensor:
     return F.embedding(maps, _row_counts(like.dtype, like.device)).sum((-1, -2))
 
 
+def in_each(value: Tensor, u: Tensor) -> Tensor:
+    """Return a copy of ``value`` for each environment, ``(*B, *value.shape)``; u is ``(*B, n)``."""
+    return value.expand(*u.shape[:-1], *value.shape).clone()
+
+
 def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
     """Return ``values`` with the dtype and the device of ``like``; never to be written to.
 

@@ -15,6 +15,7 @@ from wnrl.tensor_envs.minatar import (
     cell,
     constant,
     equal,
+    in_each,
     move,
     picture,
     picture_space,
@@ -47,12 +48,11 @@ class Asterix:
 
     def reset(self, u: Tensor) -> State:
         """Return the player in the middle of empty rows."""
-        batch = u.shape[:-1]
         player = constant((5, 5, SPAWN_INTERVAL, MOVE_INTERVAL, RAMP_INTERVAL, 0, 0), u)
         things = constant((-1, 0, 0), u).unsqueeze(-1)
         return {
-            "player": player.expand(*batch, 7).clone(),
-            "things": things.expand(*batch, 3, N_ROWS).clone(),
+            "player": in_each(player, u),
+            "things": in_each(things.expand(3, N_ROWS), u),
         }
 
     def observe(self, state: State) -> Tensor:

@@ -15,6 +15,7 @@ from wnrl.tensor_envs.minatar import (
     cell,
     constant,
     equal,
+    in_each,
     picture,
     picture_space,
     place,
@@ -51,7 +52,7 @@ class Freeway:
         chicken = constant((SIZE - 1, MOVE_INTERVAL, LAST_STEP, 0), u)
         speeds = _speeds(u)
         cars = torch.stack((torch.zeros_like(speeds), speeds.abs(), speeds), -2)
-        return {"chicken": chicken.expand(*u.shape[:-1], 4).clone(), "cars": cars}
+        return {"chicken": in_each(chicken, u), "cars": cars}
 
     def observe(self, state: State) -> Tensor:
         """Return chicken, cars, and the cells behind cars by interval: ``(*B, 7, 10, 10)``."""

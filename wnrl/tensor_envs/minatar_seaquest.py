@@ -21,6 +21,7 @@ from wnrl.tensor_envs.minatar import (
     SIZE,
     constant,
     equal,
+    in_each,
     move,
     picture,
     picture_space,
@@ -70,17 +71,16 @@ class Seaquest:
 
     def reset(self, u: Tensor) -> State:
         """Return the player at the surface of empty water."""
-        batch = u.shape[:-1]
         sub = constant((5, 0, -1, MAX_OXYGEN, 0, 1, 0, ENEMY_INTERVAL, DIVER_INTERVAL, 0, 0), u)
         nobody = constant((-1, 0, 0, 0), u).unsqueeze(-1)
-        words = torch.zeros((*batch, N_WORDS, N_ROWS), dtype=torch.int64, device=u.device)
+        words = torch.zeros((*u.shape[:-1], N_WORDS, N_ROWS), dtype=torch.int64, device=u.device)
         return {
-            "sub": sub.expand(*batch, 11).clone(),
+            "sub": in_each(sub, u),
             "enemies": words,
             "leftwards": words[..., 0, :].clone(),
             "enemy_bullets": words[..., :2, :].clone(),
-            "divers": nobody.expand(*batch, 4, N_DIVERS).clone(),
-            "bullets": nobody[:3].expand(*batch, 3, N_BULLETS).clone(),
+            "divers": in_each(nobody.expand(4, N_DIVERS), u),
+            "bullets": in_each(nobody[:3].expand(3, N_BULLETS), u),
         }
 
     def observe(self, state: State) -> Tensor:

@@ -18,6 +18,7 @@ from wnrl.tensor_envs.minatar import (
     constant,
     count,
     equal,
+    in_each,
     move,
     picture,
     picture_space,
@@ -51,12 +52,11 @@ class SpaceInvaders:
 
     def reset(self, u: Tensor) -> State:
         """Return the first wave, which moves to the left."""
-        batch = u.shape[:-1]
         cannon = constant((5, 0, MOVE_INTERVAL, BOMB_INTERVAL, MOVE_INTERVAL, -1, 0), u)
         maps = constant(WAVE + (0,) * (2 * SIZE), u).long()
         return {
-            "cannon": cannon.expand(*batch, 7).clone(),
-            "maps": maps.unflatten(-1, (3, SIZE)).expand(*batch, 3, SIZE).clone(),
+            "cannon": in_each(cannon, u),
+            "maps": in_each(maps.unflatten(-1, (3, SIZE)), u),
         }
 
     def observe(self, state: State) -> Tensor:
