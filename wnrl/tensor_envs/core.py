@@ -131,8 +131,10 @@ def normal(u: Tensor) -> Tensor:
 def choose(mask: Tensor, if_true: State, if_false: State) -> State:
     """Return, of two states, the first one where ``mask`` ``(*B)`` is true."""
     return {
-        name: torch.where(
-            mask.view(mask.shape + (1,) * (new.dim() - mask.dim())), new, if_false[name]
-        )
-        for name, new in if_true.items()
+        name: torch.where(beside(mask, new), new, if_false[name]) for name, new in if_true.items()
     }
+
+
+def beside(numbers: Tensor, values: Tensor) -> Tensor:
+    """Return ``(*B)`` as ``(*B, 1, ...)``, which fits ``values`` ``(*B, ...)``."""
+    return numbers[(..., *[None] * (values.dim() - numbers.dim()))]

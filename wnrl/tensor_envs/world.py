@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wnrl.arguments import checked, words
 from wnrl.errors import UsageError, check_choice, check_from_zero
-from wnrl.tensor_envs.core import State, TensorEnv, normal
+from wnrl.tensor_envs.core import State, TensorEnv, beside, normal
 from wnrl.tensor_envs.table import TENSOR_ENVS
 
 WORLDS: dict[str, "World"] = {}
@@ -211,17 +211,17 @@ class TensorWorld:
         """Step the base."""
         world = self.world
         base_u, sticky_u, reward_u, noise_u, loss_u = u.split(self._step_parts, -1)
-        own = {name: leaf for name, leaf in state.items() if name.startswith("world_")}
-        base = {name: leaf for name, leaf in state.items() if name not in own}
+        dials = {name: leaf for name, leaf in state.items() if name.startswith("world_")}
+        base = {name: leaf for name, leaf in state.items() if name not in dials}
         if world.sticky:
             again = (sticky_u[..., 0] < world.sticky) & state["world_acted"]
-            actions = torch.where(_beside(again, actions), state["world_action"], actions)
-            own["world_action"] = actions
-            own["world_acted"] = torch.ones_like(again)
+            actions = torch.where(beside(again, actions), state["world_action"], actions)
+            dials["world_action"] = actions
+            dials["world_acted"] = torch.ones_like(again)
         base, rewards, terminated = self.env.step(base, actions, base_u)
         if world.reward_noise:
             rewards = rewards.add(normal(reward_u[..., 0]), alpha=world.reward_noise)
-        return self._seen({**base, **own}, noise_u, loss_u), rewards, terminated
+        return self._seen({**base, **dials}, noise_u, loss_u), rewards, terminated
 
     def _seen(self, state: State, noise_u: Tensor, loss_u: Tensor) -> State:
         """Return the state with what is seen of it now."""
@@ -236,13 +236,8 @@ class TensorWorld:
         for place in world.hidden:
             obs[..., place] = 0
         if world.obs_dropout:
-            obs = obs.masked_fill(_beside(loss_u[..., 0] < world.obs_dropout, obs), 0)
+            obs = obs.masked_fill(beside(loss_u[..., 0] < world.obs_dropout, obs), 0)
         return {**state, "world_obs": obs}
-
-
-def _beside(mask: Tensor, values: Tensor) -> Tensor:
-    """Return ``(*B)`` as ``(*B, 1, ...)``, which fits ``values`` ``(*B, ...)``."""
-    return mask.view(mask.shape + (1,) * (values.dim() - mask.dim()))
 
 
 def _places(values: str | Iterable[int]) -> tuple[int, ...]:
