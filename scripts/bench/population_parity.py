@@ -129,8 +129,7 @@ def sb3_runs(args: Args) -> dict[str, np.ndarray]:
 def by_population(args: Args, norm: str) -> np.ndarray:
     """Return the measures of a cohort, ``(runs, measures)``."""
     config = config_of(args)
-    settings = {key: value for key, value in vars(config).items() if key != "activation_fn"}
-    member = PPOConfig.of({**settings, "activation_fn": config.activation_fn, "norm": norm})
+    member = PPOConfig.of({**vars(config), "norm": norm})
     seeds = range(FIRST_SEED, FIRST_SEED + args.runs)
     cohort = PPO(make(args.env_id), [replace(member, seed=seed) for seed in seeds])
     ended = [cohort.iterate().returns for _ in range(member.iterations)]

@@ -133,3 +133,31 @@ def run_sb3(config, policy, monkeypatch, algorithm=PPO):
             )
         )
     return to_uniform(record.first_obs).float()[None], draws, record
+
+
+def assert_member_is_sb3s(cohort, draws, record):
+    """Assert that a cohort of one acts and learns as SB3's agent did, iteration by iteration.
+
+    Args:
+        cohort: at the first resets.
+        draws: of each iteration.
+        record: from ``run_sb3``.
+    """
+    ended = 0
+    for k, each in enumerate(draws):
+        start = cohort.scaling.obs(cohort.statistics, cohort.running.episodes.obs)[0]
+        expected = record.obs[k * cohort.config.n_steps]
+        torch.testing.assert_close(start, expected, rtol=0, atol=1e-5)
+        ended += (cohort.iterate(each).lengths == LIMIT).sum()
+        statistics, expected = cohort.member_statistics(0) or {}, record.statistics[k] or {}
+        assert statistics.keys() == expected.keys()
+        for name, value in statistics.items():
+            np.testing.assert_allclose(value, expected[name], 1e-4, 1e-5, err_msg=name)
+        state, expected = cohort.member_state(0), dict(record.states[k])
+        expected.pop("data_initialised", None)
+        assert state.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(
+                state[name].to(value.dtype), value, rtol=0, atol=2e-5, msg=f"{name} after {k}"
+            )
+    assert ended > 0, "no episode reached the time limit"

@@ -62,7 +62,7 @@ def test_building_members_leaves_torchs_generator_alone():
 def test_both_halves_of_a_row_have_the_slots_of_one_network(norm, actions):
     config = PPOConfig(norm=norm, norm_heads=True, net_arch=(6,))
     plan, params, _ = build([config] * 2, OBS, ACTIONS[actions])
-    halves = plan.half.views(plan.halves(params))
+    halves = plan.views(params)
     whole = plan.whole.views(params)
     for name, value in whole.items():
         assert value.shape[0] == 2

@@ -1,11 +1,9 @@
 """SB3's own draws put into the engine: the same trajectories and the same parameters."""
 
-import numpy as np
 import pytest
-import torch
 
 import wnrl.sb3  # noqa: F401  # registers the policies
-from tests.population.sb3_draws import ShortCartPole, run_sb3
+from tests.population.sb3_draws import ShortCartPole, assert_member_is_sb3s, run_sb3
 from wnrl.norms import NORMS
 from wnrl.population.ppo import PPO
 from wnrl.population.ppo_config import PPOConfig
@@ -56,18 +54,4 @@ def test_with_sb3s_draws_a_member_is_sb3s_agent(case, monkeypatch):
     resets, draws, record = run_sb3(config, policy, monkeypatch)
     cohort = PPO(ShortCartPole(), [config])
     cohort.start(begin(cohort.env, resets))
-    ended = 0
-    for k, each in enumerate(draws):
-        start = cohort.scaling.obs(cohort.statistics, cohort.running.episodes.obs)[0]
-        torch.testing.assert_close(start, record.obs[k * config.n_steps], rtol=0, atol=1e-5)
-        ended += (cohort.iterate(each).lengths == 25).sum()
-        state, statistics = cohort.member_state(0), cohort.member_statistics(0)
-        assert (statistics or {}).keys() == (record.statistics[k] or {}).keys()
-        for name, value in (statistics or {}).items():
-            np.testing.assert_allclose(value, record.statistics[k][name], 1e-4, 1e-5, err_msg=name)
-        for name, value in record.states[k].items():
-            if name != "data_initialised":
-                torch.testing.assert_close(
-                    state[name].to(value.dtype), value, rtol=0, atol=2e-5, msg=f"{name} after {k}"
-                )
-    assert ended > 0, "no episode reached the time limit"
+    assert_member_is_sb3s(cohort, draws, record)

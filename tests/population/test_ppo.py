@@ -7,11 +7,13 @@ import torch
 from gymnasium import spaces
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.population.cohorts import assert_companions_change_no_bit, assert_others_are_untouched
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
-from wnrl.population.ppo import PPO, minibatches
+from wnrl.population.ppo import PPO
 from wnrl.population.ppo_config import PPOConfig
-from wnrl.population.rollout import Batch, gae
+from wnrl.population.rollout import gae
+from wnrl.population.samples import Batch, minibatches
 from wnrl.runs.files import read_values, write_values
 from wnrl.tensor_envs import CartPole
 
@@ -50,14 +52,11 @@ def trained(configs, iterations=2, **arguments):
     return cohort
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_a_member_alone_among_eight_and_among_24_is_the_same_to_the_bit(norm):
-    configs = members(24, norm=norm)
-    alone, few, many = (trained(some) for some in (configs[3:4], configs[:8], configs))
-    assert torch.equal(alone.params[0], few.params[3])
-    assert torch.equal(few.params, many.params[:8])
-    assert torch.equal(few.buffers, many.buffers[:8])
-    assert torch.equal(alone.evaluate(3)[0][0], many.evaluate(3)[0][3])
+@pytest.mark.parametrize(
+    "change", [*({"norm": norm} for norm in NORMS), {"normalize": "both"}], ids=str
+)
+def test_a_member_alone_among_eight_and_among_24_is_the_same_to_the_bit(change):
+    assert_companions_change_no_bit(trained, members(24, **change))
 
 
 def test_members_differ_in_each_thing_that_they_may_differ_in():
@@ -72,14 +71,7 @@ def test_members_differ_in_each_thing_that_they_may_differ_in():
 @pytest.mark.parametrize("norm", ["weight", "batch", "spectral"])
 def test_a_member_that_is_not_finite_leaves_the_others_untouched(norm):
     configs = members(10, norm=norm)
-    good, bad = PPO(CartPole(), configs), PPO(CartPole(), configs)
-    bad.own["learning_rate"][4] = torch.nan
-    for _ in range(3):
-        good.iterate()
-        bad.iterate()
-    rest = torch.arange(10) != 4
-    assert bad.finite().tolist() == rest.tolist()
-    assert torch.equal(good.params[rest], bad.params[rest])
+    assert_others_are_untouched([PPO(CartPole(), configs) for _ in range(2)], 4, 3)
 
 
 class ScalarReads(TorchDispatchMode):
@@ -243,11 +235,3 @@ def test_a_norm_of_hidden_layers_needs_one(norm):
 def test_weight_norm_on_heads_alone_is_a_cohort():
     config = replace(SMALL, norm="weight", net_arch=(), norm_heads=True)
     assert trained([config], 2).finite().all()
-
-
-def test_a_scaled_member_alone_among_eight_and_among_24_is_the_same_to_the_bit():
-    configs = members(24, normalize="both")
-    alone, few, many = (trained(some) for some in (configs[3:4], configs[:8], configs))
-    for name in ("params", "statistics"):
-        assert torch.equal(getattr(alone, name)[0], getattr(few, name)[3])
-        assert torch.equal(getattr(few, name), getattr(many, name)[:8])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from wnrl.population.random import bits, fork, member_keys, normal, permutation, uniform
+from wnrl.population.random import bits, fork, member_keys, permutation, uniform
 
 KEYS = member_keys(range(40))
 MASK = 2**64 - 1
@@ -66,12 +66,6 @@ def test_pairs_of_successive_numbers_and_of_neighbouring_members_fill_the_square
         counts, _, _ = np.histogram2d(x.ravel(), y.ravel(), bins=16, range=[[0, 1], [0, 1]])
         assert stats.chisquare(counts.ravel()).pvalue > 0.01
         assert abs(np.corrcoef(x.ravel(), y.ravel())[0, 1]) < 0.01
-
-
-def test_normal_numbers_are_normal():
-    x = normal(KEYS, 0, 5000)
-    assert stats.kstest(x.flatten().double().numpy(), "norm").pvalue > 0.01
-    assert x.abs().max() < 5.4
 
 
 def test_a_permutation_has_every_place_once():

@@ -9,13 +9,14 @@ from sb3_contrib import RecurrentPPO as ContribPPO
 from torch import nn
 
 import wnrl.sb3  # noqa: F401  # registers the policies
-from tests.population.sb3_draws import ShortCartPole, run_sb3
+from tests.population.cohorts import assert_companions_change_no_bit, assert_others_are_untouched
+from tests.population.sb3_draws import ShortCartPole, assert_member_is_sb3s, run_sb3
 from wnrl import population
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
 from wnrl.population.recurrence import Memories
 from wnrl.population.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, sequences
-from wnrl.population.rollout import Batch, Past
+from wnrl.population.samples import Batch, Past
 from wnrl.runs.files import read_values, write_values
 from wnrl.tensor_envs import CartPole
 from wnrl.tensor_envs.core import begin
@@ -56,18 +57,7 @@ def test_with_contribs_draws_a_member_is_its_agent(case, monkeypatch):
     resets, draws, record = run_sb3(config, policy, monkeypatch, ContribPPO)
     cohort = RecurrentPPO(ShortCartPole(), [config])
     cohort.start(begin(cohort.env, resets))
-    ended = 0
-    for k, each in enumerate(draws):
-        start = cohort.scaling.obs(cohort.statistics, cohort.running.episodes.obs)[0]
-        torch.testing.assert_close(start, record.obs[k * config.n_steps], rtol=0, atol=1e-5)
-        ended += (cohort.iterate(each).lengths == 25).sum()
-        state = cohort.member_state(0)
-        assert state.keys() == record.states[k].keys()
-        for name, value in record.states[k].items():
-            torch.testing.assert_close(
-                state[name].to(value.dtype), value, rtol=0, atol=2e-5, msg=f"{name} after {k}"
-            )
-    assert ended > 0, "no episode reached the time limit"
+    assert_member_is_sb3s(cohort, draws, record)
 
 
 def members(n, **change):
@@ -87,22 +77,11 @@ def trained(configs, iterations=2):
     + [{"cell": "gru", "lstm_hidden_size": 32}, {"normalize": "both"}],
 )
 def test_a_member_alone_among_eight_and_among_nine_is_the_same_to_the_bit(change):
-    configs = members(9, **change)
-    alone, few, many = (trained(some) for some in (configs[3:4], configs[:8], configs))
-    assert torch.equal(alone.params[0], few.params[3])
-    assert torch.equal(few.params, many.params[:8])
-    assert torch.equal(few.buffers, many.buffers[:8])
-    assert torch.equal(alone.evaluate(3)[0][0], many.evaluate(3)[0][3])
+    assert_companions_change_no_bit(trained, members(9, **change))
 
 
 def test_a_member_that_is_not_finite_leaves_the_others_untouched():
-    good, bad = (RecurrentPPO(CartPole(), members(3)) for _ in range(2))
-    bad.own["learning_rate"][1] = torch.nan
-    for _ in range(2):
-        good.iterate()
-        bad.iterate()
-    assert bad.finite().tolist() == [True, False, True]
-    assert torch.equal(good.params[::2], bad.params[::2])
+    assert_others_are_untouched([RecurrentPPO(CartPole(), members(3)) for _ in range(2)], 1, 2)
 
 
 def test_a_restored_cohort_goes_on_bit_for_bit(tmp_path):
@@ -123,11 +102,11 @@ def test_lstms_by_formula_have_torchs_outputs_and_gradients(n_layers):
         for name, value in rnn.named_parameters()
     }
     x = torch.randn(n, n_steps, n_seq, 3, dtype=torch.float64)
-    kept = (torch.rand(n, n_steps, n_seq, 1) > 0.4).double()
-    kept[:, 0] = 0.0
+    continues = (torch.rand(n, n_steps, n_seq, 1) > 0.4).double()
+    continues[:, 0] = 0.0
     memory = torch.randn(n, n_steps, n_seq, n_layers, 2, 4, dtype=torch.float64)
-    given = memory * (1 - kept)[..., None, None]
-    out, finals = Memories(rnn, params, {}).run(x, given, kept)
+    given = memory * (1 - continues)[..., None, None]
+    out, finals = Memories(rnn, params, {}).run(x, given, continues)
     weights = torch.randn_like(out)
     grads = torch.autograd.grad((out * weights).sum(), [*params.values()])
     for k in range(n):
@@ -136,7 +115,7 @@ def test_lstms_by_formula_have_torchs_outputs_and_gradients(n_layers):
         for t in range(n_steps):
             h, c = given[k, t].permute(2, 1, 0, 3)
             if states is not None:
-                h, c = (a + kept[k, t] * b for a, b in zip((h, c), states, strict=True))
+                h, c = (a + continues[k, t] * b for a, b in zip((h, c), states, strict=True))
             y, states = torch.func.functional_call(rnn, mine, (x[k, t : t + 1], (h, c)))
             outputs.append(y[0])
         torch.testing.assert_close(out[k], torch.stack(outputs))
@@ -154,7 +133,7 @@ def test_minibatches_begin_at_a_sample_and_have_every_sample_once():
     batch = Batch(numbers[..., None], *[numbers] * 4)
     first = torch.tensor([5, 8])
     pieces = sequences(batch, Past(memory, starts), first, n_steps, 8)
-    assert [piece.kept.shape for piece in pieces] == [(2, n_steps, 2), (2, n_steps, 1)]
+    assert [piece.continues.shape for piece in pieces] == [(2, n_steps, 2), (2, n_steps, 1)]
     for p in range(2):
         order = np.roll(np.arange(12), -int(first[p]))
         for piece, samples in zip(pieces, (order[:8], order[8:]), strict=True):
@@ -162,7 +141,7 @@ def test_minibatches_begin_at_a_sample_and_have_every_sample_once():
             assert sorted(places.flatten().tolist()) == sorted(samples.tolist())
             assert torch.equal(places % n_steps, torch.arange(n_steps)[:, None].expand_as(places))
             begins = (places % n_steps == 0) | (places == 6) | (places == samples[0])
-            assert torch.equal(piece.kept[p] == 0, begins)
+            assert torch.equal(piece.continues[p] == 0, begins)
             assert torch.equal(piece.given[p, ..., 0], (places + 1.0) * begins)
             follows = (places[1:] == places[:-1] + 1) | begins[1:]
             assert follows.all()

@@ -22,7 +22,7 @@ def networks(norm, n=3):
 @pytest.mark.parametrize("norm", NORMS)
 def test_what_was_stacked_is_what_is_loaded(norm):
     nets = networks(norm)
-    rows = Rows.of_parameters(nets[0]), Rows.of_buffers(nets[0])
+    rows = Rows.of(dict(nets[0].named_parameters())), Rows.of(dict(nets[0].named_buffers()))
     matrices = [r.stack(nets) for r in rows]
     target = mlp(4, (8,), 2, norm=norm)
     for r, matrix in zip(rows, matrices, strict=True):
@@ -33,7 +33,7 @@ def test_what_was_stacked_is_what_is_loaded(norm):
 
 def test_views_are_views_under_the_names_of_the_module():
     nets = networks("weight")
-    rows = Rows.of_parameters(nets[0])
+    rows = Rows.of(dict(nets[0].named_parameters()))
     matrix = rows.stack(nets)
     views = rows.views(matrix)
     assert {name: view.shape for name, view in views.items()} == {
@@ -53,10 +53,10 @@ def test_gaps_between_slots_stay_zero():
 
 
 def test_columns_are_those_of_the_named_tensors():
-    rows = Rows.of_parameters(nn.Linear(2, 3))
+    rows = Rows.of(dict(nn.Linear(2, 3).named_parameters()))
     assert rows.columns(["bias"]).tolist() == [False] * 6 + [True] * 3
 
 
 def test_a_network_without_buffers_has_empty_rows():
     nets = networks("none")
-    assert Rows.of_buffers(nets[0]).stack(nets).shape == (3, 0)
+    assert Rows.of(dict(nets[0].named_buffers())).stack(nets).shape == (3, 0)

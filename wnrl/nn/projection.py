@@ -51,8 +51,12 @@ def project_(module: nn.Module) -> None:
     """
     for weight, groups in projected_weights(module):
         rows = units_first(weight, groups)
-        axes = list(range(2 if groups else 1, rows.dim()))
-        # By the largest entry first: squares of what is tiny or huge would be zero or infinite.
-        for order in (math.inf, 2):
-            length = torch.linalg.vector_norm(rows, order, dim=axes, keepdim=True)
-            rows.div_(length.where(length > 0, 1.0))
+        to_length_one_(rows, list(range(2 if groups else 1, rows.dim())))
+
+
+def to_length_one_(rows: Tensor, axes: list[int]) -> None:
+    """Divide rows, which run along ``axes``, by their lengths; zeros stay as they are."""
+    # By the largest entry first: squares of what is tiny or huge would be zero or infinite.
+    for order in (math.inf, 2):
+        length = torch.linalg.vector_norm(rows, order, dim=axes, keepdim=True)
+        rows.div_(length.where(length > 0, 1.0))

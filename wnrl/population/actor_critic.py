@@ -124,9 +124,13 @@ class Layout:
     half_buffers: Rows
     whole_buffers: Rows
 
-    def halves(self, matrix: Tensor) -> Tensor:
-        """Return a matrix ``(P, D)`` as ``(2P, D / 2)``, a view."""
-        return matrix.view(2 * len(matrix), -1)
+    def views(self, params: Tensor) -> dict[str, Tensor]:
+        """Return the parameters of all networks by name, ``(2P, *shape)``, views of ``(P, D)``."""
+        return self.half.views(params.view(2 * len(params), -1))
+
+    def buffer_views(self, buffers: Tensor) -> dict[str, Tensor]:
+        """Return the like for buffers."""
+        return self.half_buffers.views(buffers.view(2 * len(buffers), -1))
 
     def log_std(self, matrix: Tensor) -> Tensor | None:
         """Return the log standard deviations ``(P, A)``, a view, or None for discrete actions."""

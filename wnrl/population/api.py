@@ -125,12 +125,12 @@ def train(
     for name, values in (("norms", norms), ("learning_rates", rates), ("seeds", seeds)):
         if not values or len({*values}) < len(values):
             raise UsageError(f"{name} must be one or more different values, got {values}")
-    own = {"total_timesteps": total_timesteps, **hyperparameters}
+    settings = {"total_timesteps": total_timesteps, **hyperparameters}
     cohorts = [
         cohort_class(
             env,
             [
-                cohort_class.member({"norm": norm, "learning_rate": rate, "seed": seed, **own})
+                cohort_class.member({"norm": norm, "learning_rate": rate, "seed": seed, **settings})
                 for rate in rates
                 for seed in seeds
             ],

@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from wnrl.errors import UsageError, check_choice
 from wnrl.nn import WNLinear
 from wnrl.nn.normalizers import Normalized
 from wnrl.population.actor_critic import LOG_STD, Layout
 from wnrl.population.distributions import Distribution
 from wnrl.population.layers import ACTIVATIONS, HOT, Layer, Room, Tensors
 from wnrl.population.ppo_config import PPOConfig
-from wnrl.population.rollout import Act, Batch
-from wnrl.population.vmapped import Goal, standardised
+from wnrl.population.rollout import Act
+from wnrl.population.samples import Batch
+from wnrl.population.vmapped import Goal, Networks, VmappedNetworks, standardised
 
 SHORT = {
     "layer.weight": "weight",
@@ -82,8 +84,9 @@ class HotNetworks:
 
     def act(self, params: Tensor, buffers: Tensor) -> Act:
         """Return the networks in evaluation mode, for a rollout."""
-        each = zip(self.layers, self._views(params), self._buffer_views(buffers), strict=True)
-        steps = [layer.acting(own, running) for layer, own, running in each]
+        views = self.plan.views(params), self.plan.buffer_views(buffers)
+        each = zip(self.layers, *map(self._by_layer, views), strict=True)
+        steps = [layer.acting(*tensors) for layer, *tensors in each]
 
         def act(obs: Tensor) -> tuple[Tensor, Tensor]:
             y = _for_both(obs)
@@ -97,25 +100,19 @@ class HotNetworks:
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> "HotLearner":
         """Return what computes gradients of these members."""
         plan = self.plan
-        by_log_std = plan.half.views(plan.halves(grads)).get(LOG_STD)
+        by_log_std = plan.views(grads).get(LOG_STD)
         return HotLearner(
             self,
             goal,
-            self._views(params),
-            self._buffer_views(buffers),
-            self._views(grads),
+            self._by_layer(plan.views(params)),
+            self._by_layer(plan.buffer_views(buffers)),
+            self._by_layer(plan.views(grads)),
             plan.log_std(params),
             None if by_log_std is None else by_log_std.unflatten(0, (-1, 2)),
         )
 
-    def _views(self, matrix: Tensor) -> list[Tensors]:
-        """Return what the rows hold, layer by layer, ``(2P, ...)`` by short names."""
-        return self._by_layer(self.plan.half.views(self.plan.halves(matrix)))
-
-    def _buffer_views(self, matrix: Tensor) -> list[Tensors]:
-        return self._by_layer(self.plan.half_buffers.views(self.plan.halves(matrix)))
-
     def _by_layer(self, views: Tensors) -> list[Tensors]:
+        """Return the views of the layout, layer by layer, under short names."""
         places = [str(k) for k, part in enumerate(self.plan.net.network()) if [*part.parameters()]]
         split: dict[str, dict[str, Tensor]] = {place: {} for place in places}
         for name, view in views.items():
@@ -196,6 +193,30 @@ class HotLearner:
             by_log_std = (of.by_log_std * by_log_prob[:, None]).sum(2)
             self.by_log_std[:, 0] = by_log_std - ent_coef[..., 0]
             self.by_log_std[:, 1] = 0.0
+
+
+def networks(
+    way: str,
+    config: PPOConfig,
+    plan: Layout,
+    distribution: Distribution,
+    entropy: bool,
+    dtype: torch.dtype,
+) -> Networks:
+    """Return the networks by formula, or by ``torch.func``, or as ``"auto"`` has them.
+
+    Raises:
+        UsageError: there is no such way, or no formula.
+    """
+    fit = HotNetworks.fit(config, plan)
+    if check_choice("way", way, ("auto", "hot", "vmap")) == "hot" and not fit:
+        raise UsageError(
+            f"way 'hot' is for norms {', '.join(HOT)} with activations {', '.join(ACTIVATIONS)}, "
+            f"got {config.norm!r} with {config.activation_fn!r} and {config.norm_kwargs}"
+        )
+    if way == "vmap" or not fit:
+        return VmappedNetworks(plan, distribution)
+    return HotNetworks(config, plan, distribution, entropy, dtype)
 
 
 def _for_both(obs: Tensor) -> Tensor:

@@ -107,26 +107,6 @@ class Adamax:
         params.addcdiv_(mean, divisor, value=-1)
 
 
-@dataclass(frozen=True)
-class RMSprop:
-    """``torch.optim.RMSprop``."""
-
-    alpha: float = 0.99
-    eps: float = 1e-8
-
-    def init(self, params: Tensor) -> State:
-        """Return the state before the first step."""
-        return {"square": torch.zeros_like(params)}
-
-    def step_(
-        self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
-    ) -> None:
-        """Make a step."""
-        square = state["square"]
-        square.mul_(self.alpha).addcmul_(grads, grads, value=1 - self.alpha)
-        params.addcdiv_(grads.mul_(learning_rate[:, None]), square.sqrt().add_(self.eps), value=-1)
-
-
 def part(state: Mapping[str, Tensor], members: slice) -> State:
     """Return the state of some members, views."""
     return {name: value[members] for name, value in state.items()}

@@ -5,56 +5,42 @@ range, entropy bonus, discount and trace. What a member learns does not depend o
 a CPU not in one bit.
 """
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from wnrl.errors import UsageError, check_choice
-from wnrl.nn.projection import is_projected, project_, projected_weights
-from wnrl.norms import NORMS
-from wnrl.optim import layer_weights
-from wnrl.population.actor_critic import ActorCritic, Layout, build, initialise
+from wnrl.errors import UsageError
+from wnrl.population.actor_critic import ActorCritic, build, initialise
 from wnrl.population.distributions import distribution
-from wnrl.population.hot import HotNetworks
-from wnrl.population.layers import ACTIVATIONS, HOT
-from wnrl.population.optim import Adam, Adamax, Optimizer, clip_, part
+from wnrl.population.evaluation import evaluate
+from wnrl.population.hot import networks
+from wnrl.population.optim import clip_, part
 from wnrl.population.ppo_config import PPOConfig, shared
-from wnrl.population.random import fork, member_keys, permutation, uniform
+from wnrl.population.random import fork, member_keys, permutation
 from wnrl.population.rollout import (
-    EVALUATION,
     INIT,
     RESETS,
     ActWithMemory,
-    Batch,
     Draws,
     Ended,
-    Past,
     Running,
     draw,
     draw_orders,
+    first_episodes,
     rollout,
 )
+from wnrl.population.samples import Batch, Past, minibatches, pick
+from wnrl.population.states import Agents
 from wnrl.population.statistics import Scaling
-from wnrl.population.vmapped import Goal, Networks, VmappedNetworks
-from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
+from wnrl.population.updates import optimizer_of, project_members_, projected_names
+from wnrl.population.vmapped import Goal, Networks
+from wnrl.tensor_envs.core import Episodes, TensorEnv
 
 CHUNK = 8
 """Members that a CPU updates together: what they need stays in its cache."""
-
-
-class Agents(NamedTuple):
-    """All that acting depends on, one row a member in each matrix."""
-
-    params: Tensor
-    """``(P, D)``."""
-    buffers: Tensor
-    """Running statistics of the networks, ``(P, D')``."""
-    statistics: Tensor
-    """Those of observations and returns, ``(P, D'')`` in float64."""
 
 
 class PPO:
@@ -102,26 +88,19 @@ class PPO:
         self.chunk = chunk or (CHUNK if self.params.is_cpu else len(members))
         self.distribution = distribution(env.action_space, self.params)
         self.networks = self._networks(way)
-        self.optimizer = _optimizer(self.config, self.plan, self.params)
+        self.optimizer = optimizer_of(self.config, self.plan, self.params)
         self.optimizer_state = self.optimizer.init(self.params)
-        self.projected = _projected(self.config, self.plan)
-        self.own = {name: self._each(name) for name in PPOConfig.members if name != "seed"}
+        self.projected = projected_names(self.config, self.plan)
+        self.per_member = {name: self._each(name) for name in PPOConfig.members if name != "seed"}
         n_inputs = env.observation_space.shape[0]
         self.scaling = Scaling.of(self.config.normalize, n_inputs, self.config.n_envs)
-        self.start(self._episodes(self.keys, RESETS, 0, self.config.n_envs))
+        streams = fork(self.keys, RESETS)
+        self.start(first_episodes(env, streams, 0, self.config.n_envs, dtype))
 
     def _networks(self, way: str) -> Networks:
-        fit = HotNetworks.fit(self.config, self.plan)
-        if check_choice("way", way, ("auto", "hot", "vmap")) == "hot" and not fit:
-            raise UsageError(
-                f"way 'hot' is for norms {', '.join(HOT)} with activations "
-                f"{', '.join(ACTIVATIONS)}, got {self.config.norm!r} with "
-                f"{self.config.activation_fn!r} and {self.config.norm_kwargs}"
-            )
-        if way == "vmap" or not fit:
-            return VmappedNetworks(self.plan, self.distribution)
         entropy = any(member.ent_coef for member in self.members)
-        return HotNetworks(self.config, self.plan, self.distribution, entropy, self.params.dtype)
+        dtype = self.params.dtype
+        return networks(way, self.config, self.plan, self.distribution, entropy, dtype)
 
     def _each(self, name: str) -> Tensor:
         return torch.tensor([getattr(member, name) for member in self.members]).to(self.params)
@@ -154,12 +133,6 @@ class PPO:
         return (
             [batch] if orders is None else minibatches(batch, orders[epoch], self.config.batch_size)
         )
-
-    def _episodes(self, keys: Tensor, stream: int, start: int, n_envs: int) -> Episodes:
-        """Return environments at the start of an episode, ``(P, n_envs)``."""
-        n, each = n_envs, self.env.reset_draws
-        u = uniform(fork(keys, stream), start, n * each, self.params.dtype)
-        return begin(self.env, u.view(len(u), n, each))
 
     @property
     def steps(self) -> int:
@@ -196,8 +169,8 @@ class PPO:
         log_std = self.plan.log_std(self.params)
         self.running, batch, past, ended = rollout(
             act, log_std, self.env, self.distribution, self.running,
-            self.scaling, self.statistics, draws, self.own["gamma"],
-            self.own["gae_lambda"],
+            self.scaling, self.statistics, draws, self.per_member["gamma"],
+            self.per_member["gae_lambda"],
         )  # fmt: skip
         self.iteration += 1
         if config.data_init is not None and self.iteration == 1:
@@ -225,7 +198,7 @@ class PPO:
                 stacklevel=3,
             )
         chosen = permutation(fork(self.keys, INIT), 0, self.config.samples)[:, :count]
-        obs = torch.take_along_dim(batch.obs, chosen[..., None], 1)
+        obs = pick(batch.obs, chosen)
         initialise(self.plan, self.params, self.buffers, obs, warnings.warn)
         head, _ = self.networks.act(self.params, self.buffers)(batch.obs)
         log_std = self.plan.log_std(self.params)
@@ -238,15 +211,15 @@ class PPO:
         params, buffers = self.params[members], self.buffers[members]
         state = part(self.optimizer_state, members)
         left = max(0.0, 1 - self.steps / config.total_timesteps)
-        rate = self.own["learning_rate"][members]
+        rate = self.per_member["learning_rate"][members]
         if config.learning_rate_schedule == "linear":
             rate = rate * left + config.learning_rate_end * (1 - left)
-        clip_range = self.own["clip_range"][members]
+        clip_range = self.per_member["clip_range"][members]
         if config.clip_range_schedule == "linear":
             clip_range = clip_range * left
         goal = Goal(
             clip_range,
-            self.own["ent_coef"][members],
+            self.per_member["ent_coef"][members],
             config.vf_coef,
             config.normalize_advantage,
         )
@@ -262,17 +235,7 @@ class PPO:
                 learner.gradient_(samples)
                 clip_(grads, config.max_grad_norm)
                 self.optimizer.step_(params, grads, state, t, rate)
-                self._project_(params)
-
-    def _project_(self, params: Tensor) -> None:
-        """Put the rows that the norm keeps on the unit sphere back there."""
-        views = self.plan.whole.views(params)
-        for name in self.projected:
-            rows = views[name]
-            # By the largest entry first: squares of what is tiny or huge would be zero or infinite.
-            for order in (math.inf, 2):
-                length = torch.linalg.vector_norm(rows, order, dim=-1, keepdim=True)
-                rows.div_(length.where(length > 0, 1.0))
+                project_members_(params, self.plan, self.projected)
 
     @torch.no_grad()
     def evaluate(
@@ -281,41 +244,25 @@ class PPO:
         start: int = 0,
         agents: Agents | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Play episodes with the likeliest actions.
-
-        They start apart from those of training, and each member's in its own places.
+        """Return the returns and lengths of ``evaluation.evaluate``, ``(K P, n_episodes)``.
 
         Args:
             n_episodes: of each member, side by side.
-            start: the number of the first of these starts; the same number, the same starts.
+            start: the number of the first of the starts.
             agents: others, ``(K P, ·)``, one of each member after the other, K times; None for the
                 present ones.
-
-        Returns:
-            Return and length of each episode, ``(K P, n_episodes)``.
         """
         params, buffers, statistics = agents or self.agents
-        act, memory = self._act(params, buffers), self._no_memory(len(params), n_episodes)
-        keys = self.keys.repeat(len(params) // len(self.keys))
-        first = start * self.env.reset_draws
-        episodes = self._episodes(keys, EVALUATION, first, n_episodes)
-        returns = torch.zeros(episodes.steps.shape).to(self.params)
-        lengths = torch.zeros_like(episodes.steps)
-        alive = torch.ones_like(returns, dtype=torch.bool)
-        each = self.env.step_draws + self.env.reset_draws
-        streams = fork(fork(keys, EVALUATION), start)
-        for t in range(self.env.max_episode_steps):
-            n = n_episodes * each
-            u = uniform(streams, t * n, n, self.params.dtype).view(*returns.shape, each)
-            head, _, memory = act(self.scaling.obs(statistics, episodes.obs), memory)
-            actions = self.distribution.to_env(self.distribution.mode(head))
-            episodes, step = advance(self.env, episodes, actions, u)
-            returns += step.rewards * alive
-            lengths += alive
-            alive &= ~(step.terminated | step.truncated)
-            if t % 50 == 49 and not alive.any():  # the one look at values, seldom
-                break
-        return returns, lengths
+        return evaluate(
+            self._act(params, buffers),
+            self._no_memory(len(params), n_episodes),
+            self.scaling,
+            statistics,
+            self.env,
+            self.distribution,
+            self.keys.repeat(len(params) // len(self.keys)),
+            start,
+        )
 
     def finite(self) -> Tensor:
         """Return which members have finite parameters alone, ``(P,)`` bool."""
@@ -383,46 +330,3 @@ class PPO:
         env = {name: value.to(device) for name, value in state["env"].items()}
         episodes = Episodes(env, state["obs"].to(device), state["steps"].to(device))
         self.running = Running(episodes, state["rewards"].to(device), state["memory"].to(device))
-
-
-def minibatches(batch: Batch, order: Tensor, size: int) -> list[Batch]:
-    """Return the samples in pieces of ``size``, in an order ``(P, B)``."""
-
-    def pick(value: Tensor, places: Tensor) -> Tensor:
-        return torch.take_along_dim(
-            value, places.view(*places.shape, *[1] * (value.dim() - 2)), dim=1
-        )
-
-    return [Batch(*(pick(value, places) for value in batch)) for places in order.split(size, 1)]
-
-
-def _optimizer(config: PPOConfig, plan: Layout, like: Tensor) -> Optimizer:
-    """Return the optimizer with the options that SB3's policy gives it."""
-    if config.optimizer == "adamax":
-        return Adamax()
-    if config.optimizer == "adam":
-        return Adam(eps=1e-5)
-    decayed = None
-    if any(name.endswith("weight_g") for name, _ in plan.net.named_parameters()) or _projected(
-        config, plan
-    ):
-        plain = {
-            id(weight)
-            for layer in plan.net.modules()
-            if not is_projected(layer)
-            for weight in layer_weights(layer)
-        }
-        names = [name for name, p in plan.net.named_parameters() if id(p) in plain]
-        decayed = plan.whole.columns(names).to(like)
-    return Adam(weight_decay=config.weight_decay, decayed=decayed)
-
-
-def _projected(config: PPOConfig, plan: Layout) -> list[str]:
-    """Return the names of the weights whose rows are put back on the sphere after each step."""
-    after_step = NORMS[config.norm].after_step
-    if after_step is None:
-        return []
-    if after_step is not project_:
-        raise UsageError(f"norm {config.norm!r} has a step of its own, unknown to a population")
-    chosen = {id(weight) for weight, _ in projected_weights(plan.net)}
-    return [name for name, p in plan.net.named_parameters() if id(p) in chosen]

@@ -42,11 +42,6 @@ def uniform(
     return (steps.to(dtype) + 0.5) * 2.0**-_DIGITS
 
 
-def normal(keys: Tensor, start: int | Tensor, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return standard normal numbers, ``(P, n)``, between −5.3 and 5.3."""
-    return torch.special.ndtri(uniform(keys, start, n, dtype))
-
-
 def permutation(keys: Tensor, start: int | Tensor, n: int) -> Tensor:
     """Return a random order of 0 to n − 1 for each key, ``(P, n)`` int64; it takes n numbers."""
     return bits(keys, start, n).argsort(dim=1)

@@ -1,8 +1,8 @@
 """LSTMs and GRUs of many networks at once, over sequences in which episodes begin.
 
 Time is the second axis, behind that of the networks. At each step the states are
-``kept * states + given``: zero and what the rollout remembered where a sequence begins, one and
-zero within one.
+``continues * states + given``: zero and what the rollout remembered where a sequence begins, one
+and zero within one.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ class _Weights(nn.Module):
 class _Unrolled(_Weights):
     """Steps a recurrent layer of any kind through time, from its own functions."""
 
-    def forward(self, x: Tensor, given: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, x: Tensor, given: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         finals = []
         for k, layer in enumerate(self._recurrences()):
             prepared, outputs = layer.prepare(x), []
@@ -48,7 +48,7 @@ class _Unrolled(_Weights):
             for t in range(len(x)):
                 if t > 0:
                     states = tuple(
-                        torch.addcmul(new, kept[t], old)
+                        torch.addcmul(new, continues[t], old)
                         for new, old in zip(given[t, :, k].unbind(1), states, strict=True)
                     )
                 states = layer.step(prepared[t], states)
@@ -85,24 +85,24 @@ class Memories:
             flat = vmap(lambda *tensors: functional_call(module, tensors, ()))(*self.tensors)
             self.weights = [tuple(flat[k : k + 4]) for k in range(0, len(flat), 4)]
 
-    def run(self, x: Tensor, given: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, x: Tensor, given: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
         """Return the outputs ``(n, T, N, H)``, and the states at the end, ``(n, N, L, S, H)``.
 
         Args:
             x: inputs, ``(n, T, N, F)``.
             given: what is added to the states of L layers before each step, ``(n, T, N, L, S, H)``.
-            kept: what they are multiplied by before, ``(n, T, N, 1)``, zero at the first step.
+            continues: what they are multiplied by before, ``(n, T, N, 1)``, zero at the first step.
         """
         if not self.weights:
             module = _Unrolled(self.rnn)
             return vmap(
                 lambda params, buffers, *args: functional_call(module, (params, buffers), args)
-            )(*self.tensors, x, given, kept)
+            )(*self.tensors, x, given, continues)
         finals = []
         for k, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.weights):
             gates = torch.baddbmm((b_ih + b_hh)[:, None], x.flatten(1, 2), w_ih.transpose(1, 2))
             h, c = given[:, :, :, k].unbind(3)
-            x, final = _LSTM.apply(gates.unflatten(1, x.shape[1:3]), w_hh, h, c, kept)  # type: ignore[no-untyped-call]
+            x, final = _LSTM.apply(gates.unflatten(1, x.shape[1:3]), w_hh, h, c, continues)  # type: ignore[no-untyped-call]
             finals.append(final)
         return x, torch.stack(finals, 2)
 
@@ -112,7 +112,7 @@ class _LSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, given: Tensor, w_hh: Tensor, h_given: Tensor, c_given: Tensor, kept: Tensor
+        ctx: Any, given: Tensor, w_hh: Tensor, h_given: Tensor, c_given: Tensor, continues: Tensor
     ) -> tuple[Tensor, Tensor]:
         n, n_steps, n_seq, _ = given.shape
         size = w_hh.shape[2]
@@ -123,8 +123,8 @@ class _LSTM(torch.autograd.Function):
         h = c = given.new_zeros(n, n_seq, size)
         for t in range(n_steps):
             # One network's could be a view, and sums in another order.
-            h = torch.addcmul(h_given[:, t], kept[:, t], h)
-            c = torch.addcmul(c_given[:, t], kept[:, t], c)
+            h = torch.addcmul(h_given[:, t], continues[:, t], h)
+            c = torch.addcmul(c_given[:, t], continues[:, t], c)
             h_before[:, t], c_before[:, t] = h, c
             z = torch.baddbmm(given[:, t], h, transposed).unflatten(2, (4, size))
             now = gates[:, t]
@@ -136,7 +136,7 @@ class _LSTM(torch.autograd.Function):
             c_tanh[:, t] = squashed
             h = o * squashed
             out[:, t] = h
-        ctx.save_for_backward(gates, w_hh, h_before, c_before, c_tanh, kept)
+        ctx.save_for_backward(gates, w_hh, h_before, c_before, c_tanh, continues)
         final = torch.stack((h, c), 2)
         ctx.mark_non_differentiable(final)
         return out, final
@@ -144,7 +144,7 @@ class _LSTM(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_out = grads[0]
-        gates, w_hh, h_before, c_before, c_tanh, kept = ctx.saved_tensors
+        gates, w_hh, h_before, c_before, c_tanh, continues = ctx.saved_tensors
         i, f, g, o = gates.unbind(3)
         # What a gradient of h, or of c, is multiplied by, at all steps at once.
         c_by_h = (1 - c_tanh.square()).mul_(o)
@@ -152,17 +152,17 @@ class _LSTM(torch.autograd.Function):
             (g * i * (1 - i), c_before * f * (1 - f), i * (1 - g.square())), 3
         )  # (n, T, N, 3, H)
         by_h = c_tanh * o * (1 - o)
-        passed = f * kept
+        passed = f * continues
         d_gates = torch.empty_like(gates)
         d_h = d_c = torch.zeros_like(d_out[:, 0])
-        for t in reversed(range(kept.shape[1])):
+        for t in reversed(range(continues.shape[1])):
             d_h = d_h + d_out[:, t]
             d_c = torch.addcmul(d_c, d_h, c_by_h[:, t])
             now = d_gates[:, t]
             torch.mul(by_c[:, t], d_c[:, :, None], out=now[:, :, :3])
             torch.mul(d_h, by_h[:, t], out=now[:, :, 3])
             if t > 0:
-                d_h = torch.bmm(now.flatten(2), w_hh).mul_(kept[:, t])
+                d_h = torch.bmm(now.flatten(2), w_hh).mul_(continues[:, t])
                 d_c = d_c * passed[:, t]
         d_given = d_gates.flatten(3)
         d_w = torch.bmm(d_given.flatten(1, 2).transpose(1, 2), h_before.flatten(1, 2))

@@ -14,7 +14,8 @@ from wnrl.norms import NORMS
 from wnrl.population.actor_critic import LOG_STD, ActorCritic, Layout
 from wnrl.population.distributions import Distribution
 from wnrl.population.recurrence import Memories, Tensors
-from wnrl.population.rollout import ActWithMemory, Batch
+from wnrl.population.rollout import ActWithMemory
+from wnrl.population.samples import Batch
 from wnrl.population.vmapped import Goal, ppo_loss
 
 CELLS: dict[str, tuple[type[nn.Module], int]] = {"lstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}
@@ -59,7 +60,7 @@ class Sequences(NamedTuple):
     batch: Batch
     given: Tensor
     """States with which sequences begin, and zero elsewhere, ``(P, T, N, 2, L, S, H)``."""
-    kept: Tensor
+    continues: Tensor
     """Zero where a sequence begins, else one, ``(P, T, N)``."""
 
 
@@ -71,28 +72,33 @@ class Samples(NamedTuple):
     """``(2P, T, N, n_inputs)``."""
     given: Tensor
     """``(2P, T, N, L, S, H)``."""
-    kept: Tensor
+    continues: Tensor
     """``(2P, T, N, 1)``."""
 
 
-@dataclass(frozen=True)
 class RecurrentNetworks:
     """Computes what the networks of a cohort give, and the gradients of PPO's loss.
 
     The layers are wnrl's modules, run by ``torch.func``; LSTMs step through time by formula.
+
+    Args:
+        plan: the layout of the members.
+        distribution: of actions.
     """
 
-    plan: Layout
-    distribution: Distribution
+    def __init__(self, plan: Layout, distribution: Distribution) -> None:
+        self.plan, self.distribution = plan, distribution
+        self.learning: nn.Module = copy.deepcopy(plan.net.network()).train()
+        self.acting: nn.Module = copy.deepcopy(plan.net.network()).eval()
 
     def act(self, params: Tensor, buffers: Tensor) -> ActWithMemory:
         """Return the networks in evaluation mode, for a rollout."""
-        run = self.runner(self.views(params), self.buffer_views(buffers), training=False)
+        run = runner(self.acting, self.plan.views(params), self.plan.buffer_views(buffers))
 
         def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             given = _for_both(memory.movedim(2, 1))
-            kept = obs.new_zeros(len(given), 1, obs.shape[1], 1)
-            outputs, states = run(_twice(obs)[:, None], given[:, None], kept)
+            continues = obs.new_zeros(len(given), 1, obs.shape[1], 1)
+            outputs, states = run(_twice(obs)[:, None], given[:, None], continues)
             outputs = outputs.unflatten(0, (-1, 2))
             return outputs[:, 0], outputs[:, 1, :, 0], states.unflatten(0, (-1, 2)).movedim(1, 2)
 
@@ -102,39 +108,9 @@ class RecurrentNetworks:
         self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal
     ) -> "RecurrentLearner":
         """Return what computes gradients of these members."""
-        views = self.views(params), self.buffer_views(buffers), self.views(grads)
+        plan = self.plan
+        views = plan.views(params), plan.buffer_views(buffers), plan.views(grads)
         return RecurrentLearner(self, goal, *views)
-
-    def views(self, matrix: Tensor) -> Tensors:
-        """Return what the rows hold by the names of a network, ``(2P, *shape)``, views."""
-        return self.plan.half.views(self.plan.halves(matrix))
-
-    def buffer_views(self, matrix: Tensor) -> Tensors:
-        """Return the like of buffers."""
-        return self.plan.half_buffers.views(self.plan.halves(matrix))
-
-    def runner(
-        self, params: Tensors, buffers: Tensors, training: bool
-    ) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return the networks as a function of inputs and states, as ``Memories`` takes them.
-
-        It gives the outputs ``(2P, T * N, A)`` and the states at the end.
-        """
-        net = copy.deepcopy(self.plan.net.network()).train(training)
-        mlp = net.get_submodule("mlp")
-        memories = Memories(
-            net.get_submodule("rnn"), _below(params, "rnn."), _below(buffers, "rnn.")
-        )
-        tensors = _below(params, "mlp."), _below(buffers, "mlp.")
-
-        def run(x: Tensor, given: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-            y, states = memories.run(x, given, kept)
-            outputs = vmap(lambda p, b, y: functional_call(mlp, (p, b), (y,)))(
-                *tensors, y.flatten(1, 2)
-            )
-            return outputs, states
-
-        return run
 
 
 @dataclass(frozen=True)
@@ -149,12 +125,12 @@ class RecurrentLearner:
 
     def prepare(self, sequences: Sequences) -> Samples:
         """Lay samples out; the same ones may be learnt from many times."""
-        batch, given, kept = sequences
+        batch, given, continues = sequences
         return Samples(
             batch,
-            _twice(batch.obs.unflatten(1, kept.shape[1:])),
+            _twice(batch.obs.unflatten(1, continues.shape[1:])),
             _for_both(given.movedim(3, 1)),
-            _twice(kept[..., None]),
+            _twice(continues[..., None]),
         )
 
     def gradient_(self, samples: Samples) -> None:
@@ -164,8 +140,8 @@ class RecurrentLearner:
         moved = {name: value.clone() for name, value in self.buffers.items()}
         with torch.enable_grad():
             leaves = {name: v.detach().requires_grad_() for name, v in self.params.items()}
-            run = networks.runner(leaves, moved, training=True)
-            outputs = run(samples.x, samples.given, samples.kept)[0].unflatten(0, (-1, 2))
+            run = runner(networks.learning, leaves, moved)
+            outputs = run(samples.x, samples.given, samples.continues)[0].unflatten(0, (-1, 2))
             log_std = leaves[LOG_STD].unflatten(0, (-1, 2))[:, 0] if LOG_STD in leaves else None
             loss = vmap(
                 lambda head, values, log_std, batch, goal: ppo_loss(
@@ -178,6 +154,27 @@ class RecurrentLearner:
             view.copy_(by_leaf)
         for name, view in self.buffers.items():
             view.copy_(moved[name])
+
+
+def runner(
+    net: nn.Module, params: Tensors, buffers: Tensors
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return networks like ``net`` as a function of inputs and states, as ``Memories`` takes them.
+
+    It gives the outputs ``(2P, T * N, A)`` and the states at the end.
+    """
+    mlp = net.get_submodule("mlp")
+    memories = Memories(net.get_submodule("rnn"), _below(params, "rnn."), _below(buffers, "rnn."))
+    tensors = _below(params, "mlp."), _below(buffers, "mlp.")
+
+    def run(x: Tensor, given: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
+        y, states = memories.run(x, given, continues)
+        outputs = vmap(lambda p, b, y: functional_call(mlp, (p, b), (y,)))(
+            *tensors, y.flatten(1, 2)
+        )
+        return outputs, states
+
+    return run
 
 
 def _below(tensors: Tensors, prefix: str) -> Tensors:

@@ -27,7 +27,9 @@ from wnrl.population.recurrent_networks import (
     RecurrentNetworks,
     Sequences,
 )
-from wnrl.population.rollout import ORDERS, ActWithMemory, Batch, Past
+from wnrl.population.rollout import ORDERS, ActWithMemory
+from wnrl.population.samples import Batch, Past, pick
+from wnrl.tensor_envs.core import beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +126,10 @@ def sequences(batch: Batch, past: Past, first: Tensor, n_steps: int, size: int) 
         at_front = (rows == rows[0]) & (steps < cut)
         envs = (env + rows + at_front * len(rows)) % n_envs
         places = (envs * n_steps + steps).flatten(1)  # (P, T, rows) -> (P, T * rows)
-        picked, before = ([_pick(value, places) for value in values] for values in (batch, past))
+        picked, before = ([pick(value, places) for value in values] for values in (batch, past))
         begins = (steps == 0) | ((rows == rows[0]) & (steps == cut))
         memory, starts = (value.unflatten(1, (n_steps, len(rows))) for value in before)
         begins = begins | starts
-        given = memory * begins[(..., *[None] * (memory.dim() - begins.dim()))]
+        given = memory * beside(begins, memory)
         pieces.append(Sequences(Batch(*picked), given, (~begins).to(memory.dtype)))
     return pieces
-
-
-def _pick(value: Tensor, places: Tensor) -> Tensor:
-    return torch.take_along_dim(value, places.view(*places.shape, *[1] * (value.dim() - 2)), dim=1)

@@ -13,8 +13,9 @@ from torch import Tensor
 from wnrl.population.distributions import Distribution
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.random import fork, permutation, uniform
+from wnrl.population.samples import Batch, Past
 from wnrl.population.statistics import Scaling
-from wnrl.tensor_envs.core import Episodes, TensorEnv, advance
+from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin, beside
 
 RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION = range(6)
 """Streams of random numbers of a member."""
@@ -36,25 +37,6 @@ class Draws(NamedTuple):
     """Permutations of the samples, ``(n_epochs, P, N * T)``; None where one minibatch has all.
     Sample ``n * T + t`` is step t of environment n. Of an algorithm that learns from sequences, the
     first sample of each epoch, ``(n_epochs, P)``."""
-
-
-class Batch(NamedTuple):
-    """Samples ``(P, B, ...)``."""
-
-    obs: Tensor
-    actions: Tensor
-    log_probs: Tensor
-    advantages: Tensor
-    returns: Tensor
-
-
-class Past(NamedTuple):
-    """What came before samples ``(P, B, ...)``."""
-
-    memory: Tensor
-    """With which the sample was acted, zero where an episode starts, ``(P, B, ...)``."""
-    starts: Tensor
-    """Whether the sample is the first of an episode, ``(P, B)``."""
 
 
 class Running(NamedTuple):
@@ -124,6 +106,23 @@ def draw_orders(keys: Tensor, iteration: int | Tensor, config: PPOConfig) -> Ten
     )
 
 
+def first_episodes(
+    env: TensorEnv, keys: Tensor, start: int, n_envs: int, dtype: torch.dtype
+) -> Episodes:
+    """Return environments at the start of an episode, ``(P, n_envs)``.
+
+    Args:
+        env: the environment.
+        keys: of streams, ``(P,)``.
+        start: how many starts of these streams were used before.
+        n_envs: of each member.
+        dtype: of all real numbers.
+    """
+    each = env.reset_draws
+    u = uniform(keys, start * each, n_envs * each, dtype)
+    return begin(env, u.view(len(u), n_envs, each))
+
+
 def rollout(
     act: ActWithMemory,
     log_std: Tensor | None,
@@ -170,7 +169,7 @@ def rollout(
         columns.append((obs, actions, head, values, rewards, ended, step.truncated,
                         final_obs, total, lengths, starts, before, memory))  # fmt: skip
         rewards_so_far = total.masked_fill(ended, 0.0)
-        memory = memory.masked_fill(ended.view(*ended.shape, *[1] * (memory.dim() - 2)), 0.0)
+        memory = memory.masked_fill(beside(ended, memory), 0.0)
     whole = [torch.stack(column, 2) for column in zip(*columns, strict=True)]  # (P, N, T, ...)
     obs, actions, head, values, rewards, ended, truncated, final_obs, *others = whole
     totals, lengths, starts, before, after = others
@@ -210,8 +209,7 @@ def values_at_limits(
     ):
         where = cut.long().argmax(2, keepdim=True)
         seen, before = (
-            torch.take_along_dim(x, where[(..., *[None] * (x.dim() - 3))], 2)[:, :, 0]
-            for x in (obs, remembered)
+            torch.take_along_dim(x, beside(where, x), 2)[:, :, 0] for x in (obs, remembered)
         )
         parts.append(act(seen, before)[1][..., None].where(cut, 0.0))
     return torch.cat(parts, 2)

@@ -47,16 +47,6 @@ class Rows:
             slots.append(Slot(name, tuple(tensor.shape), slots[-1].end if slots else 0))
         return cls(tuple(slots), slots[-1].end if slots else 0)
 
-    @classmethod
-    def of_parameters(cls, module: nn.Module) -> Self:
-        """Return rows for the parameters of ``module``."""
-        return cls.of(dict(module.named_parameters()))
-
-    @classmethod
-    def of_buffers(cls, module: nn.Module) -> Self:
-        """Return rows for the buffers of ``module``; whole numbers become floats in a row."""
-        return cls.of(dict(module.named_buffers()))
-
     def stack(self, modules: Sequence[nn.Module]) -> Tensor:
         """Return the rows of ``modules``, ``(P, D)``, a copy in the dtype of their parameters."""
         like = next(modules[0].parameters())
@@ -75,14 +65,14 @@ class Rows:
     @torch.no_grad()
     def load(self, row: Tensor, module: nn.Module) -> None:
         """Copy the numbers of a row ``(D,)`` into ``module``."""
-        for name, tensor in self._tensors(module):
-            tensor.copy_(self.views(row[None])[name][0])
+        for tensor, view in self._pairs(module, row):
+            tensor.copy_(view)
 
     @torch.no_grad()
     def save(self, module: nn.Module, row: Tensor) -> None:
         """Copy the numbers of ``module`` into a row ``(D,)``."""
-        for name, tensor in self._tensors(module):
-            self.views(row[None])[name][0].copy_(tensor)
+        for tensor, view in self._pairs(module, row):
+            view.copy_(tensor)
 
     def columns(self, names: Iterable[str]) -> Tensor:
         """Return where a row has the tensors of these names, ``(D,)`` bool."""
@@ -92,6 +82,7 @@ class Rows:
             mask[slot.start : slot.end] |= slot.name in chosen
         return mask
 
-    def _tensors(self, module: nn.Module) -> list[tuple[str, Tensor]]:
+    def _pairs(self, module: nn.Module, row: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return the tensors of ``module`` with their places in a row."""
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        return [(slot.name, tensors[slot.name]) for slot in self.slots]
+        return [(tensors[name], view[0]) for name, view in self.views(row[None]).items()]

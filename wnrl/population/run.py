@@ -13,8 +13,9 @@ from torch import Tensor
 
 from wnrl import tags
 from wnrl.errors import NonFiniteError
-from wnrl.population.ppo import PPO, Agents
+from wnrl.population.ppo import PPO
 from wnrl.population.rollout import Ended
+from wnrl.population.states import Agents, joined, part_of, stacked
 from wnrl.rl.evaluation import Curve
 from wnrl.rl.run import BEST, MODEL, STATISTICS, Plan
 from wnrl.rl.statistics import save_statistics
@@ -58,7 +59,7 @@ class CohortRun:
         self.plain_parts = list(plain_parts)
         self.machine, self.identity = machine, identity
         self.members = [CohortMember(self, place) for place in range(len(cohort.members))]
-        self.best = _copied(cohort.agents)
+        self.best = cohort.agents.clone()
         self.points: list[int] = []  # steps of the curves
         self.seconds = 0.0  # of rollouts and updates
         self._ended: list[Ended] = []  # since they were noted
@@ -98,7 +99,7 @@ class CohortRun:
             self._note_episodes()
             state = {"cohort": self.cohort.state(), "waiting": self._waiting, "best": self.best}
             self._sliced = (self.step, state)
-        return _part(self._sliced[1], place)
+        return part_of(self._sliced[1], place)
 
     def returns(self, best: bool) -> list[list[float]]:
         """Return the returns of the evaluation after training, of all members.
@@ -108,7 +109,7 @@ class CohortRun:
         """
         n_members = len(self.members)
         if not self._returns:
-            agents = _stacked([self.cohort.agents, self.best])
+            agents = stacked([self.cohort.agents, self.best])
             played, _ = self.cohort.evaluate(self.plan.eval_episodes, FINAL_START, agents)
             self._returns = played.tolist()
         return self._returns[n_members:] if best else self._returns[:n_members]
@@ -117,12 +118,12 @@ class CohortRun:
         """Go to where the members were saved, if any was; all of them were at one step."""
         if not any(member.saved for member in self.members):
             return
-        joined = _joined([m.saved.get("networks") or self.state_of(m.place) for m in self.members])
-        self.cohort.restore(joined["cohort"])
+        states = joined([m.saved.get("networks") or self.state_of(m.place) for m in self.members])
+        self.cohort.restore(states["cohort"])
         device = self.cohort.params.device
         self.best, *self._waiting = (
             Agents(*(matrix.to(device) for matrix in each))
-            for each in (joined["best"], *joined["waiting"])
+            for each in (states["best"], *states["waiting"])
         )
         for member in self.members:
             member.become(member.saved)
@@ -141,7 +142,7 @@ class CohortRun:
     def _add_point(self, events: Sequence[EventFile]) -> None:
         """Keep the agents of a point of the curves, and log the episodes of training."""
         self.points.append(self.step)
-        self._waiting.append(_copied(self.cohort.agents))
+        self._waiting.append(self.cohort.agents.clone())
         self._note_episodes()
         for member, file in zip(self.members, events, strict=True):
             if member.recent:
@@ -154,7 +155,7 @@ class CohortRun:
 
         Where a network is not finite, its curve ends.
         """
-        agents = _stacked(self._waiting)
+        agents = stacked(self._waiting)
         played = self.cohort.evaluate(self.plan.eval_point_episodes, CURVE_START, agents)
         means = torch.stack([numbers.double().mean(1) for numbers in played], -1)
         finite = agents.params.isfinite().all(1).tolist()
@@ -272,33 +273,3 @@ class CohortMember:
             raise NonFiniteError(
                 f"the network's parameters became NaN or infinite after step {step}"
             )
-
-
-def _copied(agents: Agents) -> Agents:
-    return Agents(*(matrix.clone() for matrix in agents))
-
-
-def _stacked(several: Sequence[Agents]) -> Agents:
-    """Return the agents of all members, then again, and so on."""
-    return Agents(*(torch.cat(matrices) for matrices in zip(*several, strict=True)))
-
-
-def _part(state: Any, place: int) -> Any:
-    """Return a member's part of a cohort's state, as one of a cohort of one."""
-    if isinstance(state, dict):
-        return {name: _part(value, place) for name, value in state.items()}
-    if isinstance(state, Tensor):
-        return state[place : place + 1].clone()
-    return [_part(value, place) for value in state] if isinstance(state, list | tuple) else state
-
-
-def _joined(states: Sequence[Any]) -> Any:
-    """Return the state of a cohort whose members have these states; undoes ``_part``."""
-    first = states[0]
-    if isinstance(first, Mapping):
-        return {name: _joined([state[name] for state in states]) for name in first}
-    if isinstance(first, Tensor):
-        return torch.cat([state.cpu() for state in states])
-    return (
-        [_joined(each) for each in zip(*states, strict=True)] if isinstance(first, list) else first
-    )

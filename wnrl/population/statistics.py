@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wnrl.population.rows import Rows
-from wnrl.tensor_envs.core import Step
+from wnrl.tensor_envs.core import Step, beside
 
 KINDS = ("none", "obs", "reward", "both")
 CLIP, EPSILON, FIRST_COUNT = 10.0, 1e-8, 1e-4
@@ -117,7 +117,7 @@ def _see_(views: Mapping[str, Tensor], name: str, values: Tensor) -> None:
     """Let mean, variance and count see values ``(P, N, ...)`` (Chan et al., 1979)."""
     mean, var = views[f"{name}/mean"], views[f"{name}/var"]
     count = views[f"{name}/count"]
-    before = count.view(-1, *[1] * (mean.dim() - 1))
+    before = beside(count, mean)
     n = values.shape[1]
     after = before + n
     average = values.mean(1)

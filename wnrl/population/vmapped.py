@@ -14,7 +14,8 @@ from torch.func import functional_call, grad, vmap
 
 from wnrl.population.actor_critic import LOG_STD, Layout
 from wnrl.population.distributions import Distribution
-from wnrl.population.rollout import Act, Batch
+from wnrl.population.rollout import Act
+from wnrl.population.samples import Batch
 
 Tensors = dict[str, Tensor]
 
@@ -123,8 +124,7 @@ class VmappedNetworks:
 
     def views(self, params: Tensor, buffers: Tensor) -> tuple[Tensors, Tensors]:
         """Return what the rows hold by names of a half, ``(P, 2, *shape)``, views."""
-        plan = self.plan
-        views = plan.half.views(plan.halves(params)), plan.half_buffers.views(plan.halves(buffers))
+        views = self.plan.views(params), self.plan.buffer_views(buffers)
         by_name, buffers_by_name = (
             {name: view.unflatten(0, (-1, 2)) for name, view in each.items()} for each in views
         )

@@ -1,0 +1,52 @@
+"""What a step of the parameters is made of: the optimizer of SB3's policy, and projections."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from wnrl.errors import UsageError
+from wnrl.nn.projection import is_projected, project_, projected_weights, to_length_one_
+from wnrl.norms import NORMS
+from wnrl.optim import layer_weights
+from wnrl.population.actor_critic import Layout
+from wnrl.population.optim import Adam, Adamax, Optimizer
+from wnrl.population.ppo_config import PPOConfig
+
+
+def optimizer_of(config: PPOConfig, plan: Layout, like: Tensor) -> Optimizer:
+    """Return the optimizer with the options that SB3's policy gives it."""
+    if config.optimizer == "adamax":
+        return Adamax()
+    if config.optimizer == "adam":
+        return Adam(eps=1e-5)
+    parameters = dict(plan.net.named_parameters())
+    decayed = None
+    if any(name.endswith("weight_g") for name in parameters) or projected_names(config, plan):
+        plain = {
+            id(weight)
+            for layer in plan.net.modules()
+            if not is_projected(layer)
+            for weight in layer_weights(layer)
+        }
+        names = [name for name, p in parameters.items() if id(p) in plain]
+        decayed = plan.whole.columns(names).to(like)
+    return Adam(weight_decay=config.weight_decay, decayed=decayed)
+
+
+def projected_names(config: PPOConfig, plan: Layout) -> list[str]:
+    """Return the names of the weights whose rows are put back on the sphere after each step."""
+    after_step = NORMS[config.norm].after_step
+    if after_step is None:
+        return []
+    if after_step is not project_:
+        raise UsageError(f"norm {config.norm!r} has a step of its own, unknown to a population")
+    chosen = {id(weight) for weight, _ in projected_weights(plan.net)}
+    return [name for name, p in plan.net.named_parameters() if id(p) in chosen]
+
+
+def project_members_(params: Tensor, plan: Layout, names: Sequence[str]) -> None:
+    """Put the rows of the weights of these names back on the unit sphere, in ``(P, D)``."""
+    if names:
+        views = plan.whole.views(params)
+        for name in names:
+            to_length_one_(views[name], [-1])
