@@ -29,7 +29,7 @@ from wnrl.rl.training import Model
 from wnrl.runs import (
     CONFIG,
     Batching,
-    Length,
+    Meaning,
     Options,
     carry_out,
     carry_out_batch,
@@ -45,7 +45,6 @@ MEASURED_WIDTH = 64
 ASKED = ("norm", "seed", "env_kwargs", "max_episode_steps")
 """Of ``Settings``, those that a population is asked about."""
 PREFIXES = {"last": "", "best": BEST}
-LENGTH = Length(("total_timesteps",), lambda settings: settings["total_timesteps"])
 
 
 def complete(algo: str, env_id: str, norm: str, seed: int, **values: Any) -> dict[str, Any]:
@@ -87,6 +86,14 @@ def settings(trial: Any) -> dict[str, Any]:
     factory_of(found)  # which says what is missing
     check_options(trial.arm.norm, NORMS[trial.arm.norm], options.get("norm_kwargs", {}))
     return found
+
+
+def defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what each setting of a run is where nothing is said, with or without a preset."""
+    return joined(Settings(), AGENTS[settings["algo"]].config())
+
+
+MEANING = Meaning(("total_timesteps",), lambda settings: settings["total_timesteps"], defaults)
 
 
 def train(trial: Any, folder: Path, progress: Callable[[float], None]) -> dict[str, Any]:
@@ -137,7 +144,7 @@ def train_batch(
             )
 
         options = Options(resume=True, keep_checkpoint=False)
-        return carry_out_batch(folders, values, build, LENGTH, FILES, options, progress)
+        return carry_out_batch(folders, values, build, MEANING, FILES, options, progress)
 
 
 def _cohort(members: Sequence[Mapping[str, Any]], device: torch.device | str) -> PPO:
@@ -207,7 +214,7 @@ def train_agent(
                 drawn=factory.drawn() if settings["film"] else None,
             )
 
-        return carry_out(folder, settings, build, LENGTH, FILES, options, progress, accepted)
+        return carry_out(folder, settings, build, MEANING, FILES, options, progress, accepted)
 
 
 def load_run(

@@ -185,7 +185,7 @@ BY_TYPE = {int: 2, float: 1.0, str: "a", bool: True, torch.Tensor: torch.ones(3)
 SPECIAL = {
     ("LogStep", "scalars"): {"a": 1.0},
     ("Terms", "reconstruction"): torch.ones(1, 3),
-    ("Length", "steps"): lambda: lambda settings: 1,
+    ("Meaning", "steps"): lambda: lambda settings: 1,
     ("Metric", "steps"): "epoch",
     ("Run", "config"): {"a": 1},
     ("open_run", "config"): {"a": 1},

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from wnrl.errors import NonFiniteError, UsageError
-from wnrl.runs import Length, Options, Stopped, carry_out, is_finished, read_config, read_json
+from wnrl.runs import Meaning, Options, Stopped, carry_out, is_finished, read_config, read_json
 
-LENGTH = Length(("steps",), lambda settings: settings["steps"])
+MEANING = Meaning(("steps",), lambda settings: settings["steps"], lambda settings: {"film": [1, 0]})
 FILES = ("sum.txt",)
 
 
@@ -70,7 +70,7 @@ def run(path, steps=10, settings=None, *, resume=False, minutes=0.0, keep=True, 
         return built[-1]
 
     options = Options(resume=resume, checkpoint_minutes=minutes, keep_checkpoint=keep)
-    return carry_out(Path(path), settings, build, LENGTH, FILES, options)
+    return carry_out(Path(path), settings, build, MEANING, FILES, options)
 
 
 def when(step, act):
@@ -151,10 +151,24 @@ def test_other_settings_are_refused_before_anything_is_built(tmp_path):
             run(tmp_path, settings={"norm": "none"}, resume=resume)
 
 
+def test_a_folder_older_than_a_setting_counts_as_having_its_default(tmp_path):
+    whole = run(tmp_path / "whole")
+    default, other = ({"film": value} for value in ((1, 0), (0, 0)))
+    assert run(tmp_path / "whole", settings=default) == whole
+    with pytest.raises(Stopped):
+        run(tmp_path / "parts", at=when(4, send(signal.SIGINT)))
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=r"film=None \(asked: \[0, 0\]\)"):
+            run(tmp_path / "parts", settings=other, resume=resume)
+    assert numbers(run(tmp_path / "parts", settings=default, resume=True)) == numbers(whole)
+    assert numbers(run(tmp_path / "new", settings=default)) == numbers(whole)
+    assert read_config(tmp_path / "new")["film"] == [1, 0]
+
+
 def test_a_run_of_another_program_is_refused_without_advice_to_delete_it(tmp_path):
     run(tmp_path)
     with pytest.raises(UsageError, match="no run of this program") as refused:
-        carry_out(tmp_path, {"epochs": 3}, Sum, Length(("epochs",), lambda s: s["epochs"]), FILES)
+        carry_out(tmp_path, {"epochs": 3}, Sum, Meaning(("epochs",), lambda s: s["epochs"]), FILES)
     assert "delete" not in str(refused.value)
 
 

@@ -33,7 +33,7 @@ from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.rl.loading import load_agent
 from wnrl.rl.statistics import load_statistics
-from wnrl.runs import Stopped, read_result, write_json
+from wnrl.runs import Stopped, read_config, read_result, write_json
 from wnrl.sb3.parts import batch_norms
 
 ALGORITHMS = [row.config.algorithm for row in AGENTS.values()]
@@ -749,6 +749,14 @@ def test_a_resume_with_other_hyperparameters_is_refused_and_changes_nothing(stop
     with pytest.raises(UsageError, match=told):
         train(dataclasses.replace(stopped, config=config, resume=True))
     assert contents(stopped.folder) == before
+
+
+@pytest.mark.parametrize("name", ["film", "placement", "algorithm_kwargs"])
+def test_a_run_begun_before_there_was_a_setting_goes_on(stopped, name):
+    older = {key: value for key, value in read_config(stopped.folder).items() if key != name}
+    write_json(stopped.folder / "config.json", older)
+    assert leave("--run-dir", str(stopped.folder), "--resume") == 0
+    assert load_run(stopped.folder)[2][name] == stopped.as_config()[name]
 
 
 def test_a_checkpoint_cut_in_half_is_refused_in_one_line_and_changes_nothing(stopped):

@@ -7,9 +7,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from wnrl.errors import NonFiniteError
-from wnrl.runs import Batching, Length, Options, carry_out_batch
+from wnrl.runs import Batching, Meaning, Options, carry_out_batch
 
-LENGTH = Length(("total_timesteps",), lambda settings: settings["total_timesteps"])
+MEANING = Meaning(("total_timesteps",), lambda settings: settings["total_timesteps"])
 FILES = ("sum.txt",)
 
 
@@ -79,7 +79,7 @@ def run(folders, configs, minutes=0.0, at=lambda batch: None, progress=lambda sh
         return Sums([configs[place] for place in places], at)
 
     options = Options(resume=True, checkpoint_minutes=minutes, keep_checkpoint=False)
-    return carry_out_batch(folders, configs, build, LENGTH, FILES, options, progress)
+    return carry_out_batch(folders, configs, build, MEANING, FILES, options, progress)
 
 
 def train_batch(trials, folders, progress):

@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake_runner
 
 from wnrl.errors import UsageError
+from wnrl.runs import write_json
 from wnrl.study import NLL, RETURN, Arm, Study, Task
 from wnrl.study.execute import check_trials, load_study, runner
 
@@ -76,6 +77,24 @@ def test_our_runners_refuse_what_there_is_not_before_anything_runs(
     with pytest.raises(UsageError, match=message):
         check_trials(trials(replace(task, **changes), **options), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+WITHOUT_PRESET = replace(AGENT, name="MountainCar-v0")
+SIZED = replace(VAE, settings={"epochs": 1, "latent_dim": 16})
+
+
+@pytest.mark.parametrize("task", [WITHOUT_PRESET, SIZED], ids=["agent", "vae"])
+def test_a_folder_older_than_any_setting_that_has_its_default_is_gone_on_with(tmp_path, task):
+    (trial,) = Study("s", [task], [Arm("weight")], "weight", seeds=[3]).trials()
+    settings = runner(trial.runner)[1](trial)
+    folder = tmp_path / trial.folder
+    for older in settings.keys() - {"seed", "env_id", *trial.settings}:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", {k: v for k, v in settings.items() if k != older})
+        check_trials([trial], tmp_path)
+    write_json(folder / "config.json", {k: v for k, v in settings.items() if k != "seed"})
+    with pytest.raises(UsageError, match=r"seed=None \(asked: 3\)"):
+        check_trials([trial], tmp_path)
 
 
 @pytest.fixture

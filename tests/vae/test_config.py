@@ -115,6 +115,20 @@ def test_config_is_read_from_beside_the_device_of_the_run():
     assert VAEConfig.from_json(values) == VAEConfig(seed=3)
 
 
+def test_a_setting_that_json_does_not_have_is_its_default():
+    config = VAEConfig("conv", "mnist", epochs=3)
+    values = json.loads(json.dumps(config.to_json()))
+    for older in values.keys() - {"model", "dataset", "norm", "epochs"}:
+        assert VAEConfig.from_json({k: v for k, v in values.items() if k != older}) == config
+
+
+@pytest.mark.parametrize("name", ["model", "dataset", "norm"])
+def test_json_without_model_data_set_or_norm_is_refused(name):
+    values = {key: value for key, value in asdict(VAEConfig()).items() if key != name}
+    with pytest.raises(UsageError, match=f"missing or unknown: {name}"):
+        VAEConfig.from_json(values)
+
+
 def test_json_of_something_else_is_refused_by_its_keys():
     with pytest.raises(UsageError, match="missing or unknown: algo"):
         VAEConfig.from_json(asdict(VAEConfig()) | {"algo": "ppo"})

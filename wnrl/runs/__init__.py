@@ -30,7 +30,7 @@ from wnrl.runs.folder import (
 from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.runs.machine import resolve_device, seed_everything, versions
 from wnrl.runs.session import carry_out, carry_out_batch
-from wnrl.runs.work import Batch, Batching, Length, Member, Options, Work
+from wnrl.runs.work import Batch, Batching, Meaning, Member, Options, Work
 
 __all__ = [
     "CHECKPOINT",
@@ -41,7 +41,7 @@ __all__ = [
     "Batching",
     "EventFile",
     "Interrupts",
-    "Length",
+    "Meaning",
     "Member",
     "Options",
     "Run",

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from wnrl.errors import UsageError, printable
@@ -22,6 +23,7 @@ from wnrl.runs.machine import versions
 CONFIG, VERSIONS, RESULT, LOCK = "config.json", "versions.json", "result.json", ".lock"
 CHECKPOINT = "checkpoint.zip"
 FILES = "files"  # the entry of a result with the checksums of its files
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 LOCK_SECONDS = 5.0  # how long the dying worker of a killed study may take to let go
 
 
@@ -137,9 +139,20 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_run_folder(
-    path: Path, config: Mapping[str, Any], may_change: Collection[str] = ()
+    path: Path,
+    config: Mapping[str, Any],
+    may_change: Collection[str] = (),
+    defaults: Mapping[str, Any] = NOTHING,
 ) -> None:
-    """Raise UsageError if ``path`` cannot become the folder of a run with ``config``."""
+    """Raise UsageError if ``path`` cannot become the folder of a run with ``config``.
+
+    Args:
+        path: The folder.
+        config: As ``open_run`` has it.
+        may_change: As ``open_run`` has it.
+        defaults: What settings are where nothing is said; an earlier run that has no word for one
+            counts as having that.
+    """
     make_folder(path)
     if not (path / CONFIG).is_file():
         if others := {entry.name for entry in path.iterdir()} - {LOCK, CONFIG + SCRATCH}:
@@ -149,7 +162,7 @@ def check_run_folder(
             )
         return
     earlier = read_json(path / CONFIG)
-    config = as_before(config, earlier)
+    config = as_before(config, earlier, defaults)
     keys = sorted(differing(earlier, config) - {*may_change})
     if keys:
         shown = ", ".join(f"{k}={earlier.get(k)!r} (asked: {config.get(k)!r})" for k in keys[:4])
@@ -160,10 +173,27 @@ def check_run_folder(
         )
 
 
-def as_before(config: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``config`` with an earlier run's device and threads where it says nothing of them."""
+def as_before(
+    config: Mapping[str, Any],
+    earlier: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return ``config`` as an earlier run would say the same.
+
+    Where it says nothing of device and threads it has the run's. A setting that has its default is
+    left out where the run had no word for it.
+
+    Args:
+        config: JSON types, as a file has them.
+        earlier: The configuration of the run; empty where there is none.
+        defaults: What settings are where nothing is said.
+    """
     unsaid = [key for key in ("device", "threads") if config.get(key) in (None, "auto")]
-    return {**config, **{key: earlier[key] for key in unsaid if key in earlier}}
+    config = {**config, **{key: earlier[key] for key in unsaid if key in earlier}}
+    if not earlier:
+        return config
+    new = {key: value for key, value in plain_json({**defaults}).items() if key not in earlier}
+    return {k: value for k, value in config.items() if k not in new or value != new[k]}
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:

@@ -22,7 +22,7 @@ from wnrl.runs.folder import (
     read_config,
     read_result,
 )
-from wnrl.runs.work import Length, Member
+from wnrl.runs.work import Meaning, Member
 
 KIND = "checkpoint of a run"
 WHERE = ("device", "threads", "compile", "extended_from")
@@ -35,7 +35,7 @@ class Present:
 
     path: Path
     settings: Mapping[str, Any]
-    """As they were asked for, with the run's own device and threads where none are given."""
+    """As they were asked for, in the words of the run that the folder has; see ``as_before``."""
     earlier: Mapping[str, Any]
     """The configuration of the run that the folder has; empty where there is none."""
     length_keys: tuple[str, ...]
@@ -45,22 +45,24 @@ class Present:
     resume: bool
 
     @classmethod
-    def of(cls, path: Path, settings: Mapping[str, Any], length: Length, resume: bool) -> "Present":
+    def of(
+        cls, path: Path, settings: Mapping[str, Any], meaning: Meaning, resume: bool
+    ) -> "Present":
         """Look into ``path``.
 
         Raises:
             UsageError: The run there is damaged, of another program, or wants ``resume``.
         """
         settings, earlier = plain_json(settings), read_config(path)
-        if earlier and not earlier.keys() >= set(length.keys):
+        if earlier and not earlier.keys() >= set(meaning.length_keys):
             raise UsageError(
                 f"run_dir {path} holds no run of this program: its {CONFIG} has no "
-                f"{' and no '.join(length.keys)}; choose another folder"
+                f"{' and no '.join(meaning.length_keys)}; choose another folder"
             )
-        settings = as_before(settings, earlier)
-        steps = length.steps(settings)
-        ended = length.steps(earlier) if earlier else steps
-        present = cls(path, settings, earlier, length.keys, steps, ended, resume)
+        settings = as_before(settings, earlier, meaning.defaults(settings))
+        steps = meaning.steps(settings)
+        ended = meaning.steps(earlier) if earlier else steps
+        present = cls(path, settings, earlier, meaning.length_keys, steps, ended, resume)
         present._check_intention()
         return present
 

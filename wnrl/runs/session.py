@@ -21,7 +21,7 @@ from wnrl.runs.files import read_values, write_values
 from wnrl.runs.folder import CHECKPOINT, Run, is_finished, open_run, read_result
 from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.runs.present import KIND, Present
-from wnrl.runs.work import Batch, Length, Member, Options, Steps, Work
+from wnrl.runs.work import Batch, Meaning, Member, Options, Steps, Work
 
 AS_USUAL = Options()
 PROGRESS_SECONDS = 0.2
@@ -100,7 +100,7 @@ def carry_out(
     path: Path,
     settings: Mapping[str, Any],
     build: Callable[[], Work],
-    length: Length,
+    meaning: Meaning,
     files: tuple[str, ...],
     options: Options = AS_USUAL,
     progress: Callable[[float], None] = lambda fraction: None,
@@ -113,7 +113,7 @@ def carry_out(
         settings: Every value that decides what the run does. Where ``device`` is ``auto`` or
             ``threads`` None, nothing is said, and what the run had is meant.
         build: Makes what is trained, and refuses what cannot be; nothing has been written then.
-        length: Which of the settings say how long.
+        meaning: What the settings say.
         files: Names that ``Work.measure`` writes.
         options: How it is carried out.
         progress: Called with the share that is done, a few times a second.
@@ -128,14 +128,14 @@ def carry_out(
         Stopped: A signal came; a checkpoint was written, unless its message says that it was not.
     """
     started = time.perf_counter()
-    present = Present.of(path, settings, length, options.resume)
+    present = Present.of(path, settings, meaning, options.resume)
     if present.shows_result:
         may_change = ("extended_from",) if options.resume else ()
         with open_run(path, present.settings, may_change=may_change):
             accepted()
             return read_result(path)
     work = build()
-    settings = {**settings, **work.machine}
+    settings = {**present.settings, **work.machine}
     with Interrupts() as interrupts, present.opened(settings, work, files) as (run, saved):
         accepted()
         if run.finished:  # by another process, while this one was waiting for the folder
@@ -159,7 +159,7 @@ def carry_out_batch(
     paths: Sequence[Path],
     settings: Sequence[Mapping[str, Any]],
     build: Callable[[Sequence[int]], Batch],
-    length: Length,
+    meaning: Meaning,
     files: tuple[str, ...],
     options: Options = AS_USUAL,
     progress: Callable[[float], None] = lambda fraction: None,
@@ -174,7 +174,7 @@ def carry_out_batch(
         paths: The runs' folders.
         settings: As ``carry_out`` has them, a run's each.
         build: Makes a batch of those runs whose places in ``paths`` it is given.
-        length: As ``carry_out`` has it.
+        meaning: As ``carry_out`` has it.
         files: As ``carry_out`` has it.
         options: How they are carried out.
         progress: Called with the share that is done, a few times a second.
@@ -199,7 +199,7 @@ def carry_out_batch(
             [paths[i] for i in places],
             [settings[i] for i in places],
             build(places),
-            length,
+            meaning,
             files,
             options,
             share,
@@ -211,7 +211,7 @@ def _carry_out_together(
     paths: Sequence[Path],
     settings: Sequence[Mapping[str, Any]],
     batch: Batch,
-    length: Length,
+    meaning: Meaning,
     files: tuple[str, ...],
     options: Options,
     progress: Callable[[float], None],
@@ -220,7 +220,7 @@ def _carry_out_together(
     with Interrupts() as interrupts, ExitStack() as stack:
         keepers = []
         for path, values, member in zip(paths, settings, batch.members, strict=True):
-            present = Present.of(path, values, length, options.resume)
+            present = Present.of(path, values, meaning, options.resume)
             opened = present.opened({**present.settings, **member.machine}, member, files)
             run, saved = stack.enter_context(opened)
             events = _events(path, saved, run.config)

@@ -78,13 +78,16 @@ class Batch(Steps, Protocol):
 
 
 @dataclass(frozen=True)
-class Length:
-    """How the settings of a run say how long it is."""
+class Meaning:
+    """What the settings of a run say to the run stack."""
 
-    keys: tuple[str, ...]
-    """Which of them do."""
+    length_keys: tuple[str, ...]
+    """Those that say how long it is."""
     steps: Callable[[Mapping[str, Any]], int]
     """From settings to steps."""
+    defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda settings: {}
+    """From settings to what they are where nothing is said. A folder begun before there was a word
+    for a setting counts as having that."""
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 A runner is a function ``train(trial, folder, progress) -> result`` that is named
 ``module:function``, so that any process can import it; beside it in the module stands
 ``settings(trial)``, which returns what ``config.json`` will hold and raises UsageError for what
-cannot be done. A module that can train trials as one batch has ``batching(trial)``, which returns
-a ``Batching``, and ``train_batch(trials, folders, progress) -> results``, too. An executor takes
-trials to events; what the runs found lies in their folders.
+cannot be done. The module may have ``defaults(settings)``, which returns what settings are where
+nothing is said: a folder that is older than one of them counts as having its default. One that can
+train trials as one batch has ``batching(trial)``, which returns a ``Batching``, and
+``train_batch(trials, folders, progress) -> results``, too. An executor takes trials to events; what
+the runs found lies in their folders.
 """
 
 import importlib.util
@@ -16,8 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wnrl.errors import UsageError, printable
-from wnrl.runs import Batching, check_run_folder, plain_json, read_config
-from wnrl.runs.folder import as_before
+from wnrl.runs import Batching, check_run_folder, plain_json
 from wnrl.study.plan import Study, Trial
 
 Progress = Callable[[float], None]
@@ -140,8 +141,9 @@ def check_trials(trials: Iterable[Trial], root: Path) -> None:
             raise UsageError(f"{trial.title}: {_in_words(error)}") from error
         folder = root / trial.folder
         if folder.exists():
-            config = as_before(config, read_config(folder))
-            check_run_folder(folder, config, may_change=("extended_from",))
+            defaults = getattr(_module_of(trial), "defaults", None)
+            nothing_said = defaults(config) if defaults else {}
+            check_run_folder(folder, config, ("extended_from",), nothing_said)
 
 
 def _in_words(error: BaseException) -> str:

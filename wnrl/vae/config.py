@@ -257,23 +257,25 @@ class VAEConfig:
         """Return the config from the values in a run's ``config.json``.
 
         Args:
-            values: from ``to_json``; those of ``MACHINE`` may stand beside them.
+            values: from ``to_json``; those of ``MACHINE`` may stand beside them. A setting that is
+                not there has its default: the file may be older than it.
 
         Raises:
-            UsageError: ``values`` has other keys.
+            UsageError: ``values`` has other keys, or not even those of model, data set and norm.
         """
-        known = {field.name for field in fields(cls)}
+        defaults = {field.name: field.default for field in fields(cls)} | {"norm_kwargs": {}}
         settings = {name: value for name, value in values.items() if name not in MACHINE}
         shape, levels = settings.pop("image_shape", None), settings.pop("levels", None)
-        if settings.keys() != known:
-            odd = ", ".join(sorted(settings.keys() ^ known))
-            raise UsageError(f"not the configuration of a VAE run; missing or unknown: {odd}")
+        odd = {"model", "dataset", "norm"} - settings.keys() | settings.keys() - defaults.keys()
+        if odd:
+            told = ", ".join(sorted(odd))
+            raise UsageError(f"not the configuration of a VAE run; missing or unknown: {told}")
         config = cls.__new__(cls)
         if shape and levels:  # whether its data set is known here or not
             name = settings["dataset"]
             images = Dataset(tuple(shape), levels, lambda folder: dataset(name).read(folder))
             vars(config)["images"] = images
-        for name, value in settings.items():
+        for name, value in {**defaults, **settings}.items():
             vars(config)[name] = tuple(value) if isinstance(value, list) else value
         config.__post_init__()
         return config

@@ -14,7 +14,7 @@ from wnrl import data, tags
 from wnrl.compiling import compiled
 from wnrl.errors import UsageError, check_threads
 from wnrl.nn import plain_parts
-from wnrl.runs import EventFile, Length, Options, carry_out, resolve_device, seed_everything
+from wnrl.runs import EventFile, Meaning, Options, carry_out, resolve_device, seed_everything
 from wnrl.runs.files import whole_file
 from wnrl.vae import pictures
 from wnrl.vae.config import VAEConfig
@@ -91,8 +91,8 @@ def train_in(
     def work() -> VAEWork:
         return VAEWork(config, images, machine)
 
-    length = Length(("epochs", "n_steps"), steps)
-    return carry_out(folder, wanted, work, length, FILES, options, progress, accepted)
+    meaning = Meaning(("epochs", "n_steps"), steps, defaults)
+    return carry_out(folder, wanted, work, meaning, FILES, options, progress, accepted)
 
 
 def settings_of(config: VAEConfig, machine: Machine) -> dict[str, Any]:
@@ -110,6 +110,12 @@ def settings_of(config: VAEConfig, machine: Machine) -> dict[str, Any]:
         warnings.simplefilter("ignore")  # they come when the model is built for the run
         build(config)
     return {**config.to_json(), **asdict(machine)}
+
+
+def defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what each setting of a run is where nothing is said, with or without a preset."""
+    config = VAEConfig(settings["model"], settings["dataset"])
+    return {**config.to_json(), **asdict(Machine())}
 
 
 def settings(trial: Any) -> dict[str, Any]:
