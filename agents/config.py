@@ -1,6 +1,6 @@
 """Hyperparameters that all algorithms share: fields with their limits, and where they go.
 
-A field has SB3's name. The limit of its value stands in its type, and each value is handed to that
+A field has SB3's name. The limits of its value stand in its type, and each value is handed to that
 argument of SB3's algorithm or policy which has the field's name.
 """
 
@@ -8,11 +8,10 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive
 
-SCHEDULES = ("constant", "linear")
 SCHEDULED = ("learning_rate", "clip_range")
 OPTIMIZERS: dict[str, str] = {
     "adam": "torch.optim:Adam",
@@ -25,7 +24,6 @@ OPTIMIZERS: dict[str, str] = {
 NOT_FURTHER = (
     "policy", "env", "seed", "device", "norm", "observation_space", "action_space", "lr_schedule",
 )  # fmt: skip
-NORMALIZED = ("none", "obs", "reward", "both")
 
 
 class Imported:
@@ -139,16 +137,14 @@ class Config:
             if isinstance(value, list):  # as SB3 has sizes, and JSON
                 value = tuple(value)
                 object.__setattr__(self, part.name, value)
-            for check in getattr(hints[part.name], "__metadata__", ()):
+            hint = hints[part.name]
+            if get_origin(hint) is Literal:
+                check_choice(part.name, value, get_args(hint))
+            for check in getattr(hint, "__metadata__", ()):
                 if value is not None:
                     check(**{part.name: value})
-        for name in self._scheduled():
-            check_choice(f"{name}_schedule", getattr(self, f"{name}_schedule"), SCHEDULES)
         if self.activation_fn not in ("tanh", "relu"):  # to read the table, torch is imported
             _activations(self.activation_fn)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("normalize", self.normalize, NORMALIZED)
-        check_choice("placement", self.placement, ("pre", "post"))
         if self.weight_decay and self.optimizer != "adamw":
             raise UsageError(f"weight_decay is for optimizer adamw, got {self.optimizer!r}")
         if self.learning_rate_end and self.learning_rate_schedule == "constant":
@@ -313,7 +309,6 @@ class OffPolicyConfig(Config):
                 f"learning_starts {self.learning_starts} leaves nothing to learn in "
                 f"total_timesteps {self.total_timesteps}"
             )
-        check_choice("train_freq_unit", self.train_freq_unit, ("step", "episode"))
         if self.train_freq_unit == "episode" and self.n_envs > 1:
             raise UsageError(f"train_freq_unit episode needs n_envs 1, got {self.n_envs}")
         if self.optimize_memory_usage and self.n_steps > 1:

@@ -29,7 +29,7 @@ POLICY = "policy_kwargs"
 
 
 def read_config_file(path: Path, algo: str | None, env_id: str | None) -> dict[str, Any]:
-    """Return the settings that a file has; what they leave out is for the defaults.
+    """Return the settings that a file has; what it leaves out is for the defaults.
 
     Args:
         path: ``config.json`` of a run, or a YAML file of the zoo, with an entry an environment, or
@@ -60,8 +60,7 @@ def _of_run(path: Path, algo: str | None) -> dict[str, Any]:
         raise UsageError(f"config {path} is not that of an agent: it has no algo")
     if algo not in (None, settings["algo"]):
         raise UsageError(f"config {path} is of algo {settings['algo']!r}, asked: {algo!r}")
-    known = {f.name for k in (Settings, AGENTS[settings["algo"]].config) for f in fields(k)}
-    return {name: value for name, value in settings.items() if name in known}
+    return settings
 
 
 def _yaml(path: Path, text: str) -> Any:

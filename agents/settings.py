@@ -10,6 +10,9 @@ from agents import AGENTS
 from agents.config import Options
 from wnrl.errors import UsageError, check_choice, check_positive
 
+ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
+"""Settings that say what the environment of an agent is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -59,14 +62,19 @@ class Settings:
         check_positive(**evaluations)
         if self.max_episode_steps is not None:
             check_positive(max_episode_steps=self.max_episode_steps)
-        if not 0 <= self.seed < 2**31:
-            raise UsageError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
+        check_seed(self.seed)
 
     @property
     def usual_folder(self) -> Path:
         """Return where the run goes if nothing else is said."""
         task = Path("runs", "single", re.sub("[/:]", "_", self.env_id))
         return task / self.algo / self.norm / f"seed{self.seed}"
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError for a seed that a run cannot have."""
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"seed must be from 0 to 2**31 - 1, got {seed}")
 
 
 def config_of(settings: Mapping[str, Any]) -> Any:

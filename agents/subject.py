@@ -12,14 +12,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents import AGENTS
 from agents.run import factory_of, load_run
+from agents.settings import ENVIRONMENT
 from wnrl.rl.environments import vectorize_for_evaluation
 from wnrl.rl.loading import check_fits, load_agent, load_pickled_statistics
 from wnrl.rl.run import STATISTICS
 from wnrl.rl.statistics import load_statistics
 from wnrl.rl.training import Model
-
-ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
-"""Settings that say what the environment of an agent is."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from agents.config import ContinuousConfig, Fraction, FromZero, Imported, Positive, Sizes, Whole
 from agents.presets import MUJOCO
-from wnrl.errors import check_choice
 
 NOISES = {
     "normal": "stable_baselines3.common.noise:NormalActionNoise",
@@ -36,10 +35,6 @@ class DeterministicConfig(ContinuousConfig):
     """Noise on the actions that explore: normal, or ornstein-uhlenbeck, which drifts."""
     noise_std: FromZero = 0.1
     """Deviation of that noise; 1 is half the range of an action, 0 is without."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("noise_type", self.noise_type, NOISES)
 
     def arguments_for(self, actions: Any) -> dict[str, Any]:
         """Return the noise on actions in a space, if there is any."""

@@ -19,10 +19,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from agents.settings import ENVIRONMENT, check_seed
 from scripts import _cli
 from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
-
-ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +67,7 @@ class Args:
             if getattr(self, name) not in (None, {}) and self.model is None:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} goes with --model; a run folder knows its own")
-        if not 0 <= self.seed < 2**31:
-            raise UsageError(f"seed must be from 0 to 2**31 - 1, got {self.seed}")
+        check_seed(self.seed)
         if self.record is not None:
             from wnrl.rl.recording import check_film
 

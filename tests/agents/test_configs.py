@@ -7,6 +7,7 @@ import sys
 from fnmatch import fnmatchcase
 from inspect import signature
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
 import pytest
@@ -15,14 +16,14 @@ import tyro
 import envs  # noqa: F401 (registers the masked tasks)
 from agents import AGENTS
 from agents.a2c import A2CConfig
-from agents.config import OffPolicyConfig
+from agents.config import OPTIMIZERS, OffPolicyConfig
 from agents.crossq import CrossQConfig
 from agents.dqn import DQNConfig
 from agents.ppo import PPOConfig
 from agents.qrdqn import QRDQNConfig
 from agents.recurrent_ppo import RecurrentPPOConfig
 from agents.sac import SACConfig
-from agents.td3 import TD3Config
+from agents.td3 import NOISES, TD3Config
 from agents.tqc import TQCConfig
 from agents.trpo import TRPOConfig
 from wnrl.errors import UsageError
@@ -188,6 +189,21 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
 def test_values_that_could_not_train_are_refused_by_name(config, wrong, message):
     with pytest.raises(UsageError, match=message):
         config(**wrong)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_word_that_is_none_of_those_of_its_type_is_refused(config):
+    hints = get_type_hints(config)
+    choices = [name for name, hint in hints.items() if get_origin(hint) is Literal]
+    assert {"learning_rate_schedule", "normalize", "optimizer", "placement"} <= {*choices}
+    for name in choices:
+        with pytest.raises(UsageError, match=f"^{name} must be one of .*, got 'nonsense'"):
+            config(**{name: "nonsense"})
+
+
+def test_optimizers_and_noises_have_the_words_of_their_types():
+    assert get_args(get_type_hints(TD3Config)["optimizer"]) == tuple(OPTIMIZERS)
+    assert get_args(get_type_hints(TD3Config)["noise_type"]) == tuple(NOISES)
 
 
 def test_what_has_no_flag_goes_to_sb3_by_name():
