@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 
 from envs.world import register_world
-from wnrl.errors import UsageError, check_choice, check_positive, printable
+from wnrl.errors import UsageError, check_choice, check_positive, first_line
 from wnrl.tensor_envs import World
 
 # From a part of a module's name to the extra of this project that it needs.
@@ -75,7 +75,7 @@ class EnvFactory:
             given = dict(self.env_kwargs)
             raise UsageError(
                 f"env_id {self.env_id!r} cannot be made with env_kwargs {given}: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             ) from error
 
     def drawn(self) -> "EnvFactory | None":
@@ -104,7 +104,7 @@ class EnvFactory:
         try:
             importlib.import_module(module)
         except (ImportError, ValueError, TypeError) as error:  # the last two: no name of a module
-            raise UsageError(f"env_id {self.env_id!r}: {_first_line(error)}") from error
+            raise UsageError(f"env_id {self.env_id!r}: {first_line(error)}") from error
         register_world(name)
         if name not in gym.registry:
             near = difflib.get_close_matches(name, gym.registry, n=1, cutoff=0.75)
@@ -124,17 +124,13 @@ class EnvFactory:
         module = entry_point.lower() if isinstance(entry_point, str) else ""
         extra = next((extra for part, extra in EXTRAS.items() if part in module), None)
         if extra is None:
-            return UsageError(f"env_id {self.env_id!r} cannot be made: {_first_line(error)}")
+            return UsageError(f"env_id {self.env_id!r} cannot be made: {first_line(error)}")
         return self._needs(extra)
 
     def _needs(self, extra: str) -> UsageError:
         return UsageError(
             f"env_id {self.env_id!r} needs a package that is missing: pip install 'wnrl[{extra}]'"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return printable(str(error).strip().partition("\n")[0]) or type(error).__name__
 
 
 def factory(

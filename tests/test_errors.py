@@ -1,6 +1,6 @@
 import pytest
 
-from wnrl.errors import UsageError, check_choice, check_positive, printable
+from wnrl.errors import UsageError, check_choice, check_positive, first_line, printable
 
 
 def test_unknown_word_names_the_argument_the_options_and_the_nearest():
@@ -31,6 +31,11 @@ def test_endless_sizes_are_refused():
 
 def test_printable_text_is_one_line_without_control_characters():
     assert printable("a\x1b[31m\nb\tc\r\x00") == r"a\x1b[31m b c \x00"
+
+
+def test_the_first_line_of_an_error_is_shown_or_the_name_of_its_class():
+    assert first_line(ValueError("\n no \x1b file\nat all")) == r"no \x1b file"
+    assert first_line(ZeroDivisionError(" \n")) == "ZeroDivisionError"
 
 
 def test_printable_text_ends_after_its_length():

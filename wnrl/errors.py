@@ -50,6 +50,11 @@ def printable(text: object, length: int = 200) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)[:length]
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or the name of its class if it says nothing."""
+    return printable(str(error).strip().partition("\n")[0]) or type(error).__name__
+
+
 def check_choice(name: str, value: str, options: Iterable[str]) -> str:
     """Returns ``value`` if it is one of ``options``.
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, first_line
 
 IDX_OF_BYTES = 8
 CIFAR10_PIXELS = 3 * 32 * 32
@@ -129,9 +129,9 @@ def _checked(path: Path, key: str, file: File) -> Tensor:
         if kind == "sha256" and hashlib.sha256(pixels.tobytes()).hexdigest() != wanted:
             raise ValueError(f"the sha256 of its pixels is not {wanted}")
     except Exception as error:  # gzip, zipfile, zlib, struct, numpy: each has its own
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UsageError(
-            f"{path} is damaged or another file: {reason}; put the one from {file.url} in its place"
+            f"{path} is damaged or another file: {first_line(error)}; put the one from {file.url} "
+            "in its place"
         ) from error
     return torch.from_numpy(pixels.copy())
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wnrl.data.files import cache_folder, folders
 from wnrl.data.images import PARTS, Images
-from wnrl.errors import UsageError, extra
+from wnrl.errors import UsageError, extra, first_line
 
 SIDE = 64
 N_TRAIN, N_VALID, N_TEST = 8000, 1000, 1000
@@ -111,14 +111,14 @@ def _make(env_id: str) -> gym.Env:
             warnings.simplefilter("ignore", DeprecationWarning)
             return gym.make(env_id, render_mode="rgb_array", disable_env_checker=True)
     except (gym.error.Error, ImportError, ValueError, TypeError) as error:
-        raise UsageError(f"dataset 'frames:{env_id}': {_first_line(error)}") from error
+        raise UsageError(f"dataset 'frames:{env_id}': {first_line(error)}") from error
 
 
 def _render(env: gym.Env, env_id: str) -> np.ndarray:
     try:
         frame = env.render()
     except (gym.error.Error, ImportError) as error:
-        raise UsageError(f"dataset 'frames:{env_id}': {_first_line(error)}") from error
+        raise UsageError(f"dataset 'frames:{env_id}': {first_line(error)}") from error
     if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
         raise UsageError(
             f"dataset 'frames:{env_id}': render() must give an image (height, width, 3), got "
@@ -197,7 +197,3 @@ def _checksum(parts: list[np.ndarray]) -> str:
     for part in parts:
         whole.update(part.tobytes())
     return whole.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -285,11 +285,10 @@ class Study:
                 check_choice(f"arms of {task.title}", name, names)
             if self.budget != 1 and not isinstance(task.settings.get(task.length), int | float):
                 raise UsageError(f"{task.title} has no {task.length} that a budget could scale")
-        for axis, values in [*self.axes.items(), *self.tuned.items()]:
-            _check_distinct(f"axis {axis}", [_as_folder(str(value)) for value in values])
-        for arm in self.arms:
-            for axis, values in arm.tuned.items():
+        for grid in (self.axes, self.tuned, *(arm.tuned for arm in self.arms)):
+            for axis, values in grid.items():
                 _check_distinct(f"axis {axis}", [_as_folder(str(value)) for value in values])
+        for arm in self.arms:
             varied = [*self.axes, *self.tuned, *arm.tuned]
             if varied:
                 _check_distinct("axes and tuned", varied)

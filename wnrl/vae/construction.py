@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wnrl.data import Images
-from wnrl.errors import UsageError, check_choice, printable
+from wnrl.errors import UsageError, check_choice, first_line, printable
 from wnrl.nn import convert
 from wnrl.runs import CONFIG, checked_file, is_finished, read_config, whole_file
 from wnrl.vae.config import SIZES, VAEConfig
@@ -101,7 +101,7 @@ def read_weights(run_folder: str | Path) -> Weights:
         saved = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
         return Weights(saved["reported"], dict(saved["weights"]))
     except Exception as error:  # zipfile's, pickle's and torch's own
-        reason = printable(str(error).partition("\n")[0]) or type(error).__name__
+        reason = first_line(error)
         raise UsageError(f"{path} is damaged or no VAE of wnrl: {reason}") from error
 
 
