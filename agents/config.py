@@ -70,7 +70,7 @@ Sizes = Annotated[tuple[int, ...], check_sizes]
 Schedule = Literal["constant", "linear"]
 OptimizerName = Literal["adam", "adamw", "adamax", "rmsprop", "rmsprop_tf"]
 Normalized = Literal["none", "obs", "reward", "both"]
-Options = dict[str, bool | int | float | str]
+Keywords = dict[str, bool | int | float | str]
 ANY_ACTION = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 
 
@@ -111,13 +111,13 @@ class Config:
     """adam is SB3's, with its arguments for each algorithm; rmsprop_tf is TensorFlow's RMSprop."""
     weight_decay: FromZero = 0.0
     """Decoupled weight decay, of adamw alone."""
-    optimizer_kwargs: Options = field(default_factory=dict, hash=False)
+    optimizer_kwargs: Keywords = field(default_factory=dict, hash=False)
     """Further arguments of the optimizer, instead of those that SB3 gives it."""
     net_arch: Sizes = (64, 64)
     """Hidden units of the networks."""
     activation_fn: str = "relu"
     """Nonlinearity of hidden layers: tanh, relu, elu, ...; a key of wnrl.networks.ACTIVATIONS."""
-    norm_kwargs: Options = field(default_factory=dict, hash=False)
+    norm_kwargs: Keywords = field(default_factory=dict, hash=False)
     """Options of the norm, as wnrl.convert takes them."""
     placement: Literal["pre", "post"] = "pre"
     """Put normalizers in front of the nonlinearity (pre) or behind it (post)."""
@@ -125,9 +125,9 @@ class Config:
     """Give the norm to the output heads too; see wnrl.sb3."""
     data_init: Annotated[int | None, check_whole] = None
     """Observations for a data-dependent initialisation before the first update; None: without."""
-    algorithm_kwargs: Options = field(default_factory=dict, hash=False)
+    algorithm_kwargs: Keywords = field(default_factory=dict, hash=False)
     """Further arguments of SB3's algorithm, of those that have no flag of their own."""
-    policy_kwargs: Options = field(default_factory=dict, hash=False)
+    policy_kwargs: Keywords = field(default_factory=dict, hash=False)
     """Further arguments of the policy, of those that have no flag of their own."""
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
-from agents.config import Options
+from agents.config import Keywords
 from wnrl.errors import UsageError, check_choice, check_positive
 
 ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
@@ -28,7 +28,7 @@ class Settings:
     env_id: str = "CartPole-v1"
     """Environment: an id of Gymnasium's registry, ours included (--list envs shows them), or
     module:Env-v0, whose module may stand in the current folder."""
-    env_kwargs: Options = field(default_factory=dict, hash=False)
+    env_kwargs: Keywords = field(default_factory=dict, hash=False)
     """Arguments of the environment: --env-kwargs continuous True gravity -5."""
     max_episode_steps: int | None = None
     """Steps after which episodes are cut, instead of the environment's own limit."""
