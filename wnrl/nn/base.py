@@ -12,7 +12,7 @@ from torch.fx import _symbolic_trace as tracing
 
 from wnrl.errors import StateError, UsageError, check_choice, check_positive
 from wnrl.nn.cache import WeightCache
-from wnrl.nn.computed import read_from
+from wnrl.nn.computed import read_computed, read_from
 from wnrl.nn.functional import (
     EPS,
     check_directions,
@@ -29,21 +29,19 @@ torch.fx.wrap("weight_norm")  # one call in a symbolic trace, which keeps v and 
 
 
 def show_arguments(layer: type[nn.Module]) -> None:
-    """Gives ``layer`` the signature of its ``plain_type`` and, by name, the options of its bases.
+    """Give ``layer`` the signature of its ``plain_type`` and, by name, the options of its bases.
 
     ``help``, editors and ``torch.nn.utils.skip_init`` read it. A class that derives from a layer
     and has a constructor of its own shows that one.
     """
-    bases = layer.__mro__[: layer.__mro__.index(nn.Module)]
-    constructors = [base for base in bases if "__init__" in vars(base)]
-    typed = [base for base in bases if "plain_type" in vars(base)]
-    if not typed or bases.index(constructors[0]) < bases.index(typed[0]):
-        parameters = list(_parameters(constructors[0]).values())
+    if "plain_type" in vars(layer):
+        inherited = [p for base in layer.__mro__[:-1] for p in _parameters(base).values()]
+        options = {p.name: p for p in inherited if p.kind is p.KEYWORD_ONLY}
+        parameters = [*_torch_parameters(vars(layer)["plain_type"]), *options.values()]
+    elif "__init__" in vars(layer):
+        parameters = list(_parameters(layer).values())
     else:
-        options: dict[str, inspect.Parameter] = {}
-        for base in constructors:
-            options |= {n: p for n, p in _parameters(base).items() if p.kind is p.KEYWORD_ONLY}
-        parameters = [*_torch_parameters(vars(typed[0])["plain_type"]), *options.values()]
+        return
     layer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
 
@@ -83,10 +81,10 @@ def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str
 
 
 def _parameters(owner: type) -> dict[str, inspect.Parameter]:
-    """Those of the constructor, without ``self``."""
-    found = dict(inspect.signature(owner.__init__).parameters)  # type: ignore[misc]
-    found.pop("self")
-    return found
+    """Return those of the constructor, without ``self``."""
+    parameters = dict(inspect.signature(owner.__init__).parameters)  # type: ignore[misc]
+    del parameters["self"]
+    return parameters
 
 
 def torch_parameters(plain: nn.Module) -> dict[str, nn.Parameter | None]:
@@ -205,14 +203,7 @@ class WeightNormed(nn.Module):
         with warnings.catch_warnings():  # an empty dimension is an error here, three lines below
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             plain = build_plain(self.plain_type, args, kwargs)
-        options: dict[str, Any] = {
-            "scale": scale,
-            "v_init_std": v_init_std,
-            "eps": eps,
-            "g_rate": g_rate,
-        }
-        self._configure(plain, **options)
-        self._adopt(plain)
+        self._adopt(plain, scale=scale, v_init_std=v_init_std, eps=eps, g_rate=g_rate)
         if v_init_std is not None:
             self._draw_directions(v_init_std)
 
@@ -238,11 +229,10 @@ class WeightNormed(nn.Module):
         check_replaceable(plain, cls.plain_type)
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
-        layer._configure(plain, **options)
-        layer._adopt(plain)
+        layer._adopt(plain, **options)
         return layer.train(plain.training)
 
-    def _configure(
+    def _adopt(
         self,
         plain: Any,
         *,
@@ -261,8 +251,6 @@ class WeightNormed(nn.Module):
         for name in self.arguments:
             if name not in plain._parameters:
                 setattr(self, name, getattr(plain, name))
-
-    def _adopt(self, plain: nn.Module) -> None:
         parameters = torch_parameters(plain)
         for name, value in parameters.items():
             if value is None or not name.startswith("weight"):
@@ -275,7 +263,7 @@ class WeightNormed(nn.Module):
         self.pairs = tuple(name for name in self.order if f"{name}_v" in self._parameters)
 
     def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """V and the parameter g of an computed weight."""
+        """Return v and the parameter g of a computed weight."""
         label = f"{type(self).__name__}.{name}"
         dim, groups = self.unit_axis
         if weight.numel() == 0:
@@ -389,6 +377,11 @@ class WeightNormed(nn.Module):
         """Whether v, g and biases are parameters here, not pruned, parametrized or a replica's."""
         names = {part for name in self.pairs for part in (f"{name}_v", f"{name}_g")}
         return (names | {*self.order} - {*self.pairs}) <= self._parameters.keys()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__dict__.get("pairs", ()):
+            return read_computed(self, name)
+        return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # nn.Module would register a Parameter given as `weight` beside v and g, or refuse it.

@@ -10,7 +10,7 @@ copy. A hook on the weight sees the gradient of what is computed from that readi
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,35 +20,8 @@ from wnrl.errors import UsageError
 from wnrl.nn.functional import in_transform, same_values
 
 
-class Owner(Protocol):
-    """A layer with computed weights."""
-
-    _parameters: dict[str, Any]
-
-    def compute_weight(self, name: str) -> Tensor:
-        """The computed weight ``name``."""
-
-    def assign(self, name: str, weight: Tensor) -> None:
-        """Sets v and g behind it."""
-
-
-class computed_weight:  # noqa: N801 - reads as what it makes of a class attribute
-    """An attribute that reads as the computed weight of its name, and sets v and g."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, layer: Owner | None, owner: type | None = None) -> Tensor:
-        if layer is None:
-            raise AttributeError(f"{self.name} belongs to instances")
-        return read_computed(layer, self.name)
-
-    def __set__(self, layer: Owner, weight: Tensor) -> None:
-        layer.assign(self.name, weight)
-
-
-def read_computed(layer: Owner, name: str) -> Tensor:
-    """The computed weight for a caller: a write into it reaches v and g."""
+def read_computed(layer: Any, name: str) -> Tensor:
+    """Return a computed weight of ``layer`` for a caller: a write into it reaches v and g."""
     if torch.compiler.is_compiling() or in_transform():
         return layer.compute_weight(name)
     grad = torch.is_grad_enabled()
@@ -61,7 +34,7 @@ def read_computed(layer: Owner, name: str) -> Tensor:
 class _Origin:
     """What all views of one reading share: the layer, and the values that it was read from."""
 
-    def __init__(self, layer: Owner, name: str, whole: Tensor) -> None:
+    def __init__(self, layer: Any, name: str, whole: Tensor) -> None:
         self.layer, self.name, self.whole = layer, name, whole
         self._read_from = [part.clone() for part in self._pair()]
 
@@ -81,7 +54,7 @@ class _Origin:
         self._read_from = [part.clone() for part in self._pair()]
 
 
-def read_from(weight: Tensor, layer: Owner, name: str) -> list[Tensor] | None:
+def read_from(weight: Tensor, layer: Any, name: str) -> list[Tensor] | None:
     """Return the v and g that ``weight`` was read from, where it is that of ``layer``, unchanged.
 
     ``torch.func.functional_call`` assigns it so, to restore what it had replaced.

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.computed import computed_weight
 
 
 class WNLinear(WeightNormed):
@@ -28,12 +27,6 @@ class WNLinear(WeightNormed):
     """
 
     plain_type = nn.Linear
-    in_features: int
-    out_features: int
-    weight_g: nn.Parameter
-    weight_v: nn.Parameter
-    bias: nn.Parameter | None
-    weight = computed_weight()
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., in_features) -> (..., out_features)``."""
@@ -119,11 +112,10 @@ class WNMaskedLinear(WNLinear):
 
     plain_type = MaskedLinear  # type: ignore[assignment]  # mypy compares the constructors
     own_buffers = ("mask",)
-    mask: Tensor
 
-    def _configure(self, plain: Any, **options: Any) -> None:
+    def _adopt(self, plain: Any, **options: Any) -> None:
         self.register_buffer("mask", plain.mask)
-        super()._configure(plain, **options)
+        super()._adopt(plain, **options)
 
     def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
         v, g = super()._split(name, weight * self.mask.to(weight))
@@ -149,25 +141,7 @@ class WNMaskedLinear(WNLinear):
         return plain
 
 
-class _Convolving(WeightNormed):
-    """The attributes of every convolution."""
-
-    convolve: ClassVar[Callable[..., Tensor]]
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: Any
-    dilation: tuple[int, ...]
-    groups: int
-    padding_mode: str
-    weight_g: nn.Parameter
-    weight_v: nn.Parameter
-    bias: nn.Parameter | None
-    weight = computed_weight()
-
-
-class WNConvolution(_Convolving):
+class WNConvolution(WeightNormed):
     """What the convolutions share; ``WNConv1d``, ``WNConv2d`` and ``WNConv3d`` are the layers.
 
     Arguments are those of torch's layer and of ``WeightNormed``.
@@ -179,12 +153,11 @@ class WNConvolution(_Convolving):
         weight: the computed weight, shaped like ``weight_v``.
     """
 
-    margins: list[int]
-    """The padding as ``F.pad`` takes it."""
+    convolve: ClassVar[Callable[..., Tensor]]
 
-    def _configure(self, plain: Any, **options: Any) -> None:
-        super()._configure(plain, **options)
-        self.margins = plain._reversed_padding_repeated_twice
+    def _adopt(self, plain: Any, **options: Any) -> None:
+        super()._adopt(plain, **options)
+        self.margins = plain._reversed_padding_repeated_twice  # as F.pad takes it
 
     def forward(self, input: Tensor) -> Tensor:
         """As torch's layer: ``(N, C, *spatial)`` or ``(C, *spatial)``."""
@@ -216,7 +189,7 @@ class WNConv3d(WNConvolution):
     convolve = staticmethod(F.conv3d)
 
 
-class WNConvTransposed(_Convolving):
+class WNConvTransposed(WeightNormed):
     """What the transposed convolutions share; ``WNConvTranspose1d`` to ``3d`` are the layers.
 
     A transposed convolution stores its output channels in axis 1 of the weight, those of each
@@ -234,8 +207,8 @@ class WNConvTransposed(_Convolving):
         weight: the computed weight, shaped like ``weight_v``.
     """
 
+    convolve: ClassVar[Callable[..., Tensor]]
     transposed = True
-    output_padding: tuple[int, ...]
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As torch's layer.
@@ -299,19 +272,9 @@ class WNEmbedding(WeightNormed):
     """
 
     plain_type = nn.Embedding
-    num_embeddings: int
-    embedding_dim: int
-    padding_idx: int | None
-    max_norm: float | None
-    norm_type: float
-    scale_grad_by_freq: bool
-    sparse: bool
-    weight_g: nn.Parameter
-    weight_v: nn.Parameter
-    weight = computed_weight()
 
-    def _configure(self, plain: Any, **options: Any) -> None:
-        super()._configure(plain, **options)
+    def _adopt(self, plain: Any, **options: Any) -> None:
+        super()._adopt(plain, **options)
         if self.max_norm is not None:
             raise UsageError(
                 f"max_norm must be None, got {self.max_norm}: it would write into a computed "

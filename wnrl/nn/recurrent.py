@@ -9,7 +9,6 @@ from torch.nn.utils.rnn import PackedSequence
 from wnrl.errors import check_choice
 from wnrl.nn import recurrence
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.computed import computed_weight, read_computed
 from wnrl.nn.functional import in_transform
 from wnrl.nn.recurrence import (
     Gates,
@@ -58,11 +57,6 @@ class WNRecurrent(Recurrent, WeightNormed):
         layer = super().from_plain(plain, **options)
         layer.backend = backend
         return layer
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self.__dict__.get("pairs", ()):
-            return read_computed(self, name)
-        return super().__getattr__(name)
 
     def _compute(self) -> tuple[Tensor, ...]:
         weights: Any = super()._compute()
@@ -162,12 +156,6 @@ class WNCell(WeightNormed):
         bias_ih: ``(gates x hidden_size,)`` or None; likewise ``bias_hh``.
         weight_ih: the computed weight; likewise ``weight_hh``.
     """
-
-    input_size: int
-    hidden_size: int
-    bias: bool
-    weight_ih = computed_weight()
-    weight_hh = computed_weight()
 
 
 class WNLSTMCell(WNCell):
