@@ -14,7 +14,9 @@ import pytest
 from wnrl.runs import is_finished, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMES = {"wall_time", "steps_per_second", "images_per_second", "files"}  # zips have dates
+TIMES = {  # and zips have dates
+    "wall_time", "steps_per_second", "images_per_second", "memory_mib", "files",
+}  # fmt: skip
 PPO = ["--env-id", "CartPole-v1", "--n-envs", "2", "--n-steps", "64", "--batch-size", "32"]
 OFF_POLICY = ["--learning-starts", "100", "--batch-size", "32", "--net-arch", "32"]
 # Each takes some seconds, and writes many checkpoints meanwhile.

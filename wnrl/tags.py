@@ -54,6 +54,22 @@ VAE_CANVAS = "vae/canvas"  # images: how DRAW draws, a sample a row
 
 CONFIG = "config"  # a text: all that a run was told
 
+# Prefixes of what tells how networks fare; a run's result has the last value of each, the mean over
+# its layers.
+DIAGNOSTICS = (
+    NORM_G,
+    NORM_V,
+    EFFECTIVE_LR,
+    GRADIENT_NORM,
+    DORMANT,
+    DEAD,
+    RANK,
+    PRE_UPDATE_KL,
+    PRE_UPDATE_CLIP_FRACTION,
+    VAE_TRAIN_GRADIENT_NORM,
+    VAE_VALID_KL,
+)
+
 # What runs differ by and are compared by; TensorBoard's HParams tab shows these columns first.
 IDENTITY = ("task", "algo", "norm", "seed")
 METRICS = (FINAL_RETURN, VAE_NLL, VAE_TEST_ELBO, STEPS_PER_SECOND)

@@ -34,7 +34,8 @@ def run(root, planned):
 
 
 def numbers(result):
-    return {k: v for k, v in result.items() if k not in ("wall_time", "steps_per_second")}
+    timed = ("wall_time", "memory_mib", "steps_per_second")
+    return {k: v for k, v in result.items() if k not in timed}
 
 
 @pytest.mark.parametrize(("algo", "normalize"), [("ppo", "none"), ("recurrent_ppo", "both")])

@@ -1,4 +1,5 @@
 import errno
+import math
 import time
 
 import numpy as np
@@ -24,6 +25,15 @@ def test_curves_are_in_the_file_as_soon_as_they_were_added(tmp_path):
     events.add_scalar("a", 1.5, 1)
     events.add_scalar("a", 2.5, 2)
     assert points(tmp_path, "a") == [(1, 1.5), (2, 2.5)]
+
+
+def test_diagnostics_are_the_last_values_and_the_mean_over_layers(tmp_path):
+    events = EventFile(tmp_path)
+    for tag, value in ((f"{tags.DORMANT}/a", 9.0), (f"{tags.DORMANT}/a", 1.0),
+                       (f"{tags.DORMANT}/b", 2.0), (tags.VAE_VALID_KL, 5.0),
+                       (f"{tags.RANK}/c", math.nan), ("rollout/ep_rew_mean", 3.0)):  # fmt: skip
+        events.add_scalar(tag, value, 1)
+    assert events.diagnostics() == {tags.DORMANT: 1.5, tags.VAE_VALID_KL: 5.0}
 
 
 def test_a_run_that_goes_on_has_one_curve_in_one_file_whatever_the_clock_says(

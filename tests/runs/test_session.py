@@ -50,6 +50,8 @@ class Sum:
             self.curve["steps"].append(self.step)
             self.curve["sums"].append(self.total)
             events.add_scalar("sum", self.total, self.step)
+            if self.step == 1:
+                events.add_scalar("units_dead/first", self.total, self.step)
             self.at(self)
 
     def report(self):
@@ -90,7 +92,15 @@ def curve(path):
 
 
 def numbers(result):
-    return {key: value for key, value in result.items() if key != "wall_time"}
+    return {k: v for k, v in result.items() if k not in ("wall_time", "memory_mib")}
+
+
+def test_a_result_says_what_the_run_cost_in_memory(tmp_path):
+    held = b"x" * 2**26
+    with_it = run(tmp_path / "a")["memory_mib"]
+    del held
+    without = run(tmp_path / "b")["memory_mib"]
+    assert without < with_it - 32
 
 
 def test_a_run_ends_with_its_result_and_the_checksums_of_its_files(tmp_path):

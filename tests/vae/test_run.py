@@ -91,7 +91,7 @@ def test_resumed_run_is_equal_bit_for_bit_to_one_that_was_not_stopped(whole, sto
         path.write_bytes(path.read_bytes() + b"half an event")
     resumed = train(replace(args, resume=True))
     assert "resumed at step 21 of 40" in capsys.readouterr().err
-    timed = {"steps_per_second", "images_per_second", "wall_time"}
+    timed = {"steps_per_second", "images_per_second", "wall_time", "memory_mib"}
     assert {k: v for k, v in resumed.items() if k not in timed} == {
         k: v for k, v in result.items() if k not in timed
     }

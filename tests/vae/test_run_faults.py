@@ -19,7 +19,7 @@ from wnrl.runs import Stopped, is_finished, read_config, read_result
 from wnrl.vae import run as vae_run
 
 ARGS = Args.of(device="cpu", n_steps=40, hidden=(12,), latent_dim=2, n_samples=5, n_logs=4)
-TIMED = {"steps_per_second", "images_per_second", "wall_time"}
+TIMED = {"steps_per_second", "images_per_second", "wall_time", "memory_mib"}
 
 
 @pytest.fixture(autouse=True)

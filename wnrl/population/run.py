@@ -240,6 +240,7 @@ class CohortMember:
             "steps": self.step,
             "steps_per_second": n_members * self.step / self.run.seconds,
             "batch_members": n_members,
+            "parameters": self.run.cohort.agents.params.shape[1],
             "curve": self.curve.as_json(),
             "plain_parts": self.run.plain_parts,
         }

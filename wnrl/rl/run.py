@@ -190,6 +190,11 @@ class AgentRun:
         return {
             "steps": self.step,
             "steps_per_second": self.step / self.seconds,
+            "parameters": sum(
+                parameter.numel()
+                for name, parameter in self.model.policy.named_parameters()
+                if "target" not in name  # which is a copy
+            ),
             "curve": self.curve.as_json(),
             "plain_parts": self.model.policy.plain_parts,
         }

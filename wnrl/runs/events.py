@@ -29,6 +29,9 @@ class EventFile:
 
     Args:
         folder: The run's. What its event file holds stays there; without one, it is made.
+
+    Attributes:
+        last: The last value of each curve that was added.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,6 +44,7 @@ class EventFile:
         self.path = present[0] if present else folder / name
         self.path.touch()
         self._told = False
+        self.last: dict[str, float] = {}
         if not self.size:
             self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
@@ -56,7 +60,17 @@ class EventFile:
 
     def add_scalar(self, tag: str, value: Any, step: int | None = None, **_: Any) -> None:
         """Write a point of a curve."""
+        self.last[tag] = float(value)
         self._add(self._summary.scalar(tag, float(value)), step)
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return the last values of ``tags.DIAGNOSTICS``, each the mean over layers."""
+        values = {
+            prefix: [v for tag, v in self.last.items() if f"{tag}/".startswith(f"{prefix}/")]
+            for prefix in tags.DIAGNOSTICS
+        }
+        means = {tag: float(np.mean(of_layers)) for tag, of_layers in values.items() if of_layers}
+        return {tag: mean for tag, mean in means.items() if np.isfinite(mean)}
 
     def add_text(self, tag: str, text: str, step: int | None = None) -> None:
         """Write a text in Markdown."""

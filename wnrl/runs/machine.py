@@ -1,8 +1,12 @@
 """What a run depends on besides its settings: versions, the random state, the device."""
 
+import os
 import platform
 import random
+import resource
 import subprocess
+import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ def versions() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cpu": f"{_cpu()}, {os.cpu_count()} cores",
         "torch": torch.__version__,  # with its build, which the package's metadata lack
         **{package: _version(package) for package in PACKAGES},
         "cuda": cuda,
@@ -39,6 +44,30 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _cpu() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def begin_peak_memory() -> None:
+    """Let ``peak_memory`` forget what came before, where the system can (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has had at a time, in MiB."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _git(*command: str) -> str | None:

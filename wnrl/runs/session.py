@@ -20,6 +20,7 @@ from wnrl.runs.events import EventFile
 from wnrl.runs.files import read_values, write_values
 from wnrl.runs.folder import CHECKPOINT, Run, is_finished, open_run, read_result
 from wnrl.runs.interrupts import Interrupts, Stopped
+from wnrl.runs.machine import begin_peak_memory, peak_memory
 from wnrl.runs.present import KIND, Present
 from wnrl.runs.work import Batch, Meaning, Member, Options, Steps, Work
 
@@ -61,6 +62,7 @@ class _Keeper:
             "step": self.work.step,
             "work": self.work.state(),
             "events": self.events.size,
+            "last": self.events.last,
             "wall_time": self.wall_time,
         }
         try:
@@ -121,13 +123,16 @@ def carry_out(
 
     Returns:
         What ``result.json`` holds. ``status`` is ``finished``, or ``failed`` with a ``reason``;
-        ``wall_time`` is everything, earlier parts of the run included, in seconds.
+        ``wall_time`` is everything, earlier parts of the run included, in seconds; ``memory_mib``
+        the most that the process had since it went on, with whatever else it trained together;
+        ``diagnostics`` are the last values of ``tags.DIAGNOSTICS``.
 
     Raises:
         UsageError: The run cannot be done; its folder is as it was.
         Stopped: A signal came; a checkpoint was written, unless its message says that it was not.
     """
     started = time.perf_counter()
+    begin_peak_memory()
     present = Present.of(path, settings, meaning, options.resume)
     if present.shows_result:
         may_change = ("extended_from",) if options.resume else ()
@@ -217,6 +222,7 @@ def _carry_out_together(
     progress: Callable[[float], None],
 ) -> None:
     started = time.perf_counter()
+    begin_peak_memory()
     with Interrupts() as interrupts, ExitStack() as stack:
         keepers = []
         for path, values, member in zip(paths, settings, batch.members, strict=True):
@@ -281,7 +287,8 @@ def _ended(
     run: Run, work: Member, keeper: _Keeper, result: dict[str, Any], files: tuple[str, ...]
 ) -> dict[str, Any]:
     """Write the result, behind everything else, and return it as it reads."""
-    result = _finite({**result, "wall_time": keeper.wall_time})
+    cost = {"wall_time": keeper.wall_time, "memory_mib": peak_memory()}
+    result = _finite({**result, **cost, "diagnostics": keeper.events.diagnostics()})
     scores = {tag: result[key] for tag, key in work.metrics.items() if key in result}
     keeper.events.add_hparams({**work.identity, **run.config}, scores, work.step)
     keeper.events.close()
@@ -297,6 +304,7 @@ def _events(path: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> 
     events = EventFile(path)
     if saved:
         events.cut(saved["events"])
+        events.last.update(saved.get("last", {}))
     else:
         events.add_config(config)
     return events

@@ -251,6 +251,7 @@ class VAEWork:
             "steps_per_second": rate,
             "images_per_second": rate * self.config.batch_size,
             "device": self.machine["device"],
+            "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
             "plain_parts": plain_parts(self.trainer.model, self.config.norm),
             "curve": self.curve,
         }
