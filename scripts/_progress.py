@@ -23,22 +23,22 @@ from wnrl.study.summary import Row
 from wnrl.study.table import cells, choice, columns
 
 
-def show_progress(events: Iterable[Event], total: int, done: int) -> dict[Trial, str]:
+def show_progress(events: Iterable[Event], total: int, done: int) -> int:
     """Follow events to their end, on stderr.
 
     Args:
         events: Of a study's trials.
-        total: Runs of the whole study.
+        total: Runs of the study, or of the shard.
         done: Runs that were finished before.
 
     Returns:
-        The reason for each trial that ended without a result.
+        The number of trials that ended without a result.
 
     Raises:
         UsageError: A trial's settings were refused; they are as wrong for the others.
     """
     console = Console(stderr=True)
-    crashed: dict[Trial, str] = {}
+    n_crashed = 0
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -63,11 +63,10 @@ def show_progress(events: Iterable[Event], total: int, done: int) -> dict[Trial,
                 bars.remove_task(running.pop(event.trial))
                 line = f"[{done}/{total}] {event.trial.title}: {_outcome(event)}"
                 console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-                if event.kind == "crashed":
-                    crashed[event.trial] = event.reason
+                n_crashed += event.kind == "crashed"
             parts = sum(bars.tasks[bars.task_ids.index(i)].completed for i in running.values())
             bars.update(whole, completed=done + parts)
-    return crashed
+    return n_crashed
 
 
 def _outcome(event: Event) -> str:

@@ -61,6 +61,8 @@ class Args:
     """Processes that train at a time; one a core if not given."""
     budget: float | None = None
     """Share of each task's steps; for a first look, or more patience."""
+    shard: str = "1/1"
+    """i/n: train the i-th of n parts of the runs; docs/cluster.md."""
 
 
 def main(args: Args) -> int:
@@ -79,12 +81,14 @@ def compare(args: Args, path: Path, workers: int) -> int:
     from scripts._progress import one_colour_an_arm, show_progress, show_tables
     from wnrl.runs import Stopped, is_finished
     from wnrl.study.batches import jobs
-    from wnrl.study.execute import load_study, study_of
+    from wnrl.study.execute import load_study, noted, study_of
     from wnrl.study.folder import REPORT, TABLE, add_duration, open_study, publish
     from wnrl.study.processes import processes
+    from wnrl.study.shards import Shard
     from wnrl.study.summary import summarise
     from wnrl.study.tuning import conduct
 
+    shard = Shard.parse(args.shard)
     if path.suffix == ".py":
         study, module = load_study(path)
     else:
@@ -102,33 +106,43 @@ def compare(args: Args, path: Path, workers: int) -> int:
     jobs(planned, args.engine, workers)  # which refuses what the engine cannot train
     root = (args.run_dir or Path("runs") / study.name).absolute()
     imports = (*_cli.imports(sys.argv[1:]), module)
-    trained: list[Trial] = []
+    log = f"{shard.name}-" if shard.count > 1 else ""
+    trained, n_crashed = 0, 0
 
-    def train(trials: "Sequence[Trial]") -> "dict[Trial, str]":
+    def train(trials: "Sequence[Trial]") -> None:
+        nonlocal trained, n_crashed
+        trials = shard.of(trials)
         waiting = [trial for trial in trials if not is_finished(root / trial.folder)]
-        trained.extend(waiting)
+        trained += len(waiting)
         divided = jobs(waiting, args.engine, workers)
-        with closing(processes(divided, root, workers=workers, imports=imports)) as events:
-            return show_progress(events, len(trials), len(trials) - len(waiting))
+        with closing(processes(divided, root, workers=workers, imports=imports, log=log)) as events:
+            done = len(trials) - len(waiting)
+            n_crashed += show_progress(noted(events, root), len(trials), done)
 
-    with open_study(root, study, planned):
+    with open_study(root, study, planned, shard):
         print(root, flush=True)
         started = time.monotonic()
         try:
-            trials, choices, crashed = conduct(study, root, train)
+            trials, choices, left = conduct(study, root, train)
         except Stopped as stopped:
             print(stopped.message, file=sys.stderr)
             return int(stopped.code or 0)
         finally:
             seconds = add_duration(root, time.monotonic() - started if trained else 0.0)
-        rows = summarise(root, trials, study.baseline, crashed, choices)
+        if left:
+            runs = f"{len(left)} {'runs have' if len(left) > 1 else 'run has'} not ended"
+            print(f"{runs}, {left[0].title} the first; when all have, the same command goes on")
+        if not trials:
+            return 1 if n_crashed else 0
+        rows = summarise(root, trials, study.baseline, choices)
         notes = {
             "command": " ".join(["python", *sys.argv]),
             "device": args.device,
             "training": f"{seconds:.0f} s in all calls; {workers} processes in this one",
         }
         publish(root, study, trials, rows, notes)
-    show_tables(rows, study.baseline)
+    if not left:
+        show_tables(rows, study.baseline)
     print(f"table:   {root / TABLE}")
     tensorboard = shlex.quote(_cli.as_pasted("tensorboard"))
     print(f"logs:    {tensorboard} --logdir {shlex.quote(str(root))}")
@@ -136,7 +150,7 @@ def compare(args: Args, path: Path, workers: int) -> int:
     if activation := _cli.activation():
         print(f"shell:   {activation}   # then python is the one with wnrl")
     print(f"report:  {root / REPORT}")
-    return 1 if crashed else 0
+    return 1 if n_crashed else 0
 
 
 def _cores() -> int:

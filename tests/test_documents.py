@@ -1,6 +1,7 @@
 """What the documents say must be true: files exist, commands exist, examples run as pasted."""
 
 import importlib
+import os
 import re
 import shlex
 import sys
@@ -71,7 +72,7 @@ def commands(document):
     text = document.read_text(encoding="utf-8").replace("\\\n", " ")
     for program, flags in COMMAND.findall(text):
         flags = re.sub(r"<(\w+)>", lambda word: {"seed": "0"}.get(word[1], "weight"), flags)
-        yield program, shlex.split(flags)
+        yield program, [os.path.expandvars(word) for word in shlex.split(flags)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -79,6 +80,7 @@ def test_commands_have_flags_that_their_programs_take(document, tmp_path, monkey
     (tmp_path / "my_lab.py").write_text("\n".join(blocks(document, "python")), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
     with restored():
         for program, argv in commands(document):
             module = importlib.import_module(f"scripts.{program.replace('/', '.')}")

@@ -173,6 +173,7 @@ def test_table_of_ordinary_numbers_fits_eighty_columns():
         (["quick", "--device", "gpu"], "device must be"),
         (["quick", "--seeds", "abc"], "Error parsing --seeds"),
         (["quick", "--norm", "weight"], "did you mean --norms?"),
+        (["quick", "--shard", "3/2"], "shard must be i/n with i from 1 to n, such as 1/4, got 3/2"),
         ([], "study must be one of agents, mnist, noise, quick, <path>.py, got ''"),
         (["nothing.py"], "nothing.py is no Python file with a STUDY"),
     ],
@@ -343,6 +344,34 @@ def test_a_failed_and_a_damaged_run_cost_their_own_rows_and_no_traceback(tmp_pat
     assert re.search("plain · seed 1: .*is damaged", again.stdout)
     assert re.search(r"mine_slow +2\.0 ", again.stdout) is None
     assert re.search(r"mine_slow +12\.0 \(11\.0 to 13\.0\)", again.stdout)
+
+
+def test_shards_of_a_study_that_start_at_once_make_its_table(tmp_path):
+    words = own_study(tmp_path, seeds="range(6)", settings="{'seconds': 0.2}")
+    shards = [
+        start(tmp_path / "study", *words, "--shard", f"{k}/2", "--workers", "1") for k in (1, 2)
+    ]
+    ends = [shard.communicate(timeout=100) for shard in shards]
+    assert [shard.returncode for shard in shards] == [0, 0], ends
+    assert {name.name for name in (tmp_path / "study").glob("*worker*")} == {
+        "shard1of2-worker0.log", "shard2of2-worker0.log",
+    }  # fmt: skip
+    trained = [stderr.count("] algo · task") for _, stderr in ends]
+    assert trained == [9, 9]
+    assert any("minus plain" in stdout for stdout, _ in ends)  # said by the one that ends last
+    with (tmp_path / "study" / "table.csv").open() as table:
+        assert [(row["runs"], row["missing"]) for row in csv.DictReader(table)] == [("6", "0")] * 3
+
+
+def test_a_shard_that_waits_for_tuning_runs_of_others_says_so_and_compares_nothing(tmp_path):
+    words = own_study(tmp_path, tuned="{'rate': (1.0, 2.0, 4.0)}", seeds="range(8)")
+    shown = call(tmp_path / "study", *words, "--norms", "plain", "--shard", "2/2")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[1:] == [
+        "8 runs have not ended, algo · task · plain · rate=1.0 · seed 1000 the first; "
+        "when all have, the same command goes on"
+    ]
+    assert len(results(tmp_path)) == 7
 
 
 def test_folder_of_a_single_run_is_refused_without_advice_to_delete_it(tmp_path):

@@ -37,7 +37,7 @@ def rows(tmp_path):
         if (trial.task.name, trial.arm.name, trial.seed) == ("Pendulum-v1", "weight", 3):
             result = {"status": "failed", "reason": "nan"}
         write_json(tmp_path / trial.folder / "result.json", result)
-    return summarise(tmp_path, trials, "none", {})
+    return summarise(tmp_path, trials, "none")
 
 
 def test_arms_are_compared_over_the_tasks_that_they_share_with_the_baseline(rows):

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from wnrl.norms import NORMS, Norm
-from wnrl.runs import write_json
+from wnrl.runs import note_crash, write_json
 from wnrl.study.plan import BEST_RETURN, NLL, RETURN, Arm, Study, Task
 from wnrl.study.report import write_report
 from wnrl.study.summary import summarise
@@ -20,8 +20,8 @@ STUDY = Study("quick", [CARTPOLE, DIGITS], [Arm(n) for n in ("none", "weight", "
 TRIALS = STUDY.trials()
 
 
-def summary(root, trials=TRIALS, crashed=None, baseline="none"):
-    return summarise(root, trials, baseline, crashed or {})
+def summary(root, trials=TRIALS, baseline="none"):
+    return summarise(root, trials, baseline)
 
 
 def report(root, rows=None, study=STUDY, trials=TRIALS, name="report.html", **notes):
@@ -95,9 +95,18 @@ def test_lower_is_better_for_likelihoods(root):
 def test_run_without_a_result_is_not_read_and_its_reason_is_kept(root):
     crashed = one()
     (root / crashed.folder / "result.json").unlink()
-    found = row(summary(root, crashed={crashed: "killed"}), CARTPOLE, "weight")
+    note_crash(root / crashed.folder, "killed")
+    note_crash(root / crashed.folder, "killed\x1b again")
+    found = row(summary(root), CARTPOLE, "weight")
     assert found.scores.keys() == {0, 2}
-    assert found.failures == ["seed 1: killed"]
+    assert found.failures == [r"seed 1: killed\x1b again"]
+
+
+def test_a_run_that_has_a_result_at_last_is_not_failed(root):
+    note_crash(root / one().folder, "killed")
+    found = row(summary(root), CARTPOLE, "weight")
+    assert found.scores.keys() == {0, 1, 2}
+    assert found.failures == []
 
 
 def test_unfinished_run_is_missing_and_its_pair_with_it(root):
@@ -149,7 +158,7 @@ def finished_study(root, task, scores, names=("none", "weight")):
         finish(root, trial, 0.0 if score is None else score)
         if score is None:
             fail(root, trial)
-    return summarise(root, trials, "none", {})
+    return summarise(root, trials, "none")
 
 
 HIGH = replace(CARTPOLE, arms=(), floor=20.0, solved=475.0)

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from wnrl.errors import UsageError
-from wnrl.runs import is_finished, write_json
+from wnrl.runs import is_finished, note_crash, write_json
 from wnrl.study import RETURN, Arm, Study, Task
 from wnrl.study.stats import Sample, choice_sd
 from wnrl.study.summary import summarise
@@ -47,7 +47,6 @@ def trainer(root, score):
             if value is None:
                 result = {"status": "failed", "reason": "nan"}
             write_json(root / trial.folder / "result.json", result)
-        return {}
 
     return train, calls
 
@@ -70,13 +69,23 @@ def chosen(choices):
 
 def test_each_arm_is_compared_at_the_rate_that_was_best_on_tuning_seeds(tmp_path):
     train, calls = trainer(tmp_path, best_at(none=0.003, weight=0.002))
-    trials, choices, crashed = conduct(STUDY, tmp_path, train)
+    trials, choices, _ = conduct(STUDY, tmp_path, train)
     assert [len(call) for call in calls] == [2 * 3 * 3, 2 * 3]
     assert {trial.seed for trial in calls[0]} == {100, 101, 102}
     assert {trial.seed for trial in trials} == {0, 1, 2}
     assert chosen(choices) == {"none": 0.003, "weight": 0.003}
     assert {trial.settings["learning_rate"] for trial in trials} == {0.003}
-    assert crashed == {}
+
+
+def test_nothing_is_chosen_while_a_tuning_run_has_not_ended(tmp_path):
+    train, _ = trainer(tmp_path, best_at(none=0.003, weight=0.002))
+    first, second, *others = STUDY.tuning_trials()
+    trials, choices, left = conduct(STUDY, tmp_path, lambda trials: train(others))
+    assert (trials, choices, left) == ([], {}, [first, second])
+    train([first])
+    note_crash(tmp_path / second.folder, "killed")  # it has ended, and counts as the worst
+    _, _, left = conduct(STUDY, tmp_path, lambda trials: None)
+    assert not {first, second, *others} & {*left}  # but those of the wider grid
 
 
 def test_a_study_that_was_finished_trains_nothing_again(tmp_path):
@@ -159,7 +168,7 @@ def test_a_rate_with_a_damaged_result_is_not_chosen(tmp_path):
         t for t in trials if t.arm.name == "weight" and t.settings["learning_rate"] == RATES[1]
     )
     (tmp_path / spoilt.folder / "result.json").write_text("{")
-    assert chosen(choose(tmp_path, trials, {})) == {"none": 0.003, "weight": 0.001}
+    assert chosen(choose(tmp_path, trials)) == {"none": 0.003, "weight": 0.001}
 
 
 def test_of_rates_that_are_equally_good_the_middle_one_is_taken(tmp_path):
@@ -191,11 +200,11 @@ def test_an_arm_has_settings_of_its_own_to_choose_and_options_of_its_norm(tmp_pa
         return rates + float(trial.settings["learning_rate"] == 0.003) + trial.seed
 
     train, calls = trainer(tmp_path, score)
-    trials, choices, crashed = conduct(study, tmp_path, train)
+    trials, choices, _ = conduct(study, tmp_path, train)
     assert len(calls[0]) == 3 * (3 + 27)
     assert {str(trial.norm_kwargs) for trial in trials} == {"{}", "{'g_rate': 3.0}"}
     assert not any("g_rate" in trial.settings for trial in trials)
-    plain, weight = summarise(tmp_path, trials, "none", crashed, choices)
+    plain, weight = summarise(tmp_path, trials, "none", choices)
     assert choice(weight) == "learning_rate=0.003; g_rate=3.0; data_init=500"
     lines = list(csv.DictReader(io.StringIO(to_csv([plain, weight]))))
     assert [line["g_rate"] for line in lines] == ["", "3.0"]
@@ -215,8 +224,8 @@ def no_rate_is_better(name):
 def test_noise_is_only_that_of_the_arms_that_had_a_choice(tmp_path):
     arms = [Arm("none", tuned={"gamma": (0.1, 0.2, 0.3, 0.4)}), Arm("weight")]
     train, _ = trainer(tmp_path, no_rate_is_better("gamma"))
-    trials, choices, crashed = conduct(replace(MANY, tuned={}, arms=arms), tmp_path, train)
-    plain, weight = summarise(tmp_path, trials, "none", crashed, choices)
+    trials, choices, _ = conduct(replace(MANY, tuned={}, arms=arms), tmp_path, train)
+    plain, weight = summarise(tmp_path, trials, "none", choices)
     assert plain.sample.choice_sd > 0
     assert weight.sample.choice_sd == 0
     assert weight.differences.choice_sd == plain.sample.choice_sd
@@ -224,9 +233,9 @@ def test_noise_is_only_that_of_the_arms_that_had_a_choice(tmp_path):
 
 def test_the_noise_of_choosing_widens_score_and_difference(tmp_path):
     train, _ = trainer(tmp_path, no_rate_is_better("learning_rate"))
-    trials, choices, crashed = conduct(MANY, tmp_path, train)
-    plain = summarise(tmp_path, trials, "none", crashed)[1]
-    tuned = summarise(tmp_path, trials, "none", crashed, choices)[1]
+    trials, choices, _ = conduct(MANY, tmp_path, train)
+    plain = summarise(tmp_path, trials, "none")[1]
+    tuned = summarise(tmp_path, trials, "none", choices)[1]
     noise = [choice.scores for choice in choices.values()][::-1]
     assert tuned.differences.choice_sd == choice_sd(*noise) > 0
     assert tuned.sample.choice_sd == choice_sd(noise[0]) > 0
@@ -236,8 +245,8 @@ def test_the_noise_of_choosing_widens_score_and_difference(tmp_path):
 
 def test_table_says_what_was_chosen_and_where_it_is_an_edge(tmp_path):
     train, _ = trainer(tmp_path, best_at(none=0.003, weight=1e-5))
-    trials, choices, crashed = conduct(STUDY, tmp_path, train)
-    rows = summarise(tmp_path, trials, "none", crashed, choices)
+    trials, choices, _ = conduct(STUDY, tmp_path, train)
+    rows = summarise(tmp_path, trials, "none", choices)
     assert [choice(row) for row in rows] == [
         "learning_rate=0.003",
         "learning_rate=0.000333, the edge of its grid",

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from wnrl.runs.files import SCRATCH, file_checksum, read_json, write_json
 from wnrl.runs.machine import versions
 
 CONFIG, VERSIONS, RESULT, LOCK = "config.json", "versions.json", "result.json", ".lock"
+CRASHES = "crashes.json"
 CHECKPOINT = "checkpoint.zip"
 FILES = "files"  # the entry of a result with the checksums of its files
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -155,7 +156,8 @@ def check_run_folder(
     """
     make_folder(path)
     if not (path / CONFIG).is_file():
-        if others := {entry.name for entry in path.iterdir()} - {LOCK, CONFIG + SCRATCH}:
+        ours = {LOCK, CONFIG + SCRATCH, CRASHES}
+        if others := {entry.name for entry in path.iterdir()} - ours:
             raise UsageError(
                 f"run_dir {path} holds other files ({printable(min(others), 40)}), and no "
                 f"{CONFIG}; choose another one"
@@ -216,17 +218,36 @@ def is_finished(path: Path) -> bool:
     return (path / RESULT).is_file()
 
 
+def crashes(path: Path) -> list[str]:
+    """Return why attempts at a run left no result, the last one's reason last."""
+    with suppress(UsageError, LookupError, TypeError):  # a damaged one says nothing of the run
+        return [*map(str, read_json(path / CRASHES)["reasons"])]
+    return []
+
+
+def note_crash(path: Path, reason: str) -> None:
+    """Let the folder of a run say why the last attempt at it left no result."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / CRASHES, {"reasons": [*crashes(path), printable(reason, 500)]})
+
+
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, name: str = LOCK, seconds: float | None = None) -> Iterator[None]:
     """Hold an existing folder for this process; the system lets go when the process ends.
 
+    Args:
+        path: The folder.
+        name: Of the file in it that stands for what is held.
+        seconds: How long to wait for another process that holds it; ``LOCK_SECONDS`` by default.
+
     Raises:
-        UsageError: Another process has held it for ``LOCK_SECONDS``.
+        UsageError: Another process holds it.
     """
     from filelock import FileLock, Timeout
 
     try:
-        with FileLock(path / LOCK).acquire(timeout=LOCK_SECONDS):
+        timeout = LOCK_SECONDS if seconds is None else seconds
+        with FileLock(path / name).acquire(timeout=timeout):
             yield
     except Timeout as error:
         raise UsageError(f"run_dir {path} is in use by another process") from error

@@ -12,13 +12,14 @@ the runs found lies in their folders.
 
 import importlib.util
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from wnrl.errors import UsageError, printable
-from wnrl.runs import Batching, check_run_folder, plain_json
+from wnrl.runs import Batching, check_run_folder, note_crash, plain_json
 from wnrl.study.plan import Study, Trial
 
 Progress = Callable[[float], None]
@@ -46,6 +47,15 @@ Executor = Callable[[Sequence[Job], Path], Generator[Event]]
 
 Closing the generator stops the work. After a signal it raises ``Stopped``.
 """
+
+
+def noted(events: Iterable[Event], root: Path) -> Iterator[Event]:
+    """Pass events on, and let the folders of runs that crashed say why."""
+    for event in events:
+        if event.kind == "crashed":
+            with suppress(OSError):  # such as a full disk; the run is unfinished in any case
+                note_crash(root / event.trial.folder, event.reason)
+        yield event
 
 
 def runner(name: str) -> tuple[Train, Callable[[Trial], Result]]:

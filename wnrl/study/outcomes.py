@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from wnrl.errors import UsageError, printable
-from wnrl.runs import RESULT, is_finished, read_json
+from wnrl.runs import RESULT, crashes, is_finished, read_json
 from wnrl.study.plan import Task, Trial
 from wnrl.study.stats import Estimate, Sample, clopper_pearson
 
@@ -84,22 +84,19 @@ class Runs:
         return {seed: outcome.scores[key] for seed, outcome in self.outcomes.items()}
 
 
-def read_runs(root: Path, trials: Iterable[Trial], crashed: Mapping[Trial, str]) -> Runs:
-    """Read the results of trials of one arm at one point.
+def read_runs(root: Path, trials: Iterable[Trial]) -> Runs:
+    """Read the results of trials of one arm at one point, below the study's folder.
 
-    Args:
-        root: The study's folder.
-        trials: What was planned.
-        crashed: The reason for each trial that left no result, which counts as failed.
+    A run whose last attempt crashed counts as failed.
     """
     runs = Runs()
     for trial in trials:
         try:
-            if is_finished(root / trial.folder):
-                result = read_json(root / trial.folder / RESULT)
-                runs.outcomes[trial.seed] = read_outcome(trial.task, result)
-            elif trial in crashed:
-                runs.failed[trial.seed] = printable(crashed[trial], 500)
+            folder = root / trial.folder
+            if is_finished(folder):
+                runs.outcomes[trial.seed] = read_outcome(trial.task, read_json(folder / RESULT))
+            elif reasons := crashes(folder):
+                runs.failed[trial.seed] = printable(reasons[-1], 500)
             else:
                 runs.missing[trial.seed] = "unfinished"
         except FailedRunError as error:

@@ -37,7 +37,7 @@ GRACE = 25.0  # seconds in which a worker that is asked to stop may write its ch
 
 
 def processes(
-    jobs: Sequence[Job], root: Path, *, workers: int, imports: Sequence[str] = ()
+    jobs: Sequence[Job], root: Path, *, workers: int, imports: Sequence[str] = (), log: str = ""
 ) -> Generator[Event]:
     """Train jobs in processes on this machine and yield what happens.
 
@@ -46,9 +46,10 @@ def processes(
 
     Args:
         jobs: In the order in which they start.
-        root: The study's folder; what the workers print goes to ``worker<k>.log`` there.
+        root: The study's folder; what the workers print goes to ``<log>worker<k>.log`` there.
         workers: Processes at a time.
         imports: Modules that a worker imports first, such as one that registers norms.
+        log: Tells the logs from those of other shards.
 
     Yields:
         Events, in the order in which they arrive. Closing the generator, or an exception in the
@@ -59,7 +60,10 @@ def processes(
     """
     waiting = list(jobs)
     with _noted_signals() as signals:
-        pool = [_Worker(k, root, imports) for k in range(min(workers, len(waiting)))]
+        pool = [
+            _Worker(root, imports, root / f"{log}worker{k}.log")
+            for k in range(min(workers, len(waiting)))
+        ]
         try:
             while not signals:
                 for worker in pool:
@@ -79,9 +83,8 @@ def processes(
 class _Worker:
     """The parent's end of one process; a process that died is replaced at the next job."""
 
-    def __init__(self, index: int, root: Path, imports: Sequence[str]) -> None:
-        self._log = root / f"worker{index}.log"
-        self._arguments = (root, imports, self._log)
+    def __init__(self, root: Path, imports: Sequence[str], log: Path) -> None:
+        self._arguments, self._log = (root, imports, log), log
         self.job: Job = ()
         self._launch()
 

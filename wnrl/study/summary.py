@@ -86,7 +86,6 @@ def summarise(
     root: Path,
     trials: Iterable[Trial],
     baseline: str,
-    crashed: Mapping[Trial, str],
     choices: Mapping[Cell, Choice] = NOTHING,
 ) -> list[Row]:
     """Read the results below ``root``.
@@ -95,7 +94,6 @@ def summarise(
         root: The study's folder.
         trials: What was planned; a folder of another run is not read.
         baseline: Name of the arm that the others are compared with.
-        crashed: The reason for each trial that left no result, which counts as failed.
         choices: Settings that were chosen, whose noise belongs into the intervals.
 
     Returns:
@@ -105,7 +103,7 @@ def summarise(
     groups: dict[Cell, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(trial.cell, []).append(trial)
-    read = {cell: read_runs(root, group, crashed) for cell, group in groups.items()}
+    read = {cell: read_runs(root, group) for cell, group in groups.items()}
     rows = []
     for task in dict.fromkeys(task for task, _, _ in read):
         of_task = {cell: runs for cell, runs in read.items() if cell[0] == task}

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from wnrl.errors import UsageError
+from wnrl.runs import crashes, is_finished
 from wnrl.study.execute import check_trials
 from wnrl.study.outcomes import Runs, Scale, read_runs
 from wnrl.study.plan import Cell, Grid, Point, Study, Trial
 from wnrl.study.stats import Floats
 
-Train = Callable[[Sequence[Trial]], Mapping[Trial, str]]
+Train = Callable[[Sequence[Trial]], object]
 
 
 @dataclass(frozen=True)
@@ -39,45 +40,50 @@ class Choice:
 
 def conduct(
     study: Study, root: Path, train: Train
-) -> tuple[list[Trial], dict[Cell, Choice], dict[Trial, str]]:
+) -> tuple[list[Trial], dict[Cell, Choice], list[Trial]]:
     """Do a study: try the grid, widen it once where its edge was best, choose, and compare.
 
     Args:
         study: What to do.
         root: Its folder.
-        train: Trains those of the trials that are not finished, and returns the reason for each
-            that left no result.
+        train: Trains those of the trials that are not finished and that this process is to train.
 
     Returns:
-        The runs that are compared, what was chosen for them, and why runs left no result.
+        The runs that are compared, what was chosen for them, and runs that have not ended, which
+        others train. Where those are needed for the choice, nothing is compared.
     """
-    crashed: dict[Trial, str] = {}
     choices: dict[Cell, Choice] = {}
-    if trials := study.tuning_trials():
-        crashed.update(train(trials))
-        choices = choose(root, trials, crashed)
-        if grids := _widened(study, choices, root):
-            trials = study.tuning_trials(grids)
-            crashed.update(train(trials))
-            choices = choose(root, trials, crashed)
+    widened, trials = False, study.tuning_trials()
+    while trials:
+        train(trials)
+        if left := not_ended(root, trials):
+            return [], {}, left
+        choices = choose(root, trials)
+        grids = {} if widened else _widened(study, choices, root)
+        widened, trials = True, study.tuning_trials(grids) if grids else []
     trials = study.trials({cell: choice.settings for cell, choice in choices.items()})
-    crashed.update(train(trials))
-    return trials, choices, crashed
+    train(trials)
+    return trials, choices, not_ended(root, trials)
 
 
-def choose(root: Path, trials: Sequence[Trial], crashed: Mapping[Trial, str]) -> dict[Cell, Choice]:
+def not_ended(root: Path, trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials whose folders have neither a result nor a reason why there is none."""
+    folders = {trial: root / trial.folder for trial in trials}
+    return [trial for trial, path in folders.items() if not is_finished(path) and not crashes(path)]
+
+
+def choose(root: Path, trials: Sequence[Trial]) -> dict[Cell, Choice]:
     """Return what is best on tuning seeds; a run without a score counts as the worst of its task.
 
     Args:
         root: The study's folder.
         trials: What was tried.
-        crashed: The reason for each trial that left no result.
     """
     groups: dict[Cell, dict[Point, list[Trial]]] = {}
     for trial in trials:
         groups.setdefault(trial.cell, {}).setdefault(trial.choice, []).append(trial)
     read = {
-        cell: {settings: read_runs(root, group, crashed) for settings, group in tried.items()}
+        cell: {settings: read_runs(root, group) for settings, group in tried.items()}
         for cell, tried in groups.items()
     }
     return {cell: _best(tried, _scale_of(cell, read)) for cell, tried in read.items()}
