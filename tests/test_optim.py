@@ -255,6 +255,20 @@ def test_a_state_without_v_and_g_is_refused_by_name():
         WNAdam(net.parameters()).load_state_dict(plain.state_dict())
 
 
+def test_a_state_of_another_base_is_refused_by_name():
+    net = mlp()
+    saved = WNSGD(net.parameters(), lr=0.1, momentum=0.9)
+    train(net, saved, 1, (4, 3))
+    with pytest.raises(UsageError, match="saved by WNSGD, and this is WNAdam"):
+        WNAdam(net.parameters()).load_state_dict(saved.state_dict())
+
+
+@pytest.mark.parametrize("state", [None, {}, {"state": {}}, {"param_groups": []}])
+def test_what_is_no_state_of_an_optimizer_is_refused(state):
+    with pytest.raises(UsageError, match="state_dict must be that of an optimizer"):
+        WNAdam(mlp().parameters()).load_state_dict(state)
+
+
 def test_the_plain_optimizers_state_of_biases_loads():
     bias = nn.Parameter(torch.ones(3))
     plain, ours = torch.optim.Adam([bias], lr=0.5), WNAdam([bias])

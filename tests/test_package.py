@@ -62,3 +62,17 @@ def test_every_room_and_every_module_of_layers_can_be_imported_before_all_others
     names = sorted(".".join(path.parts).removesuffix(".__init__") for path in paths)
     assert "wnrl.norms" in names
     assert fresh(EACH_FIRST, *names) == ""
+
+
+NO_MODULES = """
+import importlib, pkgutil, types, wnrl
+for module in pkgutil.walk_packages(wnrl.__path__, "wnrl."):
+    importlib.import_module(module.name)
+    room, _, name = module.name.rpartition(".")
+    if not isinstance(getattr(importlib.import_module(room), name), types.ModuleType):
+        print(module.name)
+"""
+
+
+def test_no_public_name_hides_the_module_of_its_name(fresh):
+    assert fresh(NO_MODULES) == ""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer, RMSprop
 
-from wnrl.arguments import checked
+from wnrl.arguments import checked, shown
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.functional import (
     ZERO_ROW_STD,
@@ -144,7 +144,7 @@ class WeightNormalized(Optimizer):
         if kwargs.get("differentiable"):
             raise UsageError("differentiable must be False: steps on v and g are not recorded")
         shared = {"weight_norm": True, "transposed": 0, "g_lr_scale": 1.0}
-        options = {**shared, "v_init_std": v_init_std}
+        options = {**shared, "v_init_std": v_init_std, "base": self.base.__name__}
         params = list(params)
         groups = params if params and isinstance(params[0], dict) else [{"params": params}]
         base_init: Any = super().__init__
@@ -236,12 +236,23 @@ class WeightNormalized(Optimizer):
         """Resume bit for bit, where the network is loaded as well (in either order).
 
         Raises:
-            UsageError: the state of a weight lacks v or g (another optimizer's), or has one of
-                another shape (another network's). The optimizer is unchanged.
+            UsageError: it is no state of an optimizer, or of one with another base; the state of a
+                weight lacks v or g, or has one of another shape (another network's). The optimizer
+                is unchanged.
         """
+        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
+            raise UsageError(
+                f"state_dict must be that of an optimizer, with state and param_groups, "
+                f"got {shown(state_dict)}"
+            )
         state_dict = copy.deepcopy(state_dict)  # torch would go on sharing its tensors
         exact = {}
         for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
+            base = saved.get("base", own["base"])
+            if base != own["base"]:
+                raise UsageError(
+                    f"the state was saved by WN{base}, and this is {type(self).__name__}"
+                )
             saved |= {**own, **saved, "params": saved["params"]}  # what it does not say is as here
             weights = set(_weights({**saved, "params": own["params"]}))
             for w, index in zip(own["params"], saved["params"], strict=False):

@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -359,8 +360,90 @@ def test_numpy_arrays_load_as_tensors_do(build):
     assert torch.equal(outputs(ours), outputs(theirs))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: array.astype(">f4"),
+        lambda array: array[::-1].copy()[::-1],
+        lambda array: np.asfortranarray(array),
+    ],
+)
+def test_arrays_in_any_order_of_bytes_and_rows_load(change):
+    theirs, ours = plain_net(seed=1), our_net()
+    state = theirs.state_dict()
+    load_weights(ours, {k: change(v.numpy()) if v.dim() else v for k, v in state.items()})
+    assert torch.equal(outputs(ours), outputs(theirs))
+
+
+@pytest.mark.parametrize("build", [plain_net, our_net])
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.ones(5, 4, dtype=torch.complex64),
+        torch.ones(5, 4).to_sparse(),
+        np.full((5, 4), "1"),
+        np.full((5, 4), 1, dtype=object),
+    ],
+)
+def test_a_weight_that_is_no_dense_real_tensor_is_named(build, value):
+    state = {**plain_net().state_dict(), "body.0.weight": value}
+    with pytest.raises(UsageError, match=r"^body\.0\.weight.* must be a dense tensor of numbers"):
+        load_weights(build(), state)
+
+
+def spectral(layer):
+    parametrizations.spectral_norm(layer)
+
+
+def pruned(layer):
+    prune.l1_unstructured(layer, "weight", 2)
+
+
+@pytest.mark.parametrize("build", [plain_net, our_net])
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (spectral, r"parametrizations\.weight\.original"),
+        (nn.utils.spectral_norm, "weight_orig"),
+        (parametrizations.orthogonal, r"parametrizations\.weight\.original"),
+        (pruned, "weight_orig"),
+    ],
+)
+def test_what_else_torch_makes_of_a_weight_is_named_with_what_to_do(build, change, key):
+    theirs = plain_net()
+    change(theirs["body"][0])
+    with pytest.raises(
+        UsageError, match=rf"lacks body\.0\.weight.*it has .*body\.0\.{key}.*remove torch's"
+    ):
+        load_weights(build(), theirs.state_dict())
+
+
+@pytest.mark.parametrize("build", [plain_net, our_net])
+def test_a_state_under_other_names_is_shown(build):
+    state = {f"module.{key}": value for key, value in plain_net().state_dict().items()}
+    with pytest.raises(UsageError, match=r"lacks conv\..*it has module\.conv\.weight"):
+        load_weights(build(), state)
+
+
+def test_what_a_norm_computes_besides_the_weight_is_for_that_norm():
+    theirs = plain_net()
+    convert(theirs, "spectral")
+    with pytest.raises(UsageError, match=r"no place .*running_u_weight.*wnrl\.fold"):
+        load_weights(our_net(), theirs.state_dict())
+
+
+def test_rows_that_are_not_on_the_sphere_of_a_projected_layer_are_told():
+    plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    net = copy.deepcopy(plain)
+    convert(net, "projected")
+    own = copy.deepcopy(net.state_dict())
+    with pytest.warns(UserWarning, match=r"^0 is projected, .* the next step"):
+        load_weights(net, plain.state_dict())
+    load_weights(net, own)  # no warning, which would be an error
+
+
 def test_what_is_no_tensor_is_named():
-    with pytest.raises(UsageError, match=r"^0\.bias must be a tensor, got list$"):
+    with pytest.raises(UsageError, match=r"^0\.bias must be a dense tensor of numbers like torch.float32, got list$"):
         load_weights(nn.Sequential(nn.Linear(1, 1)), {"0.weight": torch.ones(1, 1), "0.bias": [1]})
 
 

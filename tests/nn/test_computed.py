@@ -174,6 +174,14 @@ def test_a_weight_cannot_be_taken_away(name):
     assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
 
 
+@pytest.mark.parametrize("read", [lambda weight: weight, lambda weight: weight.detach()])
+def test_a_computed_weight_becomes_no_parameter(read):
+    layer = wn.WNLinear(2, 3)
+    with pytest.raises(UsageError, match=r"WNLinear\.weight .* nn\.Parameter\(.*\.clone\(\)\)"):
+        nn.Parameter(read(layer.weight))
+    assert type(nn.Parameter(layer.weight.detach().clone())) is nn.Parameter
+
+
 def test_gradients_flow_through_the_weight_that_is_read():
     layer = wn.WNLinear(2, 3)
     layer.weight.square().sum().backward()

@@ -666,7 +666,16 @@ class Trained(nn.Module):
         self.optimizer = wrap(torch.optim.Adam(self.net.parameters()))
 
 
-@pytest.mark.parametrize("wrap", [lambda o: o, lambda o: [o], lambda o: {"net": o}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda o: o,
+        lambda o: [o],
+        lambda o: {"net": o},
+        lambda o: {"nets": [(o,)]},
+        lambda o: torch.optim.lr_scheduler.StepLR(o, 1),
+    ],
+)
 @pytest.mark.parametrize("key", sorted(set(NORMS) - {"none", "spectral"}))
 def test_a_network_that_has_an_optimizer_is_refused_and_stays_as_it_is(key, wrap):
     parent = nn.ModuleDict({"agent": Trained(wrap)})
@@ -675,6 +684,17 @@ def test_a_network_that_has_an_optimizer_is_refused_and_stays_as_it_is(key, wrap
         convert(parent, key)
     assert repr(parent) == before
     assert not any(getattr(part, "projected", False) for part in parent.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("key", sorted(set(NORMS) - {"none"}))
+def test_weights_that_no_norm_computes_with_are_refused_and_stay(key, dtype):
+    net = mlp()
+    net[0].weight = nn.Parameter(torch.zeros(8, 6).to(dtype), requires_grad=False)
+    before = repr(net)
+    with pytest.raises(UsageError, match=rf"^0: .*real numbers of 16 bits or more, got {dtype}"):
+        convert(net, key)
+    assert repr(net) == before
 
 
 def test_spectral_norm_keeps_the_parameters_that_an_optimizer_has():

@@ -353,6 +353,12 @@ def test_an_empty_dimension_is_an_error_that_names_the_layer():
         wn.WNLinear(0, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool])
+def test_a_type_that_cannot_learn_is_refused(dtype):
+    with pytest.raises(wn.functional.UsageError, match=f"dtype must be .* floating point, got {dtype}"):
+        wn.WNLinear(3, 4, dtype=dtype)
+
+
 def test_a_parameter_of_the_wrong_shape_or_without_direction_is_refused_where_it_is_set():
     layer = wn.WNLinear(2, 3)
     with pytest.raises(wn.functional.UsageError, match=r"weight_g must have shape \(3, 1\)"):

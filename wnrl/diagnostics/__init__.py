@@ -6,7 +6,7 @@ to the host with one synchronisation.
 
 from wnrl.arguments import guard
 from wnrl.diagnostics.activations import dormant_share, effective_rank, recorded
-from wnrl.diagnostics.curvature import Curvature, curvature, lanczos, ritz_values
+from wnrl.diagnostics.hessian import Curvature, curvature, lanczos, ritz_values
 from wnrl.diagnostics.state import preserve_state
 from wnrl.diagnostics.transfer import to_floats
 from wnrl.diagnostics.updates import Step, first_step, gradient_norms

@@ -74,6 +74,9 @@ def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str
     for name, value in {**dict(zip(names, args, strict=False)), **options}.items():
         if isinstance(value, int) and value < 0 and name != "padding_idx":
             raise UsageError(f"{name} must not be negative, got {value}")
+    dtype = options.get("dtype")
+    if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+        raise UsageError(f"dtype must be one of floating point, got {dtype}")
     try:
         return plain(*args, **options)
     except ValueError as error:

@@ -81,6 +81,18 @@ class ComputedWeight(Tensor, metaclass=_LikeAParameter):
 
     _origin: _Origin
 
+    @property
+    def _is_param(self) -> bool:
+        """Whether it is a parameter; ``nn.Parameter`` sets it for a tensor that is no plain one."""
+        return False
+
+    @_is_param.setter
+    def _is_param(self, _: bool) -> None:
+        raise UsageError(
+            f"{self._origin} is computed from v and g and can be no parameter: "
+            "nn.Parameter(layer.weight.detach().clone()) copies its values"
+        )
+
     @classmethod
     def __torch_function__(
         cls,

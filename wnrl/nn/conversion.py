@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.base import WeightNormed, check_nothing_is_lost, torch_parameters
@@ -99,7 +100,7 @@ def convert(
     marked = [*places, *(site for site in sites if isinstance(site.layer, RECURRENT))]
     marked = marked if choice.mark else []
     # All that can fail comes before the first change.
-    _check_layers(module, sites, choice, marked)
+    _check_layers(module, sites, choice, marked, places)
     _check_untouched(sites, choice, placement, chosen, {site.name for site in places})
     counterparts = _counterparts(sites, choice, chosen)
     normalizers = _normalizers(places, choice, chosen) if choice.normalizers else {}
@@ -216,9 +217,8 @@ def _check_optimizers(
     touched = {parameter for layer in changed for parameter in layer.parameters()}
     for path, part in module.named_modules():
         for name, value in vars(part).items():
-            members = value.values() if isinstance(value, dict) else value
-            for held in members if isinstance(value, dict | list | tuple) else (value,):
-                groups = held.param_groups if isinstance(held, Optimizer) else ()
+            for optimizer in _optimizers(value):
+                groups = optimizer.param_groups
                 if any(touched.intersection(group["params"]) for group in groups):
                     raise UsageError(
                         f"module has an optimizer already ({path}{'.' * bool(path)}{name}), which "
@@ -226,6 +226,17 @@ def _check_optimizers(
                         "stable-baselines3 take a policy with a norm (WNMlpPolicy) and give it the "
                         "weights with load_weights"
                     )
+
+
+def _optimizers(value: object) -> Iterator[Optimizer]:
+    """Yield the optimizers in an attribute: itself, those of collections and schedules."""
+    if isinstance(value, Optimizer):
+        yield value
+    elif isinstance(value, LRScheduler):
+        yield value.optimizer
+    elif isinstance(value, dict | list | tuple):
+        for member in value.values() if isinstance(value, dict) else value:
+            yield from _optimizers(member)
 
 
 @contextmanager
@@ -252,10 +263,22 @@ def check_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> None:
 
 
 def _check_layers(
-    module: nn.Module, sites: list[LayerSite], choice: Norm, marked: list[LayerSite]
+    module: nn.Module,
+    sites: list[LayerSite],
+    choice: Norm,
+    marked: list[LayerSite],
+    places: list[LayerSite],
 ) -> None:
     """Refuse to lose what a layer has, and to convert one of two layers that share a weight."""
     replaced = [site for site in sites if type(site.layer) in choice.layers]
+    for site in (*replaced, *places):
+        with _naming(site):
+            for parameter in site.layer.parameters(recurse=False):
+                if not parameter.is_floating_point() or parameter.itemsize < 2:
+                    raise UsageError(
+                        f"its parameters must be real numbers of 16 bits or more, got "
+                        f"{parameter.dtype}"
+                    )
     for site in replaced:
         check_nothing_is_lost(site.layer, site.name, "conversion")
     for site in (*replaced, *marked):

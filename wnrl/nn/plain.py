@@ -1,6 +1,7 @@
 """Our layers as torch's own: folded copies, and state dicts in torch's layouts."""
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from wnrl.nn.functional import (
     split_weight,
     weight_norm,
 )
+from wnrl.nn.projection import is_projected, project_
 from wnrl.nn.sites import check_values
 
 
@@ -160,8 +162,12 @@ def load_weights(
 
     Raises:
         UsageError: an unknown layout; a layer is lazy, pruned or on the meta device; a key is
-            missing, has no place or another shape; a row of v is zero; with ``scale="exp"``, the
-            length of a row is zero; a g may be a length or not. The message names it.
+            missing, has no place or another shape; a value is no dense tensor of real numbers; a
+            row of v is zero; with ``scale="exp"``, the length of a row is zero; a g may be a length
+            or not. The message names it.
+
+    Warns:
+        UserWarning: a projected layer has rows now that are not of length one.
     """
     check_values(module)
     current = module.state_dict()
@@ -174,8 +180,7 @@ def load_weights(
     if layout is not None:
         check_choice("layout", layout, LAYOUTS)
     layouts = [layout] if layout is not None else list(LAYOUTS)
-    arrays = np.ndarray | np.generic
-    left = {k: torch.tensor(v) if isinstance(v, arrays) else v for k, v in state_dict.items()}
+    left = {key: _as_tensor(value) for key, value in state_dict.items()}
     loaded: dict[str, Any] = {}
     ours = {
         f"{prefix}{name}": (layer, name)
@@ -201,10 +206,54 @@ def load_weights(
         value = popped[1][0] if popped[0] == "plain" else _weight_of(key, *popped[1])
         loaded[key] = _checked(key, value, target) if isinstance(target, Tensor) else value
     if missing:
-        raise UsageError(f"state_dict lacks {', '.join(missing)}{_hint(module, missing)}")
+        raise UsageError(
+            f"state_dict lacks {', '.join(missing)}{_there(left, missing[0])}"
+            f"{_hint(module, missing)}"
+        )
     if left:
-        raise UsageError(f"state_dict has no place in the module for {', '.join(left)}")
+        raise UsageError(
+            f"state_dict has no place in the module for {', '.join(left)}; of a network with "
+            "another norm, take wnrl.fold(network).state_dict()"
+        )
     module.load_state_dict(loaded)
+    _warn_of_projection(module)
+
+
+def _as_tensor(value: Any) -> Any:
+    """Return an array of numbers as a tensor of its own, and anything else as it is."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiubc":
+        return torch.tensor(np.array(value, value.dtype.newbyteorder("="), order="C"))
+    return value
+
+
+def _there(left: Mapping[str, Any], missing: str) -> str:
+    """Return what a state has of the layer that a missing key belongs to, or else first."""
+    layer = missing.rpartition(".")[0]
+    keys = [key for key in left if key.startswith(layer)] or list(left)
+    if not keys:
+        return ""
+    told = f"; it has {', '.join(keys[:4])}{', …' if len(keys) > 4 else ''}"
+    if any(".parametrizations." in f".{key}" or key.endswith("_orig") for key in keys):
+        told += ": remove torch's parametrization, norm or pruning before the state is taken"
+    return told
+
+
+def _warn_of_projection(module: nn.Module) -> None:
+    """Tell where the loaded weights are not those that projection leaves."""
+    moved = []
+    for name, layer in module.named_modules():
+        if is_projected(layer):
+            on_sphere = copy.deepcopy(layer)
+            project_(on_sphere)
+            pairs = zip(layer.parameters(), on_sphere.parameters(), strict=True)
+            moved += [] if all(torch.allclose(p, q, 1e-3) for p, q in pairs) else [name]
+    if moved:
+        warnings.warn(
+            f"{', '.join(moved)} {'is' if len(moved) == 1 else 'are'} projected, and the loaded "
+            "rows are not of length one: the next step of training puts them there, which changes "
+            "the function",
+            stacklevel=3,
+        )
 
 
 def _hint(module: nn.Module, missing: Sequence[str]) -> str:
@@ -243,7 +292,7 @@ def _take_pair(
     popped = _pop_layout(left, stem, layouts)
     if popped is None:
         forms = " or ".join(" with ".join(_keys(stem, known)) for known in layouts)
-        raise UsageError(f"state_dict lacks {forms}")
+        raise UsageError(f"state_dict lacks {forms}{_there(left, stem)}")
     layout, values = popped
     dim, groups = layer.unit_axis
     v = _checked(f"{stem}, from {layout}", values[-1], own_v)
@@ -289,8 +338,10 @@ def _weight_of(stem: str, g: Tensor, v: Tensor) -> Tensor:
 
 
 def _checked(key: str, value: Any, target: Tensor) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise UsageError(f"{key} must be a tensor, got {type(value).__name__}")
+    dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
+    if not dense or (value.is_complex() and not target.is_complex()):
+        got = f"{value.layout} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise UsageError(f"{key} must be a dense tensor of numbers like {target.dtype}, got {got}")
     if value.shape != target.shape:
         raise UsageError(f"{key} must have shape {tuple(target.shape)}, got {tuple(value.shape)}")
     return value
