@@ -443,7 +443,10 @@ def test_rows_that_are_not_on_the_sphere_of_a_projected_layer_are_told():
 
 
 def test_what_is_no_tensor_is_named():
-    with pytest.raises(UsageError, match=r"^0\.bias must be a dense tensor of numbers like torch.float32, got list$"):
+    with pytest.raises(
+        UsageError,
+        match=r"^0\.bias must be a dense tensor of numbers like torch.float32, got list$",
+    ):
         load_weights(nn.Sequential(nn.Linear(1, 1)), {"0.weight": torch.ones(1, 1), "0.bias": [1]})
 
 

@@ -355,7 +355,9 @@ def test_an_empty_dimension_is_an_error_that_names_the_layer():
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool])
 def test_a_type_that_cannot_learn_is_refused(dtype):
-    with pytest.raises(wn.functional.UsageError, match=f"dtype must be .* floating point, got {dtype}"):
+    with pytest.raises(
+        wn.functional.UsageError, match=f"dtype must be .* floating point, got {dtype}"
+    ):
         wn.WNLinear(3, 4, dtype=dtype)
 
 

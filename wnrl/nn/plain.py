@@ -340,7 +340,11 @@ def _weight_of(stem: str, g: Tensor, v: Tensor) -> Tensor:
 def _checked(key: str, value: Any, target: Tensor) -> Tensor:
     dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
     if not dense or (value.is_complex() and not target.is_complex()):
-        got = f"{value.layout} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        got = (
+            f"{value.layout} of {value.dtype}"
+            if isinstance(value, Tensor)
+            else type(value).__name__
+        )
         raise UsageError(f"{key} must be a dense tensor of numbers like {target.dtype}, got {got}")
     if value.shape != target.shape:
         raise UsageError(f"{key} must have shape {tuple(target.shape)}, got {tuple(value.shape)}")
