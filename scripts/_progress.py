@@ -19,6 +19,7 @@ from wnrl.study.execute import Event
 from wnrl.study.outcomes import read_outcome
 from wnrl.study.overall import overall
 from wnrl.study.plan import Task, Trial
+from wnrl.study.sensitivity import sensitivities
 from wnrl.study.summary import Row
 from wnrl.study.table import cells, choice, columns
 
@@ -99,6 +100,8 @@ def show_tables(rows: Sequence[Row], baseline: str) -> None:
         print()
     for arm in overall(rows):
         print(f"0 at the floor, 1 where it is solved: {arm}")
+    for sensitivity in sensitivities(rows):
+        print(f"lost by settings that are best for all tasks together: {sensitivity}")
     for row in rows:
         for failure in row.failures:
             print(printable(f"no score: {row.task.title} · {row.name} · {failure}", 2000))

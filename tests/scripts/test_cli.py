@@ -168,7 +168,10 @@ PROGRAMS = ["train_agent", "train_vae", "evaluate_agent", "evaluate_vae", "sampl
         ("algos", AGENTS),
         ("models", MODELS),
         ("datasets", [*DATASETS, *FORMS]),
-        ("studies", ["agents", "mnist", "noise", "quick"]),
+        (
+            "studies",
+            ["agents", "crossq", "dqn", "init", "memory", "mnist", "noise", "quick", "sensitivity"],
+        ),
         ("envs", ["CartPole-v1", "CartPoleNoVel-v1"]),
     ],
 )

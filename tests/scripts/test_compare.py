@@ -174,7 +174,11 @@ def test_table_of_ordinary_numbers_fits_eighty_columns():
         (["quick", "--seeds", "abc"], "Error parsing --seeds"),
         (["quick", "--norm", "weight"], "did you mean --norms?"),
         (["quick", "--shard", "3/2"], "shard must be i/n with i from 1 to n, such as 1/4, got 3/2"),
-        ([], "study must be one of agents, mnist, noise, quick, <path>.py, got ''"),
+        (
+            [],
+            "study must be one of agents, crossq, dqn, init, memory, mnist, noise, quick, "
+            "sensitivity, <path>.py, got ''",
+        ),
         (["nothing.py"], "nothing.py is no Python file with a STUDY"),
     ],
 )

@@ -37,6 +37,20 @@ class Choice:
             if len(self.grid[name]) > 1 and value in (self.grid[name][0], self.grid[name][-1])
         )
 
+    def scores_at(self, grid: Grid) -> Floats:
+        """Return the scores at the values of ``grid``, ``(*values, n_tuning_seeds)``.
+
+        A setting that it does not name is left as it was chosen.
+        """
+        chosen = dict(self.settings)
+        places = [
+            [tuple(values).index(value) for value in grid.get(name, [chosen[name]])]
+            for name, values in self.grid.items()
+        ]
+        table = self.scores.reshape(*map(len, self.grid.values()), -1)
+        picked = table[np.ix_(*places, range(table.shape[-1]))]
+        return picked.reshape(*map(len, grid.values()), -1)
+
 
 def conduct(
     study: Study, root: Path, train: Train

@@ -1,0 +1,36 @@
+"""How much each norm needs its settings chosen anew for each task: an hour on two cores.
+
+The question of Adkins, Bowling & White (2024, arXiv:2412.07165), who asked it of variants of PPO
+that scale observations or rewards: ``obs`` and ``reward`` are such. ``wnrl.study.sensitivity`` has
+the two measures.
+"""
+
+from dataclasses import replace
+
+from scripts.studies.noise import PPO
+from wnrl.study import RETURN, Arm, Study, Task
+from wnrl.tensor_envs import World
+
+cartpole = Task("CartPole-v1", "ppo", "agents.run:train", RETURN, PPO, floor=22.0, solved=475.0)
+
+STUDY = Study(
+    "sensitivity",
+    tasks=[
+        replace(cartpole, name="Acrobot-v1", floor=-500.0, solved=-100.0),
+        cartpole,
+        replace(cartpole, name=World("CartPole-v1", obs_noise=0.1).id),
+    ],
+    arms=[
+        *(Arm(norm) for norm in ("none", "weight", "batch", "layer")),
+        Arm("obs", "none", settings={"normalize": "obs"}, colour="#56b4e9", dash="--"),
+        Arm("reward", "none", settings={"normalize": "reward"}, colour="#e69f00", dash=":"),
+    ],
+    baseline="none",
+    seeds=range(20),
+    tuned={
+        "learning_rate": (3e-4, 1e-3, 3e-3, 1e-2),
+        "gae_lambda": (0.8, 0.95),
+        "ent_coef": (0.001, 0.01),
+    },
+    tuning_seeds=range(1000, 1010),
+)
