@@ -59,7 +59,8 @@ def sensitivities(rows: Sequence[Row]) -> list[Sensitivity]:
     tasks = {row.task for row in tuned}
     arms: dict[str, list[Choice]] = {}
     for row in tuned:
-        arms.setdefault(row.name, []).append(row.choice)
+        if row.choice:
+            arms.setdefault(row.name, []).append(row.choice)
     arms = {name: choices for name, choices in arms.items() if len(choices) == len(tasks) > 1}
     every = [choice for choices in arms.values() for choice in choices]
     if not every or min(choice.scores.shape[-1] for choice in every) < LEAST:
