@@ -176,7 +176,7 @@ def test_table_of_ordinary_numbers_fits_eighty_columns():
         (["quick", "--shard", "3/2"], "shard must be i/n with i from 1 to n, such as 1/4, got 3/2"),
         (
             [],
-            "study must be one of agents, crossq, dqn, init, memory, mnist, noise, quick, "
+            "study must be one of agents, crossq, dqn, init, memory, mnist, noise, null, quick, "
             "sensitivity, <path>.py, got ''",
         ),
         (["nothing.py"], "nothing.py is no Python file with a STUDY"),
