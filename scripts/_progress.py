@@ -34,9 +34,6 @@ def show_progress(events: Iterable[Event], total: int, done: int) -> int:
 
     Returns:
         The number of trials that ended without a result.
-
-    Raises:
-        UsageError: A trial's settings were refused; they are as wrong for the others.
     """
     console = Console(stderr=True)
     n_crashed = 0
@@ -53,15 +50,14 @@ def show_progress(events: Iterable[Event], total: int, done: int) -> int:
         whole = bars.add_task(f"{total} runs", total=total, completed=done)
         running: dict[Trial, TaskID] = {}
         for event in events:
-            if event.kind == "refused":
-                raise UsageError(f"{event.trial.title}: {event.reason}")
             if event.kind == "started":
                 running[event.trial] = bars.add_task(event.trial.title, total=1.0)
             elif event.kind == "progress":
                 bars.update(running[event.trial], completed=event.fraction)
             else:
-                done += 1
-                bars.remove_task(running.pop(event.trial))
+                done += event.kind != "lost"
+                if event.trial in running:
+                    bars.remove_task(running.pop(event.trial))
                 line = f"[{done}/{total}] {event.trial.title}: {_outcome(event)}"
                 console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
                 n_crashed += event.kind == "crashed"
@@ -72,7 +68,7 @@ def show_progress(events: Iterable[Event], total: int, done: int) -> int:
 
 def _outcome(event: Event) -> str:
     if event.result is None:
-        return f"no result, {event.reason}"
+        return f"{'tried again' if event.kind == 'lost' else 'no result'}, {event.reason}"
     metric = event.trial.task.metric
     try:
         outcome = read_outcome(event.trial.task, event.result)

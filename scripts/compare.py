@@ -20,6 +20,7 @@ if __name__ == "__main__":
     _cli.start()
 
 import os
+import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from scripts._lists import studies
-from wnrl.errors import check_choice, check_positive
+from wnrl.errors import UsageError, check_choice, check_positive
 
 if TYPE_CHECKING:
     from wnrl.study import Trial
@@ -61,6 +62,9 @@ class Args:
     """Processes that train at a time; one a core if not given."""
     budget: float | None = None
     """Share of each task's steps; for a first look, or more patience."""
+    time_limit: str | None = None
+    """How long a run, or a batch of runs, may take, such as 90m, 2h or 7200 (seconds): what hangs
+    costs no other."""
     shard: str = "1/1"
     """i/n: train the i-th of n parts of the runs; docs/cluster.md."""
 
@@ -73,7 +77,17 @@ def main(args: Args) -> int:
     path = Path(args.study)
     if path.suffix != ".py":
         check_choice("study", args.study, [*studies(), "<path>.py"])
+    if args.time_limit is not None:
+        seconds(args.time_limit)
     return compare(args, path, workers)
+
+
+def seconds(text: str) -> float:
+    """Return the seconds that a text such as 90m, 2h or 7200 names."""
+    words = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text)
+    if not words or not float(words[1]) > 0:
+        raise UsageError(f"time_limit must be a time such as 90m, 2h or 7200, got {text!r}")
+    return float(words[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[words[2]]
 
 
 def compare(args: Args, path: Path, workers: int) -> int:
@@ -107,6 +121,7 @@ def compare(args: Args, path: Path, workers: int) -> int:
     root = (args.run_dir or Path("runs") / study.name).absolute()
     imports = (*_cli.imports(sys.argv[1:]), module)
     log = f"{shard.name}-" if shard.count > 1 else ""
+    limit = None if args.time_limit is None else seconds(args.time_limit)
     trained, n_crashed = 0, 0
 
     def train(trials: "Sequence[Trial]") -> None:
@@ -115,7 +130,9 @@ def compare(args: Args, path: Path, workers: int) -> int:
         waiting = [trial for trial in trials if not is_finished(root / trial.folder)]
         trained += len(waiting)
         divided = jobs(waiting, args.engine, workers)
-        with closing(processes(divided, root, workers=workers, imports=imports, log=log)) as events:
+        with closing(
+            processes(divided, root, workers=workers, imports=imports, time_limit=limit, log=log)
+        ) as events:
             done = len(trials) - len(waiting)
             n_crashed += show_progress(noted(events, root), len(trials), done)
 
@@ -128,7 +145,7 @@ def compare(args: Args, path: Path, workers: int) -> int:
             print(stopped.message, file=sys.stderr)
             return int(stopped.code or 0)
         finally:
-            seconds = add_duration(root, time.monotonic() - started if trained else 0.0)
+            duration = add_duration(root, time.monotonic() - started if trained else 0.0)
         if left:
             runs = f"{len(left)} {'runs have' if len(left) > 1 else 'run has'} not ended"
             print(f"{runs}, {left[0].title} the first; when all have, the same command goes on")
@@ -138,7 +155,7 @@ def compare(args: Args, path: Path, workers: int) -> int:
         notes = {
             "command": " ".join(["python", *sys.argv]),
             "device": args.device,
-            "training": f"{seconds:.0f} s in all calls; {workers} processes in this one",
+            "training": f"{duration:.0f} s in all calls; {workers} processes in this one",
         }
         publish(root, study, trials, rows, notes)
     if not left:

@@ -12,6 +12,10 @@ class UsageError(ValueError):
     """A caller's mistake, told in one line; programs print it and exit with 2."""
 
 
+class InUseError(UsageError):
+    """Another process holds a folder."""
+
+
 class StateError(UsageError, RuntimeError):
     """A state dict of another module, which programs around torch expect as a RuntimeError."""
 

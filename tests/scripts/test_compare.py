@@ -179,6 +179,8 @@ def test_table_of_ordinary_numbers_fits_eighty_columns():
             "study must be one of agents, crossq, dqn, init, memory, mnist, noise, null, quick, "
             "sensitivity, <path>.py, got ''",
         ),
+        (["quick", "--time-limit", "soon"], "time such as 90m, 2h or 7200, got 'soon'"),
+        (["quick", "--time-limit", "0h"], "time such as 90m, 2h or 7200, got '0h'"),
         (["nothing.py"], "nothing.py is no Python file with a STUDY"),
     ],
 )
@@ -376,6 +378,13 @@ def test_a_shard_that_waits_for_tuning_runs_of_others_says_so_and_compares_nothi
         "when all have, the same command goes on"
     ]
     assert len(results(tmp_path)) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("7200", 7200), ("90m", 5400), ("2h", 7200), ("1.5d", 129600), ("3s", 3)]
+)
+def test_a_time_limit_is_in_seconds_or_has_its_unit(text, number):
+    assert compare.seconds(text) == number
 
 
 def test_folder_of_a_single_run_is_refused_without_advice_to_delete_it(tmp_path):

@@ -1,7 +1,9 @@
 """Runners for tests, importable by worker processes."""
 
+import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from wnrl.errors import UsageError
 from wnrl.runs import Interrupts, Stopped, open_run
+from wnrl.study.execute import Job
 from wnrl.study.plan import RETURN, Arm, Study, Task
 from wnrl.study.processes import processes
 
@@ -58,13 +61,25 @@ def die_on_weight(trial, folder, progress):
     return finish(trial, folder)
 
 
-def refuse(trial, folder, progress):
-    raise UsageError("seed is wrong")
+def refuse_weight(trial, folder, progress):
+    if trial.arm.name == "weight":
+        raise UsageError("seed is wrong")
+    return finish(trial, folder)
 
 
 def sleep(trial, folder, progress):
     note(folder, "begun")
     time.sleep(120)
+
+
+def hang_on_weight(trial, folder, progress):
+    """Hang in C, where no other thread of the process can run, and leave a process behind."""
+    if trial.arm.name == "weight":
+        child = subprocess.Popen(["sleep", "120"])
+        folder.mkdir(parents=True)
+        (folder / f"{child.pid}.begun").touch()
+        ctypes.PyDLL(None).sleep(120)
+    return finish(trial, folder)
 
 
 def save_when_stopped(trial, folder, progress):
@@ -91,5 +106,6 @@ def note(folder, name):
 
 if __name__ == "__main__":
     root, function, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    for _event in processes([(t,) for t in study_of(function).trials()], root, workers=workers):
+    jobs = [Job((trial,)) for trial in study_of(function).trials()]
+    for _event in processes(jobs, root, workers=workers):
         pass

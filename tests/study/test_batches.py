@@ -15,6 +15,7 @@ from wnrl.errors import UsageError
 from wnrl.runs import Stopped, is_finished, read_json
 from wnrl.study import RETURN, Arm, Study, Task
 from wnrl.study.batches import jobs
+from wnrl.study.execute import Job
 from wnrl.study.processes import processes
 
 NORMS = ("none", "weight", "layer", "batch")
@@ -27,18 +28,18 @@ def trials_of(norms, n_seeds=10, runner="fake_batches:train", **changes):
 
 
 def shape(planned):
-    return sorted((job[0].arm.name, len(job)) for job in planned)
+    return sorted((job.trials[0].arm.name, len(job.trials)) for job in planned)
 
 
 def test_the_processes_engine_trains_each_trial_by_itself():
     trials = trials_of(NORMS)
-    assert jobs(trials, "processes", 2) == [(trial,) for trial in trials]
+    assert jobs(trials, "processes", 2) == [Job((trial,)) for trial in trials]
 
 
 def test_batches_are_of_one_norm_and_of_equal_size():
     planned = jobs(trials_of(("none", "weight")), "population", 2)
     assert shape(planned) == [(norm, n) for norm in ("none", "weight") for n in (3, 3, 4)]
-    assert all(len({trial.arm for trial in job}) == 1 for job in planned)
+    assert all(len({trial.arm for trial in job.trials}) == 1 for job in planned)
 
 
 def test_small_groups_are_divided_only_where_workers_would_be_idle():
@@ -57,8 +58,8 @@ def test_rates_are_trained_together_with_seeds():
 def test_jobs_begin_in_the_order_of_their_first_trials():
     trials = trials_of(("none", "weight"))
     planned = jobs(trials, "population", 2)
-    assert planned[0][0] == trials[0]
-    assert [job[0].arm.name for job in planned[:2]] == ["none", "weight"]
+    assert planned[0].trials[0] == trials[0]
+    assert [job.trials[0].arm.name for job in planned[:2]] == ["none", "weight"]
 
 
 def test_auto_takes_what_can_be_batched_and_pays():

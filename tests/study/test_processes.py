@@ -12,10 +12,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_runner
 
+from wnrl.study.execute import Job
 from wnrl.study.processes import processes
 
 ARMS = {arm.name for arm in fake_runner.ARMS}
-FUNCTIONS = ("succeed", "raise_on_weight", "die_on_weight", "refuse", "leave_no_result")
+FUNCTIONS = (
+    "succeed",
+    "raise_on_weight",
+    "die_on_weight",
+    "hang_on_weight",
+    "refuse_weight",
+    "leave_no_result",
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +32,8 @@ def study(tmp_path_factory):
     root = tmp_path_factory.mktemp("study")
     trials = fake_runner.study_of(*FUNCTIONS).trials()
     events = {name: [] for name in FUNCTIONS}
-    with closing(processes([(trial,) for trial in trials], root, workers=2)) as news:
+    jobs = [Job((trial,)) for trial in trials]
+    with closing(processes(jobs, root, workers=2, time_limit=8.0)) as news:
         for event in news:
             events[event.trial.task.name].append(event)
     return root, events
@@ -70,8 +79,17 @@ def test_trial_that_kills_its_process_fails_alone(study):
     assert ended(events) == ARMS - {"weight"}
 
 
-def test_usage_error_is_told_apart_from_a_crash(study):
-    assert reasons(study[1]["refuse"], "refused") == {"seed is wrong"}
+def test_trial_that_hangs_in_c_is_ended_with_all_that_it_started(study):
+    root, events = study
+    assert reasons(events["hang_on_weight"], "crashed") == {"time limit: it took more than 8 s"}
+    assert ended(events["hang_on_weight"]) == ARMS - {"weight"}
+    assert len(noted(root)) == 1
+    assert not alive(noted(root)[0])
+
+
+def test_a_usage_error_costs_its_own_trial_and_is_told_without_its_class(study):
+    assert reasons(study[1]["refuse_weight"], "crashed") == {"seed is wrong"}
+    assert ended(study[1]["refuse_weight"]) == ARMS - {"weight"}
 
 
 def test_a_runner_that_leaves_no_result_has_crashed(study):
@@ -82,7 +100,8 @@ def test_a_runner_that_leaves_no_result_has_crashed(study):
 
 def test_leaving_the_loop_stops_the_workers(tmp_path):
     trials = fake_runner.study_of("sleep").trials()
-    with closing(processes([(trial,) for trial in trials], tmp_path, workers=2)) as events:
+    jobs = [Job((trial,)) for trial in trials]
+    with closing(processes(jobs, tmp_path, workers=2)) as events:
         assert [next(events).kind, next(events).kind] == ["started", "started"]
         wait_for(lambda: len(noted(tmp_path)) == 2)
     assert not any(alive(pid) for pid in noted(tmp_path))

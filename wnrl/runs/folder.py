@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from wnrl.errors import UsageError, printable
+from wnrl.errors import InUseError, UsageError, printable
 from wnrl.runs.events import EVENTS
 from wnrl.runs.files import SCRATCH, file_checksum, read_json, write_json
 from wnrl.runs.machine import versions
@@ -241,7 +241,7 @@ def locked(path: Path, name: str = LOCK, seconds: float | None = None) -> Iterat
         seconds: How long to wait for another process that holds it; ``LOCK_SECONDS`` by default.
 
     Raises:
-        UsageError: Another process holds it.
+        InUseError: Another process holds it.
     """
     from filelock import FileLock, Timeout
 
@@ -250,7 +250,7 @@ def locked(path: Path, name: str = LOCK, seconds: float | None = None) -> Iterat
         with FileLock(path / name).acquire(timeout=timeout):
             yield
     except Timeout as error:
-        raise UsageError(f"run_dir {path} is in use by another process") from error
+        raise InUseError(f"run_dir {path} is in use by another process") from error
 
 
 def plain_json(config: Mapping[str, Any]) -> dict[str, Any]:

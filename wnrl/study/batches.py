@@ -26,7 +26,7 @@ def jobs(trials: Sequence[Trial], engine: str, workers: int) -> list[Job]:
         UsageError: There is no such engine, or the population cannot train one of the trials.
     """
     if check_choice("engine", engine, ENGINES) == "processes":
-        return [(trial,) for trial in trials]
+        return [Job((trial,)) for trial in trials]
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(trial.batch_key(), []).append(trial)
@@ -39,15 +39,15 @@ def jobs(trials: Sequence[Trial], engine: str, workers: int) -> list[Job]:
         if not how.refusal and (how.pays or engine == "population"):
             batches.append((group, -(-len(group) // how.members)))
         else:
-            planned += [(trial,) for trial in group]
+            planned += [Job((trial,)) for trial in group]
     idle = workers - len(planned) - sum(n_jobs for _, n_jobs in batches)
     for group, n_jobs in batches:
         planned += _divided(group, n_jobs + max(0, -(-idle // len(batches))))
     first = {trial: place for place, trial in enumerate(trials)}
-    return sorted(planned, key=lambda job: first[job[0]])
+    return sorted(planned, key=lambda job: first[job.trials[0]])
 
 
 def _divided(group: Sequence[Trial], n_jobs: int) -> list[Job]:
     n_jobs = min(n_jobs, len(group))
     ends = [round(len(group) * k / n_jobs) for k in range(n_jobs + 1)]
-    return [tuple(group[a:b]) for a, b in itertools.pairwise(ends)]
+    return [Job(tuple(group[a:b]), batch=True) for a, b in itertools.pairwise(ends)]

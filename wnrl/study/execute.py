@@ -14,12 +14,19 @@ import importlib.util
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from wnrl.errors import UsageError, printable
-from wnrl.runs import Batching, check_run_folder, note_crash, plain_json
+from wnrl.runs import (
+    Batching,
+    check_run_folder,
+    is_finished,
+    note_crash,
+    plain_json,
+    read_result,
+)
 from wnrl.study.plan import Study, Trial
 
 Progress = Callable[[float], None]
@@ -31,17 +38,24 @@ Train = Callable[[Trial, Path, Progress], Result]
 class Event:
     """News of a trial."""
 
-    kind: Literal["started", "progress", "ended", "crashed", "refused"]
-    """``ended`` has a result, of a run that finished or failed; ``crashed`` and ``refused`` have
-    a reason: the runner raised or its process died, or the trial's settings were wrong."""
+    kind: Literal["started", "progress", "ended", "crashed", "lost"]
+    """``ended`` has a result, of a run that finished or failed; ``crashed`` and ``lost`` have a
+    reason: the runner raised, its process died or was killed. What was lost is tried again."""
     trial: Trial
     fraction: float = 0.0
     result: Result | None = None
     reason: str = ""
 
 
-Job = tuple[Trial, ...]
-"""Trials that are trained together; a single one is trained by itself."""
+@dataclass(frozen=True)
+class Job:
+    """What a worker takes at a time: a trial, or several that are trained as one batch."""
+
+    trials: tuple[Trial, ...]
+    batch: bool = False
+    """Train by ``train_batch``, even a single trial: others of its batch are done, or will be."""
+
+
 Executor = Callable[[Sequence[Job], Path], Generator[Event]]
 """Train jobs, in this order, each trial in its own folder below the study's; yield what happens.
 
@@ -50,11 +64,17 @@ Closing the generator stops the work. After a signal it raises ``Stopped``.
 
 
 def noted(events: Iterable[Event], root: Path) -> Iterator[Event]:
-    """Pass events on, and let the folders of runs that crashed say why."""
+    """Pass events on, and let the folders of runs that crashed or were lost say why.
+
+    A run may have its result when the batch that it is in crashes.
+    """
     for event in events:
-        if event.kind == "crashed":
+        folder = root / event.trial.folder
+        if event.kind == "crashed" and is_finished(folder):
+            event = replace(event, kind="ended", result=read_result(folder))
+        elif event.kind in ("crashed", "lost"):
             with suppress(OSError):  # such as a full disk; the run is unfinished in any case
-                note_crash(root / event.trial.folder, event.reason)
+                note_crash(folder, event.reason)
         yield event
 
 

@@ -1,10 +1,9 @@
 """The executor of this machine: worker processes that neither outlive the study nor take it down.
 
-Each worker is a fresh interpreter that takes one job after another, a trial or several that are
-trained as one batch, so that torch is imported once a worker. A job that raises, or takes its
-worker with it, fails alone. When the study's
-process ends, in whatever way, its workers end too: no orphan goes on writing into a run folder
-that the next call has taken over.
+Each worker is a fresh interpreter that takes one job after another, so that torch is imported once
+a worker. A job that raises, or takes its worker with it, fails alone. When the study's process
+ends, in whatever way, its workers end too: no orphan goes on writing into a run folder that the
+next call has taken over.
 """
 
 import _thread
@@ -12,32 +11,34 @@ import importlib
 import multiprocessing as mp
 import os
 import signal
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
-from wnrl.errors import UsageError, printable
-from wnrl.runs import RESULT, is_finished
-from wnrl.runs.interrupts import SIGNALS, Stopped
-from wnrl.study.execute import Event, Job, Progress, runner, train_batch
-from wnrl.study.plan import Trial
+from wnrl.runs.interrupts import SIGNALS
+from wnrl.study.attempts import News, carry_out, redirect_output, trained
+from wnrl.study.execute import Event, Job
 
 SPAWN = mp.get_context("spawn")  # CUDA and torch's threads do not survive a fork
 GRACE = 25.0  # seconds in which a worker that is asked to stop may write its checkpoint
 
 
 def processes(
-    jobs: Sequence[Job], root: Path, *, workers: int, imports: Sequence[str] = (), log: str = ""
+    jobs: Sequence[Job],
+    root: Path,
+    *,
+    workers: int,
+    imports: Sequence[str] = (),
+    time_limit: float | None = None,
+    log: str = "",
 ) -> Generator[Event]:
     """Train jobs in processes on this machine and yield what happens.
 
@@ -49,6 +50,7 @@ def processes(
         root: The study's folder; what the workers print goes to ``<log>worker<k>.log`` there.
         workers: Processes at a time.
         imports: Modules that a worker imports first, such as one that registers norms.
+        time_limit: Seconds that a job may take; then its process is killed.
         log: Tells the logs from those of other shards.
 
     Yields:
@@ -58,35 +60,57 @@ def processes(
     Raises:
         Stopped: A signal came, and the workers have ended.
     """
-    waiting = list(jobs)
-    with _noted_signals() as signals:
-        pool = [
-            _Worker(root, imports, root / f"{log}worker{k}.log")
-            for k in range(min(workers, len(waiting)))
-        ]
-        try:
-            while not signals:
-                for worker in pool:
-                    if not worker.job and waiting:
-                        yield from worker.start(waiting.pop(0))
-                busy = {worker.conn: worker for worker in pool if worker.job}
-                if not busy:
-                    break
-                for conn in wait(busy, timeout=0.1):
-                    yield from busy[conn].receive()  # type: ignore[index]  # wait returns what it got
-        finally:
-            _stop(pool, signals)
-    if signals:
-        raise Stopped(signals[0], "stopped; the same command goes on from here")
+    logs = [root / f"{log}worker{k}.log" for k in range(workers)]
+    yield from carry_out(jobs, _Pool([_Worker(root, imports, path) for path in logs]), time_limit)
+
+
+class _Pool:
+    """Worker processes; a worker is a place of ``wnrl.study.attempts.Pool``."""
+
+    def __init__(self, workers: list["_Worker"]) -> None:
+        self.workers = workers
+
+    def has_room(self) -> bool:
+        return not all(worker.busy for worker in self.workers)
+
+    def start(self, job: Job) -> "_Worker":
+        worker = next(worker for worker in self.workers if not worker.busy)
+        worker.start(job)
+        return worker
+
+    def news(self) -> Iterator[News]:
+        busy = {worker.conn: worker for worker in self.workers if worker.busy}
+        for conn in wait(busy, timeout=0.1):
+            worker = busy[conn]  # type: ignore[index]  # wait returns what it got
+            yield (worker, *worker.receive())
+
+    def kill(self, place: "_Worker") -> None:
+        place.kill()
+
+    def stop(self, signals: Sequence[int]) -> None:
+        """Ask to stop; kill at one more signal, or after ``GRACE``, those that have not."""
+        for worker in self.workers:
+            if worker.alive:
+                worker.ask_to_stop()
+        n_signals, deadline = len(signals[:1]), time.monotonic() + GRACE
+        while alive := [worker for worker in self.workers if worker.alive]:
+            if len(signals) > n_signals or time.monotonic() > deadline:
+                for worker in alive:
+                    worker.kill()
+            time.sleep(0.05)
 
 
 class _Worker:
-    """The parent's end of one process; a process that died is replaced at the next job."""
+    """The parent's end of one process, which is launched, or replaced if it died, for a job."""
 
     def __init__(self, root: Path, imports: Sequence[str], log: Path) -> None:
         self._arguments, self._log = (root, imports, log), log
-        self.job: Job = ()
-        self._launch()
+        self.busy = False
+        self.process: BaseProcess | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.is_alive()
 
     def _launch(self) -> None:
         self.conn, conn = SPAWN.Pipe()
@@ -97,61 +121,41 @@ class _Worker:
         conn.close()
         orders.close()
 
-    def start(self, job: Job) -> list[Event]:
-        if not self.process.is_alive():
+    def start(self, job: Job) -> None:
+        if not self.alive:
             self._launch()
-        self.job = job
+        self.busy = True
         self.conn.send(job)
-        return [Event("started", trial) for trial in job]
 
-    def receive(self) -> list[Event]:
-        job = self.job
+    def receive(self) -> tuple[Any, Any]:
+        """Return a kind of news and its value."""
         try:
             kind, value = self.conn.recv()
         except (EOFError, OSError):
-            self.process.join()
-            self.job = ()
-            code = self.process.exitcode or 0
+            code = self.kill()
             how = f"killed by signal {-code}" if code < 0 else f"left with exit code {code}"
-            reason = f"its process was {how}; see {self._log}"
-            return [Event("crashed", trial, reason=reason) for trial in job]
-        if kind == "progress":
-            return [Event("progress", trial, fraction=value) for trial in job]
-        self.job = ()
-        if kind == "ended":
-            return [_end_of(*pair) for pair in zip(job, value, strict=True)]
-        return [Event(kind, trial, reason=value) for trial in job]
+            return "crashed", f"its process was {how}; see {self._log}"
+        self.busy = kind in ("begun", "progress")
+        return kind, value
 
     def ask_to_stop(self) -> None:
-        if not self.job:  # it has nothing to lose
-            self.process.kill()
-        elif self.process.is_alive():
+        if self.busy:
             self.orders.send("stop")
+        else:  # it has nothing to lose
+            self.kill()
 
-
-@contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    """Give the numbers of the signals that came since, where signals are not ignored.
-
-    Outside the main thread, which alone receives signals, nothing is changed.
-    """
-    signals: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-        if len(signals) == 1:  # print could be in the middle of another print
-            os.write(2, b"stopping after this update; once more stops at once\n")
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, note)
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def kill(self) -> int:
+        """End the process and all that it started, and return its exit code."""
+        process, self.process, self.busy = self.process, None, False
+        assert process is not None
+        assert process.pid is not None
+        process.kill()
+        with suppress(ProcessLookupError):  # it is no group yet
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        self.conn.close()
+        self.orders.close()
+        return process.exitcode or 0
 
 
 @contextmanager
@@ -169,22 +173,6 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _stop(pool: list[_Worker], signals: list[int]) -> None:
-    """Ask the workers to stop; kill those that have not at the next signal, or after ``GRACE``."""
-    for worker in pool:
-        worker.ask_to_stop()
-    n_signals, deadline = len(signals[:1]), time.monotonic() + GRACE
-    while any(worker.process.is_alive() for worker in pool):
-        if len(signals) > n_signals or time.monotonic() > deadline:
-            for worker in pool:
-                worker.process.kill()
-        wait([worker.process.sentinel for worker in pool if worker.process.is_alive()], 0.05)
-    for worker in pool:
-        worker.process.join()
-        worker.conn.close()
-        worker.orders.close()
-
-
 def _work(
     conn: "Connection[Any, Any]",
     orders: "Connection[Any, Any]",
@@ -193,41 +181,16 @@ def _work(
     log: Path,
 ) -> None:
     """Take trials until the parent wants no more; the whole life of a worker process."""
+    os.setpgid(0, 0)  # what it starts is killed with it
     threading.Thread(target=_obey, args=(orders,), daemon=True).start()
-    _redirect_output(log)
+    redirect_output(log)
     torch.set_num_threads(1)  # small nets are faster so, and the processes share the cores
     for module in imports:
         importlib.import_module(module)
     while True:
         job: Job = conn.recv()
-        print("", *(f"# {trial.title}" for trial in job), sep="\n", flush=True)
-        conn.send(_trained(job, root, lambda done: conn.send(("progress", done))))
-
-
-def _trained(job: Job, root: Path, progress: Progress) -> tuple[str, Any]:
-    """Return the kind of event that the job ended with, and its results or the reason.
-
-    None stands for the result of a trial that left none.
-    """
-    folders = [root / trial.folder for trial in job]
-    try:
-        if len(job) > 1:
-            results = train_batch(job, folders, progress)
-        else:
-            results = [runner(job[0].runner)[0](job[0], folders[0], progress)]
-    except UsageError as error:
-        return "refused", printable(error)
-    except Exception as error:
-        traceback.print_exc()
-        return "crashed", printable(f"{type(error).__name__}: {error}")
-    left = [is_finished(folder) for folder in folders]
-    return "ended", [r if there else None for r, there in zip(results, left, strict=True)]
-
-
-def _end_of(trial: Trial, result: Any) -> Event:
-    if result is None:
-        return Event("crashed", trial, reason=f"{trial.runner} returned and left no {RESULT}")
-    return Event("ended", trial, fraction=1.0, result=result)
+        conn.send(("begun", None))
+        conn.send(trained(job, root, lambda done: conn.send(("progress", done))))
 
 
 def _obey(orders: "Connection[Any, Any]") -> None:
@@ -240,9 +203,3 @@ def _obey(orders: "Connection[Any, Any]") -> None:
     except (EOFError, OSError):
         pass  # the parent is gone
     os._exit(128 + signal.SIGTERM)  # at once: a clean exit would wait for the trial
-
-
-def _redirect_output(log: Path) -> None:
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(out, sys.stdout.fileno())
-    os.dup2(out, sys.stderr.fileno())
