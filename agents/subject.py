@@ -97,12 +97,15 @@ def _raw(environment: Mapping[str, Any], n_envs: int, render_mode: str | None = 
 def pickles_near(model: Path, env_id: str) -> list[Path]:
     """Return statistics of SB3's near a zip, which may be its own, the likeliest first.
 
-    They are looked for where ``CheckpointCallback``, the zoo and its hub put them: beside the zip,
-    or in a folder there that has the name of the environment.
+    They are looked for where ``CheckpointCallback``, ``EvalCallback``, the zoo and its hub put
+    them: beside the zip or in a folder there that has the name of the environment, then one up.
     """
     name = env_id.rpartition(":")[2]
-    folders = {model.parent / part for part in ("", name, name.replace("/", "-"))}
-    near = [path for folder in folders for path in folder.glob("*vec*normalize*.pkl")]
     steps = re.search(r"_\d+_steps$", model.stem)
     end = f"{steps[0]}.pkl" if steps else "normalize.pkl"
-    return sorted(near, key=lambda path: (not path.name.endswith(end), path))
+    near: list[Path] = []
+    for folder in (model.parent, model.absolute().parent.parent):
+        places = {folder / part for part in ("", name, name.replace("/", "-"))}
+        pickles = [path for place in places for path in place.glob("*vec*normalize*.pkl")]
+        near += sorted(pickles, key=lambda path: (not path.name.endswith(end), path))
+    return near

@@ -13,6 +13,7 @@ import torch
 from wnrl import data
 from wnrl.data import sets
 from wnrl.data.files import File, fetch, is_here, read_idx
+from wnrl.data.sets import _of_idx_files
 from wnrl.errors import UsageError
 
 
@@ -107,12 +108,23 @@ def test_a_file_of_another_set_in_front_of_the_right_one_is_passed_over(file, co
     [
         ("a.gz", lambda path: path.write_bytes(gzip.compress(idx(pixels(3)), 1, mtime=1))),
         ("a", lambda path: path.write_bytes(idx(pixels(3)))),
+        ("a.gz", lambda path: path.write_bytes(idx(pixels(3)))),
+        ("a", lambda path: path.write_bytes(gzip.compress(idx(pixels(3))))),
         ("a.npz", lambda path: np.savez_compressed(path, x_train=pixels(3), y_train=np.ones(3))),
     ],
 )
 def test_the_same_images_packed_in_another_way_are_right(name, kept, file, tmp_path):
     kept(tmp_path / name)
     assert torch.equal(fetch("set", file, tmp_path), torch.from_numpy(pixels(3)))
+
+
+@pytest.mark.parametrize("shape", [(-1, 28, 28, 1), (-1, 784), (-1, 1, 28, 28)])
+def test_the_right_pixels_may_be_kept_in_another_shape(shape, tmp_path):
+    images = pixels(3, side=28)
+    files = [File(f"{key}.gz", checksum(images), "", (f"a.npz:{key}",)) for key in "ab"]
+    np.savez(tmp_path / "a.npz", a=images.reshape(shape), b=images.reshape(shape))
+    read = _of_idx_files("mnist", tuple(files), 1, tmp_path)
+    assert torch.equal(read.test, torch.from_numpy(images).unsqueeze(1))
 
 
 @pytest.mark.parametrize(

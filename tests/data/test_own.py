@@ -52,9 +52,17 @@ def test_a_picture_stays_in_its_part_when_others_come_and_the_folder_moves(folde
         assert set(before[name]) == {level for level in after[name] if level < 100}
 
 
-@pytest.mark.parametrize("valid", ["valid", "val"])
-def test_subfolders_are_the_parts_where_they_are_called_so(tmp_path, valid):
-    for name, value in {"train": 1, valid: 2, "test": 3}.items():
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "valid", "test"),
+        ("train", "val", "test"),
+        ("Train", "Val", "Test"),
+        ("training", "validation", "testing"),
+    ],
+)
+def test_subfolders_are_the_parts_where_they_are_called_so(tmp_path, names):
+    for name, value in zip(names, (1, 2, 3), strict=True):
         for k in range(3):
             picture(tmp_path / name / f"{k}.png", value)
     images = data.load(f"folder:{tmp_path}")
@@ -137,6 +145,12 @@ def test_arrays_by_name_are_the_parts(tmp_path):
     assert images.split == "3 / 4 / 5 images, as in the file"
 
 
+@pytest.mark.parametrize("valid", ["valid", "val", "x_valid", "x_val"])
+def test_an_array_for_validation_is_taken_under_each_of_its_names(tmp_path, valid):
+    parts = {"train": counting(3, 8, 9), valid: counting(4, 8, 9), "test": counting(5, 8, 9)}
+    assert levels(data.load(saved(tmp_path, **parts, labels=np.arange(3))))["valid"] == [0, 1, 2, 3]
+
+
 def test_arrays_of_keras_have_their_last_tenth_for_validation(tmp_path):
     name = saved(
         tmp_path, x_train=counting(20, 5, 5), y_train=np.ones(20), x_test=counting(3, 5, 5)
@@ -176,6 +190,9 @@ def test_a_file_that_was_written_again_is_read_again(tmp_path):
         ({"x": counting(20, 5, 5), "levels": np.array(1)}, "levels from 2 to 256"),
         ({"x": counting(20, 5, 5), "levels": np.array(3)}, "from 0 to levels - 1 = 2, got"),
         ({"a": counting(20, 5, 5), "b": counting(20, 5, 5)}, "arrays train and test, or a single"),
+        ({p: counting(20, 5, 5) for p in ("train", "test", "dev")}, "dev is none of train, valid"),
+        ({p: counting(20, 5, 5) for p in ("train", "x_train", "test")}, "x_train is none of train"),
+        ({"x": np.zeros((20, 0, 5))}, r"images \(N, C, height, width\) or"),
         ({"train": counting(20, 5, 5), "test": counting(20, 5, 6)}, "height and width of train"),
         ({"x": np.array([None])}, "is damaged or no .npz file of arrays"),  # a pickle
         ({}, "got none"),

@@ -160,6 +160,7 @@ def test_of_several_pickles_near_a_zip_the_likeliest_is_told(tmp_path):
     final.parent.mkdir()
     final.touch()
     for model, likeliest in (
+        ("best_model/best_model.zip", final),
         ("rl_20_steps.zip", tmp_path / "rl_vecnormalize_20_steps.pkl"),
         ("rl_100_steps.zip", tmp_path / "rl_vecnormalize_100_steps.pkl"),
         ("ALE-Pong-v5.zip", final),

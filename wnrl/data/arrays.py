@@ -9,8 +9,12 @@ import torch
 from wnrl.data.images import PARTS, Images
 from wnrl.errors import UsageError
 
-KEYS = {"train": ("train", "x_train"), "valid": ("valid", "x_valid"), "test": ("test", "x_test")}
-"""What an array may be called; the second is Keras's word."""
+KEYS = {
+    "train": ("train", "x_train"),
+    "valid": ("valid", "val", "x_valid", "x_val"),
+    "test": ("test", "x_test"),
+}
+"""What an array may be called; those with an x are Keras's words."""
 
 
 def look(path: Path) -> tuple[tuple[int, int, int], int]:
@@ -22,11 +26,12 @@ def look(path: Path) -> tuple[tuple[int, int, int], int]:
 def load(path: Path) -> Images:
     """Return the images of an ``.npz`` file.
 
-    Its arrays ``train``, ``valid`` and ``test`` are the three parts; ``x_train`` and ``x_test``,
-    as Keras calls them, will do. Without ``valid``, the last tenth of ``train`` is for validation.
-    A single array is split by its rows: of ten, the ninth is for validation, the tenth for
-    testing. Values are whole numbers from 0 to 255, or truth values, which are two levels; a number
-    ``levels`` in the file says that there are fewer levels than 256.
+    Its arrays ``train``, ``valid`` (or ``val``) and ``test`` are the three parts; ``x_train`` and
+    so on, as Keras calls them, will do, and there may be no other images. Without ``valid``, the
+    last tenth of ``train`` is for validation. A single array is split by its rows: of ten, the
+    ninth is for validation, the tenth for testing. Values are whole numbers from 0 to 255, or
+    truth values, which are two levels; a number ``levels`` in the file says that there are fewer
+    levels than 256.
 
     Raises:
         UsageError: there is no such file, it is damaged, or its arrays are no images.
@@ -41,7 +46,8 @@ def load(path: Path) -> Images:
 def _loaded(path: Path, changed: int) -> Images:
     arrays = _read(path)
     levels = _levels(path, arrays.pop("levels", None))
-    parts = {part: arrays[key] for part, keys in KEYS.items() for key in keys if key in arrays}
+    named = {part: [key for key in keys if key in arrays] for part, keys in KEYS.items()}
+    parts = {part: arrays[keys[0]] for part, keys in named.items() if keys}
     if not parts and len(arrays) == 1:
         rows = np.atleast_1d(*arrays.values())
         place = np.arange(len(rows)) % 10
@@ -49,6 +55,10 @@ def _loaded(path: Path, changed: int) -> Images:
         rule = "by row: of ten the ninth / the tenth for validation / testing"
     elif parts.keys() >= {"train", "test"}:
         rule = "as in the file"
+        known = {keys[0] for keys in named.values() if keys}
+        for name in arrays.keys() - known:
+            if arrays[name].ndim > 2:  # no labels
+                raise UsageError(f"{path}: {name} is none of train, valid and test; leave it out")
         if "valid" not in parts:
             n = len(parts["train"]) - len(parts["train"]) // 10
             parts["train"], parts["valid"] = parts["train"][:n], parts["train"][n:]
@@ -85,7 +95,7 @@ def _pixels(path: Path, name: str, values: np.ndarray) -> torch.Tensor:
     """Return an array as grey levels, ``(N, C, height, width)``."""
     if values.ndim == 3:
         values = values[:, None]
-    if values.ndim != 4 or not len(values):
+    if values.ndim != 4 or not values.size:
         raise UsageError(
             f"{path} must have images (N, C, height, width) or (N, height, width) for {name!r}, "
             f"got an array {values.shape}"

@@ -22,6 +22,7 @@ from torch import Tensor
 from wnrl.errors import UsageError, first_line
 
 IDX_OF_BYTES = 8
+GZIPPED = b"\x1f\x8b"
 CIFAR10_PIXELS = 3 * 32 * 32
 
 
@@ -145,7 +146,7 @@ def _decoded(path: Path, raw: bytes, key: str) -> np.ndarray:
         return (np.frombuffer(raw, np.uint8)[::2] - ord("0")).reshape(-1, 28, 28)
     if path.name.endswith(".tar.gz"):
         return _read_cifar(raw)
-    return read_idx(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+    return read_idx(gzip.decompress(raw) if raw.startswith(GZIPPED) else raw)
 
 
 def _read_cifar(raw: bytes) -> np.ndarray:

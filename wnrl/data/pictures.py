@@ -12,8 +12,12 @@ from wnrl.data.images import PARTS, Images
 from wnrl.errors import UsageError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-SUBFOLDERS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
-"""From the names of subfolders to the parts that they are."""
+SUBFOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""From the names of subfolders, in lower case, to the parts that they are."""
 GREY = ("1", "L", "LA")
 WIDE = ("I", "F")
 """Modes of PIL without colour, and those with more than 8 bits."""
@@ -33,8 +37,8 @@ def look(folder: Path) -> tuple[tuple[int, int, int], int]:
 def load(folder: Path) -> Images:
     """Return all pictures in a folder, in the order of their paths.
 
-    Subfolders ``train``, ``valid`` (or ``val``) and ``test`` are the three parts. Else the path of
-    a picture below the folder decides, whatever other pictures there are: its SHA-256's first byte
+    Subfolders that are called as ``SUBFOLDERS`` says are the three parts. Else the path of a
+    picture below the folder decides, whatever other pictures there are: its SHA-256's first byte
     modulo ten is 0 for testing, 1 for validation, 2 to 9 for training. Where there are ``train``
     and ``test`` alone, those of ``train`` with a 1 are for validation.
 
@@ -45,7 +49,7 @@ def load(folder: Path) -> Images:
     paths, (shape, _) = _found(folder), look(folder)
     parts: dict[str, list[Tensor]] = {name: [] for name in PARTS}
     names = [path.relative_to(folder).as_posix() for path in paths]
-    tops = {SUBFOLDERS.get(name.partition("/")[0], "") for name in names if "/" in name}
+    tops = {SUBFOLDERS.get(_top(name), "") for name in names if "/" in name}
     for path, name in zip(paths, names, strict=True):
         part = _by_folder(path, name, tops) if tops >= {"train", "test"} else _by_path(name)
         parts[part].append(_pixels(path, shape, paths[0]))
@@ -61,13 +65,17 @@ def load(folder: Path) -> Images:
     return Images(f"folder:{folder}", train, valid, test, LEVELS, f"{sizes} pictures, {rule}")
 
 
+def _top(name: str) -> str:
+    return name.partition("/")[0].lower()
+
+
 def _by_path(name: str) -> str:
     place = hashlib.sha256(name.encode()).digest()[0] % 10
     return {0: "test", 1: "valid"}.get(place, "train")
 
 
 def _by_folder(path: Path, name: str, tops: set[str]) -> str:
-    part = SUBFOLDERS.get(name.partition("/")[0])
+    part = SUBFOLDERS.get(_top(name))
     if part is None:
         raise UsageError(f"{path} is in none of the folders train, valid and test, which are there")
     if part == "train" and "valid" not in tops and _by_path(name) == "valid":

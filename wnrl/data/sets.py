@@ -11,6 +11,7 @@ from wnrl.data.images import Images
 from wnrl.errors import extra
 
 DIGITS_STRIDE = 1111
+SIDES = (28, 28)
 
 _LECUN = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _TRAIN, _TEST = "train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"
@@ -115,7 +116,7 @@ def load_fashion_mnist(data_dir: Path | None = None) -> Images:
 def _of_idx_files(
     name: str, files: tuple[File, ...], n_valid: int, data_dir: Path | None
 ) -> Images:
-    everything, test = (fetch(name, file, data_dir).unsqueeze(1) for file in files)
+    everything, test = (fetch(name, file, data_dir).reshape(-1, 1, *SIDES) for file in files)
     n = len(everything) - n_valid
     split = f"the first {n} training images / the last {n_valid} / the {len(test)} test images"
     return Images(name, everything[:n], everything[n:], test, levels=256, split=split)
