@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from gymnasium import spaces
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.population.cohorts import assert_companions_change_no_bit, assert_others_are_untouched
 from wnrl.errors import UsageError
@@ -72,24 +71,6 @@ def test_members_differ_in_each_thing_that_they_may_differ_in():
 def test_a_member_that_is_not_finite_leaves_the_others_untouched(norm):
     configs = members(10, norm=norm)
     assert_others_are_untouched([PPO(CartPole(), configs) for _ in range(2)], 4, 3)
-
-
-class ScalarReads(TorchDispatchMode):
-    """Counts reads of a tensor's value into Python."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_an_iteration_reads_no_value_back(norm):
-    cohort = trained(members(2, norm=norm), 1)
-    with ScalarReads() as reads:
-        cohort.iterate()
-    assert reads.count == 0
 
 
 @pytest.mark.parametrize("change", [{"norm": "weight"}, {"norm": "batch"}, {"normalize": "both"}])

@@ -5,8 +5,8 @@ On ``meta`` there are no values at all: who reads one, or mixes in a tensor of t
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.emulated import Operations
 from tests.vae.tiny import SIZES, build, image_shape
 from wnrl import NORMS, data
 from wnrl.vae import Trainer, VAEConfig, beta_elbo, dreg, elbo, iwae
@@ -16,7 +16,6 @@ from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.models import MODELS
 
 OTHERS_ON_META = ("none", "weight_mean", "batch", "layer")
-READS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "is_nonzero")
 
 
 @pytest.mark.parametrize(
@@ -46,19 +45,6 @@ def test_likelihoods_and_samples_stay_on_the_device(name, likelihood):
     assert model.reconstruct(x).is_meta
 
 
-class Reads(TorchDispatchMode):
-    """Which operations read values of tensors."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in READS:
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(
     ("model", "norm", "changes"),
     [
@@ -73,12 +59,12 @@ def test_a_training_step_reads_no_value(model, norm, changes):
     config = VAEConfig(model, norm=norm, batch_size=8, epochs=None, n_steps=4, **changes)
     trainer = Trainer(build_vae(config, digits), digits, config)
     trainer._advance()
-    with Reads() as reads:
+    with Operations() as operations:
         trainer._advance()
-    assert reads.found == []
+    assert operations.reads == []
 
 
 def test_reads_are_seen():
-    with Reads() as reads:
+    with Operations() as operations:
         bool(torch.ones(2).nonzero().sum())
-    assert len(reads.found) == 2
+    assert len(operations.reads) == 2

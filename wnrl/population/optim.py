@@ -80,7 +80,7 @@ class Adam:
         # mean / seen₁ · rate / (√(square / seen₂) + eps), in few passes and without new memory.
         of_square = _seen(second, t) ** 0.5
         divisor = torch.sqrt(square, out=grads).add_(self.eps * of_square)
-        divisor.mul_(_seen(first, t) / (rate * of_square))
+        divisor.mul_((rate * (of_square / _seen(first, t))).reciprocal_())
         params.addcdiv_(mean, divisor, value=-1)
 
 
@@ -103,7 +103,8 @@ class Adamax:
         first, second = self.betas
         mean.lerp_(grads, 1 - first)
         torch.maximum(largest.mul_(second), grads.abs_().add_(self.eps), out=largest)
-        divisor = torch.mul(largest, _seen(first, t) / learning_rate[:, None], out=grads)
+        inverse = (learning_rate[:, None] / _seen(first, t)).reciprocal_()
+        divisor = torch.mul(largest, inverse, out=grads)
         params.addcdiv_(mean, divisor, value=-1)
 
 

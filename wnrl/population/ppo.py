@@ -6,13 +6,14 @@ a CPU not in one bit.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from wnrl.errors import UsageError
+from wnrl.graphs import Replayed
 from wnrl.population.actor_critic import ActorCritic, build, initialise
 from wnrl.population.distributions import distribution
 from wnrl.population.evaluation import evaluate
@@ -54,6 +55,7 @@ class PPO:
         chunk: members that are updated together; None: ``CHUNK`` on a CPU, else all.
         way: ``"hot"`` computes by formula, ``"vmap"`` by ``torch.func``, ``"auto"`` by formula
             where there is one.
+        graph: replay iterations as a CUDA graph, on a GPU.
 
     Attributes:
         params: parameters, ``(P, D)``.
@@ -78,6 +80,7 @@ class PPO:
         dtype: torch.dtype = torch.float32,
         chunk: int | None = None,
         way: str = "auto",
+        graph: bool = True,
     ) -> None:
         self.env, self.members, self.config = env, tuple(members), shared(members)
         self.plan, params, buffers = build(
@@ -94,6 +97,7 @@ class PPO:
         self.per_member = {name: self._each(name) for name in PPOConfig.members if name != "seed"}
         n_inputs = env.observation_space.shape[0]
         self.scaling = Scaling.of(self.config.normalize, n_inputs, self.config.n_envs)
+        self.graph = graph and self.params.is_cuda
         streams = fork(self.keys, RESETS)
         self.start(first_episodes(env, streams, 0, self.config.n_envs, dtype))
 
@@ -106,12 +110,16 @@ class PPO:
         return torch.tensor([getattr(member, name) for member in self.members]).to(self.params)
 
     def start(self, episodes: Episodes) -> None:
-        """Begin training with these episodes, ``(P, n_envs)``."""
+        """Begin training with these episodes, ``(P, n_envs)``, copies of them."""
+        state = {name: leaf.clone() for name, leaf in episodes.state.items()}
+        episodes = Episodes(state, episodes.obs.clone(), episodes.steps.clone())
         shape = episodes.steps.shape
-        rewards = torch.zeros(shape).to(self.params)
-        self.running = Running(episodes, rewards, self._no_memory(*shape))
+        self.running = Running(episodes, self.params.new_zeros(shape), self._no_memory(*shape))
         self.statistics = self.scaling.init(episodes.obs)
         self.iteration = 0
+        self._replayed: Callable[..., Ended] = (
+            Replayed(self._learn, self.params.device) if self.graph else self._learn
+        )
 
     def _no_memory(self, n_members: int, n_envs: int) -> Tensor:
         """Return the memory at the start of an episode, ``(n_members, n_envs, ...)``."""
@@ -122,9 +130,9 @@ class PPO:
         act = self.networks.act(params, buffers)
         return lambda obs, memory: (*act(obs), memory)
 
-    def _orders(self) -> Tensor | None:
-        """Return the orders of the samples in this iteration, as ``Draws`` has them."""
-        return draw_orders(self.keys, self.iteration, self.config)
+    def _orders(self, iteration: int | Tensor) -> Tensor | None:
+        """Return the orders of the samples in an iteration, as ``Draws`` has them."""
+        return draw_orders(self.keys, iteration, self.config)
 
     def _minibatches(
         self, batch: Batch, past: Past, orders: Tensor | None, epoch: int
@@ -159,21 +167,37 @@ class PPO:
         Returns:
             The episodes that ended in the rollout.
         """
+        steps = (self.iteration + 1) * self.config.samples
+        numbers = self.iteration, max(0.0, 1 - steps / self.config.total_timesteps)
+        ended = self._replayed(*numbers) if draws is None else self._learn(*numbers, draws)
+        self.iteration += 1
+        return ended
+
+    def _learn(
+        self, iteration: int | Tensor, left: float | Tensor, draws: Draws | None = None
+    ) -> Ended:
+        """Make one iteration, in place. No number in Python changes from one to the next.
+
+        Args:
+            iteration: how many were before it.
+            left: the share of training that is left behind it.
+            draws: as ``iterate`` has them.
+        """
         config = self.config
         if draws is None:
             draws = draw(
-                self.keys, self.iteration, self.env, self.distribution, config,
-                self.params.dtype, self._orders(),
+                self.keys, iteration, self.env, self.distribution, config,
+                self.params.dtype, self._orders(iteration),
             )  # fmt: skip
         act = self._act(self.params, self.buffers)
         log_std = self.plan.log_std(self.params)
-        self.running, batch, past, ended = rollout(
+        running, batch, past, ended = rollout(
             act, log_std, self.env, self.distribution, self.running,
             self.scaling, self.statistics, draws, self.per_member["gamma"],
             self.per_member["gae_lambda"],
         )  # fmt: skip
-        self.iteration += 1
-        if config.data_init is not None and self.iteration == 1:
+        self.running.copy_(running)
+        if config.data_init is not None and self.iteration == 0:
             batch = self._initialise(batch, config.data_init)
         for first in range(0, len(self.params), self.chunk):
             chunk = slice(first, first + self.chunk)
@@ -182,6 +206,8 @@ class PPO:
                 Batch(*(value[chunk] for value in batch)),
                 Past(*(value[chunk] for value in past)),
                 None if draws.orders is None else draws.orders[:, chunk],
+                iteration,
+                left,
             )
         return ended
 
@@ -205,12 +231,19 @@ class PPO:
         spread = None if log_std is None else log_std[:, None]
         return batch._replace(log_probs=self.distribution.log_prob(head, spread, batch.actions))
 
-    def _update(self, members: slice, batch: Batch, past: Past, orders: Tensor | None) -> None:
+    def _update(
+        self,
+        members: slice,
+        batch: Batch,
+        past: Past,
+        orders: Tensor | None,
+        iteration: int | Tensor,
+        left: float | Tensor,
+    ) -> None:
         """Learn from the samples of some members, in place."""
         config = self.config
         params, buffers = self.params[members], self.buffers[members]
         state = part(self.optimizer_state, members)
-        left = max(0.0, 1 - self.steps / config.total_timesteps)
         rate = self.per_member["learning_rate"][members]
         if config.learning_rate_schedule == "linear":
             rate = rate * left + config.learning_rate_end * (1 - left)
@@ -225,7 +258,7 @@ class PPO:
         )
         grads = torch.zeros_like(params)
         learner = self.networks.learner(params, buffers, grads, goal)
-        t = (self.iteration - 1) * config.n_epochs * config.minibatches
+        t = iteration * (config.n_epochs * config.minibatches)
         for epoch in range(config.n_epochs):
             if epoch == 0 or orders is not None:
                 pieces = self._minibatches(batch, past, orders, epoch)
@@ -326,7 +359,5 @@ class PPO:
         self.statistics.copy_(state["statistics"])
         for name, value in self.optimizer_state.items():
             value.copy_(state["optimizer"][name])
-        device = self.params.device
-        env = {name: value.to(device) for name, value in state["env"].items()}
-        episodes = Episodes(env, state["obs"].to(device), state["steps"].to(device))
-        self.running = Running(episodes, state["rewards"].to(device), state["memory"].to(device))
+        episodes = Episodes(state["env"], state["obs"], state["steps"])
+        self.running.copy_(Running(episodes, state["rewards"], state["memory"]))

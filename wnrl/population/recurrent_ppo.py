@@ -93,10 +93,10 @@ class RecurrentPPO(PPO):
     def _act(self, params: Tensor, buffers: Tensor) -> ActWithMemory:
         return self.networks.act(params, buffers)
 
-    def _orders(self) -> Tensor:
+    def _orders(self, iteration: int | Tensor) -> Tensor:
         """Return the first sample of each epoch, ``(n_epochs, P)``."""
         config = self.config
-        start = self.iteration * config.n_epochs
+        start = iteration * config.n_epochs
         u = uniform(fork(self.keys, ORDERS), start, config.n_epochs, torch.float64)
         return (u * config.samples).long().T
 

@@ -48,6 +48,15 @@ class Running(NamedTuple):
     memory: Tensor
     """What the networks remember, zero where an episode starts; without a number if nothing."""
 
+    def copy_(self, other: "Running") -> None:
+        """Become equal to ``other``, in place."""
+        for name, leaf in self.episodes.state.items():
+            leaf.copy_(other.episodes.state[name])
+        self.episodes.obs.copy_(other.episodes.obs)
+        self.episodes.steps.copy_(other.episodes.steps)
+        self.rewards.copy_(other.rewards)
+        self.memory.copy_(other.memory)
+
 
 class Ended(NamedTuple):
     """The episodes that ended in a rollout, ``(P, N, T)``."""
