@@ -58,6 +58,10 @@ CASES = {
     "entropy": {"norm": "none", "ent_coef": 0.1},
     "raw advantages": {"norm": "none", "normalize_advantage": False},
     "options": {"norm": "batch", "norm_kwargs": {"eps": 0.1, "momentum": 0.5}},
+    "r and d": {
+        "norm": "batch_renorm",
+        "norm_kwargs": {"warmup_steps": 1, "r_steps": 5, "d_steps": 4, "momentum": 0.5},
+    },
     "one layer": {"norm": "rms", "net_arch": (5,), "norm_kwargs": {"eps": 0.2}},
     "no layer": {"norm": "none", "net_arch": ()},
 }

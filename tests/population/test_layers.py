@@ -1,6 +1,7 @@
 """Layers by formula: the modules' outputs, and the gradients that differences have."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,14 +12,30 @@ from wnrl.population.hot import SHORT
 from wnrl.population.layers import ACTIVATIONS, HOT, Layer
 
 N, IN, OUT, B = 3, 4, 5, 7
-EPS = {"layer": 1e-5, "batch": 1e-5, "weight": 1e-30, "rms": torch.finfo(torch.float64).eps}
+EPS = {
+    "layer": 1e-5,
+    "batch": 1e-5,
+    "batch_renorm": 1e-5,
+    "weight": 1e-30,
+    "weight_mean": 1e-30,
+    "rms": torch.finfo(torch.float64).eps,
+}
+OPENING = {
+    "warmup_steps": 1,
+    "r_steps": 4,
+    "d_steps": 3,
+    "r_max": 1.2,
+    "d_max": 0.5,
+    "momentum": 0.1,
+}
 
 
 def networks(norm, activation):
     nets = []
     for seed in range(N):
         torch.manual_seed(seed)
-        net = mlp(IN, (OUT,), None, norm=norm, activation=activation).double()
+        options = OPENING if norm == "batch_renorm" else {}
+        net = mlp(IN, (OUT,), None, norm=norm, norm_kwargs=options, activation=activation).double()
         for p in net.parameters():
             p.data += 0.3 * torch.randn_like(p)
         nets.append(net)
@@ -38,7 +55,13 @@ def stacked(nets, which):
 def made(norm, activation):
     nets = networks(norm, activation)
     layer = Layer(norm, activation, EPS.get(norm, 0.0), momentum=0.1)
+    if norm == "batch_renorm":
+        layer = replace(layer, limits=nets[0][0].norm.limits)
     return nets, layer, stacked(nets, "parameters"), stacked(nets, "buffers")
+
+
+def copied(tensors):
+    return {name: value.clone() for name, value in tensors.items()}
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -68,7 +91,7 @@ def test_gradients_are_those_of_differences(norm, activation):
     class OnTape(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, *values):
-            y = layer.forward(dict(zip(names, values, strict=True)), x, buffers)
+            y = layer.forward(dict(zip(names, values, strict=True)), x, copied(buffers))
             ctx.save_for_backward(x, *values)
             return y.clone()
 
@@ -76,7 +99,7 @@ def test_gradients_are_those_of_differences(norm, activation):
         def backward(ctx, d):
             x, *values = ctx.saved_tensors
             given = dict(zip(names, values, strict=True))
-            y = layer.forward(given, x, buffers)
+            y = layer.forward(given, x, copied(buffers))
             grads = {name: torch.full_like(value, torch.nan) for name, value in given.items()}
             dx = torch.empty_like(x)
             layer.backward(given, x, y, d.clone(), grads, dx)

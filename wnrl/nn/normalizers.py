@@ -325,10 +325,7 @@ class BatchRenorm(BatchStatistics):
         assert running_var is not None
         with torch.no_grad():
             running_std = (running_var + self.eps).sqrt()
-            # Tensors, not numbers: reading running_steps would make a GPU wait.
-            r_opening = self._opening(steps, self.r_steps)
-            r_limit = 1 + (self.r_max - 1) * r_opening
-            d_limit = self.d_max * self._opening(steps, self.d_steps)
+            r_limit, d_limit = self.limits(steps)
             r = (std / running_std).clamp(1 / r_limit, r_limit)
             d = ((mean - running_mean) / running_std).clamp(-d_limit, d_limit)
             share = self._share()
@@ -337,6 +334,12 @@ class BatchRenorm(BatchStatistics):
             if not (torch.compiler.is_compiling() or in_transform()):
                 self._latest = mean.detach(), r, d
         return mean, r / std, d
+
+    def limits(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the limits of r and of d after ``steps`` batches, in the shape of ``steps``."""
+        # Tensors, not numbers: reading running_steps would make a GPU wait.
+        r_limit = 1 + (self.r_max - 1) * self._opening(steps, self.r_steps)
+        return r_limit, self.d_max * self._opening(steps, self.d_steps)
 
     def _opening(self, steps: Tensor, last_step: int) -> Tensor:
         """From 0 (up to ``warmup_steps``) to 1 (from ``last_step`` on)."""

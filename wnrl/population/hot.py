@@ -3,7 +3,7 @@
 Equal to ``VmappedNetworks``, and several times as fast on a CPU.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,8 @@ SHORT = {
     "layer.bias": "bias",
     "norm.weight": "gain",
     "norm.bias": "shift",
+    "layer.weight_v": "v",
+    "layer.weight_g": "g",
     "weight_v": "v",
     "weight_g": "g",
 }
@@ -80,6 +82,7 @@ class HotNetworks:
             config.norm in HOT
             and config.activation_fn in ACTIVATIONS
             and all(getattr(part, "holds_lengths", True) for part in plan.net.modules())
+            and all(getattr(part, "momentum", 0.0) is not None for part in plan.net.modules())
         )
 
     def act(self, params: Tensor, buffers: Tensor) -> Act:
@@ -234,8 +237,11 @@ def _layers(config: PPOConfig, plan: Layout, dtype: torch.dtype) -> list[Layer]:
         activation = config.activation_fn if part is not parts[-1] else None
         if isinstance(part, Normalized):
             norm: Any = part.norm
-            eps = torch.finfo(dtype).eps if norm.eps is None else norm.eps  # as RMS norm has it
-            layers.append(Layer(config.norm, activation, eps, getattr(norm, "momentum", 0.0)))
+            eps = getattr(norm, "eps", getattr(part.layer, "eps", 0.0))
+            eps = torch.finfo(dtype).eps if eps is None else eps  # as RMS norm has it
+            layer = Layer(config.norm, activation, eps, getattr(norm, "momentum", 0.0))
+            limits = getattr(norm, "limits", layer.limits)
+            layers.append(replace(layer, limits=limits))
         elif isinstance(part, WNLinear):
             layers.append(Layer("weight", activation, part.eps))
         else:

@@ -44,6 +44,7 @@ class Layer:
         activation: a key of ``ACTIVATIONS``, or None for a head.
         eps: of the normalizer, or what is added to ‖v‖².
         momentum: share of the newest batch in running statistics.
+        limits: ``BatchRenorm.limits`` of batch renormalisation.
         room: for what ``backward`` needs of ``forward``.
     """
 
@@ -51,6 +52,7 @@ class Layer:
     activation: str | None
     eps: float = 0.0
     momentum: float = 0.0
+    limits: Callable[[Tensor], tuple[Tensor, Tensor]] = lambda steps: (steps, steps)
     room: Room = field(default_factory=Room, compare=False)
 
     def forward(self, params: Tensors, x: Tensor, buffers: Tensors) -> Tensor:
@@ -252,14 +254,21 @@ def _by_batch(
     """Standardise each feature over the samples; the running statistics move."""
     room, n, features, samples = layer.room, *z.shape
     average = mean()
-    z.sub_(average)
-    var = torch.linalg.vector_norm(z, 2, 2, keepdim=True).square_().div_(samples)
+    var, inverse = _spread(layer, z, average)
     buffers["running_mean"].lerp_(average[..., 0], layer.momentum)
     buffers["running_var"].lerp_(var[..., 0] * (samples / (samples - 1)), layer.momentum)
     buffers["num_batches_tracked"].add_(1)
-    inverse = torch.add(var, layer.eps, out=room.get("1/std", z, n, features, 1)).rsqrt_()
     y = room.get("y", z, n, features, samples)
     return torch.mul(z, inverse * params["gain"][..., None], out=y).add_(params["shift"][..., None])
+
+
+def _spread(layer: Layer, z: Tensor, average: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre z; return the variance of each feature and the inverse deviation, ``(n, out, 1)``."""
+    room, n, features, samples = layer.room, *z.shape
+    z.sub_(average)
+    var = torch.linalg.vector_norm(z, 2, 2, keepdim=True).square_().div_(samples)
+    inverse = torch.add(var, layer.eps, out=room.get("1/std", z, n, features, 1)).rsqrt_()
+    return var, inverse
 
 
 def _by_batch_acting(layer: Layer, z: Tensor, params: Tensors, buffers: Tensors) -> Tensor:
@@ -280,6 +289,52 @@ def _by_batch_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensors)
     d.mul_(inverse * params["gain"][..., None])
 
 
+def _by_renorm(
+    layer: Layer, z: Tensor, params: Tensors, buffers: Tensors, mean: Callable[[], Tensor]
+) -> Tensor:
+    """Standardise, and correct by r and d towards the running statistics, which move."""
+    room, n, features, samples = layer.room, *z.shape
+    average = mean()
+    var, inverse = _spread(layer, z, average)
+    running_mean, running_var = buffers["running_mean"], buffers["running_var"]
+    now = (running_var[..., None] + layer.eps).rsqrt()
+    r_limit, d_limit = (limit[:, None, None] for limit in layer.limits(buffers["running_steps"]))
+    r, d = (room.get(name, z, n, features, 1) for name in ("r", "d"))
+    torch.clamp(now / inverse, 1 / r_limit, r_limit, out=r)
+    torch.clamp((average - running_mean[..., None]) * now, -d_limit, d_limit, out=d)
+    running_mean.lerp_(average[..., 0], layer.momentum)
+    running_var.lerp_(var[..., 0], layer.momentum)
+    buffers["running_steps"].add_(1)
+    gain, shift = params["gain"][..., None], params["shift"][..., None]
+    y = room.get("y", z, n, features, samples)
+    return torch.mul(z, inverse * r * gain, out=y).add_(shift + gain * d)
+
+
+def _by_renorm_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensors) -> None:
+    r, offset = (layer.room.get(name, d, *d.shape[:2], 1)[..., 0] for name in ("r", "d"))
+    _by_batch_backward(layer, d, {"gain": params["gain"] * r}, grads)
+    grads["gain"].mul_(r).addcmul_(offset, grads["shift"])
+
+
+def _minus_mean(
+    layer: Layer, z: Tensor, params: Tensors, buffers: Tensors, mean: Callable[[], Tensor]
+) -> Tensor:
+    """Take the mean over samples away (eq. 7); the running mean moves."""
+    average = mean()
+    buffers["running_mean"].lerp_(average[..., 0], layer.momentum)
+    buffers["running_steps"].add_(1)
+    return z.add_(params["shift"][..., None] - average)
+
+
+def _minus_mean_acting(layer: Layer, z: Tensor, params: Tensors, buffers: Tensors) -> Tensor:
+    return z.add_((params["shift"] - buffers["running_mean"])[..., None])
+
+
+def _minus_mean_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensors) -> None:
+    torch.sum(d, 2, out=grads["shift"])
+    d.sub_(grads["shift"][..., None] / d.shape[2])
+
+
 class Hot(NamedTuple):
     """A norm in formulas."""
 
@@ -291,6 +346,7 @@ class Hot(NamedTuple):
 
 
 _NONE = Hot(_plain, _plain_backward, _as_they_are, _as_they_are_backward, _as_they_are_acting)
+_MEAN = Hot(_plain, _plain_backward, _minus_mean, _minus_mean_backward, _minus_mean_acting)
 _RMS = Hot(_plain, _plain_backward, _by_size, _by_size_backward, _by_size_acting)
 HOT = {
     "none": _NONE,
@@ -299,5 +355,8 @@ HOT = {
     "layer": _RMS._replace(weight=_centred, weight_backward=_centred_backward),
     "rms": _RMS,
     "batch": Hot(_plain, _plain_backward, _by_batch, _by_batch_backward, _by_batch_acting),
+    "batch_renorm": Hot(_plain, _plain_backward, _by_renorm, _by_renorm_backward, _by_batch_acting),
+    "mean": _MEAN,
+    "weight_mean": _MEAN._replace(weight=_directed, weight_backward=_directed_backward),
 }
 """Norms with formulas, by their keys in ``NORMS``."""
