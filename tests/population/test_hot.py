@@ -94,7 +94,6 @@ def test_auto_takes_the_formulas_where_there_are_some(norm):
 @pytest.mark.parametrize(
     "change",
     [
-        {"norm": "spectral"},
         {"norm": "none", "activation_fn": "elu"},
         {"norm": "weight", "norm_kwargs": {"scale": "exp"}},
         {"norm": "weight", "norm_kwargs": {"g_rate": 8.0}},

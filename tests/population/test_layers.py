@@ -38,6 +38,8 @@ def networks(norm, activation):
         net = mlp(IN, (OUT,), None, norm=norm, norm_kwargs=options, activation=activation).double()
         for p in net.parameters():
             p.data += 0.3 * torch.randn_like(p)
+        if norm == "spectral":  # where σ has no slope in u, which is a constant for the gradient
+            net[0].find_vectors()
         nets.append(net)
     return nets
 

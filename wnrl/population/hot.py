@@ -12,6 +12,7 @@ from torch import Tensor
 from wnrl.errors import UsageError, check_choice
 from wnrl.nn import WNLinear
 from wnrl.nn.normalizers import Normalized
+from wnrl.nn.spectral import SpectralLinear
 from wnrl.population.actor_critic import LOG_STD, Layout
 from wnrl.population.distributions import Distribution
 from wnrl.population.layers import ACTIVATIONS, HOT, Layer, Room, Tensors
@@ -242,6 +243,8 @@ def _layers(config: PPOConfig, plan: Layout, dtype: torch.dtype) -> list[Layer]:
             layer = Layer(config.norm, activation, eps, getattr(norm, "momentum", 0.0))
             limits = getattr(norm, "limits", layer.limits)
             layers.append(replace(layer, limits=limits))
+        elif isinstance(part, SpectralLinear):
+            layers.append(Layer("spectral", activation))
         elif isinstance(part, WNLinear):
             layers.append(Layer("weight", activation, part.eps))
         else:

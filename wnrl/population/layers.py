@@ -61,10 +61,10 @@ class Layer:
         Args:
             params: by short names.
             x: inputs, ``(n, in, B)``.
-            buffers: the running statistics of batch norm, which move.
+            buffers: running statistics, which move.
         """
         norm = HOT[self.norm]
-        weight, bias = norm.weight(self, params)
+        weight, bias = norm.weight(self, params, buffers, True)
         z = self.room.get("z", x, *weight.shape[:2], x.shape[2])
         torch.bmm(weight, x, out=z)
         if bias is not None:
@@ -107,7 +107,7 @@ class Layer:
             buffers: the running statistics of batch norm.
         """
         norm, apart = HOT[self.norm], replace(self, room=Room())
-        weight, row = norm.weight(apart, params)
+        weight, row = norm.weight(apart, params, buffers, False)
         bias = None if row is None else row[..., None]
 
         def run(x: Tensor) -> Tensor:
@@ -144,7 +144,9 @@ ACTIVATIONS = {
 # How the weight is computed, and what its gradient becomes.
 
 
-def _plain(layer: Layer, params: Tensors) -> tuple[Tensor, Tensor | None]:
+def _plain(
+    layer: Layer, params: Tensors, buffers: Tensors, learning: bool
+) -> tuple[Tensor, Tensor | None]:
     return params["weight"], params.get("bias")
 
 
@@ -159,7 +161,9 @@ def _weight_gradient(layer: Layer, d: Tensor, x: Tensor) -> Tensor:
     return torch.bmm(d, x.transpose(1, 2), out=by_weight)
 
 
-def _directed(layer: Layer, params: Tensors) -> tuple[Tensor, Tensor | None]:
+def _directed(
+    layer: Layer, params: Tensors, buffers: Tensors, learning: bool
+) -> tuple[Tensor, Tensor | None]:
     """Compute w = g v/‖v‖ (Salimans & Kingma 2016, arXiv:1602.07868, eq. 2)."""
     v, g = params["v"], params["g"]
     length = torch.linalg.vector_norm(v, 2, 2, keepdim=True)
@@ -185,7 +189,9 @@ def _directed_backward(
     return layer.room.get("w", v, *v.shape)
 
 
-def _centred(layer: Layer, params: Tensors) -> tuple[Tensor, Tensor | None]:
+def _centred(
+    layer: Layer, params: Tensors, buffers: Tensors, learning: bool
+) -> tuple[Tensor, Tensor | None]:
     """Take the mean over output units away, so that the outputs have none."""
     weight, bias = params["weight"], params["bias"]
     centred = layer.room.get("w", weight, *weight.shape)
@@ -200,6 +206,35 @@ def _centred_backward(
     for name in ("weight", "bias"):
         grads[name].sub_(grads[name].mean(1, keepdim=True))
     return layer.room.get("w", weight, *weight.shape)
+
+
+def _by_largest(
+    layer: Layer, params: Tensors, buffers: Tensors, learning: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Divide by σ = ‖Wᵀu‖; in training u takes a step of power iteration first."""
+    weight, u = params["weight"], buffers["running_u_weight"]
+    if learning:
+        step = torch.bmm(weight, torch.bmm(weight.transpose(1, 2), u[..., None]))
+        u.copy_(torch.nn.functional.normalize(step[..., 0], dim=1))
+    room, (n, out, inputs) = layer.room, weight.shape
+    room.get("u", weight, n, out).copy_(u)
+    v = torch.bmm(weight.transpose(1, 2), u[..., None], out=room.get("v", weight, n, inputs, 1))
+    sigma = torch.linalg.vector_norm(v, 2, 1, keepdim=True, out=room.get("σ", weight, n, 1, 1))
+    v.div_(sigma)
+    return torch.div(weight, sigma, out=room.get("w", weight, n, out, inputs)), params.get("bias")
+
+
+def _by_largest_backward(
+    layer: Layer, d: Tensor, x: Tensor, params: Tensors, grads: Tensors
+) -> Tensor:
+    """Compute ∇W = (∇w − (∇w·w) u vᵀ)/σ, with u a constant (Miyato et al., 2018, eq. 12)."""
+    room, (n, out, inputs) = layer.room, params["weight"].shape
+    weight, by_weight = room.get("w", d, n, out, inputs), _weight_gradient(layer, d, x)
+    along = (by_weight * weight).sum((1, 2), keepdim=True)
+    u, v = room.get("u", d, n, out), room.get("v", d, n, inputs, 1)
+    by_weight.sub_(torch.bmm(u[..., None], v.transpose(1, 2)).mul_(along))
+    torch.div(by_weight, room.get("σ", d, n, 1, 1), out=grads["weight"])
+    return weight
 
 
 # How the outputs are normalised, and what their gradient becomes.
@@ -338,7 +373,7 @@ def _minus_mean_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensor
 class Hot(NamedTuple):
     """A norm in formulas."""
 
-    weight: Callable[[Layer, Tensors], tuple[Tensor, Tensor | None]]
+    weight: Callable[[Layer, Tensors, Tensors, bool], tuple[Tensor, Tensor | None]]
     weight_backward: Callable[[Layer, Tensor, Tensor, Tensors, Tensors], Tensor]
     outputs: Callable[[Layer, Tensor, Tensors, Tensors, Callable[[], Tensor]], Tensor]
     outputs_backward: Callable[[Layer, Tensor, Tensors, Tensors], None]
@@ -357,6 +392,7 @@ HOT = {
     "batch": Hot(_plain, _plain_backward, _by_batch, _by_batch_backward, _by_batch_acting),
     "batch_renorm": Hot(_plain, _plain_backward, _by_renorm, _by_renorm_backward, _by_batch_acting),
     "mean": _MEAN,
+    "spectral": _NONE._replace(weight=_by_largest, weight_backward=_by_largest_backward),
     "weight_mean": _MEAN._replace(weight=_directed, weight_backward=_directed_backward),
 }
 """Norms with formulas, by their keys in ``NORMS``."""
