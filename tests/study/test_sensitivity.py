@@ -30,10 +30,9 @@ def rows(root, study, score):
             (root / trial.folder).mkdir(parents=True, exist_ok=True)
             result = {"status": "finished", "window_return": score(trial)}
             write_json(root / trial.folder / "result.json", result)
-        return {}
 
-    trials, choices, crashed = conduct(study, root, train)
-    return summarise(root, trials, study.baseline, crashed, choices)
+    trials, choices, _ = conduct(study, root, train)
+    return summarise(root, trials, study.baseline, choices)
 
 
 @pytest.fixture(autouse=True)
