@@ -7,9 +7,11 @@ argument of SB3's algorithm or policy which has the field's name.
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+from wnrl.arguments import fault
 from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive
 
 SCHEDULED = ("learning_rate", "clip_range")
@@ -44,8 +46,10 @@ def limit(holds: Callable[[Any], bool], words: str) -> Callable[..., None]:
 
     def check(**values: Any) -> None:
         for name, value in values.items():
-            if not holds(value):
-                raise UsageError(f"{name} must be {words}, got {value!r}")
+            with suppress(TypeError):  # of a value that cannot be compared
+                if holds(value):
+                    continue
+            raise UsageError(f"{name} must be {words}, got {value!r}")
 
     return check
 
@@ -143,6 +147,8 @@ class Config:
             for check in getattr(hint, "__metadata__", ()):
                 if value is not None:
                     check(**{part.name: value})
+            if text := fault(part.name, value, dict if hint == Keywords else hint):
+                raise UsageError(text)
         if self.activation_fn not in ("tanh", "relu"):  # to read the table, torch is imported
             _activations(self.activation_fn)
         if self.weight_decay and self.optimizer != "adamw":

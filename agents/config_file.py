@@ -5,6 +5,7 @@ strings, ``dict(...)``, literals and names are understood; nothing is evaluated.
 """
 
 import ast
+import contextlib
 import importlib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -26,6 +27,9 @@ OPTIMIZERS = {
 }  # fmt: skip
 ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
 POLICY = "policy_kwargs"
+UNKNOWN_HERE = (
+    "env_wrapper", "vec_env_wrapper", "callback", "replay_buffer_class", "monitor_kwargs",
+)  # fmt: skip
 
 
 def read_config_file(path: Path, algo: str | None, env_id: str | None) -> dict[str, Any]:
@@ -122,25 +126,29 @@ def settings_of_entry(algo: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {"n_envs": 1}
     if "noise_std" in known and "noise_type" not in entry:
         settings["noise_std"] = 0.0
-    for name in ("env_wrapper", "vec_env_wrapper", "callback", "replay_buffer_class"):
-        if entry.pop(name, None) not in (None, ATARI_WRAPPER, [ATARI_WRAPPER]):
+    for name in UNKNOWN_HERE:
+        if entry.pop(name, None) not in (None, [], {}, ATARI_WRAPPER, [ATARI_WRAPPER]):
             remedy = "; register an environment that has it" if name == "env_wrapper" else ""
             raise UsageError(f"{name} cannot be taken over{remedy}")
-    policy = {**(entry.pop(POLICY, None) or {})}
+    policy = _mapping(POLICY, entry.pop(POLICY, None))
     word = str(entry.pop("policy", ""))
-    if "." in word:
-        raise UsageError("a policy of its own cannot be taken over")
     if "Cnn" in word:
         settings["net_arch"] = ()
+    if word:
+        settings |= _norm_of(algo, word)
     if "n_timesteps" in entry:
-        settings["total_timesteps"] = int(entry.pop("n_timesteps"))
+        steps = _number("n_timesteps", entry.pop("n_timesteps"))
+        settings["total_timesteps"] = int(steps) if steps.is_integer() else steps
+    further = _mapping("normalize_kwargs", entry.pop("normalize_kwargs", None))
     if "normalize" in entry:
-        settings["normalize"] = _normalize(entry.pop("normalize"))
-    if isinstance(entry.get("train_freq"), list | tuple):
-        settings["train_freq"], settings["train_freq_unit"] = entry.pop("train_freq")
+        settings["normalize"] = _normalize(entry.pop("normalize"), further)
+    match entry.get("train_freq"):
+        case [frequency, unit]:
+            settings |= {"train_freq": frequency, "train_freq_unit": unit}
+            del entry["train_freq"]
     for name in ("learning_rate", "clip_range"):
         if str(entry.get(name)).startswith("lin_"):
-            settings[name] = float(entry.pop(name).removeprefix("lin_"))
+            settings[name] = _number(name, entry.pop(name).removeprefix("lin_"))
             settings[f"{name}_schedule"] = "linear"
     for name, part in ((POLICY, _policy(policy)), ("algorithm_kwargs", entry)):
         settings |= {key: value for key, value in part.items() if key in known}
@@ -149,10 +157,35 @@ def settings_of_entry(algo: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _normalize(value: Any) -> str:
-    if isinstance(value, bool):
-        return "both" if value else "none"
-    asked = {"norm_obs": True, "norm_reward": True, **value}
+def _norm_of(algo: str, word: str) -> dict[str, str]:
+    """Return the norm that the name of a policy has: ours begin with one, SB3's have none."""
+    import wnrl.sb3  # noqa: F401 (registers the names of the policies)
+
+    policies = AGENTS[algo].config.algorithm.policy_aliases
+    if word not in policies:
+        raise UsageError(f"policy {word!r} is none of SB3's or ours for {algo}")
+    norm = getattr(policies[word], "default_norm", None)
+    return {} if norm is None else {"norm": norm}
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} must be a number, got {value!r}") from error
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping | None):
+        raise UsageError(f"{name} must be a dict, got {value!r}")
+    return dict(value or {})
+
+
+def _normalize(value: Any, further: Mapping[str, Any]) -> str:
+    told = {} if isinstance(value, bool) else _mapping("normalize", value)
+    if value is False:
+        return "none"
+    asked = {"norm_obs": True, "norm_reward": True, **told, **further}
     if others := asked.keys() - {"norm_obs", "norm_reward"}:
         raise UsageError(f"normalize: {min(others)} has no flag here")
     words = {(0, 0): "none", (1, 0): "obs", (0, 1): "reward", (1, 1): "both"}
@@ -163,6 +196,8 @@ def _policy(policy: dict[str, Any]) -> dict[str, Any]:
     """Return what the arguments of a policy say in our words."""
     told = dict(policy)
     arch = told.get("net_arch")
+    if isinstance(arch, list) and len(arch) == 1 and isinstance(arch[0], Mapping):
+        arch = arch[0]  # as SB3 1 had it
     if isinstance(arch, Mapping):
         told["net_arch"] = tuple(arch["pi"])
         told["critic_arch"] = tuple(arch["vf"] if "vf" in arch else arch["qf"])
@@ -176,8 +211,13 @@ def _policy(policy: dict[str, Any]) -> dict[str, Any]:
 
 
 def _literal(name: str, value: Any) -> Any:
-    """Return what a string of Python says, where a dict or a class stands in it."""
-    if not isinstance(value, str) or not value.strip().startswith(("dict(", "{")):
+    """Return what a string says, where a number, a dict or a class stands in it."""
+    if not isinstance(value, str):
+        return value
+    for number in (int, float):  # 1e-3 without a point is a string for YAML
+        with contextlib.suppress(ValueError):
+            return number(value)
+    if not value.strip().startswith(("dict(", "{")):
         return value
     try:
         return _value(ast.parse(value.strip(), mode="eval").body)

@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from agents import AGENTS
 from agents.config import Keywords
+from wnrl.arguments import fault
 from wnrl.errors import UsageError, check_choice, check_positive
 
 ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
@@ -58,6 +59,9 @@ class Settings:
     """Episodes of each of them."""
 
     def __post_init__(self) -> None:
+        for name, hint in get_type_hints(Settings).items():
+            if text := fault(name, getattr(self, name), dict if hint == Keywords else hint):
+                raise UsageError(text)
         evaluations = {name: value for name, value in vars(self).items() if name[:5] == "eval_"}
         check_positive(**evaluations)
         if self.max_episode_steps is not None:

@@ -12,8 +12,6 @@ from functools import cache, wraps
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-import numpy as np
-
 from wnrl.errors import UsageError, printable
 
 TargetT = TypeVar("TargetT", bound=Callable[..., Any])
@@ -122,7 +120,7 @@ def _fits(value: Any, kind: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
     if plain in ANYTHING or not isinstance(plain, type):  # which a TypeVar is not
         return plain is not None or value is None
     if plain is bool:
-        return isinstance(value, bool | np.bool_)
+        return type(value).__name__ in ("bool", "bool_")  # numpy's too, which is not imported here
     if plain in (int, float):
         return isinstance(value, Integral if plain is int else Real) and not isinstance(value, bool)
     if plain is tuple and isinstance(value, list | tuple):
@@ -154,7 +152,7 @@ def words(kind: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(words(member) for member in inner))
     if origin is Literal:
-        return f"one of {', '.join(map(str, inner))}"
+        return "one of " * (len(inner) > 1) + ", ".join(map(str, inner))
     if origin is tuple and inner[-1] is not ...:
         return f"a tuple of {len(inner)}"
     if origin is type and isinstance(inner[0], type):

@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Real
 
 MOST_THREADS = 1024  # torch ends in a segmentation fault where the system has no more
 
@@ -80,7 +81,7 @@ def check_choice(name: str, value: str, options: Iterable[str]) -> str:
 def check_positive(**values: float) -> None:
     """Raises UsageError for the first keyword whose value is not above zero, or not finite."""
     for name, value in values.items():
-        if not value > 0:
+        if not (isinstance(value, Real) and value > 0):
             raise UsageError(f"{name} must be above zero, got {value!r}")
         if value == math.inf:
             raise UsageError(f"{name} must be finite, got {value!r}")
@@ -96,5 +97,5 @@ def check_threads(threads: int) -> None:
 def check_from_zero(**values: float) -> None:
     """Raise UsageError for the first keyword whose value is below zero, or not finite."""
     for name, value in values.items():
-        if not 0 <= value < math.inf:
+        if not (isinstance(value, Real) and 0 <= value < math.inf):
             raise UsageError(f"{name} must be zero or above, got {value!r}")

@@ -5,7 +5,7 @@ import pytest
 from agents.config_file import read_config_file, settings_of_entry
 from agents.defaults import Given
 from agents.run import complete
-from agents.settings import config_of
+from agents.settings import config_of, settings_of
 from wnrl.errors import UsageError
 from wnrl.runs import write_json
 
@@ -89,6 +89,77 @@ def test_the_file_of_a_trained_agent_is_understood(tmp_path):
 def test_an_entry_with_our_policy_names_its_norm():
     entry = {"policy": "WNMlpPolicy", "policy_kwargs": "dict(norm='layer', norm_heads=True)"}
     assert settings_of_entry("ppo", entry) == {"n_envs": 1, "norm": "layer", "norm_heads": True}
+
+
+@pytest.mark.parametrize(
+    ("algo", "policy", "norm"),
+    [
+        ("ppo", "WNMlpPolicy", "weight"),
+        ("sac", "LayerMlpPolicy", "layer"),
+        ("dqn", "BatchRenormCnnPolicy", "batch_renorm"),
+        ("recurrent_ppo", "SpectralMlpLstmPolicy", "spectral"),
+        ("ppo", "NoneMultiInputPolicy", "none"),
+    ],
+)
+def test_the_name_of_our_policy_is_the_norm_unless_the_arguments_say_another(algo, policy, norm):
+    assert settings_of_entry(algo, {"policy": policy})["norm"] == norm
+    entry = {"policy": policy, "policy_kwargs": {"norm": "rms"}}
+    assert settings_of_entry(algo, entry)["norm"] == "rms"
+    assert "norm" not in settings_of_entry("ppo", {"policy": "MlpPolicy"})
+
+
+def test_arguments_may_hold_more_than_flags_can_say():
+    told = {"policy_kwargs": {"features_extractor_kwargs": {"features_dim": 8}},
+            "env_kwargs": {"map": [1, 2]}}  # fmt: skip
+    settings = {"algo": "ppo", **settings_of_entry("ppo", told)}
+    assert config_of(settings).policy_kwargs == told["policy_kwargs"]
+    assert settings_of(settings).env_kwargs == told["env_kwargs"]
+
+
+def test_a_policy_that_nobody_has_is_refused():
+    with pytest.raises(UsageError, match="policy 'LayersMlpPolicy' is none of SB3's or ours"):
+        settings_of_entry("ppo", {"policy": "LayersMlpPolicy"})
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"n_timesteps": "1e3"}, {"total_timesteps": 1000}),  # a string for YAML, without a point
+        ({"learning_rate": "1e-3"}, {"learning_rate": 1e-3}),
+        ({"normalize": True, "normalize_kwargs": {"norm_reward": False}}, {"normalize": "obs"}),
+        ({"normalize": False, "normalize_kwargs": {"norm_reward": False}}, {"normalize": "none"}),
+        ({"policy_kwargs": "dict(net_arch=[dict(pi=[8], vf=[9])])"},
+         {"net_arch": (8,), "critic_arch": (9,)}),  # as SB3 1 had it
+        ({"env_wrapper": [], "callback": [], "monitor_kwargs": {}}, {}),
+    ],
+)  # fmt: skip
+def test_other_ways_to_write_an_entry_are_understood(entry, told):
+    assert settings_of_entry("ppo", entry) == {"n_envs": 1, **told}
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"learning_rate": "lin_abc"}, "learning_rate must be a number, got 'abc'"),
+        ({"learning_rate": "linear_1"}, "learning_rate must be above zero, got 'linear_1'"),
+        ({"n_timesteps": "many"}, "n_timesteps .*'many'"),
+        ({"n_timesteps": None}, "n_timesteps .*None"),
+        ({"policy_kwargs": "dict(net_arch=-64)"}, "net_arch must be .*-64"),
+        ({"gamma": [1]}, "gamma must be from 0 to 1, got"),
+        ({"use_sde": "yes"}, "use_sde must be True or False, got 'yes'"),
+        ({"n_epochs": True}, "n_epochs must be a whole number.*True"),
+        ({"seed": "x"}, "seed must be .*'x'"),
+        ({"env_kwargs": [1]}, "env_kwargs must be .*1"),
+        ({"normalize": [1]}, "normalize .*1"),
+        ({"train_freq": [1, 2, 3]}, "algorithm_kwargs .*'train_freq'"),
+        ({"policy_kwargs": [1]}, "policy_kwargs .*1"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_in_one_line(tmp_path, entry, told):
+    (tmp_path / "ppo.yml").write_text(json.dumps({"CartPole-v1": entry}))
+    with pytest.raises(UsageError, match=told) as refused:
+        Given(config=tmp_path / "ppo.yml", env_id="CartPole-v1").defaults()
+    assert "\n" not in str(refused.value)
 
 
 def test_what_an_entry_leaves_out_is_as_sb3_has_it(zoo):
