@@ -24,6 +24,20 @@ def seeded():
     Distribution.set_default_validate_args(True)  # which torch.compile ends for the whole process
 
 
+@pytest.fixture(autouse=True)
+def precise(request):
+    """Float32 on a GPU as on the CPU: cuDNN's convolutions and recurrences take TF32 by default."""
+    if "gpu" not in request.keywords:
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory):
     """What ``python -c program *words`` prints; torch is all that it has imported before."""

@@ -11,7 +11,8 @@ cohort of P members counts P times its steps. The table shows the median of the 
 the distance between their quartiles, by wall time and by CPU time; aims, of PPO, are judged by CPU
 time.
 
-``--ways auto vmap`` measures both ways of computing the same. On two cores, two processes of one
+``--ways auto vmap`` measures both ways of computing the same; on a GPU, ``eager`` is ``auto``
+without a CUDA graph. On two cores, two processes of one
 thread do twice as much; two threads in one process do not.
 """
 
@@ -26,7 +27,7 @@ from dataclasses import dataclass, replace
 from scripts import _cli
 from wnrl.errors import UsageError, check_choice, check_positive
 
-WAYS = ("auto", "hot", "vmap")
+WAYS = ("auto", "hot", "vmap", "eager")
 AIMS = {"none": 10.0, "weight": 9.0, "layer": 5.5, "rms": 5.5, "batch": 5.5}
 """Least ratios to stock, at ``AIM_MEMBERS`` or more."""
 AIM_ELSE, AIM_MEMBERS = 3.0, 64
@@ -49,7 +50,7 @@ class Args:
     members: tuple[int, ...] = (1, 8, 64)
     """Sizes of cohorts."""
     ways: tuple[str, ...] = ("auto",)
-    """How a cohort computes: auto, hot or vmap."""
+    """How a cohort computes: auto, hot, vmap or eager."""
     chunk: int | None = None
     """Members that are updated together; as cohorts choose unless given."""
     seconds: float = 20.0
@@ -115,7 +116,11 @@ def cohort(norm: str, n_members: int, way: str, args: Args) -> Train:
     member = kind.member({**vars(preset), "norm": norm})
     members = [replace(member, seed=seed) for seed in range(n_members)]
     device = resolve_device(args.device)
-    made = kind(make(env_id), members, device=device, chunk=args.chunk, way=way)
+    eager = way == "eager"
+    made = kind(
+        make(env_id), members, device=device, chunk=args.chunk,
+        way="auto" if eager else way, graph=not eager,
+    )  # fmt: skip
 
     def train() -> int:
         made.iterate()

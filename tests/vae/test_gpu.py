@@ -28,17 +28,6 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def precise():
-    """Float32 as on the CPU: no TF32."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.set_float32_matmul_precision(before[0])
-    torch.backends.cudnn.allow_tf32 = before[1]
-
-
 @pytest.fixture
 def no_waiting():
     """Whatever makes the host wait for the GPU is an error."""

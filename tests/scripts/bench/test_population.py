@@ -8,6 +8,7 @@ import torch
 
 import scripts.bench.population as bench
 import scripts.bench.population_parity as parity
+import scripts.bench.population_runs as whole_runs
 from wnrl.errors import UsageError
 
 
@@ -37,8 +38,15 @@ def test_recurrent_cohorts_are_measured_against_our_own_agent(monkeypatch, capsy
     assert re.match(r"\| weight \| 2 \| auto \| \d+\.\d\d ± ", row)
 
 
+def test_whole_runs_are_timed_norm_by_norm(monkeypatch, capsys):
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    whole_runs.main(whole_runs.Args(runs=4, norms=("none", "weight"), total_timesteps=512))
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
+    assert [row[:2] for row in rows] == [["| none", "3"], ["| weight", "3"]]
+
+
 def test_an_unknown_way_and_algorithm_are_refused():
-    with pytest.raises(UsageError, match="ways must be one of auto, hot, vmap"):
+    with pytest.raises(UsageError, match="ways must be one of auto, hot, vmap, eager"):
         bench.Args(ways=("fast",))
     with pytest.raises(UsageError, match="algo must be one of ppo, recurrent_ppo"):
         bench.Args(algo="sac")

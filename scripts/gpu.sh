@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Checks, benchmarks and short studies on a GPU, in minutes, into one Markdown file:
+#   bash scripts/gpu.sh [--minutes 8] [--out gpu] [--device cuda]
+# It installs nothing: it runs $PYTHON, else the active environment's, else .venv's, else python3.
+# Each step has a share of the time and is stopped at its end; the next one begins in any case.
+# OUT/results.md is written after every step, the most telling first; OUT/NAME.log has all of one.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+minutes=8 out=gpu device=cuda
+while (($#)); do
+  case ${1-} in
+    --minutes | --out | --device) declare "${1#--}=${2:?$1 needs a value}"; shift 2 ;;
+    *) echo "usage: bash scripts/gpu.sh [--minutes 8] [--out gpu] [--device cuda]" >&2; exit 2 ;;
+  esac
+done
+[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ ]] || { echo "--minutes must be a number, got $minutes" >&2; exit 2; }
+if [[ -z ${PYTHON-} ]]; then
+  PYTHON=python3
+  [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
+  [[ -n ${VIRTUAL_ENV-} ]] && PYTHON=$VIRTUAL_ENV/bin/python
+fi
+mkdir -p "$out" || exit 2
+results=$out/results.md failed=0
+export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
+
+{
+  echo "# On ${device}"
+  echo
+  timeout 100 "$PYTHON" -c 'from wnrl.runs import versions
+for name, value in versions().items(): print(f"- {name}: {value}")'
+  echo "- command: \`bash scripts/gpu.sh --minutes $minutes --device $device\`"
+} >"$results" 2>"$out/versions.log"
+
+# step NAME SHARE COMMAND…: a step with SHARE percent of the time
+step() {
+  local name=$1 limit began=$SECONDS status
+  limit=$(awk "BEGIN { print $minutes * 60 * $2 / 100 }")
+  shift 2
+  echo "$name: at most $limit s" >&2
+  timeout -s INT -k 5 "$limit" "$PYTHON" "$@" >"$out/$name.log" 2>"$out/$name.err"
+  status=$?
+  {
+    printf '\n## %s\n\n`python %s`\n\n' "$name" "$*"
+    case $status in
+      0) echo "done in $((SECONDS - began)) s" ;;
+      124 | 137) echo "stopped after $limit s" ;;
+      *) echo "**failed** (exit status $status) after $((SECONDS - began)) s" ;;
+    esac
+    echo
+    grep -E '^(\||torch |FAILED|ERROR)|[0-9] (passed|failed|error)' "$out/$name.log" | cut -c1-300
+    ((status == 0)) || { echo '```'; tail -n 8 "$out/$name.err" | cut -c1-300; echo '```'; }
+  } >>"$results"
+  ((status == 0)) || failed=$((failed + 1))
+}
+
+bench=scripts/bench many=240 workers=()
+[[ $device == cpu ]] && many=8
+"$PYTHON" -c 'import xdist' 2>/dev/null && workers=(-n 4)
+step checks 26 -m pytest -m gpu -q -p no:cacheprovider --maxfail 30 --durations 5 "${workers[@]}" \
+  tests/population tests/nn tests/vae tests/rl tests/sb3
+step runs 8 $bench/population_runs.py --device "$device" --runs "$many"
+step populations 9 $bench/population.py --device "$device" --members "$many" \
+  --norms none weight layer batch --ways auto eager --seconds 4
+step recurrent-populations 8 $bench/population.py --device "$device" --members "$many" \
+  --norms none weight --algo recurrent_ppo --ways auto eager --seconds 4
+step vae-mlp 8 $bench/vae.py --device "$device" --compile --steps 300 --rounds 3
+step layers 8 $bench/layers.py --device "$device" --seconds 1
+step agents 8 $bench/agents.py --device "$device" --seconds 8 --algos ppo dqn sac recurrent_ppo
+step vae-conv 6 $bench/vae.py --device "$device" --compile --model conv --steps 100 --rounds 3
+if [[ $device != cpu ]]; then
+  step layers-on-the-cpu 4 $bench/layers.py --seconds 0.5
+  step vae-mlp-on-the-cpu 4 $bench/vae.py --steps 30 --rounds 2
+fi
+step study-of-a-vae 5 scripts/train_vae.py --dataset mnist --model conv --norm weight \
+  --device "$device" --epochs 2 --run-dir "$out/vae"
+step study-of-populations 6 scripts/compare.py noise --engine population --workers 4 --budget 0.1 \
+  --device "$device" --run-dir "$out/noise"
+
+echo >>"$results"
+echo "$failed steps failed or were stopped" | tee -a "$results" >&2
+echo "$results"
