@@ -24,9 +24,10 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -60,6 +61,10 @@ class Args:
     in batches what was measured to be faster so."""
     workers: int | None = None
     """Processes that train at a time; one a core if not given."""
+    executor: Literal["processes", "ray"] = "processes"
+    """processes on this machine, or a Ray cluster; docs/cluster.md."""
+    address: str | None = None
+    """Of the head of a Ray cluster, or auto; without it one is started on this machine."""
     budget: float | None = None
     """Share of each task's steps; for a first look, or more patience."""
     time_limit: str | None = None
@@ -79,6 +84,8 @@ def main(args: Args) -> int:
         check_choice("study", args.study, [*studies(), "<path>.py"])
     if args.time_limit is not None:
         seconds(args.time_limit)
+    if args.address is not None and (args.executor != "ray" or args.workers is not None):
+        raise UsageError("address is for --executor ray, without --workers: it joins all nodes")
     return compare(args, path, workers)
 
 
@@ -95,6 +102,7 @@ def compare(args: Args, path: Path, workers: int) -> int:
     from scripts._progress import one_colour_an_arm, show_progress, show_tables
     from wnrl.runs import Stopped, is_finished
     from wnrl.study.batches import jobs
+    from wnrl.study.cluster import loaded_ray, ray_cluster
     from wnrl.study.execute import load_study, noted, study_of
     from wnrl.study.folder import REPORT, TABLE, add_duration, open_study, publish
     from wnrl.study.processes import processes
@@ -102,6 +110,8 @@ def compare(args: Args, path: Path, workers: int) -> int:
     from wnrl.study.summary import summarise
     from wnrl.study.tuning import conduct
 
+    if args.executor == "ray":
+        loaded_ray(args.address)
     shard = Shard.parse(args.shard)
     if path.suffix == ".py":
         study, module = load_study(path)
@@ -130,13 +140,21 @@ def compare(args: Args, path: Path, workers: int) -> int:
         waiting = [trial for trial in trials if not is_finished(root / trial.folder)]
         trained += len(waiting)
         divided = jobs(waiting, args.engine, workers)
-        with closing(
-            processes(divided, root, workers=workers, imports=imports, time_limit=limit, log=log)
-        ) as events:
+        with closing(executor(divided)) as events:
             done = len(trials) - len(waiting)
             n_crashed += show_progress(noted(events, root), len(trials), done)
 
-    with open_study(root, study, planned, shard):
+    with ExitStack() as stack:
+        stack.enter_context(open_study(root, study, planned, shard))
+        if args.executor == "ray":
+            cluster = stack.enter_context(
+                ray_cluster(root, cpus=workers, address=args.address, imports=imports, log=log)
+            )
+            workers, executor = cluster.cpus, partial(cluster.train, time_limit=limit)
+        else:
+            executor = partial(
+                processes, root=root, workers=workers, imports=imports, time_limit=limit, log=log
+            )
         print(root, flush=True)
         started = time.monotonic()
         try:

@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUDY = str(Path(__file__).with_name("small_study.py"))
 SMALL = [STUDY, "--budget", "0.02", "--seeds", "1", "--norms", "none", "weight", "--workers", "1"]
 N_RUNS = 6
+RAY = ["--executor", "ray"]
 
 
 def command(folder, *words):
@@ -179,6 +180,11 @@ def test_table_of_ordinary_numbers_fits_eighty_columns():
             "study must be one of agents, crossq, dqn, init, memory, mnist, noise, null, quick, "
             "sensitivity, <path>.py, got ''",
         ),
+        (["quick", "--executor", "slurm"], "invalid choice 'slurm'"),
+        (["quick", "--address", "auto"], "address is for --executor ray"),
+        (["quick", *RAY, "--address", "auto", "--workers", "2"], "without --workers"),
+        (["quick", *RAY, "--address", "ray://a:1"], "must be host:port of the head, or auto"),
+        (["quick", *RAY, "--address", "127.0.0.1:1"], "address '127.0.0.1:1': no cluster there"),
         (["quick", "--time-limit", "soon"], "time such as 90m, 2h or 7200, got 'soon'"),
         (["quick", "--time-limit", "0h"], "time such as 90m, 2h or 7200, got '0h'"),
         (["nothing.py"], "nothing.py is no Python file with a STUDY"),
@@ -189,6 +195,16 @@ def test_wrong_word_is_one_line_and_leaves_nothing(tmp_path, words, message):
     assert refused.returncode == 2
     assert message in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "study").exists()
+
+
+def test_without_ray_its_executor_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused = call(tmp_path / "study", "quick", "--executor", "ray")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "error: executor ray needs ray, which is missing: pip install 'wnrl[ray]'\n"
+    )
     assert not (tmp_path / "study").exists()
 
 

@@ -19,6 +19,7 @@ from wnrl.runs.interrupts import SIGNALS, Stopped
 from wnrl.study.execute import Event, Job, Progress, runner, train_batch
 from wnrl.study.plan import Trial
 
+GRACE = 25.0  # seconds in which a worker that is asked to stop may write its checkpoint
 ATTEMPTS = 4
 PAUSE, LONGER = 10.0, 4  # seconds before what was lost is tried again, and by what they grow
 # A file system lets go of the locks of a machine that is gone in a minute or two.

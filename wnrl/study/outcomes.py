@@ -76,6 +76,8 @@ class Runs:
     """Of those that finished."""
     failed: dict[int, str] = field(default_factory=dict)
     """Why each of these has no score; it counts as the worst."""
+    retried: dict[int, list[str]] = field(default_factory=dict)
+    """Why each of these was tried more than once."""
     missing: dict[int, str] = field(default_factory=dict)
     """Why nothing is known of each of these; it counts as if it had not been planned."""
 
@@ -93,11 +95,14 @@ def read_runs(root: Path, trials: Iterable[Trial]) -> Runs:
     for trial in trials:
         try:
             folder = root / trial.folder
+            reasons = [printable(reason, 500) for reason in crashes(folder)]
+            if not is_finished(folder) and reasons:
+                runs.failed[trial.seed] = reasons.pop()
+            if reasons:
+                runs.retried[trial.seed] = reasons
             if is_finished(folder):
                 runs.outcomes[trial.seed] = read_outcome(trial.task, read_json(folder / RESULT))
-            elif reasons := crashes(folder):
-                runs.failed[trial.seed] = printable(reasons[-1], 500)
-            else:
+            elif trial.seed not in runs.failed:
                 runs.missing[trial.seed] = "unfinished"
         except FailedRunError as error:
             runs.failed[trial.seed] = str(error)

@@ -24,11 +24,10 @@ from typing import Any
 import torch
 
 from wnrl.runs.interrupts import SIGNALS
-from wnrl.study.attempts import News, carry_out, redirect_output, trained
+from wnrl.study.attempts import GRACE, News, carry_out, redirect_output, trained
 from wnrl.study.execute import Event, Job
 
 SPAWN = mp.get_context("spawn")  # CUDA and torch's threads do not survive a fork
-GRACE = 25.0  # seconds in which a worker that is asked to stop may write its checkpoint
 
 
 def processes(

@@ -82,6 +82,10 @@ def _line(row: Row) -> dict[str, Any]:
         "failed": len(row.runs.failed),
         "missing": len(row.runs.missing),
         "failures": "; ".join(row.failures),
+        "retries": sum(map(len, row.runs.retried.values())),
+        "retried": "; ".join(
+            f"seed {seed}: {reason}" for seed, why in row.runs.retried.items() for reason in why
+        ),
     }
 
 

@@ -1,0 +1,88 @@
+"""What executors cost: the time between runs, and the time before the first one.
+
+    python scripts/bench/executors.py --runs 60 --seconds 1
+
+Runs do nothing but wait, so that what is measured is the machinery, and not how runs share cores.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts import _cli
+from wnrl.errors import check_choice
+from wnrl.runs import open_run, read_json
+from wnrl.study import RETURN, Arm, Study, Task, Trial
+from wnrl.study.cluster import loaded_ray, ray_cluster
+from wnrl.study.execute import Job
+from wnrl.study.processes import processes
+
+
+@dataclass(frozen=True)
+class Args:
+    """Measures executors with runs that wait."""
+
+    runs: int = 60
+    seconds: float = 1.0
+    """Time of a run."""
+    workers: int = 2
+    executors: tuple[str, ...] = ("processes", "ray")
+
+
+def settings(trial: Trial) -> Mapping[str, Any]:
+    """Return what a run's ``config.json`` holds."""
+    return {"seed": trial.seed, **trial.settings}
+
+
+def train(trial: Trial, folder: Path, progress: Callable[[float], None]) -> dict[str, Any]:
+    """Wait, and leave when that began and ended."""
+    began = time.time()
+    with open_run(folder, settings(trial)) as run:
+        time.sleep(max(0.0, trial.settings["seconds"] - (time.time() - began)))
+        times = {"began": began, "ended": time.time(), "process": os.getpid()}
+        result = {"status": "finished", "window_return": 0.0, **times}
+        run.write_result(result)
+    return result
+
+
+def main(args: Args) -> None:
+    """Print the cost of each executor."""
+    for name in args.executors:
+        check_choice("executors", name, ("processes", "ray"))
+    runner, waits = "scripts.bench.executors:train", {"seconds": args.seconds}
+    task = Task("waiting", "none", runner, RETURN, waits)
+    trials = Study("waiting", [task], [Arm("none")], "none", seeds=range(args.runs)).trials()
+    jobs = [Job((trial,)) for trial in trials]
+    for name in args.executors:
+        with tempfile.TemporaryDirectory() as folder:
+            called = time.time()
+            if name == "ray":
+                loaded_ray(None)
+                with ray_cluster(Path(folder), cpus=args.workers) as cluster:
+                    list(cluster.train(jobs))
+            else:
+                list(processes(jobs, Path(folder), workers=args.workers))
+            results = [read_json(Path(folder) / t.folder / "result.json") for t in trials]
+        results.sort(key=lambda result: result["began"])
+        of_worker: dict[int, list[dict[str, Any]]] = {}
+        for result in results:
+            of_worker.setdefault(result["process"], []).append(result)
+        busy = sum(result["ended"] - result["began"] for result in results)
+        spans = sum(of[-1]["ended"] - of[0]["began"] for of in of_worker.values())
+        over, first = 100 * (spans / busy - 1), min(result["began"] for result in results)
+        told = f"{args.runs} runs of {args.seconds:g} s on {args.workers} workers"
+        print(
+            f"{name}: {told}: {over:.1f} % over the runs' own time; {first - called:.1f} s until "
+            "the first began"
+        )
+
+
+if __name__ == "__main__":
+    _cli.run(main, Args, description=__doc__)

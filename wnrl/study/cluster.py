@@ -1,0 +1,311 @@
+"""The executor of a Ray cluster: of this machine by itself, or of many that share a folder.
+
+The driver hands jobs out and follows marks in the study's folder, one a job that runs. Ray itself
+tries nothing again: what was lost is counted with its reason.
+"""
+
+import _thread
+import importlib
+import logging
+import os
+import pickle
+import re
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wnrl.errors import UsageError, extra, first_line, printable
+from wnrl.runs import Stopped, is_finished
+from wnrl.study.attempts import GRACE, News, carry_out, redirect_output, trained
+from wnrl.study.execute import Event, Job
+
+STOP, TOKEN = "stop", "token"
+AHEAD = 2  # jobs in flight for each CPU, so that none waits for the driver
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray hides GPUs from jobs
+}
+SEEN_SECONDS = 60.0  # in which a file that a node wrote is seen on another one
+PROBE_SECONDS = 120.0
+STORE = 100 * 2**20  # bytes; what is passed around is small
+
+
+class Cluster:
+    """A Ray cluster that sees the study's folder.
+
+    Attributes:
+        cpus: Of all nodes that it has now.
+    """
+
+    def __init__(self, ray: Any, root: Path, imports: Sequence[str], log: str) -> None:
+        self.ray, self.root, self.log = ray, root, log
+        self.marks, self._imports = root / f".ray-{log}marks", tuple(imports)
+        self._train = ray.remote(num_cpus=1, max_retries=0)(_train)
+
+    @property
+    def cpus(self) -> int:
+        """CPUs of all nodes."""
+        return int(self.ray.cluster_resources().get("CPU", 0))
+
+    def train(self, jobs: Sequence[Job], time_limit: float | None = None) -> Generator[Event]:
+        """Train jobs on the cluster and yield what happens, as ``processes`` does."""
+        yield from carry_out(jobs, _Pool(self), time_limit)
+
+    def submit(self, job: Job, place: str) -> Any:
+        """Start a job, whose mark has the name ``place``, and return its reference."""
+        where = (self.root, self.marks / place, self._imports, self.log)
+        return self._train.remote(pickle.dumps(job), *where)
+
+    def probe(self) -> None:
+        """Raise UsageError for the first node that does not see the study's folder."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        token = os.urandom(8).hex()
+        (self.marks / TOKEN).write_text(token)
+        look = self.ray.remote(num_cpus=0, max_retries=0)(_look)
+        nodes = {node["NodeID"]: node for node in self.ray.nodes() if node["Alive"]}
+        answers = {}
+        for name in nodes:
+            there = NodeAffinitySchedulingStrategy(name, soft=False)
+            answers[name] = look.options(scheduling_strategy=there).remote(self.marks, name)
+        for name, answer in answers.items():
+            told = f"node {nodes[name]['NodeManagerAddress']} of the cluster"
+            try:
+                seen = self.ray.get(answer, timeout=PROBE_SECONDS)
+            except self.ray.exceptions.RayError as error:
+                raise UsageError(f"{told} cannot work: {_last_line(error)}") from error
+            if seen != token or not _appears(self.marks / name):
+                raise UsageError(f"{told} does not share run_dir {self.root} with this machine")
+
+
+def loaded_ray(address: str | None) -> Any:
+    """Return the package; raise UsageError where it, or what is at ``address``, is not there."""
+    if address not in (None, "auto"):
+        words = re.fullmatch(r"([^:/]+):([0-9]{1,5})", address)
+        if not words:
+            raise UsageError(f"address must be host:port of the head, or auto, got {address!r}")
+        try:  # Ray itself tries for minutes
+            socket.create_connection((words[1], int(words[2])), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UsageError(
+                f"address {address!r}: no cluster there: {printable(error)}"
+            ) from error
+    os.environ.update(SETTINGS)
+    with extra("ray", "executor ray"):
+        import ray
+    return ray
+
+
+@contextmanager
+def ray_cluster(
+    root: Path,
+    *,
+    cpus: int,
+    address: str | None = None,
+    imports: Sequence[str] = (),
+    log: str = "",
+) -> Iterator[Cluster]:
+    """Start a cluster of this machine, or join one, and leave it at the end.
+
+    Args:
+        root: The study's folder.
+        cpus: Of a cluster that is started.
+        address: Of the head of one to join, as ``ray start`` tells it, or ``auto``.
+        imports: Modules that a worker imports first, such as one that registers norms.
+        log: Tells logs and marks from those of other shards.
+
+    Raises:
+        UsageError: Ray is not installed, there is no such cluster, or one of its nodes does not
+            see the study's folder.
+    """
+    ray = loaded_ray(address)
+    started = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE}
+    where = {"address": address} if address else {"address": "local", **started}
+    workers = {"env_vars": {**SETTINGS, "PYTHONPATH": os.pathsep.join(_own_folders())}}
+    try:
+        ray.init(**where, runtime_env=workers, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(f"address {address!r}: {first_line(error)}") from error
+    cluster = Cluster(ray, root, imports, log)
+    try:
+        shutil.rmtree(cluster.marks, ignore_errors=True)
+        cluster.marks.mkdir()
+        cluster.probe()
+        yield cluster
+    finally:
+        ray.shutdown()
+        shutil.rmtree(cluster.marks, ignore_errors=True)
+
+
+def _own_folders() -> list[str]:
+    """Return where modules are found besides those of this Python, such as the checkout."""
+    pythons = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
+    folders = [Path(place).resolve() for place in dict.fromkeys(sys.path)]
+    return [str(path) for path in folders if not {*pythons} & {path, *path.parents}]
+
+
+class _Pool:
+    """Tasks of Ray; a reference to one is a place of ``wnrl.study.attempts.Pool``."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.ray = cluster, cluster.ray
+        self._jobs: dict[Any, tuple[Job, str]] = {}  # by reference; and the name of its mark
+        self._shares: dict[Any, float] = {}  # by reference, of those that have begun
+        self._n_started, self._looked = 0, 0.0
+
+    def has_room(self) -> bool:
+        return len(self._jobs) < AHEAD * max(1, self.cluster.cpus)
+
+    def start(self, job: Job) -> Any:
+        self._n_started += 1
+        place = f"{os.getpid()}-{self._n_started}"
+        reference = self.cluster.submit(job, place)
+        self._jobs[reference] = job, place
+        return reference
+
+    def news(self) -> Iterator[News]:
+        references = list(self._jobs)
+        if not references:
+            time.sleep(0.1)
+            return
+        ready, _ = self.ray.wait(references, num_returns=len(references), timeout=0.1)
+        if time.monotonic() - self._looked > 1.0:
+            yield from self._begun()
+        for reference in ready:
+            kind, value = self._end(reference)
+            self._forget(reference)
+            yield reference, kind, value
+
+    def kill(self, place: Any) -> None:
+        self.ray.cancel(place, force=True)
+        self._forget(place)
+
+    def stop(self, signals: Sequence[int]) -> None:
+        if not self._jobs:
+            return
+        (self.cluster.marks / STOP).touch()
+        for reference in {*self._jobs} - {*self._shares}:  # they have nothing to lose
+            self.ray.cancel(reference)
+        n_signals, deadline = len(signals[:1]), time.monotonic() + GRACE
+        left = list(self._shares)
+        while left and len(signals) <= n_signals and time.monotonic() < deadline:
+            _, left = self.ray.wait(left, num_returns=len(left), timeout=0.1)
+        for reference in left:
+            self.ray.cancel(reference, force=True)
+
+    def _forget(self, reference: Any) -> None:
+        _, place = self._jobs.pop(reference)
+        self._shares.pop(reference, None)
+        with suppress(OSError):
+            (self.cluster.marks / place).unlink()
+
+    def _begun(self) -> Iterator[News]:
+        """Yield what the marks say that is new."""
+        self._looked = time.monotonic()
+        names = {entry.name for entry in os.scandir(self.cluster.marks)}  # as it is on the server
+        for reference, (_, place) in self._jobs.items():
+            if place not in names:
+                continue
+            if reference not in self._shares:
+                self._shares[reference] = 0.0
+                yield reference, "begun", None
+            with suppress(OSError, ValueError):  # it is being written
+                share = float((self.cluster.marks / place).read_text())
+                if share > self._shares[reference]:
+                    self._shares[reference] = share
+                    yield reference, "progress", share
+
+    def _end(self, reference: Any) -> tuple[Any, Any]:
+        errors = self.ray.exceptions
+        try:
+            kind, value = self.ray.get(reference)
+        except (errors.NodeDiedError, errors.OutOfMemoryError) as error:
+            return "lost", f"{type(error).__name__}: {first_line(error)}"
+        except errors.WorkerCrashedError:
+            return "crashed", f"its process died; see the logs in {self.cluster.root}"
+        except errors.RayError as error:
+            return "crashed", _last_line(error)
+        if kind == "ended":
+            folders = [self.cluster.root / t.folder for t in self._jobs[reference][0].trials]
+            seen = [result and _finishes(path) for result, path in zip(value, folders, strict=True)]
+            value = [result if there else None for result, there in zip(value, seen, strict=True)]
+        return kind, value
+
+
+def _finishes(folder: Path) -> bool:
+    return is_finished(folder) or _appears(folder / "result.json")
+
+
+def _appears(path: Path) -> bool:
+    """Return whether a file that another machine has written is seen here, in a while."""
+    deadline = time.monotonic() + SEEN_SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+        with suppress(OSError):
+            list(path.parent.iterdir())  # lets a network file system ask its server again
+    return path.exists()
+
+
+def _last_line(error: BaseException) -> str:
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[-1])
+
+
+def _look(marks: Path, name: str) -> str:
+    """Return what the token is on this node, and leave a file beside it."""
+    with suppress(OSError):
+        token = (marks / TOKEN).read_text()
+        (marks / name).write_text(token)
+        return token
+    return ""
+
+
+def _train(
+    packed: bytes, root: Path, mark: Path, imports: Sequence[str], log: str
+) -> tuple[str, Any]:
+    """Train a job; the whole of a task of Ray."""
+    redirect_output(root / f"{log}{socket.gethostname()}-{os.getpid()}.log")
+    torch.set_num_threads(1)
+    for module in imports:
+        importlib.import_module(module)
+    job: Job = pickle.loads(packed)  # which may need those modules
+    mark.write_text("0")
+    ended = threading.Event()
+    threading.Thread(target=_obey, args=(mark.with_name(STOP), ended), daemon=True).start()
+    try:
+        return trained(job, root, _marking(mark))
+    except Stopped as stopped:
+        return "lost", stopped.message
+    finally:
+        ended.set()
+
+
+def _marking(mark: Path) -> Callable[[float], None]:
+    """Return what writes the share done to a file, once a second."""
+    marked = time.monotonic()
+
+    def progress(share: float) -> None:
+        nonlocal marked
+        if time.monotonic() - marked > 1.0:
+            marked = time.monotonic()
+            with suppress(OSError):
+                mark.write_text(f"{share:.4f}")
+
+    return progress
+
+
+def _obey(stop: Path, ended: threading.Event) -> None:
+    """Pass the driver's wish to stop on to training."""
+    while not ended.wait(0.5):
+        if stop.exists():
+            _thread.interrupt_main(signal.SIGTERM)
+            return
