@@ -1,7 +1,6 @@
 """Data-dependent initialisation (Salimans & Kingma 2016, arXiv:1602.07868, eq. 5 and 6)."""
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,7 +37,7 @@ class DataInitReport:
     """Layers that were left as they were, and why."""
 
     def take(self, name: str, found: "DataInitReport") -> None:
-        """Adds what was found for a layer that was initialised by itself, as ``name``."""
+        """Add what was found for a layer that was initialised by itself, as ``name``."""
         self.initialised.extend(name for _ in found.initialised)
         self.constant.update((name, features) for features in found.constant.values())
         for reason in found.incomplete.values():
@@ -48,159 +47,119 @@ class DataInitReport:
 
 
 def explain(reasons: dict[str, str], name: str, reason: str) -> None:
-    """Adds ``reason`` to what ``reasons`` says of ``name``, once."""
-    known = reasons.get(name)
-    if known is None:
-        reasons[name] = reason
-    elif reason not in known:
+    """Add ``reason`` to what ``reasons`` says of ``name``, once."""
+    known = reasons.setdefault(name, reason)
+    if reason not in known:
         reasons[name] = f"{known}; {reason}"
 
 
-class Target(ABC):
-    """A layer, or the normalizer behind one, whose output is to be standardised.
+@dataclass(eq=False)
+class Target:
+    """A layer, or the normalizer behind one, whose output is to be standardised."""
 
-    Args:
-        name: how it is reported.
-        module: the layer or the normalizer.
-        n_spatial: the number of axes of its output behind that of the features.
-        goal: the standard deviation that its output gets.
-        norm: the normalizer behind a layer.
-    """
-
-    def __init__(
-        self, name: str, module: Any, n_spatial: int, goal: float, norm: nn.Module | None = None
-    ) -> None:
-        self.name, self.module, self.n_spatial = name, module, n_spatial
-        self.goal, self.norm, self.done = goal, norm, False
+    name: str
+    """How it is reported."""
+    module: Any
+    n_spatial: int
+    """The number of axes of its output behind that of the features."""
+    goal: float
+    """The standard deviation that its output gets."""
+    behind: nn.Module | None = None
+    """The normalizer behind a layer."""
+    normalizes: bool = False
+    """Whether it is a normalizer."""
+    done: bool = False
+    length: Tensor | None = None
+    """What a constant feature keeps, ``(C,)`` or ``()``; None if the scale cannot be set."""
 
     def hook(self, report: DataInitReport) -> list[RemovableHandle]:
-        """Standardises at the first call: a layer that is used twice is initialised once."""
-        lengths: list[Tensor | None] = []
+        """Standardise at the first call: a layer that is used twice is initialised once."""
 
         def before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             if not self.done:
-                lengths.append(self.to_unit((*args, *kwargs.values())[0]))
+                self.length = self.to_unit((*args, *kwargs.values())[0])
 
         def after(_: nn.Module, args: tuple[Tensor, ...], t: Tensor) -> Tensor | None:
             if self.done:
                 explain(report.incomplete, self.name, REUSED)
                 return None
             self.done = True
-            return self.standardise(t, lengths[0], report)
+            return self.standardise(t, report)
 
         pre = self.module.register_forward_pre_hook(before, with_kwargs=True)
         return [pre, self.module.register_forward_hook(after)]
 
-    def standardise(self, t: Tensor, length: Tensor | None, report: DataInitReport) -> Tensor:
-        """Sets scale and shift by equation 6; returns what the output becomes."""
+    def to_unit(self, x: Tensor) -> Tensor | None:
+        """Take bias and length away, for an input ``x``; return the length to be.
+
+        A normalizer gets the running statistics of ``x``, and a plain weight stays as it is.
+        """
+        module = self.module
+        if self.normalizes:
+            set_statistics(module, x, x.dim() - 1 - self.n_spatial, self.name)
+        if getattr(module, "bias", None) is not None:
+            module.bias.zero_()
+        if isinstance(module, WeightNormed):
+            g = module.pair()[1]
+            length = module.length(g).detach().flatten().clone()
+            g.copy_(module.from_length(torch.ones_like(g)))
+            return length
+        weight = getattr(module, "weight", None)
+        if weight is None or fixes_length(module):
+            return None
+        if self.normalizes:
+            weight.fill_(1.0)
+        return weight.new_ones(())
+
+    def standardise(self, t: Tensor, report: DataInitReport) -> Tensor:
+        """Set scale and shift by equation 6; return what the output becomes."""
         mean, std = statistics(t, t.dim() - 1 - self.n_spatial, self.name)
         scale, shift = torch.ones_like(mean), torch.zeros_like(mean)
-        if length is not None:
+        if self.length is not None:
             scale = self.goal / std
             constant = std <= CONSTANT * (mean.square() + std.square()).sqrt()
-            beyond = ~constant & ~_fits(scale, mean * scale, length.dtype)
+            beyond = ~constant & ~_fits(scale, mean * scale, self.length.dtype)
             if constant.any():
                 report.constant[self.name] = constant.nonzero().flatten().tolist()
             if beyond.any():
                 which = beyond.nonzero().flatten().tolist()
-                explain(report.incomplete, self.name, f"features {which} {BEYOND} {length.dtype}")
-            scale = torch.where(constant | beyond, length.to(std), scale)
-            self.set_scale(scale)
-        if getattr(self.module, "bias", None) is not None:
+                reason = f"features {which} {BEYOND} {self.length.dtype}"
+                explain(report.incomplete, self.name, reason)
+            scale = torch.where(constant | beyond, self.length.to(std), scale)
+            self.multiply(scale)
+        if (bias := getattr(self.module, "bias", None)) is not None:
             shift = -mean * scale
-            self.module.bias.copy_(shift)
-        self.note(report, scaled=length is not None)
+            bias.copy_(shift)
+        if not self.normalizes:
+            report.initialised.append(self.name)
+        if self.length is None and not self.normalizes:
+            report.incomplete[self.name] = "its norm fixes the length of w: only the mean was set"
+        elif bias is None and self.behind is None:
+            it = "its normalizer" if self.normalizes else "it"
+            explain(report.incomplete, self.name, f"{it} has no bias: only the deviation was set")
         view = [-1, *[1] * self.n_spatial]
         return (t * scale.view(view) + shift.view(view)).to(t.dtype)
 
-    @abstractmethod
-    def to_unit(self, x: Tensor) -> Tensor | None:
-        """Takes bias and length away, for an input ``x``.
-
-        Returns:
-            The length ``(C,)`` that a constant feature keeps; None if the scale cannot be set.
-        """
-
-    @abstractmethod
-    def set_scale(self, scale: Tensor) -> None:
-        """Multiplies the unit output by ``scale``, ``(C,)``."""
-
-    @abstractmethod
-    def note(self, report: DataInitReport, scaled: bool) -> None:
-        """Writes down what was done and what could not be."""
-
-
-class Layer(Target):
-    """A linear layer or a convolution."""
-
-    def to_unit(self, x: Tensor) -> Tensor | None:
-        """Bias 0 and g 1; a plain weight stays, and counts as the unit."""
-        layer = self.module
-        if layer.bias is not None:
-            layer.bias.zero_()
-        if fixes_length(layer):
-            return None
-        if not isinstance(layer, WeightNormed):
-            features = layer.out_channels if self.n_spatial else layer.out_features
-            return layer.weight.new_ones(features)
-        g = layer.pair()[1]
-        length = layer.length(g).detach().flatten().clone()
-        g.copy_(layer.from_length(torch.ones_like(g)))
-        return length
-
-    def set_scale(self, scale: Tensor) -> None:
-        """Sets g, or multiplies the plain weight."""
-        layer = self.module
-        if isinstance(layer, WeightNormed):
-            g = layer.pair()[1]
-            g.copy_(layer.from_length(scale.view_as(g)))
-        else:
-            groups = transposed_groups(layer)
-            rows = units_first(layer.weight, groups)
-            units = (groups, -1) if groups else (-1,)
-            rows *= scale.view(*units, *[1] * (rows.dim() - len(units)))
-
-    def note(self, report: DataInitReport, scaled: bool) -> None:
-        """A layer that ran, perhaps without its mean or its deviation."""
-        report.initialised.append(self.name)
-        if not scaled:
-            report.incomplete[self.name] = "its norm fixes the length of w: only the mean was set"
-        elif self.module.bias is None and self.norm is None:
-            explain(report.incomplete, self.name, "it has no bias: only the deviation was set")
-
-
-class Norm(Target):
-    """The normalizer behind a layer, in front of the nonlinearity."""
-
-    def to_unit(self, x: Tensor) -> Tensor | None:
-        """Bias 0 and scale 1, where there are any, and the running statistics of ``x``."""
-        norm = self.module
-        set_statistics(norm, x, x.dim() - 1 - self.n_spatial, self.name)
-        if getattr(norm, "bias", None) is not None:
-            norm.bias.zero_()
-        if getattr(norm, "weight", None) is None:
-            return None
-        return torch.ones_like(norm.weight.fill_(1.0))
-
-    def set_scale(self, scale: Tensor) -> None:
-        """Sets the normalizer's own scale."""
-        self.module.weight.copy_(scale)
-
-    def note(self, report: DataInitReport, scaled: bool) -> None:
-        """A normalizer without bias, which leaves the mean as it is."""
-        if getattr(self.module, "bias", None) is None:
-            reason = "its normalizer has no bias: only the deviation was set"
-            explain(report.incomplete, self.name, reason)
+    def multiply(self, scale: Tensor) -> None:
+        """Multiply the unit output by ``scale``, ``(C,)``."""
+        if isinstance(self.module, WeightNormed):
+            g = self.module.pair()[1]
+            g.copy_(self.module.from_length(scale.view_as(g)))
+            return
+        groups = transposed_groups(self.module)
+        rows = units_first(self.module.weight, groups)
+        units = (groups, -1) if groups else (-1,)
+        rows *= scale.view(*units, *[1] * (rows.dim() - len(units)))
 
 
 def _fits(scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-    """Where ``dtype`` holds both: neither overflows, nor does the scale underflow."""
+    """Return where ``dtype`` holds both: neither overflows, nor does the scale underflow."""
     limits = torch.finfo(dtype)
     return (scale <= limits.max) & (scale >= limits.tiny) & (shift.abs() <= limits.max)
 
 
 def set_statistics(norm: Any, x: Tensor, axis: int, name: str) -> None:
-    """Sets the running statistics of ``norm``, where it has some, to those of ``x``."""
+    """Set the running statistics of ``norm``, where it has some, to those of ``x``."""
     if getattr(norm, "running_mean", None) is not None:
         mean, std = statistics(x, axis, name)
         norm.running_mean.copy_(mean)
@@ -209,7 +168,7 @@ def set_statistics(norm: Any, x: Tensor, axis: int, name: str) -> None:
 
 
 def statistics(t: Tensor, axis: int, name: str) -> tuple[Tensor, Tensor]:
-    """Mean and population deviation of each feature, ``(C,)``, over all processes."""
+    """Return mean and population deviation of each feature, ``(C,)``, over all processes."""
     rows = t.detach().movedim(axis, 0).flatten(1)  # (C, batch and positions)
     # Squares of float32 overflow from 1e19 on; Apple's GPUs have no wider type.
     rows = rows.to(torch.float32 if t.device.type == "mps" else torch.float64)
@@ -233,7 +192,7 @@ def statistics(t: Tensor, axis: int, name: str) -> tuple[Tensor, Tensor]:
 def data_init(
     module: nn.Module, *inputs: Any, init_scale: float = 1.0, skip: Iterable[str] = ()
 ) -> DataInitReport:
-    """Scales and shifts each layer so that its pre-activations are standardised on ``inputs``.
+    """Scale and shift each layer so that its pre-activations are standardised on ``inputs``.
 
     In one forward pass, layer by layer: with ``t = v·x/‖v‖`` (eq. 5) and the mean and population
     deviation of t over batch and positions, ``g := init_scale/σ[t]`` and
@@ -269,7 +228,7 @@ def data_init(
     targets = _targets(net, skipped, init_scale, report)
     saved = copy.deepcopy(net.state_dict())  # with what is no tensor, such as extra state
     handles = [handle for target in targets for handle in target.hook(report)]
-    handles += _follow_nonlinearities(net, skipped)
+    handles += _hook_behind_nonlinearities(net, skipped)
     try:
         net(*inputs)
     except BaseException:
@@ -287,19 +246,21 @@ def data_init(
 def _targets(
     net: nn.Module, skipped: set[int], init_scale: float, report: DataInitReport
 ) -> list[Target]:
-    """What will be standardised; ``report`` takes what cannot be."""
+    """Return what will be standardised; ``report`` takes what cannot be."""
     behind: dict[int, nn.Module] = {}  # the normalizer behind a layer
-    for part in net.modules():
+    owners: dict[int, str] = {}  # the module of each parameter that must stay as it is
+    for path, part in net.named_modules():
         if isinstance(part, Normalized) and n_spatial(part.layer) is not None:
             behind[id(part.layer)] = part.norm
-    owners = _kept(net, skipped)
+        if id(part) in skipped or n_spatial(part) is None:
+            owners |= dict.fromkeys(map(id, part.parameters(recurse=False)), path)
     targets: list[Target] = []
     for path, part in net.named_modules():
         if id(part) in skipped or isinstance(part, nn.Embedding):
             continue
-        norm = behind.get(id(part))
+        norm, axes = behind.get(id(part)), n_spatial(part)
         name = path if norm is None else path.removesuffix(".layer")
-        if n_spatial(part) is None:
+        if axes is None:
             if isinstance(part, (*WEIGHTED, WeightNormed)):
                 report.skipped[name] = f"{type(part).__name__} has no pre-activation of its own"
             continue
@@ -312,42 +273,28 @@ def _targets(
             report.skipped[name] = f"shares its {kind} with {owners[tied[0]]}"
             continue
         owners |= dict.fromkeys(own, name)
-        axes = n_spatial(part) or 0
         scaled_later = getattr(norm, "weight", None) is not None
-        goal = 1.0 if scaled_later else init_scale
-        targets.append(Layer(name, part, axes, goal, norm))
+        targets.append(Target(name, part, axes, 1.0 if scaled_later else init_scale, norm))
         if norm is not None:
-            targets.append(Norm(name, norm, axes, init_scale))
+            targets.append(Target(name, norm, axes, init_scale, normalizes=True))
     return targets
 
 
-def _follow_nonlinearities(net: nn.Module, skipped: set[int]) -> list[RemovableHandle]:
-    """Gives normalizers behind nonlinearities the statistics of what they first see."""
-    first: set[int] = set()
+def _hook_behind_nonlinearities(net: nn.Module, skipped: set[int]) -> list[RemovableHandle]:
+    """Give normalizers behind nonlinearities the statistics of what they first see."""
 
-    names = {
-        id(part.norm): name
-        for name, part in net.named_modules()
-        if isinstance(part, Normalized) and n_spatial(part.layer) is None
-    }
+    def hook(norm: nn.Module, name: str) -> RemovableHandle:
+        def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            handle.remove()
+            set_statistics(norm, args[0], 1, name)
 
-    def before(norm: Any, args: tuple[Tensor, ...]) -> None:
-        if id(norm) not in first:
-            first.add(id(norm))
-            set_statistics(norm, args[0], 1, names[id(norm)])
+        handle = norm.register_forward_pre_hook(before)
+        return handle
 
     return [
-        part.register_forward_pre_hook(before)
-        for part in net.modules()
-        if id(part) in names and id(part) not in skipped
+        hook(part.norm, name)
+        for name, part in net.named_modules()
+        if isinstance(part, Normalized)
+        and n_spatial(part.layer) is None
+        and id(part.norm) not in skipped
     ]
-
-
-def _kept(net: nn.Module, skipped: set[int]) -> dict[int, str]:
-    """The parameters that must stay as they are, by identity, with the name of their module."""
-    return {
-        id(parameter): path
-        for path, part in net.named_modules()
-        if id(part) in skipped or n_spatial(part) is None
-        for parameter in part.parameters(recurse=False)
-    }
