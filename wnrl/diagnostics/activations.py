@@ -15,7 +15,7 @@ from wnrl.diagnostics.weights import named_layers
 from wnrl.errors import UsageError
 from wnrl.nn.normed_lstm import NormedLSTM
 from wnrl.nn.recurrent import WNRecurrent
-from wnrl.nn.sites import is_nonlinear, layer_sites
+from wnrl.nn.sites import NONLINEARITIES, layer_sites
 
 RECURRENT = (nn.RNNBase, WNRecurrent, NormedLSTM)
 
@@ -132,7 +132,9 @@ def recorded(module: nn.Module, heads: Collection[str] = ()) -> Iterator[Recorde
 
     hooks = {parts[name]: partial(record, name=name, is_head=True) for name in heads}
     for name, part in named_layers(module):
-        if isinstance(part, RECURRENT) or (is_nonlinear(part) and id(part) not in squashing):
+        if isinstance(part, RECURRENT) or (
+            isinstance(part, NONLINEARITIES) and id(part) not in squashing
+        ):
             hooks[part] = partial(record, name=name, is_head=False)
     recording = Recorded()
     with hooked("forward", hooks):

@@ -90,14 +90,13 @@ def convert(
             f"module must be a container of layers: {type(module).__name__} cannot be replaced in "
             f"place, put it in an nn.Sequential or use {type(module).__name__}'s own counterpart"
         )
-    skip = skip if isinstance(skip, str) else tuple(skip)  # which may be an iterator
-    activations = tuple(activations)
+    skip = tuple(skip)  # which may be an iterator
     sites = layer_sites(module, skip, activations)
     if norm == "none":
         return []
     check_values(module)
     places = hidden_sites(sites, placement, hidden)
-    marked = [*places, *(site for site in sites if isinstance(site.layer, RECURRENT))]
+    marked = [s for s in sites if s in places or isinstance(s.layer, RECURRENT)]
     marked = marked if choice.mark else []
     # All that can fail comes before the first change.
     _check_layers(module, sites, choice, marked, places)
@@ -122,15 +121,13 @@ def _warn_of_plain_layers(
     module: nn.Module, norm: str, choice: Norm, skip: Iterable[str], told: bool
 ) -> None:
     """Name what stayed plain, but for what the caller or the meaning of the norm leaves so."""
-    sites = layer_sites(module, skip)
     recurrent = any(issubclass(plain, RECURRENT) for plain in choice.layers)
-    left = {
-        site.name
-        for site in sites
-        if site.name in _left_plain(sites, choice)
-        and not (told and n_spatial(site.layer) is not None)
+    left = [
+        site
+        for site in _left_plain(layer_sites(module, skip), choice)
+        if not (told and n_spatial(site.layer) is not None)
         and not (isinstance(site.layer, RECURRENT) and (told or not recurrent))
-    }
+    ]
     if left:
         hint = "name in skip what is to stay so"
         if not choice.reparametrizes or choice.normalizers:
@@ -138,9 +135,9 @@ def _warn_of_plain_layers(
                 "a hidden layer is directly followed by a nonlinearity (a module, not a function) "
                 f"in an nn.Sequential, or named in hidden; {hint}"
             )
-        if any(is_parametrized(site.layer) for site in sites if site.name in left):
+        if any(is_parametrized(site.layer) for site in left):
             hint = f"remove torch's parametrizations before, or {hint}"
-        names = ", ".join(_in_order(module, left))
+        names = ", ".join(_in_order(module, {site.name for site in left}))
         warnings.warn(f"norm {norm!r} left {names} as they were: {hint}", stacklevel=3)
 
 
@@ -168,11 +165,12 @@ def plain_parts(module: nn.Module, norm: str, *, skip: Iterable[str] = ()) -> li
     """
     choice = NORMS[check_choice("norm", norm, NORMS)]
     sites = layer_sites(module, skip)
-    return [] if norm == "none" else _in_order(module, _left_plain(sites, choice))
+    left = [] if norm == "none" else _left_plain(sites, choice)
+    return _in_order(module, {site.name for site in left})
 
 
-def _left_plain(sites: list[LayerSite], choice: Norm) -> set[str]:
-    """Return the names of the sites that are to be reported."""
+def _left_plain(sites: list[LayerSite], choice: Norm) -> list[LayerSite]:
+    """Return the sites that are to be reported."""
     before = {site.following.place: site for site in sites if site.following is not None}
 
     def behind_a_hidden_layer(site: LayerSite) -> bool:
@@ -197,7 +195,7 @@ def _left_plain(sites: list[LayerSite], choice: Norm) -> set[str]:
             return not behind_a_hidden_layer(site)
         return not (isinstance(after.layer, Normalized) and n_spatial(after.layer.layer) is None)
 
-    return {site.name for site in sites if left(site)}
+    return [site for site in sites if left(site)]
 
 
 def _check_optimizers(
@@ -288,20 +286,16 @@ def _check_layers(
     if not any(issubclass(layer, WeightNormed) for layer in choice.layers.values()):
         return
     ours = {id(site.layer) for site in replaced}
-    names: dict[int, list[str]] = {}
-    plain: set[int] = set()
+    uses: dict[int, dict[str, bool]] = {}  # of a weight by name: in a layer that is replaced?
     for path, part in module.named_modules():
         for name, parameter in part.named_parameters(recurse=False):
             if parameter.dim() > 1:
-                names.setdefault(id(parameter), []).append(f"{path}.{name}")
-                plain |= set() if id(part) in ours else {id(parameter)}
-    for key in plain:
-        if len(names[key]) > 1 and any(
-            id(p) == key for s in replaced for p in s.layer.parameters()
-        ):
+                uses.setdefault(id(parameter), {})[f"{path}.{name}"] = id(part) in ours
+    for names in uses.values():
+        if len(set(names.values())) > 1:
             raise UsageError(
-                f"{' and '.join(names[key])} are one parameter, and only a part of its layers can "
-                "be converted: skip them all"
+                f"{' and '.join(names)} are one parameter, and only a part of its layers can be "
+                "converted: skip them all"
             )
 
 
@@ -332,7 +326,6 @@ def _check_normalizer(
     part: Normalized, choice: Norm, placement: str, options: Mapping[str, Any]
 ) -> None:
     kind = type(part.norm).__name__
-    stands = "post" if n_spatial(part.layer) is None else "pre"
     if choice.marked and not choice.marked(part.layer):
         raise UsageError(f'has a {kind} already: convert to "projected" before')
     if choice.normalizers is None:
@@ -340,6 +333,7 @@ def _check_normalizer(
     # A partial of a class stands for that class.
     if type(part.norm) not in [getattr(made_by, "func", made_by) for made_by in choice.normalizers]:
         raise UsageError(f"has a {kind} already, and can have no second normalizer")
+    stands = "post" if n_spatial(part.layer) is None else "pre"
     if stands != placement:
         raise UsageError(f"has a {kind} already, with placement {stands!r}, not {placement!r}")
     _check_same(part.norm, {name: options[name] for name in choice.options if name in options})

@@ -13,47 +13,26 @@ from wnrl.errors import UsageError
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.layers import (
     MaskedLinear,
-    WNConv1d,
-    WNConv2d,
-    WNConv3d,
-    WNConvTranspose1d,
-    WNConvTranspose2d,
-    WNConvTranspose3d,
+    WNConvolution,
+    WNConvTransposed,
     WNEmbedding,
     WNLinear,
     WNMaskedLinear,
 )
-from wnrl.nn.recurrent import WNGRU, WNLSTM, WNGRUCell, WNLSTMCell
+from wnrl.nn.recurrent import WNCell, WNRecurrent
 
+FAMILIES = (WNConvolution, WNConvTransposed, WNRecurrent, WNCell)
 WEIGHT_NORMED: dict[type[nn.Module], type[WeightNormed]] = {
     layer.plain_type: layer
     for layer in (
         WNLinear,
         WNMaskedLinear,
-        WNConv1d,
-        WNConv2d,
-        WNConv3d,
-        WNConvTranspose1d,
-        WNConvTranspose2d,
-        WNConvTranspose3d,
         WNEmbedding,
-        WNLSTM,
-        WNGRU,
-        WNLSTMCell,
-        WNGRUCell,
+        *(kind for family in FAMILIES for kind in family.__subclasses__()),
     )
 }
-
-
-PLAIN: dict[type[nn.Module], int] = {
-    nn.Linear: 0,
-    MaskedLinear: 0,
-    nn.Conv1d: 1,
-    nn.Conv2d: 2,
-    nn.Conv3d: 3,
-    nn.ConvTranspose1d: 1,
-    nn.ConvTranspose2d: 2,
-    nn.ConvTranspose3d: 3,
+PLAIN: dict[type[nn.Module], int] = {nn.Linear: 0, MaskedLinear: 0} | {
+    getattr(nn, f"{kind}{axes}d"): axes for kind in ("Conv", "ConvTranspose") for axes in (1, 2, 3)
 }
 """The feed-forward layers that a normalizer can stand behind, and the spatial axes of each."""
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
@@ -89,11 +68,6 @@ def has_weight(layer: nn.Module, embeddings: bool) -> bool:
         return isinstance(layer, WEIGHTED)
     own = [p for name, p in layer._parameters.items() if name.startswith("weight")]
     return any(p is not None and p.dim() > 1 for p in own)
-
-
-def is_nonlinear(module: nn.Module) -> bool:
-    """Whether ``module`` is one of torch's activations."""
-    return isinstance(module, NONLINEARITIES)
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,10 +89,7 @@ class Spectral(nn.Module):
             UsageError: as for ``WeightNormed.from_plain`` and ``find_vectors``.
         """
         check_replaceable(plain, cls.plain_type)
-        layer = cls.__new__(cls)
-        # Dicts of its own, so that nothing registered on one layer appears on the other.
-        state = {k: v.copy() if isinstance(v, dict) else v for k, v in vars(plain).items()}
-        layer.__dict__.update(state)
+        layer = _as(cls, plain)
         layer.find_vectors()
         return layer
 
@@ -112,13 +109,6 @@ class Spectral(nn.Module):
             u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1].to(weight.dtype)
             self.register_buffer(f"running_u_{name}", u)
 
-    @torch.no_grad()
-    def step_vectors(self) -> None:
-        """Takes each u a step towards the vector of its weight, to length one; for mixed states."""
-        for name in self.normalized_names():
-            u = self.vector(name)
-            u.copy_(power_iteration(getattr(self, name), u, self.rows_dim))
-
     def normalized_names(self) -> list[str]:
         """The names of the weights that are normalised."""
         return ["weight"]
@@ -127,15 +117,15 @@ class Spectral(nn.Module):
         """The vector u of the weight ``name``."""
         return self.get_buffer(f"running_u_{name}")
 
-    def sigma(self, name: str = "weight") -> Tensor:
-        """The spectral norm of the weight ``name``; in training u takes one step first.
+    def sigma(self, name: str = "weight", learning: bool | None = None) -> Tensor:
+        """Return the spectral norm of the weight ``name``; in training u takes one step first.
 
         Not where activation checkpointing computes anew: there u is that of the latest forward.
         """
         weight, buffer = getattr(self, name), self.vector(name)
         u = buffer
         with torch.autocast(weight.device.type, enabled=False):
-            if self.training and not in_backward():
+            if (self.training if learning is None else learning) and not in_backward():
                 u = power_iteration(weight, buffer, self.rows_dim)
                 with torch.no_grad():
                     buffer.copy_(u)  # the graph keeps u: a second forward does not spoil it
@@ -143,20 +133,24 @@ class Spectral(nn.Module):
 
     def to_plain(self) -> nn.Module:
         """The plain layer with the same function in evaluation, and parameters of its own."""
-        plain: Any = self.plain_type.__new__(self.plain_type)
-        plain.__dict__.update(
-            {k: v.copy() if isinstance(v, dict) else v for k, v in vars(self).items()}
-        )
-        names = self.normalized_names()
+        plain = _as(self.plain_type, self)
         plain._buffers = {}
-        training = self.training
-        self.training = False
+        names = self.normalized_names()
         for name, value in self._parameters.items():
             if value is not None:
-                new = value / self.sigma(name) if name in names else value
+                new = value / self.sigma(name, learning=False) if name in names else value
                 setattr(plain, name, nn.Parameter(new.detach().clone(), value.requires_grad))
-        self.training = training
         return plain
+
+
+def _as(kind: type[nn.Module], layer: nn.Module) -> Any:
+    """Return ``layer`` as one of ``kind``, with its parameters and settings.
+
+    Its dicts are its own, so that nothing registered on one of the two appears on the other.
+    """
+    new = kind.__new__(kind)
+    new.__dict__ |= {k: v.copy() if isinstance(v, dict) else v for k, v in vars(layer).items()}
+    return new
 
 
 class _SpectralFeedForward(Spectral):
@@ -232,22 +226,16 @@ class SpectralGRU(_SpectralRecurrent, nn.GRU):
 
 SPECTRAL: dict[type[nn.Module], type[Spectral]] = {
     layer.plain_type: layer
-    for layer in (
-        SpectralLinear,
-        SpectralConv1d,
-        SpectralConv2d,
-        SpectralConv3d,
-        SpectralConvTranspose1d,
-        SpectralConvTranspose2d,
-        SpectralConvTranspose3d,
-        SpectralLSTM,
-        SpectralGRU,
-    )
+    for family in (_SpectralFeedForward, _SpectralTransposed, _SpectralRecurrent)
+    for layer in family.__subclasses__()
 }
 
 
+@torch.no_grad()
 def step_vectors(module: nn.Module) -> None:
     """Take every u in ``module`` a step towards the vector of its weight; for mixed states."""
     for layer in module.modules():
         if isinstance(layer, Spectral):
-            layer.step_vectors()
+            for name in layer.normalized_names():
+                u = layer.vector(name)
+                u.copy_(power_iteration(getattr(layer, name), u, layer.rows_dim))
