@@ -13,6 +13,7 @@ has the same scales, adds the biases outside of N and leaves the cell without a 
 import math
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
@@ -25,16 +26,7 @@ from wnrl.nn.base import (
     show_arguments,
     torch_parameters,
 )
-from wnrl.nn.recurrence import (
-    Recurrence,
-    Recurrent,
-    States,
-    lstm_step,
-    open_cell,
-    open_for,
-    step_once,
-    unroll,
-)
+from wnrl.nn.recurrence import Recurrence, States, lstm_step, run, run_cell, unrolled
 
 
 def normalise(x: Tensor, centred: bool, scale: Tensor, shift: Tensor | None, eps: float) -> Tensor:
@@ -63,10 +55,10 @@ class NormedRecurrent(nn.Module):
     plain_type: ClassVar[type[nn.Module]]
     centred: ClassVar[bool]
     """Layer norm, which also shifts the cell, rather than RMS norm."""
-    input_size: int
+    mode = "LSTM"
     hidden_size: int
-    bias: bool
-    proj_size: int = 0
+    suffixes: list[str]
+    """Of the names of parameters, by layers, and by directions in a layer."""
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__()
@@ -96,16 +88,16 @@ class NormedRecurrent(nn.Module):
             setattr(self, name, getattr(plain, name))
         for name, value in torch_parameters(plain).items():
             self.register_parameter(name, value)
-        for name, w_hh in plain.named_parameters():
-            if name.startswith("weight_hh"):
-                suffix = name.removeprefix("weight_hh")
-                n_gates = w_hh.shape[0]
-                for scale, size in (("ih", n_gates), ("hh", n_gates), ("c", self.hidden_size)):
-                    ones = w_hh.detach().new_ones(size)
-                    self.register_parameter(f"scale_{scale}{suffix}", nn.Parameter(ones))
-                if self.centred:
-                    zeros = w_hh.detach().new_zeros(self.hidden_size)
-                    self.register_parameter(f"shift_c{suffix}", nn.Parameter(zeros))
+        names = [name for name, _ in plain.named_parameters() if name.startswith("weight_hh")]
+        self.suffixes = [name.removeprefix("weight_hh") for name in names]
+        for suffix in self.suffixes:
+            w_hh = plain.get_parameter(f"weight_hh{suffix}").detach()
+            gates = w_hh.new_ones(len(w_hh))
+            cells = w_hh.new_ones(self.hidden_size)
+            for name, ones in (("ih", gates), ("hh", gates.clone()), ("c", cells)):
+                self.register_parameter(f"scale_{name}{suffix}", nn.Parameter(ones))
+            if self.centred:
+                self.register_parameter(f"shift_c{suffix}", nn.Parameter(torch.zeros_like(cells)))
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew, as the constructor does."""
@@ -147,23 +139,17 @@ class NormedRecurrent(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in arguments_of(self.plain_type))
 
 
-class NormedLSTM(Recurrent, NormedRecurrent):
+class NormedLSTM(NormedRecurrent):
     """What ``LayerNormLSTM`` and ``RMSNormLSTM`` share; arguments are those of ``nn.LSTM``."""
 
     plain_type = nn.LSTM
-    mode = "LSTM"
+    batch_first: bool
 
     def forward(
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Any, tuple[Tensor, Tensor]]:
         """As ``nn.LSTM``: padded, unbatched or packed input; hx is h and c, or None for zeros."""
-        directions = ("", "_reverse") if self.bidirectional else ("",)
-        suffixes = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in directions]
-        seq = open_for(self, input, hx)
-        rows = [self.recurrence(suffix) for suffix in suffixes]
-        dropout = self.dropout if self.training else 0.0
-        out, (h, c) = seq.close(*unroll(seq, rows, num_layers=self.num_layers, dropout=dropout))
-        return out, (h, c)
+        return run(self, input, hx, unrolled(self, [self.recurrence(s) for s in self.suffixes]))
 
     def flatten_parameters(self) -> None:
         """Does nothing: cuDNN has no recurrence with normalised gates."""
@@ -190,9 +176,7 @@ class NormedLSTMCell(NormedRecurrent):
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """One step: ``input`` is ``(N, input_size)``, h and c ``(N, hidden_size)``; N may lack."""
-        batch, *states = open_cell(self, input, hx, 2)
-        h, c = step_once(self.recurrence(), batch, tuple(states))
-        return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))
+        return run_cell(self, input, hx, self.recurrence().once)
 
 
 class LayerNormLSTMCell(NormedLSTMCell):

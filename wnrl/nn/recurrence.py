@@ -1,7 +1,6 @@
 """Recurrences as functions: torch's own, Python loops over time, and cuDNN's buffer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,137 +15,122 @@ from wnrl.nn.functional import in_transform
 States = tuple[Tensor, ...]
 
 
-class Recurrent:
-    """The settings of an LSTM or GRU, under torch's names."""
+Recur = Callable[[Tensor, States, Tensor | None], tuple[Tensor, States]]
+"""From ``(T, N, F)``, states ``(layers x directions, N, width)`` and None to output and states.
 
-    mode: str
-    input_size: int
-    hidden_size: int
-    proj_size: int
-    num_layers: int
-    bias: bool
-    batch_first: bool
-    dropout: float
-    bidirectional: bool
-    training: bool
+With batch sizes, the number of running sequences at each time step, it is packed data to packed.
+"""
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """Input and initial states as the recurrences take them, and the way back."""
-
-    data: Tensor
-    """``(T, N, F)``, or with ``batch_sizes`` the data of a packed sequence."""
-    states: States
-    """Each ``(layers x directions, N, width)``."""
-    batch_sizes: Tensor | None = None
-    """Number of running sequences at each time step of packed data."""
-    packed: PackedSequence | None = None
-    batch_first: bool = False
-    batched: bool = True
-
-    def close(self, out: Tensor, states: States) -> tuple[Tensor | PackedSequence, States]:
-        """Output and final states in the form in which input and states were given."""
-        if self.packed is not None:
-            back = self.packed.unsorted_indices
-            if back is not None:
-                states = tuple(s.index_select(1, back) for s in states)
-            _, sizes, order, back = self.packed
-            return PackedSequence(out, sizes, order, back), states
-        if not self.batched:
-            return out.squeeze(1), tuple(s.squeeze(1) for s in states)
-        return (out.transpose(0, 1) if self.batch_first else out), states
-
-
-def open_for(layer: Recurrent, input: Tensor | PackedSequence, states: States | None) -> Sequences:
-    """Brings input and states of ``layer`` into the form of the recurrences.
+def run(layer: Any, input: Tensor | PackedSequence, hx: Any, recur: Recur) -> tuple[Any, Any]:
+    """Return what torch's recurrent layer returns, in the form in which input and states come.
 
     Args:
-        layer: has the sizes.
+        layer: has the settings, under torch's names.
         input: ``(T, N, F)``, ``(N, T, F)`` where ``layer.batch_first``, ``(T, F)``, or packed.
-        states: each ``(layers x directions, N, width)``, without N for ``(T, F)``; None for zeros.
+        hx: h and c, or h of a GRU, ``(layers x directions, N, width)``, without N for ``(T, F)``;
+            None for zeros.
+        recur: the recurrence.
 
     Raises:
         UsageError: a shape does not fit.
     """
-    rows = layer.num_layers * (2 if layer.bidirectional else 1)
-    out_size = layer.proj_size or layer.hidden_size
-    widths = (out_size, layer.hidden_size) if layer.mode == "LSTM" else (out_size,)
-    packed = input if isinstance(input, PackedSequence) else None
-    data, batch_sizes = (packed.data, packed.batch_sizes) if packed is not None else (input, None)
+    lstm = layer.mode == "LSTM"
+    packed = isinstance(input, PackedSequence)
+    data, sizes, order, back = input if packed else (input, None, None, None)
     if not isinstance(data, Tensor):
         raise UsageError(f"input must be a tensor or a packed sequence, got {type(data).__name__}")
     if data.shape[-1] != layer.input_size:
         raise UsageError(
             f"input must have {layer.input_size} features in its last axis, got {data.shape[-1]}"
         )
-    if packed is None and data.dim() not in (2, 3):
+    if not packed and data.dim() not in (2, 3):
         raise UsageError(f"input must have 2 or 3 axes, got shape {tuple(data.shape)}")
-    batched = packed is not None or data.dim() == 3
+    batched = packed or data.dim() == 3
     if not batched:
         data = data.unsqueeze(1)
-    elif packed is None and layer.batch_first:
+    elif layer.batch_first and not packed:
         data = data.transpose(0, 1)
-    n = data.shape[1] if batch_sizes is None else int(batch_sizes[0])
-    if states is None:
-        states = tuple(data.new_zeros(rows, n, width) for width in widths)
-    else:
-        states = _checked(states, rows, n, widths, batched)
-        if packed is not None and packed.sorted_indices is not None:
-            states = tuple(s.index_select(1, packed.sorted_indices) for s in states)
-    return Sequences(data, states, batch_sizes, packed, layer.batch_first, batched)
+    n = data.shape[1] if sizes is None else int(sizes[0])
+    given = hx if lstm or hx is None else (hx,)
+    states = _ordered(_open_states(layer, data, given, n, batched), order)
+    out: Any
+    out, states = recur(data, states, sizes)
+    if packed:
+        out, states = PackedSequence(out, sizes, order, back), _ordered(states, back)
+    elif not batched:
+        out, states = out.squeeze(1), tuple(s.squeeze(1) for s in states)
+    elif layer.batch_first:
+        out = out.transpose(0, 1)
+    return out, (states if lstm else states[0])
 
 
-def run_torch(layer: Recurrent, seq: Sequences, weights: States) -> tuple[Tensor, States]:
-    """Torch's own recurrence, with ``weights`` ordered as the layer's parameters.
-
-    Returns:
-        The output and the final states, for ``seq.close``.
-    """
-    run = getattr(torch._VF, layer.mode.lower())
-    states = seq.states if layer.mode == "LSTM" else seq.states[0]
-    sizes = (layer.bias, layer.num_layers, layer.dropout, layer.training, layer.bidirectional)
-    if seq.batch_sizes is None:
-        out, *finals = run(seq.data, states, weights, *sizes, False)
-    else:
-        out, *finals = run(seq.data, seq.batch_sizes, states, weights, *sizes)
-    return out, tuple(finals)
-
-
-def _checked(states: States, rows: int, n: int, widths: tuple[int, ...], batched: bool) -> States:
-    if len(states) != len(widths):
-        raise UsageError(f"hx must hold {len(widths)} tensors, got {len(states)}")
-    for state, width in zip(states, widths, strict=True):
+def _open_states(layer: Any, data: Tensor, given: States | None, n: int, batched: bool) -> States:
+    """Return the states before the first step, with a batch axis; raise UsageError for others."""
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+    widths = [layer.proj_size or layer.hidden_size]
+    widths += [layer.hidden_size] if layer.mode == "LSTM" else []
+    if given is None:
+        return tuple(data.new_zeros(rows, n, width) for width in widths)
+    if len(given) != len(widths):
+        raise UsageError(f"hx must hold {len(widths)} tensors, got {len(given)}")
+    for state, width in zip(given, widths, strict=True):
         wanted = (rows, n, width) if batched else (rows, width)
         if tuple(state.shape) != wanted:
             raise UsageError(f"hx must have shape {wanted}, got {tuple(state.shape)}")
-    return tuple(state if batched else state.unsqueeze(1) for state in states)
+    return tuple(state if batched else state.unsqueeze(1) for state in given)
 
 
-def open_cell(layer: Any, input: Tensor, states: States | None, n: int) -> tuple[Tensor, ...]:
-    """Input and ``n`` states of a cell, each ``(size,)`` or ``(N, size)``, with a batch axis.
+def _ordered(states: States, order: Tensor | None) -> States:
+    return states if order is None else tuple(s.index_select(1, order) for s in states)
+
+
+def run_cell(layer: Any, input: Tensor, hx: Any, step: Callable[[Tensor, States], States]) -> Any:
+    """Return what torch's recurrent cell returns.
 
     Args:
-        layer: has the sizes.
+        layer: has the sizes, and the mode.
         input: ``(input_size,)`` or ``(N, input_size)``.
-        states: None for zeros.
-        n: the number of states.
+        hx: h and c, or h of a GRU, ``(hidden_size,)`` or ``(N, hidden_size)``; None for zeros.
+        step: from input and states, ``(N, ...)`` all, to the new states.
 
     Raises:
         UsageError: a shape does not fit.
     """
-    if states is None:
-        states = (input.new_zeros(*input.shape[:-1], layer.hidden_size),) * n
-    for name, tensor, size in (
-        ("input", input, layer.input_size),
-        *(("hx", state, layer.hidden_size) for state in states),
-    ):
+    lstm = layer.mode == "LSTM"
+    if hx is None:
+        zeros = input.new_zeros(*input.shape[:-1], layer.hidden_size)
+        states: States = (zeros, zeros) if lstm else (zeros,)
+    else:
+        states = tuple(hx) if lstm else (hx,)
+    sized = [("input", input, layer.input_size), *(("hx", s, layer.hidden_size) for s in states)]
+    for name, tensor, size in sized:
         wanted = (*input.shape[:-1], size)
         if input.dim() not in (1, 2) or tuple(tensor.shape) != wanted:
             shown = f"({size},)" if input.dim() == 1 else f"(N, {size})"
             raise UsageError(f"{name} must have shape {shown}, got {tuple(tensor.shape)}")
-    tensors = (input, *states)
-    return tensors if input.dim() == 2 else tuple(t.unsqueeze(0) for t in tensors)
+    if input.dim() == 2:
+        states = step(input, states)
+    else:
+        states = step(input.unsqueeze(0), tuple(s.unsqueeze(0) for s in states))
+        states = tuple(s.squeeze(0) for s in states)
+    return states if lstm else states[0]
+
+
+def torchs(layer: Any, weights: States) -> Recur:
+    """Return torch's own recurrence, with ``weights`` ordered as the layer's parameters."""
+    function = getattr(torch._VF, layer.mode.lower())
+    settings = (layer.bias, layer.num_layers, layer.dropout, layer.training, layer.bidirectional)
+
+    def recur(data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
+        hx = states if layer.mode == "LSTM" else states[0]
+        if sizes is None:
+            out, *finals = function(data, hx, weights, *settings, False)
+        else:
+            out, *finals = function(data, sizes, hx, weights, *settings)
+        return out, tuple(finals)
+
+    return recur
 
 
 class Gates(NamedTuple):
@@ -167,9 +151,13 @@ class Recurrence(NamedTuple):
     step: Callable[[Tensor, States], States]
     """From the prepared input ``(N, ...)`` of a step and the states to the new states, h first."""
 
+    def once(self, x: Tensor, states: States) -> States:
+        """Return the states after a step; ``x`` is ``(N, F)``, the states are ``(N, width)``."""
+        return self.step(self.prepare(x), states)
+
 
 def gates_by_row(flat: Sequence[Tensor], bias: bool, projected: bool) -> list[Gates]:
-    """Splits torch's flat list of weights by layer and direction."""
+    """Split torch's flat list of weights by layer and direction."""
     size = 2 + 2 * bias + projected
 
     def gates(row: Sequence[Tensor]) -> Gates:
@@ -179,38 +167,26 @@ def gates_by_row(flat: Sequence[Tensor], bias: bool, projected: bool) -> list[Ga
     return [gates(flat[start : start + size]) for start in range(0, len(flat), size)]
 
 
-def unroll(
-    seq: Sequences,
-    rows: Sequence[Recurrence],
-    *,
-    num_layers: int,
-    dropout: float,
-) -> tuple[Tensor, States]:
-    """Runs all layers and directions.
+def unrolled(layer: Any, rows: Sequence[Recurrence]) -> Recur:
+    """Return a loop over time, for each of ``rows``: by layers, and by directions in a layer."""
+    directions = len(rows) // layer.num_layers
+    dropout = layer.dropout if layer.training else 0.0
 
-    Args:
-        seq: the input and the initial states.
-        rows: the recurrences, layer by layer, and direction by direction in a layer.
-        num_layers: number of layers.
-        dropout: share of the outputs of all layers but the last to drop; zero in eval mode.
-
-    Returns:
-        Output ``(T, N, directions x width)``, or packed data, and the final states.
-    """
-    directions = len(rows) // num_layers
-    x, finals = seq.data, []
-    for i, row in enumerate(rows):
-        if i % directions == 0:
-            outputs: list[Tensor] = []
-        states = tuple(state[i] for state in seq.states)
-        out, final = _over_time(row, x, states, seq.batch_sizes, backwards=i % directions == 1)
-        outputs.append(out)
-        finals.append(final)
-        if len(outputs) == directions:
-            x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
-            if dropout and i < len(rows) - 1:
+    def recur(data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
+        x, finals = data, []
+        for i in range(0, len(rows), directions):
+            if i and dropout:
                 x = F.dropout(x, dropout)
-    return x, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+            outputs = []
+            for k, row in enumerate(rows[i : i + directions], i):
+                before = tuple(state[k] for state in states)
+                out, final = _over_time(row, x, before, sizes, backwards=k > i)
+                outputs.append(out)
+                finals.append(final)
+            x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+        return x, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+
+    return recur
 
 
 def _over_time(
@@ -230,11 +206,6 @@ def _over_time(
     if backwards:
         outputs.reverse()
     return (torch.stack(outputs) if batch_sizes is None else torch.cat(outputs)), states
-
-
-def step_once(row: Recurrence, x: Tensor, states: States) -> States:
-    """One step of a recurrence: ``x`` is ``(N, F)``, the states are ``(N, width)``."""
-    return row.step(row.prepare(x), states)
 
 
 def lstm_recurrence(weights: Gates) -> Recurrence:
@@ -273,8 +244,11 @@ def gru_recurrence(weights: Gates) -> Recurrence:
     return Recurrence(lambda x: F.linear(x, weights.w_ih, weights.b_ih), step)
 
 
+RECURRENCES = {"LSTM": lstm_recurrence, "GRU": gru_recurrence}
+
+
 def cudnn_applies_to(weights: tuple[Tensor, ...]) -> bool:
-    """Whether cuDNN would run with these weights."""
+    """Return whether cuDNN would run with these weights."""
     return (
         all(w.is_cuda and w.dtype == weights[0].dtype for w in weights)
         and not torch.compiler.is_compiling()
@@ -284,7 +258,7 @@ def cudnn_applies_to(weights: tuple[Tensor, ...]) -> bool:
     )
 
 
-def cudnn_flatten(weights: tuple[Tensor, ...], layer: Recurrent) -> tuple[Tensor, ...]:
+def cudnn_flatten(weights: tuple[Tensor, ...], layer: Any) -> tuple[Tensor, ...]:
     """The weights as parts of one buffer in cuDNN's own layout; gradients go through."""
     return _CudnnFlatten.apply(layer, *weights)  # type: ignore[no-untyped-call]
 
@@ -293,7 +267,7 @@ class _CudnnFlatten(torch.autograd.Function):
     """A copy as a value, the identity as a function."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Recurrent, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, layer: Any, *weights: Tensor) -> tuple[Tensor, ...]:
         # cuDNN's helper points the tensors that it is given at their place in the new buffer:
         # aliases, so that weights and bias parameters stay where they are. Not detach(), which
         # shares the version counter: each call would look like a write into the biases.

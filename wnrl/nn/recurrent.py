@@ -10,25 +10,12 @@ from wnrl.errors import check_choice
 from wnrl.nn import recurrence
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import in_transform
-from wnrl.nn.recurrence import (
-    Gates,
-    Recurrent,
-    Sequences,
-    States,
-    gates_by_row,
-    gru_recurrence,
-    lstm_recurrence,
-    open_cell,
-    open_for,
-    run_torch,
-    step_once,
-    unroll,
-)
+from wnrl.nn.recurrence import RECURRENCES, Gates, States, gates_by_row, run, run_cell, unrolled
 
 BACKENDS = ("torch", "python")
 
 
-class WNRecurrent(Recurrent, WeightNormed):
+class WNRecurrent(WeightNormed):
     """What ``WNLSTM`` and ``WNGRU`` share.
 
     Arguments are those of torch's layer and of ``WeightNormed``, and
@@ -45,18 +32,16 @@ class WNRecurrent(Recurrent, WeightNormed):
         weight_ih_l0: the computed weight, to read, assign or initialise.
     """
 
-    def __init__(self, *args: Any, backend: str = "torch", **kwargs: Any) -> None:
-        check_choice("backend", backend, BACKENDS)
-        super().__init__(*args, **kwargs)
-        self.backend = backend
+    mode: str
+    proj_size = 0
 
-    @classmethod
-    def from_plain(cls, plain: nn.Module, *, backend: str = "torch", **options: Any) -> Any:
-        """As ``WeightNormed.from_plain``, with a choice of ``backend``."""
-        check_choice("backend", backend, BACKENDS)
-        layer = super().from_plain(plain, **options)
-        layer.backend = backend
-        return layer
+    def __init__(self, *args: Any, backend: str = "torch", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.backend = check_choice("backend", backend, BACKENDS)
+
+    def _adopt(self, plain: Any, *, backend: str = "torch", **options: Any) -> None:
+        self.backend = check_choice("backend", backend, BACKENDS)
+        super()._adopt(plain, **options)
 
     def _compute(self) -> tuple[Tensor, ...]:
         weights: Any = super()._compute()
@@ -64,20 +49,22 @@ class WNRecurrent(Recurrent, WeightNormed):
             return recurrence.cudnn_flatten(weights, self)
         return weights
 
-    def _run(self, seq: Sequences) -> tuple[Tensor, States]:
-        flat = self._weights()
-        if self.backend == "python" or in_transform():  # torch's recurrence has no vmap
-            return self._loop(seq, flat)
-        return run_torch(self, seq, flat)
+    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+        """As torch's layer.
 
-    def _loop(self, seq: Sequences, flat: tuple[Tensor, ...]) -> tuple[Tensor, States]:
-        make = lstm_recurrence if self.mode == "LSTM" else gru_recurrence
-        return unroll(
-            seq,
-            [make(row) for row in gates_by_row(flat, self.bias, self.proj_size > 0)],
-            num_layers=self.num_layers,
-            dropout=self.dropout if self.training else 0.0,
-        )
+        Args:
+            input: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
+                ``(T, input_size)``, or a packed sequence.
+            hx: h and c, or h alone of a GRU, ``(layers x directions, N, size)``; None for zeros.
+
+        Returns:
+            The output in the form of ``input``, and the last h and c, or the last h of a GRU.
+        """
+        weights = self._weights()
+        if self.backend == "torch" and not in_transform():  # torch's recurrence has no vmap
+            return run(self, input, hx, recurrence.torchs(self, weights))
+        rows = map(RECURRENCES[self.mode], gates_by_row(weights, self.bias, self.proj_size > 0))
+        return run(self, input, hx, unrolled(self, list(rows)))
 
     def to_plain(self) -> Any:
         """The plain layer with the same function and parameters of its own, laid out for cuDNN."""
@@ -100,47 +87,12 @@ class WNLSTM(WNRecurrent):
     plain_type = nn.LSTM
     mode = "LSTM"
 
-    def forward(
-        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """As ``nn.LSTM``.
-
-        Args:
-            input: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
-                ``(T, input_size)``, or a packed sequence.
-            hx: h and c, ``(layers x directions, N, size)``; None for zeros.
-
-        Returns:
-            The output in the form of ``input``, and the last h and c.
-        """
-        seq = open_for(self, input, hx)
-        out, (h, c) = seq.close(*self._run(seq))
-        return out, (h, c)
-
 
 class WNGRU(WNRecurrent):
     """``nn.GRU`` with w = g · v / ‖v‖ for its input and recurrent weights."""
 
     plain_type = nn.GRU
     mode = "GRU"
-    proj_size = 0
-
-    def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None
-    ) -> tuple[Any, Tensor]:
-        """As ``nn.GRU``.
-
-        Args:
-            input: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
-                ``(T, input_size)``, or a packed sequence.
-            hx: h, ``(layers x directions, N, hidden_size)``; None for zeros.
-
-        Returns:
-            The output in the form of ``input``, and the last h.
-        """
-        seq = open_for(self, input, None if hx is None else (hx,))
-        out, (h,) = seq.close(*self._run(seq))
-        return out, h
 
 
 class WNCell(WeightNormed):
@@ -157,36 +109,36 @@ class WNCell(WeightNormed):
         weight_ih: the computed weight; likewise ``weight_hh``.
     """
 
+    mode: str
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """Return h and c, or h of a GRU, ``(N, hidden_size)``, after one step.
+
+        Args:
+            input: ``(N, input_size)``; N may lack, there as everywhere.
+            hx: the states before; None for zeros.
+        """
+        weights: Any = self._weights()
+
+        def step(x: Tensor, states: States) -> States:
+            if in_transform():  # torch's cells have no vmap
+                return RECURRENCES[self.mode](Gates(*weights)).once(x, states)
+            if self.mode == "LSTM":
+                return torch.lstm_cell(x, states, *weights)
+            return (torch.gru_cell(x, *states, *weights),)
+
+        return run_cell(self, input, hx, step)
+
 
 class WNLSTMCell(WNCell):
     """``nn.LSTMCell`` with w = g · v / ‖v‖ for both weights."""
 
     plain_type = nn.LSTMCell
-
-    def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """One step: ``input`` is ``(N, input_size)``, h and c ``(N, hidden_size)``; N may lack."""
-        batch, h, c = open_cell(self, input, hx, 2)
-        weights: Any = self._weights()
-        if in_transform():  # torch's cells have no vmap
-            h, c = step_once(lstm_recurrence(Gates(*weights)), batch, (h, c))
-        else:
-            h, c = torch.lstm_cell(batch, (h, c), *weights)
-        return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))
+    mode = "LSTM"
 
 
 class WNGRUCell(WNCell):
     """``nn.GRUCell`` with w = g · v / ‖v‖ for both weights."""
 
     plain_type = nn.GRUCell
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """One step: ``input`` is ``(N, input_size)``, h is ``(N, hidden_size)``; N may lack."""
-        batch, h = open_cell(self, input, None if hx is None else (hx,), 1)
-        weights: Any = self._weights()
-        if in_transform():
-            (h,) = step_once(gru_recurrence(Gates(*weights)), batch, (h,))
-        else:
-            h = torch.gru_cell(batch, h, *weights)
-        return h if input.dim() == 2 else h.squeeze(0)
+    mode = "GRU"

@@ -16,7 +16,6 @@ from wnrl.errors import UsageError
 from wnrl.nn import recurrence
 from wnrl.nn.base import check_replaceable
 from wnrl.nn.functional import in_backward, transposed_groups
-from wnrl.nn.recurrence import Recurrent, open_for, run_torch
 
 
 def spectral_norm(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
@@ -193,9 +192,10 @@ class SpectralConvTranspose3d(_SpectralTransposed, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
 
 
-class _SpectralRecurrent(Recurrent, Spectral):
+class _SpectralRecurrent(Spectral):
     """The hidden-to-hidden matrices are normalised, each with its gates as one matrix."""
 
+    mode: str
     _flat_weights_names: list[str]
 
     def normalized_names(self) -> list[str]:
@@ -204,16 +204,14 @@ class _SpectralRecurrent(Recurrent, Spectral):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As the plain layer."""
-        names, lstm = self.normalized_names(), self.mode == "LSTM"
+        names = self.normalized_names()
         weights = tuple(
             getattr(self, name) / self.sigma(name) if name in names else getattr(self, name)
             for name in self._flat_weights_names
         )
         if recurrence.cudnn_applies_to(weights):
             weights = recurrence.cudnn_flatten(weights, self)
-        seq = open_for(self, input, hx if lstm or hx is None else (hx,))
-        out, states = seq.close(*run_torch(self, seq, weights))
-        return out, (states if lstm else states[0])
+        return recurrence.run(self, input, hx, recurrence.torchs(self, weights))
 
 
 class SpectralLSTM(_SpectralRecurrent, nn.LSTM):

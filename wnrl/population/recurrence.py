@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from wnrl.nn.normed_lstm import NormedLSTM
-from wnrl.nn.recurrence import Recurrence, gates_by_row, gru_recurrence, lstm_recurrence
+from wnrl.nn.recurrence import RECURRENCES, Recurrence, gates_by_row
 from wnrl.nn.recurrent import WNRecurrent
 from wnrl.nn.spectral import Spectral
 
@@ -60,9 +60,8 @@ class _Unrolled(_Weights):
     def _recurrences(self) -> list[Recurrence]:
         rnn: Any = self.rnn
         if isinstance(rnn, NormedLSTM):
-            return [rnn.recurrence(f"_l{k}") for k in range(rnn.num_layers)]
-        make = lstm_recurrence if rnn.mode == "LSTM" else gru_recurrence
-        return [make(gates) for gates in gates_by_row(super().forward(), True, False)]
+            return [rnn.recurrence(suffix) for suffix in rnn.suffixes]
+        return list(map(RECURRENCES[rnn.mode], gates_by_row(super().forward(), True, False)))
 
 
 class Memories:
