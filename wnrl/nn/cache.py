@@ -11,6 +11,7 @@ so torch's own count of steps is asked for while a scope is open. It does not se
 
 import os
 import threading
+from collections import Counter
 from contextlib import ContextDecorator
 from typing import Any
 
@@ -22,6 +23,8 @@ from wnrl.errors import UsageError
 from wnrl.nn.functional import in_transform, same_values
 
 Weights = tuple[Tensor | None, ...]
+EVERY = 0
+"""In the place of a thread's number, which is never zero."""
 
 
 class StaleWeightError(RuntimeError):
@@ -54,18 +57,27 @@ def check(enabled: bool = True) -> bool:
     return before
 
 
+def _stamp(layer: Any) -> list[tuple[Any, ...]]:
+    """Return what a write to a parameter or buffer of ``layer``, such as a mask, changes."""
+    held = layer._parameters | layer._buffers if layer._buffers else layer._parameters
+    return [
+        (name, id(p), p._version, p.data_ptr(), p.requires_grad)
+        for name, p in held.items()
+        if p is not None
+    ]
+
+
 class Kept:
     """Weights, and a stamp of the parameters that they were computed from."""
 
-    __slots__ = ("aliases", "spent", "stamp", "steps", "weights")
+    __slots__ = ("held", "spent", "stamp", "steps", "weights")
 
     def __init__(self, layer: Any) -> None:
         # The stamp comes first: a write while the weights are computed must make it outdated.
-        self.steps = _steps
-        held = [(n, p) for n, p in (layer._parameters | layer._buffers).items() if p is not None]
-        # As long as these live, no new tensor can get the address of an old one.
-        self.aliases = [p.detach() for _, p in held]
-        self.stamp = [(n, p, p._version, p.data_ptr(), p.requires_grad) for n, p in held]
+        self.steps, self.stamp = _steps, _stamp(layer)
+        # As long as these live, nothing new can get the identity or the address of an old tensor.
+        parts = [*layer._parameters.values(), *layer._buffers.values()]
+        self.held = [(p, p.detach()) for p in parts if p is not None]
         # Filled by a backward through the weights, which frees their graph. Their hook may hold no
         # more than this: Python's collector finds no way from a hook back to its tensor.
         self.spent: list[bool] = []
@@ -73,63 +85,39 @@ class Kept:
 
     def holds(self, layer: Any) -> bool:
         """Return whether the parameters are still those that the weights were computed from."""
-        if self.steps != _steps or self.spent:
-            return False
-        parameters = layer._parameters
-        if layer._buffers:  # a mask
-            parameters = parameters | layer._buffers
-        for name, old, version, address, trained in self.stamp:
-            now = parameters.get(name)
-            if (
-                now is not old
-                or now._version != version
-                or now.data_ptr() != address
-                or now.requires_grad != trained
-            ):
-                return False
-        return True
+        return self.steps == _steps and not self.spent and self.stamp == _stamp(layer)
 
 
 class WeightCache:
     """The weights that are kept for one layer while at least one scope is open on it."""
 
-    __slots__ = ("depth", "folded", "shared")
+    __slots__ = ("depth", "kept", "sharing")
 
     def __init__(self) -> None:
         self.depth = 0  # open scopes of either kind, in all threads
-        self.folded: Kept | None = None  # weights without graph, for all threads
-        # For each thread that shares weights with their graph: its open scopes, and the weights.
-        self.shared: dict[int, tuple[int, Kept | None]] = {}
+        self.sharing: Counter[int] = Counter()  # open scopes that share weights, by thread
+        # Weights without graph, for all threads, as EVERY; those with their graph by thread.
+        self.kept: dict[int, Kept] = {}
 
     def weights(self, layer: Any) -> Weights:
         """Return the layer's weights: kept ones where they are right, else computed ones."""
         if torch.compiler.is_compiling() or in_transform():
             return layer._compute()
-        grad, thread = torch.is_grad_enabled(), 0
-        if grad:
-            thread = threading.get_ident()
-            if thread not in self.shared:
-                return layer._compute()
-        depth, kept = self.shared[thread] if grad else (0, self.folded)
+        grad = torch.is_grad_enabled()
+        key = threading.get_ident() if grad else EVERY
+        if grad and not self.sharing[key]:
+            return layer._compute()
+        kept = self.kept.get(key)
         if kept is None or not kept.holds(layer):
             if not _can_be_kept(layer):
                 return layer._compute()
-            kept = Kept(layer)
-            if grad:
-                self.shared[thread] = (depth, kept)
-                for weight in kept.weights:
-                    if weight is not None and weight.grad_fn is not None:
-                        weight.register_hook(lambda _, spent=kept.spent: spent.append(True))
-            else:
-                self.folded = kept
+            kept = self.kept[key] = Kept(layer)
+            for weight in kept.weights if grad else ():
+                if weight is not None and weight.grad_fn is not None:
+                    weight.register_hook(lambda _, spent=kept.spent: spent.append(True))
         elif _checking:
             _compare(layer, kept)
         return kept.weights
-
-    def clear(self) -> None:
-        """Forget all weights."""
-        self.folded = None
-        self.shared = {thread: (depth, None) for thread, (depth, _) in self.shared.items()}
 
 
 def _can_be_kept(layer: Any) -> bool:
@@ -184,9 +172,7 @@ class frozen(ContextDecorator):  # noqa: N801 - reads as what it does to a modul
             for layer in self._layers:
                 layer._cache = layer._cache or WeightCache()
                 layer._cache.depth += 1
-                if self._shares:
-                    depth, kept = layer._cache.shared.get(threading.get_ident(), (0, None))
-                    layer._cache.shared[threading.get_ident()] = (depth + 1, kept)
+                layer._cache.sharing[threading.get_ident()] += self._shares
 
     def __exit__(self, *_: object) -> None:
         global _open_scopes
@@ -198,12 +184,11 @@ class frozen(ContextDecorator):  # noqa: N801 - reads as what it does to a modul
                 _step_hook.remove()
             for layer in self._layers:
                 cache = layer._cache
-                if self._shares:
-                    depth, _ = cache.shared.pop(threading.get_ident())
-                    if depth > 1:
-                        cache.shared[threading.get_ident()] = (depth - 1, None)
                 cache.depth -= 1
-                cache.folded = None  # a write that left no trace is right again from here on
+                cache.sharing[threading.get_ident()] -= self._shares
+                # A write that left no trace is right again from here on.
+                for key in (EVERY, threading.get_ident()) if self._shares else (EVERY,):
+                    cache.kept.pop(key, None)
                 if cache.depth == 0:
                     layer._cache = None
 
@@ -226,4 +211,4 @@ def invalidate(module: nn.Module) -> None:
     with _lock:
         for layer in _cached_layers(module):
             if layer._cache is not None:
-                layer._cache.clear()
+                layer._cache.kept.clear()

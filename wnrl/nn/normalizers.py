@@ -1,7 +1,7 @@
 """Normalizers of activations that torch lacks, and the pair of a layer and its normalizer."""
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +17,8 @@ def check_momentum(momentum: float | None) -> None:
         raise UsageError(f"momentum must be None or within [0, 1], got {momentum!r}")
 
 
-def channel_axes(x: Tensor, num_features: int, spatial: tuple[int, ...]) -> list[int]:
-    """The axes of ``x`` that a batch statistic runs over: all but axis 1.
-
-    Args:
-        x: ``(B, C)`` or ``(B, C, *spatial)``.
-        num_features: the C that is expected.
-        spatial: the numbers of spatial axes that are accepted.
-
-    Raises:
-        UsageError: another number of axes, or of channels.
-    """
-    if x.dim() - 2 not in spatial or x.shape[1] != num_features:
-        wanted = " or ".join(f"{n + 2}" for n in spatial)
-        raise UsageError(
-            f"expected an input of {wanted} axes with {num_features} channels in axis 1, "
-            f"got shape {tuple(x.shape)}"
-        )
+def batch_axes(x: Tensor) -> list[int]:
+    """Return the axes of ``x`` that a statistic of the batch runs over: all but that of C."""
     return [axis for axis in range(x.dim()) if axis != 1]
 
 
@@ -45,15 +30,6 @@ def along_channels(value: Tensor, x: Tensor) -> Tensor:
 def wide_dtype(dtype: torch.dtype | None) -> torch.dtype:
     """The type of running statistics: in half precision, 256 + 1 is 256."""
     return torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
-
-
-def check_batch(x: Tensor) -> None:
-    """Raises UsageError where each channel of ``x`` has one value, which is its own mean."""
-    if x.numel() == x.shape[1]:
-        raise UsageError(
-            "statistics of a batch need more than one value for each channel, "
-            f"got shape {tuple(x.shape)}"
-        )
 
 
 class BatchStatistics(nn.Module):
@@ -71,8 +47,8 @@ class BatchStatistics(nn.Module):
     _spatial: tuple[int, ...] = ()
     _shown: tuple[str, ...] = ("eps", "momentum", "track_running_stats", "r_max", "d_max")
     bias: nn.Parameter | None
-    running_mean: Tensor | None
-    running_steps: Tensor | None
+    running_mean: Any
+    running_steps: Any
 
     def __init__(
         self, num_features: int, momentum: float | None, track_running_stats: bool
@@ -98,6 +74,29 @@ class BatchStatistics(nn.Module):
                 self._buffers[name] = old.to(new.device, wide_dtype(new.dtype))
         return self
 
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, …) -> (B, C, …)``."""
+        if x.dim() - 2 not in self._spatial or x.shape[1] != self.num_features:
+            wanted = " or ".join(f"{n + 2}" for n in self._spatial)
+            raise UsageError(
+                f"expected an input of {wanted} axes with {self.num_features} channels in axis 1, "
+                f"got shape {tuple(x.shape)}"
+            )
+        if not x.numel():
+            return x.clone()
+        from_batch = self.training or self.running_mean is None
+        if from_batch and x.numel() == self.num_features:
+            raise UsageError(
+                "statistics of a batch need more than one value for each channel, "
+                f"got shape {tuple(x.shape)}"
+            )
+        wide = x.to(wide_dtype(x.dtype))  # bf16 sums lose whole digits
+        return self._normalise(wide, from_batch).to(x.dtype)
+
+    def _normalise(self, x: Tensor, from_batch: bool) -> Tensor:
+        """Return what ``x``, in float32 or wider, becomes by the batch's or running statistics."""
+        raise NotImplementedError
+
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
         numbers = {k: v for k, v in vars(self).items() if k in self._shown}
@@ -105,7 +104,6 @@ class BatchStatistics(nn.Module):
 
     def _share(self) -> Tensor | float:
         """Count a batch, and return its share in the running statistics."""
-        assert self.running_steps is not None
         self.running_steps += 1
         return 1 / self.running_steps if self.momentum is None else self.momentum
 
@@ -170,20 +168,12 @@ class MeanOnlyBatchNorm(BatchStatistics):
         self.bias = nn.Parameter(zeros.clone()) if bias else None
         self._track(running_mean=zeros, running_steps=zeros.new_zeros(()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, …) -> (B, C, …)``."""
-        axes = channel_axes(x, self.num_features, self._spatial)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bf16 sums lose whole digits
-        if (self.training and x.numel()) or self.running_mean is None:
-            check_batch(x)
-            mean = wide.mean(axes)
-            if self.training and self.running_mean is not None and not in_backward():
-                with torch.no_grad():
-                    self.running_mean += self._share() * (mean - self.running_mean)
-        else:
-            mean = self.running_mean
-        shift = -mean if self.bias is None else self.bias - mean
-        return (wide + along_channels(shift, x)).to(x.dtype)
+    def _normalise(self, x: Tensor, from_batch: bool) -> Tensor:
+        mean = x.mean(batch_axes(x)) if from_batch else self.running_mean
+        if from_batch and self.running_mean is not None and not in_backward():
+            with torch.no_grad():
+                self.running_mean += self._share() * (mean - self.running_mean)
+        return x + along_channels(-mean if self.bias is None else self.bias - mean, x)
 
 
 class MeanOnlyBatchNorm1d(MeanOnlyBatchNorm):
@@ -244,7 +234,7 @@ class BatchRenorm(BatchStatistics):
             channels, or a batch with one value for each channel whose statistics are wanted.
     """
 
-    running_var: Tensor | None
+    running_var: Any
     _latest: tuple[Tensor, ...] = ()
     """Mean, r and d of the latest batch, for activation checkpointing."""
 
@@ -282,58 +272,42 @@ class BatchRenorm(BatchStatistics):
         zeros = torch.zeros_like(ones)
         self._track(running_mean=zeros, running_var=ones, running_steps=zeros.new_zeros(()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, …) -> (B, C, …)``."""
-        axes = channel_axes(x, self.num_features, self._spatial)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if not x.numel():
-            mean = shift = wide.new_zeros(self.num_features)
-            scale = wide.new_ones(self.num_features)
-        elif self.running_mean is None or self.running_var is None:
-            mean, var, _ = self._statistics(wide, axes)
-            scale, shift = (var + self.eps).rsqrt(), torch.zeros_like(mean)
-        elif self.training:
-            mean, scale, shift = self._renormalise(wide, axes)
+    def _normalise(self, x: Tensor, from_batch: bool) -> Tensor:
+        if from_batch:
+            var, mean = torch.var_mean(x, batch_axes(x), correction=0)
+            std = (var + self.eps).sqrt()
+            tracked = self.running_mean is not None
+            r, d = self._correction(mean, var, std) if tracked else (1.0, torch.zeros_like(mean))
+            scale, shift = r / std, d
         else:
             mean, shift = self.running_mean, torch.zeros_like(self.running_mean)
             scale = (self.running_var + self.eps).rsqrt()
         if self.weight is not None and self.bias is not None:
             scale, shift = scale * self.weight, shift * self.weight + self.bias
         # The mean first: where it is large, the digits that matter are those of the difference.
-        centred = wide - along_channels(mean, x)
-        return (centred * along_channels(scale, x) + along_channels(shift, x)).to(x.dtype)
+        centred = x - along_channels(mean, x)
+        return centred * along_channels(scale, x) + along_channels(shift, x)
 
-    def _statistics(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, population variance and deviation of the batch, each ``(C,)``."""
-        check_batch(wide)
-        var, mean = torch.var_mean(wide, axes, correction=0)
-        return mean, var, (var + self.eps).sqrt()
-
-    def _renormalise(self, wide: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, scale and shift of x̂, each ``(C,)``, and the update of the running statistics."""
-        mean, var, std = self._statistics(wide, axes)
+    @torch.no_grad()
+    def _correction(self, mean: Tensor, var: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """Return r and d, each ``(C,)``, and update the running statistics."""
         if in_backward():
             if not self._latest or not torch.equal(mean, self._latest[0]):
                 raise UsageError(
                     "activation checkpointing computes anew what batch renormalisation did before "
                     "its latest batch, by statistics that have moved: leave it out of that part"
                 )
-            return mean, self._latest[1] / std, self._latest[2]
-        steps, running_mean, running_var = self.running_steps, self.running_mean, self.running_var
-        assert steps is not None
-        assert running_mean is not None
-        assert running_var is not None
-        with torch.no_grad():
-            running_std = (running_var + self.eps).sqrt()
-            r_limit, d_limit = self.limits(steps)
-            r = (std / running_std).clamp(1 / r_limit, r_limit)
-            d = ((mean - running_mean) / running_std).clamp(-d_limit, d_limit)
-            share = self._share()
-            running_mean += share * (mean - running_mean)
-            running_var += share * (var - running_var)
-            if not (torch.compiler.is_compiling() or in_transform()):
-                self._latest = mean.detach(), r, d
-        return mean, r / std, d
+            return self._latest[1], self._latest[2]
+        running_std = (self.running_var + self.eps).sqrt()
+        r_limit, d_limit = self.limits(self.running_steps)
+        r = (std / running_std).clamp(1 / r_limit, r_limit)
+        d = ((mean - self.running_mean) / running_std).clamp(-d_limit, d_limit)
+        share = self._share()
+        self.running_mean += share * (mean - self.running_mean)
+        self.running_var += share * (var - self.running_var)
+        if not (torch.compiler.is_compiling() or in_transform()):
+            self._latest = mean.detach(), r, d
+        return r, d
 
     def limits(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Return the limits of r and of d after ``steps`` batches, in the shape of ``steps``."""
