@@ -282,7 +282,7 @@ def test_a_target_is_another_remedy_than_a_normalizer():
 
 @pytest.mark.parametrize("tau", [0, -0.1, 1.5, "0.005", True, float("nan")])
 def test_a_tau_that_moves_no_target_is_refused(tau):
-    with pytest.raises(UsageError, match=r"tau must be a number .*None.* got"):
+    with pytest.raises(UsageError, match=r"tau must be .*number.* got"):
         make(tau)
 
 

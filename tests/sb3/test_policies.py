@@ -394,8 +394,8 @@ def test_a_state_that_does_not_fit_is_told_as_torch_tells_it():
         policy.load_state_dict(state)
     text = str(caught.value)
     assert isinstance(caught.value, UsageError)
-    assert "Missing key(s) in state_dict: 'action_net.bias'" in text
-    assert "Unexpected key(s) in state_dict: 'more'" in text
+    assert 'Missing key(s) in state_dict: "action_net.bias"' in text
+    assert 'Unexpected key(s) in state_dict: "more"' in text
     assert "size mismatch for action_net.weight: copying a param with shape torch.Size" in text
     assert text.count("size mismatch") == 8
 

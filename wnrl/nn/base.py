@@ -442,22 +442,14 @@ class WeightNormed(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         for name in self.pairs:
-            self._check_loaded(name, state_dict, prefix)
+            v, own = state_dict.get(f"{prefix}{name}_v"), self.pair(name)[0]
+            if v is not None and v.shape == own.shape:
+                visible = self._visible(v, state_dict.get(f"{prefix}mask"))
+                try:
+                    check_directions(visible, f"{prefix}{name}_v", *self.unit_axis)
+                except UsageError as error:
+                    raise StateError(str(error)) from None
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _check_loaded(self, name: str, state_dict: dict[str, Any], prefix: str) -> None:
-        v, g = (state_dict.get(f"{prefix}{name}{end}") for end in ("_v", "_g"))
-        if v is not None and v.shape == self.pair(name)[0].shape:
-            visible = self._visible(v, state_dict.get(f"{prefix}mask"))
-            try:
-                check_directions(visible, f"{prefix}{name}_v", *self.unit_axis)
-            except UsageError as error:
-                raise StateError(str(error)) from None
-        if g is not None and g.shape != self.pair(name)[1].shape:
-            raise StateError(
-                f"size mismatch for {prefix}{name}_g: copying a param with shape {g.shape} from "
-                f"checkpoint, the shape in current model is {self.pair(name)[1].shape}"
-            )
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is in no scope, and a pickle holds no kept weight.

@@ -1,5 +1,6 @@
 """What the normalised policies of all algorithms share."""
 
+import copy
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -11,12 +12,12 @@ from torch.optim import Optimizer
 from wnrl.errors import StateError, UsageError, check_choice
 from wnrl.nn import plain_parts
 from wnrl.norms import NORMS
+from wnrl.optim import WeightNormalized
 from wnrl.sb3.conversion import Conversion, output_layers
 from wnrl.sb3.data_init import FirstBatch
 from wnrl.sb3.optimizers import (
     check_optimized,
     find_optimizers,
-    refuse_second_weight_norm,
     spare_from_decay,
     use_fused,
 )
@@ -163,9 +164,12 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         optimizers = find_optimizers(self)
         check_optimized(trained_parts(self), *(optimizer for _, optimizer in optimizers))
         weight_normed = any(name.endswith("weight_g") for name, _ in self.named_parameters())
-        if weight_normed:
-            refuse_second_weight_norm(optimizers)
         for part, optimizer in optimizers:
+            if weight_normed and isinstance(optimizer, WeightNormalized):
+                raise UsageError(
+                    "a network with weight norm trains v and g already, which "
+                    f"{type(optimizer).__name__} would normalise again: take norm='none' with it"
+                )
             use_fused(optimizer)
             if weight_normed or NORMS[self.norm].after_step is not None:
                 spare_from_decay(optimizer, part)
@@ -190,61 +194,35 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         """As torch's, but nothing is loaded if anything does not fit.
 
         Raises:
-            StateError: ``strict``, and the state is of other networks or of another norm.
+            StateError: the state is of other networks or of another norm; without ``strict``, one
+                of the tensors that both have is of another shape.
         """
-        own, given = _shapes(self.state_dict()), _shapes(state_dict)
-        faults = [
-            f"{fault} key(s) in state_dict: {', '.join(map(repr, names))}."
-            for fault, names in (
-                ("Missing", [name for name in own if name not in given]),
-                ("Unexpected", [name for name in given if name not in own]),
-            )
-            if names
-        ]
-        faults += [
-            f"size mismatch for {name}: copying a param with shape {given[name]} from checkpoint, "
-            f"the shape in current model is {shape}."
-            for name, shape in own.items()
-            if name in given and given[name] != shape
-        ]
-        if strict and faults:
+        before = copy.deepcopy(self.state_dict())
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            super().load_state_dict(before)
             raise StateError(
                 f"the state is of another policy than {type(self).__name__} with norm "
-                f"{self.norm!r}: {' '.join(faults)}"
-            )
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+                f"{self.norm!r}: {' '.join(str(error).split())}"
+            ) from None
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # SB3's own list lacks some, and has what a subclass may have chosen for itself.
-        return {
-            **self._arguments,
-            "lr_schedule": self._dummy_schedule,
-            "norm": self.norm,
-            "norm_kwargs": self.norm_kwargs,
-            "placement": self.placement,
-            "norm_heads": self.norm_heads,
-            "data_init": self.data_init,
-        }
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: getattr(value, "shape", None) for name, value in state.items()}
+        own = ("norm", "norm_kwargs", "placement", "norm_heads", "data_init")
+        chosen = {name: getattr(self, name) for name in own}
+        return {**self._arguments, "lr_schedule": self._dummy_schedule, **chosen}
 
 
 def named_arguments(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The arguments of a policy's constructor by name, also where it passes them on as they come.
+    """Return the arguments of a policy's constructor by name, also where it passes them on.
 
     The schedule is left out: loading a policy needs none, and not every schedule can be pickled.
     """
     signature = inspect.signature(function)
-    named: dict[str, Any] = {}
-    for name, value in signature.bind(*args, **kwargs).arguments.items():
-        kind = signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            named.update(value)
-        elif kind is inspect.Parameter.VAR_POSITIONAL:
-            named.update(zip(POSITIONAL[len(named) :], value, strict=False))
-        else:
-            named[name] = value
+    signature.bind(*args, **kwargs)
+    names = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    names += POSITIONAL[len(names) :]
+    named = {**dict(zip(names, args, strict=False)), **kwargs}
     named.pop("lr_schedule", None)
     return named

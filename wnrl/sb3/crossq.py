@@ -42,18 +42,6 @@ from wnrl.sb3.conversion import Conversion
 from wnrl.sb3.parts import Observations, batch_norms, trained_parts
 
 
-def check_tau(tau: float | None) -> float | None:
-    """Returns ``tau``, how far a target moves in a step, if it moves one or is None.
-
-    Raises:
-        UsageError: it is not from above 0 to 1.
-    """
-    number = isinstance(tau, int | float) and not isinstance(tau, bool)
-    if tau is not None and not (number and 0 < tau <= 1):
-        raise UsageError(f"tau must be a number above 0, up to 1, or None; got {tau!r}")
-    return tau
-
-
 class JointCritic(Critic):
     """Mixin for CrossQ's critic: it learns from batches ``(2 B, ...)`` of (s, a), then (s', a').
 
@@ -200,7 +188,9 @@ class CrossQMixin(ContinuousMixin):
     batch_norm_params: dict[str, Any]
 
     def __init__(self, *args: Any, tau: float | None = None, **kwargs: Any) -> None:
-        self.tau = check_tau(tau)
+        if tau is not None and not 0 < tau <= 1:
+            raise UsageError(f"tau must be a number above 0, up to 1, or None; got {tau!r}")
+        self.tau = tau
         super().__init__(*args, **kwargs)
 
     def _find_plain_parts(self) -> list[str]:

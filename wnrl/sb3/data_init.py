@@ -215,20 +215,15 @@ def _is_frozen(layer: nn.Module) -> bool:
     return bool(trained) and not any(trained)
 
 
-def _tensors(policy: nn.Module) -> dict[str, Tensor]:
-    return dict((*policy.named_parameters(), *policy.named_buffers()))
-
-
 def _state(policy: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in _tensors(policy).items()}
+    return {name: value.clone() for name, value in policy.state_dict().items()}
 
 
-@torch.no_grad()
 def _write(policy: nn.Module, state: dict[str, Tensor]) -> None:
     """Put ``state`` into the tensors that ``policy`` has.
 
     In place, since torch's ``functional_call`` loses parameters of a module with two names, such as
     a shared features extractor.
     """
-    for name, value in _tensors(policy).items():
+    for name, value in policy.state_dict().items():
         value.copy_(state[name])

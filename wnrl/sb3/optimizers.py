@@ -23,16 +23,6 @@ def check_optimized(module: nn.Module, *optimizers: Optimizer) -> None:
         raise UsageError(f"parameters in no optimizer: {', '.join(lost)}")
 
 
-def refuse_second_weight_norm(optimizers: Owned) -> None:
-    """Raises UsageError if one of the optimizers would normalise the v of a network."""
-    for _, optimizer in optimizers:
-        if isinstance(optimizer, WeightNormalized):
-            raise UsageError(
-                "a network with weight norm trains v and g already, which "
-                f"{type(optimizer).__name__} would normalise again: take norm='none' with it"
-            )
-
-
 def spare_from_decay(optimizer: Optimizer, module: nn.Module) -> None:
     """Moves what weight decay is not for into a group without, before the first step.
 
