@@ -26,7 +26,7 @@ from wnrl.nn.base import (
     show_arguments,
     torch_parameters,
 )
-from wnrl.nn.recurrence import Recurrence, States, lstm_step, run, run_cell, unrolled
+from wnrl.nn.recurrence import Recurrence, States, lstm_step, run, run_cell, unroll
 
 
 def normalise(x: Tensor, centred: bool, scale: Tensor, shift: Tensor | None, eps: float) -> Tensor:
@@ -149,7 +149,11 @@ class NormedLSTM(NormedRecurrent):
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Any, tuple[Tensor, Tensor]]:
         """As ``nn.LSTM``: padded, unbatched or packed input; hx is h and c, or None for zeros."""
-        return run(self, input, hx, unrolled(self, [self.recurrence(s) for s in self.suffixes]))
+        return run(self, input, hx, self._recur)
+
+    def _recur(self, data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
+        rows = [self.recurrence(suffix) for suffix in self.suffixes]
+        return unroll(self, rows, data, states, sizes)
 
     def flatten_parameters(self) -> None:
         """Does nothing: cuDNN has no recurrence with normalised gates."""

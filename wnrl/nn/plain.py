@@ -41,25 +41,23 @@ def fold(module: nn.Module) -> nn.Module:
             modules of its own, or a subclass's ``forward``, which would be lost, or has no values
             yet (device ``meta``).
     """
-    for name, layer in module.named_modules():
-        if hasattr(layer, "to_plain"):
-            _check_foldable(name or type(layer).__name__, layer)
-    root = nn.ModuleList([copy.deepcopy(module)])  # so that a layer by itself has a parent too
-    folded: dict[int, nn.Module] = {}
-    made: dict[tuple[int, ...], nn.Parameter] = {}
-    sources: list[nn.Module] = []  # kept alive: the ids of their parameters are keys
-    for parent in list(root.modules()):
-        for key, child in list(parent._modules.items()):
-            if child is not None and hasattr(child, "to_plain"):
-                if id(child) not in folded:
-                    sources.append(child)
-                    folded[id(child)] = child.to_plain()  # type: ignore[operator]
-                    _tie(folded[id(child)], child, made)
-                setattr(parent, key, folded[id(child)])
-    for part in root.modules():
+    ours: list[tuple[str, Any]] = [
+        (name or type(layer).__name__, layer)
+        for name, layer in module.named_modules()
+        if hasattr(layer, "to_plain")
+    ]
+    for name, layer in ours:
+        _check_foldable(name, layer)
+    memo: dict[int, Any] = {}  # what the copy has in the place of layers and parameters, by id
+    made: dict[tuple[int, int], nn.Parameter] = {}
+    for _, layer in ours:
+        memo[id(layer)] = plain = layer.to_plain()
+        _tie(plain, layer, memo, made)
+    folded = copy.deepcopy(module, memo)
+    for part in folded.modules():
         if isinstance(part, nn.RNNBase):
             part.flatten_parameters()  # in one buffer again, for cuDNN: copies are not
-    return root[0]
+    return folded
 
 
 def _check_foldable(label: str, layer: nn.Module) -> None:
@@ -76,19 +74,19 @@ def _check_foldable(label: str, layer: nn.Module) -> None:
         raise UsageError(f"{label} is on the device meta: it has no values to fold")
 
 
-def _tie(plain: nn.Module, source: Any, made: dict[tuple[int, ...], nn.Parameter]) -> None:
-    """Gives ``plain`` its parameters anew: unchanged ones, and those made of the same before."""
-    for name, value in list(plain._parameters.items()):
+def _tie(plain: nn.Module, source: Any, memo: dict[int, Any], made: dict[Any, Any]) -> None:
+    """Share parameters of ``plain`` with what has been, or will be, copied from the same ones."""
+    for name, value in plain._parameters.items():
         pair = name in getattr(source, "pairs", ())
         origins = [source._parameters.get(name + end) for end in (("_v", "_g") if pair else ("",))]
         if value is None or any(origin is None for origin in origins):
             continue  # pruned or parametrized: no parameter that could be tied
-        unchanged = None if pair else origins[0]
-        earlier = made.setdefault(tuple(id(origin) for origin in origins), value)
-        for candidate in (unchanged, earlier):
-            if candidate is not None and torch.equal(candidate, value):
-                setattr(plain, name, candidate)
-                break
+        if not pair and torch.equal(origins[0], value):
+            plain._parameters[name] = memo.setdefault(id(origins[0]), value)
+            continue
+        earlier = made.setdefault(tuple(map(id, origins)), value)
+        if torch.equal(earlier, value):
+            plain._parameters[name] = earlier
 
 
 LAYOUTS: dict[str, tuple[str, ...]] = {

@@ -117,20 +117,18 @@ def run_cell(layer: Any, input: Tensor, hx: Any, step: Callable[[Tensor, States]
     return states if lstm else states[0]
 
 
-def torchs(layer: Any, weights: States) -> Recur:
-    """Return torch's own recurrence, with ``weights`` ordered as the layer's parameters."""
+def run_torch(
+    layer: Any, weights: States, data: Tensor, states: States, sizes: Tensor | None
+) -> tuple[Tensor, States]:
+    """Recur as torch does, with ``weights`` ordered as the layer's parameters."""
     function = getattr(torch._VF, layer.mode.lower())
     settings = (layer.bias, layer.num_layers, layer.dropout, layer.training, layer.bidirectional)
-
-    def recur(data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
-        hx = states if layer.mode == "LSTM" else states[0]
-        if sizes is None:
-            out, *finals = function(data, hx, weights, *settings, False)
-        else:
-            out, *finals = function(data, sizes, hx, weights, *settings)
-        return out, tuple(finals)
-
-    return recur
+    hx = states if layer.mode == "LSTM" else states[0]
+    if sizes is None:
+        out, *finals = function(data, hx, weights, *settings, False)
+    else:
+        out, *finals = function(data, sizes, hx, weights, *settings)
+    return out, tuple(finals)
 
 
 class Gates(NamedTuple):
@@ -167,26 +165,23 @@ def gates_by_row(flat: Sequence[Tensor], bias: bool, projected: bool) -> list[Ga
     return [gates(flat[start : start + size]) for start in range(0, len(flat), size)]
 
 
-def unrolled(layer: Any, rows: Sequence[Recurrence]) -> Recur:
-    """Return a loop over time, for each of ``rows``: by layers, and by directions in a layer."""
+def unroll(
+    layer: Any, rows: Sequence[Recurrence], data: Tensor, states: States, sizes: Tensor | None
+) -> tuple[Tensor, States]:
+    """Recur in a loop over time, for each of ``rows``: by layers, and by directions in a layer."""
     directions = len(rows) // layer.num_layers
-    dropout = layer.dropout if layer.training else 0.0
-
-    def recur(data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
-        x, finals = data, []
-        for i in range(0, len(rows), directions):
-            if i and dropout:
-                x = F.dropout(x, dropout)
-            outputs = []
-            for k, row in enumerate(rows[i : i + directions], i):
-                before = tuple(state[k] for state in states)
-                out, final = _over_time(row, x, before, sizes, backwards=k > i)
-                outputs.append(out)
-                finals.append(final)
-            x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
-        return x, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
-
-    return recur
+    x, finals = data, []
+    for i in range(0, len(rows), directions):
+        if i and layer.dropout and layer.training:
+            x = F.dropout(x, layer.dropout)
+        outputs = []
+        for k, row in enumerate(rows[i : i + directions], i):
+            before = tuple(state[k] for state in states)
+            out, final = _over_time(row, x, before, sizes, backwards=k > i)
+            outputs.append(out)
+            finals.append(final)
+        x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+    return x, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 
 
 def _over_time(
@@ -258,9 +253,11 @@ def cudnn_applies_to(weights: tuple[Tensor, ...]) -> bool:
     )
 
 
-def cudnn_flatten(weights: tuple[Tensor, ...], layer: Any) -> tuple[Tensor, ...]:
-    """The weights as parts of one buffer in cuDNN's own layout; gradients go through."""
-    return _CudnnFlatten.apply(layer, *weights)  # type: ignore[no-untyped-call]
+def lay_out(layer: Any, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the weights as cuDNN wants them where it runs: in one buffer; gradients go through."""
+    if cudnn_applies_to(weights):
+        return _CudnnFlatten.apply(layer, *weights)  # type: ignore[no-untyped-call]
+    return weights
 
 
 class _CudnnFlatten(torch.autograd.Function):

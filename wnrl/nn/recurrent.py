@@ -7,10 +7,19 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import check_choice
-from wnrl.nn import recurrence
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import in_transform
-from wnrl.nn.recurrence import RECURRENCES, Gates, States, gates_by_row, run, run_cell, unrolled
+from wnrl.nn.recurrence import (
+    RECURRENCES,
+    Gates,
+    States,
+    gates_by_row,
+    lay_out,
+    run,
+    run_cell,
+    run_torch,
+    unroll,
+)
 
 BACKENDS = ("torch", "python")
 
@@ -45,9 +54,7 @@ class WNRecurrent(WeightNormed):
 
     def _compute(self) -> tuple[Tensor, ...]:
         weights: Any = super()._compute()
-        if self.backend == "torch" and recurrence.cudnn_applies_to(weights):
-            return recurrence.cudnn_flatten(weights, self)
-        return weights
+        return lay_out(self, weights) if self.backend == "torch" else weights
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
         """As torch's layer.
@@ -60,11 +67,15 @@ class WNRecurrent(WeightNormed):
         Returns:
             The output in the form of ``input``, and the last h and c, or the last h of a GRU.
         """
+        return run(self, input, hx, self._recur)
+
+    def _recur(self, data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
         weights = self._weights()
         if self.backend == "torch" and not in_transform():  # torch's recurrence has no vmap
-            return run(self, input, hx, recurrence.torchs(self, weights))
-        rows = map(RECURRENCES[self.mode], gates_by_row(weights, self.bias, self.proj_size > 0))
-        return run(self, input, hx, unrolled(self, list(rows)))
+            return run_torch(self, weights, data, states, sizes)
+        gates = gates_by_row(weights, self.bias, self.proj_size > 0)
+        rows = [RECURRENCES[self.mode](of_row) for of_row in gates]
+        return unroll(self, rows, data, states, sizes)
 
     def to_plain(self) -> Any:
         """The plain layer with the same function and parameters of its own, laid out for cuDNN."""

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wnrl.errors import UsageError
-from wnrl.nn import recurrence
 from wnrl.nn.base import check_replaceable
 from wnrl.nn.functional import in_backward, transposed_groups
+from wnrl.nn.recurrence import States, lay_out, run, run_torch
 
 
 def spectral_norm(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
@@ -204,14 +204,15 @@ class _SpectralRecurrent(Spectral):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As the plain layer."""
+        return run(self, input, hx, self._recur)
+
+    def _recur(self, data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
         names = self.normalized_names()
         weights = tuple(
             getattr(self, name) / self.sigma(name) if name in names else getattr(self, name)
             for name in self._flat_weights_names
         )
-        if recurrence.cudnn_applies_to(weights):
-            weights = recurrence.cudnn_flatten(weights, self)
-        return recurrence.run(self, input, hx, recurrence.torchs(self, weights))
+        return run_torch(self, lay_out(self, weights), data, states, sizes)
 
 
 class SpectralLSTM(_SpectralRecurrent, nn.LSTM):
