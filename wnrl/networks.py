@@ -146,6 +146,14 @@ def mlp(
         UsageError: an unknown word or option, a size that is not above zero, or no layer at all.
     """
     act = ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
+    layers = _linear(in_features, hidden, out_features, act)
+    return normalized(layers, norm, init=init, placement=placement, norm_kwargs=norm_kwargs)
+
+
+def _linear(
+    in_features: int, hidden: Sequence[int], out_features: int | None, act: type[nn.Module]
+) -> list[nn.Module]:
+    """Return linear layers, each but the output's followed by the nonlinearity."""
     layers: list[nn.Module] = []
     for width in hidden:
         check_positive(in_features=in_features, hidden=width)
@@ -154,7 +162,7 @@ def mlp(
     if out_features is not None:
         check_positive(in_features=in_features, out_features=out_features)
         layers.append(nn.Linear(in_features, out_features))
-    return normalized(layers, norm, init=init, placement=placement, norm_kwargs=norm_kwargs)
+    return layers
 
 
 @checked
@@ -218,15 +226,7 @@ def cnn(
         conv = nn.Conv2d(channels, spec.channels, spec.kernel_size, spec.stride, spec.padding)
         layers += [conv, act()]
         channels = spec.channels
-    layers.append(nn.Flatten())
-    features = channels * height * width
-    for size in hidden:
-        check_positive(hidden=size)
-        layers += [nn.Linear(features, size), act()]
-        features = size
-    if out_features is not None:
-        check_positive(out_features=out_features)
-        layers.append(nn.Linear(features, out_features))
+    layers += [nn.Flatten(), *_linear(channels * height * width, hidden, out_features, act)]
     return normalized(layers, norm, init=init, placement=placement, norm_kwargs=norm_kwargs)
 
 

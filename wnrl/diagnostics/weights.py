@@ -9,7 +9,7 @@ from wnrl import tags
 from wnrl.diagnostics.transfer import to_floats
 from wnrl.errors import UsageError
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.functional import row_norm
+from wnrl.nn.functional import row_norm, transposed_groups
 from wnrl.nn.normalizers import Normalized
 from wnrl.nn.spectral import spectral_norm
 
@@ -102,8 +102,7 @@ def _applied(layer: nn.Module, name: str, weight: Tensor) -> Tensor:
     u = getattr(layer, f"running_u_{name}", None)
     if u is None:
         return weight.clone()
-    units = 1 if getattr(layer, "transposed", False) else 0
-    return weight / spectral_norm(weight, u, units)
+    return weight / spectral_norm(weight, u, min(1, transposed_groups(layer)))
 
 
 @torch.no_grad()

@@ -122,7 +122,7 @@ class WNMaskedLinear(WNLinear):
         return self._visible(v), g
 
     def _visible(self, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``m ⊙ v``, but for rows without inputs, which keep a direction as every row does."""
+        """Return ``m ⊙ v``, but for rows without inputs: they keep a direction as every row does."""
         mask = self.mask if mask is None or mask.shape != v.shape else mask
         if mask.is_meta or v.is_meta:
             return v
@@ -130,7 +130,7 @@ class WNMaskedLinear(WNLinear):
         return torch.where(mask.any(1, keepdim=True), v * mask, v)
 
     def compute_weight(self, name: str = "weight") -> Tensor:
-        """The computed weight, computed now, with its graph where grad is on."""
+        """Return the weight, computed now, with its graph where grad is on."""
         v, g = self._parameter(f"{name}_v"), self._parameter(f"{name}_g")
         return self._normalized(v * self.mask, g, checked=False)
 
@@ -153,40 +153,33 @@ class WNConvolution(WeightNormed):
         weight: the computed weight, shaped like ``weight_v``.
     """
 
-    convolve: ClassVar[Callable[..., Tensor]]
-
     def _adopt(self, plain: Any, **options: Any) -> None:
         super()._adopt(plain, **options)
-        self.margins = plain._reversed_padding_repeated_twice  # as F.pad takes it
+        self._reversed_padding_repeated_twice = plain._reversed_padding_repeated_twice
 
     def forward(self, input: Tensor) -> Tensor:
         """As torch's layer: ``(N, C, *spatial)`` or ``(C, *spatial)``."""
-        weight, bias = self._weights()
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            input, padding = F.pad(input, self.margins, mode=self.padding_mode), 0
-        return self.convolve(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        plain: Any = self.plain_type
+        result: Tensor = plain._conv_forward(self, input, *self._weights())
+        return result
 
 
 class WNConv1d(WNConvolution):
     """``nn.Conv1d`` with w = g · v / ‖v‖, one length g for each output channel."""
 
     plain_type = nn.Conv1d
-    convolve = staticmethod(F.conv1d)
 
 
 class WNConv2d(WNConvolution):
     """``nn.Conv2d`` with w = g · v / ‖v‖, one length g for each output channel."""
 
     plain_type = nn.Conv2d
-    convolve = staticmethod(F.conv2d)
 
 
 class WNConv3d(WNConvolution):
     """``nn.Conv3d`` with w = g · v / ‖v‖, one length g for each output channel."""
 
     plain_type = nn.Conv3d
-    convolve = staticmethod(F.conv3d)
 
 
 class WNConvTransposed(WeightNormed):
@@ -225,7 +218,7 @@ class WNConvTransposed(WeightNormed):
         )
 
     def _extra(self, input: Tensor, output_size: Sequence[int]) -> list[int]:
-        """The output padding that gives ``output_size``."""
+        """Return the output padding that gives ``output_size``."""
         sizes = (self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation)
         find: Any = nn.ConvTranspose1d._output_padding
         try:
