@@ -122,7 +122,7 @@ class WNMaskedLinear(WNLinear):
         return self._visible(v), g
 
     def _visible(self, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return ``m ⊙ v``, but for rows without inputs: they keep a direction as every row does."""
+        """Return ``m ⊙ v``, but for rows without inputs, which keep a direction as all rows do."""
         mask = self.mask if mask is None or mask.shape != v.shape else mask
         if mask.is_meta or v.is_meta:
             return v
