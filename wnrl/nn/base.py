@@ -3,6 +3,7 @@
 import inspect
 import math
 import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -28,23 +29,6 @@ from wnrl.nn.functional import (
 torch.fx.wrap("weight_norm")  # one call in a symbolic trace, which keeps v and g as parameters
 
 
-def show_arguments(layer: type[nn.Module]) -> None:
-    """Give ``layer`` the signature of its ``plain_type`` and, by name, the options of its bases.
-
-    ``help``, editors and ``torch.nn.utils.skip_init`` read it. A class that derives from a layer
-    and has a constructor of its own shows that one.
-    """
-    if "plain_type" in vars(layer):
-        inherited = [p for base in layer.__mro__[:-1] for p in _parameters(base).values()]
-        options = {p.name: p for p in inherited if p.kind is p.KEYWORD_ONLY}
-        parameters = [*_torch_parameters(vars(layer)["plain_type"]), *options.values()]
-    elif "__init__" in vars(layer):
-        parameters = list(_parameters(layer).values())
-    else:
-        return
-    layer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-
-
 UNTYPED = {"device": torch.device | str | int | None, "dtype": torch.dtype | None}
 """Parameters that torch does not annotate."""
 
@@ -56,12 +40,6 @@ def _torch_parameters(plain: type[nn.Module]) -> list[inspect.Parameter]:
     if plain is nn.GRU:
         del shown["proj_size"]
     return [p.replace(annotation=UNTYPED.get(p.name, p.annotation)) for p in shown.values()]
-
-
-def arguments_of(plain: type[nn.Module]) -> tuple[str, ...]:
-    """Return the names of what a layer of torch is constructed from, but for device and dtype."""
-    names = [parameter.name for parameter in _torch_parameters(plain)]  # type: ignore[arg-type]
-    return tuple(name for name in names if name not in UNTYPED and not name.startswith("_"))
 
 
 def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -152,10 +130,60 @@ def check_replaceable(plain: nn.Module, plain_type: type[nn.Module]) -> None:
     torch_parameters(plain)
 
 
+class Counterpart(nn.Module):
+    """A layer that takes the place of one of torch's, with its arguments and options of its own."""
+
+    plain_type: ClassVar[type[nn.Module]]
+    """torch's layer with the same arguments."""
+    arguments: ClassVar[tuple[str, ...]]
+    """Constructor arguments of torch's layer, but for device and dtype."""
+    _adopt: Callable[..., None]
+    """Takes settings and parameters from a plain layer, with options."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give ``cls`` the signature of its ``plain_type`` and, by name, the options of its bases.
+
+        ``help``, editors and ``torch.nn.utils.skip_init`` read it. A class that derives from a
+        layer and has a constructor of its own shows that one.
+        """
+        super().__init_subclass__(**kwargs)
+        if "plain_type" in vars(cls):
+            shown = _torch_parameters(cls.plain_type)  # type: ignore[arg-type]
+            names = [p.name for p in shown if p.name not in UNTYPED]
+            cls.arguments = tuple(name for name in names if not name.startswith("_"))
+            inherited = [p for base in cls.__mro__[:-1] for p in _parameters(base).values()]
+            options = {p.name: p for p in inherited if p.kind is p.KEYWORD_ONLY}
+            shown = [*shown, *options.values()]
+        elif "__init__" in vars(cls):
+            shown = list(_parameters(cls).values())
+        else:
+            return
+        cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+
+    @classmethod
+    def from_plain(cls, plain: nn.Module, **options: Any) -> Self:
+        """Return a layer with the function of ``plain``, which keeps and shares its biases.
+
+        Args:
+            plain: a layer of exactly ``plain_type``.
+            **options: those of the constructor. ``v_init_std`` rescales every row of v to this root
+                mean square, where the constructor draws it; the function stays.
+
+        Raises:
+            UsageError: ``plain`` is of another type, has other parameters than torch's, or hooks,
+                methods, buffers or modules of its own, which would be lost.
+        """
+        check_replaceable(plain, cls.plain_type)
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._adopt(plain, **options)
+        return layer.train(plain.training)
+
+
 SCALES = ("linear", "exp")
 
 
-class WeightNormed(nn.Module):
+class WeightNormed(Counterpart):
     """A torch layer whose every parameter ``weight*`` is computed: w = g · v / ‖v‖.
 
     Each such parameter is replaced by two, ``<name>_g`` and ``<name>_v``, named and shaped as
@@ -180,10 +208,6 @@ class WeightNormed(nn.Module):
             ``g_rate`` makes no sense.
     """
 
-    plain_type: ClassVar[type[nn.Module]]
-    """torch's layer with the same arguments."""
-    arguments: ClassVar[tuple[str, ...]]
-    """Constructor arguments, which are attributes too."""
     unit_axis: tuple[int, int] = (0, 1)
     """The axis of a weight that counts output units, and the blocks of axis 0 that do so apart."""
     pairs: tuple[str, ...]
@@ -209,31 +233,6 @@ class WeightNormed(nn.Module):
         self._adopt(plain, scale=scale, v_init_std=v_init_std, eps=eps, g_rate=g_rate)
         if v_init_std is not None:
             self._draw_directions(v_init_std)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        show_arguments(cls)
-        if "plain_type" in vars(cls):
-            cls.arguments = arguments_of(cls.plain_type)
-
-    @classmethod
-    def from_plain(cls, plain: nn.Module, **options: Any) -> Self:
-        """A layer with the same function as ``plain``, which keeps and shares its biases.
-
-        Args:
-            plain: a layer of exactly ``plain_type``.
-            **options: those of the constructor. ``v_init_std`` rescales every row of v to this root
-                mean square, where the constructor draws it; the function stays.
-
-        Raises:
-            UsageError: ``plain`` is of another type, has other parameters than torch's, or hooks,
-                methods, buffers or modules of its own, which would be lost.
-        """
-        check_replaceable(plain, cls.plain_type)
-        layer = cls.__new__(cls)
-        nn.Module.__init__(layer)
-        layer._adopt(plain, **options)
-        return layer.train(plain.training)
 
     def _adopt(
         self,

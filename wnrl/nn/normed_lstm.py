@@ -11,7 +11,7 @@ has the same scales, adds the biases outside of N and leaves the cell without a 
 """
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import check_positive
-from wnrl.nn.base import (
-    arguments_of,
-    build_plain,
-    check_replaceable,
-    show_arguments,
-    torch_parameters,
-)
+from wnrl.nn.base import Counterpart, build_plain, torch_parameters
 from wnrl.nn.recurrence import Recurrence, States, lstm_step, run, run_cell, unroll
 
 
@@ -37,7 +31,7 @@ def normalise(x: Tensor, centred: bool, scale: Tensor, shift: Tensor | None, eps
     return y if shift is None else y + shift
 
 
-class NormedRecurrent(nn.Module):
+class NormedRecurrent(Counterpart):
     """What the normalised LSTMs and their cells share: torch's parameters, and scales.
 
     Args:
@@ -52,7 +46,6 @@ class NormedRecurrent(nn.Module):
         scale_c_l0: ``(hidden_size,)``, ones at first; ``shift_c_l0``, zeros, with layer norm only.
     """
 
-    plain_type: ClassVar[type[nn.Module]]
     centred: ClassVar[bool]
     """Layer norm, which also shifts the cell, rather than RMS norm."""
     mode = "LSTM"
@@ -62,29 +55,12 @@ class NormedRecurrent(nn.Module):
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__()
-        self._adopt(build_plain(self.plain_type, args, kwargs), eps)
+        self._adopt(build_plain(self.plain_type, args, kwargs), eps=eps)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        show_arguments(cls)
-
-    @classmethod
-    def from_plain(cls, plain: nn.Module, *, eps: float = 1e-5) -> Self:
-        """A layer with the parameters of ``plain``, which it shares, and scales of one.
-
-        Raises:
-            UsageError: as for ``WeightNormed.from_plain``.
-        """
-        check_replaceable(plain, cls.plain_type)
-        layer = cls.__new__(cls)
-        nn.Module.__init__(layer)
-        layer._adopt(plain, eps)
-        return layer.train(plain.training)
-
-    def _adopt(self, plain: nn.Module, eps: float) -> None:
+    def _adopt(self, plain: nn.Module, *, eps: float = 1e-5) -> None:
         check_positive(eps=eps)
         self.eps = eps
-        for name in arguments_of(self.plain_type):
+        for name in self.arguments:
             setattr(self, name, getattr(plain, name))
         for name, value in torch_parameters(plain).items():
             self.register_parameter(name, value)
@@ -136,7 +112,7 @@ class NormedRecurrent(nn.Module):
 
     def extra_repr(self) -> str:
         """The sizes, and what else the plain layer was given."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in arguments_of(self.plain_type))
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self.arguments)
 
 
 class NormedLSTM(NormedRecurrent):
