@@ -57,27 +57,18 @@ def check(enabled: bool = True) -> bool:
     return before
 
 
-def _stamp(layer: Any) -> list[tuple[Any, ...]]:
-    """Return what a write to a parameter or buffer of ``layer``, such as a mask, changes."""
-    held = layer._parameters | layer._buffers if layer._buffers else layer._parameters
-    return [
-        (name, id(p), p._version, p.data_ptr(), p.requires_grad)
-        for name, p in held.items()
-        if p is not None
-    ]
-
-
 class Kept:
     """Weights, and a stamp of the parameters that they were computed from."""
 
-    __slots__ = ("held", "spent", "stamp", "steps", "weights")
+    __slots__ = ("aliases", "spent", "stamp", "steps", "weights")
 
     def __init__(self, layer: Any) -> None:
         # The stamp comes first: a write while the weights are computed must make it outdated.
-        self.steps, self.stamp = _steps, _stamp(layer)
-        # As long as these live, nothing new can get the identity or the address of an old tensor.
-        parts = [*layer._parameters.values(), *layer._buffers.values()]
-        self.held = [(p, p.detach()) for p in parts if p is not None]
+        self.steps = _steps
+        held = [(n, p) for n, p in (layer._parameters | layer._buffers).items() if p is not None]
+        # As long as these live, no new tensor can get the address of an old one.
+        self.aliases = [p.detach() for _, p in held]
+        self.stamp = [(n, p, p._version, p.data_ptr(), p.requires_grad) for n, p in held]
         # Filled by a backward through the weights, which frees their graph. Their hook may hold no
         # more than this: Python's collector finds no way from a hook back to its tensor.
         self.spent: list[bool] = []
@@ -85,7 +76,21 @@ class Kept:
 
     def holds(self, layer: Any) -> bool:
         """Return whether the parameters are still those that the weights were computed from."""
-        return self.steps == _steps and not self.spent and self.stamp == _stamp(layer)
+        if self.steps != _steps or self.spent:
+            return False
+        parameters = layer._parameters
+        if layer._buffers:  # a mask
+            parameters = parameters | layer._buffers
+        for name, old, version, address, trained in self.stamp:
+            now = parameters.get(name)
+            if (
+                now is not old
+                or now._version != version
+                or now.data_ptr() != address
+                or now.requires_grad != trained
+            ):
+                return False
+        return True
 
 
 class WeightCache:
