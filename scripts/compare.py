@@ -43,7 +43,8 @@ class Args:
     """Compares normalisations; a stopped study goes on with the same command."""
 
     study: Annotated[str, tyro.conf.Positional] = ""
-    """Which study: quick (minutes), agents or mnist (hours), or the path of a file with a STUDY."""
+    """Which study: quick (minutes), another one of --list studies, or the path of a file with a
+    STUDY."""
     run_dir: Path | None = None
     """The study's folder; runs/<study> if not given."""
     seeds: int | None = None

@@ -1,9 +1,10 @@
-"""Likelihoods of real images: hours on two cores, minutes for ``--algos mlp`` and one seed."""
+"""Likelihoods of real images: hours on two cores, one for ``--algos mlp`` and one seed."""
 
 import math
 from functools import partial
 
-from wnrl.study import NLL, Arm, Study, Task
+from scripts.studies.digits import all_arms
+from wnrl.study import NLL, Study, Task
 
 vae = partial(
     Task,
@@ -23,10 +24,6 @@ STUDY = Study(
         vae("mnist", "mlp", settings={"epochs": 20}),
         vae("mnist-static", "mlp", settings={"epochs": 20}, arms=PAIR),
     ],
-    arms=[
-        *(Arm(norm) for norm in ("none", "weight", "batch", "layer")),
-        Arm("weight_data_init", "weight", settings={"data_init": 500}, dash="--"),
-        Arm("weight_plain_heads", "weight", settings={"norm_heads": False}, dash=":"),
-    ],
+    arms=all_arms({"batch_renorm": {"warmup_steps": 1000, "r_steps": 5000, "d_steps": 5000}}),
     baseline="none",
 )

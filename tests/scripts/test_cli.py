@@ -173,6 +173,7 @@ PROGRAMS = ["train_agent", "train_vae", "evaluate_agent", "evaluate_vae", "sampl
             [
                 "agents",
                 "crossq",
+                "digits",
                 "dqn",
                 "init",
                 "memory",

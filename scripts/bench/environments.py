@@ -1,0 +1,83 @@
+"""What a process of its own costs an environment, in CPU seconds of all processes.
+
+    python scripts/bench/environments.py
+
+``--subprocesses`` divides the work of n environments among c cores, and adds that of sending
+actions and observations. It pays where a step takes longer than that addition over c − 1: on two
+cores, than the addition itself. Wall-clock times follow; they mean something on a quiet machine.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scripts import _cli
+from wnrl.errors import check_positive
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags."""
+
+    env_ids: tuple[str, ...] = ("CartPole-v1", "Pendulum-v1", "ALE/Pong-v5")
+    """Environments, by id."""
+    n_envs: int = 8
+    """How many step together."""
+    steps: int = 1000
+    """Steps of all of them, behind a tenth as many for warm-up."""
+
+    def __post_init__(self) -> None:
+        check_positive(n_envs=self.n_envs, steps=self.steps)
+
+
+def processor_seconds(pids: list[int]) -> float:
+    """Return the CPU seconds of this process and of others, as Linux tells them."""
+    stats = [Path(f"/proc/{pid}/stat").read_text(encoding="utf-8") for pid in pids]
+    ticks = sum(int(n) for text in stats for n in text.rpartition(")")[2].split()[11:13])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def cost(venv: Any, steps: int) -> tuple[float, float]:
+    """Return CPU and wall-clock microseconds for a step of one of SB3's ``VecEnv``."""
+    pids = [process.pid for process in getattr(venv.unwrapped, "processes", ())]
+    venv.reset()
+    actions = np.array([venv.action_space.sample() for _ in range(venv.num_envs)])
+    for n in (steps // 10, steps):
+        cpu, wall = processor_seconds(pids), time.perf_counter()
+        for _ in range(n):
+            venv.step(actions)
+    took = processor_seconds(pids) - cpu, time.perf_counter() - wall
+    venv.close()
+    return took[0] / steps / venv.num_envs * 1e6, took[1] / steps / venv.num_envs * 1e6
+
+
+def main(args: Args) -> int:
+    """Print a row for each environment."""
+    from envs import factory as factory_of
+    from wnrl.rl.environments import vectorize
+
+    print("| environment | CPU µs a step | with processes | added | wall-clock, one; several |")
+    print("| --- | --- | --- | --- | --- |")
+    for name in args.env_ids:
+        factory = factory_of(name)
+        alone, several = (
+            cost(vectorize(factory, args.n_envs, 0, subprocesses=apart), args.steps)
+            for apart in (False, True)
+        )
+        print(
+            f"| {name} | {alone[0]:.0f} | {several[0]:.0f} | {several[0] - alone[0]:.0f} "
+            f"| {alone[1]:.0f}; {several[1]:.0f} |"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    _cli.run(main, Args, description=__doc__)
