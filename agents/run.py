@@ -20,6 +20,7 @@ from wnrl.errors import UsageError, check_choice, printable
 from wnrl.nn.conversion import check_options
 from wnrl.norms import NORMS
 from wnrl.population.cohorts import COHORTS
+from wnrl.population.memory import members_that_fit
 from wnrl.population.ppo import PPO
 from wnrl.population.run import CohortRun
 from wnrl.rl.environments import first_env_seed, vectorize
@@ -106,11 +107,15 @@ def batching(trial: Any) -> Batching:
     """Return how a trial of ``wnrl.study`` can be trained together with others."""
     values = settings(trial)
     try:
-        _cohort([values], "cpu")
+        cohort = _cohort([values], "cpu")
     except UsageError as error:
         return Batching(refusal=str(error))
     widths = (*values["net_arch"], values.get("lstm_hidden_size", 0))
-    return Batching(pays=max(widths) <= MEASURED_WIDTH)
+    batching = Batching(pays=max(widths) <= MEASURED_WIDTH)
+    if values["device"] in ("auto", "cpu"):
+        return batching
+    fit = members_that_fit(cohort.bytes, None, resolve_device(values["device"]))
+    return replace(batching, members=max(1, fit))
 
 
 def train_batch(

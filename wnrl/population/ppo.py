@@ -18,6 +18,7 @@ from wnrl.population.actor_critic import ActorCritic, build, initialise
 from wnrl.population.distributions import distribution
 from wnrl.population.evaluation import evaluate
 from wnrl.population.hot import networks
+from wnrl.population.memory import bytes_of, check_memory
 from wnrl.population.optim import clip_, part
 from wnrl.population.ppo_config import PPOConfig, shared
 from wnrl.population.random import fork, member_keys, permutation
@@ -62,9 +63,11 @@ class PPO:
         buffers: running statistics, ``(P, D')``.
         statistics: those of observations and returns, ``(P, D'')``.
         iteration: how many rollouts, with their updates, are done.
+        bytes: of a member, about, as ``memory.bytes_of`` has them.
 
     Raises:
-        UsageError: what the members may not differ in, or what the engine does not have.
+        UsageError: what the members may not differ in, what the engine does not have, or more
+            members than the memory holds.
     """
 
     member = PPOConfig.of
@@ -83,12 +86,15 @@ class PPO:
         graph: bool = True,
     ) -> None:
         self.env, self.members, self.config = env, tuple(members), shared(members)
-        self.plan, params, buffers = build(
-            members, env.observation_space, env.action_space, self.kind
-        )
+        spaces = env.observation_space, env.action_space
+        device = torch.device(device)
+        self.chunk = chunk or (CHUNK if device.type == "cpu" else len(members))
+        width = build(self.members[:1], *spaces, self.kind)[1].shape[1]
+        self.bytes = bytes_of(self.config, env, width, dtype.itemsize)
+        check_memory(len(members), self.bytes, self.chunk, device)
+        self.plan, params, buffers = build(members, *spaces, self.kind)
         self.params, self.buffers = params.to(device, dtype), buffers.to(device, dtype)
         self.keys = member_keys([member.seed for member in members], device)
-        self.chunk = chunk or (CHUNK if self.params.is_cpu else len(members))
         self.distribution = distribution(env.action_space, self.params)
         self.networks = self._networks(way)
         self.optimizer = optimizer_of(self.config, self.plan, self.params)

@@ -30,7 +30,7 @@ from wnrl.runs.folder import (
     read_result,
 )
 from wnrl.runs.interrupts import Interrupts, Stopped
-from wnrl.runs.machine import resolve_device, seed_everything, versions
+from wnrl.runs.machine import free_memory, resolve_device, seed_everything, versions
 from wnrl.runs.session import carry_out, carry_out_batch
 from wnrl.runs.work import Batch, Batching, Meaning, Member, Options, Work
 
@@ -55,6 +55,7 @@ __all__ = [
     "checked_file",
     "crashes",
     "file_checksum",
+    "free_memory",
     "is_finished",
     "locked",
     "make_folder",

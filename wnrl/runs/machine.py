@@ -70,6 +70,17 @@ def peak_memory() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def free_memory(device: torch.device) -> float:
+    """Return the bytes that are free on a device; infinity where the system does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 2**10
+    return float("inf")
+
+
 def _git(*command: str) -> str | None:
     try:
         out = subprocess.run(

@@ -1,0 +1,67 @@
+"""What a cohort needs, and that one which is too large is refused before anything is made."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.population import test_ppo, test_recurrent
+from wnrl import population
+from wnrl.errors import UsageError
+from wnrl.population import memory
+from wnrl.population.ppo import CHUNK, PPO
+from wnrl.population.recurrent_ppo import RecurrentPPO
+from wnrl.tensor_envs import CartPole
+
+MIB = 2**20
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Lets a device have so many bytes."""
+    return lambda n_bytes: monkeypatch.setattr(memory, "free_memory", lambda device: n_bytes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "small", "change", "measured"),
+    [
+        (PPO, test_ppo.SMALL, {"norm": "weight"}, 0.26),
+        (PPO, test_ppo.SMALL, {"norm": "spectral"}, 0.32),
+        (PPO, test_ppo.SMALL, {"norm": "layer", "net_arch": (256, 256)}, 2.88),
+        (PPO, test_ppo.SMALL, {"n_envs": 64}, 1.40),
+        (RecurrentPPO, test_recurrent.SMALL, {"net_arch": (), "lstm_hidden_size": 64}, 2.14),
+    ],
+)
+def test_the_estimate_is_near_what_was_measured_and_above_it(kind, small, change, measured, free):
+    """The measured MiB are of 64 members, of LSTMs 32, with chunks of 8, in a process."""
+    sizes = {"n_envs": 8, "n_steps": 32, "batch_size": 256, "n_epochs": 20, "net_arch": (64, 64)}
+    config = replace(small, **{**sizes, **change})
+    made = kind(CartPole(), [config])
+    kept, active = memory.bytes_of(config, CartPole(), made.params.shape[1], 4)
+    n_members = 64 if kind is PPO else 32
+    estimate = (kept + CHUNK / n_members * active) / MIB
+    assert measured < estimate < 6 * measured
+
+
+def test_as_many_members_fit_as_the_line_says(free):
+    config = replace(test_ppo.SMALL, net_arch=(64, 64))
+    free(4 * MIB)
+    with pytest.raises(UsageError, match=r"40 members needs about .* GiB, and cpu has") as error:
+        PPO(CartPole(), [replace(config, seed=seed) for seed in range(40)])
+    fit = int(str(error.value).split()[-3])
+    assert 0 < fit < 40
+    PPO(CartPole(), [replace(config, seed=seed) for seed in range(fit)])
+    with pytest.raises(UsageError, match=f"{fit} members fit"):
+        PPO(CartPole(), [replace(config, seed=seed) for seed in range(fit + 1)])
+
+
+def test_nothing_is_trained_where_one_of_several_cohorts_has_no_room(free, monkeypatch):
+    free(MIB // 2)
+    monkeypatch.setattr(PPO, "iterate", lambda self: pytest.fail("trained"))
+    with pytest.raises(UsageError, match="members fit"):
+        population.train("ppo", "CartPole-v1", norms=["none", "weight"], total_timesteps=512,
+                         seeds=range(9), n_steps=32, batch_size=256)  # fmt: skip
+
+
+def test_free_memory_of_this_machine_is_a_number():
+    assert 0 < memory.free_memory(torch.device("cpu")) < 2**50

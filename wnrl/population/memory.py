@@ -1,0 +1,78 @@
+"""How much memory a cohort takes, and how many members the memory holds.
+
+An estimate, from what an iteration was seen to keep, on the safe side of it.
+"""
+
+from math import prod
+
+import torch
+from gymnasium import spaces
+
+from wnrl.errors import UsageError
+from wnrl.population.ppo_config import PPOConfig
+from wnrl.runs import free_memory
+from wnrl.tensor_envs.core import TensorEnv
+
+COPIES = 9
+"""Of a member's parameters: they, two of the optimizer, the best, and those that wait to be
+evaluated."""
+IN_AN_UPDATE = 5
+"""More of them in an update: gradients, computed weights and what their gradients are made of."""
+OF_A_SAMPLE = 5
+"""Of a number of a sample: as steps, stacked, in order, shuffled, and the draws in int64."""
+OF_A_UNIT = 6
+"""Numbers that an update keeps for each hidden unit and sample."""
+OF_A_MEMORY = 64
+"""The like of a recurrent unit; by formula it is a quarter."""
+SHARE = 0.9
+"""Of the free memory that a cohort may take."""
+
+
+def bytes_of(config: PPOConfig, env: TensorEnv, width: int, itemsize: int) -> tuple[int, int]:
+    """Return the bytes of a member, and those that it takes besides while it is updated.
+
+    Args:
+        config: of the members.
+        env: the environment.
+        width: numbers of a member's parameters.
+        itemsize: bytes of a number.
+    """
+    actions = env.action_space
+    n_actions = int(actions.n) if isinstance(actions, spaces.Discrete) else prod(actions.shape)
+    draws = env.step_draws + env.reset_draws + n_actions
+    units = getattr(config, "n_lstm_layers", 0) * getattr(config, "lstm_hidden_size", 0)
+    sample = OF_A_SAMPLE * (2 * prod(env.observation_space.shape) + draws + 2 * n_actions + 8)
+    sample += 4 * 4 * units  # before and after, as steps and stacked; two networks of two states
+    order = 8 * config.n_epochs * config.samples * (config.minibatches > 1)
+    hidden = OF_A_UNIT * sum(config.net_arch) + OF_A_MEMORY * units
+    active = IN_AN_UPDATE * width + 2 * min(config.batch_size, config.samples) * hidden
+    return itemsize * (COPIES * width + config.samples * sample) + order, itemsize * active
+
+
+def members_that_fit(each: tuple[int, int], chunk: int | None, device: torch.device) -> int:
+    """Return how many members the free memory of a device holds.
+
+    Args:
+        each: from ``bytes_of``.
+        chunk: members that are updated together; None: all.
+        device: where they are trained.
+    """
+    kept, active = each
+    room = SHARE * free_memory(device)
+    n_together = int(min(room, 2.0**62) // (kept + active))
+    if chunk is None or n_together <= chunk:
+        return n_together
+    return int((min(room, 2.0**62) - chunk * active) // kept)
+
+
+def check_memory(
+    n_members: int, each: tuple[int, int], chunk: int | None, device: torch.device
+) -> None:
+    """Raise UsageError if a device has no room for so many members; arguments as above."""
+    fit = members_that_fit(each, chunk, device)
+    if n_members > fit:
+        needed = n_members * each[0] + min(chunk or n_members, n_members) * each[1]
+        raise UsageError(
+            f"a cohort of {n_members} members needs about {needed / 2**30:.2g} GiB, and {device} "
+            f"has {SHARE * free_memory(device) / 2**30:.2g} GiB for it: {fit} members fit"
+        )
