@@ -10,6 +10,7 @@ import re
 import select
 import shlex
 import shutil
+import socket
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -245,6 +246,14 @@ def as_pasted(program: str) -> str:
     """
     beside = Path(sys.executable).with_name(program)
     return str(beside) if beside.is_file() and shutil.which(program) != str(beside) else program
+
+
+def free_port(first: int = 6006) -> int:
+    """Return a port of this machine that nobody listens at, the first one from ``first`` on."""
+    for port in range(first, 2**16):
+        with contextlib.suppress(OSError), socket.create_server(("localhost", port)):
+            return port
+    return first
 
 
 def activation() -> str | None:

@@ -1,7 +1,6 @@
 """A study on the terminal: bars while it trains, or a line for each run, and its tables."""
 
 from collections.abc import Iterable, Sequence
-from urllib.parse import quote
 
 from rich.console import Console
 from rich.progress import (
@@ -74,7 +73,7 @@ def _outcome(event: Event) -> str:
         outcome = read_outcome(event.trial.task, event.result)
     except UsageError as error:
         return f"failed, {error}"
-    speed = outcome.steps_per_second
+    speed = outcome.cost.get("steps_per_second")
     shown = "" if speed is None else f" ({speed:,.0f} steps/s)"
     return f"{metric.label} {outcome.scores[metric.key]:.2f}{shown}"
 
@@ -113,9 +112,3 @@ def as_table(task: Task, rows: Sequence[Row], baseline: str) -> Table:
     for row in rows:
         table.add_row(*cells(row))
     return table
-
-
-def one_colour_an_arm(rows: Sequence[Row]) -> str:
-    """Return the end of a TensorBoard address whose runs are coloured by arm."""
-    pattern = f"/({'|'.join(dict.fromkeys(row.arm.name for row in rows))})/"
-    return f"?runColorGroup={quote('regex:' + pattern, safe='')}#timeseries"

@@ -100,7 +100,7 @@ def seconds(text: str) -> float:
 
 def compare(args: Args, path: Path, workers: int) -> int:
     """Do what ``main`` does once the flags are looked at; here torch is imported."""
-    from scripts._progress import one_colour_an_arm, show_progress, show_tables
+    from scripts._progress import show_progress, show_tables
     from wnrl.runs import Stopped, is_finished
     from wnrl.study.batches import jobs
     from wnrl.study.cluster import loaded_ray, ray_cluster
@@ -109,6 +109,7 @@ def compare(args: Args, path: Path, workers: int) -> int:
     from wnrl.study.processes import processes
     from wnrl.study.shards import Shard
     from wnrl.study.summary import summarise
+    from wnrl.study.tensorboard import view
     from wnrl.study.tuning import conduct
 
     if args.executor == "ray":
@@ -145,8 +146,9 @@ def compare(args: Args, path: Path, workers: int) -> int:
             done = len(trials) - len(waiting)
             n_crashed += show_progress(noted(events, root), len(trials), done)
 
+    command = " ".join(["python", *sys.argv])
     with ExitStack() as stack:
-        stack.enter_context(open_study(root, study, planned, shard))
+        stack.enter_context(open_study(root, study, planned, shard, command))
         if args.executor == "ray":
             cluster = stack.enter_context(
                 ray_cluster(root, cpus=workers, address=args.address, imports=imports, log=log)
@@ -164,25 +166,21 @@ def compare(args: Args, path: Path, workers: int) -> int:
             print(stopped.message, file=sys.stderr)
             return int(stopped.code or 0)
         finally:
-            duration = add_duration(root, time.monotonic() - started if trained else 0.0)
+            if trained:
+                add_duration(root, time.monotonic() - started)
         if left:
             runs = f"{len(left)} {'runs have' if len(left) > 1 else 'run has'} not ended"
             print(f"{runs}, {left[0].title} the first; when all have, the same command goes on")
         if not trials:
             return 1 if n_crashed else 0
         rows = summarise(root, trials, study.baseline, choices)
-        notes = {
-            "command": " ".join(["python", *sys.argv]),
-            "device": args.device,
-            "training": f"{duration:.0f} s in all calls; {workers} processes in this one",
-        }
-        publish(root, study, trials, rows, notes)
+        publish(root, study, rows)
     if not left:
         show_tables(rows, study.baseline)
     print(f"table:   {root / TABLE}")
-    tensorboard = shlex.quote(_cli.as_pasted("tensorboard"))
-    print(f"logs:    {tensorboard} --logdir {shlex.quote(str(root))}")
-    print(f"         one colour an arm: http://localhost:6006/{one_colour_an_arm(rows)}")
+    tensorboard, port = shlex.quote(_cli.as_pasted("tensorboard")), _cli.free_port()
+    print(f"logs:    {tensorboard} --logdir {shlex.quote(str(root))} --port {port}")
+    print(f"         a chart a task: http://localhost:{port}/{view(rows)}")
     if activation := _cli.activation():
         print(f"shell:   {activation}   # then python is the one with wnrl")
     print(f"report:  {root / REPORT}")

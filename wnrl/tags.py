@@ -54,6 +54,12 @@ VAE_CANVAS = "vae/canvas"  # images: how DRAW draws, a sample a row
 
 CONFIG = "config"  # a text: all that a run was told
 
+# A study's own: a curve an arm, with a name for each task.
+STUDY_MEAN = "study/"
+STUDY_LOW = "study_low/"
+STUDY_HIGH = "study_high/"
+VERDICTS = "verdicts"  # a text
+
 # Prefixes of what tells how networks fare; a run's result has the last value of each, the mean over
 # its layers.
 DIAGNOSTICS = (
@@ -70,6 +76,5 @@ DIAGNOSTICS = (
     VAE_VALID_KL,
 )
 
-# What runs differ by and are compared by; TensorBoard's HParams tab shows these columns first.
-IDENTITY = ("task", "algo", "norm", "seed")
+# What runs are compared by in TensorBoard's HParams tab.
 METRICS = (FINAL_RETURN, VAE_NLL, VAE_TEST_ELBO, STEPS_PER_SECOND)

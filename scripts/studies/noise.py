@@ -30,6 +30,7 @@ STUDY = Study(
             PPO,
             floor=22.0,
             solved=475.0,
+            dial=("deviation of the noise", deviation),
         )
         for deviation in (0.0, 0.02, 0.05, 0.1, 0.2)
     ],

@@ -63,39 +63,41 @@ def test_pictures_and_texts_are_found_by_tensorboard(tmp_path):
     assert accumulator.Tags()["tensors"] == ["text/text_summary"]
 
 
-def hparams_of(folder, metrics):
-    EventFile(folder).add_hparams(HPARAMS, metrics, step=500)
-    content = read(folder).PluginTagToContent("hparams")
-    parts = {key: HParamsPluginData.FromString(value) for key, value in content.items()}
-    return parts["_hparams_/experiment"].experiment, parts["_hparams_/session_start_info"]
+HPARAMS = {"task": "digits", "norm": "weight", "seed": 1, "hidden": (64, 32),
+           "norm_kwargs": {"g_rate": 3.0}}  # fmt: skip
 
 
-HPARAMS = {"task": "digits", "algo": "mlp", "norm": "weight", "seed": 1, "hidden": (64, 32)}
+def hparams_of(folder, name):
+    content = read(folder).PluginTagToContent("hparams")[f"_hparams_/{name}"]
+    return getattr(HParamsPluginData.FromString(content), name)
 
 
-def test_identity_of_a_run_stands_in_the_first_columns(tmp_path):
-    experiment, _ = hparams_of(tmp_path, {})
-    marked = {info.name for info in experiment.hparam_infos if info.differs}
-    assert marked == {"task", "algo", "norm", "seed"}
-
-
-def test_every_run_names_the_same_metrics(tmp_path):
-    experiment, _ = hparams_of(tmp_path, {tags.VAE_NLL: 23.0})
-    assert tuple(info.name.tag for info in experiment.metric_infos) == tags.METRICS
-
-
-def test_values_of_all_types_are_kept(tmp_path):
-    _, session = hparams_of(tmp_path, {})
-    values = session.session_start_info.hparams
+def test_values_of_all_types_are_kept_and_several_in_one_are_told_apart(tmp_path):
+    EventFile(tmp_path).add_hparams(HPARAMS, {}, step=500)
+    values = hparams_of(tmp_path, "session_start_info").hparams
     assert values["norm"].string_value == "weight"
     assert values["seed"].number_value == 1
     assert values["hidden"].string_value == "(64, 32)"
+    assert values["norm_kwargs.g_rate"].number_value == 3.0
 
 
 def test_metrics_stand_at_the_end_of_training_in_the_same_event_file(tmp_path):
-    hparams_of(tmp_path, {tags.VAE_NLL: 23.0})
+    EventFile(tmp_path).add_hparams(HPARAMS, {tags.VAE_NLL: 23.0}, step=500)
     assert points(tmp_path, tags.VAE_NLL) == [(500, 23.0)]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_columns_are_those_of_all_runs_and_mark_in_what_they_differ(tmp_path):
+    agent = {"task": "CartPole-v1", "n_steps": 32, "seed": 0, "rate": 0.1, "target_kl": None}
+    runs = [HPARAMS, agent, {**agent, "seed": 1, "target_kl": 0.5}]
+    EventFile(tmp_path).add_columns(runs, {"g_rate"})
+    columns = hparams_of(tmp_path, "experiment")
+    marked = {info.name for info in columns.hparam_infos if info.differs}
+    assert marked == {"task", "seed", "target_kl", "norm_kwargs.g_rate"}
+    assert {info.name for info in columns.hparam_infos} == {
+        "task", "norm", "seed", "hidden", "norm_kwargs.g_rate", "n_steps", "rate", "target_kl",
+    }  # fmt: skip
+    assert tuple(info.name.tag for info in columns.metric_infos) == tags.METRICS
 
 
 def test_a_full_disk_costs_curves_and_is_told_once(tmp_path, capsys, monkeypatch):

@@ -151,7 +151,10 @@ def test_a_stopped_study_has_checkpoints_of_its_runs_and_stops_its_workers(tmp_p
 def test_table_of_ordinary_numbers_fits_eighty_columns():
     task = Task("CartPoleNoVel-v1", "recurrent_ppo", "a:b", RETURN)
     wide = Sample(np.linspace(-450.0, -55.0, 10))
-    outcomes = {seed: Outcome({RETURN.key: -250.0}, {}, 3526.0, ()) for seed in range(10)}
+    outcomes = {
+        seed: Outcome({RETURN.key: -250.0}, {}, {"steps_per_second": 3526.0}, {}, ())
+        for seed in range(10)
+    }
     better = Estimate(0.0, 0.0, 31.0)
     row = Row(task, Arm("weight"), (), "none", Runs(outcomes), wide, wide, better, better)
     console = Console(width=80, file=io.StringIO())
@@ -278,7 +281,7 @@ def test_a_study_file_from_outside_brings_its_own_norm_runner_arms_and_axes(tmp_
     ]
     page = (tmp_path / "study" / "report.html").read_text()
     assert "my own norm; slow=True" in page
-    assert "background:#abcdef" in page
+    assert "color:#abcdef" in page
     assert "minus plain" in shown.stdout
 
 

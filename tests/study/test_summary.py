@@ -10,7 +10,7 @@ from scipy import stats
 from wnrl.norms import NORMS, Norm
 from wnrl.runs import note_crash, write_json
 from wnrl.study.plan import BEST_RETURN, NLL, RETURN, Arm, Study, Task
-from wnrl.study.report import write_report
+from wnrl.study.report import Findings, write_report
 from wnrl.study.summary import summarise
 from wnrl.study.table import cells, columns, to_csv
 
@@ -24,8 +24,9 @@ def summary(root, trials=TRIALS, baseline="none"):
     return summarise(root, trials, baseline)
 
 
-def report(root, rows=None, study=STUDY, trials=TRIALS, name="report.html", **notes):
-    write_report(root / name, study, summary(root) if rows is None else rows, trials, notes)
+def report(root, rows=None, name="report.html", baseline="none", **notes):
+    rows = summary(root) if rows is None else rows
+    write_report(root / name, Findings("quick", baseline, root, rows, notes))
     return (root / name).read_text()
 
 
@@ -265,7 +266,7 @@ def test_report_holds_every_task_norm_and_failure_and_nothing_from_outside(root)
     page = report(root, device="cpu")
     for text in ("ppo · CartPole-v1", "mlp · digits", "layer", "&lt;nan&gt; &amp; gone"):
         assert text in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5  # differences, and two a task
     for outside in ("<script", 'src="http', "src='http", "@import", "<link"):
         assert outside not in page
 
@@ -387,7 +388,7 @@ def test_arms_are_compared_at_the_same_point_of_the_axes(tmp_path):
     }
     lines = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert [line["learning_rate"] for line in lines] == ["0.1", "0.1", "0.2", "0.2"]
-    assert "weight, learning_rate=0.2" in report(tmp_path, rows, study, trials)
+    assert "weight, learning_rate=0.2" in report(tmp_path, rows)
 
 
 def test_page_and_figures_take_colour_dash_and_meaning_from_the_arm(tmp_path, monkeypatch):
@@ -396,6 +397,6 @@ def test_page_and_figures_take_colour_dash_and_meaning_from_the_arm(tmp_path, mo
     study = Study("s", [Task("CartPole-v1", "ppo", "a:b", RETURN)], arms, "mine")
     for trial in study.trials():
         finish(tmp_path, trial, 1.0 + trial.seed)
-    page = report(tmp_path, summary(tmp_path, study.trials(), baseline="mine"), study)
-    for text in ("my own norm; norm_heads=False", "background:#fedcba", "stroke: #abcdef"):
+    page = report(tmp_path, summary(tmp_path, study.trials(), baseline="mine"), baseline="mine")
+    for text in ("my own norm; norm_heads=False", "color:#fedcba", "stroke: #abcdef"):
         assert text in page

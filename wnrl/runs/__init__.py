@@ -5,6 +5,7 @@ from wnrl.runs.events import EventFile
 from wnrl.runs.files import (
     file_checksum,
     read_json,
+    read_or_nothing,
     read_values,
     whole_file,
     write_json,
@@ -64,6 +65,7 @@ __all__ = [
     "plain_json",
     "read_config",
     "read_json",
+    "read_or_nothing",
     "read_result",
     "read_values",
     "resolve_device",

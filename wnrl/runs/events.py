@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,19 @@ from numpy.typing import NDArray
 from wnrl import tags
 
 EVENTS = "events.out.tfevents.*.wnrl"
+
+
+def as_hparams(settings: Mapping[str, Any]) -> dict[str, bool | float | str]:
+    """Return settings as the HParams tab can show them.
+
+    One of several values, such as ``norm_kwargs``, becomes as many, named ``norm_kwargs.g_rate``;
+    anything else but a number, a string or a bool becomes a string.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        parts = value if isinstance(value, Mapping) else {"": value}
+        flat |= {f"{name}.{part}" if part else name: v for part, v in parts.items()}
+    return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in flat.items()}
 
 
 class EventFile:
@@ -102,36 +115,57 @@ class EventFile:
     def add_hparams(
         self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int
     ) -> None:
-        """Fill TensorBoard's HParams tab.
+        """Write a run's line in TensorBoard's HParams tab.
 
         ``SummaryWriter.add_hparams`` makes a second run beside the first one, which then has no
-        curves; this writes the same summaries into the file that has them. The tab takes its
-        columns from any one of the runs that it shows, and sorts those that differ to the front: so
-        each run names the same metrics, and marks ``tags.IDENTITY``.
+        curves; this writes the same summaries into the file that has them. The tab makes columns of
+        what all runs have, and sorts those that differ to the front, unless ``add_columns`` says
+        which there are.
 
         Args:
-            hparams: Names and values, ``tags.IDENTITY`` among them; anything but a number, a string
-                or a bool becomes a string.
-            metrics: Some of ``tags.METRICS`` and their values; each is also written as a scalar,
-                which is where the tab takes them from.
+            hparams: Names and values; see ``as_hparams``.
+            metrics: Some of ``tags.METRICS`` and their values, which are written as scalars: the
+                tab takes them from there.
             step: Where those scalars stand on the x axis: the end of training.
         """
-        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-
-        plain = {
-            key: value if isinstance(value, bool | int | float | str) else str(value)
-            for key, value in hparams.items()
-        }
-        experiment, *session = self._summary.hparams(plain, dict.fromkeys(tags.METRICS, 0.0))
-        plugin = experiment.value[0].metadata.plugin_data
-        columns = HParamsPluginData.FromString(plugin.content)
-        for info in columns.experiment.hparam_infos:
-            info.differs = info.name in tags.IDENTITY
-        plugin.content = columns.SerializeToString()
-        for summary in (experiment, *session):
+        _, *session = self._summary.hparams(as_hparams(hparams), {})
+        for summary in session:
             self._add(summary, None)
         for tag, value in metrics.items():
             self.add_scalar(tag, value, step)
+
+    def add_columns(self, runs: Sequence[Mapping[str, Any]], varied: Collection[str]) -> None:
+        """Write the columns of the HParams tab for all runs in the folders below.
+
+        Those in which the runs differ come first; metrics are ``tags.METRICS``.
+
+        Args:
+            runs: What ``add_hparams`` has of each.
+            varied: Names of settings that differ in other runs than these.
+        """
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+        values: dict[str, list[Any]] = {}
+        for run in map(as_hparams, runs):
+            for name, value in run.items():
+                values.setdefault(name, []).append(value)
+        # As the tab does it itself: a column with values of several types is one of strings.
+        one = {
+            name: some[0] if len({float if type(v) is int else type(v) for v in some}) == 1 else ""
+            for name, some in values.items()
+        }
+        columns, *_ = self._summary.hparams(one, dict.fromkeys(tags.METRICS, 0.0))
+        plugin = columns.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin.content)
+        for info in content.experiment.hparam_infos:
+            differs = len({*map(str, values[info.name])}) > 1
+            info.differs = differs or info.name.rpartition(".")[2] in varied
+        plugin.content = content.SerializeToString()
+        self._add(columns, None)
+
+    def add_custom_scalars(self, layout: Mapping[str, Any]) -> None:
+        """Write what the Custom Scalars tab shows, as ``SummaryWriter.add_custom_scalars`` does."""
+        self._add(self._summary.custom_scalars(layout), None)
 
     def flush(self) -> None:
         """Do nothing: every record is in the file once it was added."""

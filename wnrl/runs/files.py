@@ -10,7 +10,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,6 +82,13 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} is damaged: {printable(error)}") from error
     return value
+
+
+def read_or_nothing(path: Path) -> dict[str, Any]:
+    """Return what ``read_json`` does; nothing where the file is not there or damaged."""
+    with suppress(UsageError):
+        return read_json(path)
+    return {}
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -1,117 +1,283 @@
 """The figures of a report, as SVG text that stands inside a page."""
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from wnrl.errors import printable
 from wnrl.study.overall import Overall
-from wnrl.study.stats import LEAST, mean_interval
+from wnrl.study.plan import Dash
+from wnrl.study.stats import LEAST, Estimate, Floats, mean_interval
 from wnrl.study.summary import Row
 
+MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "*": "★", "X": "✖",
+           "<": "◀", ">": "▶"}  # fmt: skip
+"""Markers as matplotlib calls them, and as characters."""
+# Text stays text, none of it is a formula, and there are no random ids: the same runs give the
+# same page.
+STYLE: Any = {"svg.hashsalt": "wnrl", "svg.fonttype": "none", "text.parse_math": False}
+LABELLED = 10
+"""Runs of an arm up to which each dot says its seed."""
+SIZE = (5.6, 3.4)  # inches
 
-def learning_curves(rows: Sequence[Row]) -> str:
-    """Draw one line an arm: the mean over runs at each step, with its 95 % interval.
 
-    Of fewer than ``LEAST`` runs the band is their range.
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn; two arms differ in their marker, whatever their colours."""
+
+    colour: str
+    dash: Dash
+    marker: str
+    """A key of ``MARKERS``."""
+
+
+Looks = Mapping[str, Look]
+"""By the names of rows."""
+
+
+def looks_of(rows: Iterable[Row]) -> dict[str, Look]:
+    """Return a look for each name among rows, with markers in the order in which they come."""
+    arms = {row.name: row.arm for row in rows}
+    return {
+        name: Look(arm.colour, arm.dash, list(MARKERS)[k % len(MARKERS)])
+        for k, (name, arm) in enumerate(arms.items())
+    }
+
+
+def mean_curve(row: Row) -> tuple[Floats, Floats, Floats, Floats] | None:
+    """Return steps, mean over runs, and the ends of its interval; of few runs those of a range.
+
+    Returns:
+        Each of shape ``(n_steps,)``; None where no step is common to all runs.
+    """
+    curve = row.runs.curve(row.task.metric.curve)
+    if curve is None:
+        return None
+    steps, values = curve
+    ends = values.min(-1), values.max(-1)
+    if values.shape[-1] >= LEAST:
+        ends = mean_interval(values, bounds=(values.min(), values.max()))
+    return steps, values.mean(-1), *ends
+
+
+def learning_curves(rows: Sequence[Row], looks: Looks, over_time: bool = False) -> str:
+    """Draw one line an arm: the mean over runs with its interval, or their range if they are few.
 
     Args:
-        rows: of one task.
+        rows: Of one task.
+        looks: Of the rows.
+        over_time: Over seconds of training, in which steps of an arm take its median time.
     """
-    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
-    axes = figure.add_subplot()
     metric = rows[0].task.metric
-    for row in rows:
-        curve = common_curve(row)
-        if curve is None:
-            continue
-        steps, values = curve
-        low, high = values.min(-1), values.max(-1)
-        if values.shape[-1] >= LEAST:
-            low, high = mean_interval(values, bounds=(values.min(), values.max()))
-        axes.fill_between(steps, low, high, color=row.arm.colour, alpha=0.18, linewidth=0)
-        axes.plot(
-            steps,
-            values.mean(-1),
-            color=row.arm.colour,
-            label=row.name,
-            linestyle=row.arm.dash,
-            linewidth=1.8,
-        )
-    axes.set_xlabel(metric.steps)
-    axes.set_ylabel(metric.curve_label)
-    if axes.lines:
-        axes.legend(frameon=False)
-    return _svg(figure, axes)
+
+    def draw(axes: Axes) -> None:
+        for row in rows:
+            curve, seconds = mean_curve(row), row.runs.seconds
+            if curve is None or (over_time and seconds is None):
+                continue
+            steps, mean, low, high = curve
+            x = steps * (seconds / steps[-1]) if over_time and seconds else steps
+            _line(axes, looks[row.name], x, mean, row.name)
+            axes.fill_between(x, low, high, color=row.arm.colour, alpha=0.15, linewidth=0)
+
+    xlabel = "seconds of training" if over_time else metric.steps
+    return _drawn(draw, SIZE, xlabel, metric.curve_label)
 
 
-def final_scores(rows: Sequence[Row]) -> str:
+def final_scores(rows: Sequence[Row], looks: Looks, links: Mapping[Any, str]) -> str:
     """Draw one line an arm: every run as a dot, their mean as a bar with its interval or range.
 
     Args:
-        rows: of one task.
+        rows: Of one task.
+        looks: Of the rows.
+        links: From the name of a row and a seed to where its dot leads.
     """
-    figure = Figure(figsize=(5.6, 0.9 + 0.5 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    for y, row in enumerate(reversed(rows)):
-        if row.score is None:
-            continue
-        colour, score = row.arm.colour, row.score
-        ends = [score.low, score.high]
-        if np.isfinite(ends).all():
-            axes.plot(ends, [y, y], color=colour, linewidth=7, alpha=0.25)
-        axes.plot([score.value], [y], "|", color=colour, markersize=17, markeredgewidth=2.5)
-        axes.plot(list(row.scores.values()), [y] * len(row.scores), "o", color=colour, markersize=4)
+
+    def draw(axes: Axes) -> None:
+        for y, row in enumerate(reversed(rows)):
+            look, runs = looks[row.name], list(row.scores.items())
+            if row.score is not None:
+                _bar(axes, row.score, y, look)
+            spread = np.zeros(1) if len(runs) == 1 else np.linspace(0.3, -0.3, len(runs))
+            values = [score for _, score in runs]
+            dots = axes.scatter(values, y + spread, 16, color=look.colour, marker=look.marker)
+            dots.set_urls([links.get((row.name, seed), "") for seed, _ in runs])
+            for k, (seed, score) in enumerate(runs if len(runs) <= LABELLED else ()):
+                away, side = ((4, "left"), (-4, "right"))[k % 2]
+                axes.annotate(
+                    str(seed), (score, y + spread[k]), (away, 0), textcoords="offset points",
+                    ha=side, va="center", fontsize=6,
+                )  # fmt: skip
+        _name_rows(axes, rows)
+
+    label = rows[0].task.metric.label
+    return _drawn(draw, (5.6, 0.9 + 0.65 * len(rows)), label, legend=False)
+
+
+@rc_context(STYLE)
+def effects(rows: Sequence[Row], looks: Looks) -> str:
+    """Draw the differences to the baseline with their intervals, a panel a task.
+
+    To the right is better. A band is what the task calls negligible.
+
+    Args:
+        rows: Those that have a difference.
+        looks: Of the rows.
+    """
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    of_task = [[row for row in rows if row.task == task] for task in tasks]
+    heights = [len(some) + 1.6 for some in of_task]
+    figure = Figure(figsize=(7.0, 0.32 * sum(heights)), layout="constrained")
+    panels = figure.subplots(len(tasks), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, task, some in zip(panels, tasks, of_task, strict=True):
+        if task.negligible:
+            axes.axvspan(-task.negligible, task.negligible, color="#dddddd", alpha=0.6)
+        axes.axvline(0, color="black", linewidth=1)
+        for y, row in enumerate(reversed(some)):
+            if row.difference is not None:
+                _bar(axes, row.difference, y, looks[row.name])
+        _name_rows(axes, some)
+        if not task.metric.higher_is_better:
+            axes.invert_xaxis()
+        axes.set_title(printable(task.title), fontsize=9, loc="left")
+        axes.set_xlabel(
+            f"{printable(task.metric.label)} minus that of {some[0].baseline}", fontsize=8
+        )
+        axes.tick_params(labelsize=8)
+    return _svg(figure)
+
+
+def over_choices(rows: Sequence[Row], looks: Looks, setting: str) -> str:
+    """Draw the mean score on tuning seeds over the values of a setting; what was chosen is ringed.
+
+    Where other settings were chosen too, each value has the best of them.
+
+    Args:
+        rows: Of one task, with choices.
+        looks: Of the rows.
+        setting: The name of what was chosen.
+    """
+    metric = rows[0].task.metric
+    sign = 1 if metric.higher_is_better else -1
+
+    def draw(axes: Axes) -> None:
+        for row in rows:
+            if row.choice is None or setting not in row.choice.grid:
+                continue
+            values, means = row.choice.grid[setting], row.choice.means(setting)
+            place = values.index(dict(row.choice.settings)[setting])
+            x = values if _are_numbers(values) else [str(value) for value in values]
+            y = [sign * mean for mean in means]
+            _line(axes, looks[row.name], x, y, row.name)
+            ring: Any = {"color": row.arm.colour, "markersize": 13, "fillstyle": "none"}
+            axes.plot(x[place], y[place], "o", **ring)
+            if setting in row.choice.edges:
+                axes.annotate(
+                    "edge", (x[place], y[place]), (0, 9), textcoords="offset points",
+                    ha="center", fontsize=7,
+                )  # fmt: skip
+
+    tried = [value for row in rows if row.choice for value in row.choice.grid.get(setting, ())]
+    label = f"{metric.label} on tuning seeds"
+    return _drawn(draw, SIZE, setting, label, ticks=sorted({*tried}, key=str))
+
+
+def over_dial(rows: Sequence[tuple[float, Row]], looks: Looks, dial: str) -> str:
+    """Draw one line an arm: the mean score over the values of a dial, with intervals.
+
+    Args:
+        rows: Each with the value of its dial; names are those of arms.
+        looks: Of the arms.
+        dial: Its name.
+    """
+
+    def draw(axes: Axes) -> None:
+        for name in dict.fromkeys(row.arm.name for _, row in rows):
+            points = [(x, row.score) for x, row in rows if row.arm.name == name and row.score]
+            points.sort(key=lambda point: point[0])
+            x, means = [value for value, _ in points], [score.value for _, score in points]
+            _line(axes, looks[name], x, means, name)
+            low, high = ([getattr(score, end) for _, score in points] for end in ("low", "high"))
+            if np.isfinite([*low, *high]).all():
+                axes.fill_between(x, low, high, color=looks[name].colour, alpha=0.12, linewidth=0)
+
+    label = rows[0][1].task.metric.label
+    return _drawn(draw, SIZE, dial, label, ticks=list(dict.fromkeys(value for value, _ in rows)))
+
+
+def performance_profiles(arms: Sequence[Overall], looks: Looks) -> str:
+    """Draw one line an arm: the share of runs that score more, over scores from 0 to 1."""
+    thresholds = np.linspace(0.0, 1.0, 101)
+
+    def draw(axes: Axes) -> None:
+        for arm in arms:
+            _line(axes, looks[arm.name], thresholds, arm.profile(thresholds), arm.name)
+
+    xlabel = "score: 0 at the floor, 1 where the task is solved"
+    return _drawn(draw, SIZE, xlabel, "share of runs above it")
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def _line(axes: Axes, look: Look, x: Any, y: Any, label: str) -> None:
+    axes.plot(
+        x, y, color=look.colour, linestyle=look.dash, marker=look.marker, label=label,
+        linewidth=1.6, markersize=5, markevery=max(1, len(x) // 8),
+    )  # fmt: skip
+
+
+def _bar(axes: Axes, estimate: Estimate, y: float, look: Look) -> None:
+    """Draw a mean as a bar across its interval or range, where that has ends."""
+    ends = [estimate.low, estimate.high]
+    if np.isfinite(ends).all():
+        axes.plot(ends, [y, y], color=look.colour, linewidth=6, alpha=0.3)
+    axes.plot([estimate.value], [y], "|", color=look.colour, markersize=15, markeredgewidth=2.5)
+
+
+def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(rows[0].task.metric.label)
-    return _svg(figure, axes)
 
 
-def performance_profiles(arms: Sequence[Overall]) -> str:
-    """Draw one line an arm: the share of runs that score more, over scores from 0 to 1."""
-    figure = Figure(figsize=(5.6, 3.0), layout="constrained")
+@rc_context(STYLE)
+def _drawn(
+    draw: Callable[[Axes], None],
+    size: tuple[float, float],
+    xlabel: str,
+    ylabel: str = "",
+    legend: bool = True,
+    ticks: Sequence[Any] = (),
+) -> str:
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
-    thresholds = np.linspace(0.0, 1.0, 101)
-    for arm in arms:
-        axes.plot(
-            thresholds,
-            arm.profile(thresholds),
-            color=arm.arm.colour,
-            label=arm.name,
-            linestyle=arm.arm.dash,
-            linewidth=1.8,
-        )
-    axes.set_xlabel("score: 0 at the floor, 1 where the task is solved")
-    axes.set_ylabel("share of runs above it")
-    axes.legend(frameon=False)
-    return _svg(figure, axes)
+    draw(axes)
+    if _are_numbers(ticks) and 0 < 20 * min(ticks, default=0) < max(ticks):
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
+        axes.minorticks_off()
+    axes.set_xlabel(printable(xlabel))
+    axes.set_ylabel(printable(ylabel))
+    if axes.lines and legend:
+        axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
 
 
-def common_curve(row: Row) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return the steps that all runs of a row logged and their values.
-
-    Returns:
-        Shapes ``(n_steps,)`` and ``(n_steps, n_runs)``; None where no step is common to all.
-    """
-    tag = row.task.metric.curve
-    curves = [o.curves[tag] for o in row.runs.outcomes.values() if o.curves.get(tag)]
-    steps = sorted(set.intersection(*map(set, curves))) if curves else []
-    if not steps:
-        return None
-    return np.array(steps), np.array([[curve[step] for curve in curves] for step in steps])
-
-
-def _svg(figure: Figure, axes: Axes) -> str:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+def _svg(figure: Figure) -> str:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
     out = io.StringIO()
-    # No date and no random ids: the same runs give the same page.
-    with rc_context({"svg.hashsalt": "wnrl"}):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts may have it
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :]

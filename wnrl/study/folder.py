@@ -1,35 +1,43 @@
 """The folder of a study: its runs, its table and its report."""
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, printable
 from wnrl.runs import (
     CONFIG,
     check_run_folder,
     locked,
     read_json,
+    read_or_nothing,
     resolve_device,
     write_json,
     write_text,
 )
 from wnrl.study.execute import check_trials
-from wnrl.study.figures import learning_curves
-from wnrl.study.plan import Study, Trial
-from wnrl.study.report import write_report
+from wnrl.study.figures import learning_curves, looks_of
+from wnrl.study.plan import Arm, Dash, Metric, Study, Task, Trial
+from wnrl.study.report import Findings, write_report
 from wnrl.study.shards import Shard
 from wnrl.study.summary import Row
 from wnrl.study.table import to_csv
+from wnrl.study.tensorboard import write_overview
 
-TABLE, REPORT, DURATION = "table.csv", "report.html", "duration.json"
+TABLE, REPORT, DURATION, STUDY = "table.csv", "report.html", "duration.json", "study.json"
 PUBLISHING = 600.0  # seconds that another shard may take to write its report
 
 
 @contextmanager
-def open_study(root: Path, study: Study, trials: Sequence[Trial], shard: Shard) -> Iterator[None]:
+def open_study(
+    root: Path, study: Study, trials: Sequence[Trial], shard: Shard, command: str = ""
+) -> Iterator[None]:
     """Hold a shard of a study's folder for this process, making the folder if it is not there.
+
+    The study is written into it, with the commands that were given for it.
 
     Raises:
         UsageError: A trial cannot be done, or the folder is in use, cannot be written, or holds
@@ -47,28 +55,83 @@ def open_study(root: Path, study: Study, trials: Sequence[Trial], shard: Shard) 
         with locked(root, seconds=PUBLISHING):
             check_run_folder(root, config)  # another process may have begun a study meanwhile
             write_json(root / CONFIG, config)
+            commands = [*read_or_nothing(root / STUDY).get("commands", ()), command]
+            plain = json.loads(json.dumps(study, default=_plain))
+            write_json(root / STUDY, {"study": plain, "commands": list(dict.fromkeys(commands))})
             stack.enter_context(shard.held(root))
         yield
 
 
-def add_duration(root: Path, seconds: float) -> float:
-    """Add the time of a call that trained to that of the earlier ones, and return the sum."""
-    path = root / DURATION
+def _plain(value: Any) -> Any:
+    if isinstance(value, Study | Task | Arm | Metric):
+        return vars(value)
+    return dict(value) if isinstance(value, Mapping) else list(value)
+
+
+def read_study(root: Path) -> Study:
+    """Return the study that a folder is of.
+
+    Raises:
+        UsageError: The file is not there, damaged, of another version, or names a norm that is not
+            known.
+    """
+    try:
+        saved = read_json(root / STUDY)["study"]
+        tasks = [
+            Task(
+                **{
+                    **task,
+                    "metric": Metric(**task["metric"]),
+                    "also": tuple(Metric(**metric) for metric in task["also"]),
+                    "arms": tuple(task["arms"]),
+                    "dial": task["dial"] and tuple(task["dial"]),
+                }
+            )
+            for task in saved["tasks"]
+        ]
+        arms = [Arm(**{**arm, "dash": _dash(arm["dash"])}) for arm in saved["arms"]]
+        return Study(**{**saved, "tasks": tasks, "arms": arms})
+    except (TypeError, LookupError) as error:
+        raise UsageError(f"{root / STUDY} is damaged: {printable(error)}") from error
+
+
+def _dash(saved: Any) -> Dash:
+    return saved if isinstance(saved, str) else (saved[0], tuple(saved[1]))
+
+
+def add_duration(root: Path, seconds: float) -> None:
+    """Add the time of a call that trained to that of the earlier ones."""
     with locked(root, seconds=PUBLISHING):
-        with suppress(UsageError, LookupError, TypeError):  # it is damaged; the runs are not
-            seconds += read_json(path)["seconds"] if path.is_file() else 0.0
-        write_json(path, {"seconds": seconds})
-    return seconds
+        with suppress(TypeError):  # it is damaged; the runs are not
+            seconds += read_or_nothing(root / DURATION).get("seconds", 0.0)
+        write_json(root / DURATION, {"seconds": seconds})
 
 
-def publish(
-    root: Path, study: Study, trials: Sequence[Trial], rows: Sequence[Row], notes: Mapping[str, Any]
-) -> None:
-    """Write the table, the learning curves of each task, and the report."""
+def findings(root: Path, study: Study, rows: Sequence[Row]) -> Findings:
+    """Return what a report says of a study, from what its folder holds besides the runs."""
+    saved = read_or_nothing(root / STUDY)
+    seconds = read_or_nothing(root / DURATION).get("seconds")
+    device = read_or_nothing(root / CONFIG).get("device")
+    notes = {
+        "table": root / TABLE,
+        "runs": root,
+        "TensorBoard": f"tensorboard --logdir {shlex.quote(str(root))}",
+        "commands": "; ".join(saved.get("commands", ())),
+        "device": device,
+        "training": f"{seconds:.0f} s in all calls" if isinstance(seconds, int | float) else None,
+    }
+    said = {name: note for name, note in notes.items() if note}
+    return Findings(study.name, study.baseline, root, rows, said)
+
+
+def publish(root: Path, study: Study, rows: Sequence[Row]) -> None:
+    """Write the table, the learning curves of each task, TensorBoard's overview and the report."""
     with locked(root, seconds=PUBLISHING):
         write_text(root / TABLE, to_csv(rows))
-        for task in dict.fromkeys(trial.task for trial in trials):
+        looks = looks_of(rows)
+        for task in dict.fromkeys(row.task for row in rows if row.confidence is not None):
             (root / task.folder).mkdir(parents=True, exist_ok=True)  # where no run made it
             of_task = [row for row in rows if row.task == task]
-            write_text(root / task.folder / "curves.svg", learning_curves(of_task))
-        write_report(root / REPORT, study, rows, trials, notes)
+            write_text(root / task.folder / "curves.svg", learning_curves(of_task, looks))
+        write_overview(root, rows)
+        write_report(root / REPORT, findings(root, study, rows))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ import numpy as np
 from wnrl.errors import UsageError, printable
 from wnrl.runs import RESULT, crashes, is_finished, read_json
 from wnrl.study.plan import Task, Trial
-from wnrl.study.stats import Estimate, Sample, clopper_pearson
+from wnrl.study.stats import Estimate, Floats, Sample, clopper_pearson
+
+COSTS = ("wall_time", "steps", "steps_per_second", "memory_mib", "parameters")
 
 
 class FailedRunError(UsageError):
@@ -26,7 +28,11 @@ class Outcome:
     """By the metrics' keys."""
     curves: dict[str, dict[float, float]]
     """By the curves' tags, from steps to values."""
-    steps_per_second: float | None
+    cost: dict[str, float]
+    """Those of ``COSTS`` that are known: of a run in a batch its share, but for the memory, which
+    all runs of the process have together."""
+    diagnostics: dict[str, float]
+    """By tags: their last values, each the mean over layers."""
     plain_parts: tuple[str, ...]
     """Names of the layers that the norm was not applied to."""
 
@@ -45,12 +51,18 @@ def read_outcome(task: Task, result: Mapping[str, Any]) -> Outcome:
         if status != "finished":
             raise ValueError(f"status is {status!r}")
         curve = dict(result.get("curve", {}))
-        speed = result.get("steps_per_second")
+        cost = {key: _number(key, result[key]) for key in COSTS if result.get(key) is not None}
+        if "wall_time" in cost:
+            cost["wall_time"] /= result.get("batch_members", 1)
         metrics = (task.metric, *task.also)
         return Outcome(
             scores={m.key: _number(m.key, result.get(m.key)) for m in metrics},
             curves={m.curve: _curve(m.curve, curve) for m in metrics if m.curve in curve},
-            steps_per_second=None if speed is None else _number("steps_per_second", speed),
+            cost=cost,
+            diagnostics={
+                printable(tag): _number(tag, value)
+                for tag, value in dict(result.get("diagnostics", {})).items()
+            },
             plain_parts=tuple(map(printable, result.get("plain_parts", ()))),
         )
     except (ValueError, TypeError, LookupError) as error:
@@ -80,10 +92,35 @@ class Runs:
     """Why each of these was tried more than once."""
     missing: dict[int, str] = field(default_factory=dict)
     """Why nothing is known of each of these; it counts as if it had not been planned."""
+    folders: dict[int, PurePath] = field(default_factory=dict)
+    """Of all runs, below the study's."""
 
     def scores(self, key: str) -> dict[int, float]:
         """Return the scores of the finished runs."""
         return {seed: outcome.scores[key] for seed, outcome in self.outcomes.items()}
+
+    def cost(self, key: str) -> float | None:
+        """Return the median over runs of one of ``COSTS``; None where it is not known."""
+        known = [o.cost[key] for o in self.outcomes.values() if key in o.cost]
+        return float(np.median(known)) if known else None
+
+    @property
+    def seconds(self) -> float | None:
+        """The time that training took, without evaluations: steps over steps a second."""
+        steps, speed = self.cost("steps"), self.cost("steps_per_second")
+        return steps / speed if steps and speed else None
+
+    def curve(self, tag: str) -> tuple[Floats, Floats] | None:
+        """Return the steps that all finished runs logged and the values of the curve at them.
+
+        Returns:
+            Shapes ``(n_steps,)`` and ``(n_steps, n_runs)``; None where no step is common to all.
+        """
+        curves = [o.curves[tag] for o in self.outcomes.values() if o.curves.get(tag)]
+        steps = sorted(set.intersection(*map(set, curves))) if curves else []
+        if not steps:
+            return None
+        return np.array(steps), np.array([[curve[step] for curve in curves] for step in steps])
 
 
 def read_runs(root: Path, trials: Iterable[Trial]) -> Runs:
@@ -93,6 +130,7 @@ def read_runs(root: Path, trials: Iterable[Trial]) -> Runs:
     """
     runs = Runs()
     for trial in trials:
+        runs.folders[trial.seed] = trial.folder
         try:
             folder = root / trial.folder
             reasons = [printable(reason, 500) for reason in crashes(folder)]

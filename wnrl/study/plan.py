@@ -97,6 +97,9 @@ class Task:
     """Score from which on the task counts as solved."""
     margin: float | None = None
     """A difference too small to matter; see ``negligible``."""
+    dial: tuple[str, float] | None = None
+    """Name and value of the one thing that it differs by from other tasks of the study with this
+    name: the report then draws scores over its values."""
 
     def __post_init__(self) -> None:
         if self.margin is not None:
@@ -121,7 +124,7 @@ class Task:
     @property
     def folder(self) -> PurePath:
         """Folder of its runs, below the study's."""
-        return PurePath(_as_folder(self.name), _as_folder(self.label))
+        return PurePath(as_folder(self.name), as_folder(self.label))
 
     @property
     def negligible(self) -> float | None:
@@ -166,7 +169,7 @@ class Arm:
         object.__setattr__(self, "norm", self.norm or self.name)
         object.__setattr__(self, "colour", self.colour or row.colour)
         object.__setattr__(self, "dash", self.dash or row.dash)
-        if self.name != _as_folder(self.name):
+        if self.name != as_folder(self.name):
             raise UsageError(f"an arm's name becomes a folder, got {self.name!r}")
         if not re.fullmatch("#[0-9a-fA-F]{6}", self.colour):
             raise UsageError(f"colour of {self.name} must be #rrggbb, got {self.colour!r}")
@@ -196,6 +199,8 @@ class Trial:
     """Keys of the settings that the study varies and shows."""
     tuned: tuple[str, ...] = ()
     """Keys of the settings that the study chooses for each arm."""
+    place: PurePath | None = None
+    """Folder of a run that no study planned."""
 
     @property
     def point(self) -> Point:
@@ -219,7 +224,9 @@ class Trial:
     @property
     def folder(self) -> PurePath:
         """Folder of the run, below the study's."""
-        axes = (_as_folder(word) for word in _words(dict(self.point + self.choice)))
+        if self.place is not None:
+            return self.place
+        axes = (as_folder(word) for word in _words(dict(self.point + self.choice)))
         return self.task.folder.joinpath(self.arm.name, *axes, f"seed{self.seed}")
 
     @property
@@ -287,7 +294,7 @@ class Study:
                 raise UsageError(f"{task.title} has no {task.length} that a budget could scale")
         for grid in (self.axes, self.tuned, *(arm.tuned for arm in self.arms)):
             for axis, values in grid.items():
-                _check_distinct(f"axis {axis}", [_as_folder(str(value)) for value in values])
+                _check_distinct(f"axis {axis}", [as_folder(str(value)) for value in values])
         for arm in self.arms:
             varied = [*self.axes, *self.tuned, *arm.tuned]
             if varied:
@@ -412,7 +419,7 @@ def _words(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name}={value}" for name, value in settings.items()]
 
 
-def _as_folder(text: str) -> str:
+def as_folder(text: str) -> str:
     """Return a name that is one folder: no separators, no colons, no dot in front."""
     return re.sub(r"^\.|[^\w.,+=-]", "_", text) or "_"
 

@@ -1,55 +1,76 @@
 """One self-contained HTML page that a study can be sent to someone with."""
 
 import base64
-from collections.abc import Mapping, Sequence
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from html import escape as escape_html
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote
 
-from wnrl.errors import UsageError, printable
-from wnrl.runs import VERSIONS, read_json, write_text
-from wnrl.study.figures import final_scores, learning_curves, performance_profiles
-from wnrl.study.overall import overall
-from wnrl.study.plan import Arm, Study, Task, Trial
+from wnrl.errors import printable
+from wnrl.runs import CONFIG, VERSIONS, read_or_nothing, write_text
+from wnrl.study.figures import (
+    MARKERS,
+    Looks,
+    effects,
+    final_scores,
+    learning_curves,
+    looks_of,
+    over_choices,
+    over_dial,
+    performance_profiles,
+)
+from wnrl.study.overall import Overall, overall
 from wnrl.study.summary import Row
-from wnrl.study.table import cells, choice, columns
+from wnrl.study.table import cells, choice, columns, cost_cells, cost_columns, number
 
 PICTURE = "samples.png"  # what a generative run leaves in its folder
 
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 1180px; margin: 2rem auto; padding: 0 1.2rem; }
-h1 { margin-bottom: .2rem; } h2 { margin-top: 2.6rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%;
-        font-size: .87rem; }
-th, td { text-align: right; padding: .35rem .45rem; border-bottom: 1px solid #e4e4e4;
-         white-space: nowrap; }
-th { font-weight: 600; } td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left; }
-.scroll { overflow-x: auto; } .muted { color: #666; font-size: .92rem; }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-.figures > div { flex: 1 1 430px; } svg { width: 100%; height: auto; }
-.swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
-          margin-right: .5em; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; overflow-x: auto; }
-figcaption { font-size: .92rem; margin-bottom: .2rem; }
-img { display: block; image-rendering: pixelated; }
-.failed { color: #a40000; }
-code { background: #f4f4f4; padding: .1em .3em; overflow-wrap: anywhere; }
-@media (max-width: 700px) {
-  body { font-size: 14px; padding: 0 .6rem; } ul { padding-left: 1.2rem; }
-  table { font-size: 11px; } th, td { white-space: normal; padding: .35rem .2rem; }
-  td:nth-child(2) { white-space: nowrap; } .swatch { margin-right: .3em; }
-}
-@media print { .scroll { overflow: visible; } table { font-size: 8pt; }
-               th, td { white-space: normal; padding: .2rem; } }
+PAGE = """<!doctype html>
+<html lang=en>
+<meta charset=utf-8>
+<meta name=viewport content='width=device-width, initial-scale=1'>
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+        max-width: 1180px; margin: 2rem auto; padding: 0 1.2rem; overflow-wrap: break-word; }}
+h1 {{ margin-bottom: .2rem; }} h2 {{ margin-top: 2.6rem; border-bottom: 1px solid #ddd; }}
+h3 {{ margin: 1.2rem 0 .3rem; font-size: 1rem; }} h2, h3 {{ break-after: avoid; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }}
+th, td {{ text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e4e4e4;
+          white-space: nowrap; }}
+th:first-child, td:first-child {{ text-align: left; padding-left: 0; }}
+tr, figure, svg, li {{ break-inside: avoid; }}
+.scroll {{ overflow-x: auto; }} .muted {{ color: #666; }} .small {{ font-size: .87rem; }}
+.figures {{ display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }}
+.figures > div {{ flex: 1 1 430px; max-width: 700px; }} svg {{ width: 100%; height: auto; }}
+figure {{ margin: 0; overflow-x: auto; }} img {{ display: block; image-rendering: pixelated; }}
+.failed {{ color: #a40000; }} code {{ background: #f4f4f4; padding: 0 .2em; }}
+code, a {{ overflow-wrap: anywhere; }}
+@media (max-width: 700px) {{
+  body {{ font-size: 14px; padding: 0 .6rem; margin: .6rem auto; }} ul {{ padding-left: 1.2rem; }}
+  table {{ font-size: 11px; }} th, td {{ padding: .3rem .25rem; white-space: normal; }}
+  .figures > div {{ flex-basis: 300px; }}
+}}
+@page {{ size: A4; margin: 14mm; }}
+@media print {{
+  body {{ font-size: 9.5pt; margin: 0; padding: 0; max-width: none; }}
+  table {{ font-size: 8pt; }} th, td {{ white-space: normal; padding: .2rem .35rem; }}
+  .scroll, figure {{ overflow: visible; }} .figures > div {{ flex-basis: 290px; }}
+}}
+</style>
+{body}
+</html>
 """
 
 READING = """
 <p>Every arm of a task has the same network, hyperparameters and seeds but for what the arm says
 above; norms that change nothing at the start begin as the same function. Norms act on
-hidden layers; weight norm acts on output layers too, unless a task says below that it was not
+hidden layers; weight norm acts on output layers too, unless a task says that it was not
 applied to them. <b>Mean</b> is over runs, a failed run counted as the
 worst; with its 95 % interval or, of fewer than 8 runs, with their range in words, which covers
 nothing. In simulations from 8 runs on, intervals of 95 % hold 93 to 97.5 % for most returns, up
@@ -59,66 +80,54 @@ spread of the other's.
 same seed. The intervals of a study's first numbers are as wide as it takes for all of them
 together to leave out a true zero in at most 5 % of studies; those of further numbers of the same
 runs are 95 % each, and get no verdict. A verdict is made from this interval alone: better or worse
-where it leaves out zero, no difference seen where it lies within a margin that the task names,
-else undecided. Adding seeds until a verdict comes is a second look, and errs more often than 5 %.
+where it leaves out zero, no difference seen where it lies within a margin that the task names
+(the grey band), else undecided. Adding seeds until a verdict comes is a second look, and errs more
+often than 5 %.
 <b>Better</b> is the share of pairs in which the run of this arm is better than that of {baseline},
 <b>solved</b> the share of runs that reach the score at which the task counts as solved; their
 intervals are Clopper and Pearson's. An interval without an end (inf) has failed runs in it, and
 the task names no score to count them as. Between the lowest and the highest of n runs, which the
 CSV file has, (n − 1)/(n + 1) of all runs are to be expected. Returns are means over the last tenth
 of the learning curve, played on a separate environment; NLLs are on the test split, in nats an
-image. The validation
-ELBO beside an NLL is a bound with one sample and on other images, so its order of the arms may
-differ from the NLL's. <b>Steps/s</b> is the median over runs of training steps a second in a
-process of its own while other processes trained beside it. An arm that would prefer another
-learning rate than those in the table is not shown at its best; where a setting was chosen, it was
+image. The validation ELBO beside an NLL is a bound with one sample and on other images, so its
+order of the arms may differ from the NLL's.</p>
+<p>Costs are medians over finished runs, of processes that trained while others did beside them.
+<b>Seconds</b> are all of a run, evaluations included, and <b>steps/s</b> are of training alone; of
+runs that were trained as one batch, seconds are each one's share, and steps those of the batch.
+<b>MiB</b> is the most memory that the process had. In the last column stands the learning curve at
+equal time: that in which the fastest arm was trained, the mean over its last tenth.
+<b>Diagnostics</b> are the last values of curves in TensorBoard, means over layers and runs.</p>
+<p>An arm that would prefer another learning rate than those that were tried is not shown at its
+best, least of all one whose choice stands at the edge; where a setting was chosen, it was
 chosen for each arm by itself, on seeds of their own, and the noise of choosing is in the
 intervals.</p>
 """
 
 
-def write_report(
-    path: Path, study: Study, rows: Sequence[Row], trials: Sequence[Trial], notes: Mapping[str, Any]
-) -> None:
-    """Write the page.
+@dataclass(frozen=True)
+class Findings:
+    """What a study has found so far."""
 
-    Args:
-        path: The page; run folders are looked for beside it.
-        study: Its name, its arms and its baseline.
-        rows: The table.
-        trials: The runs, for their pictures and versions.
-        notes: Facts to list at the foot, such as the command.
-    """
-    root = path.parent
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    arms = list(dict.fromkeys(row.arm for row in rows))
-    seeds = len({trial.seed for trial in trials})
-    title = escape(f"wnrl study: {study.name}")
-    body = [
-        f"<h1>{title}</h1>",
-        f"<p class=muted>{len(tasks)} tasks, {len(arms)} arms, {seeds} seeds each</p>",
-        *_verdicts(rows),
-        "<ul>",
-        *(f"<li>{_name(arm)}: {escape(arm.meaning)}</li>" for arm in arms),
-        "</ul>",
-        _table(rows, study.baseline),
-        _failures(rows),
-        _over_tasks(rows),
-    ]
-    for task in tasks:
-        body.append(_section([row for row in rows if row.task == task], trials, root))
-    body += [
-        "<h2>How to read this</h2>",
-        READING.format(baseline=escape(study.baseline)),
-        "<h2>How it was made</h2>",
-        _facts(root, trials, notes),
-    ]
-    page = (
-        "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>\n"
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n" + "\n".join(body) + "\n</html>\n"
-    )
-    write_text(path, page)
+    name: str
+    baseline: str
+    """Name of the arm that the others are compared with."""
+    root: Path
+    """The folder that those of the trials are below."""
+    rows: Sequence[Row]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Facts to list at the foot, such as the command; a path becomes a link."""
+
+
+def write_report(path: Path, *findings: Findings) -> None:
+    """Write one page on one study or several."""
+    names = ", ".join(found.name for found in findings)
+    title = escape(f"wnrl {'study' if len(findings) == 1 else 'studies'}: {names}")
+    body = [f"<h1>{title}</h1>"]
+    for found in findings:
+        if len(findings) > 1:
+            body.append(f"<h1>{escape(found.name)}</h1>")
+        body += _Page(path.parent, found).sections()
+    write_text(path, PAGE.format(title=title, body="\n".join(part for part in body if part)))
 
 
 def escape(text: object) -> str:
@@ -126,108 +135,247 @@ def escape(text: object) -> str:
     return escape_html(printable(text, 2000))
 
 
-def _name(arm: Arm, name: str = "") -> str:
-    swatch = f"<span class=swatch style='background:{arm.colour}'></span>"
-    return f"{swatch}<b>{escape(name or arm.name)}</b>"
+class _Page:
+    """What one study has on the page."""
 
+    def __init__(self, folder: Path, found: Findings) -> None:
+        self.folder, self.root, self.rows = folder, found.root, found.rows
+        self.found = found
+        self.looks: Looks = looks_of(found.rows)
 
-def _verdicts(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        f"<li>{escape(f'{row.task.title}: {row.name} {row.verdict.sentence}')}</li>"
-        for row in rows
-        if row.verdict
-    ]
-    return ["<ul class=verdicts>", *lines, "</ul>"] if lines else []
+    def sections(self) -> list[str]:
+        """Return its parts in their order."""
+        tasks = [
+            [row for row in self.rows if row.task == task]
+            for task in dict.fromkeys(row.task for row in self.rows)
+        ]
+        judged = [(row, row.verdict.sentence) for row in self.rows if row.verdict]
+        arms = {row.name: row for row in self.rows}.values()
+        return [
+            self._size(),
+            _list(
+                f"{self._mark(row)} {escape(f'{row.task.title}: {row.name} {sentence}')}"
+                for row, sentence in judged
+            ),
+            _figures([effects([row for row, _ in judged], self.looks)] if judged else []),
+            _list(f"{self._name(row)}: {escape(row.arm.meaning)}" for row in arms),
+            self._failures(),
+            *self._over_dials(),
+            self._over_tasks(),
+            *(part for rows in tasks for part in self._task(rows)),
+            "<h2>How to read this</h2>",
+            READING.format(baseline=escape(self.found.baseline)),
+            "<h2>How it was made</h2>",
+            self._facts(),
+        ]
 
+    def _size(self) -> str:
+        first = [row for row in self.rows if row.confidence is not None]
+        sizes = {
+            "task": len({row.task for row in first}),
+            "arm": len({row.arm for row in first}),
+            "seed": len({seed for row in first for seed in row.runs.folders}),
+            "run": sum(len(row.runs.folders) for row in first),
+        }
+        words = (f"{size} {word}{'s' * (size != 1)}" for word, size in sizes.items())
+        return f"<p class=muted>{', '.join(words)}</p>"
 
-def _table(rows: Sequence[Row], baseline: str) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in ("task", *columns(baseline)))
-    lines = []
-    for row in rows:
-        _, *numbers = (escape(cell) for cell in cells(row))
-        task = escape(f"{row.task.title}, {row.task.metric.label}")
-        rest = "".join(f"<td>{number}</td>" for number in numbers)
-        lines.append(f"<tr><td>{task}</td><td>{_name(row.arm, row.name)}</td>{rest}</tr>")
-    return f"<div class=scroll><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+    def _failures(self) -> str:
+        lines = [
+            f"{escape(f'{row.task.title} · {row.name} · ')}"
+            f"{self._link(row.runs.folders[seed], f'seed {seed}: {reason}')}"
+            for row in self.rows
+            if row.confidence is not None
+            for seed, reason in row.reasons.items()
+        ]
+        return "<p class=failed>Runs without a score:</p>" + _list(lines) if lines else ""
 
+    def _over_dials(self) -> list[str]:
+        """Return the scores over what tasks differ by, or over the one axis, if it is a number."""
+        groups: dict[tuple[str, ...], list[tuple[float, Row]]] = {}
+        for row in self.rows:
+            (name, value), where = row.task.dial or ("", 0.0), row.task.label
+            if len(row.point) == 1 and isinstance(row.point[0][1], int | float):
+                (name, value), where = row.point[0], row.task.title
+            if name:
+                groups.setdefault((name, where, row.task.metric.label), []).append((value, row))
+        looks = looks_of(replace(row, point=()) for row in self.rows)
+        return [
+            f"<h2>{escape(f'{where} over {dial}')}</h2>{_figures([over_dial(rows, looks, dial)])}"
+            for (dial, where, _), rows in groups.items()
+            if len({value for value, _ in rows}) > 1
+        ]
 
-def _over_tasks(rows: Sequence[Row]) -> str:
-    if not (arms := overall(rows)):
-        return ""
-    lines = "".join(f"<li>{escape(str(arm))}</li>" for arm in arms)
-    return (
-        f"<h2>Over several tasks</h2><p class=muted>Scores are 0 at the floor of a task and 1 "
-        f"where it is solved; tasks have equal weight.</p><ul>{lines}</ul>"
-        f"<div class=figures><div>{performance_profiles(arms)}</div></div>"
-    )
+    def _over_tasks(self) -> str:
+        if not (arms := overall(self.rows)):
+            return ""
+        return (
+            "<h2>Over several tasks</h2><p class=muted>Scores are 0 at the floor of a task and 1 "
+            "where it is solved; tasks have equal weight.</p>"
+            + _list(f"{self._mark(arm)} {escape(str(arm))}" for arm in arms)
+            + _figures([performance_profiles(arms, self.looks)])
+        )
 
+    def _task(self, rows: Sequence[Row]) -> list[str]:
+        task, looks = rows[0].task, self.looks
+        better = "higher" if task.metric.higher_is_better else "lower"
+        links = {
+            (row.name, seed): self._address(folder)
+            for row in rows
+            for seed, folder in row.runs.folders.items()
+        }
+        head = [
+            f"<h2>{escape(task.title)}</h2>",
+            f"<p class=muted>{escape(task.metric.label)}, {better} is better. In the figures a dot "
+            f"is a run, a band an interval or, of few runs, their range.</p>",
+            self._arms(rows, columns(self.found.baseline)[1:], [cells(row)[1:] for row in rows]),
+        ]
+        dots = final_scores(rows, looks, links)
+        if rows[0].confidence is None:  # a further number of the same runs
+            return [*head, _figures([dots])]
+        tuned = dict.fromkeys(name for row in rows if row.choice for name in row.choice.grid)
+        timed = any(row.time for row in rows)
+        tags = dict.fromkeys(tag for row in rows for tag in row.diagnostics)
+        return [
+            *head,
+            _figures(
+                [
+                    learning_curves(rows, looks),
+                    dots,
+                    *(over_choices(rows, looks, name) for name in tuned),
+                    *([learning_curves(rows, looks, over_time=True)] if timed else []),
+                ]
+            ),
+            _list(
+                f"{self._name(row)} has {escape(choice(row))}, chosen on seeds of its own"
+                for row in rows
+                if row.choice
+            ),
+            "<h3>Cost</h3>",
+            self._arms(rows, cost_columns(rows), [cost_cells(row) for row in rows]),
+            "<h3>Diagnostics</h3>" if tags else "",
+            self._arms(
+                rows, tags, [[number(row.diagnostics.get(tag)) for tag in tags] for row in rows]
+            ),
+            "<h3>Settings</h3>",
+            self._settings(rows),
+            "<h3>Runs</h3>",
+            _list(self._runs(row) for row in rows),
+            self._pictures(rows),
+        ]
 
-def _failures(rows: Sequence[Row]) -> str:
-    lines = [
-        f"<li>{escape(f'{row.task.title} · {row.name} · {failure}')}</li>"
-        for row in rows
-        for failure in row.failures
-    ]
-    return f"<p class=failed>Runs without a score:</p><ul>{''.join(lines)}</ul>" if lines else ""
+    def _arms(
+        self, rows: Sequence[Row], heads: Iterable[str], lines: Iterable[Sequence[str]]
+    ) -> str:
+        """Return a table with a line an arm; nothing without columns."""
+        heads = "".join(f"<th>{escape(head)}</th>" for head in heads)
+        if not heads:
+            return ""
+        body = "".join(
+            f"<tr><td>{self._name(row)}</td>"
+            f"{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>"
+            for row, line in zip(rows, lines, strict=True)
+        )
+        head = f"<thead><tr><th>arm</th>{heads}</tr></thead>"
+        return f"<div class=scroll><table>{head}{body}</table></div>"
 
-
-def _section(rows: Sequence[Row], trials: Sequence[Trial], root: Path) -> str:
-    task = rows[0].task
-    better = "higher" if task.metric.higher_is_better else "lower"
-    plain: dict[Arm, set[str]] = {}
-    for row in rows:
-        for outcome in row.runs.outcomes.values():
-            plain.setdefault(row.arm, set()).update(outcome.plain_parts)
-    untouched = "".join(
-        f"<p class=muted>{_name(arm)} was not applied to {escape(', '.join(sorted(parts)))}.</p>"
-        for arm, parts in plain.items()
-        if parts
-    )
-    chosen = "".join(
-        f"<p class=muted>{_name(row.arm, row.name)} has {escape(choice(row))}, chosen on seeds of "
-        f"its own.</p>"
-        for row in rows
-        if row.choice
-    )
-    return (
-        f"<h2>{escape(task.title)}</h2>"
-        f"<p class=muted>{escape(task.metric.label)}, {better} is better. Left: while learning, "
-        f"mean and interval over runs, of few runs their range. Right: at the end, every run a "
-        f"dot.</p>"
-        f"<div class=figures><div>{learning_curves(rows)}</div>"
-        f"<div>{final_scores(rows)}</div></div>{chosen}{untouched}{_pictures(task, trials, root)}"
-    )
-
-
-def _pictures(task: Task, trials: Sequence[Trial], root: Path) -> str:
-    figures = []
-    for trial in trials:
-        picture = root / trial.folder / PICTURE
-        if (
-            trial.task == task
-            and trial.seed == trials[0].seed
-            and picture.is_file()
-            and not picture.is_symlink()
-        ):
-            data = base64.b64encode(picture.read_bytes()).decode()
-            figures.append(
-                f"<figure><figcaption>{_name(trial.arm)}, samples at seed {trial.seed}</figcaption>"
-                f"<img alt='samples' src='data:image/png;base64,{data}'></figure>"
+    def _settings(self, rows: Sequence[Row]) -> str:
+        """Return what all runs of a task were told, then in what the arms differ."""
+        told: list[dict[str, set[str]]] = []
+        for row in rows:
+            values: dict[str, set[str]] = {}
+            for folder in row.runs.folders.values():
+                for name, value in read_or_nothing(self.root / folder / CONFIG).items():
+                    values.setdefault(name, set()).add(json.dumps(value))
+            values.pop("seed", None)
+            told.append(values)
+        names = dict.fromkeys(name for values in told for name in values)
+        same = {name: told[0].get(name) for name in names}
+        varied = [n for n in names if any(values.get(n) != same[n] for values in told if values)]
+        shared = (
+            f"{escape(name)} <code>{escape(_joined(same[name]))}</code>"
+            for name in names
+            if name not in varied
+        )
+        lines = [[_joined(values.get(name)) for name in varied] for values in told]
+        untouched = [
+            (row, sorted({part for o in row.runs.outcomes.values() for part in o.plain_parts}))
+            for row in rows
+        ]
+        return (
+            f"<p class=small>{' · '.join(shared)}</p>"
+            + self._arms(rows, varied, lines)
+            + _list(
+                f"{self._name(row)} was not applied to {escape(', '.join(parts))}."
+                for row, parts in untouched
+                if parts
             )
-    return f"<div class=pictures>{''.join(figures)}</div>" if figures else ""
+        )
+
+    def _runs(self, row: Row) -> str:
+        scores = row.scores
+        runs = (
+            f"{self._link(folder, seed)} {number(scores.get(seed))}"
+            for seed, folder in row.runs.folders.items()
+        )
+        return f"{self._name(row)}, seed and score: <span class=small>{', '.join(runs)}</span>"
+
+    def _pictures(self, rows: Sequence[Row]) -> str:
+        figures = []
+        for row in rows:
+            seed, folder = next(iter(row.runs.folders.items()))
+            picture = self.root / folder / PICTURE
+            if picture.is_file() and not picture.is_symlink():
+                data = base64.b64encode(picture.read_bytes()).decode()
+                figures.append(
+                    f"<figure><figcaption>{self._name(row)}, samples at seed {seed}"
+                    f"</figcaption><img alt='samples' src='data:image/png;base64,{data}'></figure>"
+                )
+        return f"<div class=figures>{''.join(figures)}</div>" if figures else ""
+
+    def _facts(self) -> str:
+        seen: dict[str, set[str]] = {}
+        folders = {folder for row in self.rows for folder in row.runs.folders.values()}
+        for folder in folders:
+            for key, value in read_or_nothing(self.root / folder / VERSIONS).items():
+                if value is not None:
+                    seen.setdefault(key, set()).add(str(value))
+        # More than one value: the runs were not all made with the same code.
+        versions = {key: " and ".join(sorted(values)) for key, values in seen.items()}
+        return _list(
+            f"{escape(name)}: "
+            + (
+                self._link(fact, fact.name)
+                if isinstance(fact, Path)
+                else f"<code>{escape(fact)}</code>"
+            )
+            for name, fact in {**self.found.notes, **versions}.items()
+        )
+
+    def _mark(self, row: Row | Overall) -> str:
+        look = self.looks[row.name]
+        return f"<span style='color:{look.colour}'>{MARKERS[look.marker]}</span>"
+
+    def _name(self, row: Row) -> str:
+        return f"{self._mark(row)}&nbsp;<b>{escape(row.name)}</b>"
+
+    def _link(self, path: PurePath, text: object) -> str:
+        return f"<a href='{self._address(path)}'>{escape(text)}</a>"
+
+    def _address(self, path: PurePath) -> str:
+        """Return a path below the study's folder as seen from the page."""
+        return quote(Path(os.path.relpath(self.root / path, self.folder)).as_posix())
 
 
-def _facts(root: Path, trials: Sequence[Trial], notes: Mapping[str, Any]) -> str:
-    seen: dict[str, set[str]] = {}
-    for trial in trials:
-        try:
-            versions = read_json(root / trial.folder / VERSIONS)
-        except (UsageError, OSError):  # a run that has not begun, or a damaged file
-            continue
-        for key, value in versions.items():
-            if value is not None:
-                seen.setdefault(key, set()).add(str(value))
-    # More than one value: the runs were not all made with the same code.
-    facts = {**notes, **{key: " and ".join(sorted(values)) for key, values in seen.items()}}
-    lines = (f"<li>{escape(k)}: <code>{escape(v)}</code></li>" for k, v in facts.items())
-    return f"<ul>{''.join(lines)}</ul>"
+def _joined(values: Iterable[str] | None) -> str:
+    return " and ".join(sorted(values or ["–"]))
+
+
+def _list(items: Iterable[str]) -> str:
+    lines = "".join(f"<li>{item}</li>" for item in items)
+    return f"<ul>{lines}</ul>" if lines else ""
+
+
+def _figures(figures: Sequence[str]) -> str:
+    shown = "".join(f"<div>{figure}</div>" for figure in figures)
+    return f"<div class=figures>{shown}</div>" if shown else ""

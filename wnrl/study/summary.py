@@ -38,6 +38,11 @@ class Row:
     """Of the interval of the difference; None for a further number, which gets no verdict."""
     choice: Choice | None = None
     """Settings that were chosen for this arm."""
+    time: float | None = None
+    """Seconds of training after which all arms of the task are compared at equal time: what the
+    fastest of them took."""
+    at_time: Estimate | None = None
+    """The learning curve then: the mean over the last tenth of that time and over runs."""
 
     @property
     def name(self) -> str:
@@ -69,17 +74,21 @@ class Row:
         return judge(self.task, self.baseline, self.differences, self.confidence)
 
     @property
-    def steps_per_second(self) -> float | None:
-        """Median over runs."""
-        speeds = [o.steps_per_second for o in self.runs.outcomes.values()]
-        known = [speed for speed in speeds if speed is not None]
-        return float(np.median(known)) if known else None
+    def reasons(self) -> dict[int, str]:
+        """Why each of the runs without a score has none, by seed."""
+        return dict(sorted({**self.runs.failed, **self.runs.missing}.items()))
 
     @property
     def failures(self) -> list[str]:
-        """Why each of the runs without a score has none, with its seed."""
-        reasons = {**self.runs.failed, **self.runs.missing}
-        return [f"seed {seed}: {reason}" for seed, reason in sorted(reasons.items())]
+        """The same as sentences."""
+        return [f"seed {seed}: {reason}" for seed, reason in self.reasons.items()]
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """Their last values, by tags: the mean over runs."""
+        of_runs = [outcome.diagnostics for outcome in self.runs.outcomes.values()]
+        tags = dict.fromkeys(tag for values in of_runs for tag in values)
+        return {tag: float(np.mean([v[tag] for v in of_runs if tag in v])) for tag in tags}
 
 
 def summarise(
@@ -108,7 +117,7 @@ def summarise(
     for task in dict.fromkeys(task for task, _, _ in read):
         of_task = {cell: runs for cell, runs in read.items() if cell[0] == task}
         for view in task.views():
-            rows += _rows(view, of_task, baseline, choices)
+            rows += _at_equal_time(_rows(view, of_task, baseline, choices))
     return _judged_together(rows)
 
 
@@ -153,6 +162,25 @@ def _rows(
             )
         )
     return rows
+
+
+def _at_equal_time(rows: list[Row]) -> list[Row]:
+    """Give the rows of a task their scores at the time that the fastest took."""
+    curves = [row.runs.curve(row.task.metric.curve) for row in rows]
+    seconds = [row.runs.seconds for row in rows]
+    known = [s for s, curve in zip(seconds, curves, strict=True) if s and curve]
+    if not known:
+        return rows
+    time, results = min(known), []
+    last = np.linspace(0.9, 1.0, 11) * time
+    for row, own, curve in zip(rows, seconds, curves, strict=True):
+        if own and curve:
+            steps, values = curve
+            at = [np.interp(last * steps[-1] / own, steps, run).mean() for run in values.T]
+            sample = Sample(np.array(at), (values.min(), values.max()))
+            row = replace(row, time=time, at_time=sample.mean())
+        results.append(row)
+    return results
 
 
 def _with_choice(sample: Sample | None, noise: list[Floats]) -> Sample | None:

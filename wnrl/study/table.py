@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from wnrl.study.outcomes import COSTS
 from wnrl.study.stats import Estimate
 from wnrl.study.summary import Row
 
@@ -16,16 +17,37 @@ def columns(baseline: str) -> tuple[str, ...]:
 
 def cells(row: Row) -> tuple[str, ...]:
     """Return the row as text, a cell a column; – where there is nothing to say."""
-    speed = row.steps_per_second
+    speed = row.runs.cost("steps_per_second")
     return (
         row.name,
         str(row.score or "–"),
         str(row.difference or "–"),
         _whole(row.better),
         _whole(row.solved),
-        "–" if speed is None else f"{speed:,.0f}",
+        number(speed),
         f"{len(row.runs.failed)}/{len(row.runs.outcomes) + len(row.runs.failed)}",
     )
+
+
+def cost_columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the heads of a table of what the runs of a task cost."""
+    time = next((row.time for row in rows if row.time), None)
+    after = "at equal time" if time is None else f"after {time:.3g} s"
+    label = rows[0].task.metric.curve_label
+    return ("seconds", "steps/s", "MiB", "parameters", f"{label} {after}")
+
+
+def cost_cells(row: Row) -> tuple[str, ...]:
+    """Return what its runs cost, a cell a column."""
+    costs = ("wall_time", "steps_per_second", "memory_mib", "parameters")
+    return (*(number(row.runs.cost(key)) for key in costs), str(row.at_time or "–"))
+
+
+def number(value: float | None) -> str:
+    """Return a number with four digits or all of its whole ones; – for None."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _whole(share: Estimate | None) -> str:
@@ -78,7 +100,9 @@ def _line(row: Row) -> dict[str, Any]:
         "sentence": verdict and verdict.sentence,
         **_ends("better_percent", row.better),
         **_ends("solved_percent", row.solved),
-        "steps_per_second": row.steps_per_second,
+        **{key: row.runs.cost(key) for key in COSTS},
+        "equal_time": row.time,
+        **_ends("at_equal_time", row.at_time),
         "failed": len(row.runs.failed),
         "missing": len(row.runs.missing),
         "failures": "; ".join(row.failures),

@@ -1,6 +1,6 @@
 """Settings that are chosen for each arm on seeds of their own, before the arms are compared."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from wnrl.study.plan import Cell, Grid, Point, Study, Trial
 from wnrl.study.stats import Floats
 
 Train = Callable[[Sequence[Trial]], object]
+Check = Callable[[Iterable[Trial], Path], None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,13 @@ class Choice:
             if len(self.grid[name]) > 1 and value in (self.grid[name][0], self.grid[name][-1])
         )
 
+    def means(self, name: str) -> list[float]:
+        """Return, for each value of one setting, the best mean over tuning seeds with it."""
+        shape = [len(values) for values in self.grid.values()]
+        means = self.scores.mean(-1).reshape(shape)
+        others = tuple(k for k, axis in enumerate(self.grid) if axis != name)
+        return [float(mean) for mean in means.max(axis=others)]
+
     def scores_at(self, grid: Grid) -> Floats:
         """Return the scores at the values of ``grid``, ``(*values, n_tuning_seeds)``.
 
@@ -53,7 +61,7 @@ class Choice:
 
 
 def conduct(
-    study: Study, root: Path, train: Train
+    study: Study, root: Path, train: Train, check: Check = check_trials
 ) -> tuple[list[Trial], dict[Cell, Choice], list[Trial]]:
     """Do a study: try the grid, widen it once where its edge was best, choose, and compare.
 
@@ -61,6 +69,7 @@ def conduct(
         study: What to do.
         root: Its folder.
         train: Trains those of the trials that are not finished and that this process is to train.
+        check: Raises UsageError where a trial with a value beyond the grid's edge cannot be done.
 
     Returns:
         The runs that are compared, what was chosen for them, and runs that have not ended, which
@@ -73,7 +82,7 @@ def conduct(
         if left := not_ended(root, trials):
             return [], {}, left
         choices = choose(root, trials)
-        grids = {} if widened else _widened(study, choices, root)
+        grids = {} if widened else _widened(study, choices, root, check)
         widened, trials = True, study.tuning_trials(grids) if grids else []
     trials = study.trials({cell: choice.settings for cell, choice in choices.items()})
     train(trials)
@@ -127,7 +136,9 @@ def _scores(runs: Runs, scale: Scale) -> list[float]:
     return [scale.sign * counted.get(seed, 0.0) for seed in sorted({*runs.outcomes, *failed})]
 
 
-def _widened(study: Study, choices: Mapping[Cell, Choice], root: Path) -> dict[Cell, Grid]:
+def _widened(
+    study: Study, choices: Mapping[Cell, Choice], root: Path, check: Check
+) -> dict[Cell, Grid]:
     """Return the grids that get one more value, beyond the edge that was best.
 
     A value that the runner refuses, or a setting that is not a number above zero, widens nothing.
@@ -143,7 +154,7 @@ def _widened(study: Study, choices: Mapping[Cell, Choice], root: Path) -> dict[C
                 if trial.cell == cell and dict(trial.choice)[name] not in before[name]
             ]
             try:
-                check_trials(new[:1], root)
+                check(new[:1], root)
             except UsageError:
                 continue
             if new:

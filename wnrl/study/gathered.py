@@ -1,0 +1,107 @@
+"""Findings from folders that are there, whoever made them: of studies, and of single runs."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wnrl.errors import UsageError, check_choice
+from wnrl.norms import NORMS
+from wnrl.runs import CONFIG, read_config
+from wnrl.study.folder import STUDY, findings, read_study
+from wnrl.study.plan import NLL, RETURN, Arm, Task, Trial
+from wnrl.study.report import Findings
+from wnrl.study.summary import summarise
+from wnrl.study.tuning import conduct
+
+KINDS = (("env_id", "algo", RETURN), ("dataset", "model", NLL))
+"""Settings that name what was learned and by what, and the number to compare such runs by."""
+ASIDE = {"norm", "seed", "device", "threads", "compile", "film", "extended_from"}
+"""Settings that are no axis: they have a place of their own, or change no result."""
+
+
+def gather(root: Path, baseline: str = "none") -> list[Findings]:
+    """Return what the studies and the runs below a folder have found so far, itself included.
+
+    Runs of no study are compared as if one had planned them: tasks are what was learned and by
+    what, arms are norms, and every setting in which runs of a task differ is an axis.
+
+    Args:
+        root: The folder.
+        baseline: The norm that runs of no study are compared with.
+
+    Raises:
+        UsageError: There is nothing below it, or something is damaged.
+    """
+    check_choice("baseline", baseline, NORMS)
+    studies = sorted(path.parent for path in root.rglob(STUDY))
+    runs = {
+        path.parent: config
+        for path in sorted(root.rglob(CONFIG))
+        if not {*studies} & {path.parent, *path.parents}
+        and any(name in (config := read_config(path.parent)) for name, _, _ in KINDS)
+    }
+    found = [_of_study(folder) for folder in studies]
+    if runs:
+        trials = _trials(root, runs)
+        rows = summarise(root, trials, baseline)
+        found.append(Findings(root.name, baseline, root, rows, {"runs": root}))
+    if not found:
+        raise UsageError(f"no run and no study in {root}")
+    return found
+
+
+def _of_study(root: Path) -> Findings:
+    study = read_study(root)
+    trials, choices, _ = conduct(study, root, lambda trials: None, _check_begun)
+    rows = summarise(root, trials or study.trials(), study.baseline, choices)
+    return findings(root, study, rows)
+
+
+def _check_begun(trials: Iterable[Trial], root: Path) -> None:
+    for trial in trials:
+        if not (root / trial.folder).exists():
+            raise UsageError(f"{trial.title} was not tried")
+
+
+def _trials(root: Path, runs: Mapping[Path, Mapping[str, Any]]) -> list[Trial]:
+    """Return a trial for each folder with its configuration."""
+    tasks: dict[Task, dict[Path, dict[str, Any]]] = {}
+    for folder, config in runs.items():
+        name, algo, metric = next(kind for kind in KINDS if kind[0] in config)
+        task = Task(str(config[name]), str(config[algo]), "", metric)
+        tasks.setdefault(task, {})[folder] = {
+            key: _plain(value) for key, value in config.items() if key not in (name, algo)
+        }
+    return [trial for task, told in tasks.items() for trial in _of_task(root, task, told)]
+
+
+def _of_task(root: Path, task: Task, told: Mapping[Path, Mapping[str, Any]]) -> Sequence[Trial]:
+    names = dict.fromkeys(name for settings in told.values() for name in settings)
+    axes = tuple(
+        name
+        for name in names
+        if name not in ASIDE and len({settings.get(name) for settings in told.values()}) > 1
+    )
+    trials: list[Trial] = []
+    places: dict[Any, Path] = {}
+    for folder, settings in told.items():
+        trial = Trial(
+            runner="",
+            task=task,
+            arm=Arm(str(settings["norm"])),
+            seed=int(settings["seed"]),
+            settings={**dict.fromkeys(axes), **settings},
+            axes=axes,
+            place=folder.relative_to(root),
+        )
+        other = places.setdefault((trial.cell, trial.seed), folder)
+        if other != folder:
+            raise UsageError(f"{other} and {folder} hold the same run; name one of them")
+        trials.append(trial)
+    return trials
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as a value that can be a key."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
