@@ -49,6 +49,10 @@ STUDY = Study(
 """
 
 
+# A batch of an arm takes some twenty seconds.
+POPULATION = STUDY.replace("seeds=range(3)", "seeds=range(8)").replace("4096", "16384")
+
+
 def command(name, folder, *flags):
     program = "train_vae.py" if name == "vae" else "train_agent.py"
     flags = [*RUNS[name], "--run-dir", str(folder), "--checkpoint-minutes", "0.001", *flags]
@@ -160,3 +164,61 @@ def test_a_study_that_is_killed_twenty_times_loses_doubles_and_redoes_nothing(tm
     for name, folder in whole.items():
         assert numbers(tmp_path / "parts" / name) == numbers(folder)
         assert_same_curves(tmp_path / "parts" / name, folder)
+
+
+def workers_of(process):
+    """Return the processes that train for a study."""
+    pids = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            command = stat.with_name("cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == process.pid and b"spawn_main" in command:
+            pids.append(int(stat.parent.name))
+    return pids
+
+
+@pytest.mark.slow
+def test_a_study_of_batches_whose_workers_and_parent_are_killed_ten_times_has_the_same_rows(
+    tmp_path,
+):
+    (tmp_path / "kills.py").write_text(POPULATION)
+    log, moments = tmp_path / "log", random.Random(0)
+
+    def study(folder):
+        words = [str(tmp_path / "kills.py"), "--run-dir", str(folder), "--algos", "ppo"]
+        program = [sys.executable, str(ROOT / "scripts" / "compare.py")]
+        return [*program, *words, "--engine", "population", "--workers", "2"]
+
+    process, kills = start(study(tmp_path / "parts"), log), 0
+    while kills < 10:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not workers_of(process):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        time.sleep(moments.uniform(0.5, 8.0))
+        if process.poll() is not None:
+            break
+        if kills % 2:
+            kill(process)
+            process = start(study(tmp_path / "parts"), log)
+        elif workers := workers_of(process):
+            os.kill(workers[0], signal.SIGKILL)
+        kills += 1
+    assert kills == 10, "it was over before it could be killed"
+    process.wait(timeout=600)
+    finish(study(tmp_path / "parts"), log)
+    finish(study(tmp_path / "whole"), log)
+    tables = []
+    for folder in ("parts", "whole"):
+        with (tmp_path / folder / "table.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        apart = ("steps_per_second", "retries", "retried")
+        tables.append([{k: v for k, v in row.items() if k not in apart} for row in rows])
+    assert tables[0] == tables[1]
+    assert [row["runs"] for row in tables[0]] == ["8", "8"]
+    for whole in (tmp_path / "whole").rglob("seed*/result.json"):
+        parts = tmp_path / "parts" / whole.parent.relative_to(tmp_path / "whole")
+        assert_same_curves(parts, whole.parent)

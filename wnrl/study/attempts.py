@@ -68,7 +68,7 @@ class Attempt:
 
 
 def carry_out(jobs: Sequence[Job], pool: Pool, time_limit: float | None = None) -> Generator[Event]:
-    """Train jobs in a pool and yield what happens, as ``Executor`` has it.
+    """Train jobs in a pool and yield what happens; closing the generator stops the work.
 
     A job that was lost, by no fault of its own, is tried again. Of a batch that crashed each member
     is tried by itself: what is wrong with one costs no other.
@@ -77,6 +77,9 @@ def carry_out(jobs: Sequence[Job], pool: Pool, time_limit: float | None = None) 
         jobs: In the order in which they start.
         pool: Where they are trained; it is stopped at the end.
         time_limit: Seconds that a job may take.
+
+    Raises:
+        Stopped: A signal came, and the pool has stopped.
     """
     waiting = [Attempt(job) for job in jobs]
     running: dict[Any, Attempt] = {}

@@ -12,7 +12,7 @@ the runs found lies in their folders.
 
 import importlib.util
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,13 +54,6 @@ class Job:
     trials: tuple[Trial, ...]
     batch: bool = False
     """Train by ``train_batch``, even a single trial: others of its batch are done, or will be."""
-
-
-Executor = Callable[[Sequence[Job], Path], Generator[Event]]
-"""Train jobs, in this order, each trial in its own folder below the study's; yield what happens.
-
-Closing the generator stops the work. After a signal it raises ``Stopped``.
-"""
 
 
 def noted(events: Iterable[Event], root: Path) -> Iterator[Event]:
