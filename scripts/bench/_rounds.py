@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from wnrl.runs import resolve_device
+from wnrl.runs.machine import begin_peak_memory, peak_memory
 
 WALL, CPU = 0, 1
 """Columns of what ``clocked`` measures."""
@@ -34,6 +35,22 @@ def clocked(function: Callable[[], object], device: torch.device | None = None) 
 def _finish(device: torch.device | None) -> None:
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def memory_in_use(device: torch.device) -> float:
+    """Return the MiB in use, from which ``most_memory`` counts anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
+    begin_peak_memory()
+    return peak_memory()
+
+
+def most_memory(device: torch.device) -> float:
+    """Return the most MiB at a time since ``memory_in_use``, of this process or on the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_memory()
 
 
 def interleaved(

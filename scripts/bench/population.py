@@ -2,6 +2,7 @@
 
     python scripts/bench/population.py --members 1 8 64 240
     python scripts/bench/population.py --algo recurrent_ppo --norms none weight
+    python scripts/bench/population.py --growth --norms weight
 
 PPO on CartPole is measured against stock stable-baselines3's; recurrent PPO on CartPole without
 velocities against our own agent with the same norm. Both sides have the preset. The agent and
@@ -14,6 +15,10 @@ time.
 ``--ways auto vmap`` measures both ways of computing the same; on a GPU, ``eager`` is ``auto``
 without a CUDA graph. On two cores, two processes of one
 thread do twice as much; two threads in one process do not.
+
+``--growth`` is another table: how the time of an iteration and the memory it takes grow with
+members, with the width of the hidden layers and with environments, beside the estimate by which
+cohorts that are too large are refused.
 """
 
 import sys
@@ -23,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from scripts import _cli
 from wnrl.errors import UsageError, check_choice, check_positive
@@ -34,6 +40,16 @@ AIM_ELSE, AIM_MEMBERS = 3.0, 64
 STOCK, OURS = "stock", "our agent"
 TASKS = {"ppo": ("CartPole-v1", STOCK), "recurrent_ppo": ("CartPoleNoVel-v1", OURS)}
 """The environment of an algorithm, and what its cohorts are measured against."""
+GROWTH = (
+    (1, 64, 8),
+    (8, 64, 8),
+    (64, 64, 8),
+    (240, 64, 8),
+    (64, 128, 8),
+    (64, 256, 8),
+    (64, 64, 32),
+)
+"""Members, width and environments."""
 ROUNDS = 5
 SEGMENT = 0.3
 """Seconds that each is trained for in a round, or one iteration if that takes longer."""
@@ -51,6 +67,8 @@ class Args:
     """Sizes of cohorts."""
     ways: tuple[str, ...] = ("auto",)
     """How a cohort computes: auto, hot, vmap or eager."""
+    growth: bool = False
+    """Measure how time and memory grow, of cohorts alone."""
     chunk: int | None = None
     """Members that are updated together; as cohorts choose unless given."""
     seconds: float = 20.0
@@ -81,6 +99,7 @@ from agents import AGENTS
 from scripts.bench import _rounds
 from scripts.bench._rounds import CPU, WALL, cell
 from wnrl.population import COHORTS
+from wnrl.population.ppo import PPO
 from wnrl.rl.environments import vectorize
 from wnrl.runs import resolve_device
 from wnrl.tensor_envs import make
@@ -109,24 +128,52 @@ def alone(norm: str, args: Args) -> Train:
     return train
 
 
-def cohort(norm: str, n_members: int, way: str, args: Args) -> Train:
-    """Return a cohort with the same hyperparameters."""
+def made(norm: str, n_members: int, way: str, args: Args, **changes: Any) -> PPO:
+    """Return a cohort with the same hyperparameters, but for ``changes``."""
     env_id, kind = TASKS[args.algo][0], COHORTS[args.algo]
     preset = replace(AGENTS[args.algo].preset(env_id), total_timesteps=10**9)
-    member = kind.member({**vars(preset), "norm": norm})
+    member = kind.member({**vars(preset), "norm": norm, **changes})
     members = [replace(member, seed=seed) for seed in range(n_members)]
-    device = resolve_device(args.device)
     eager = way == "eager"
-    made = kind(
-        make(env_id), members, device=device, chunk=args.chunk,
+    return kind(
+        make(env_id), members, device=resolve_device(args.device), chunk=args.chunk,
         way="auto" if eager else way, graph=not eager,
     )  # fmt: skip
 
+
+def cohort(norm: str, n_members: int, way: str, args: Args) -> Train:
+    """Return what trains a cohort."""
+    trained = made(norm, n_members, way, args)
+
     def train() -> int:
-        made.iterate()
-        return n_members * member.samples
+        trained.iterate()
+        return n_members * trained.config.samples
 
     return train
+
+
+def growth(norm: str, args: Args) -> Iterator[str]:
+    """Yield the lines of a norm in the table of growth."""
+    device = resolve_device(args.device)
+    made(norm, 1, "auto", args).iterate()  # libraries are loaded
+    for n_members, width, n_envs in GROWTH:
+        before = _rounds.memory_in_use(device)
+        trained = made(norm, n_members, "auto", args, net_arch=(width, width), n_envs=n_envs)
+        trained.iterate()
+        times = [_rounds.clocked(trained.iterate, device) for _ in range(3)]
+        wall, cpu = np.median(np.array(times), 0)
+        used = _rounds.most_memory(device) - before
+        kept, active = trained.bytes
+        estimate = (n_members * kept + min(trained.chunk, n_members) * active) / 2**20
+        steps = n_members * trained.config.samples
+        numbers = (
+            f"{wall * 1e3:.0f}",
+            f"{cpu / steps * 1e6:.1f}",
+            f"{used:.0f}",
+            f"{estimate:.0f}",
+        )
+        yield _rounds.line((norm, str(n_members), str(width), str(n_envs), *numbers))
+        del trained
 
 
 def timed(train: Train, args: Args) -> list[float]:
@@ -177,6 +224,13 @@ def rows(norm: str, times: Mapping[str, np.ndarray], algo: str) -> Iterator[str]
 def main(args: Args) -> None:
     """Measure and print the table, norm by norm."""
     _rounds.prepare(args.device, 1)
+    if args.growth:
+        measured = ("ms an iteration", "CPU µs a step", "MiB", "MiB, estimated")
+        print(_rounds.header("norm", "members", "width", "environments", *measured), flush=True)
+        for norm in args.norms:
+            for row in growth(norm, args):
+                print(row, flush=True)
+        return
     single = TASKS[args.algo][1]
     columns = (f"× {single}", f"× {single}, CPU time", f"{single}, steps/CPU-s")
     header = _rounds.header("norm", "members", "way", *columns, "cohort, steps/CPU-s", "aim")

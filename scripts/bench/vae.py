@@ -17,7 +17,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import resource
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,7 +73,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from scripts.bench._rounds import CPU, WALL, cell, clocked, header, interleaved, line, prepare
+from scripts.bench._rounds import (
+    CPU,
+    WALL,
+    cell,
+    clocked,
+    header,
+    interleaved,
+    line,
+    most_memory,
+    prepare,
+)
 from wnrl import vae
 from wnrl.compiling import compiled
 from wnrl.data import Images
@@ -195,14 +204,6 @@ def loop_arms(args: Args, images: Images, device: torch.device) -> dict[str, Arm
     return {"train": train, "measure": measure}
 
 
-def peak_mb(device: torch.device) -> float:
-    """Return the most memory so far, of this process or on the GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
 def rows(task: str, n_images: int, seconds: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Yield the lines of one task: the speed of each arm, and over those of two others."""
     for name, own in seconds.items():
@@ -212,15 +213,15 @@ def rows(task: str, n_images: int, seconds: Mapping[str, np.ndarray]) -> Iterato
 
 def memory(args: Args, images: Images, device: torch.device, arms: dict[str, Arm]) -> str:
     """Tell how much peak memory grows with more training, and with more K than fit in a pass."""
-    before = peak_mb(device)
+    before = most_memory(device)
     for _ in range(3):
         arms["train"]()
-    trained = peak_mb(device)
+    trained = most_memory(device)
     model = vae.build(replace(vae.preset(args.model, "mnist"), norm=args.norm), images).to(device)
     few, peaks = replace(images, test=images.test[:2]), []
     for n_samples in (ROWS, 4 * ROWS):
         vae.nll(model, few, vae.Protocol("mnist", n_samples=n_samples), rows=ROWS)
-        peaks.append(peak_mb(device))
+        peaks.append(most_memory(device))
     return (
         f"peak memory {before:.0f} MB; three more segments of training add {trained - before:.0f}, "
         f"K = {4 * ROWS} instead of {ROWS} adds {peaks[1] - peaks[0]:.0f}"

@@ -38,6 +38,15 @@ def test_recurrent_cohorts_are_measured_against_our_own_agent(monkeypatch, capsy
     assert re.match(r"\| weight \| 2 \| auto \| \d+\.\d\d ± ", row)
 
 
+def test_growth_is_a_line_for_each_size_with_its_estimate(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "GROWTH", ((1, 8, 2), (2, 16, 4)))
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    bench.main(bench.Args(norms=("weight",), growth=True))
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
+    assert [row[:4] for row in rows] == [["weight", "1", "8", "2"], ["weight", "2", "16", "4"]]
+    assert all(float(number) >= 0 for row in rows for number in row[4:])
+
+
 def test_whole_runs_are_timed_norm_by_norm(monkeypatch, capsys):
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     whole_runs.main(whole_runs.Args(runs=4, norms=("none", "weight"), total_timesteps=512))
