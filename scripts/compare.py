@@ -109,7 +109,7 @@ def compare(args: Args, path: Path, workers: int) -> int:
     from wnrl.study.processes import processes
     from wnrl.study.shards import Shard
     from wnrl.study.summary import summarise
-    from wnrl.study.tensorboard import view
+    from wnrl.study.tensorboard import BANDS, view
     from wnrl.study.tuning import conduct
 
     if args.executor == "ray":
@@ -181,6 +181,7 @@ def compare(args: Args, path: Path, workers: int) -> int:
     tensorboard, port = shlex.quote(_cli.as_pasted("tensorboard")), _cli.free_port()
     print(f"logs:    {tensorboard} --logdir {shlex.quote(str(root))} --port {port}")
     print(f"         a chart a task: http://localhost:{port}/{view(rows)}")
+    print(f"         with intervals: http://localhost:{port}/{BANDS}")
     if activation := _cli.activation():
         print(f"shell:   {activation}   # then python is the one with wnrl")
     print(f"report:  {root / REPORT}")

@@ -76,5 +76,6 @@ DIAGNOSTICS = (
     VAE_VALID_KL,
 )
 
-# What runs are compared by in TensorBoard's HParams tab.
+# What runs differ by and are compared by in TensorBoard's HParams tab.
+IDENTITY = ("task", "algo", "norm", "seed")
 METRICS = (FINAL_RETURN, VAE_NLL, VAE_TEST_ELBO, STEPS_PER_SECOND)

@@ -44,7 +44,7 @@ def test_custom_scalars_have_a_chart_with_a_band_for_each_task(tmp_path):
     assert len(charts) == 2
 
 
-def test_hparams_have_the_columns_of_all_runs_and_mark_those_that_differ(tmp_path):
+def test_hparams_have_the_columns_of_all_runs_and_mark_what_was_varied(tmp_path):
     finished(tmp_path)
     content = read(tmp_path).PluginTagToContent("hparams")["_hparams_/experiment"]
     infos = HParamsPluginData.FromString(content).experiment.hparam_infos

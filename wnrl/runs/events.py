@@ -137,11 +137,11 @@ class EventFile:
     def add_columns(self, runs: Sequence[Mapping[str, Any]], varied: Collection[str]) -> None:
         """Write the columns of the HParams tab for all runs in the folders below.
 
-        Those in which the runs differ come first; metrics are ``tags.METRICS``.
+        ``tags.IDENTITY`` and what was varied come first; metrics are ``tags.METRICS``.
 
         Args:
             runs: What ``add_hparams`` has of each.
-            varied: Names of settings that differ in other runs than these.
+            varied: Names of settings, or of options in one.
         """
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -158,8 +158,7 @@ class EventFile:
         plugin = columns.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin.content)
         for info in content.experiment.hparam_infos:
-            differs = len({*map(str, values[info.name])}) > 1
-            info.differs = differs or info.name.rpartition(".")[2] in varied
+            info.differs = info.name.rpartition(".")[2] in {*tags.IDENTITY, *varied}
         plugin.content = content.SerializeToString()
         self._add(columns, None)
 

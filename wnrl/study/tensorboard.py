@@ -14,6 +14,8 @@ from wnrl.study.plan import as_folder
 from wnrl.study.summary import Row
 
 FOLDER = "mean_of_runs"
+BANDS = f"#custom_scalars&regexInput={FOLDER}"
+"""The end of an address where curves have bands; of more than 40 runs none is shown unasked."""
 
 
 def write_overview(root: Path, rows: Sequence[Row]) -> None:
@@ -21,7 +23,7 @@ def write_overview(root: Path, rows: Sequence[Row]) -> None:
 
     They hold, for each arm, a curve a task: the mean over runs with its interval, under names of
     their own, so that tasks do not share a chart. Tabs: Custom Scalars has the curves with their
-    bands, HParams the settings that differ in front, Text the verdicts.
+    bands, HParams what was varied in front, Text the verdicts.
 
     Args:
         root: The folder of the study.
