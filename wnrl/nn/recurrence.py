@@ -13,8 +13,6 @@ from wnrl.errors import UsageError
 from wnrl.nn.functional import in_transform
 
 States = tuple[Tensor, ...]
-
-
 Recur = Callable[[Tensor, States, Tensor | None], tuple[Tensor, States]]
 """From ``(T, N, F)``, states ``(layers x directions, N, width)`` and None to output and states.
 

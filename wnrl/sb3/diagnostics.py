@@ -186,8 +186,7 @@ def pre_update(model: OnPolicyAlgorithm, data: Any) -> dict[str, Tensor]:
     """How far the policy in training mode is from the one that acted (Schulman's estimate)."""
     probe.set_mode(model, True)
     _, log_probs, _ = probe.evaluate(model, data)
-    rows = probe.real_rows(data)
-    log_ratio = log_probs - (data.old_log_prob if rows is None else data.old_log_prob[rows])
+    log_ratio = log_probs - probe.real(data, data.old_log_prob)
     found = {tags.PRE_UPDATE_KL: (log_ratio.expm1() - log_ratio).mean()}
     if (clip_range := getattr(model, "clip_range", None)) is not None:
         limit = clip_range(1 - model.num_timesteps / model._total_timesteps)
@@ -200,17 +199,12 @@ def activations(model: probe.Algorithm, data: Any) -> dict[str, Tensor]:
     """Dormant shares and ranks of a policy in evaluation mode."""
     with recorded(trained_parts(model.policy), probe.heads(model.policy)) as seen:
         probe.forward(model, data)
-    rows = probe.real_rows(data)
-
-    def real(found: Tensor) -> Tensor:
-        return found if rows is None or len(found) != len(rows) else found[rows]
-
     scalars = {}
     for name, values in seen.hidden.items():
-        scalars[f"{tags.DORMANT}/{name}"] = dormant_share(real(values), TAU)
-        scalars[f"{tags.DEAD}/{name}"] = dormant_share(real(values))
+        scalars[f"{tags.DORMANT}/{name}"] = dormant_share(probe.real(data, values), TAU)
+        scalars[f"{tags.DEAD}/{name}"] = dormant_share(probe.real(data, values))
     for name, values in seen.features.items():
-        scalars[f"{tags.RANK}/{name}"] = effective_rank(real(values))
+        scalars[f"{tags.RANK}/{name}"] = effective_rank(probe.real(data, values))
     return scalars
 
 

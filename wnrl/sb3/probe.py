@@ -7,6 +7,7 @@ not NumPy's random generator.
 import copy
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,24 +74,20 @@ def evaluate(model: OnPolicyAlgorithm, data: Any) -> tuple[Tensor, Tensor, Tenso
     actions = data.actions
     if isinstance(model.action_space, spaces.Discrete):
         actions = actions.long().flatten()
-    found = model.policy.evaluate_actions(data.observations, actions, **_further(data))
-    values, log_probs, entropy = found
-    rows = real_rows(data)
-    values = values.flatten()
-    if rows is None:
-        return values, log_probs, entropy
-    return values[rows], log_probs[rows], None if entropy is None else entropy[rows]
-
-
-def _further(data: Any) -> dict[str, Any]:
-    """What the policies of RecurrentPPO and MaskablePPO take beside observations and actions."""
+    # RecurrentPPO and MaskablePPO have more of them than observations and actions.
     names = ("lstm_states", "episode_starts", "action_masks")
-    return {name: getattr(data, name) for name in names if hasattr(data, name)}
+    further = {name: getattr(data, name) for name in names if hasattr(data, name)}
+    values, log_probs, entropy = model.policy.evaluate_actions(
+        data.observations, actions, **further
+    )
+    entropy = None if entropy is None else real(data, entropy)
+    return real(data, values).flatten(), real(data, log_probs), entropy
 
 
-def real_rows(data: Any) -> Tensor | None:
-    """Which rows are no padding of sequences; None where there are no sequences."""
-    return data.mask > 1e-8 if hasattr(data, "mask") else None
+def real(data: Any, column: Any) -> Any:
+    """Return the rows of ``column`` that pad no sequences; all where there are none, or others."""
+    rows = getattr(data, "mask", None)
+    return column if rows is None or len(rows) != len(column) else column[rows > 1e-8]
 
 
 def forward(model: Algorithm, data: Any) -> None:
@@ -104,23 +101,11 @@ def forward(model: Algorithm, data: Any) -> None:
         critic(data.observations, data.actions)
 
 
-def ppo_loss(model: Any, data: Any) -> Tensor:
-    """PPO's loss less its clipping, which leaves the derivatives alone where the ratio is 1."""
-    return _actor_critic_loss(model, data, lambda log_ratio: log_ratio.exp())
-
-
-def a2c_loss(model: Any, data: Any) -> Tensor:
-    """A2C's loss."""
-    return _actor_critic_loss(model, data, lambda log_ratio: log_ratio)
-
-
-def _actor_critic_loss(model: Any, data: Any, gain: Callable[[Tensor], Tensor]) -> Tensor:
+def actor_critic_loss(model: Any, data: Any, gain: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the loss of an algorithm with ``gain`` of the log-ratio to the policy that acted."""
     values, log_probs, entropy = evaluate(model, data)
-    rows = real_rows(data)
-    old_log_probs, advantages, returns = (
-        column if rows is None else column[rows]
-        for column in (data.old_log_prob, data.advantages, data.returns)
-    )
+    columns = (data.old_log_prob, data.advantages, data.returns)
+    old_log_probs, advantages, returns = (real(data, column) for column in columns)
     if model.normalize_advantage and len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     policy_loss = -(advantages * gain(log_probs - old_log_probs)).mean()
@@ -153,11 +138,13 @@ def _discounts(model: Any, data: Any) -> Any:
     return model.gamma if data.discounts is None else data.discounts
 
 
+ppo_loss = partial(actor_critic_loss, gain=torch.exp)
+"""PPO's loss less its clipping, which leaves the derivatives alone where the ratio is 1."""
 LOSSES: dict[type[Algorithm], Callable[[Any, Any], Tensor]] = {
     PPO: ppo_loss,
     MaskablePPO: ppo_loss,
     RecurrentPPO: ppo_loss,
-    A2C: a2c_loss,
+    A2C: partial(actor_critic_loss, gain=lambda log_ratio: log_ratio),
     DQN: dqn_loss,
     QRDQN: qrdqn_loss,
 }
