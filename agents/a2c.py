@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
-from agents.config import Fraction, FromZero, GaussianConfig, Imported, Positive, Whole
-from agents.presets import ATARI
+from agents import ppo
+from agents.config import GaussianConfig, Imported
+from agents.presets import ATARI, Agent
 from wnrl.errors import UsageError
+from wnrl.limits import Fraction, FromZero, Positive, Whole
 
 
 @dataclass(frozen=True)
@@ -43,27 +45,20 @@ class A2CConfig(GaussianConfig):
 
 
 _ATARI = A2CConfig(total_timesteps=10_000_000, n_envs=16, ent_coef=0.01, vf_coef=0.25, net_arch=())
-# Values of rl-baselines3-zoo.
-PRESETS: dict[str, A2CConfig] = {
-    "CartPole-v1": A2CConfig(total_timesteps=500_000),
-    "Acrobot-v1": A2CConfig(total_timesteps=500_000, n_envs=16, normalize="both"),
-    "LunarLander-v3": A2CConfig(
-        total_timesteps=200_000,
-        gamma=0.995,
-        learning_rate=8.3e-4,
-        learning_rate_schedule="linear",
-        ent_coef=1e-5,
-    ),
-    "Pendulum-v1": A2CConfig(
-        total_timesteps=1_000_000,
-        normalize="both",
-        n_steps=8,
-        gae_lambda=0.9,
-        vf_coef=0.4,
-        learning_rate_schedule="linear",
-        use_sde=True,
-        log_std_init=-2.0,
-        ortho_init=False,
-    ),
-    **dict.fromkeys(ATARI, _ATARI),
-}
+AGENT = Agent(
+    A2CConfig,
+    {  # values of rl-baselines3-zoo
+        "CartPole-v1": A2CConfig(total_timesteps=500_000),
+        "Acrobot-v1": A2CConfig(total_timesteps=500_000, n_envs=16, normalize="both"),
+        "LunarLander-v3": A2CConfig(
+            total_timesteps=200_000, gamma=0.995, learning_rate=8.3e-4,
+            learning_rate_schedule="linear", ent_coef=1e-5,
+        ),
+        "Pendulum-v1": A2CConfig(
+            normalize="both", n_steps=8, gae_lambda=0.9, vf_coef=0.4,
+            learning_rate_schedule="linear", use_sde=True, log_std_init=-2.0, ortho_init=False,
+        ),
+        **dict.fromkeys(ATARI, _ATARI),
+    },
+    compiled=ppo.AGENT.compiled,
+)  # fmt: skip

@@ -6,13 +6,23 @@ argument of SB3's algorithm or policy which has the field's name.
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
 
-from wnrl.arguments import fault
-from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive
+from wnrl.errors import UsageError, check_choice
+from wnrl.limits import (
+    Fraction,
+    FromZero,
+    Limited,
+    Positive,
+    Sizes,
+    TwoOrMore,
+    Whole,
+    WholeFromZero,
+    WholeOrMinusOne,
+    check_optimizer,
+)
 
 SCHEDULED = ("learning_rate", "clip_range")
 OPTIMIZERS: dict[str, str] = {
@@ -41,36 +51,6 @@ class Imported:
         return pkgutil.resolve_name(self.name)
 
 
-def limit(holds: Callable[[Any], bool], words: str) -> Callable[..., None]:
-    """Return a check that raises UsageError for the first keyword whose value is none of these."""
-
-    def check(**values: Any) -> None:
-        for name, value in values.items():
-            with suppress(TypeError):  # of a value that cannot be compared
-                if holds(value):
-                    continue
-            raise UsageError(f"{name} must be {words}, got {value!r}")
-
-    return check
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and value > 0
-
-
-check_sizes = limit(lambda sizes: all(map(_is_size, sizes)), "whole sizes above zero")
-check_whole = limit(_is_size, "a whole number above zero")
-Whole = Annotated[int, check_whole]
-WholeFromZero = Annotated[
-    int, limit(lambda n: isinstance(n, int) and n >= 0, "a whole number from zero on")
-]
-WholeOrMinusOne = Annotated[
-    int, limit(lambda n: n == -1 or _is_size(n), "a whole number above zero, or -1")
-]
-Positive = Annotated[float, check_positive]
-FromZero = Annotated[float, check_from_zero]
-Fraction = Annotated[float, limit(lambda x: 0 <= x <= 1, "from 0 to 1")]
-Sizes = Annotated[tuple[int, ...], check_sizes]
 Schedule = Literal["constant", "linear"]
 OptimizerName = Literal["adam", "adamw", "adamax", "rmsprop", "rmsprop_tf"]
 Normalized = Literal["none", "obs", "reward", "both"]
@@ -79,7 +59,7 @@ ANY_ACTION = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Limited):
     """Hyperparameters that every algorithm has.
 
     Raises:
@@ -101,7 +81,7 @@ class Config:
     """Environments that step together."""
     normalize: Normalized = "none"
     """Scale observations (obs; images excepted), rewards (reward) or both by running statistics."""
-    frame_stack: Annotated[int | None, check_whole] = None
+    frame_stack: Whole | None = None
     """Observations that are stacked to one; None: 4 of an Atari game, else 1."""
     gamma: Fraction = 0.99
     """Discount."""
@@ -127,7 +107,7 @@ class Config:
     """Put normalizers in front of the nonlinearity (pre) or behind it (post)."""
     norm_heads: bool = False
     """Give the norm to the output heads too; see wnrl.sb3."""
-    data_init: Annotated[int | None, check_whole] = None
+    data_init: Whole | None = None
     """Observations for a data-dependent initialisation before the first update; None: without."""
     algorithm_kwargs: Keywords = field(default_factory=dict, hash=False)
     """Further arguments of SB3's algorithm, of those that have no flag of their own."""
@@ -135,29 +115,10 @@ class Config:
     """Further arguments of the policy, of those that have no flag of their own."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self), include_extras=True)
-        for part in fields(self):
-            value = getattr(self, part.name)
-            if isinstance(value, list):  # as SB3 has sizes, and JSON
-                value = tuple(value)
-                object.__setattr__(self, part.name, value)
-            hint = hints[part.name]
-            if get_origin(hint) is Literal:
-                check_choice(part.name, value, get_args(hint))
-            for check in getattr(hint, "__metadata__", ()):
-                if value is not None:
-                    check(**{part.name: value})
-            if text := fault(part.name, value, dict if hint == Keywords else hint):
-                raise UsageError(text)
+        super().__post_init__()
         if self.activation_fn not in ("tanh", "relu"):  # to read the table, torch is imported
             _activations(self.activation_fn)
-        if self.weight_decay and self.optimizer != "adamw":
-            raise UsageError(f"weight_decay is for optimizer adamw, got {self.optimizer!r}")
-        if self.learning_rate_end and self.learning_rate_schedule == "constant":
-            raise UsageError(
-                f"learning_rate_end {self.learning_rate_end} is for a linear schedule, "
-                "got learning_rate_schedule 'constant'"
-            )
+        check_optimizer(self)
         if self.algorithm_kwargs:
             self._check_further("algorithm_kwargs", self.algorithm)
         if self.policy_kwargs:
@@ -171,10 +132,12 @@ class Config:
     def algorithm_arguments(self) -> dict[str, Any]:
         """Return the arguments that SB3's algorithm takes."""
         arguments = self._taken_by(self.algorithm)
-        for name in self._scheduled():
-            if getattr(self, f"{name}_schedule") == "linear":
+        for name in SCHEDULED:
+            if getattr(self, f"{name}_schedule", "") == "linear":
+                from stable_baselines3.common.utils import LinearSchedule
+
                 end = getattr(self, f"{name}_end", 0.0)
-                arguments[name] = _linear(arguments[name], end)
+                arguments[name] = LinearSchedule(arguments[name], end, 1.0)
         return arguments | self.algorithm_kwargs
 
     def arguments_for(self, actions: Any) -> dict[str, Any]:
@@ -219,20 +182,11 @@ class Config:
         mine = [f.name for f in fields(self) if f.name not in ("policy_kwargs", "optimizer_kwargs")]
         return {name: getattr(self, name) for name in mine if name in names}
 
-    def _scheduled(self) -> list[str]:
-        return [name for name in SCHEDULED if hasattr(self, f"{name}_schedule")]
-
 
 def _activations(name: str) -> Any:
     from wnrl.networks import ACTIVATIONS
 
     return ACTIVATIONS[check_choice("activation_fn", name, ACTIVATIONS)]
-
-
-def _linear(start: float, end: float) -> Any:
-    from stable_baselines3.common.utils import LinearSchedule
-
-    return LinearSchedule(start, end, 1.0)
 
 
 @dataclass(frozen=True)
@@ -249,7 +203,7 @@ class OnPolicyConfig(Config):
     """Nonlinearity of hidden layers: tanh, relu, elu, ...; a key of wnrl.networks.ACTIVATIONS."""
     ortho_init: bool = True
     """Orthogonal initialisation, 0.01 at the action head."""
-    critic_arch: Annotated[tuple[int, ...] | None, check_sizes] = None
+    critic_arch: Sizes | None = None
     """Hidden units of the value's network; None: as net_arch."""
 
     @property
@@ -289,7 +243,7 @@ class OffPolicyConfig(Config):
     """Transitions kept, over all environments."""
     learning_starts: WholeFromZero = 100
     """Environment steps with random actions before the first update."""
-    batch_size: Whole = 256
+    batch_size: TwoOrMore = 256
     """Transitions in a minibatch."""
     train_freq: Whole = 1
     """Steps of each environment between updates, or episodes of one."""
@@ -304,8 +258,6 @@ class OffPolicyConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 2:
-            raise UsageError(f"batch_size must be 2 or more, got {self.batch_size}")
         if self.batch_size > self.buffer_size:
             raise UsageError(
                 f"batch_size {self.batch_size} is more than buffer_size {self.buffer_size} holds"
@@ -343,7 +295,7 @@ class ContinuousConfig(OffPolicyConfig):
 
     net_arch: Sizes = (256, 256)
     """Hidden units of the actor, and of the critics unless critic_arch says otherwise."""
-    critic_arch: Annotated[tuple[int, ...] | None, check_sizes] = None
+    critic_arch: Sizes | None = None
     """Hidden units of the critics."""
     n_critics: Whole = 2
     """Critics, whose values are joined pessimistically."""

@@ -8,15 +8,16 @@ arXiv:2502.07523), whose other hyperparameters are the variant ``wn``.
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from agents.config import Imported, Positive, Whole, check_sizes, limit
-from agents.presets import MUJOCO
-from agents.sac import MaximumEntropyConfig
+from agents import sac
+from agents.config import Imported
+from agents.presets import MUJOCO, Agent
+from wnrl.limits import Positive, Sizes, Whole, limit
 
-check_tau = limit(lambda tau: 0 < tau <= 1, "a number above 0, up to 1, or None")
+Share = Annotated[float, limit(lambda tau: 0 < tau <= 1, "a number above 0, up to 1, or None")]
 
 
 @dataclass(frozen=True)
-class CrossQConfig(MaximumEntropyConfig):
+class CrossQConfig(sac.MaximumEntropyConfig):
     """Hyperparameters, with sb3-contrib's names; the defaults are sb3-contrib's.
 
     The update-to-data ratio is ``gradient_steps`` where one
@@ -30,12 +31,12 @@ class CrossQConfig(MaximumEntropyConfig):
 
     learning_rate: Positive = 1e-3
     """Step size of the optimizer; the first beta of adam and adamw is 0.5."""
-    critic_arch: Annotated[tuple[int, ...] | None, check_sizes] = (1024, 1024)
+    critic_arch: Sizes | None = (1024, 1024)
     """Hidden units of the critics; None: as net_arch."""
     policy_delay: Whole = 3
     """Minibatches of the critics between those of the actor."""
 
-    tau: Annotated[float | None, check_tau] = None
+    tau: Share | None = None
     """How far the target of the critics moves to them after each minibatch; None: no target."""
 
     def policy_arguments(self) -> dict[str, Any]:
@@ -47,25 +48,20 @@ class CrossQConfig(MaximumEntropyConfig):
         return arguments
 
 
-# Tuned values of rl-baselines3-zoo.
-PRESETS: dict[str, CrossQConfig] = {
-    "Pendulum-v1": CrossQConfig(total_timesteps=20_000, policy_delay=2, critic_arch=(256, 256)),
-    "LunarLanderContinuous-v3": CrossQConfig(total_timesteps=200_000, learning_starts=10_000),
-    **dict.fromkeys(MUJOCO, CrossQConfig(learning_starts=5000, critic_arch=(2048, 2048))),
-}
-VARIANTS: dict[str, dict[str, Any]] = {
+AGENT = Agent(
+    CrossQConfig,
+    {  # tuned values of rl-baselines3-zoo
+        "Pendulum-v1": CrossQConfig(
+            total_timesteps=20_000, policy_delay=2, critic_arch=(256, 256)
+        ),
+        "LunarLanderContinuous-v3": CrossQConfig(total_timesteps=200_000, learning_starts=10_000),
+        **dict.fromkeys(MUJOCO, CrossQConfig(learning_starts=5000, critic_arch=(2048, 2048))),
+    },
     # For norm `projected`, whose rows wnrl.sb3 spares from the decay: it is for the output layers.
     # Of the paper's it lacks a first beta of 0.9, where CrossQ's is 0.5, and the target entropy of
     # minus half the number of actions.
-    "wn": {
-        "critic_arch": (512, 512),
-        "optimizer": "adamw",
-        "weight_decay": 0.01,
-        "learning_rate": 3e-4,
-        "learning_rate_schedule": "linear",
-        "learning_rate_end": 3e-5,
-        "batch_size": 256,
-        "policy_delay": 3,
-        "tau": 0.005,
-    },
-}
+    {"wn": {"critic_arch": (512, 512), "optimizer": "adamw", "weight_decay": 0.01,
+            "learning_rate": 3e-4, "learning_rate_schedule": "linear", "learning_rate_end": 3e-5,
+            "batch_size": 256, "policy_delay": 3, "tau": 0.005}},
+    compiled=sac.AGENT.compiled,
+)  # fmt: skip

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from agents.config import Imported, Whole
-from agents.presets import MUJOCO
+from agents import td3
+from agents.config import Imported
+from agents.presets import MUJOCO, Agent
 from agents.td3 import DeterministicConfig
+from wnrl.limits import Whole
 
 
 @dataclass(frozen=True)
@@ -17,15 +19,18 @@ class DDPGConfig(DeterministicConfig):
     """Critics, whose values are joined pessimistically."""
 
 
-# Values of rl-baselines3-zoo.
 _TUNED = DDPGConfig(
     gamma=0.98, buffer_size=200_000, learning_starts=10_000, total_timesteps=300_000
 )
-PRESETS: dict[str, DDPGConfig] = {
-    "Pendulum-v1": replace(_TUNED, total_timesteps=20_000),
-    "LunarLanderContinuous-v3": _TUNED,
-    "MountainCarContinuous-v0": DDPGConfig(
-        total_timesteps=300_000, noise_type="ornstein-uhlenbeck", noise_std=0.5
-    ),
-    **dict.fromkeys(MUJOCO, DDPGConfig(learning_starts=10_000)),
-}
+AGENT = Agent(
+    DDPGConfig,
+    {  # values of rl-baselines3-zoo
+        "Pendulum-v1": replace(_TUNED, total_timesteps=20_000),
+        "LunarLanderContinuous-v3": _TUNED,
+        "MountainCarContinuous-v0": DDPGConfig(
+            total_timesteps=300_000, noise_type="ornstein-uhlenbeck", noise_std=0.5
+        ),
+        **dict.fromkeys(MUJOCO, DDPGConfig(learning_starts=10_000)),
+    },
+    compiled=td3.AGENT.compiled,
+)

@@ -1,6 +1,5 @@
 """What the flags mean that are not given: the preset, a file's settings or those of a run."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,12 @@ class Given:
         begun = self._of_file() if self.config else preset_of(self.algo, self.env_id, self.variant)
         if not self.resume:
             return begun
+        from wnrl.runs import read_config  # which imports torch
+
         where = {name: getattr(self, name) for name in ("norm", "seed")}
         where = {name: value for name, value in where.items() if value is not None}
         folder = self.run_dir or replace(begun[0], **where).usual_folder
-        earlier = _earlier(folder)
+        earlier = read_config(folder, "algo")
         if not (earlier or self.algo or self.env_id or self.config):
             raise UsageError(
                 f"run_dir {folder} holds no run to go on with; to begin one there, say which: "
@@ -75,19 +76,3 @@ def preset_of(
     row = AGENTS[check_choice("algo", algo, AGENTS)]
     env_id = env_id or next(iter(row.presets))
     return Settings(algo=algo, env_id=env_id, variant=variant), row.preset(env_id, variant)
-
-
-def _earlier(folder: Path) -> Mapping[str, Any]:
-    """Return the settings of the run in a folder; empty where there is none.
-
-    Raises:
-        UsageError: It is a run of another program.
-    """
-    from wnrl.runs import CONFIG, read_config  # which import torch
-
-    earlier = read_config(folder)
-    if earlier and earlier.get("algo") not in AGENTS:
-        raise UsageError(
-            f"run_dir {folder} holds a run of another program: its {CONFIG} has no algo"
-        )
-    return earlier

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from agents.config import Fraction, Imported, OffPolicyConfig, Positive, Whole
-from agents.presets import ATARI, MINATAR
-from wnrl.errors import UsageError, check_positive
+from agents.config import Imported, OffPolicyConfig
+from agents.presets import ATARI, MINATAR, Agent
+from wnrl.errors import UsageError
+from wnrl.limits import Fraction, Positive, TwoOrMore, Whole
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class DQNConfig(OffPolicyConfig):
 
     learning_rate: Positive = 1e-4
     """Step size of the optimizer."""
-    batch_size: Whole = 32
+    batch_size: TwoOrMore = 32
     """Transitions in a minibatch."""
     train_freq: Whole = 4
     """Steps of each environment between updates."""
@@ -36,7 +37,7 @@ class DQNConfig(OffPolicyConfig):
     """Share of random actions at the start."""
     exploration_final_eps: Fraction = 0.05
     """Share of random actions at the end."""
-    max_grad_norm: Annotated[float | None, check_positive] = 10.0
+    max_grad_norm: Positive | None = 10.0
     """Gradients are scaled down to this length; None leaves them."""
 
     def __post_init__(self) -> None:
@@ -61,53 +62,32 @@ class DQNConfig(OffPolicyConfig):
 
 # Tuned values of rl-baselines3-zoo.
 CARTPOLE_FIELDS: dict[str, Any] = {
-    "total_timesteps": 50_000,
-    "learning_rate": 2.3e-3,
-    "batch_size": 64,
-    "buffer_size": 100_000,
-    "learning_starts": 1000,
-    "target_update_interval": 10,
-    "train_freq": 256,
-    "gradient_steps": 128,
-    "exploration_fraction": 0.16,
-    "exploration_final_eps": 0.04,
+    "total_timesteps": 50_000, "learning_rate": 2.3e-3, "batch_size": 64, "buffer_size": 100_000,
+    "learning_starts": 1000, "target_update_interval": 10, "train_freq": 256,
+    "gradient_steps": 128, "exploration_fraction": 0.16, "exploration_final_eps": 0.04,
     "net_arch": (256, 256),
-}
+}  # fmt: skip
 SMALL_FIELDS: dict[str, Any] = {
-    "total_timesteps": 100_000,
-    "learning_rate": 6.3e-4,
-    "batch_size": 128,
-    "buffer_size": 50_000,
-    "learning_starts": 0,
-    "target_update_interval": 250,
-    "gradient_steps": -1,
-    "exploration_fraction": 0.12,
-    "exploration_final_eps": 0.1,
-    "net_arch": (256, 256),
-}
+    "total_timesteps": 100_000, "learning_rate": 6.3e-4, "batch_size": 128, "buffer_size": 50_000,
+    "learning_starts": 0, "target_update_interval": 250, "gradient_steps": -1,
+    "exploration_fraction": 0.12, "exploration_final_eps": 0.1, "net_arch": (256, 256),
+}  # fmt: skip
 ATARI_FIELDS: dict[str, Any] = {
-    "total_timesteps": 10_000_000,
-    "buffer_size": 100_000,
-    "learning_starts": 100_000,
-    "target_update_interval": 1000,
-    "exploration_final_eps": 0.01,
-    "net_arch": (),
-}
-PRESETS: dict[str, DQNConfig] = {
-    "CartPole-v1": DQNConfig(**CARTPOLE_FIELDS),
-    "Acrobot-v1": DQNConfig(**SMALL_FIELDS),
-    "LunarLander-v3": DQNConfig(**SMALL_FIELDS),
-    **dict.fromkeys(ATARI, DQNConfig(**ATARI_FIELDS)),
-    MINATAR: DQNConfig(**{**ATARI_FIELDS, "total_timesteps": 5_000_000, "learning_starts": 5000}),
-}
-VARIANTS: dict[str, dict[str, Any]] = {
-    # The weight norm paper's, sections 3 and 5.4: the best learning rate of its four for `weight`.
-    "salimans2016": {
-        "optimizer": "adamax",
-        "batch_size": 64,
-        "learning_rate": 3e-4,
-        "data_init": 64,
+    "total_timesteps": 10_000_000, "buffer_size": 100_000, "learning_starts": 100_000,
+    "target_update_interval": 1000, "exploration_final_eps": 0.01, "net_arch": (),
+}  # fmt: skip
+MINATAR_FIELDS = {**ATARI_FIELDS, "total_timesteps": 5_000_000, "learning_starts": 5000}
+AGENT = Agent(
+    DQNConfig,
+    {
+        "CartPole-v1": DQNConfig(**CARTPOLE_FIELDS),
+        "Acrobot-v1": DQNConfig(**SMALL_FIELDS),
+        "LunarLander-v3": DQNConfig(**SMALL_FIELDS),
+        **dict.fromkeys(ATARI, DQNConfig(**ATARI_FIELDS)),
+        MINATAR: DQNConfig(**MINATAR_FIELDS),
     },
-}
-
-COMPILED = ("q_net.forward", "q_net_target.forward")
+    # The weight norm paper's, sections 3 and 5.4: the best learning rate of its four for `weight`.
+    {"salimans2016": {"optimizer": "adamax", "batch_size": 64, "learning_rate": 3e-4,
+                      "data_init": 64}},
+    compiled=("q_net.forward", "q_net_target.forward"),
+)  # fmt: skip

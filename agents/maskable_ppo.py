@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from agents.config import Imported
 from agents.ppo import ClippedConfig
+from agents.presets import Agent
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,12 @@ class MaskablePPOConfig(ClippedConfig):
     masked: ClassVar[bool] = True
 
 
-PRESETS: dict[str, MaskablePPOConfig] = {
-    "Taxi-v4": MaskablePPOConfig(  # ours
-        total_timesteps=200_000, n_steps=128, batch_size=256, learning_rate=1e-3, ent_coef=0.01
-    ),
-}
-
-NOT_COMPILED = "torch.compile cannot follow masks, whose shapes depend on data"
+AGENT = Agent(
+    MaskablePPOConfig,
+    {
+        "Taxi-v4": MaskablePPOConfig(  # ours
+            total_timesteps=200_000, n_steps=128, batch_size=256, learning_rate=1e-3, ent_coef=0.01
+        ),
+    },
+    not_compiled="torch.compile cannot follow masks, whose shapes depend on data",
+)

@@ -1,19 +1,10 @@
 """Proximal policy optimisation (Schulman et al., 2017, arXiv:1707.06347), SB3's, with a norm."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
 
-from agents.config import (
-    FromZero,
-    GaussianConfig,
-    Imported,
-    OnPolicyConfig,
-    Positive,
-    Schedule,
-    Whole,
-)
-from agents.presets import ATARI, MINATAR, MUJOCO
-from wnrl.errors import UsageError, check_positive
+from agents.config import GaussianConfig, Imported, OnPolicyConfig, Schedule
+from agents.presets import ATARI, MINATAR, MUJOCO, Agent
+from wnrl.limits import FromZero, Positive, TwoOrMore, Whole, check_minibatches
 
 
 @dataclass(frozen=True)
@@ -24,7 +15,7 @@ class ClippedConfig(OnPolicyConfig):
         UsageError: a value with which training could not run.
     """
 
-    batch_size: Whole = 64
+    batch_size: TwoOrMore = 64
     """Samples in a minibatch."""
     n_epochs: Whole = 10
     """Passes over the samples of an update."""
@@ -38,19 +29,12 @@ class ClippedConfig(OnPolicyConfig):
     """Weight of the value loss."""
     max_grad_norm: Positive = 0.5
     """Gradients are scaled down to this length."""
-    target_kl: Annotated[float | None, check_positive] = None
+    target_kl: Positive | None = None
     """Stop an update early at 1.5 times this divergence."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 2:
-            raise UsageError(f"batch_size must be 2 or more, got {self.batch_size}")
-        samples = self.n_envs * self.n_steps
-        if samples % self.batch_size == 1 or samples == 1:
-            raise UsageError(
-                f"batch_size {self.batch_size} leaves a last minibatch of one sample out of "
-                f"n_envs * n_steps = {samples}"
-            )
+        check_minibatches(self)
 
 
 @dataclass(frozen=True)
@@ -61,75 +45,36 @@ class PPOConfig(ClippedConfig, GaussianConfig):
 
 
 _ATARI = PPOConfig(
-    total_timesteps=10_000_000,
-    n_steps=128,
-    n_epochs=4,
-    batch_size=256,
-    learning_rate=2.5e-4,
-    learning_rate_schedule="linear",
-    clip_range=0.1,
-    clip_range_schedule="linear",
-    ent_coef=0.01,
+    total_timesteps=10_000_000, n_steps=128, n_epochs=4, batch_size=256, learning_rate=2.5e-4,
+    learning_rate_schedule="linear", clip_range=0.1, clip_range_schedule="linear", ent_coef=0.01,
     net_arch=(),
-)
+)  # fmt: skip
 _CARTPOLE = PPOConfig(
-    total_timesteps=100_000,
-    n_envs=8,
-    n_steps=32,
-    batch_size=256,
-    gae_lambda=0.8,
-    gamma=0.98,
-    n_epochs=20,
-    learning_rate=1e-3,
-    learning_rate_schedule="linear",
-    clip_range=0.2,
-    clip_range_schedule="linear",
-)
-# Tuned values of rl-baselines3-zoo.
-PRESETS: dict[str, PPOConfig] = {
-    "CartPole-v1": _CARTPOLE,
-    # Scaled like RecurrentPPO's preset: what an agent without memory makes of hidden velocities.
-    "CartPoleNoVel-v1": replace(_CARTPOLE, normalize="both"),
-    "Acrobot-v1": PPOConfig(
-        normalize="both",
-        n_envs=16,
-        total_timesteps=1_000_000,
-        n_steps=256,
-        gae_lambda=0.94,
-        n_epochs=4,
-    ),
-    "Pendulum-v1": PPOConfig(
-        n_envs=4,
-        total_timesteps=100_000,
-        n_steps=1024,
-        gae_lambda=0.95,
-        gamma=0.9,
-        n_epochs=10,
-        learning_rate=1e-3,
-        use_sde=True,
-        sde_sample_freq=4,
-    ),
-    "LunarLander-v3": PPOConfig(
-        n_envs=16,
-        total_timesteps=1_000_000,
-        n_steps=1024,
-        batch_size=64,
-        gae_lambda=0.98,
-        gamma=0.999,
-        n_epochs=4,
-        ent_coef=0.01,
-    ),
-    "TMaze-v0": PPOConfig(  # ours
-        total_timesteps=40_960,
-        n_steps=64,
-        batch_size=128,
-        learning_rate=3e-3,
-        gamma=0.98,
-        ent_coef=0.01,
-        net_arch=(32,),
-    ),
-    **dict.fromkeys((*ATARI, MINATAR), _ATARI),  # tuned on Atari
-    **dict.fromkeys(MUJOCO, PPOConfig(n_envs=1, normalize="both")),
-}
-
-COMPILED = ("evaluate_actions",)
+    total_timesteps=100_000, n_steps=32, batch_size=256, gae_lambda=0.8, gamma=0.98, n_epochs=20,
+    learning_rate=1e-3, learning_rate_schedule="linear", clip_range_schedule="linear",
+)  # fmt: skip
+AGENT = Agent(
+    PPOConfig,
+    {  # tuned values of rl-baselines3-zoo
+        "CartPole-v1": _CARTPOLE,
+        # Scaled like RecurrentPPO's: what an agent without memory makes of hidden velocities.
+        "CartPoleNoVel-v1": replace(_CARTPOLE, normalize="both"),
+        "Acrobot-v1": PPOConfig(
+            normalize="both", n_envs=16, n_steps=256, gae_lambda=0.94, n_epochs=4
+        ),
+        "Pendulum-v1": PPOConfig(
+            n_envs=4, total_timesteps=100_000, n_steps=1024, gamma=0.9, learning_rate=1e-3,
+            use_sde=True, sde_sample_freq=4,
+        ),
+        "LunarLander-v3": PPOConfig(
+            n_envs=16, n_steps=1024, gae_lambda=0.98, gamma=0.999, n_epochs=4, ent_coef=0.01
+        ),
+        "TMaze-v0": PPOConfig(  # ours
+            total_timesteps=40_960, n_steps=64, batch_size=128, learning_rate=3e-3, gamma=0.98,
+            ent_coef=0.01, net_arch=(32,),
+        ),
+        **dict.fromkeys((*ATARI, MINATAR), _ATARI),  # tuned on Atari
+        **dict.fromkeys(MUJOCO, PPOConfig(n_envs=1, normalize="both")),
+    },
+    compiled=("evaluate_actions",),
+)  # fmt: skip

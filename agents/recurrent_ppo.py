@@ -4,8 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from agents import ppo
-from agents.config import Imported, Whole
-from wnrl.errors import UsageError, check_choice
+from agents.config import Imported
+from agents.presets import Agent
+from wnrl.errors import UsageError
+from wnrl.limits import TwoOrMore, Whole
 
 MEMORIES = {"lstm": "Lstm", "gru": "Gru"}
 
@@ -22,7 +24,7 @@ class RecurrentPPOConfig(ppo.PPOConfig):
 
     n_steps: Whole = 128
     """Steps of each environment between updates; the longest sequence to learn from."""
-    batch_size: Whole = 128
+    batch_size: TwoOrMore = 128
     """Samples in a minibatch, in whole sequences."""
     cell: Literal["lstm", "gru"] = "lstm"
     """Kind of recurrent layer; the next four fields are of either kind."""
@@ -42,45 +44,29 @@ class RecurrentPPOConfig(ppo.PPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("cell", self.cell, MEMORIES)
         if self.shared_lstm and self.enable_critic_lstm:
             raise UsageError(
                 "shared_lstm and enable_critic_lstm exclude each other, got True for both"
             )
 
 
+def _like_ppo(task: str, **changes: Any) -> RecurrentPPOConfig:
+    return RecurrentPPOConfig(**{**asdict(ppo.AGENT.presets[task]), **changes})
+
+
 _LSTM: dict[str, Any] = {
-    "ortho_init": False,
-    "activation_fn": "relu",
-    "net_arch": (64,),
-    "lstm_hidden_size": 64,
-}
-# Tuned values of rl-baselines3-zoo.
-PRESETS: dict[str, RecurrentPPOConfig] = {
-    "CartPoleNoVel-v1": RecurrentPPOConfig(**{**asdict(ppo.PRESETS["CartPoleNoVel-v1"]), **_LSTM}),
-    "PendulumNoVel-v1": RecurrentPPOConfig(
-        n_envs=4,
-        total_timesteps=100_000,
-        n_steps=1024,
-        gae_lambda=0.95,
-        gamma=0.9,
-        n_epochs=10,
-        learning_rate=1e-3,
-        use_sde=True,
-        sde_sample_freq=4,
-        **_LSTM,
-    ),
-    "LunarLanderNoVel-v3": RecurrentPPOConfig(
-        n_envs=32,
-        total_timesteps=5_000_000,
-        n_steps=512,
-        batch_size=128,
-        gae_lambda=0.98,
-        gamma=0.999,
-        n_epochs=4,
-        ent_coef=0.01,
-        **_LSTM,
-    ),
-    "TMaze-v0": RecurrentPPOConfig(**asdict(ppo.PRESETS["TMaze-v0"]), lstm_hidden_size=32),  # ours
-}
-NOT_COMPILED = "torch.compile has no LSTM with gradients"
+    "ortho_init": False, "activation_fn": "relu", "net_arch": (64,), "lstm_hidden_size": 64,
+}  # fmt: skip
+AGENT = Agent(
+    RecurrentPPOConfig,
+    {  # tuned values of rl-baselines3-zoo
+        "CartPoleNoVel-v1": _like_ppo("CartPoleNoVel-v1", **_LSTM),
+        "PendulumNoVel-v1": _like_ppo("Pendulum-v1", batch_size=128, **_LSTM),
+        "LunarLanderNoVel-v3": _like_ppo(
+            "LunarLander-v3", n_envs=32, total_timesteps=5_000_000, n_steps=512, batch_size=128,
+            **_LSTM,
+        ),
+        "TMaze-v0": _like_ppo("TMaze-v0", lstm_hidden_size=32),  # ours
+    },
+    not_compiled="torch.compile has no LSTM with gradients",
+)  # fmt: skip

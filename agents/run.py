@@ -238,13 +238,9 @@ def load_run(
     Raises:
         UsageError: It is not there, of another program, damaged or not finished.
     """
-    prefix, settings = PREFIXES[check_choice("which", which, PREFIXES)], read_config(folder)
+    prefix, settings = PREFIXES[check_choice("which", which, PREFIXES)], read_config(folder, "algo")
     if not settings:
         raise UsageError(f"run_dir {folder} is no run folder: it has no {CONFIG}")
-    if "algo" not in settings:
-        raise UsageError(
-            f"run_dir {folder} holds a run of another program: its {CONFIG} has no algo"
-        )
     if not (folder / (prefix + MODEL)).is_file():
         raise UsageError(f"run_dir {folder} has no {prefix + MODEL}: it is not finished")
     result, path = read_result(folder), checked_file(folder, prefix + MODEL)

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from agents.config import ContinuousConfig, Fraction, Imported, Whole, WholeOrMinusOne
-from agents.presets import MUJOCO
+from agents.config import ContinuousConfig, Imported
+from agents.presets import MUJOCO, Agent
 from wnrl.errors import UsageError
+from wnrl.limits import Fraction, Whole, WholeOrMinusOne
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,15 @@ class SACConfig(MaximumEntropyConfig):
     """Minibatches between moves of the target networks."""
 
 
-# Tuned values of rl-baselines3-zoo.
-PRESETS: dict[str, SACConfig] = {
-    "Pendulum-v1": SACConfig(total_timesteps=20_000, learning_rate=1e-3),
-    "LunarLanderContinuous-v3": SACConfig(
-        total_timesteps=500_000,
-        batch_size=256,
-        learning_rate=7.3e-4,
-        learning_rate_schedule="linear",
-        tau=0.01,
-        learning_starts=10_000,
-        net_arch=(400, 300),
-    ),
-    **dict.fromkeys(MUJOCO, SACConfig(learning_starts=10_000)),
-}
-
-COMPILED = ("actor.action_log_prob", "critic.forward", "critic_target.forward")
+AGENT = Agent(
+    SACConfig,
+    {  # tuned values of rl-baselines3-zoo
+        "Pendulum-v1": SACConfig(total_timesteps=20_000, learning_rate=1e-3),
+        "LunarLanderContinuous-v3": SACConfig(
+            total_timesteps=500_000, learning_rate=7.3e-4, learning_rate_schedule="linear",
+            tau=0.01, learning_starts=10_000, net_arch=(400, 300),
+        ),
+        **dict.fromkeys(MUJOCO, SACConfig(learning_starts=10_000)),
+    },
+    compiled=("actor.action_log_prob", "critic.forward", "critic_target.forward"),
+)  # fmt: skip

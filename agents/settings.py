@@ -4,19 +4,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any
 
 from agents import AGENTS
 from agents.config import Keywords
-from wnrl.arguments import fault
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import check_choice
+from wnrl.limits import Count, Limited, Threads, limit
 
+Seed = Annotated[int, limit(lambda n: 0 <= n < 2**31, "from 0 to 2**31 - 1")]
 ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
 """Settings that say what the environment of an agent is."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Limited):
     """Each field is a flag of ``train_agent.py``, and stands in the run's ``config.json``.
 
     Raises:
@@ -31,7 +32,7 @@ class Settings:
     module:Env-v0, whose module may stand in the current folder."""
     env_kwargs: Keywords = field(default_factory=dict, hash=False)
     """Arguments of the environment: --env-kwargs continuous True gravity -5."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Count | None = None
     """Steps after which episodes are cut, instead of the environment's own limit."""
     subprocesses: bool = False
     """Step each environment in a process of its own: on two cores, worth it where a step takes more
@@ -41,45 +42,29 @@ class Settings:
     norm: str = "weight"
     """Normalisation: none, weight, weight_mean, mean, projected, batch, batch_renorm, layer, rms or
     spectral; a key of wnrl.NORMS."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds the network, the actions and the environments."""
     device: str = "auto"
     """auto (a GPU where there is one and the network is not small), cpu, cuda or cuda:<k>."""
-    threads: int | None = None
+    threads: Threads | None = None
     """CPU threads of torch; if not given, one for a small network, a few for a larger one, never
     more than OMP_NUM_THREADS."""
     compile: bool = False
     """Compile the networks for the updates; CUDA graphs on a GPU."""
     film: bool = True
     """Film the trained agent for TensorBoard, where the environment can be drawn."""
-    eval_episodes: int = 20
+    eval_episodes: Count = 20
     """Episodes of the evaluation after training."""
-    eval_points: int = 20
+    eval_points: Count = 20
     """Evaluations during training, for the learning curve."""
-    eval_point_episodes: int = 5
+    eval_point_episodes: Count = 5
     """Episodes of each of them."""
-
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(Settings).items():
-            if text := fault(name, getattr(self, name), dict if hint == Keywords else hint):
-                raise UsageError(text)
-        evaluations = {name: value for name, value in vars(self).items() if name[:5] == "eval_"}
-        check_positive(**evaluations)
-        if self.max_episode_steps is not None:
-            check_positive(max_episode_steps=self.max_episode_steps)
-        check_seed(self.seed)
 
     @property
     def usual_folder(self) -> Path:
         """Return where the run goes if nothing else is said."""
         task = Path("runs", "single", re.sub("[/:]", "_", self.env_id))
         return task / self.algo / self.norm / f"seed{self.seed}"
-
-
-def check_seed(seed: int) -> None:
-    """Raise UsageError for a seed that a run cannot have."""
-    if not 0 <= seed < 2**31:
-        raise UsageError(f"seed must be from 0 to 2**31 - 1, got {seed}")
 
 
 def config_of(settings: Mapping[str, Any]) -> Any:

@@ -94,11 +94,12 @@ def _raw(environment: Mapping[str, Any], n_envs: int, render_mode: str | None = 
     return vectorize_for_evaluation(factory, n_envs, None, environment["frame_stack"])
 
 
-def pickles_near(model: Path, env_id: str) -> list[Path]:
-    """Return statistics of SB3's near a zip, which may be its own, the likeliest first.
+def told_of_pickles(model: Path, env_id: str) -> str:
+    """Return what is to be said of statistics of SB3's near a zip, which may be its own.
 
     They are looked for where ``CheckpointCallback``, ``EvalCallback``, the zoo and its hub put
     them: beside the zip or in a folder there that has the name of the environment, then one up.
+    The likeliest is named.
     """
     name = env_id.rpartition(":")[2]
     steps = re.search(r"_\d+_steps$", model.stem)
@@ -108,4 +109,6 @@ def pickles_near(model: Path, env_id: str) -> list[Path]:
         places = {folder / part for part in ("", name, name.replace("/", "-"))}
         pickles = [path for place in places for path in place.glob("*vec*normalize*.pkl")]
         near += sorted(pickles, key=lambda path: (not path.name.endswith(end), path))
-    return near
+    if not near:
+        return f"none are near {model} (*vec*normalize*.pkl); --statistics names others"
+    return f"not read, since a pickle runs code: {near[0]}; --statistics {near[0]} reads it"

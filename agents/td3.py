@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, Literal
 
-from agents.config import ContinuousConfig, Fraction, FromZero, Imported, Positive, Sizes, Whole
-from agents.presets import MUJOCO
+from agents.config import ContinuousConfig, Imported
+from agents.presets import MUJOCO, Agent
+from wnrl.limits import Fraction, FromZero, Positive, Sizes, Whole
 
 NOISES = {
     "normal": "stable_baselines3.common.noise:NormalActionNoise",
@@ -61,20 +62,19 @@ class TD3Config(DeterministicConfig):
     """Limit of that noise."""
 
 
-# rl-baselines3-zoo's, Pendulum's with a fifth of the steps; for MuJoCo those of the authors' code.
-PRESETS: dict[str, TD3Config] = {
-    "Pendulum-v1": TD3Config(total_timesteps=20_000, learning_starts=1000),
-    "LunarLanderContinuous-v3": TD3Config(
-        total_timesteps=300_000, learning_starts=1000, noise_type="ornstein-uhlenbeck"
+AGENT = Agent(
+    TD3Config,
+    {  # rl-baselines3-zoo's, Pendulum's with a fifth of the steps; MuJoCo's of the authors' code
+        "Pendulum-v1": TD3Config(total_timesteps=20_000, learning_starts=1000),
+        "LunarLanderContinuous-v3": TD3Config(
+            total_timesteps=300_000, learning_starts=1000, noise_type="ornstein-uhlenbeck"
+        ),
+        **dict.fromkeys(
+            MUJOCO, TD3Config(learning_starts=25_000, learning_rate=3e-4, net_arch=(256, 256))
+        ),
+    },
+    compiled=(
+        "actor.forward", "actor_target.forward", "critic.forward", "critic_target.forward",
+        "critic.q1_forward",
     ),
-    **dict.fromkeys(
-        MUJOCO, TD3Config(learning_starts=25_000, learning_rate=3e-4, net_arch=(256, 256))
-    ),
-}
-COMPILED = (
-    "actor.forward",
-    "actor_target.forward",
-    "critic.forward",
-    "critic_target.forward",
-    "critic.q1_forward",
-)
+)  # fmt: skip

@@ -3,8 +3,10 @@
 from dataclasses import asdict, dataclass
 
 from agents import sac
-from agents.config import Imported, Whole, WholeFromZero
+from agents.config import Imported
+from agents.presets import Agent
 from wnrl.errors import UsageError
+from wnrl.limits import Whole, WholeFromZero
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class TQCConfig(sac.SACConfig):
             )
 
 
-# Those of SAC; so are rl-baselines3-zoo's own for LunarLander.
-PRESETS: dict[str, TQCConfig] = {
-    task: TQCConfig(**asdict(preset)) for task, preset in sac.PRESETS.items()
-}
+# Presets of SAC; so are rl-baselines3-zoo's own for LunarLander.
+AGENT = Agent(
+    TQCConfig,
+    {task: TQCConfig(**asdict(preset)) for task, preset in sac.AGENT.presets.items()},
+    compiled=sac.AGENT.compiled,
+)

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from agents.config import GaussianConfig, Imported, Positive, Whole
-from wnrl.errors import UsageError
+from agents.config import GaussianConfig, Imported
+from agents.presets import Agent
+from wnrl.limits import Positive, TwoOrMore, Whole, check_minibatches
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class TRPOConfig(GaussianConfig):
     """Environments that step together."""
     learning_rate: Positive = 1e-3
     """Step size of the value function's optimizer; the policy's step follows from target_kl."""
-    batch_size: Whole = 128
+    batch_size: TwoOrMore = 128
     """Samples in a minibatch of the value function."""
     target_kl: Positive = 0.01
     """Divergence from the old policy that a step may have."""
@@ -33,39 +34,25 @@ class TRPOConfig(GaussianConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 2 or self.n_envs * self.n_steps % self.batch_size == 1:
-            raise UsageError(
-                f"batch_size {self.batch_size} leaves a minibatch of one sample out of "
-                f"n_envs * n_steps = {self.n_envs * self.n_steps}"
-            )
+        check_minibatches(self)
 
 
-# Tuned values of rl-baselines3-zoo.
-PRESETS: dict[str, TRPOConfig] = {
-    "CartPole-v1": TRPOConfig(
-        total_timesteps=100_000,
-        n_steps=512,
-        batch_size=512,
-        cg_damping=1e-3,
-        gae_lambda=0.98,
-        n_critic_updates=20,
-    ),
-    "Acrobot-v1": TRPOConfig(total_timesteps=100_000, n_steps=1024, normalize="both"),
-    "Pendulum-v1": TRPOConfig(
-        total_timesteps=100_000,
-        n_steps=1024,
-        gamma=0.9,
-        n_critic_updates=15,
-        use_sde=True,
-        sde_sample_freq=4,
-    ),
-    "LunarLander-v3": TRPOConfig(
-        total_timesteps=200_000,
-        n_steps=512,
-        cg_damping=0.01,
-        gae_lambda=0.98,
-        n_critic_updates=15,
-    ),
-}
-
-NOT_COMPILED = "torch.compile has no second derivatives"
+AGENT = Agent(
+    TRPOConfig,
+    {  # tuned values of rl-baselines3-zoo
+        "CartPole-v1": TRPOConfig(
+            total_timesteps=100_000, n_steps=512, batch_size=512, cg_damping=1e-3, gae_lambda=0.98,
+            n_critic_updates=20,
+        ),
+        "Acrobot-v1": TRPOConfig(total_timesteps=100_000, n_steps=1024, normalize="both"),
+        "Pendulum-v1": TRPOConfig(
+            total_timesteps=100_000, n_steps=1024, gamma=0.9, n_critic_updates=15, use_sde=True,
+            sde_sample_freq=4,
+        ),
+        "LunarLander-v3": TRPOConfig(
+            total_timesteps=200_000, n_steps=512, cg_damping=0.01, gae_lambda=0.98,
+            n_critic_updates=15,
+        ),
+    },
+    not_compiled="torch.compile has no second derivatives",
+)  # fmt: skip

@@ -13,7 +13,8 @@ from typing import Any
 import gymnasium as gym
 
 from envs.world import register_world
-from wnrl.errors import UsageError, check_choice, check_positive, first_line
+from wnrl.errors import UsageError, check_choice, first_line
+from wnrl.limits import Count, Limited
 from wnrl.tensor_envs import World
 
 # From a part of a module's name to the extra of this project that it needs.
@@ -22,7 +23,7 @@ ATARI = re.compile(r"^ALE/|NoFrameskip-v\d+$")
 
 
 @dataclass(frozen=True)
-class EnvFactory:
+class EnvFactory(Limited):
     """Makes new instances of one environment; can be pickled and sent to another process.
 
     Atari games come with every frame (``frameskip=1``), whatever their id says of it: what skips
@@ -38,14 +39,13 @@ class EnvFactory:
     registers it, which may stand in the current folder."""
     render_mode: str | None = None
     """rgb_array for environments that can be filmed."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Count | None = None
     """Steps after which episodes are cut, in the place of the environment's own limit."""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Arguments of the environment."""
 
     def __post_init__(self) -> None:
-        if self.max_episode_steps is not None:
-            check_positive(max_episode_steps=self.max_episode_steps)
+        super().__post_init__()
         self._register()
         check_choice("env_id", self._registered_id, gym.registry)
         with warnings.catch_warnings():  # Gymnasium's, of a newer version

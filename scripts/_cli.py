@@ -3,6 +3,7 @@
 It imports nothing that takes time, so that ``Args`` can be parsed before torch is imported.
 """
 
+import argparse
 import contextlib
 import io
 import os
@@ -13,7 +14,7 @@ import shutil
 import socket
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -181,6 +182,19 @@ def parse(
         while cause is not None and not isinstance(cause, UsageError):
             cause = cause.__context__
         raise (cause or UsageError(_one_line(told.getvalue()))) from None
+
+
+def scanned(argv: Sequence[str], names: Iterable[str]) -> argparse.Namespace:
+    """Return the values of flags that decide what others mean, and of --help and --resume.
+
+    A flag that is not there is None, one without a value "", and nothing is refused.
+    """
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        scan.add_argument(f"--{name.replace('_', '-')}", f"--{name}", nargs="?", const="")
+    scan.add_argument("--help", "-h", action="store_true")
+    scan.add_argument("--resume", action=argparse.BooleanOptionalAction)
+    return scan.parse_known_args(argv)[0]
 
 
 def _taken(words: Sequence[str], flag: str) -> tuple[list[str], list[str]]:

@@ -32,14 +32,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from scripts._lists import studies
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import UsageError, check_choice
+from wnrl.limits import Count, Limited, Positive
 
 if TYPE_CHECKING:
     from wnrl.study import Trial
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Compares normalisations; a stopped study goes on with the same command."""
 
     study: Annotated[str, tyro.conf.Positional] = ""
@@ -47,7 +48,7 @@ class Args:
     STUDY."""
     run_dir: Path | None = None
     """The study's folder; runs/<study> if not given."""
-    seeds: int | None = None
+    seeds: Count | None = None
     """Runs of each arm on each task; a larger number later adds runs. The study's if not given."""
     first_seed: int | None = None
     """Seed of the first run of each arm, for a study with other seeds; the study's if not given."""
@@ -60,13 +61,13 @@ class Args:
     engine: str = "auto"
     """population (runs of one norm are trained as one batch), processes (each by itself), or auto:
     in batches what was measured to be faster so."""
-    workers: int | None = None
+    workers: Count | None = None
     """Processes that train at a time; one a core if not given."""
     executor: Literal["processes", "ray"] = "processes"
     """processes on this machine, or a Ray cluster; docs/cluster.md."""
     address: str | None = None
     """Of the head of a Ray cluster, or auto; without it one is started on this machine."""
-    budget: float | None = None
+    budget: Positive | None = None
     """Share of each task's steps; for a first look, or more patience."""
     time_limit: str | None = None
     """How long a run, or a batch of runs, may take, such as 90m, 2h or 7200 (seconds): what hangs
@@ -78,8 +79,6 @@ class Args:
 def main(args: Args) -> int:
     """Plan, run, summarise and report; 130 if interrupted, 1 if a run left no result."""
     workers = _cores() if args.workers is None else args.workers
-    given = {"workers": workers, "seeds": args.seeds, "budget": args.budget}
-    check_positive(**{name: value for name, value in given.items() if value is not None})
     path = Path(args.study)
     if path.suffix != ".py":
         check_choice("study", args.study, [*studies(), "<path>.py"])

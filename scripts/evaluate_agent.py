@@ -17,20 +17,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import json
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from agents.settings import ENVIRONMENT, check_seed
+from agents.settings import ENVIRONMENT, Seed
 from scripts import _cli
-from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
+from wnrl.errors import NonFiniteError, UsageError
+from wnrl.limits import Count, Limited, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Limited):
     """Which agent, and how it is evaluated."""
 
     run_dir: Path | None = None
     """A run folder of train_agent.py."""
-    which: str = "last"
+    which: Annotated[str, one_of(("last", "best"))] = "last"
     """Of a run folder: last, the agent after training, or best, on its learning curve."""
     model: Path | None = None
     """A zip that SB3's model.save wrote, instead of a run folder; reading it runs code from it."""
@@ -45,11 +46,11 @@ class Args:
     statistics: Path | None = None
     """Statistics of observations for --model: our vecnormalize.npz, which is found beside it, or a
     .pkl of SB3's VecNormalize.save; reading the latter runs code from it."""
-    episodes: int = 20
+    episodes: Count = 20
     """Episodes to play."""
     stochastic: bool = False
     """Draw actions as in training; otherwise the most likely ones are taken."""
-    seed: int = 0
+    seed: Seed = 0
     """Of starts and draws; a run's own seed plays the episodes of its final_return again."""
     device: str = "cpu"
     """auto, cpu, cuda or cuda:<k>; a few environments are fastest on the CPU."""
@@ -57,8 +58,7 @@ class Args:
     """Also film one more episode: a .gif, or an .mp4 with wnrl[video]."""
 
     def __post_init__(self) -> None:
-        check_positive(episodes=self.episodes)
-        check_choice("which", self.which, ("last", "best"))
+        super().__post_init__()
         if (self.run_dir is None) == (self.model is None):
             raise UsageError("give either --run-dir or --model")
         if self.model is not None and self.env_id is None:
@@ -67,7 +67,6 @@ class Args:
             if getattr(self, name) not in (None, {}) and self.model is None:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} goes with --model; a run folder knows its own")
-        check_seed(self.seed)
         if self.record is not None:
             from wnrl.rl.recording import check_film
 
@@ -79,36 +78,13 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from agents.subject import Subject, pickles_near
+from agents.subject import Subject, told_of_pickles
 from wnrl.rl.environments import FINAL_STARTS, first_env_seed
 from wnrl.rl.evaluation import evaluate
 from wnrl.rl.recording import film, write_film
 from wnrl.rl.run import AT_ONCE
 from wnrl.runs import resolve_device, seed_everything
 from wnrl.study.stats import LEAST, mean_interval
-
-
-def subject(args: Args) -> Subject:
-    """Return who is evaluated.
-
-    Raises:
-        UsageError: What ``args`` name is not there, damaged or incomplete.
-    """
-    device = resolve_device(args.device)
-    if args.model is None:
-        assert args.run_dir is not None
-        return Subject.of_run(args.run_dir, args.which, device)
-    environment = {name: getattr(args, name) for name in ENVIRONMENT}
-    return Subject.of_zip(args.model, environment, args.statistics, device)
-
-
-def tell_of_pickles(model: Path, env_id: str) -> None:
-    """Say on stderr which statistics of SB3's lie near a zip and are not read."""
-    if near := pickles_near(model, env_id):
-        told = f"not read, since a pickle runs code: {near[0]}; --statistics {near[0]} reads it"
-    else:
-        told = f"none are near {model} (*vec*normalize*.pkl); --statistics names others"
-    print(f"statistics of observations: {told}", file=sys.stderr)
 
 
 def evaluated(args: Args) -> dict[str, Any]:
@@ -118,7 +94,13 @@ def evaluated(args: Args) -> dict[str, Any]:
         UsageError: Something in ``args`` cannot be used.
         NonFiniteError: What the agent or the environment gives is not finite.
     """
-    agent = subject(args)
+    device = resolve_device(args.device)
+    if args.model is None:
+        assert args.run_dir is not None
+        agent = Subject.of_run(args.run_dir, args.which, device)
+    else:
+        environment = {name: getattr(args, name) for name in ENVIRONMENT}
+        agent = Subject.of_zip(args.model, environment, args.statistics, device)
     model, env_id = agent.model, str(agent.environment["env_id"])
     starts = first_env_seed(args.seed) + FINAL_STARTS
     if args.record:  # which is refused before anything is played
@@ -132,7 +114,7 @@ def evaluated(args: Args) -> dict[str, Any]:
             fps: Any = env.unwrapped.metadata.get("render_fps")
             write_film(args.record, frames, fps or 30)
     if agent.statistics is None and args.model is not None:
-        tell_of_pickles(args.model, env_id)
+        print(f"statistics of observations: {told_of_pickles(args.model, env_id)}", file=sys.stderr)
     interval = None  # of few episodes, or of equal ones, there is none
     if len(returns) >= LEAST and min(returns) < max(returns):
         interval = [float(end) for end in mean_interval(returns)]

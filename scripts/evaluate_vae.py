@@ -12,24 +12,26 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts._cli import run
-from wnrl.errors import NonFiniteError, check_choice, check_positive, check_threads
+from wnrl.errors import NonFiniteError
+from wnrl.limits import Count, Limited, Threads, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Limited):
     """Which model, and how it is measured."""
 
     run_dir: Path
     """A run folder of train_vae.py."""
-    n_samples: int | None = None
+    n_samples: Count | None = None
     """K importance samples an image; as many as the run itself took if not given."""
-    split: str = "test"
+    split: Annotated[str, one_of(("train", "valid", "test"))] = "test"
     """train, valid or test; all of it is used."""
-    weights: str | None = None
+    weights: Annotated[str, one_of(("raw", "averaged"))] | None = None
     """raw or averaged; what the run reports if not given."""
     against: Path | None = None
     """Another run folder, measured in the same way."""
@@ -39,18 +41,10 @@ class Args:
     """Of the importance samples."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<k>."""
-    threads: int = 1
+    threads: Threads = 1
     """CPU threads of torch."""
     data_dir: Path | None = None
     """The folder with the files of data sets that are not embedded in a package."""
-
-    def __post_init__(self) -> None:
-        check_threads(self.threads)
-        if self.n_samples is not None:
-            check_positive(n_samples=self.n_samples)
-        check_choice("split", self.split, ("train", "valid", "test"))
-        if self.weights is not None:
-            check_choice("weights", self.weights, ("raw", "averaged"))
 
 
 def main(args: Args) -> int:

@@ -9,23 +9,25 @@ The path of the picture is the only line printed.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts._cli import run
-from wnrl.errors import UsageError, check_choice
+from wnrl.errors import UsageError
+from wnrl.limits import Limited, one_of
 
 KINDS = ("samples", "reconstructions", "traversals", "canvas")
 FORMATS = (".png", ".gif")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(Limited):
     """What is drawn."""
 
     run_dir: Path
     """A run folder of train_vae.py."""
-    kind: str = "samples"
+    kind: Annotated[str, one_of(KINDS)] = "samples"
     """samples, reconstructions (of validation images), traversals (a latent variable a row), or
     canvas (of DRAW, over its steps)."""
     out: Path | None = None
@@ -36,7 +38,7 @@ class Args:
     """The folder with the files of the data set, for reconstructions."""
 
     def __post_init__(self) -> None:
-        check_choice("kind", self.kind, KINDS)
+        super().__post_init__()
         ending = self.path.suffix.lower()
         if ending not in FORMATS:
             raise UsageError(f"out must end with {' or '.join(FORMATS)}, got {self.path.name!r}")

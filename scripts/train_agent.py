@@ -18,7 +18,6 @@ from scripts import _cli
 if __name__ == "__main__":
     _cli.start()
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,7 +27,7 @@ import tyro
 from agents import defaults
 from agents.config import Config
 from agents.settings import Settings, settings_of
-from wnrl.errors import check_threads
+from wnrl.limits import FromZero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,30 +41,13 @@ class Args(Settings):
     resume: bool = False
     """Go on where the run in the folder was stopped, or to more steps; begins where it is empty, if
     --algo or --env-id says with what. Flags that are not given mean what that run has."""
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: FromZero = 10.0
     """Time between the checkpoints for --resume; longer where they take long to write."""
     keep_checkpoint: bool = True
     """Leave one in a finished run too, which can then be extended; it has the replay buffer."""
     config: tyro.conf.OmitArgPrefixes[Config]
     """Hyperparameters, with SB3's names; the defaults are those of the preset, of --config, or of
     the run that goes on."""
-
-    @classmethod
-    def of(
-        cls, algo: str = "ppo", env_id: str | None = None, variant: str | None = None, **others: Any
-    ) -> "Args":
-        """Return arguments with the preset of ``algo`` and ``env_id``, as ``preset_of`` has it."""
-        return cls.with_defaults(*defaults.preset_of(algo, env_id, variant), **others)
-
-    @classmethod
-    def with_defaults(cls, settings: Settings, config: Any, **others: Any) -> "Args":
-        """Return arguments with these settings and hyperparameters, but for the ``others``."""
-        return cls(**{**vars(settings), "config": config, **others})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.threads is not None:
-            check_threads(self.threads)
 
     @property
     def folder(self) -> Path:
@@ -125,12 +107,8 @@ def preset_of(argv: Sequence[str]) -> Args:
     Raises:
         UsageError: As ``Given.defaults``.
     """
-    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("algo", "env_id", "variant", "norm", "seed", "run_dir", "config"):
-        scan.add_argument(f"--{name.replace('_', '-')}", f"--{name}", nargs="?", const="")
-    scan.add_argument("--help", "-h", action="store_true")
-    scan.add_argument("--resume", action=argparse.BooleanOptionalAction)
-    words, _ = scan.parse_known_args(argv)
+    names = ("algo", "env_id", "variant", "norm", "seed", "run_dir", "config")
+    words = _cli.scanned(argv, names)
     given = defaults.Given(
         algo=words.algo,
         env_id=words.env_id,
@@ -141,7 +119,8 @@ def preset_of(argv: Sequence[str]) -> Args:
         config=Path(words.config) if words.config else None,
         resume=bool(words.resume) and not words.help and words.run_dir != "",
     )
-    return Args.with_defaults(*given.defaults())
+    settings, config = given.defaults()
+    return Args(**vars(settings), config=config)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,14 @@ from scripts import _cli
 if __name__ == "__main__":
     _cli.start()
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import tyro
 
 from wnrl.runs import Options
 from wnrl.vae.config import VAEConfig
-from wnrl.vae.presets import USUAL, configured, preset
+from wnrl.vae.presets import USUAL, preset
 from wnrl.vae.run import Machine, in_words, train_in
 
 
@@ -60,20 +58,6 @@ class Args:
     config: tyro.conf.OmitArgPrefixes[VAEConfig]
     """Settings of the run; the defaults are those of the preset for --model and --dataset."""
 
-    @classmethod
-    def of(
-        cls, model: str = "mlp", dataset: str = "digits", preset: str = USUAL, **values: Any
-    ) -> "Args":
-        """Return arguments with a preset that some settings are changed of.
-
-        Raises:
-            UsageError: There is no such model, data set, preset or setting.
-        """
-        names = {field.name for field in fields(cls)}
-        own = {name: value for name, value in values.items() if name in names}
-        settings = {name: value for name, value in values.items() if name not in names}
-        return cls(preset=preset, config=configured(model, dataset, preset, **settings), **own)
-
     @property
     def folder(self) -> Path:
         """The run's folder."""
@@ -88,10 +72,7 @@ def preset_of(argv: Sequence[str]) -> Args:
     Raises:
         UsageError: There is no such model, data set or preset.
     """
-    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("model", "dataset", "preset", "epochs", "n_steps"):
-        scan.add_argument(f"--{name.replace('_', '-')}", f"--{name}", nargs="?", const="")
-    given, _ = scan.parse_known_args(argv)
+    given = _cli.scanned(argv, ("model", "dataset", "preset", "epochs", "n_steps"))
     variant = given.preset or USUAL
     config = preset(given.model or "mlp", given.dataset or "digits", variant)
     if given.n_steps is not None and given.epochs is None:  # they take the place of epochs

@@ -62,6 +62,7 @@ def test_a_value_fits_its_annotation_or_is_at_fault(kind, right, wrong):
         (int, "a\x1b\nb", r"x must be a whole number, got 'a\x1b\nb'"),
         (float | None, nn.Linear(1, 1), "x must be a number or None, got a Linear"),
         (int, int, "x must be a whole number, got the class int"),
+        (Annotated[int, "of layers"] | None, 1.5, "x must be a whole number or None, got 1.5"),
         (Tensor, torch, "x must be a Tensor, got a module"),
         (Sequence[int], ["a"], "x[0] must be a whole number, got 'a'"),
         (Sequence[int], 3, "x must be a sequence, got 3"),

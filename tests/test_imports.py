@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TOPS = ("wnrl", "agents", "envs", "scripts")
 SB3 = {"stable_baselines3", "sb3_contrib"}
-GROUND = {"errors", "tags", "arguments", "_version", "wnrl"}  # known to all, and not drawn
+GROUND = {"errors", "tags", "arguments", "limits", "_version", "wnrl"}  # known to all, not drawn
 MAY_IMPORT_SB3 = {"sb3", "rl", "agents"}
 
 

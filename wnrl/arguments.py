@@ -149,6 +149,8 @@ def _parts(
 def words(kind: Any) -> str:
     """Return what a message calls an annotation."""
     origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return words(inner[0])
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(words(member) for member in inner))
     if origin is Literal:

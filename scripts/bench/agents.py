@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from scripts import _cli
-from wnrl.errors import UsageError, check_choice, check_positive, check_threads
+from wnrl.limits import Limited, NormKey, Positive, Threads, WholeFromZero, one_of, some
 
 STOCK = "stock"
 OURS_ALONE = ("norm_kwargs", "placement", "norm_heads", "data_init", "tau")
@@ -81,18 +81,18 @@ ALGOS = tuple(dict.fromkeys(task.algo for task in TASKS))
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Flags."""
 
-    algos: tuple[str, ...] = ALGOS
+    algos: Annotated[tuple[Annotated[str, one_of(ALGOS)], ...], some] = ALGOS
     """Which algorithms."""
-    norms: tuple[str, ...] = ("none", "weight")
+    norms: Annotated[tuple[NormKey, ...], some] = ("none", "weight")
     """Norms of ours, each against stock."""
-    seconds: float = 30.0
+    seconds: Positive = 30.0
     """Time for each algorithm and environment, its warm-up and ``trained`` left out."""
-    trained: int = 0
+    trained: WholeFromZero = 0
     """Environment steps that every agent learns for before it is timed."""
-    threads: int = 1
+    threads: Threads = 1
     """CPU threads; one is best for networks this small."""
     stock_fused: bool = False
     """Give stock the fused Adam that ours has by itself, to see what the rest of it costs."""
@@ -100,20 +100,6 @@ class Args:
     """auto, cpu, cuda or cuda:<k>."""
     seed: int = 0
     """Seed of all agents and environments."""
-
-    def __post_init__(self) -> None:
-        from wnrl import NORMS
-
-        check_positive(seconds=self.seconds)
-        check_threads(self.threads)
-        if self.trained < 0:
-            raise UsageError(f"trained must not be below zero, got {self.trained}")
-        for algo in self.algos:
-            check_choice("algos", algo, ALGOS)
-        for norm in self.norms:
-            check_choice("norms", norm, NORMS)
-        if not self.algos or not self.norms:
-            raise UsageError("algos and norms must name at least one each")
 
 
 if __name__ == "__main__":

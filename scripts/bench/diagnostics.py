@@ -21,7 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scripts import _cli
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import UsageError
+from wnrl.limits import Count, Limited, NormKey
 
 TASKS = {
     "ppo CartPole-v1": 6144,
@@ -32,16 +33,16 @@ TASKS = {
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Flags."""
 
-    rounds: int = 5
+    rounds: Count = 5
     """Segments of each agent that count, at least one."""
-    every: int = 2_000
+    every: Count = 2_000
     """Environment steps between measurements."""
     curvature: bool = False
     """Measure curvature too, where there is one."""
-    norm: str = "weight"
+    norm: NormKey = "weight"
     """Norm of the networks."""
     only: str = ""
     """Tasks whose name contains this; all by default."""
@@ -49,10 +50,7 @@ class Args:
     """Seed of both agents."""
 
     def __post_init__(self) -> None:
-        from wnrl import NORMS
-
-        check_positive(rounds=self.rounds, every=self.every)
-        check_choice("norm", self.norm, NORMS)
+        super().__post_init__()
         if not any(self.only in task for task in TASKS):
             raise UsageError(f"only must be part of {', '.join(TASKS)}; got {self.only!r}")
 

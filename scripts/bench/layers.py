@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from scripts import _cli
-from wnrl.errors import UsageError, check_choice, check_positive, check_threads
+from wnrl.errors import UsageError
+from wnrl.limits import Limited, Positive, Threads, one_of
 
 ADAM: dict[str, dict[str, bool]] = {
     "default": {},
@@ -35,27 +36,22 @@ ADAM: dict[str, dict[str, bool]] = {
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Flags."""
 
     device: str = "cpu"
     """auto, cpu, cuda or cuda:<k>."""
-    threads: int = 2
+    threads: Threads = 2
     """CPU threads."""
-    seconds: float = 5.0
+    seconds: Positive = 5.0
     """Time for each row of each table."""
-    adam: str = "default"
+    adam: Annotated[str, one_of(ADAM)] = "default"
     """Adam's implementation: default (each optimizer's own: on a CPU torch's Adam loops, as in
     SB3, and WNAdam is fused), or the same for all: loop, foreach or fused."""
     only: str = ""
     """Rows whose name contains this; all by default."""
     seed: int = 0
     """Seed of weights and inputs."""
-
-    def __post_init__(self) -> None:
-        check_positive(seconds=self.seconds)
-        check_threads(self.threads)
-        check_choice("adam", self.adam, ADAM)
 
 
 if __name__ == "__main__":

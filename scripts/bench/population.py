@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from scripts import _cli
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.limits import Limited, NormKey, Positive, Sizes, one_of, some
 
 WAYS = ("auto", "hot", "vmap", "eager")
 AIMS = {"none": 10.0, "weight": 9.0, "layer": 5.5, "rms": 5.5, "batch": 5.5}
@@ -56,37 +56,25 @@ SEGMENT = 0.3
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Flags."""
 
-    algo: str = "ppo"
+    algo: Annotated[str, one_of(TASKS)] = "ppo"
     """ppo or recurrent_ppo."""
-    norms: tuple[str, ...] = ("none", "weight", "layer", "rms", "batch")
+    norms: Annotated[tuple[NormKey, ...], some] = ("none", "weight", "layer", "rms", "batch")
     """Which norms."""
-    members: tuple[int, ...] = (1, 8, 64)
+    members: Annotated[Sizes, some] = (1, 8, 64)
     """Sizes of cohorts."""
-    ways: tuple[str, ...] = ("auto",)
+    ways: Annotated[tuple[Annotated[str, one_of(WAYS)], ...], some] = ("auto",)
     """How a cohort computes: auto, hot, vmap or eager."""
     growth: bool = False
     """Measure how time and memory grow, of cohorts alone."""
     chunk: int | None = None
     """Members that are updated together; as cohorts choose unless given."""
-    seconds: float = 20.0
+    seconds: Positive = 20.0
     """Least time for the rounds of a norm."""
     device: str = "cpu"
     """auto, cpu, cuda or cuda:<k>; of the cohorts alone."""
-
-    def __post_init__(self) -> None:
-        from wnrl import NORMS
-
-        check_positive(seconds=self.seconds, **{f"members[{n}]": n for n in self.members})
-        check_choice("algo", self.algo, TASKS)
-        for norm in self.norms:
-            check_choice("norms", norm, NORMS)
-        for way in self.ways:
-            check_choice("ways", way, WAYS)
-        if not (self.norms and self.members and self.ways):
-            raise UsageError("norms, members and ways must name at least one each")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from scripts import _cli
-from wnrl.errors import check_choice, check_positive
+from wnrl.limits import Count, Limited, NormKey
 
 QUARTERS = 4
 EPISODES = 20
@@ -32,30 +32,21 @@ MEASURES = (*(f"quarter {k + 1}" for k in range(QUARTERS)), "after training")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Flags."""
 
-    norms: tuple[str, ...] = ("none", "weight", "layer")
+    norms: tuple[NormKey, ...] = ("none", "weight", "layer")
     """Which norms."""
-    runs: int = 64
+    runs: Count = 64
     """Runs of each side and norm."""
-    total_timesteps: int = 20_480
+    total_timesteps: Count = 20_480
     """Environment steps of a run."""
     env_id: str = "CartPole-v1"
     """An environment that is a tensor environment too."""
-    processes: int = 2
+    processes: Count = 2
     """Processes, of one thread each, for the runs of stable-baselines3."""
     results: Path | None = None
     """A file that the returns of stable-baselines3 are added to, and read from."""
-
-    def __post_init__(self) -> None:
-        from wnrl import NORMS
-
-        check_positive(
-            runs=self.runs, total_timesteps=self.total_timesteps, processes=self.processes
-        )
-        for norm in self.norms:
-            check_choice("norms", norm, NORMS)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Annotated
 
 from scripts import _cli
-from wnrl.errors import check_choice, check_positive, check_threads
+from wnrl.limits import Count, Limited, NormKey, Threads, one_of
 
 MODELS = ("mlp", "conv")
 FOREVER = 10**9
@@ -31,36 +32,27 @@ Arm = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Flags."""
 
-    model: str = "mlp"
+    model: Annotated[str, one_of(MODELS)] = "mlp"
     """mlp or conv, with the preset for mnist."""
-    norm: str = "weight"
+    norm: NormKey = "weight"
     """Norm that is compared with none."""
-    steps: int = 60
+    steps: Count = 60
     """Gradient steps of a segment."""
-    images: int = 100
+    images: Count = 100
     """Images of a segment that measures."""
-    n_samples: int = 100
+    n_samples: Count = 100
     """K, importance samples an image, there."""
-    rounds: int = 7
+    rounds: Count = 7
     """Segments of each arm that count."""
     device: str = "cpu"
     """cpu, cuda or cuda:<k>."""
     compile: bool = False
     """Compile our models for training."""
-    threads: int = 1
+    threads: Threads = 1
     """CPU threads of torch."""
-
-    def __post_init__(self) -> None:
-        from wnrl import NORMS
-
-        check_choice("model", self.model, MODELS)
-        check_choice("norm", self.norm, NORMS)
-        check_positive(steps=self.steps, images=self.images, rounds=self.rounds)
-        check_positive(n_samples=self.n_samples)
-        check_threads(self.threads)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,6 @@ def assert_member_is_sb3s(cohort, draws, record):
         for name, value in statistics.items():
             np.testing.assert_allclose(value, expected[name], 1e-4, 1e-5, err_msg=name)
         state, expected = cohort.member_state(0), dict(record.states[k])
-        expected.pop("data_initialised", None)
         assert state.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(

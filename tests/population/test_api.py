@@ -96,6 +96,11 @@ def test_an_sb3_model_of_a_scaled_run_has_its_statistics():
     assert normalizer.obs_rms.mean.tolist() != runs.members[0].statistics["obs/mean"].tolist()
 
 
+def test_an_sb3_model_of_a_run_knows_that_it_was_initialised_on_data():
+    runs = train(norms=("weight",), learning_rates=(1e-3,), seeds=(0,), data_init=32)
+    assert bool(runs.members[0].to_sb3().policy.data_initialised)
+
+
 def test_a_loaded_model_goes_on_learning(runs):
     model = runs.member("weight", 1e-3, 3).to_sb3()
     state = {name: value.clone() for name, value in model.policy.state_dict().items()}

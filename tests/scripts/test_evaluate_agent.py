@@ -20,9 +20,10 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
-from agents.subject import pickles_near
+from agents.subject import told_of_pickles
 from scripts import _cli, train_agent
 from scripts.evaluate_agent import Args, evaluated, main
+from tests.programs import agent_args
 from wnrl.errors import UsageError
 from wnrl.rl.recording import write_film
 from wnrl.runs import file_checksum, read_json, write_json
@@ -38,9 +39,7 @@ def leave(*flags):
 
 
 def trained(folder, algo, **changes):
-    args = train_agent.Args.of(
-        algo, run_dir=folder, eval_episodes=3, eval_points=2, eval_point_episodes=2
-    )
+    args = agent_args(algo, run_dir=folder, eval_episodes=3, eval_points=2, eval_point_episodes=2)
     return train_agent.train(
         dataclasses.replace(args, config=dataclasses.replace(args.config, **changes))
     )
@@ -165,7 +164,8 @@ def test_of_several_pickles_near_a_zip_the_likeliest_is_told(tmp_path):
         ("rl_100_steps.zip", tmp_path / "rl_vecnormalize_100_steps.pkl"),
         ("ALE-Pong-v5.zip", final),
     ):
-        assert pickles_near(tmp_path / model, "ale_py:ALE/Pong-v5")[0] == likeliest
+        told = told_of_pickles(tmp_path / model, "ale_py:ALE/Pong-v5")
+        assert told.endswith(f"--statistics {likeliest} reads it")
 
 
 def as_of_another_version(path, copy):

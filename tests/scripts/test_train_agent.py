@@ -29,6 +29,7 @@ from scripts import _cli
 from scripts.evaluate_agent import Args as Evaluation
 from scripts.evaluate_agent import evaluated
 from scripts.train_agent import Args, main, preset_of, train
+from tests.programs import agent_args
 from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.rl.loading import load_agent
@@ -43,7 +44,7 @@ TINY = ["--total-timesteps", "64", "--n-envs", "2", "--n-steps", "16", "--batch-
 
 
 def tiny(folder, algo="ppo", **others):
-    args = Args.of(
+    args = agent_args(
         algo,
         run_dir=folder,
         eval_episodes=3,
@@ -491,7 +492,7 @@ def test_a_file_gives_the_defaults_of_the_flags(tmp_path, folder):
 
 def test_arguments_of_an_unknown_algorithm_are_refused():
     with pytest.raises(UsageError, match=r"algo must be one of ppo, .*, got 'pp'"):
-        Args.of("pp")
+        agent_args("pp")
 
 
 def test_progress_rises_to_one(tmp_path):
@@ -571,7 +572,7 @@ OFF_POLICY = {"learning_starts": 20, "buffer_size": 300, "train_freq": 4, "gradi
 
 def small(folder, algo, *, steps=128, **others):
     """Arguments of a run of a moment, with every preset's own kind of schedule."""
-    args = Args.of(
+    args = agent_args(
         algo, run_dir=folder, eval_episodes=2, eval_points=4, eval_point_episodes=1, **others
     )
     sizes = SIZES | (OFF_POLICY if isinstance(args.config, OffPolicyConfig) else ON_POLICY)
@@ -897,21 +898,21 @@ def test_device_and_threads_that_suit_a_small_network_are_recorded(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["none", "weight", "layer"])
 def test_ppo_solves_cartpole(tmp_path, norm):
-    args = Args.of("ppo", norm=norm, run_dir=tmp_path / "run")
+    args = agent_args("ppo", norm=norm, run_dir=tmp_path / "run")
     assert train(args)["final_return"] >= 475
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["none", "weight"])
 def test_the_best_checkpoint_of_dqn_solves_cartpole(tmp_path, norm):
-    args = Args.of("dqn", norm=norm, run_dir=tmp_path / "run")
+    args = agent_args("dqn", norm=norm, run_dir=tmp_path / "run")
     assert train(args)["best_return"] >= 450
 
 
 @pytest.mark.slow
 def test_recurrent_ppo_solves_masked_cartpole_and_a_policy_without_memory_does_not(tmp_path):
-    recurrent = train(Args.of("recurrent_ppo", run_dir=tmp_path / "recurrent"))
+    recurrent = train(agent_args("recurrent_ppo", run_dir=tmp_path / "recurrent"))
     assert recurrent["final_return"] >= 450
-    config = Args.of("ppo").config
-    forward = Args.of("ppo", "CartPoleNoVel-v1", config=config, run_dir=tmp_path / "forward")
+    config = agent_args("ppo").config
+    forward = agent_args("ppo", "CartPoleNoVel-v1", config=config, run_dir=tmp_path / "forward")
     assert train(forward)["final_return"] < 250

@@ -13,6 +13,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from scripts import _cli
 from scripts.train_vae import Args, main, preset_of
+from tests.programs import vae_args
 from tests.vae.written import train
 from wnrl import data, tags, vae
 from wnrl.errors import UsageError
@@ -33,7 +34,7 @@ def _threads():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vae") / "run"
-    result = train(Args.of(norm="weight", run_dir=folder, device="cpu", **TINY))
+    result = train(vae_args(norm="weight", run_dir=folder, device="cpu", **TINY))
     return folder, result
 
 
@@ -128,7 +129,7 @@ def test_samples_are_saved_large_enough_to_read(run):
 def test_calling_a_finished_run_again_shows_its_result_and_changes_nothing(run, capsys):
     folder, result = run
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert main(Args.of(norm="weight", run_dir=folder, device="cpu", **TINY)) == 0
+    assert main(vae_args(norm="weight", run_dir=folder, device="cpu", **TINY)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(folder)
     assert lines[-1].startswith(f"NLL {result['nll']:.2f}")
@@ -137,7 +138,7 @@ def test_calling_a_finished_run_again_shows_its_result_and_changes_nothing(run, 
 
 def test_two_runs_with_one_seed_are_equal_bit_for_bit(run, tmp_path):
     folder, result = run
-    again = train(Args.of(norm="weight", run_dir=tmp_path / "again", device="cpu", **TINY))
+    again = train(vae_args(norm="weight", run_dir=tmp_path / "again", device="cpu", **TINY))
     assert (again["nll"], again["curve"]) == (result["nll"], result["curve"])
     states = [torch.load(f / "model.pt", weights_only=True) for f in (folder, tmp_path / "again")]
     first, second = (state["weights"]["raw"] for state in states)
@@ -149,7 +150,7 @@ def test_an_unfinished_run_is_done_again_from_the_start(run, tmp_path):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     (tmp_path / "model.pt").write_bytes(b"half of a checkp")
     (tmp_path / "events.out.tfevents.1.wnrl").write_bytes(b"")
-    again = train(Args.of(norm="weight", run_dir=tmp_path, device="cpu", **TINY))
+    again = train(vae_args(norm="weight", run_dir=tmp_path, device="cpu", **TINY))
     assert again["nll"] == result["nll"]
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
 
@@ -157,12 +158,12 @@ def test_an_unfinished_run_is_done_again_from_the_start(run, tmp_path):
 def test_progress_rises_to_one(tmp_path, monkeypatch):
     monkeypatch.setattr("wnrl.runs.session.PROGRESS_SECONDS", 0.0)
     done = []
-    train(Args.of(run_dir=tmp_path / "run", **TINY), done.append)
+    train(vae_args(run_dir=tmp_path / "run", **TINY), done.append)
     assert done == [*(step / 20 for step in range(1, 21)), 1.0]
 
 
 def test_a_nan_ends_the_run_as_failed_with_its_reason(tmp_path, capsys):
-    args = Args.of(norm="none", run_dir=tmp_path / "run", learning_rate=1e30, **TINY)
+    args = vae_args(norm="none", run_dir=tmp_path / "run", learning_rate=1e30, **TINY)
     assert main(args) == 1
     assert "failed: vae/" in capsys.readouterr().out
     result = read_result(tmp_path / "run")
@@ -220,7 +221,7 @@ def test_bad_flag_is_one_line_and_exit_2_and_writes_nothing(flags, message, tmp_
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
 def test_cuda_without_a_gpu_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UsageError, match="device 'cuda' asked for"):
-        train(Args.of(device="cuda", run_dir=tmp_path / "run"))
+        train(vae_args(device="cuda", run_dir=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -228,7 +229,7 @@ def test_run_folder_of_another_configuration_is_refused_and_kept(run, capsys):
     folder, _ = run
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UsageError, match=r"norm='weight' .asked: 'none'."):
-        main(Args.of(norm="none", run_dir=folder, device="cpu", **TINY))
+        main(vae_args(norm="none", run_dir=folder, device="cpu", **TINY))
     assert capsys.readouterr().out == ""
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -236,7 +237,7 @@ def test_run_folder_of_another_configuration_is_refused_and_kept(run, capsys):
 def test_a_result_from_one_device_is_not_shown_for_another(run, monkeypatch):
     monkeypatch.setattr("wnrl.vae.run.resolve_device", torch.device)
     with pytest.raises(UsageError, match=r"device='cpu' .asked: 'cuda:0'."):
-        train(Args.of(norm="weight", run_dir=run[0], device="cuda:0", **TINY))
+        train(vae_args(norm="weight", run_dir=run[0], device="cuda:0", **TINY))
 
 
 def test_the_run_folder_is_printed_before_training_starts(tmp_path, capsys, monkeypatch):
@@ -248,19 +249,19 @@ def test_the_run_folder_is_printed_before_training_starts(tmp_path, capsys, monk
 
     monkeypatch.setattr("wnrl.vae.run.VAEWork.train", look)
     with pytest.raises(KeyboardInterrupt):
-        main(Args.of(run_dir=tmp_path, **TINY))
+        main(vae_args(run_dir=tmp_path, **TINY))
     assert printed == [f"{tmp_path}\n"]
 
 
 def test_torch_runs_on_the_threads_that_were_asked_for(tmp_path):
-    train(Args.of(run_dir=tmp_path, threads=2, **TINY))
+    train(vae_args(run_dir=tmp_path, threads=2, **TINY))
     assert torch.get_num_threads() == 2
 
 
 def test_run_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"run_dir .* cannot be made"):
-        train(Args.of(run_dir=tmp_path / "file" / "run", **TINY))
+        train(vae_args(run_dir=tmp_path / "file" / "run", **TINY))
 
 
 def test_every_setting_of_a_run_is_a_flag_with_the_presets_value_in_the_help(capsys):
@@ -277,8 +278,8 @@ def test_every_setting_of_a_run_is_a_flag_with_the_presets_value_in_the_help(cap
 
 
 def test_flags_left_out_are_the_preset():
-    assert Args.of(seed=3).config == VAEConfig(seed=3, latent_dim=16)
-    assert Args.of().config.norm == VAEConfig().norm == "weight"
+    assert vae_args(seed=3).config == VAEConfig(seed=3, latent_dim=16)
+    assert vae_args().config.norm == VAEConfig().norm == "weight"
     args = _cli.parse(Args, None, preset_of, ["--model", "draw", "--n-steps", "7"])
     assert args.config == replace(preset("draw", "digits"), epochs=None, n_steps=7)
 
@@ -292,7 +293,7 @@ def test_heads_left_plain_by_a_flag_are_named_in_the_result(tmp_path):
 
 
 def test_default_folder_is_named_by_dataset_model_norm_and_seed():
-    assert Args.of(norm="layer", seed=3).folder == Path("runs/single/digits/mlp/layer/seed3")
+    assert vae_args(norm="layer", seed=3).folder == Path("runs/single/digits/mlp/layer/seed3")
 
 
 def test_script_runs_from_another_folder(tmp_path):

@@ -13,7 +13,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scripts.train_vae import Args, main
+from scripts.train_vae import main
+from tests.programs import vae_args
 from tests.vae.written import train
 from wnrl import tags, vae
 from wnrl.errors import UsageError
@@ -22,7 +23,7 @@ from wnrl.runs.session import KIND
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_vae.py"
 TINY = {"n_steps": 40, "hidden": (12,), "latent_dim": 2, "n_samples": 5, "n_logs": 4}
-ARGS = Args.of(norm="batch", device="cpu", ema_epochs=0.5, select="best", **TINY)
+ARGS = vae_args(norm="batch", device="cpu", ema_epochs=0.5, select="best", **TINY)
 
 
 def changed(args, **settings):

@@ -11,14 +11,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scripts.train_vae import Args, main
+from scripts.train_vae import main
+from tests.programs import vae_args
 from tests.vae.written import train
 from wnrl import vae
 from wnrl.errors import UsageError
 from wnrl.runs import Stopped, is_finished, read_config, read_result
 from wnrl.vae import run as vae_run
 
-ARGS = Args.of(device="cpu", n_steps=40, hidden=(12,), latent_dim=2, n_samples=5, n_logs=4)
+ARGS = vae_args(device="cpu", n_steps=40, hidden=(12,), latent_dim=2, n_samples=5, n_logs=4)
 TIMED = {"steps_per_second", "images_per_second", "wall_time", "memory_mib"}
 
 

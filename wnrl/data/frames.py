@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,31 +50,39 @@ def load_frames(env_id: str, data_dir: Path | None = None) -> Images:
 
 
 def _rendered(env_id: str, path: Path) -> list[Tensor]:
-    """Renders all frames and keeps them; of several processes one does, and the others wait."""
+    """Render all frames and keep them; of several processes one does, and the others wait."""
     with extra("lab", f"dataset 'frames:{env_id}'"):
+        from filelock import FileLock
         from tqdm import tqdm
 
     _make(env_id).close()
-    with _held(path):
-        if path.is_file():
-            return _read(path)
-        parts = ((N_TRAIN, 0), (N_VALID, 1_000_000), (N_TEST, 2_000_000))
-        n = sum(size for size, _ in parts)
-        with tqdm(total=n, desc=f"frames:{env_id}", mininterval=1.0) as bar:
-            frames = [_collect(env_id, size, first_seed, bar.update) for size, first_seed in parts]
-        _write(path, frames)
-        return frames
+    parts = {"train": (N_TRAIN, 0), "valid": (N_VALID, 1_000_000), "test": (N_TEST, 2_000_000)}
+    n = sum(size for size, _ in parts.values())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if path.is_file():
+                return _read(path)
+            with tqdm(total=n, desc=f"frames:{env_id}", mininterval=1.0) as bar:
+                frames = {part: _collect(env_id, *parts[part], bar.update) for part in PARTS}
+            _write(path, frames)
+    except OSError as error:
+        raise UsageError(
+            f"frames cannot be kept in {path.parent}: {error.strerror}; say where they can with "
+            "data_dir or XDG_CACHE_HOME"
+        ) from error
+    return [torch.from_numpy(part) for part in frames.values()]
 
 
-def _collect(env_id: str, n: int, first_seed: int, progress: Callable[[], Any]) -> Tensor:
-    """The first ``n`` frames of random episodes, uint8, ``(n, 3, SIDE, SIDE)``."""
+def _collect(env_id: str, n: int, first_seed: int, progress: Callable[[], Any]) -> np.ndarray:
+    """Return the first ``n`` frames of random episodes, uint8, ``(n, 3, SIDE, SIDE)``."""
     frames = torch.empty(n, 3, SIDE, SIDE, dtype=torch.uint8)
     for k, frame in zip(range(n), _random_play(env_id, first_seed), strict=False):
         pixels = torch.from_numpy(frame).permute(2, 0, 1).unsqueeze(0).float()
         small = nn.functional.interpolate(pixels, size=(SIDE, SIDE), mode="area")
         frames[k] = small.round().to(torch.uint8)[0]
         progress()
-    return frames
+    return frames.numpy()
 
 
 def _random_play(env_id: str, first_seed: int) -> Iterator[np.ndarray]:
@@ -105,59 +113,31 @@ def _without_display() -> Iterator[None]:
         os.environ.pop("SDL_VIDEODRIVER", None)
 
 
-def _make(env_id: str) -> gym.Env:
+@contextmanager
+def _in_words(env_id: str) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():  # Gymnasium's, of a newer version
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return gym.make(env_id, render_mode="rgb_array", disable_env_checker=True)
+        yield
     except (gym.error.Error, ImportError, ValueError, TypeError) as error:
         raise UsageError(f"dataset 'frames:{env_id}': {first_line(error)}") from error
 
 
+def _make(env_id: str) -> gym.Env:
+    with _in_words(env_id), warnings.catch_warnings():  # Gymnasium's, of a newer version
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return gym.make(env_id, render_mode="rgb_array", disable_env_checker=True)
+
+
 def _render(env: gym.Env, env_id: str) -> np.ndarray:
-    try:
+    with _in_words(env_id):
         frame = env.render()
-    except (gym.error.Error, ImportError) as error:
-        raise UsageError(f"dataset 'frames:{env_id}': {first_line(error)}") from error
-    if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
-        raise UsageError(
-            f"dataset 'frames:{env_id}': render() must give an image (height, width, 3), got "
-            f"{getattr(frame, 'shape', type(frame).__name__)}"
-        )
+        if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
+            what = getattr(frame, "shape", type(frame).__name__)
+            raise TypeError(f"render() must give an image (height, width, 3), got {what}")
     return frame
 
 
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Makes the folder of ``path`` and holds the file for this process.
-
-    Raises:
-        UsageError: the folder cannot be written.
-    """
-    with extra("lab", "keeping frames"):
-        from filelock import FileLock
-
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _unwritable(path: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"frames cannot be kept in {path.parent}: {error.strerror}; say where they can with "
-        "data_dir or XDG_CACHE_HOME"
-    )
-
-
 def _read(path: Path) -> list[Tensor]:
-    """What ``_write`` wrote.
+    """Return what ``_write`` wrote.
 
     Raises:
         UsageError: the file is damaged; nothing of it was used.
@@ -174,25 +154,18 @@ def _read(path: Path) -> list[Tensor]:
     return [torch.from_numpy(part) for part in parts]
 
 
-def _write(path: Path, parts: list[Tensor]) -> None:
-    """Keeps frames, by write-then-rename.
-
-    Raises:
-        UsageError: the disk is full.
-    """
-    scratch = path.with_suffix(".tmp")
-    arrays = [part.numpy() for part in parts]
-    named = dict(zip(PARTS, arrays, strict=True))
+def _write(path: Path, parts: Mapping[str, np.ndarray]) -> None:
+    """Keep frames, by write-then-rename."""
+    scratch, checksum = path.with_suffix(".tmp"), _checksum(parts.values())
     try:
         with scratch.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, sha256=_checksum(arrays), **named)
+            np.savez_compressed(file, allow_pickle=False, sha256=checksum, **parts)
         scratch.replace(path)
-    except OSError as error:
+    finally:
         scratch.unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
 
 
-def _checksum(parts: list[np.ndarray]) -> str:
+def _checksum(parts: Iterable[np.ndarray]) -> str:
     whole = hashlib.sha256()
     for part in parts:
         whole.update(part.tobytes())

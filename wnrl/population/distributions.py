@@ -6,7 +6,7 @@ None for discrete actions.
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -28,44 +28,6 @@ class Derivatives(NamedTuple):
     """Of the entropies, ``(P, A, B)``; None where they do not depend on the head."""
 
 
-class Distribution(Protocol):
-    """What PPO asks of a distribution of actions."""
-
-    @property
-    def draws(self) -> int:
-        """Uniform numbers that one action takes."""
-
-    def sample(self, head: Tensor, log_std: Tensor | None, u: Tensor) -> Tensor:
-        """Return actions, from ``u`` in the open (0, 1), ``(*B, draws)``."""
-
-    def mode(self, head: Tensor) -> Tensor:
-        """Return the likeliest actions."""
-
-    def log_prob(self, head: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
-        """Return the log-probabilities of actions, ``(*B)``."""
-
-    def entropy(self, head: Tensor, log_std: Tensor | None) -> Tensor:
-        """Return the entropies, ``(*B)``."""
-
-    def to_env(self, actions: Tensor) -> Tensor:
-        """Return the actions as an environment takes them."""
-
-    def spread(self, actions: Tensor, n_outputs: int, dtype: torch.dtype) -> Tensor:
-        """Return actions ``(P, B, ...)`` as ``derivatives`` takes them, ``(P, A, B)``."""
-
-    def derivatives(
-        self, head: Tensor, log_std: Tensor | None, spread: Tensor, entropy: bool
-    ) -> Derivatives:
-        """Return log-probabilities and derivatives.
-
-        Args:
-            head: ``(P, A, B)``.
-            log_std: ``(P, A)`` or None.
-            spread: from ``spread``.
-            entropy: whether that of the entropies is wanted.
-        """
-
-
 @dataclass(frozen=True)
 class Categorical:
     """One of n actions, ``(*B)`` int64; the head has their logits, ``(*B, n)``."""
@@ -76,7 +38,13 @@ class Categorical:
         return 1
 
     def sample(self, head: Tensor, log_std: Tensor | None, u: Tensor) -> Tensor:
-        """Return the first action at which the summed probabilities exceed ``u``."""
+        """Return the first action at which the summed probabilities exceed ``u``.
+
+        Args:
+            head: ``(*B, n)``.
+            log_std: None.
+            u: uniform in the open (0, 1), ``(*B, draws)``.
+        """
         below = head.softmax(-1).cumsum(-1)[..., :-1]
         return (u >= below).sum(-1)
 
@@ -94,18 +62,31 @@ class Categorical:
         return -(log_probs.exp() * log_probs).sum(-1)
 
     def to_env(self, actions: Tensor) -> Tensor:
-        """Return the actions as they are."""
+        """Return the actions as an environment takes them, as they are."""
         return actions
 
     def spread(self, actions: Tensor, n_outputs: int, dtype: torch.dtype) -> Tensor:
-        """Return ones where an action was taken, ``(P, A, B)``."""
+        """Return ones where an action was taken, ``(P, A, B)``, as ``derivatives`` takes them.
+
+        Args:
+            actions: ``(P, B, ...)``.
+            n_outputs: A.
+            dtype: of the ones.
+        """
         choices = torch.arange(n_outputs, device=actions.device)
         return (actions[:, None] == choices[:, None]).to(dtype)
 
     def derivatives(
         self, head: Tensor, log_std: Tensor | None, spread: Tensor, entropy: bool
     ) -> Derivatives:
-        """Return log-probabilities and, by a logit, 1ₐ − p, and of the entropy −p (log p + H)."""
+        """Return log-probabilities and, by a logit, 1ₐ − p, and of the entropy −p (log p + H).
+
+        Args:
+            head: ``(P, A, B)``.
+            log_std: ``(P, A)`` or None.
+            spread: from ``spread``.
+            entropy: whether that of the entropies is wanted.
+        """
         logs = head.log_softmax(1)
         probs = logs.exp()
         log_probs = (logs * spread).sum(1)
@@ -171,6 +152,9 @@ class Gaussian:
         squares = z.square()
         log_probs = -(squares * 0.5 + log_std[..., None] + 0.5 * _LOG_2PI).sum(1)
         return Derivatives(log_probs, z * inverse, squares - 1, None)
+
+
+Distribution = Categorical | Gaussian
 
 
 def distribution(space: spaces.Space[Any], like: Tensor) -> Distribution:

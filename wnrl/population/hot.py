@@ -19,7 +19,7 @@ from wnrl.population.layers import ACTIVATIONS, HOT, Layer, Room, Tensors
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.rollout import Act
 from wnrl.population.samples import Batch
-from wnrl.population.vmapped import Goal, Networks, VmappedNetworks, standardised
+from wnrl.population.vmapped import Goal, VmappedNetworks, standardised
 
 SHORT = {
     "layer.weight": "weight",
@@ -206,7 +206,7 @@ def networks(
     distribution: Distribution,
     entropy: bool,
     dtype: torch.dtype,
-) -> Networks:
+) -> HotNetworks | VmappedNetworks:
     """Return the networks by formula, or by ``torch.func``, or as ``"auto"`` has them.
 
     Raises:

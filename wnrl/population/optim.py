@@ -7,7 +7,7 @@ a CUDA graph; there, the number of the step ``t`` is a tensor.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,26 +31,6 @@ def clip_(grads: Tensor, max_norm: float | Tensor) -> Tensor:
     return lengths
 
 
-class Optimizer(Protocol):
-    """A rule for rows."""
-
-    def init(self, params: Tensor) -> State:
-        """Return the state before the first step."""
-
-    def step_(
-        self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
-    ) -> None:
-        """Make a step.
-
-        Args:
-            params: ``(P, D)``.
-            grads: ``(P, D)``; overwritten.
-            state: from ``init``.
-            t: the number of the step, from 1 on.
-            learning_rate: ``(P,)``.
-        """
-
-
 @dataclass(frozen=True)
 class Adam:
     """``torch.optim.Adam``, and with ``weight_decay`` ``torch.optim.AdamW``."""
@@ -69,7 +49,15 @@ class Adam:
     def step_(
         self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
     ) -> None:
-        """Make a step."""
+        """Make a step.
+
+        Args:
+            params: ``(P, D)``.
+            grads: ``(P, D)``; overwritten.
+            state: from ``init``.
+            t: the number of the step, from 1 on.
+            learning_rate: ``(P,)``.
+        """
         mean, square, rate = state["mean"], state["square"], learning_rate[:, None]
         first, second = self.betas
         if self.weight_decay:
@@ -106,6 +94,9 @@ class Adamax:
         inverse = (learning_rate[:, None] / _seen(first, t)).reciprocal_()
         divisor = torch.mul(largest, inverse, out=grads)
         params.addcdiv_(mean, divisor, value=-1)
+
+
+Optimizer = Adam | Adamax
 
 
 def part(state: Mapping[str, Tensor], members: slice) -> State:

@@ -16,13 +16,13 @@ from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
 from wnrl.population.actor_critic import ActorCritic, build, initialise
 from wnrl.population.distributions import distribution
-from wnrl.population.evaluation import evaluate
-from wnrl.population.hot import networks
+from wnrl.population.hot import HotNetworks, networks
 from wnrl.population.memory import bytes_of, check_memory
 from wnrl.population.optim import clip_, part
 from wnrl.population.ppo_config import PPOConfig, shared
-from wnrl.population.random import fork, member_keys, permutation
+from wnrl.population.random import fork, member_keys, permutation, uniform
 from wnrl.population.rollout import (
+    EVALUATION,
     INIT,
     RESETS,
     ActWithMemory,
@@ -38,11 +38,13 @@ from wnrl.population.samples import Batch, Past, minibatches, pick
 from wnrl.population.states import Agents
 from wnrl.population.statistics import Scaling
 from wnrl.population.updates import optimizer_of, project_members_, projected_names
-from wnrl.population.vmapped import Goal, Networks
-from wnrl.tensor_envs.core import Episodes, TensorEnv
+from wnrl.population.vmapped import Goal, VmappedNetworks
+from wnrl.tensor_envs.core import Episodes, TensorEnv, advance
 
 CHUNK = 8
 """Members that a CPU updates together: what they need stays in its cache."""
+LOOK_EVERY = 50
+"""Steps between two looks at whether all episodes have ended: each one waits for the device."""
 
 
 class PPO:
@@ -107,7 +109,7 @@ class PPO:
         streams = fork(self.keys, RESETS)
         self.start(first_episodes(env, streams, 0, self.config.n_envs, dtype))
 
-    def _networks(self, way: str) -> Networks:
+    def _networks(self, way: str) -> HotNetworks | VmappedNetworks:
         entropy = any(member.ent_coef for member in self.members)
         dtype = self.params.dtype
         return networks(way, self.config, self.plan, self.distribution, entropy, dtype)
@@ -263,7 +265,7 @@ class PPO:
             config.normalize_advantage,
         )
         grads = torch.zeros_like(params)
-        learner = self.networks.learner(params, buffers, grads, goal)
+        learner: Any = self.networks.learner(params, buffers, grads, goal)
         t = iteration * (config.n_epochs * config.minibatches)
         for epoch in range(config.n_epochs):
             if epoch == 0 or orders is not None:
@@ -278,30 +280,41 @@ class PPO:
 
     @torch.no_grad()
     def evaluate(
-        self,
-        n_episodes: int,
-        start: int = 0,
-        agents: Agents | None = None,
+        self, n_episodes: int, start: int = 0, agents: Agents | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the returns and lengths of ``evaluation.evaluate``, ``(K P, n_episodes)``.
+        """Play episodes with the likeliest actions, apart from those of training.
 
         Args:
             n_episodes: of each member, side by side.
-            start: the number of the first of the starts.
+            start: the number of the first of the starts; the same number, the same starts.
             agents: others, ``(K P, ·)``, one of each member after the other, K times; None for the
                 present ones.
+
+        Returns:
+            Their returns, not scaled, and lengths, ``(K P, n_episodes)``.
         """
         params, buffers, statistics = agents or self.agents
-        return evaluate(
-            self._act(params, buffers),
-            self._no_memory(len(params), n_episodes),
-            self.scaling,
-            statistics,
-            self.env,
-            self.distribution,
-            self.keys.repeat(len(params) // len(self.keys)),
-            start,
-        )
+        act, memory = self._act(params, buffers), self._no_memory(len(params), n_episodes)
+        env, dtype = self.env, params.dtype
+        streams = fork(self.keys.repeat(len(params) // len(self.keys)), EVALUATION)
+        episodes = first_episodes(env, streams, start, n_episodes, dtype)
+        streams = fork(streams, start)
+        returns = torch.zeros_like(episodes.steps, dtype=dtype)
+        lengths = torch.zeros_like(episodes.steps)
+        alive = torch.ones_like(returns, dtype=torch.bool)
+        each = env.step_draws + env.reset_draws
+        for t in range(env.max_episode_steps):
+            n = n_episodes * each
+            u = uniform(streams, t * n, n, dtype).view(*returns.shape, each)
+            head, _, memory = act(self.scaling.obs(statistics, episodes.obs), memory)
+            actions = self.distribution.to_env(self.distribution.mode(head))
+            episodes, step = advance(env, episodes, actions, u)
+            returns += step.rewards * alive
+            lengths += alive
+            alive &= ~(step.terminated | step.truncated)
+            if t % LOOK_EVERY == LOOK_EVERY - 1 and not alive.any():
+                break
+        return returns, lengths
 
     def finite(self) -> Tensor:
         """Return which members have finite parameters alone, ``(P,)`` bool."""
@@ -319,6 +332,8 @@ class PPO:
         for rows, matrix in ((self.plan.whole, params), (self.plan.whole_buffers, buffers)):
             views = rows.views(matrix[index : index + 1])
             state.update({name: view[0].clone() for name, view in views.items()})
+        if self.config.data_init is not None:
+            state["data_initialised"] = torch.tensor(self.iteration > 0)
         return state
 
     def member_statistics(self, index: int, agents: Agents | None = None) -> dict[str, Any] | None:

@@ -2,19 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive
-from wnrl.networks import ACTIVATIONS
-from wnrl.norms import NORMS
+from wnrl.errors import UsageError
+from wnrl.limits import (
+    ActivationKey,
+    Fraction,
+    FromZero,
+    Limited,
+    NormKey,
+    Positive,
+    Sizes,
+    TwoOrMore,
+    Whole,
+    check_minibatches,
+    check_optimizer,
+    one_of,
+)
 from wnrl.population.statistics import KINDS
 
 Schedule = Literal["constant", "linear"]
-OPTIMIZERS = ("adam", "adamw", "adamax")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig:
+class PPOConfig(Limited):
     """Hyperparameters of one member; the defaults are SB3's.
 
     Raises:
@@ -50,55 +61,55 @@ class PPOConfig:
 
     seed: int = 0
     """Chooses the initial network and all random numbers."""
-    norm: str = "none"
+    norm: NormKey = "none"
     """A key of ``NORMS``."""
     norm_kwargs: dict[str, int | float | str] = field(default_factory=dict, hash=False)
     """Options of the norm, as ``wnrl.convert`` takes them."""
     norm_heads: bool = False
     """Give the norm to the output heads too, if it reparametrises layers."""
-    data_init: int | None = None
+    data_init: TwoOrMore | None = None
     """Observations for a data-dependent initialisation before the first update; None: without."""
-    total_timesteps: int = 1_000_000
+    total_timesteps: Whole = 1_000_000
     """Environment steps, over all environments of a member."""
-    normalize: str = "none"
+    normalize: Annotated[str, one_of(KINDS)] = "none"
     """What is scaled by running statistics: none, obs, reward or both."""
-    n_envs: int = 8
+    n_envs: Whole = 8
     """Environments that step together."""
-    n_steps: int = 2048
+    n_steps: Whole = 2048
     """Steps of each environment between updates."""
-    batch_size: int = 64
+    batch_size: TwoOrMore = 64
     """Samples in a minibatch."""
-    n_epochs: int = 10
+    n_epochs: Whole = 10
     """Passes over the samples of an update."""
-    gamma: float = 0.99
+    gamma: Fraction = 0.99
     """Discount."""
-    gae_lambda: float = 0.95
+    gae_lambda: Fraction = 0.95
     """Trace of the generalised advantage estimate."""
-    clip_range: float = 0.2
+    clip_range: Positive = 0.2
     """How far the ratio of new to old policy may leave 1."""
     clip_range_schedule: Schedule = "constant"
     """linear: falls to zero at the end of training."""
     normalize_advantage: bool = True
     """Standardise the advantages of each minibatch."""
-    ent_coef: float = 0.0
+    ent_coef: FromZero = 0.0
     """Weight of the entropy bonus."""
-    vf_coef: float = 0.5
+    vf_coef: FromZero = 0.5
     """Weight of the value loss."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """Gradients are scaled down to this length."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Step size of the optimizer."""
     learning_rate_schedule: Schedule = "constant"
     """linear: falls to learning_rate_end at the end of training."""
-    learning_rate_end: float = 0.0
+    learning_rate_end: FromZero = 0.0
     """Where a linear schedule ends."""
-    optimizer: str = "adam"
+    optimizer: Literal["adam", "adamw", "adamax"] = "adam"
     """adam, adamw or adamax."""
-    weight_decay: float = 0.0
+    weight_decay: FromZero = 0.0
     """Decoupled weight decay, of adamw alone."""
-    net_arch: tuple[int, ...] = (64, 64)
+    net_arch: Sizes = (64, 64)
     """Hidden units of actor and critic."""
-    activation_fn: str = "tanh"
+    activation_fn: ActivationKey = "tanh"
     """A key of ``wnrl.networks.ACTIVATIONS``."""
     ortho_init: bool = True
     """Orthogonal initialisation, 0.01 at the action head."""
@@ -106,39 +117,9 @@ class PPOConfig:
     """Initial log standard deviation of continuous actions."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "net_arch", tuple(self.net_arch))
-        check_choice("norm", self.norm, NORMS)
-        check_choice("activation_fn", self.activation_fn, ACTIVATIONS)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("normalize", self.normalize, KINDS)
-        for name in ("total_timesteps", "n_envs", "n_steps", "n_epochs"):
-            check_whole(name, getattr(self, name), 1)
-        for width in self.net_arch:
-            check_whole("net_arch", width, 1)
-        check_whole("batch_size", self.batch_size, 2)
-        if self.data_init is not None:
-            check_whole("data_init", self.data_init, 2)
-        for name in ("learning_rate", "clip_range", "max_grad_norm"):
-            check_positive(**{name: getattr(self, name)})
-        for name in ("ent_coef", "vf_coef", "learning_rate_end", "weight_decay"):
-            check_from_zero(**{name: getattr(self, name)})
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise UsageError(f"{name} must be from 0 to 1, got {value!r}")
-        for name in ("learning_rate_schedule", "clip_range_schedule"):
-            check_choice(name, getattr(self, name), ("constant", "linear"))
-        if self.learning_rate_end and self.learning_rate_schedule == "constant":
-            raise UsageError(
-                f"learning_rate_end {self.learning_rate_end} is for a linear schedule, "
-                "got learning_rate_schedule 'constant'"
-            )
-        if self.weight_decay and self.optimizer != "adamw":
-            raise UsageError(f"weight_decay is for optimizer adamw, got {self.optimizer!r}")
-        if self.samples % self.batch_size == 1 or self.samples == 1:
-            raise UsageError(
-                f"batch_size {self.batch_size} leaves a last minibatch of one sample out of "
-                f"n_envs * n_steps = {self.samples}"
-            )
+        super().__post_init__()
+        check_optimizer(self)
+        check_minibatches(self)
         if self.norm == "batch" and self.norm_kwargs.get("momentum", 0.1) is None:
             raise UsageError("momentum of norm 'batch' must be a number in a population, got None")
 
@@ -197,9 +178,3 @@ def shared(configs: Sequence[PPOConfig]) -> PPOConfig:
                 f"got different {', '.join(differing)}"
             )
     return first
-
-
-def check_whole(name: str, value: object, least: int) -> None:
-    """Raise UsageError if ``value`` is no whole number from ``least`` on."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"{name} must be a whole number of at least {least}, got {value!r}")

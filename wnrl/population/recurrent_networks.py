@@ -3,7 +3,6 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from wnrl.population.distributions import Distribution
 from wnrl.population.recurrence import Memories, Tensors
 from wnrl.population.rollout import ActWithMemory
 from wnrl.population.samples import Batch
-from wnrl.population.vmapped import Goal, ppo_loss
+from wnrl.population.vmapped import ByAutograd, Goal, ppo_loss
 
 CELLS: dict[str, tuple[type[nn.Module], int]] = {"lstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}
 """Recurrent layers and their numbers of states."""
@@ -113,15 +112,8 @@ class RecurrentNetworks:
         return RecurrentLearner(self, goal, *views)
 
 
-@dataclass(frozen=True)
-class RecurrentLearner:
-    """Gradients of some members, from views of their rows ``(2P, *shape)``."""
-
-    networks: RecurrentNetworks
-    goal: Goal
-    params: Tensors
-    buffers: Tensors
-    grads: Tensors
+class RecurrentLearner(ByAutograd):
+    """From views ``(2P, *shape)``."""
 
     def prepare(self, sequences: Sequences) -> Samples:
         """Lay samples out; the same ones may be learnt from many times."""
@@ -133,14 +125,12 @@ class RecurrentLearner:
             _twice(continues[..., None]),
         )
 
-    def gradient_(self, samples: Samples) -> None:
-        """Write the gradients of the loss, and let running statistics move."""
+    def gradients(self, samples: Samples, buffers: Tensors) -> Tensors:
+        """Do as the base class says."""
         networks = self.networks
-        # Under vmap, torch's batch norm writes statistics that are not contiguous into a copy.
-        moved = {name: value.clone() for name, value in self.buffers.items()}
         with torch.enable_grad():
             leaves = {name: v.detach().requires_grad_() for name, v in self.params.items()}
-            run = runner(networks.learning, leaves, moved)
+            run = runner(networks.learning, leaves, buffers)
             outputs = run(samples.x, samples.given, samples.continues)[0].unflatten(0, (-1, 2))
             log_std = leaves[LOG_STD].unflatten(0, (-1, 2))[:, 0] if LOG_STD in leaves else None
             loss = vmap(
@@ -150,10 +140,7 @@ class RecurrentLearner:
                 in_dims=(0, 0, None if log_std is None else 0, 0, Goal(0, 0, None, None)),  # type: ignore[arg-type]
             )(outputs[:, 0], outputs[:, 1, :, 0], log_std, samples.batch, self.goal)
             computed = torch.autograd.grad(loss.sum(), [*leaves.values()])
-        for view, by_leaf in zip(self.grads.values(), computed, strict=True):
-            view.copy_(by_leaf)
-        for name, view in self.buffers.items():
-            view.copy_(moved[name])
+        return dict(zip(leaves, computed, strict=True))
 
 
 def runner(

@@ -11,15 +11,16 @@ elsewhere torch computes what does not fill a vector by other functions, to the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from wnrl.errors import UsageError, check_choice
+from wnrl.limits import TwoOrMore, Whole, one_of
 from wnrl.population.actor_critic import ActorCritic
 from wnrl.population.ppo import PPO
-from wnrl.population.ppo_config import PPOConfig, check_whole
+from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.random import fork, uniform
 from wnrl.population.recurrent_networks import (
     CELLS,
@@ -48,22 +49,19 @@ class RecurrentPPOConfig(PPOConfig):
         "enable_critic_lstm": (True,),
     }
 
-    n_steps: int = 128
+    n_steps: Whole = 128
     """Steps of each environment between updates; the longest sequence to learn from."""
-    batch_size: int = 128
+    batch_size: TwoOrMore = 128
     """Samples in a minibatch, a multiple of n_steps, or all."""
-    cell: str = "lstm"
+    cell: Annotated[str, one_of(CELLS)] = "lstm"
     """lstm or gru; the next two fields are of either."""
-    lstm_hidden_size: int = 256
+    lstm_hidden_size: Whole = 256
     """Units of each recurrent layer."""
-    n_lstm_layers: int = 1
+    n_lstm_layers: Whole = 1
     """Recurrent layers on top of one another."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("cell", self.cell, CELLS)
-        for name in ("lstm_hidden_size", "n_lstm_layers"):
-            check_whole(name, getattr(self, name), 1)
         if self.data_init is not None:
             raise UsageError(f"data_init has no place in {self.algorithm}, got {self.data_init}")
         if self.batch_size < self.samples and self.batch_size % self.n_steps:

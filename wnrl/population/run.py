@@ -17,7 +17,7 @@ from wnrl.population.ppo import PPO
 from wnrl.population.rollout import Ended
 from wnrl.population.states import Agents, joined, part_of, stacked
 from wnrl.rl.evaluation import Curve
-from wnrl.rl.run import BEST, MODEL, STATISTICS, Plan
+from wnrl.rl.run import BEST, MODEL, STATISTICS, AgentRun, Plan
 from wnrl.rl.statistics import save_statistics
 from wnrl.runs import EventFile
 
@@ -40,11 +40,6 @@ class CohortRun:
         machine: ``device`` and ``threads`` as they were settled.
         identity: What TensorBoard's HParams tab says of all of them besides their settings.
     """
-
-    metrics: Mapping[str, str] = {
-        tags.FINAL_RETURN: "final_return",
-        tags.STEPS_PER_SECOND: "steps_per_second",
-    }
 
     def __init__(
         self,
@@ -97,7 +92,8 @@ class CohortRun:
         """Return what a member goes on from, of the cohort and of the agents at its points."""
         if self._sliced[0] != self.step:
             self._note_episodes()
-            state = {"cohort": self.cohort.state(), "waiting": self._waiting, "best": self.best}
+            waiting, best = [[*agents] for agents in self._waiting], [*self.best]
+            state = {"cohort": self.cohort.state(), "waiting": waiting, "best": best}
             self._sliced = (self.step, state)
         return part_of(self._sliced[1], place)
 
@@ -176,10 +172,11 @@ class CohortRun:
 class CohortMember:
     """A member of a cohort as a ``Member`` of ``wnrl.runs``."""
 
+    metrics = AgentRun.metrics
+
     def __init__(self, run: CohortRun, place: int) -> None:
         self.run, self.place = run, place
-        self.machine, self.metrics = run.machine, run.metrics
-        self.identity = run.identity
+        self.machine, self.identity = run.machine, run.identity
         self.curve = Curve(run.plan.total_timesteps / run.plan.eval_points)
         self.recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self.best_step = 0

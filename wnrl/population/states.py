@@ -1,10 +1,11 @@
 """States of a cohort as those of its members, and back: one row a member in each tensor."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 
 class Agents(NamedTuple):
@@ -29,20 +30,13 @@ def stacked(several: Sequence[Agents]) -> Agents:
 
 def part_of(state: Any, place: int) -> Any:
     """Return a member's part of a cohort's state, as one of a cohort of one."""
-    if isinstance(state, dict):
-        return {name: part_of(value, place) for name, value in state.items()}
-    if isinstance(state, Tensor):
-        return state[place : place + 1].clone()
-    return [part_of(value, place) for value in state] if isinstance(state, list | tuple) else state
+    return pytree.tree_map_only(Tensor, lambda rows: rows[place : place + 1].clone(), state)
 
 
 def joined(states: Sequence[Any]) -> Any:
     """Return the state of a cohort whose members have these states; undoes ``part_of``."""
-    first = states[0]
-    if isinstance(first, Mapping):
-        return {name: joined([state[name] for state in states]) for name in first}
-    if isinstance(first, Tensor):
-        return torch.cat([state.cpu() for state in states])
-    if isinstance(first, list):
-        return [joined(each) for each in zip(*states, strict=True)]
-    return first
+
+    def together(first: Any, *others: Any) -> Any:
+        return torch.cat([first, *others]) if isinstance(first, Tensor) else first
+
+    return pytree.tree_map(together, *pytree.tree_map_only(Tensor, Tensor.cpu, list(states)))

@@ -5,8 +5,9 @@ is the oracle of ``wnrl.population.hot``, which computes the same faster for som
 """
 
 import copy
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,33 +30,6 @@ class Goal(NamedTuple):
     """``(P,)``."""
     vf_coef: float
     normalize_advantage: bool
-
-
-class Networks(Protocol):
-    """A way to compute what the networks of a cohort give, and the gradients of PPO's loss."""
-
-    def act(self, params: Tensor, buffers: Tensor) -> Act:
-        """Return the networks in evaluation mode, for a rollout."""
-
-    def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> "Learner":
-        """Return what computes gradients of these members.
-
-        Args:
-            params: ``(P, D)``.
-            buffers: running statistics, ``(P, D')``, which will move.
-            grads: where the gradients go, ``(P, D)``.
-            goal: what the loss is made of.
-        """
-
-
-class Learner(Protocol):
-    """Computes gradients of some members."""
-
-    def prepare(self, batch: Batch) -> Any:
-        """Lay samples ``(P, B, ...)`` out; the same ones may be learnt from many times."""
-
-    def gradient_(self, samples: Any) -> None:
-        """Write the gradients of the loss, and let running statistics move."""
 
 
 def standardised(advantages: Tensor) -> Tensor:
@@ -117,8 +91,17 @@ class VmappedNetworks:
 
         return act
 
-    def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> Learner:
-        """Return what computes gradients of these members."""
+    def learner(
+        self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal
+    ) -> "VmappedLearner":
+        """Return what computes gradients of these members.
+
+        Args:
+            params: ``(P, D)``.
+            buffers: running statistics, ``(P, D')``, which will move.
+            grads: where the gradients go, ``(P, D)``.
+            goal: what the loss is made of.
+        """
         by_name = self.views(grads, buffers)[0]
         return VmappedLearner(self, goal, *self.views(params, buffers), by_name)
 
@@ -147,27 +130,39 @@ class VmappedNetworks:
 
 
 @dataclass(frozen=True)
-class VmappedLearner:
-    """Gradients of some members, from views of their rows ``(P, 2, *shape)``."""
+class ByAutograd(ABC):
+    """Gradients of some members by automatic differentiation, from views of their rows."""
 
-    networks: VmappedNetworks
+    networks: Any
     goal: Goal
     params: Tensors
     buffers: Tensors
     grads: Tensors
 
-    def prepare(self, batch: Batch) -> Batch:
-        """Return samples as they are."""
-        return batch
-
-    def gradient_(self, samples: Batch) -> None:
+    def gradient_(self, samples: Any) -> None:
         """Write the gradients of the loss, and let running statistics move."""
-        each = Goal(0, 0, None, None)  # type: ignore[arg-type]  # the axis of members, or none
-        gradient = vmap(grad(self.networks.loss), in_dims=(0, 0, 0, each))
         # Under vmap, torch's batch norm writes statistics that are not contiguous into a copy.
         moved = {name: value.clone() for name, value in self.buffers.items()}
-        computed = gradient(self.params, moved, samples, self.goal)
+        computed = self.gradients(samples, moved)
         for name, view in self.grads.items():
             view.copy_(computed[name])
         for name, view in self.buffers.items():
             view.copy_(moved[name])
+
+    @abstractmethod
+    def gradients(self, samples: Any, buffers: Tensors) -> Tensors:
+        """Return gradients by name; running statistics move in ``buffers``."""
+
+
+class VmappedLearner(ByAutograd):
+    """From views ``(P, 2, *shape)``."""
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return samples as they are."""
+        return batch
+
+    def gradients(self, samples: Batch, buffers: Tensors) -> Tensors:
+        """Do as the base class says."""
+        each = Goal(0, 0, None, None)  # type: ignore[arg-type]  # the axis of members, or none
+        gradient = vmap(grad(self.networks.loss), in_dims=(0, 0, 0, each))
+        return gradient(self.params, buffers, samples, self.goal)

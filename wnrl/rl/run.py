@@ -14,7 +14,8 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
-from wnrl.errors import check_positive, printable
+from wnrl.errors import printable
+from wnrl.limits import Count, Limited
 from wnrl.rl.compiling import compiled_updates
 from wnrl.rl.env_state import load_envs, save_envs
 from wnrl.rl.environments import (
@@ -40,7 +41,7 @@ FILES = (MODEL, STATISTICS, BEST + MODEL, BEST + STATISTICS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Limited):
     """How long a run trains, and how it is evaluated.
 
     Raises:
@@ -48,16 +49,13 @@ class Plan:
     """
 
     seed: int
-    total_timesteps: int
-    eval_episodes: int = 20
+    total_timesteps: Count
+    eval_episodes: Count = 20
     """Episodes of each evaluation after training."""
-    eval_points: int = 20
+    eval_points: Count = 20
     """Evaluations during training, for the learning curve."""
-    eval_point_episodes: int = 5
+    eval_point_episodes: Count = 5
     """Episodes of each of them."""
-
-    def __post_init__(self) -> None:
-        check_positive(**{name: value for name, value in asdict(self).items() if name != "seed"})
 
 
 class AgentRun:

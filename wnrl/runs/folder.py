@@ -129,14 +129,23 @@ def checked_file(folder: Path, name: str) -> Path:
     return path
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, needed: str | None = None) -> dict[str, Any]:
     """Return the configuration of the run in a folder; empty where there is none.
 
+    Args:
+        folder: The run's.
+        needed: A setting that every run of the program has, and no other program's.
+
     Raises:
-        UsageError: The file is damaged.
+        UsageError: The file is damaged, or of another program.
     """
     path = folder / CONFIG
-    return read_json(path) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
+    if needed is not None and config and needed not in config:
+        raise UsageError(
+            f"run_dir {folder} holds a run of another program: its {CONFIG} has no {needed}"
+        )
+    return config
 
 
 def check_run_folder(

@@ -10,8 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from wnrl.runs.folder import CHECKPOINT, Run, is_finished, open_run, read_result
 from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.runs.machine import begin_peak_memory, peak_memory
 from wnrl.runs.present import KIND, Present
-from wnrl.runs.work import Batch, Meaning, Member, Options, Steps, Work
+from wnrl.runs.work import Batch, Meaning, Member, Options, Work
 
 AS_USUAL = Options()
 PROGRESS_SECONDS = 0.2
@@ -30,21 +29,35 @@ RARELY = 20  # checkpoints take no more than a twentieth of the time
 
 
 class _Keeper:
-    """Writes the checkpoints of a run.
+    """Writes the checkpoints of a run, and its result.
 
     A checkpoint that cannot be written leaves the one before and training as they are, and is told.
 
+    Args:
+        run: The run in its folder.
+        saved: Its checkpoint, where it goes on from one.
+        work: What is trained.
+        options: How it is carried out.
+        started: When, by ``time.perf_counter``.
+
     Attributes:
-        due: When the next one is, by ``time.monotonic``.
+        events: The event file, as it was when the run was saved.
+        due: When the next checkpoint is, by ``time.monotonic``.
     """
 
     def __init__(
-        self, run: Run, work: Member, events: EventFile, options: Options, started: float
+        self, run: Run, saved: Mapping[str, Any], work: Member, options: Options, started: float
     ) -> None:
-        self.run, self.work, self.events, self.started = run, work, events, started
-        self.options = options
+        self.run, self.work, self.options = run, work, options
+        self.started = started - saved.get("wall_time", 0.0)
         self.seconds = 60 * options.checkpoint_minutes
         self.due = time.monotonic() + self.seconds
+        self.events = EventFile(run.path)
+        if saved:
+            self.events.cut(saved["events"])
+            self.events.last.update(saved.get("last", {}))
+        else:
+            self.events.add_config(run.config)
 
     @property
     def wall_time(self) -> float:
@@ -75,27 +88,41 @@ class _Keeper:
             self.due = began + max(self.seconds, RARELY * cost if self.seconds else 0.0)
         return True
 
-    def save_if_finite(self) -> bool:
-        """Write a checkpoint, unless what is trained is not finite; return False if that failed."""
+    def end(self, broken: NonFiniteError | None, files: tuple[str, ...]) -> None:
+        """Measure what was trained, or say what was not finite, and write the result behind it."""
+        run, work = self.run, self.work
+        with _disk_in_words(run.path):
+            try:
+                if broken is not None:
+                    raise broken
+                result = {"status": "finished", **work.report(), **work.measure(run.path)}
+            except NonFiniteError as error:
+                result = {"status": "failed", "reason": printable(error, 500), **work.report()}
+                with suppress(NonFiniteError):
+                    self.save()
+            cost = {"wall_time": self.wall_time, "memory_mib": peak_memory()}
+            result = _finite({**result, **cost, "diagnostics": self.events.diagnostics()})
+            scores = {tag: result[key] for tag, key in work.metrics.items() if key in result}
+            self.events.add_hparams({**work.identity, **run.config}, scores, work.step)
+            run.write_result(result, files)
+        if not self.options.keep_checkpoint:
+            (run.path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _saved(keepers: Sequence[_Keeper]) -> bool:
+    """Write checkpoints, one a run; return False where one failed.
+
+    Raises:
+        NonFiniteError: A run by itself is not finite; of several, those that are not are left out.
+    """
+    written = []
+    for keeper in keepers:  # each, whatever the first did
         try:
-            return self.save()
+            written.append(keeper.save())
         except NonFiniteError:
-            return True
-
-
-@dataclass(frozen=True)
-class _Together:
-    """Writes the checkpoints of a batch, one a run; those of runs that became NaN stay."""
-
-    keepers: Sequence[_Keeper]
-
-    @property
-    def due(self) -> float:
-        return max(keeper.due for keeper in self.keepers)
-
-    def save(self) -> bool:
-        saved = [keeper.save_if_finite() for keeper in self.keepers]  # each, whatever the first did
-        return all(saved)
+            if len(keepers) == 1:
+                raise
+    return all(written)
 
 
 def carry_out(
@@ -140,24 +167,12 @@ def carry_out(
             accepted()
             return read_result(path)
     work = build()
-    settings = {**present.settings, **work.machine}
-    with Interrupts() as interrupts, present.opened(settings, work, files) as (run, saved):
-        accepted()
-        if run.finished:  # by another process, while this one was waiting for the folder
-            return read_result(path)
-        events = _events(path, saved, run.config)
-        keeper = _Keeper(run, work, events, options, started - saved.get("wall_time", 0.0))
-        result: dict[str, Any] = {"status": "finished"}
-        try:
-            work.train(events, _pauses(work, keeper, interrupts, progress))
-            how = "--resume measures again" if keeper.save() else "the last update is not saved"
-            with interrupts.at_once(f"stopped after the last step; {how}"), _disk_in_words(path):
-                progress(1.0)
-                result |= work.report() | work.measure(path)
-        except NonFiniteError as error:
-            result = _failed(error) | work.report()
-            keeper.save_if_finite()
-        return _ended(run, work, keeper, result, files)
+
+    def train(events: Sequence[EventFile], between: Callable[[], None]) -> None:
+        work.train(events[0], between)
+
+    _carry_out_together([present], [work], train, files, options, progress, accepted, started)
+    return read_result(path)
 
 
 def carry_out_batch(
@@ -200,52 +215,50 @@ def carry_out_batch(
         def share(fraction: float, done: int = done) -> None:
             progress((done + fraction) / len(together))
 
+        started = time.perf_counter()
+        begin_peak_memory()
+        batch = build(places)
+        presents = [Present.of(paths[i], settings[i], meaning, options.resume) for i in places]
         _carry_out_together(
-            [paths[i] for i in places],
-            [settings[i] for i in places],
-            build(places),
-            meaning,
-            files,
-            options,
-            share,
+            presents, batch.members, batch.train, files, options, share, lambda: None, started
         )
     return [read_result(path) for path in paths]
 
 
 def _carry_out_together(
-    paths: Sequence[Path],
-    settings: Sequence[Mapping[str, Any]],
-    batch: Batch,
-    meaning: Meaning,
+    presents: Sequence[Present],
+    members: Sequence[Member],
+    train: Callable[[Sequence[EventFile], Callable[[], None]], None],
     files: tuple[str, ...],
     options: Options,
     progress: Callable[[float], None],
+    accepted: Callable[[], None],
+    started: float,
 ) -> None:
-    started = time.perf_counter()
-    begin_peak_memory()
     with Interrupts() as interrupts, ExitStack() as stack:
-        keepers = []
-        for path, values, member in zip(paths, settings, batch.members, strict=True):
-            present = Present.of(path, values, meaning, options.resume)
-            opened = present.opened({**present.settings, **member.machine}, member, files)
-            run, saved = stack.enter_context(opened)
-            events = _events(path, saved, run.config)
-            before = saved.get("wall_time", 0.0)
-            keepers.append(_Keeper(run, member, events, options, started - before))
-        keeper = _Together(keepers)
-        batch.train([k.events for k in keepers], _pauses(batch, keeper, interrupts, progress))
-        how = "--resume measures again" if keeper.save() else "the last update is not saved"
+        opened = [
+            stack.enter_context(present.opened({**present.settings, **work.machine}, work, files))
+            for present, work in zip(presents, members, strict=True)
+        ]
+        accepted()
+        if all(run.finished for run, _ in opened):  # by another process, while this one waited
+            return
+        keepers = [
+            _Keeper(*begun, work, options, started)
+            for begun, work in zip(opened, members, strict=True)
+        ]
+        broken, how = None, "--resume measures again"
+        try:
+            train([k.events for k in keepers], _pauses(keepers, interrupts, progress))
+            if not _saved(keepers):
+                how = "the last update is not saved"
+        except NonFiniteError as error:
+            broken = error
         with interrupts.at_once(f"stopped after the last step; {how}"):
-            for k in keepers:
-                if k.run.finished:  # by another process, while this one was waiting for the folder
-                    continue
-                with _disk_in_words(k.run.path):
-                    try:
-                        result = {"status": "finished", **k.work.report()}
-                        result |= k.work.measure(k.run.path)
-                    except NonFiniteError as error:
-                        result = _failed(error) | k.work.report()
-                _ended(k.run, k.work, k, result, files)
+            progress(1.0)
+            for keeper in keepers:
+                if not keeper.run.finished:
+                    keeper.end(broken, files)
 
 
 def _saved_step(path: Path) -> int:
@@ -255,59 +268,25 @@ def _saved_step(path: Path) -> int:
 
 
 def _pauses(
-    work: Steps,
-    keeper: _Keeper | _Together,
-    interrupts: Interrupts,
-    progress: Callable[[float], None],
+    keepers: Sequence[_Keeper], interrupts: Interrupts, progress: Callable[[float], None]
 ) -> Callable[[], None]:
     """Return what training calls wherever its state may be taken."""
-    shown = 0.0
+    work, shown = keepers[0].work, 0.0
 
     def between() -> None:
         nonlocal shown
         if interrupts.received is not None:
-            how = "--resume goes on from here" if keeper.save() else "not saved"
+            how = "--resume goes on from here" if _saved(keepers) else "not saved"
             where = f"stopped at step {work.step} of {work.total_steps}"
             raise Stopped(interrupts.received, f"{where}; {how}")
         now = time.monotonic()
-        if now >= keeper.due:
-            keeper.save()
+        if now >= max(keeper.due for keeper in keepers):
+            _saved(keepers)
         if now - shown >= PROGRESS_SECONDS:
             shown = now
             progress(min(1.0, work.step / work.total_steps))
 
     return between
-
-
-def _failed(error: NonFiniteError) -> dict[str, Any]:
-    return {"status": "failed", "reason": printable(error, 500)}
-
-
-def _ended(
-    run: Run, work: Member, keeper: _Keeper, result: dict[str, Any], files: tuple[str, ...]
-) -> dict[str, Any]:
-    """Write the result, behind everything else, and return it as it reads."""
-    cost = {"wall_time": keeper.wall_time, "memory_mib": peak_memory()}
-    result = _finite({**result, **cost, "diagnostics": keeper.events.diagnostics()})
-    scores = {tag: result[key] for tag, key in work.metrics.items() if key in result}
-    keeper.events.add_hparams({**work.identity, **run.config}, scores, work.step)
-    keeper.events.close()
-    with _disk_in_words(run.path):
-        run.write_result(result, files)
-    if not keeper.options.keep_checkpoint:
-        (run.path / CHECKPOINT).unlink(missing_ok=True)
-    return read_result(run.path)
-
-
-def _events(path: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> EventFile:
-    """Return the event file of a run that begins, or as it was when the run was saved."""
-    events = EventFile(path)
-    if saved:
-        events.cut(saved["events"])
-        events.last.update(saved.get("last", {}))
-    else:
-        events.add_config(config)
-    return events
 
 
 @contextmanager

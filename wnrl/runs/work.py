@@ -5,23 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from wnrl.errors import check_from_zero
+from wnrl.limits import FromZero, Limited
 from wnrl.runs.events import EventFile
 
 
-class Steps(Protocol):
-    """What goes from step to step."""
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-
-
-class Member(Steps, Protocol):
+class Member(Protocol):
     """What one run saves, restores and measures; built for it, and not yet at any step."""
 
     machine: Mapping[str, Any]
@@ -30,6 +18,14 @@ class Member(Steps, Protocol):
     """``task`` and ``algo``, which stand beside the settings in TensorBoard's HParams tab."""
     metrics: Mapping[str, str]
     """From tags of that tab to keys of the result."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
 
     def state(self) -> dict[str, Any]:
         """Return what ``restore`` takes, as ``write_values`` has it; NonFiniteError for a NaN."""
@@ -61,7 +57,7 @@ class Work(Member, Protocol):
         """
 
 
-class Batch(Steps, Protocol):
+class Batch(Protocol):
     """Runs that are trained together, step by step; what is not finite in one stays in it."""
 
     @property
@@ -91,18 +87,15 @@ class Meaning:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Limited):
     """How a run is carried out, which does not change what it gives."""
 
     resume: bool = False
     """Go on where the run in the folder was stopped, or to more steps; begin if there is none."""
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: FromZero = 10.0
     """Time between checkpoints; longer where they take long to write."""
     keep_checkpoint: bool = True
     """Leave the last one in a finished run, which can then be extended."""
-
-    def __post_init__(self) -> None:
-        check_from_zero(checkpoint_minutes=self.checkpoint_minutes)
 
 
 @dataclass(frozen=True)

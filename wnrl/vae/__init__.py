@@ -12,37 +12,10 @@ from wnrl.vae.presets import PRESETS, preset
 from wnrl.vae.training import LogStep, Trainer, train
 
 __all__ = [
-    "DRAW",
-    "LIKELIHOODS",
-    "MLPVAE",
-    "PRESETS",
-    "VAE",
-    "ConvIAFVAE",
-    "ConvVAE",
-    "Difference",
-    "Elbo",
-    "FrameVAE",
-    "Likelihood",
-    "LogStep",
-    "Protocol",
-    "Terms",
-    "Trainer",
-    "TwoLayerVAE",
-    "VAEConfig",
-    "beta_elbo",
-    "bits_per_dim",
-    "build",
-    "difference",
-    "dreg",
-    "elbo",
-    "iwae",
-    "iwae_bound",
-    "load",
-    "nll",
-    "paired_difference",
-    "preset",
-    "train",
-    "warm_up",
-]
+    "DRAW", "LIKELIHOODS", "MLPVAE", "PRESETS", "VAE", "ConvIAFVAE", "ConvVAE", "Difference",
+    "Elbo", "FrameVAE", "Likelihood", "LogStep", "Protocol", "Terms", "Trainer", "TwoLayerVAE",
+    "VAEConfig", "beta_elbo", "bits_per_dim", "build", "difference", "dreg", "elbo", "iwae",
+    "iwae_bound", "load", "nll", "paired_difference", "preset", "train", "warm_up",
+]  # fmt: skip
 
 guard(globals(), __all__)

@@ -5,15 +5,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any
-
-import numpy as np
+from typing import Annotated, Any, Literal
 
 from wnrl.data import FRAMES, Dataset, dataset
-from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive
-from wnrl.networks import ACTIVATIONS
+from wnrl.errors import UsageError
+from wnrl.limits import ActivationKey, Count, FromZero, Limited, NormKey, Positive, limit, one_of
 from wnrl.norms import NORMS
-from wnrl.vae.bounds import FREE_BITS
 from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.models import MODELS
 
@@ -26,11 +23,7 @@ SIZES = {
     "activation": "activation",
     "draw_steps": "n_steps",
 }
-COUNTS = ("latent_dim", "draw_steps", "epochs", "n_steps", "batch_size", "train_samples",
-          "train_chunk", "n_samples", "n_logs")  # fmt: skip
-OBJECTIVES = ("elbo", "iwae", "dreg")
-OPTIMIZERS = ("adam", "adamax")
-SELECTIONS = ("last", "best")
+Widths = Annotated[tuple[int, ...], limit(lambda ns: len(ns) and min(ns) > 0, "widths above zero")]
 SAMPLES_ONLY = ("conv_iaf", "draw", "draw_attention")
 """Models whose posterior has a density at its own samples alone."""
 IWAE_STAGES = 8
@@ -54,7 +47,7 @@ at 1 for the first half and falls to 0.05 over the second; ``iwae`` is in its pa
 
 
 @dataclass(frozen=True)
-class VAEConfig:
+class VAEConfig(Limited):
     """One VAE run; the same values on the same machine give the same bits.
 
     What is None is settled at construction, and no longer None then, unless it means nothing for
@@ -64,99 +57,85 @@ class VAEConfig:
         UsageError: a value that no run can have.
     """
 
-    model: str = "mlp"
+    model: Annotated[str, one_of(MODELS)] = "mlp"
     """The kind of VAE: mlp, mlp2, conv, conv_iaf, draw, draw_attention or frames; a key of
     wnrl.vae.models.MODELS."""
     dataset: str = "digits"
     """digits, mnist, mnist-static, omniglot-small, fashion-mnist or cifar10; frames:<env id>;
     folder:<path> of pictures; npz:<path> of arrays; a key of wnrl.data.DATASETS."""
-    norm: str = "weight"
+    norm: NormKey = "weight"
     """Normalisation: none, weight, weight_mean, mean, projected, batch, batch_renorm, layer, rms or
     spectral; a key of wnrl.NORMS."""
     norm_kwargs: dict[str, int | float | str] = field(default_factory=dict)
     """Options of the norm, as in --norm-kwargs momentum 0.01; wnrl.convert takes them."""
     norm_heads: bool = True
     """Whether output layers take the norm too, where it has a way."""
-    seed: int = 0
+    seed: Annotated[int, limit(lambda n: 0 <= n < 2**32, "from 0 to 2^32 - 1")] = 0
     """Seeds two generators alike: one draws the initial weights; the other order, binarisation and
     noise in training."""
-    likelihood: str | None = None
+    likelihood: Annotated[str, one_of(LIKELIHOODS)] | None = None
     """Of the pixels: bernoulli, logistic, logistic_mixture or normal (a density). If not given,
     bernoulli for one channel, logistic_mixture for colour, logistic for frames."""
-    hidden: tuple[int, ...] | None = None
+    hidden: Widths | None = None
     """Widths of the mlp's encoder's hidden layers; the decoder mirrors them."""
-    latent_dim: int | None = None
+    latent_dim: Count | None = None
     """Number of latent variables; not for mlp2, which has the IWAE paper's 100 and 50."""
-    activation: str | None = None
+    activation: ActivationKey | None = None
     """For mlp and mlp2: tanh, relu, elu, ...; a key of wnrl.networks.ACTIVATIONS."""
-    draw_steps: int | None = None
+    draw_steps: Count | None = None
     """Steps of DRAW."""
-    data_init: int = 0
+    data_init: Annotated[int, limit(lambda n: n == 0 or n > 1, "0 or at least 2 images")] = 0
     """Images for the data-dependent initialisation before the first step; 0 for none."""
-    objective: str = "elbo"
+    objective: Literal["elbo", "iwae", "dreg"] = "elbo"
     """What is maximised: elbo, iwae (the importance-weighted bound) or dreg (the same, with doubly
     reparametrised gradients)."""
-    train_samples: int = 1
+    train_samples: Count = 1
     """K, samples an image in training."""
-    train_chunk: int | None = None
+    train_chunk: Count | None = None
     """For iwae: so many of the K samples at once, the others computed again, for memory."""
-    beta: float = 1.0
+    beta: FromZero = 1.0
     """For elbo: factor of the KL in training; what is reported has none."""
-    warm_up_epochs: float = 0.0
+    warm_up_epochs: FromZero = 0.0
     """For elbo: epochs over which the KL's factor rises from 0 to beta."""
-    free_bits: float = 0.0
+    free_bits: FromZero = 0.0
     """For elbo: nats that each group of latent variables has free in training."""
-    free_bits_per: str = "group"
+    free_bits_per: Literal["group", "example"] = "group"
     """group or example: whether free bits are of the group's mean over the batch, or of each
     example."""
-    epochs: int | None = 100
+    epochs: Count | None = 100
     """Passes over the training set (its last, partial batch left out); or give n_steps."""
-    n_steps: int | None = None
+    n_steps: Count | None = None
     """Gradient steps, instead of epochs."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images in a gradient step."""
-    optimizer: str = "adam"
+    optimizer: Literal["adam", "adamax"] = "adam"
     """adam or adamax, with torch's other defaults."""
-    learning_rate: float = 4e-3
+    learning_rate: Positive = 4e-3
     """Its step size at the start."""
-    schedule: str = "cosine"
+    schedule: Annotated[str, one_of(SCHEDULES)] = "cosine"
     """Of the step size: constant, cosine (to 5 % over the second half) or iwae (its paper's)."""
-    max_grad_norm: float | None = None
+    max_grad_norm: Positive | None = None
     """Gradients are scaled down to this length, taken together."""
-    ema_epochs: float = 0.0
+    ema_epochs: FromZero = 0.0
     """Over about so many of the last epochs weights and buffers are averaged (exponentially) for
     all that is measured; 0 for none."""
-    select: str = "last"
+    select: Literal["last", "best"] = "last"
     """Which weights are measured: last, or best, those of the log step with the best bound on the
     validation split."""
     amp: bool = False
     """Whether networks are trained in bfloat16; log-probabilities and what is measured are not."""
-    n_samples: int = 1000
+    n_samples: Count = 1000
     """K importance samples an image for the reported NLL."""
-    n_logs: int = 50
+    n_logs: Count = 50
     """How many points the learning curves have."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, np.generic):  # which JSON does not know
-                object.__setattr__(self, name, value.item())
-        for name, options in (
-            ("model", MODELS),
-            ("norm", NORMS),
-            ("schedule", SCHEDULES),
-            ("objective", OBJECTIVES),
-            ("optimizer", OPTIMIZERS),
-            ("select", SELECTIONS),
-            ("free_bits_per", FREE_BITS),
-        ):
-            check_choice(name, getattr(self, name), options)
+        super().__post_init__()
         self._settle_sizes()
         if self.likelihood is None:
             usual = "bernoulli" if self.images.shape[0] == 1 else "logistic_mixture"
             usual = "logistic" if self.dataset.startswith(FRAMES) else usual
             object.__setattr__(self, "likelihood", usual)
-        check_choice("likelihood", str(self.likelihood), LIKELIHOODS)
-        self._check_numbers()
         self._check_together()
 
     def _settle_sizes(self) -> None:
@@ -169,16 +148,6 @@ class VAEConfig:
                     raise UsageError(f"{name} is no setting of model {self.model!r}, got {value!r}")
             elif value is None:
                 object.__setattr__(self, name, arguments[argument].default)
-        if self.hidden is not None and not (self.hidden and min(self.hidden) > 0):
-            raise UsageError(f"hidden must be widths above zero, got {self.hidden!r}")
-        if self.activation is not None:
-            check_choice("activation", self.activation, ACTIVATIONS)
-
-    def _check_numbers(self) -> None:
-        counts = {name: getattr(self, name) for name in (*COUNTS, "learning_rate", "max_grad_norm")}
-        check_positive(**{name: value for name, value in counts.items() if value is not None})
-        from_zero = ("data_init", "beta", "warm_up_epochs", "free_bits", "ema_epochs")
-        check_from_zero(**{name: getattr(self, name) for name in from_zero})
 
     def _check_together(self) -> None:
         """Refuse settings that do not go together, or that would be ignored."""
@@ -193,10 +162,8 @@ class VAEConfig:
             (lengths.count(None) != 1,
              f"give exactly one of epochs and n_steps, got epochs={self.epochs!r} and "
              f"n_steps={self.n_steps!r}"),
-            (not 0 <= self.seed < 2**32, f"seed must be from 0 to 2^32 - 1, got {self.seed!r}"),
             (self.batch_size == 1 and batch,
              f"batch_size must be at least 2 for norm {norm!r}, got 1"),
-            (self.data_init == 1, "data_init must be 0 or at least 2 images, got 1"),
             (self.train_chunk is not None and objective != "iwae",
              f"train_chunk is for objective 'iwae' alone, got {objective!r}"),
             (self.train_chunk is not None and batch,
@@ -275,7 +242,6 @@ class VAEConfig:
             name = settings["dataset"]
             images = Dataset(tuple(shape), levels, lambda folder: dataset(name).read(folder))
             vars(config)["images"] = images
-        for name, value in {**defaults, **settings}.items():
-            vars(config)[name] = tuple(value) if isinstance(value, list) else value
+        vars(config).update({**defaults, **settings})
         config.__post_init__()
         return config

@@ -1,6 +1,5 @@
 """A VAE from its configuration, and back from a run folder."""
 
-import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,10 +83,8 @@ class Weights(NamedTuple):
 
 def save_weights(weights: Weights, folder: Path) -> None:
     """Write ``model.pt`` into a run folder."""
-    buffer = io.BytesIO()
-    torch.save({"reported": weights.reported, "weights": dict(weights.kinds)}, buffer)
     with whole_file(folder / MODEL) as file:
-        file.write(buffer.getbuffer())
+        torch.save({"reported": weights.reported, "weights": dict(weights.kinds)}, file)
 
 
 def read_weights(run_folder: str | Path) -> Weights:
@@ -140,13 +137,9 @@ def config_of(run_folder: str | Path) -> VAEConfig:
         UsageError: The folder holds none.
     """
     folder = Path(run_folder)
-    settings = read_config(folder)
+    settings = read_config(folder, "dataset")
     if not settings:
         raise UsageError(f"run_folder {folder} holds no trained VAE: no {CONFIG}")
-    if "dataset" not in settings:
-        raise UsageError(
-            f"run_folder {folder} holds a run of another program: its {CONFIG} has no dataset"
-        )
     if not (is_finished(folder) and (folder / MODEL).is_file()):
         why = "its run failed" if is_finished(folder) else "it is not finished"
         raise UsageError(f"run_folder {folder} has no {MODEL}: {why}")

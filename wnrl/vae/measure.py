@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from wnrl.data import Images
 from wnrl.data.images import PARTS
-from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
+from wnrl.errors import NonFiniteError, UsageError, check_positive
+from wnrl.limits import Count, Limited, WholeFromZero, one_of
 from wnrl.nn import frozen
 from wnrl.vae.inputs import check_levels, fixed_inputs
 from wnrl.vae.likelihoods import bits_per_dim
@@ -28,37 +29,27 @@ from wnrl.vae.model import VAE
 # bound the memory, whatever K is. More than this is slower on a CPU, since it leaves the caches.
 ROWS = {"cpu": 2**11, "cuda": 2**16}
 VALUES = {kind: rows * 784 for kind, rows in ROWS.items()}
-IMAGES = 500  # the most that are encoded in one pass
 WEIGHTS = ("raw", "averaged")
+IMAGES = 500  # the most that are encoded in one pass
 ACTIVE = 0.01  # variance of a latent variable's posterior mean over images, above which it is used
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Limited):
     """How a likelihood is measured; numbers under different protocols do not compare."""
 
     dataset: str
     """What ``wnrl.data.load`` was asked for."""
-    split: str = "test"
+    split: Annotated[str, one_of(PARTS)] = "test"
     """``train``, ``valid`` or ``test``; all of it is used."""
-    n_samples: int = 1000
+    n_samples: Count = 1000
     """K importance samples an image: the bound tightens as K grows."""
-    binarisation_seed: int = 0
+    binarisation_seed: WholeFromZero = 0
     """Seed of the one binary draw of the images that every model is measured on."""
-    noise_seed: int = 0
+    noise_seed: WholeFromZero = 0
     """Seed of the importance samples' standard normal noise."""
-    weights: str = "raw"
+    weights: Annotated[str, one_of(WEIGHTS)] = "raw"
     """Whether the model carries its last weights (``raw``) or averaged ones (``averaged``)."""
-
-    def __post_init__(self) -> None:
-        check_positive(n_samples=self.n_samples)
-        check_choice("split", self.split, PARTS)
-        check_choice("weights", self.weights, WEIGHTS)
-        if min(self.binarisation_seed, self.noise_seed) < 0:
-            raise UsageError(
-                "binarisation_seed and noise_seed must not be negative, got "
-                f"{self.binarisation_seed} and {self.noise_seed}"
-            )
 
 
 @dataclass(frozen=True)

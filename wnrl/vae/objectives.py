@@ -1,7 +1,6 @@
 """What a gradient step minimises, and the bounds that a training is watched by."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,22 +16,13 @@ from wnrl.vae.measure import IMAGES, evaluating
 from wnrl.vae.model import VAE, Terms
 
 
-class Loss(NamedTuple):
-    """The loss of one batch."""
-
-    loss: Tensor
-    """Minus the objective, the mean over the batch: a scalar to differentiate."""
-    means: dict[str, Tensor]
-    """Bounds and terms without beta or free bits, by tag: scalars, nats an image."""
-
-
 def loss(
     model: Callable[..., Terms],
     x: Tensor,
     generator: torch.Generator | None,
     config: VAEConfig,
     kl_weight: float,
-) -> Loss:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of ``config`` on a batch.
 
     Args:
@@ -41,6 +31,10 @@ def loss(
         generator: for the samples, on the device of ``x``.
         config: the run.
         kl_weight: factor of the KL in the ELBO; see ``kl_weight_at``.
+
+    Returns:
+        Minus the objective, the mean over the batch: a scalar to differentiate; and bounds and
+        terms without beta or free bits, by tag: scalars, nats an image.
     """
     if config.objective == "elbo":
         bound = elbo(model, x, config.train_samples, generator)
@@ -51,13 +45,13 @@ def loss(
             tags.VAE_TRAIN_RECONSTRUCTION: reconstruction,
             tags.VAE_TRAIN_KL: kl,
         }
-        return Loss(-objective.mean(), means)
+        return -objective.mean(), means
     if config.objective == "iwae":
         mean = iwae(model, x, config.train_samples, generator, chunk=config.train_chunk).mean()
     else:
         assert isinstance(model, VAE)
         mean = dreg(model, x, config.train_samples, generator).mean()
-    return Loss(-mean, {tags.VAE_TRAIN_IWAE: mean})
+    return -mean, {tags.VAE_TRAIN_IWAE: mean}
 
 
 def kl_weight_at(config: VAEConfig, step: int, steps_per_epoch: int) -> float:

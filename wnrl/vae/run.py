@@ -12,7 +12,8 @@ import torch
 
 from wnrl import data, tags
 from wnrl.compiling import compiled
-from wnrl.errors import UsageError, check_threads
+from wnrl.errors import UsageError
+from wnrl.limits import Limited, Threads
 from wnrl.nn import plain_parts
 from wnrl.runs import EventFile, Meaning, Options, carry_out, resolve_device, seed_everything
 from wnrl.runs.files import whole_file
@@ -30,19 +31,15 @@ CURVES = (tags.VAE_TRAIN_ELBO, tags.VAE_VALID_ELBO, tags.VAE_TRAIN_IWAE, tags.VA
 
 
 @dataclass(frozen=True)
-class Machine:
+class Machine(Limited):
     """Where a run is done, which is in its ``config.json`` too."""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:<k>."""
-    threads: int | None = None
+    threads: Threads | None = None
     """CPU threads of torch; 1 if not given, since more rarely pay for small networks."""
     compile: bool = False
     """Compile the model for training; CUDA graphs on a GPU."""
-
-    def __post_init__(self) -> None:
-        if self.threads is not None:
-            check_threads(self.threads)
 
 
 ANYWHERE, USUALLY = Machine(), Options()

@@ -128,9 +128,9 @@ def test_a_row_holds_wall_time_cpu_time_speeds_and_the_verdict():
     [
         ({"algos": ("ppoo",)}, "algos must be one of .*did you mean 'ppo'"),
         ({"norms": ("wieght",)}, "norms must be one of .*did you mean 'weight'"),
-        ({"norms": ()}, "must name at least one each"),
+        ({"norms": ()}, "norms must be one or more, got"),
         ({"seconds": 0.0}, "seconds must be above zero"),
-        ({"trained": -1}, "trained must not be below zero"),
+        ({"trained": -1}, "trained must be a whole number from zero on, got -1"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(flags, message):

@@ -1,6 +1,7 @@
 """Convolutional VAEs: the weight norm paper's residual one, and that of World Models."""
 
 from collections import OrderedDict
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -163,29 +164,16 @@ class FrameVAE(VAE):
             raise UsageError(f"image_shape must be (C, {SIDE}, {SIDE}), got {tuple(image_shape)}")
         channels = image_shape[0]
         super().__init__(image_shape, latent_dim, likelihood or DiscretisedLogistic(channels))
-        self.encoder = nn.Sequential(
-            nn.Conv2d(channels, 32, 4, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 4, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(64, 128, 4, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(128, 256, 4, stride=2),
-            nn.ReLU(),
-            nn.Flatten(),  # 256 maps of 2 × 2
-            nn.Linear(1024, 2 * latent_dim),
-        )
-        self.decoder = nn.Sequential(
-            nn.Linear(latent_dim, 1024),
-            nn.Unflatten(1, (1024, 1, 1)),
-            nn.ConvTranspose2d(1024, 128, 5, stride=2),
-            nn.ReLU(),
-            nn.ConvTranspose2d(128, 64, 5, stride=2),
-            nn.ReLU(),
-            nn.ConvTranspose2d(64, 32, 6, stride=2),
-            nn.ReLU(),
-            nn.ConvTranspose2d(32, self.likelihood.maps, 6, stride=2),
-        )
+        down, up = (channels, 32, 64, 128, 256), (1024, 128, 64, 32, self.likelihood.maps)
+        convolutions: list[nn.Module] = []
+        for maps in pairwise(down):
+            convolutions += [nn.Conv2d(*maps, 4, stride=2), nn.ReLU()]
+        # 256 maps of 2 × 2
+        self.encoder = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(1024, 2 * latent_dim))
+        back: list[nn.Module] = [nn.Linear(latent_dim, 1024), nn.Unflatten(1, (1024, 1, 1))]
+        for maps, size in zip(pairwise(up), (5, 5, 6, 6), strict=True):
+            back += [nn.ConvTranspose2d(*maps, size, stride=2), nn.ReLU()]
+        self.decoder = nn.Sequential(*back[:-1])
         self.start_at(pixel_means)
 
     def hidden_layers(self) -> list[str]:

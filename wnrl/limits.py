@@ -1,0 +1,138 @@
+"""Limits of a configuration's values, which stand in the types of its fields: ``n_envs: Whole``.
+
+Neither torch nor numpy is needed: a program's flags are looked at before they are imported.
+"""
+
+import types
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import fields
+from functools import cache
+from inspect import isfunction
+from pkgutil import resolve_name
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from wnrl.arguments import fault
+from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive, check_threads
+
+Check = Callable[..., object]
+"""Called with one keyword, the name and value of a field; raises UsageError for what cannot be."""
+
+
+def limit(holds: Callable[[Any], bool], words: str) -> Check:
+    """Return a check that raises UsageError for the first keyword whose value is none of these."""
+
+    def check(**values: Any) -> None:
+        for name, value in values.items():
+            with suppress(TypeError):  # of a value that cannot be compared
+                if holds(value):
+                    continue
+            raise UsageError(f"{name} must be {words}, got {value!r}")
+
+    return check
+
+
+def one_of(options: str | Iterable[str]) -> Check:
+    """Return a check for a word out of several.
+
+    Args:
+        options: the words, or where a table has them, ``module:TABLE``: it is imported and read
+            where a value is checked, so that rows of one's own are known.
+    """
+
+    def check(**values: str) -> None:
+        for name, value in values.items():
+            known = resolve_name(options) if isinstance(options, str) else options
+            check_choice(name, value, known)
+
+    return check
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+Whole = Annotated[int, limit(lambda n: _is_whole(n, 1), "a whole number above zero")]
+TwoOrMore = Annotated[int, limit(lambda n: _is_whole(n, 2), "a whole number, 2 or more")]
+WholeFromZero = Annotated[int, limit(lambda n: _is_whole(n, 0), "a whole number from zero on")]
+WholeOrMinusOne = Annotated[
+    int, limit(lambda n: n == -1 or _is_whole(n, 1), "a whole number above zero, or -1")
+]
+Sizes = Annotated[
+    tuple[int, ...], limit(lambda ns: all(_is_whole(n, 1) for n in ns), "whole sizes above zero")
+]
+some = limit(bool, "one or more")
+Count = Annotated[int, check_positive]
+Positive = Annotated[float, check_positive]
+FromZero = Annotated[float, check_from_zero]
+Fraction = Annotated[float, limit(lambda x: 0 <= x <= 1, "from 0 to 1")]
+Threads = Annotated[int, check_threads]
+NormKey = Annotated[str, one_of("wnrl.norms:NORMS")]
+ActivationKey = Annotated[str, one_of("wnrl.networks:ACTIVATIONS")]
+
+
+def check_optimizer(config: Any) -> None:
+    """Raise UsageError where a decay or the end of a schedule would be ignored."""
+    if config.weight_decay and config.optimizer != "adamw":
+        raise UsageError(f"weight_decay is for optimizer adamw, got {config.optimizer!r}")
+    if config.learning_rate_end and config.learning_rate_schedule == "constant":
+        raise UsageError(
+            f"learning_rate_end {config.learning_rate_end} is for a linear schedule, "
+            "got learning_rate_schedule 'constant'"
+        )
+
+
+def check_minibatches(config: Any) -> None:
+    """Raise UsageError where a minibatch has one sample: advantages are scaled by their spread."""
+    samples = config.n_envs * config.n_steps
+    if samples % config.batch_size == 1 or samples == 1:
+        raise UsageError(
+            f"batch_size {config.batch_size} leaves a last minibatch of one sample out of "
+            f"n_envs * n_steps = {samples}"
+        )
+
+
+class Limited:
+    """A base of frozen dataclasses whose fields are held to the limits in their types.
+
+    Lists, as JSON has them, become tuples, and numpy's numbers Python's.
+
+    Raises:
+        UsageError: a value beyond a limit or of a wrong type; the line names the field, what was
+            expected and the value.
+    """
+
+    def __post_init__(self) -> None:
+        for name, kind in _kinds(type(self)).items():  # type: ignore[arg-type]
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+            elif type(value).__module__ == "numpy" and not value.shape:
+                object.__setattr__(self, name, value.item())
+            _check(name, getattr(self, name), kind)
+            # What may stand in a dict is told where it is used.
+            if text := fault(name, getattr(self, name), dict if get_origin(kind) is dict else kind):
+                raise UsageError(text)
+
+
+@cache
+def _kinds(config: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(config, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(config)}
+
+
+def _check(name: str, value: Any, kind: Any) -> None:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        others = [member for member in inner if member is not type(None)]
+        if len(others) == 1 and (value is not None or len(others) == len(inner)):
+            _check(name, value, others[0])
+    elif origin is Literal:
+        check_choice(name, value, inner)
+    elif origin is tuple and inner[-1] is ... and isinstance(value, tuple):
+        for element in value:
+            _check(name, element, inner[0])
+    elif origin is Annotated:
+        _check(name, value, inner[0])
+        for check in filter(isfunction, inner[1:]):  # others may have put in theirs, as tyro does
+            check(**{name: value})
