@@ -43,7 +43,7 @@ h3 {{ margin: 1.2rem 0 .3rem; font-size: 1rem; }} h2, h3 {{ break-after: avoid; 
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }}
 th, td {{ text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e4e4e4;
           white-space: nowrap; }}
-th:first-child, td:first-child {{ text-align: left; padding-left: 0; }}
+th:first-child, td:first-child {{ text-align: left; padding-left: 0; min-width: 4.5em; }}
 tr, figure, svg, li {{ break-inside: avoid; }}
 .scroll {{ overflow-x: auto; }} .muted {{ color: #666; }} .small {{ font-size: .87rem; }}
 .figures {{ display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }}
@@ -53,13 +53,15 @@ figure {{ margin: 0; overflow-x: auto; }} img {{ display: block; image-rendering
 code, a {{ overflow-wrap: anywhere; }}
 @media (max-width: 700px) {{
   body {{ font-size: 14px; padding: 0 .6rem; margin: .6rem auto; }} ul {{ padding-left: 1.2rem; }}
-  table {{ font-size: 11px; }} th, td {{ padding: .3rem .25rem; white-space: normal; }}
+  table {{ font-size: 11px; }}
+  th, td {{ padding: .3rem .2rem; white-space: normal; }} th {{ overflow-wrap: anywhere; }}
   .figures > div {{ flex-basis: 300px; }}
 }}
 @page {{ size: A4; margin: 14mm; }}
 @media print {{
   body {{ font-size: 9.5pt; margin: 0; padding: 0; max-width: none; }}
-  table {{ font-size: 8pt; }} th, td {{ white-space: normal; padding: .2rem .35rem; }}
+  table {{ font-size: 8pt; }}
+  th, td {{ white-space: normal; padding: .2rem .3rem; overflow-wrap: anywhere; }}
   .scroll, figure {{ overflow: visible; }} .figures > div {{ flex-basis: 290px; }}
 }}
 </style>
