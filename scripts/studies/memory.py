@@ -31,6 +31,7 @@ STUDY = Study(
             RECURRENT_PPO,
             floor=0.0,  # of a guess at the junction
             solved=0.9,
+            dial=("cells to remember over", float(cells)),
         )
         for cells in (4, 8, 16, 32)
     ],
