@@ -80,6 +80,15 @@ def numbers(folder):
             if key not in TIMES}  # fmt: skip
 
 
+def table(folder):
+    """Return the rows of a study without what a clock, the memory or a kill decides."""
+    apart = {"wall_time", "memory_mib", "steps_per_second", "retries", "retried"}
+    with (folder / "table.csv").open() as file:
+        return [{name: value for name, value in row.items()
+                 if name not in apart and "equal_time" not in name}
+                for row in csv.DictReader(file)]  # fmt: skip
+
+
 def curves(folder):
     """Return every curve of a run but those that a clock makes."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -152,11 +161,7 @@ def test_a_study_that_is_killed_twenty_times_loses_doubles_and_redoes_nothing(tm
     finish(study(tmp_path / "whole"), log)
     for result in done:
         assert result.read_bytes() == done[result][1]
-    tables = []
-    for folder in ("parts", "whole"):
-        with (tmp_path / folder / "table.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        tables.append([{k: v for k, v in row.items() if k != "steps_per_second"} for row in rows])
+    tables = [table(tmp_path / folder) for folder in ("parts", "whole")]
     assert tables[0] == tables[1]
     whole = {path.parent.relative_to(tmp_path / "whole"): path.parent
              for path in (tmp_path / "whole").rglob("seed*/result.json")}  # fmt: skip
@@ -211,12 +216,7 @@ def test_a_study_of_batches_whose_workers_and_parent_are_killed_ten_times_has_th
     process.wait(timeout=600)
     finish(study(tmp_path / "parts"), log)
     finish(study(tmp_path / "whole"), log)
-    tables = []
-    for folder in ("parts", "whole"):
-        with (tmp_path / folder / "table.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        apart = ("steps_per_second", "retries", "retried")
-        tables.append([{k: v for k, v in row.items() if k not in apart} for row in rows])
+    tables = [table(tmp_path / folder) for folder in ("parts", "whole")]
     assert tables[0] == tables[1]
     assert [row["runs"] for row in tables[0]] == ["8", "8"]
     for whole in (tmp_path / "whole").rglob("seed*/result.json"):
