@@ -5,12 +5,12 @@ norm alone, with either of these (``_init``, ``_heads``) and with both (``_paper
 layers leave heads plain anyway. Batch renormalisation opens at step 100 of 800.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from scripts.studies.quick import DIGITS
 from wnrl import NORMS
-from wnrl.study import NLL, Arm, Study, Task
+from wnrl.study import Arm, Study
 
 INIT, HEADS = {"data_init": 500}, {"norm_heads": False}
 
@@ -31,18 +31,7 @@ def all_arms(options: Mapping[str, Mapping[str, Any]]) -> list[Arm]:
 
 STUDY = Study(
     "digits",
-    tasks=[
-        Task(
-            "digits",
-            "mlp",
-            "wnrl.vae.run:train",
-            NLL,
-            {"epochs": 40},
-            length="epochs",
-            floor=64 * math.log(17),
-            margin=0.1,
-        )
-    ],
+    tasks=[DIGITS],
     arms=all_arms({"batch_renorm": {"warmup_steps": 100, "r_steps": 400, "d_steps": 400}}),
     baseline="none",
     seeds=range(8),

@@ -1,13 +1,12 @@
-"""What ``weight`` is made of, in return and in likelihood: a quarter of an hour on two cores.
+"""What ``weight`` is made of, in return and in likelihood: half an hour on two cores.
 
 Directions as torch draws weights or as the paper does, data-dependent initialisation, output layers
 with or without the norm, and the rate of the lengths g: 8 is √k for the 64 inputs of a layer.
 """
 
-import math
-
 from scripts.studies.noise import PPO
-from wnrl.study import NLL, RETURN, Arm, Study, Task
+from scripts.studies.quick import DIGITS
+from wnrl.study import RETURN, Arm, Study, Task
 
 PLAIN_HEADS = {"norm_heads": False}
 DATA = {**PLAIN_HEADS, "data_init": 256}
@@ -15,16 +14,7 @@ DATA = {**PLAIN_HEADS, "data_init": 256}
 STUDY = Study(
     "init",
     tasks=[
-        Task(
-            "digits",
-            "mlp",
-            "wnrl.vae.run:train",
-            NLL,
-            {"epochs": 40},
-            length="epochs",
-            floor=64 * math.log(17),
-            margin=0.1,
-        ),
+        DIGITS,
         Task("CartPole-v1", "ppo", "agents.run:train", RETURN, PPO, floor=22.0, solved=475.0),
     ],
     arms=[

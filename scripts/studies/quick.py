@@ -5,6 +5,7 @@ is from: data-dependent initialisation, and output layers without it.
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 
 from wnrl.study import NLL, RETURN, Arm, Study, Task
@@ -18,6 +19,16 @@ agent = partial(
     floor=22.0,
     solved=475.0,
 )
+DIGITS = Task(
+    "digits",
+    "mlp",
+    "wnrl.vae.run:train",
+    NLL,
+    {"epochs": 40},
+    length="epochs",
+    floor=64 * math.log(17),
+    margin=0.1,
+)
 
 STUDY = Study(
     "quick",
@@ -29,17 +40,7 @@ STUDY = Study(
             arms=("none", "weight"),
         ),
         agent("CartPole-v1", "ppo", arms=FEED_FORWARD),
-        Task(
-            "digits",
-            "mlp",
-            "wnrl.vae.run:train",
-            NLL,
-            {"epochs": 40},
-            arms=(*FEED_FORWARD, "weight_paper"),
-            length="epochs",
-            floor=64 * math.log(17),
-            margin=0.1,
-        ),
+        replace(DIGITS, arms=(*FEED_FORWARD, "weight_paper")),
     ],
     arms=[
         *(Arm(norm) for norm in FEED_FORWARD),
