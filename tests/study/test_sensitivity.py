@@ -6,6 +6,7 @@ import pytest
 
 from wnrl.runs import write_json
 from wnrl.study import RETURN, Arm, Study, Task
+from wnrl.study.report import Findings, write_report
 from wnrl.study.sensitivity import dimensionality, sensitivities, sensitivity
 from wnrl.study.summary import summarise
 from wnrl.study.tuning import conduct
@@ -116,3 +117,11 @@ def test_what_only_one_arm_chooses_is_left_as_it_chose(tmp_path):
     assert weight.choice.scores_at(grid).shape == (1, 2, 10)
     np.testing.assert_allclose(weight.choice.scores_at(grid), SCORES["none"][0][0] + 0.8)
     assert [each.settings for each in sensitivities(found)] == [("learning_rate", "gamma")] * 2
+
+
+def test_the_report_says_it(tmp_path):
+    found = rows(tmp_path, study(), known)
+    write_report(tmp_path / "report.html", Findings("s", "none", tmp_path, found))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Sensitivity to learning_rate, gamma" in page
+    assert all(str(each) in page for each in sensitivities(found))

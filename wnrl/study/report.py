@@ -24,6 +24,7 @@ from wnrl.study.figures import (
     performance_profiles,
 )
 from wnrl.study.overall import Overall, overall
+from wnrl.study.sensitivity import sensitivities
 from wnrl.study.summary import Row
 from wnrl.study.table import cells, choice, columns, cost_cells, cost_columns, number
 
@@ -164,6 +165,7 @@ class _Page:
             self._failures(),
             *self._over_dials(),
             self._over_tasks(),
+            self._sensitivity(),
             *(part for rows in tasks for part in self._task(rows)),
             "<h2>How to read this</h2>",
             READING.format(baseline=escape(self.found.baseline)),
@@ -216,6 +218,17 @@ class _Page:
             "where it is solved; tasks have equal weight.</p>"
             + _list(f"{self._mark(arm)} {escape(str(arm))}" for arm in arms)
             + _figures([performance_profiles(arms, self.looks)])
+        )
+
+    def _sensitivity(self) -> str:
+        if not (arms := sensitivities(self.rows)):
+            return ""
+        settings = ", ".join(arms[0].settings)
+        return (
+            f"<h2>Sensitivity to {escape(settings)}</h2><p class=muted>What an arm loses of its "
+            "score, the mean over tasks with the settings that are best for each, where one choice "
+            "has to do for all; 0 and 1 are the 5th and 95th percentile of a task's runs.</p>"
+            + _list(escape(arm) for arm in arms)
         )
 
     def _task(self, rows: Sequence[Row]) -> list[str]:
