@@ -17,8 +17,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from scripts import _cli
 from wnrl.errors import check_positive
 
@@ -36,6 +34,15 @@ class Args:
 
     def __post_init__(self) -> None:
         check_positive(n_envs=self.n_envs, steps=self.steps)
+
+
+if __name__ == "__main__":
+    _cli.begin(Args, __doc__)  # before torch is imported
+
+import numpy as np
+
+from envs import factory as factory_of
+from wnrl.rl.environments import vectorize
 
 
 def processor_seconds(pids: list[int]) -> float:
@@ -61,9 +68,6 @@ def cost(venv: Any, steps: int) -> tuple[float, float]:
 
 def main(args: Args) -> int:
     """Print a row for each environment."""
-    from envs import factory as factory_of
-    from wnrl.rl.environments import vectorize
-
     print("| environment | CPU µs a step | with processes | added | wall-clock, one; several |")
     print("| --- | --- | --- | --- | --- |")
     for name in args.env_ids:

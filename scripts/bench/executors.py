@@ -18,11 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts import _cli
 from wnrl.errors import check_choice
-from wnrl.runs import open_run, read_json
-from wnrl.study import RETURN, Arm, Study, Task, Trial
-from wnrl.study.cluster import loaded_ray, ray_cluster
-from wnrl.study.execute import Job
-from wnrl.study.processes import processes
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,16 @@ class Args:
     """Time of a run."""
     workers: int = 2
     executors: tuple[str, ...] = ("processes", "ray")
+
+
+if __name__ == "__main__":
+    _cli.begin(Args, __doc__)  # before torch is imported
+
+from wnrl.runs import open_run, read_json
+from wnrl.study import RETURN, Arm, Study, Task, Trial
+from wnrl.study.cluster import loaded_ray, ray_cluster
+from wnrl.study.execute import Job
+from wnrl.study.processes import processes
 
 
 def settings(trial: Trial) -> Mapping[str, Any]:

@@ -12,13 +12,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts import _cli
+
+if __name__ == "__main__":
+    _cli.start()
+
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated
 
 import tyro
 
-from scripts import _cli
 from wnrl.errors import UsageError
 
 
@@ -26,12 +30,8 @@ from wnrl.errors import UsageError
 class Args:
     """Counts verdicts."""
 
-    studies: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    studies: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Folders of two studies or more that differ in their seeds alone."""
-
-    def __post_init__(self) -> None:
-        if len(self.studies) < 2:
-            raise UsageError(f"studies must be two or more, got {len(self.studies)}")
 
 
 if __name__ == "__main__":
@@ -43,7 +43,9 @@ from wnrl.study.folder import TABLE
 
 
 def main(args: Args) -> int:
-    """Print the counts."""
+    """Print the counts; UsageError for fewer than two studies."""
+    if len(args.studies) < 2:
+        raise UsageError(f"studies must be two or more, got {len(args.studies)}")
     words = pd.concat({str(path): _verdicts(path) for path in args.studies}, axis=1)
     counts = words.apply(lambda row: row.value_counts(), axis=1).fillna(0).astype(int)
     better, worse = (counts.get(word, pd.Series(0, counts.index)) for word in ("better", "worse"))

@@ -154,7 +154,7 @@ def test_a_broken_pipe_to_anything_else_is_an_error():
 )
 def test_help_lists_the_words_that_a_flag_takes(path, flag, table):
     source = (CHECKOUT / path).read_text(encoding="utf-8")
-    (told,) = re.findall(rf'    {flag}: str = "\w+"\n    """(.*?)"""', source, re.DOTALL)
+    (told,) = re.findall(rf'    {flag}: [^\n]+ = "\w+"\n    """(.*?)"""', source, re.DOTALL)
     assert set(table) <= set(re.findall(r"[\w-]+", told))
 
 

@@ -80,7 +80,7 @@ def test_loading_refuses_the_run_of_an_agent(tmp_path):
     with pytest.raises(UsageError) as refused:
         load(tmp_path)
     told = "holds a run of another program: its config.json has no dataset"
-    assert str(refused.value) == f"run_folder {tmp_path} {told}"
+    assert str(refused.value) == f"run_dir {tmp_path} {told}"
 
 
 def test_loading_refuses_a_configuration_that_is_not_whole(tmp_path):

@@ -30,7 +30,7 @@ def test_verdicts_that_turn_round_are_counted_in_pairs_of_studies(tmp_path, caps
 def test_what_cannot_be_compared_is_refused(tmp_path):
     one = folder(tmp_path / "one", "better", "worse")
     with pytest.raises(UsageError, match="two or more"):
-        Args((one,))
+        main(Args((one,)))
     with pytest.raises(UsageError, match="has no table"):
         main(Args((one, tmp_path)))
     axes = folder(tmp_path / "axes", "better", "worse")
