@@ -3,7 +3,6 @@
 It imports nothing that takes time, so that ``Args`` can be parsed before torch is imported.
 """
 
-import argparse
 import contextlib
 import io
 import os
@@ -11,17 +10,19 @@ import re
 import select
 import shlex
 import shutil
-import socket
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from scripts import _interrupt, _lists
 from wnrl.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
 
 ArgsT = TypeVar("ArgsT")
 STDOUT = 1  # the number of its file
@@ -184,11 +185,13 @@ def parse(
         raise (cause or UsageError(_one_line(told.getvalue()))) from None
 
 
-def scanned(argv: Sequence[str], names: Iterable[str]) -> argparse.Namespace:
+def scanned(argv: Sequence[str], names: Iterable[str]) -> "argparse.Namespace":
     """Return the values of flags that decide what others mean, and of --help and --resume.
 
     A flag that is not there is None, one without a value "", and nothing is refused.
     """
+    import argparse  # which takes time, in which Ctrl-C would be a traceback
+
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in names:
         scan.add_argument(f"--{name.replace('_', '-')}", f"--{name}", nargs="?", const="")
@@ -264,6 +267,8 @@ def as_pasted(program: str) -> str:
 
 def free_port(first: int = 6006) -> int:
     """Return a port of this machine that nobody listens at, the first one from ``first`` on."""
+    import socket  # as above
+
     for port in range(first, 2**16):
         with contextlib.suppress(OSError), socket.create_server(("localhost", port)):
             return port
