@@ -1,6 +1,5 @@
 """What programs know by a word, for ``--list``: the rows of tables, what was imported included."""
 
-import ast
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -62,6 +61,8 @@ def _datasets() -> Rows:
 
 
 def _studies() -> Rows:
+    import ast  # only here, since programs import this before Ctrl-C is taken care of
+
     for word in studies():
         text = (STUDIES / f"{word}.py").read_text(encoding="utf-8")
         yield word, _first_line(ast.get_docstring(ast.parse(text)))
