@@ -129,6 +129,14 @@ def test_in_half_precision_the_statistics_stay_float32_and_go_on_counting(dtype)
     assert {b.dtype for m in (norm, made) for b in m.buffers()} == {torch.float32}
 
 
+@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize("shape", [(0, 3), (2, 3, 0)])
+def test_parameters_have_a_gradient_of_zero_after_an_empty_batch(shape, tracked):
+    norm = BatchRenorm1d(3, track_running_stats=tracked)
+    norm(torch.zeros(shape)).sum().backward()
+    assert all(torch.equal(p.grad, torch.zeros(3)) for p in norm.parameters())
+
+
 def test_an_empty_batch_changes_no_statistics():
     norm = BatchRenorm1d(3)
     norm(torch.randn(8, 3))

@@ -1,5 +1,6 @@
 """Normalizers of activations that torch lacks, and the pair of a layer and its normalizer."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -32,7 +33,7 @@ def wide_dtype(dtype: torch.dtype | None) -> torch.dtype:
     return torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
 
 
-class BatchStatistics(nn.Module):
+class BatchStatistics(nn.Module, ABC):
     """What the normalizers of batches share: float buffers ``running_*``, or None in their places.
 
     ``torch.optim.swa_utils.update_bn`` and ``nn.SyncBatchNorm.convert_sync_batchnorm`` know torch's
@@ -82,8 +83,8 @@ class BatchStatistics(nn.Module):
                 f"expected an input of {wanted} axes with {self.num_features} channels in axis 1, "
                 f"got shape {tuple(x.shape)}"
             )
-        if not x.numel():
-            return x.clone()
+        if not x.numel():  # with a gradient, of zero, for the parameters, as torch's batch norm has
+            return x + sum(p.sum() for p in self.parameters())
         from_batch = self.training or self.running_mean is None
         if from_batch and x.numel() == self.num_features:
             raise UsageError(
@@ -93,9 +94,9 @@ class BatchStatistics(nn.Module):
         wide = x.to(wide_dtype(x.dtype))  # bf16 sums lose whole digits
         return self._normalise(wide, from_batch).to(x.dtype)
 
+    @abstractmethod
     def _normalise(self, x: Tensor, from_batch: bool) -> Tensor:
         """Return what ``x``, in float32 or wider, becomes by the batch's or running statistics."""
-        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
