@@ -42,7 +42,7 @@ class Pool:
     def kill(self, place):
         self.killed.append(self.running.pop(place))
 
-    def stop(self, signals):
+    def stop(self, may_wait):
         self.running = None
 
 

@@ -1,17 +1,20 @@
 """What every executor does with jobs: start them, follow them, and try again what was lost."""
 
+import importlib
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
+
+import torch
 
 from wnrl.errors import InUseError, UsageError, printable
 from wnrl.runs import RESULT, is_finished
@@ -42,8 +45,8 @@ class Pool(Protocol):
     def kill(self, place: Any) -> None:
         """End the job at a place at once, whatever it does; no news come from it any more."""
 
-    def stop(self, signals: Sequence[int]) -> None:
-        """Let all jobs that run write a checkpoint and end; at once when one more signal came."""
+    def stop(self, may_wait: Callable[[], bool]) -> None:
+        """Let all jobs that run write a checkpoint; end what is left when it may wait no more."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def carry_out(jobs: Sequence[Job], pool: Pool, time_limit: float | None = None) 
                     reason = f"time limit: it took more than {time_limit:g} s"
                     yield from running.pop(place).events("crashed", reason=reason)
         finally:
-            pool.stop(signals)
+            pool.stop(_patience(signals))
     if signals:
         raise Stopped(signals[0], "stopped; the same command goes on from here")
 
@@ -160,11 +163,20 @@ def trained(job: Job, root: Path, progress: Progress) -> tuple[str, Any]:
     return "ended", [r if there else None for r, there in zip(results, left, strict=True)]
 
 
-def redirect_output(log: Path) -> None:
-    """Let what this process prints go to the end of a file."""
+def become_worker(log: Path, imports: Sequence[str]) -> None:
+    """Let this process print to the end of a file, use one core, and import modules."""
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(out, sys.stdout.fileno())
     os.dup2(out, sys.stderr.fileno())
+    torch.set_num_threads(1)  # small nets are faster so, and the workers share the cores
+    for module in imports:
+        importlib.import_module(module)
+
+
+def _patience(signals: Sequence[int]) -> Callable[[], bool]:
+    """Return what is True until ``GRACE`` is over, or a signal comes after the first one."""
+    deadline, n_signals = time.monotonic() + GRACE, len(signals[:1])
+    return lambda: len(signals) <= n_signals and time.monotonic() < deadline
 
 
 @contextmanager

@@ -5,7 +5,6 @@ tries nothing again: what was lost is counted with its reason.
 """
 
 import _thread
-import importlib
 import logging
 import os
 import pickle
@@ -21,11 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from wnrl.errors import UsageError, extra, first_line, printable
-from wnrl.runs import Stopped, is_finished
-from wnrl.study.attempts import GRACE, News, carry_out, redirect_output, trained
+from wnrl.runs import RESULT, Stopped
+from wnrl.study.attempts import News, become_worker, carry_out, trained
 from wnrl.study.execute import Event, Job
 
 STOP, TOKEN = "stop", "token"
@@ -41,11 +38,7 @@ STORE = 100 * 2**20  # bytes; what is passed around is small
 
 
 class Cluster:
-    """A Ray cluster that sees the study's folder.
-
-    Attributes:
-        cpus: Of all nodes that it has now.
-    """
+    """A Ray cluster that sees the study's folder."""
 
     def __init__(self, ray: Any, root: Path, imports: Sequence[str], log: str) -> None:
         self.ray, self.root, self.log = ray, root, log
@@ -54,7 +47,7 @@ class Cluster:
 
     @property
     def cpus(self) -> int:
-        """CPUs of all nodes."""
+        """CPUs of all nodes that it has now."""
         return int(self.ray.cluster_resources().get("CPU", 0))
 
     def train(self, jobs: Sequence[Job], time_limit: float | None = None) -> Generator[Event]:
@@ -190,15 +183,14 @@ class _Pool:
         self.ray.cancel(place, force=True)
         self._forget(place)
 
-    def stop(self, signals: Sequence[int]) -> None:
+    def stop(self, may_wait: Callable[[], bool]) -> None:
         if not self._jobs:
             return
         (self.cluster.marks / STOP).touch()
         for reference in {*self._jobs} - {*self._shares}:  # they have nothing to lose
             self.ray.cancel(reference)
-        n_signals, deadline = len(signals[:1]), time.monotonic() + GRACE
         left = list(self._shares)
-        while left and len(signals) <= n_signals and time.monotonic() < deadline:
+        while left and may_wait():
             _, left = self.ray.wait(left, num_returns=len(left), timeout=0.1)
         for reference in left:
             self.ray.cancel(reference, force=True)
@@ -237,13 +229,11 @@ class _Pool:
             return "crashed", _last_line(error)
         if kind == "ended":
             folders = [self.cluster.root / t.folder for t in self._jobs[reference][0].trials]
-            seen = [result and _finishes(path) for result, path in zip(value, folders, strict=True)]
-            value = [result if there else None for result, there in zip(value, seen, strict=True)]
+            value = [
+                result if result and _appears(folder / RESULT) else None
+                for result, folder in zip(value, folders, strict=True)
+            ]
         return kind, value
-
-
-def _finishes(folder: Path) -> bool:
-    return is_finished(folder) or _appears(folder / "result.json")
 
 
 def _appears(path: Path) -> bool:
@@ -273,10 +263,7 @@ def _train(
     packed: bytes, root: Path, mark: Path, imports: Sequence[str], log: str
 ) -> tuple[str, Any]:
     """Train a job; the whole of a task of Ray."""
-    redirect_output(root / f"{log}{socket.gethostname()}-{os.getpid()}.log")
-    torch.set_num_threads(1)
-    for module in imports:
-        importlib.import_module(module)
+    become_worker(root / f"{log}{socket.gethostname()}-{os.getpid()}.log", imports)
     job: Job = pickle.loads(packed)  # which may need those modules
     mark.write_text("0")
     ended = threading.Event()

@@ -7,13 +7,12 @@ next call has taken over.
 """
 
 import _thread
-import importlib
 import multiprocessing as mp
 import os
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -21,10 +20,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from wnrl.runs.interrupts import SIGNALS
-from wnrl.study.attempts import GRACE, News, carry_out, redirect_output, trained
+from wnrl.study.attempts import News, become_worker, carry_out, trained
 from wnrl.study.execute import Event, Job
 
 SPAWN = mp.get_context("spawn")  # CUDA and torch's threads do not survive a fork
@@ -86,17 +83,15 @@ class _Pool:
     def kill(self, place: "_Worker") -> None:
         place.kill()
 
-    def stop(self, signals: Sequence[int]) -> None:
-        """Ask to stop; kill at one more signal, or after ``GRACE``, those that have not."""
+    def stop(self, may_wait: Callable[[], bool]) -> None:
         for worker in self.workers:
             if worker.alive:
                 worker.ask_to_stop()
-        n_signals, deadline = len(signals[:1]), time.monotonic() + GRACE
-        while alive := [worker for worker in self.workers if worker.alive]:
-            if len(signals) > n_signals or time.monotonic() > deadline:
-                for worker in alive:
-                    worker.kill()
+        while any(worker.alive for worker in self.workers) and may_wait():
             time.sleep(0.05)
+        for worker in self.workers:
+            if worker.alive:
+                worker.kill()
 
 
 class _Worker:
@@ -182,10 +177,7 @@ def _work(
     """Take trials until the parent wants no more; the whole life of a worker process."""
     os.setpgid(0, 0)  # what it starts is killed with it
     threading.Thread(target=_obey, args=(orders,), daemon=True).start()
-    redirect_output(log)
-    torch.set_num_threads(1)  # small nets are faster so, and the processes share the cores
-    for module in imports:
-        importlib.import_module(module)
+    become_worker(log, imports)
     while True:
         job: Job = conn.recv()
         conn.send(("begun", None))
