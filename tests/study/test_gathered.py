@@ -60,6 +60,14 @@ def test_a_run_that_is_there_twice_is_refused(tmp_path):
         gather(tmp_path)
 
 
+def test_a_folder_whose_configuration_is_of_something_else_is_no_run(tmp_path):
+    single(tmp_path, "ours", 1.0, norm="none", seed=0)
+    (tmp_path / "other").mkdir()
+    write_json(tmp_path / "other" / "config.json", {"dataset": "digits", "epochs": 2})
+    (found,) = gather(tmp_path)
+    assert [row.task.name for row in found.rows] == ["CartPole-v1"]
+
+
 def test_an_empty_folder_and_an_unknown_baseline_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no run and no study in"):
         gather(tmp_path)

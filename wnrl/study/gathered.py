@@ -35,20 +35,15 @@ def gather(root: Path, baseline: str = "none") -> list[Findings]:
     """
     check_choice("baseline", baseline, NORMS)
     studies = sorted(path.parent for path in root.rglob(STUDY))
-    runs = {
-        path.parent: config
-        for path in sorted(root.rglob(CONFIG))
-        if not {*studies} & {path.parent, *path.parents}
-        and any(name in (config := read_config(path.parent)) for name, _, _ in KINDS)
-    }
-    found = [_of_study(folder) for folder in studies]
-    if runs:
-        trials = _trials(root, runs)
+    folders = [path.parent for path in sorted(root.rglob(CONFIG))]
+    trials = _trials(root, [f for f in folders if not {*studies} & {f, *f.parents}])
+    parts = [_of_study(folder) for folder in studies]
+    if trials:
         rows = summarise(root, trials, baseline)
-        found.append(Findings(root.name, baseline, root, rows, {"runs": root}))
-    if not found:
+        parts.append(Findings(root.name, baseline, root, rows, {"runs": root}))
+    if not parts:
         raise UsageError(f"no run and no study in {root}")
-    return found
+    return parts
 
 
 def _of_study(root: Path) -> Findings:
@@ -64,28 +59,30 @@ def _check_begun(trials: Iterable[Trial], root: Path) -> None:
             raise UsageError(f"{trial.title} was not tried")
 
 
-def _trials(root: Path, runs: Mapping[Path, Mapping[str, Any]]) -> list[Trial]:
-    """Return a trial for each folder with its configuration."""
+def _trials(root: Path, folders: Iterable[Path]) -> list[Trial]:
+    """Return a trial for each folder with the configuration of a run."""
     tasks: dict[Task, dict[Path, dict[str, Any]]] = {}
-    for folder, config in runs.items():
-        name, algo, metric = next(kind for kind in KINDS if kind[0] in config)
-        task = Task(str(config[name]), str(config[algo]), "", metric)
-        tasks.setdefault(task, {})[folder] = {
-            key: _plain(value) for key, value in config.items() if key not in (name, algo)
-        }
-    return [trial for task, told in tasks.items() for trial in _of_task(root, task, told)]
+    for folder in folders:
+        config = read_config(folder)
+        for name, algo, metric in KINDS:
+            if {name, algo, "norm", "seed"} <= config.keys():
+                task = Task(str(config[name]), str(config[algo]), "", metric)
+                tasks.setdefault(task, {})[folder] = {
+                    key: _plain(value) for key, value in config.items() if key not in (name, algo)
+                }
+    return [trial for task, runs in tasks.items() for trial in _of_task(root, task, runs)]
 
 
-def _of_task(root: Path, task: Task, told: Mapping[Path, Mapping[str, Any]]) -> Sequence[Trial]:
-    names = dict.fromkeys(name for settings in told.values() for name in settings)
+def _of_task(root: Path, task: Task, runs: Mapping[Path, Mapping[str, Any]]) -> Sequence[Trial]:
+    names = dict.fromkeys(name for settings in runs.values() for name in settings)
     axes = tuple(
         name
         for name in names
-        if name not in ASIDE and len({settings.get(name) for settings in told.values()}) > 1
+        if name not in ASIDE and len({settings.get(name) for settings in runs.values()}) > 1
     )
     trials: list[Trial] = []
     places: dict[Any, Path] = {}
-    for folder, settings in told.items():
+    for folder, settings in runs.items():
         trial = Trial(
             runner="",
             task=task,
