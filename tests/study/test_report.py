@@ -111,6 +111,13 @@ def test_an_axis_of_numbers_gives_a_curve_an_arm(tmp_path):
     assert "over gamma</h2>" in report(tmp_path, rows_of(tmp_path, study))
 
 
+def test_an_axis_that_is_a_switch_gives_no_curve(tmp_path):
+    study = Study("s", [HIGH], ARMS, "none", axes={"data_init": (False, True)})
+    for trial in study.trials():
+        finish(tmp_path, trial, 100.0 + trial.seed)
+    assert "over data_init</h2>" not in report(tmp_path, rows_of(tmp_path, study))
+
+
 def test_arms_of_one_colour_differ_in_their_markers(tmp_path):
     arms = [Arm(f"a{k}", "none") for k in range(6)]
     study = Study("s", [HIGH], arms, "a0")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from wnrl.errors import printable
 from wnrl.study.overall import Overall
-from wnrl.study.plan import Dash
+from wnrl.study.plan import Dash, is_number
 from wnrl.study.stats import LEAST, Estimate, Floats, mean_interval
 from wnrl.study.summary import Row
 
@@ -173,7 +173,7 @@ def over_choices(rows: Sequence[Row], looks: Looks, setting: str) -> str:
                 continue
             values, means = row.choice.grid[setting], row.choice.means(setting)
             place = values.index(dict(row.choice.settings)[setting])
-            x = values if _are_numbers(values) else [str(value) for value in values]
+            x = values if all(map(is_number, values)) else [str(value) for value in values]
             y = [sign * mean for mean in means]
             _line(axes, looks[row.name], x, y, row.name)
             ring: Any = {"color": row.arm.colour, "markersize": 13, "fillstyle": "none"}
@@ -224,10 +224,6 @@ def performance_profiles(arms: Sequence[Overall], looks: Looks) -> str:
     return _drawn(draw, SIZE, xlabel, "share of runs above it")
 
 
-def _are_numbers(values: Sequence[Any]) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-
-
 def _line(axes: Axes, look: Look, x: Any, y: Any, label: str) -> None:
     axes.plot(
         x, y, color=look.colour, linestyle=look.dash, marker=look.marker, label=label,
@@ -260,7 +256,7 @@ def _drawn(
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     draw(axes)
-    if _are_numbers(ticks) and 0 < 20 * min(ticks, default=0) < max(ticks):
+    if all(map(is_number, ticks)) and 0 < 20 * min(ticks, default=0) < max(ticks):
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
         axes.minorticks_off()

@@ -10,7 +10,7 @@ import numpy as np
 
 from wnrl.errors import UsageError, printable
 from wnrl.runs import RESULT, crashes, is_finished, read_json
-from wnrl.study.plan import Task, Trial
+from wnrl.study.plan import Task, Trial, is_number
 from wnrl.study.stats import Estimate, Floats, Sample, clopper_pearson
 
 COSTS = ("wall_time", "steps", "steps_per_second", "memory_mib", "parameters")
@@ -70,7 +70,7 @@ def read_outcome(task: Task, result: Mapping[str, Any]) -> Outcome:
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise ValueError(f"{name} is {value!r}")
     return float(value)
 

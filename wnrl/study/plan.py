@@ -403,6 +403,11 @@ class Study:
         return settings
 
 
+def is_number(value: Any) -> bool:
+    """Return True for an int or a float; a bool is neither here."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _middle(grid: Grid) -> Point:
     return tuple((name, values[len(values) // 2]) for name, values in grid.items())
 

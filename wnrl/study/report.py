@@ -24,6 +24,7 @@ from wnrl.study.figures import (
     performance_profiles,
 )
 from wnrl.study.overall import Overall, overall
+from wnrl.study.plan import is_number
 from wnrl.study.sensitivity import sensitivities
 from wnrl.study.summary import Row
 from wnrl.study.table import cells, choice, columns, cost_cells, cost_columns, number
@@ -199,7 +200,7 @@ class _Page:
         groups: dict[tuple[str, ...], list[tuple[float, Row]]] = {}
         for row in self.rows:
             (name, value), where = row.task.dial or ("", 0.0), row.task.label
-            if len(row.point) == 1 and isinstance(row.point[0][1], int | float):
+            if len(row.point) == 1 and is_number(row.point[0][1]):
                 (name, value), where = row.point[0], row.task.title
             if name:
                 groups.setdefault((name, where, row.task.metric.label), []).append((value, row))

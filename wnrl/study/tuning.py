@@ -11,7 +11,7 @@ from wnrl.errors import UsageError
 from wnrl.runs import crashes, is_finished
 from wnrl.study.execute import check_trials
 from wnrl.study.outcomes import Runs, Scale, read_runs
-from wnrl.study.plan import Cell, Grid, Point, Study, Trial
+from wnrl.study.plan import Cell, Grid, Point, Study, Trial, is_number
 from wnrl.study.stats import Floats
 
 Train = Callable[[Sequence[Trial]], object]
@@ -166,8 +166,7 @@ def _one_more(values: Sequence[Any], best: Any) -> list[Any]:
     """Return the values with one more beyond the best, which is at an end, by the same factor."""
     rising = [*values] if best == values[-1] else [*values][::-1]
     *_, neighbour, end = rising
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in rising)
-    if numbers:
+    if all(is_number(value) and value > 0 for value in rising):
         beyond = float(f"{end * end / neighbour:.3g}")
         whole = isinstance(end, int) and isinstance(neighbour, int)
         beyond = max(1, round(beyond)) if whole else beyond
