@@ -18,22 +18,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripts import _cli
-from wnrl.errors import check_positive
+from wnrl.limits import Count, Limited
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Flags."""
 
     env_ids: tuple[str, ...] = ("CartPole-v1", "Pendulum-v1", "ALE/Pong-v5")
     """Environments, by id."""
-    n_envs: int = 8
+    n_envs: Count = 8
     """How many step together."""
-    steps: int = 1000
+    steps: Count = 1000
     """Steps of all of them, behind a tenth as many for warm-up."""
-
-    def __post_init__(self) -> None:
-        check_positive(n_envs=self.n_envs, steps=self.steps)
 
 
 if __name__ == "__main__":
@@ -42,6 +39,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from envs import factory as factory_of
+from scripts.bench._rounds import header, line
 from wnrl.rl.environments import vectorize
 
 
@@ -68,18 +66,19 @@ def cost(venv: Any, steps: int) -> tuple[float, float]:
 
 def main(args: Args) -> int:
     """Print a row for each environment."""
-    print("| environment | CPU µs a step | with processes | added | wall-clock, one; several |")
-    print("| --- | --- | --- | --- | --- |")
+    print(
+        header(
+            "environment", "CPU µs a step", "with processes", "added", "wall-clock, one; several"
+        )
+    )
     for name in args.env_ids:
         factory = factory_of(name)
         alone, several = (
             cost(vectorize(factory, args.n_envs, 0, subprocesses=apart), args.steps)
             for apart in (False, True)
         )
-        print(
-            f"| {name} | {alone[0]:.0f} | {several[0]:.0f} | {several[0] - alone[0]:.0f} "
-            f"| {alone[1]:.0f}; {several[1]:.0f} |"
-        )
+        cpu = (alone[0], several[0], several[0] - alone[0])
+        print(line((name, *(f"{x:.0f}" for x in cpu), f"{alone[1]:.0f}; {several[1]:.0f}")))
     return 0
 
 

@@ -12,23 +12,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts import _cli
-from wnrl.errors import check_choice
+from wnrl.limits import Count, FromZero, Limited
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Measures executors with runs that wait."""
 
-    runs: int = 60
-    seconds: float = 1.0
+    runs: Count = 60
+    seconds: FromZero = 1.0
     """Time of a run."""
-    workers: int = 2
-    executors: tuple[str, ...] = ("processes", "ray")
+    workers: Count = 2
+    executors: tuple[Literal["processes", "ray"], ...] = ("processes", "ray")
 
 
 if __name__ == "__main__":
@@ -59,8 +59,6 @@ def train(trial: Trial, folder: Path, progress: Callable[[float], None]) -> dict
 
 def main(args: Args) -> None:
     """Print the cost of each executor."""
-    for name in args.executors:
-        check_choice("executors", name, ("processes", "ray"))
     runner, waits = "scripts.bench.executors:train", {"seconds": args.seconds}
     task = Task("waiting", "none", runner, RETURN, waits)
     trials = Study("waiting", [task], [Arm("none")], "none", seeds=range(args.runs)).trials()

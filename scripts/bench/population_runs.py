@@ -14,30 +14,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dataclasses import dataclass
 
 from scripts import _cli
-from wnrl.errors import check_choice, check_positive
+from wnrl.limits import Count, Limited, NormKey, Positive
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Flags."""
 
-    runs: int = 240
+    runs: Count = 240
     """Of all norms together."""
-    norms: tuple[str, ...] = ("none", "weight", "layer", "batch")
+    norms: tuple[NormKey, ...] = ("none", "weight", "layer", "batch")
     """Which norms."""
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    learning_rates: tuple[Positive, ...] = (1e-3, 3e-3, 1e-2)
     """At which rates."""
-    total_timesteps: int = 100_000
+    total_timesteps: Count = 100_000
     """Of each run."""
     device: str = "cpu"
     """auto, cpu, cuda or cuda:<k>."""
-
-    def __post_init__(self) -> None:
-        from wnrl import NORMS
-
-        check_positive(runs=self.runs, total_timesteps=self.total_timesteps)
-        for norm in self.norms:
-            check_choice("norms", norm, NORMS)
 
 
 if __name__ == "__main__":
