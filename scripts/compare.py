@@ -19,7 +19,6 @@ from scripts import _cli
 if __name__ == "__main__":
     _cli.start()
 
-import os
 import re
 import shlex
 import time
@@ -78,15 +77,13 @@ class Args(Limited):
 
 def main(args: Args) -> int:
     """Plan, run, summarise and report; 130 if interrupted, 1 if a run left no result."""
-    workers = _cores() if args.workers is None else args.workers
     path = Path(args.study)
     if path.suffix != ".py":
         check_choice("study", args.study, [*studies(), "<path>.py"])
-    if args.time_limit is not None:
-        seconds(args.time_limit)
+    limit = None if args.time_limit is None else seconds(args.time_limit)
     if args.address is not None and (args.executor != "ray" or args.workers is not None):
         raise UsageError("address is for --executor ray, without --workers: it joins all nodes")
-    return compare(args, path, workers)
+    return compare(args, path, limit)
 
 
 def seconds(text: str) -> float:
@@ -97,10 +94,11 @@ def seconds(text: str) -> float:
     return float(words[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[words[2]]
 
 
-def compare(args: Args, path: Path, workers: int) -> int:
+def compare(args: Args, path: Path, limit: float | None) -> int:
     """Do what ``main`` does once the flags are looked at; here torch is imported."""
     from scripts._progress import show_progress, show_tables
     from wnrl.runs import Stopped, is_finished
+    from wnrl.runs.machine import usable_cores
     from wnrl.study.batches import jobs
     from wnrl.study.cluster import loaded_ray, ray_cluster
     from wnrl.study.execute import load_study, noted, study_of
@@ -113,7 +111,7 @@ def compare(args: Args, path: Path, workers: int) -> int:
 
     if args.executor == "ray":
         loaded_ray(args.address)
-    shard = Shard.parse(args.shard)
+    shard, workers = Shard.parse(args.shard), args.workers or usable_cores()
     if path.suffix == ".py":
         study, module = load_study(path)
     else:
@@ -132,7 +130,6 @@ def compare(args: Args, path: Path, workers: int) -> int:
     root = (args.run_dir or Path("runs") / study.name).absolute()
     imports = (*_cli.imports(sys.argv[1:]), module)
     log = f"{shard.name}-" if shard.count > 1 else ""
-    limit = None if args.time_limit is None else seconds(args.time_limit)
     trained, n_crashed = 0, 0
 
     def train(trials: "Sequence[Trial]") -> None:
@@ -185,11 +182,6 @@ def compare(args: Args, path: Path, workers: int) -> int:
         print(f"shell:   {activation}   # then python is the one with wnrl")
     print(f"report:  {root / REPORT}")
     return 1 if n_crashed else 0
-
-
-def _cores() -> int:
-    """Return the cores that this process may use, in a container perhaps fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

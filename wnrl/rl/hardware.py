@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from torch.utils import _pytree as pytree
 
-from wnrl.runs import resolve_device
+from wnrl.runs.machine import resolve_device, usable_cores
 
 WIDE = 512  # units of a layer from which on a GPU wins over launching its kernels
 LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # variables of OpenMP and MKL
@@ -61,7 +61,6 @@ def choose_threads(asked: int | None, small: bool) -> int:
     """
     if asked is not None:
         return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     said = [os.environ.get(name, "").partition(",")[0] for name in LIMITS]
     limits = [int(text) for text in said if text.strip().isdecimal() and int(text) > 0]
-    return 1 if small else min(MOST_THREADS, cores or 1, *limits)
+    return 1 if small else min(MOST_THREADS, usable_cores(), *limits)

@@ -54,6 +54,11 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+def usable_cores() -> int:
+    """Return the cores that this process may use, in a container perhaps fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def begin_peak_memory() -> None:
     """Let ``peak_memory`` forget what came before, where the system can (Linux)."""
     with suppress(OSError):
