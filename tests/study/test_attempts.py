@@ -129,6 +129,18 @@ def test_a_run_that_has_its_result_has_not_crashed_with_its_batch(tmp_path):
     assert crashes(tmp_path / TRIALS[0].folder) == []
 
 
+def test_a_run_that_has_its_result_was_not_tried_twice_because_of_its_batch(tmp_path):
+    fake_runner.finish(TRIALS[0], tmp_path / TRIALS[0].folder)
+
+    def ending(job, number):
+        return ("crashed", "killed") if len(job.trials) > 1 else ends(job)
+
+    jobs = [Job(tuple(TRIALS[:2]), batch=True)]
+    events = list(noted(carry_out(jobs, Pool(ending)), tmp_path))
+    assert [kinds(events, trial)[-1] for trial in TRIALS[:2]] == ["ended", "ended"]
+    assert [crashes(tmp_path / trial.folder) for trial in TRIALS[:2]] == [[], ["killed"]]
+
+
 def members_of_a_batch(root, seeds=range(3)):
     """Trials whose runs, of 5 steps, are done as one batch, and what does them in this process."""
     task = Task("numbers", "sum", "fake_batches:train", RETURN, {"total_timesteps": 5})

@@ -63,9 +63,10 @@ def noted(events: Iterable[Event], root: Path) -> Iterator[Event]:
     """
     for event in events:
         folder = root / event.trial.folder
-        if event.kind == "crashed" and is_finished(folder):
+        finished = is_finished(folder)
+        if event.kind == "crashed" and finished:
             event = replace(event, kind="ended", result=read_result(folder))
-        elif event.kind in ("crashed", "lost"):
+        elif event.kind in ("crashed", "lost") and not finished:
             with suppress(OSError):  # such as a full disk; the run is unfinished in any case
                 note_crash(folder, event.reason)
         yield event
