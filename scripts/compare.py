@@ -105,7 +105,6 @@ def compare(args: Args, path: Path, limit: float | None) -> int:
     from wnrl.study.folder import REPORT, TABLE, add_duration, open_study, publish
     from wnrl.study.processes import processes
     from wnrl.study.shards import Shard
-    from wnrl.study.summary import summarise
     from wnrl.study.tensorboard import BANDS, view
     from wnrl.study.tuning import conduct
 
@@ -169,8 +168,7 @@ def compare(args: Args, path: Path, limit: float | None) -> int:
             print(f"{runs}, {left[0].title} the first; when all have, the same command goes on")
         if not trials:
             return 1 if n_crashed else 0
-        rows = summarise(root, trials, study.baseline, choices)
-        publish(root, study, rows)
+        rows = publish(root, study, trials, choices)
     if not left:
         show_tables(rows, study.baseline)
     print(f"table:   {root / TABLE}")

@@ -56,7 +56,7 @@ def test_a_study_of_everything_that_was_added_trains_and_is_summarised(added, do
 
 def test_the_report_shows_a_norm_that_was_added_in_its_colour(added, done):
     root, trials = done
-    publish(root, added["STUDY"], summarise(root, trials, "none"))
+    publish(root, added["STUDY"], trials)
     page = (root / "report.html").read_text(encoding="utf-8")
     assert "#117733" in page
     assert "group norm with two groups" in page

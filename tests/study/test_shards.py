@@ -1,6 +1,9 @@
 """Parts of a study that several processes train side by side."""
 
+import csv
 import sys
+import threading
+import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake_runner
 
 from wnrl.errors import UsageError
-from wnrl.runs import is_finished, write_json
-from wnrl.study.folder import open_study
+from wnrl.runs import is_finished, locked, write_json
+from wnrl.study.folder import open_study, publish
 from wnrl.study.shards import Shard
 from wnrl.study.tuning import conduct
 
@@ -123,3 +126,16 @@ def test_shards_that_are_called_in_turn_do_a_tuned_study_as_one_process_would(tm
     folders = [{path.relative_to(root) for path in root.rglob("result.json")}
                for root in (tmp_path / "parts", tmp_path / "whole")]  # fmt: skip
     assert folders[0] == folders[1]
+
+
+def test_a_shard_that_waits_for_another_ones_table_then_has_what_ended_meanwhile(tmp_path):
+    study = fake_runner.study_of("succeed", seeds=range(1))
+    publishing = threading.Thread(target=publish, args=(tmp_path, study, study.trials()))
+    with locked(tmp_path):
+        publishing.start()
+        time.sleep(0.3)
+        for trial in study.trials():
+            fake_runner.finish(trial, tmp_path / trial.folder)
+    publishing.join(60)
+    with (tmp_path / "table.csv").open() as table:
+        assert {row["missing"] for row in csv.DictReader(table)} == {"0"}

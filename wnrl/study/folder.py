@@ -20,12 +20,13 @@ from wnrl.runs import (
 )
 from wnrl.study.execute import check_trials
 from wnrl.study.figures import learning_curves, looks_of
-from wnrl.study.plan import Arm, Dash, Metric, Study, Task, Trial
+from wnrl.study.plan import NOTHING, Arm, Cell, Dash, Metric, Study, Task, Trial
 from wnrl.study.report import Findings, write_report
 from wnrl.study.shards import Shard
-from wnrl.study.summary import Row
+from wnrl.study.summary import Row, summarise
 from wnrl.study.table import to_csv
 from wnrl.study.tensorboard import write_overview
+from wnrl.study.tuning import Choice
 
 TABLE, REPORT, DURATION, STUDY = "table.csv", "report.html", "duration.json", "study.json"
 PUBLISHING = 600.0  # seconds that another shard may take to write its report
@@ -124,9 +125,24 @@ def findings(root: Path, study: Study, rows: Sequence[Row]) -> Findings:
     return Findings(study.name, study.baseline, root, rows, said)
 
 
-def publish(root: Path, study: Study, rows: Sequence[Row]) -> None:
-    """Write the table, the learning curves of each task, TensorBoard's overview and the report."""
+def publish(
+    root: Path, study: Study, trials: Sequence[Trial], choices: Mapping[Cell, Choice] = NOTHING
+) -> list[Row]:
+    """Write the table, the learning curves of each task, TensorBoard's overview and the report.
+
+    Of several shards the last one to write has read what all of them have done.
+
+    Args:
+        root: The study's folder.
+        study: What it is of.
+        trials: As ``summarise`` has them.
+        choices: As ``summarise`` has them.
+
+    Returns:
+        The rows of the table.
+    """
     with locked(root, seconds=PUBLISHING):
+        rows = summarise(root, trials, study.baseline, choices)
         write_text(root / TABLE, to_csv(rows))
         looks = looks_of(rows)
         for task in dict.fromkeys(row.task for row in rows if row.confidence is not None):
@@ -135,3 +151,4 @@ def publish(root: Path, study: Study, rows: Sequence[Row]) -> None:
             write_text(root / task.folder / "curves.svg", learning_curves(of_task, looks))
         write_overview(root, rows)
         write_report(root / REPORT, findings(root, study, rows))
+    return rows
