@@ -47,11 +47,11 @@ def main(args: Args) -> None:
     from wnrl.study.gathered import gather
     from wnrl.study.report import write_report
 
-    found = [part for folder in args.folders for part in gather(folder.absolute(), args.baseline)]
+    studies = [part for folder in args.folders for part in gather(folder.absolute(), args.baseline)]
     one = args.folders[0] if len(args.folders) == 1 else Path()
     page = (args.page or one / REPORT).absolute()
-    write_report(page, *found)
-    for part in found:
+    write_report(page, *studies)
+    for part in studies:
         show_tables(part.rows, part.baseline)
     print(f"report:  {page}")
 

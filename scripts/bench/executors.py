@@ -80,9 +80,9 @@ def main(args: Args) -> None:
         busy = sum(result["ended"] - result["began"] for result in results)
         spans = sum(of[-1]["ended"] - of[0]["began"] for of in of_worker.values())
         over, first = 100 * (spans / busy - 1), min(result["began"] for result in results)
-        told = f"{args.runs} runs of {args.seconds:g} s on {args.workers} workers"
+        what = f"{args.runs} runs of {args.seconds:g} s on {args.workers} workers"
         print(
-            f"{name}: {told}: {over:.1f} % over the runs' own time; {first - called:.1f} s until "
+            f"{name}: {what}: {over:.1f} % over the runs' own time; {first - called:.1f} s until "
             "the first began"
         )
 

@@ -72,13 +72,13 @@ class Cluster:
             there = NodeAffinitySchedulingStrategy(name, soft=False)
             answers[name] = look.options(scheduling_strategy=there).remote(self.marks, name)
         for name, answer in answers.items():
-            told = f"node {nodes[name]['NodeManagerAddress']} of the cluster"
+            node = f"node {nodes[name]['NodeManagerAddress']} of the cluster"
             try:
                 seen = self.ray.get(answer, timeout=PROBE_SECONDS)
             except self.ray.exceptions.RayError as error:
-                raise UsageError(f"{told} cannot work: {_last_line(error)}") from error
+                raise UsageError(f"{node} cannot work: {_last_line(error)}") from error
             if seen != token or not _appears(self.marks / name):
-                raise UsageError(f"{told} does not share run_dir {self.root} with this machine")
+                raise UsageError(f"{node} does not share run_dir {self.root} with this machine")
 
 
 def loaded_ray(address: str | None) -> Any:

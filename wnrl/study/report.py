@@ -124,13 +124,13 @@ class Findings:
 
 def write_report(path: Path, *findings: Findings) -> None:
     """Write one page on one study or several."""
-    names = ", ".join(found.name for found in findings)
+    names = ", ".join(study.name for study in findings)
     title = escape(f"wnrl {'study' if len(findings) == 1 else 'studies'}: {names}")
     body = [f"<h1>{title}</h1>"]
-    for found in findings:
+    for study in findings:
         if len(findings) > 1:
-            body.append(f"<h1>{escape(found.name)}</h1>")
-        body += _Page(path.parent, found).sections()
+            body.append(f"<h1>{escape(study.name)}</h1>")
+        body += _Page(path.parent, study).sections()
     write_text(path, PAGE.format(title=title, body="\n".join(part for part in body if part)))
 
 
@@ -142,10 +142,10 @@ def escape(text: object) -> str:
 class _Page:
     """What one study has on the page."""
 
-    def __init__(self, folder: Path, found: Findings) -> None:
-        self.folder, self.root, self.rows = folder, found.root, found.rows
-        self.found = found
-        self.looks: Looks = looks_of(found.rows)
+    def __init__(self, folder: Path, study: Findings) -> None:
+        self.folder, self.study = folder, study
+        self.root, self.rows = study.root, study.rows
+        self.looks: Looks = looks_of(study.rows)
 
     def sections(self) -> list[str]:
         """Return its parts in their order."""
@@ -169,7 +169,7 @@ class _Page:
             self._sensitivity(),
             *(part for rows in tasks for part in self._task(rows)),
             "<h2>How to read this</h2>",
-            READING.format(baseline=escape(self.found.baseline)),
+            READING.format(baseline=escape(self.study.baseline)),
             "<h2>How it was made</h2>",
             self._facts(),
         ]
@@ -244,7 +244,7 @@ class _Page:
             f"<h2>{escape(task.title)}</h2>",
             f"<p class=muted>{escape(task.metric.label)}, {better} is better. In the figures a dot "
             f"is a run, a band an interval or, of few runs, their range.</p>",
-            self._arms(rows, columns(self.found.baseline)[1:], [cells(row)[1:] for row in rows]),
+            self._arms(rows, columns(self.study.baseline)[1:], [cells(row)[1:] for row in rows]),
         ]
         dots = final_scores(rows, looks, links)
         if rows[0].confidence is None:  # a further number of the same runs
@@ -297,23 +297,23 @@ class _Page:
 
     def _settings(self, rows: Sequence[Row]) -> str:
         """Return what all runs of a task were told, then in what the arms differ."""
-        told: list[dict[str, set[str]]] = []
+        by_row: list[dict[str, set[str]]] = []
         for row in rows:
             values: dict[str, set[str]] = {}
             for folder in row.runs.folders.values():
                 for name, value in read_or_nothing(self.root / folder / CONFIG).items():
                     values.setdefault(name, set()).add(json.dumps(value))
             values.pop("seed", None)
-            told.append(values)
-        names = dict.fromkeys(name for values in told for name in values)
-        same = {name: told[0].get(name) for name in names}
-        varied = [n for n in names if any(values.get(n) != same[n] for values in told if values)]
+            by_row.append(values)
+        names = dict.fromkeys(name for values in by_row for name in values)
+        same = {name: by_row[0].get(name) for name in names}
+        varied = [n for n in names if any(values.get(n) != same[n] for values in by_row if values)]
         shared = (
             f"{escape(name)} <code>{escape(_joined(same[name]))}</code>"
             for name in names
             if name not in varied
         )
-        lines = [[_joined(values.get(name)) for name in varied] for values in told]
+        lines = [[_joined(values.get(name)) for name in varied] for values in by_row]
         untouched = [
             (row, sorted({part for o in row.runs.outcomes.values() for part in o.plain_parts}))
             for row in rows
@@ -365,7 +365,7 @@ class _Page:
                 if isinstance(fact, Path)
                 else f"<code>{escape(fact)}</code>"
             )
-            for name, fact in {**self.found.notes, **versions}.items()
+            for name, fact in {**self.study.notes, **versions}.items()
         )
 
     def _mark(self, row: Row | Overall) -> str:

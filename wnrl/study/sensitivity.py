@@ -55,25 +55,22 @@ def sensitivities(rows: Sequence[Row]) -> list[Sensitivity]:
     fewer than two tasks or ``LEAST`` tuning seeds. Intervals are percentiles of a bootstrap that
     draws those seeds anew, the same for all arms.
     """
-    tuned = [row for row in rows if row.choice and row.confidence is not None]
-    tasks = {row.task for row in tuned}
+    tuned = [(row, row.choice) for row in rows if row.choice and row.confidence is not None]
+    n_tasks = len({row.task for row, _ in tuned})
     arms: dict[str, list[Choice]] = {}
-    for row in tuned:
-        if row.choice:
-            arms.setdefault(row.name, []).append(row.choice)
-    arms = {name: choices for name, choices in arms.items() if len(choices) == len(tasks) > 1}
+    for row, choice in tuned:
+        arms.setdefault(row.name, []).append(choice)
+    arms = {name: choices for name, choices in arms.items() if len(choices) == n_tasks > 1}
     every = [choice for choices in arms.values() for choice in choices]
     if not every or min(choice.scores.shape[-1] for choice in every) < LEAST:
         return []
     grid = _common([choice.grid for choice in every])
-    scores = _scaled(
-        np.array([[choice.scores_at(grid) for choice in own] for own in arms.values()])
-    )
+    scores = _scaled(np.array([[c.scores_at(grid) for c in choices] for choices in arms.values()]))
     n = scores.shape[-1]
     drawn = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
     means, again = scores.mean(-1), np.moveaxis(scores[..., drawn].mean(-1), -1, 1)
     lost, lost_again = sensitivity(means, len(grid)), sensitivity(again, len(grid))
-    baseline = tuned[0].baseline
+    baseline = tuned[0][0].baseline
     first = list(arms).index(baseline) if baseline in arms else None
     return [
         Sensitivity(
@@ -112,8 +109,8 @@ def dimensionality(scores: Floats) -> int:
     enough = KEPT * _best(scores, mean.ndim).mean()
     for count in range(mean.ndim):
         for chosen in combinations(range(mean.ndim), count):
-            kept = tuple(slice(None) if a in chosen else i for a, i in enumerate(shared))
-            if _best(scores[(slice(None), *kept)], count).mean() >= enough:
+            places = tuple(slice(None) if a in chosen else i for a, i in enumerate(shared))
+            if _best(scores[(slice(None), *places)], count).mean() >= enough:
                 return count
     return mean.ndim
 

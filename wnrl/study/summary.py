@@ -173,10 +173,10 @@ def _at_equal_time(rows: list[Row]) -> list[Row]:
         return rows
     time, results = min(known), []
     last = np.linspace(0.9, 1.0, 11) * time
-    for row, own, curve in zip(rows, seconds, curves, strict=True):
-        if own and curve:
+    for row, took, curve in zip(rows, seconds, curves, strict=True):
+        if took and curve:
             steps, values = curve
-            at = [np.interp(last * steps[-1] / own, steps, run).mean() for run in values.T]
+            at = [np.interp(last * steps[-1] / took, steps, run).mean() for run in values.T]
             sample = Sample(np.array(at), (values.min(), values.max()))
             row = replace(row, time=time, at_time=sample.mean())
         results.append(row)
