@@ -76,6 +76,17 @@ def test_settings_that_all_runs_share_are_told_once_and_the_others_by_arm(one_ta
     assert "<th>seed</th>" not in page
 
 
+def test_an_arm_of_which_no_run_has_begun_differs_in_no_setting(tmp_path):
+    study = Study("s", [HIGH], ARMS, "none")
+    for trial in study.trials():
+        if trial.arm.name == "weight":
+            finish(tmp_path, trial, 100.0)
+            write_json(tmp_path / trial.folder / "config.json", {"gamma": 0.98})
+    page = report(tmp_path, rows_of(tmp_path, study))
+    assert "gamma <code>0.98</code>" in page
+    assert "<th>gamma</th>" not in page
+
+
 def test_scores_over_what_was_tuned_mark_the_choice_and_the_edge(tmp_path):
     study = Study("s", [HIGH], ARMS, "none", tuned={"learning_rate": (0.001, 0.01, 0.1)},
                   tuning_seeds=range(100, 103))  # fmt: skip

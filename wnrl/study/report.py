@@ -306,10 +306,10 @@ class _Page:
             values.pop("seed", None)
             by_row.append(values)
         names = dict.fromkeys(name for values in by_row for name in values)
-        same = {name: by_row[0].get(name) for name in names}
-        varied = [n for n in names if any(values.get(n) != same[n] for values in by_row if values)]
+        begun = [values for values in by_row if values]
+        varied = [n for n in names if any(values.get(n) != begun[0].get(n) for values in begun)]
         shared = (
-            f"{escape(name)} <code>{escape(_joined(same[name]))}</code>"
+            f"{escape(name)} <code>{escape(_joined(begun[0].get(name)))}</code>"
             for name in names
             if name not in varied
         )
