@@ -12,9 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from scripts import _cli
-from wnrl.limits import Count, Limited, NormKey, Positive
+from wnrl.limits import Count, Limited, NormKey, Positive, some
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Args(Limited):
 
     runs: Count = 240
     """Of all norms together."""
-    norms: tuple[NormKey, ...] = ("none", "weight", "layer", "batch")
+    norms: Annotated[tuple[NormKey, ...], some] = ("none", "weight", "layer", "batch")
     """Which norms."""
-    learning_rates: tuple[Positive, ...] = (1e-3, 3e-3, 1e-2)
+    learning_rates: Annotated[tuple[Positive, ...], some] = (1e-3, 3e-3, 1e-2)
     """At which rates."""
     total_timesteps: Count = 100_000
     """Of each run."""

@@ -54,6 +54,12 @@ def test_whole_runs_are_timed_norm_by_norm(monkeypatch, capsys):
     assert [row[:2] for row in rows] == [["| none", "3"], ["| weight", "3"]]
 
 
+def test_whole_runs_need_a_norm_and_a_rate():
+    for name in ("norms", "learning_rates"):
+        with pytest.raises(UsageError, match=f"{name} must be one or more"):
+            whole_runs.Args(**{name: ()})
+
+
 def test_an_unknown_way_and_algorithm_are_refused():
     with pytest.raises(UsageError, match="ways must be one of auto, hot, vmap, eager"):
         bench.Args(ways=("fast",))
