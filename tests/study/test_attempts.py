@@ -106,6 +106,12 @@ def test_a_job_that_takes_longer_than_the_time_limit_is_killed_and_no_other():
     }
 
 
+def test_of_a_batch_that_takes_longer_than_the_time_limit_only_the_member_that_hangs_is_lost():
+    pool = Pool(lambda job, number: None if TRIALS[1] in job.trials else ends(job))
+    events = list(carry_out([Job(tuple(TRIALS[:3]), batch=True)], pool, time_limit=0.2))
+    assert [kinds(events, trial)[-1] for trial in TRIALS[:3]] == ["ended", "crashed", "ended"]
+
+
 def test_a_run_whose_folder_another_process_holds_is_lost_not_crashed(tmp_path, monkeypatch):
     monkeypatch.setattr("wnrl.runs.folder.LOCK_SECONDS", 0.1)
     folder = tmp_path / TRIALS[0].folder

@@ -108,7 +108,9 @@ def carry_out(jobs: Sequence[Job], pool: Pool, time_limit: float | None = None) 
                 for place in [p for p, a in running.items() if _overdue(a, time_limit)]:
                     pool.kill(place)
                     reason = f"time limit: it took more than {time_limit:g} s"
-                    yield from running.pop(place).events("crashed", reason=reason)
+                    events, again = _ended(running.pop(place), "crashed", reason)
+                    waiting += again
+                    yield from events
         finally:
             pool.stop(_patience(signals))
     if signals:
