@@ -41,9 +41,8 @@ class Cluster:
     """A Ray cluster that sees the study's folder."""
 
     def __init__(self, ray: Any, root: Path, imports: Sequence[str], log: str) -> None:
-        self.ray, self.root, self.log = ray, root, log
-        self.marks, self._imports = root / f".ray-{log}marks", tuple(imports)
-        self._train = ray.remote(num_cpus=1, max_retries=0)(_train)
+        self.ray, self.root, self.imports, self.log = ray, root, tuple(imports), log
+        self.marks = root / f".ray-{log}marks"
 
     @property
     def cpus(self) -> int:
@@ -53,11 +52,6 @@ class Cluster:
     def train(self, jobs: Sequence[Job], time_limit: float | None = None) -> Generator[Event]:
         """Train jobs on the cluster and yield what happens, as ``processes`` does."""
         yield from carry_out(jobs, _Pool(self), time_limit)
-
-    def submit(self, job: Job, place: str) -> Any:
-        """Start a job, whose mark has the name ``place``, and return its reference."""
-        where = (self.root, self.marks / place, self._imports, self.log)
-        return self._train.remote(pickle.dumps(job), *where)
 
     def probe(self) -> None:
         """Raise UsageError for the first node that does not see the study's folder."""
@@ -152,7 +146,8 @@ class _Pool:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.ray = cluster, cluster.ray
-        self._jobs: dict[Any, tuple[Job, str]] = {}  # by reference; and the name of its mark
+        self._train = self.ray.remote(num_cpus=1, max_retries=0)(_train)
+        self._jobs: dict[Any, tuple[Job, Path]] = {}  # by reference; and its mark
         self._shares: dict[Any, float] = {}  # by reference, of those that have begun
         self._n_started, self._looked = 0, 0.0
 
@@ -161,9 +156,11 @@ class _Pool:
 
     def start(self, job: Job) -> Any:
         self._n_started += 1
-        place = f"{os.getpid()}-{self._n_started}"
-        reference = self.cluster.submit(job, place)
-        self._jobs[reference] = job, place
+        cluster = self.cluster
+        mark = cluster.marks / f"{os.getpid()}-{self._n_started}"
+        where = (cluster.root, mark, cluster.imports, cluster.log)
+        reference = self._train.remote(pickle.dumps(job), *where)
+        self._jobs[reference] = job, mark
         return reference
 
     def news(self) -> Iterator[News]:
@@ -196,23 +193,23 @@ class _Pool:
             self.ray.cancel(reference, force=True)
 
     def _forget(self, reference: Any) -> None:
-        _, place = self._jobs.pop(reference)
+        _, mark = self._jobs.pop(reference)
         self._shares.pop(reference, None)
         with suppress(OSError):
-            (self.cluster.marks / place).unlink()
+            mark.unlink()
 
     def _begun(self) -> Iterator[News]:
         """Yield what the marks say that is new."""
         self._looked = time.monotonic()
         names = {entry.name for entry in os.scandir(self.cluster.marks)}  # as it is on the server
-        for reference, (_, place) in self._jobs.items():
-            if place not in names:
+        for reference, (_, mark) in self._jobs.items():
+            if mark.name not in names:
                 continue
             if reference not in self._shares:
                 self._shares[reference] = 0.0
                 yield reference, "begun", None
             with suppress(OSError, ValueError):  # it is being written
-                share = float((self.cluster.marks / place).read_text())
+                share = float(mark.read_text())
                 if share > self._shares[reference]:
                     self._shares[reference] = share
                     yield reference, "progress", share
