@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
+Evaluate = Callable[[Tensor], Tensor]
+"""From outputs ``(n, out, B)``, which it may overwrite, to normalised ones."""
 
 
 class Room:
@@ -100,7 +102,8 @@ class Layer:
     def acting(self, params: Tensors, buffers: Tensors) -> Callable[[Tensor], Tensor]:
         """Return the layer in evaluation mode, from ``(n, in, B)`` to ``(n, out, B)``.
 
-        Weights are computed here, once. An output is overwritten by the next call.
+        What depends on the parameters alone is computed here, once. An output is overwritten by
+        the next call.
 
         Args:
             params: as for ``forward``.
@@ -109,6 +112,7 @@ class Layer:
         norm, apart = HOT[self.norm], replace(self, room=Room())
         weight, row = norm.weight(apart, params, buffers, False)
         bias = None if row is None else row[..., None]
+        evaluate = norm.evaluate(apart, params, buffers)
 
         def run(x: Tensor) -> Tensor:
             z = apart.room.get("z", x, *weight.shape[:2], x.shape[2])
@@ -116,7 +120,7 @@ class Layer:
                 torch.bmm(weight, x, out=z)
             else:
                 torch.baddbmm(bias, weight, x, out=z)
-            y = norm.evaluate(apart, z, params, buffers)
+            y = evaluate(z)
             return y if self.activation is None else ACTIVATIONS[self.activation].forward_(y)
 
         return run
@@ -246,8 +250,8 @@ def _as_they_are(
     return z
 
 
-def _as_they_are_acting(layer: Layer, z: Tensor, params: Tensors, buffers: Tensors) -> Tensor:
-    return z
+def _as_they_are_acting(layer: Layer, params: Tensors, buffers: Tensors) -> Evaluate:
+    return lambda z: z
 
 
 def _as_they_are_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensors) -> None:
@@ -267,8 +271,8 @@ def _by_size(
     return y.add_(params["shift"][..., None]) if "shift" in params else y
 
 
-def _by_size_acting(layer: Layer, z: Tensor, params: Tensors, buffers: Tensors) -> Tensor:
-    return _by_size(layer, z, params, buffers, z.mean)
+def _by_size_acting(layer: Layer, params: Tensors, buffers: Tensors) -> Evaluate:
+    return lambda z: _by_size(layer, z, params, buffers, z.mean)
 
 
 def _by_size_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensors) -> None:
@@ -306,10 +310,10 @@ def _spread(layer: Layer, z: Tensor, average: Tensor) -> tuple[Tensor, Tensor]:
     return var, inverse
 
 
-def _by_batch_acting(layer: Layer, z: Tensor, params: Tensors, buffers: Tensors) -> Tensor:
-    scale = params["gain"] * (buffers["running_var"] + layer.eps).rsqrt()
-    z.sub_(buffers["running_mean"][..., None])
-    return z.mul_(scale[..., None]).add_(params["shift"][..., None])
+def _by_batch_acting(layer: Layer, params: Tensors, buffers: Tensors) -> Evaluate:
+    scale = (params["gain"] * (buffers["running_var"] + layer.eps).rsqrt())[..., None]
+    mean, shift = buffers["running_mean"][..., None], params["shift"][..., None]
+    return lambda z: z.sub_(mean).mul_(scale).add_(shift)
 
 
 def _by_batch_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensors) -> None:
@@ -361,8 +365,9 @@ def _minus_mean(
     return z.add_(params["shift"][..., None] - average)
 
 
-def _minus_mean_acting(layer: Layer, z: Tensor, params: Tensors, buffers: Tensors) -> Tensor:
-    return z.add_((params["shift"] - buffers["running_mean"])[..., None])
+def _minus_mean_acting(layer: Layer, params: Tensors, buffers: Tensors) -> Evaluate:
+    shift = (params["shift"] - buffers["running_mean"])[..., None]
+    return lambda z: z.add_(shift)
 
 
 def _minus_mean_backward(layer: Layer, d: Tensor, params: Tensors, grads: Tensors) -> None:
@@ -377,7 +382,7 @@ class Hot(NamedTuple):
     weight_backward: Callable[[Layer, Tensor, Tensor, Tensors, Tensors], Tensor]
     outputs: Callable[[Layer, Tensor, Tensors, Tensors, Callable[[], Tensor]], Tensor]
     outputs_backward: Callable[[Layer, Tensor, Tensors, Tensors], None]
-    evaluate: Callable[[Layer, Tensor, Tensors, Tensors], Tensor]
+    evaluate: Callable[[Layer, Tensors, Tensors], Evaluate]
 
 
 _NONE = Hot(_plain, _plain_backward, _as_they_are, _as_they_are_backward, _as_they_are_acting)
