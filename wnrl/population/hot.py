@@ -3,7 +3,7 @@
 Equal to ``VmappedNetworks``, and several times as fast on a CPU.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -240,9 +240,8 @@ def _layers(config: PPOConfig, plan: Layout, dtype: torch.dtype) -> list[Layer]:
             norm: Any = part.norm
             eps = getattr(norm, "eps", getattr(part.layer, "eps", 0.0))
             eps = torch.finfo(dtype).eps if eps is None else eps  # as RMS norm has it
-            layer = Layer(config.norm, activation, eps, getattr(norm, "momentum", 0.0))
-            limits = getattr(norm, "limits", layer.limits)
-            layers.append(replace(layer, limits=limits))
+            momentum, limits = getattr(norm, "momentum", 0.0), getattr(norm, "limits", Layer.limits)
+            layers.append(Layer(config.norm, activation, eps, momentum, limits))
         elif isinstance(part, SpectralLinear):
             layers.append(Layer("spectral", activation))
         elif isinstance(part, WNLinear):

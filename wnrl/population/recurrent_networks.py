@@ -1,6 +1,5 @@
 """Actor and critic with a recurrent layer each, as sb3-contrib's policies have them."""
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,12 +9,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from wnrl.norms import NORMS
-from wnrl.population.actor_critic import LOG_STD, ActorCritic, Layout
-from wnrl.population.distributions import Distribution
+from wnrl.population.actor_critic import LOG_STD, ActorCritic
 from wnrl.population.recurrence import Memories, Tensors
 from wnrl.population.rollout import ActWithMemory
 from wnrl.population.samples import Batch
-from wnrl.population.vmapped import ByAutograd, Goal, ppo_loss
+from wnrl.population.vmapped import ByAutograd, Goal, Modules, ppo_loss
 
 CELLS: dict[str, tuple[type[nn.Module], int]] = {"lstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}
 """Recurrent layers and their numbers of states."""
@@ -75,20 +73,11 @@ class Samples(NamedTuple):
     """``(2P, T, N, 1)``."""
 
 
-class RecurrentNetworks:
+class RecurrentNetworks(Modules):
     """Computes what the networks of a cohort give, and the gradients of PPO's loss.
 
-    The layers are wnrl's modules, run by ``torch.func``; LSTMs step through time by formula.
-
-    Args:
-        plan: the layout of the members.
-        distribution: of actions.
+    The layers are run by ``torch.func``; LSTMs step through time by formula.
     """
-
-    def __init__(self, plan: Layout, distribution: Distribution) -> None:
-        self.plan, self.distribution = plan, distribution
-        self.learning: nn.Module = copy.deepcopy(plan.net.network()).train()
-        self.acting: nn.Module = copy.deepcopy(plan.net.network()).eval()
 
     def act(self, params: Tensor, buffers: Tensor) -> ActWithMemory:
         """Return the networks in evaluation mode, for a rollout."""

@@ -68,8 +68,8 @@ def ppo_loss(
     return policy_loss - goal.ent_coef * entropy + goal.vf_coef * value_loss
 
 
-class VmappedNetworks:
-    """``vmap(grad(loss))`` over modules of ``wnrl.networks``.
+class Modules:
+    """Networks of a cohort as wnrl's own modules, which members' rows are put into.
 
     Args:
         plan: the layout of the members.
@@ -80,6 +80,10 @@ class VmappedNetworks:
         self.plan, self.distribution = plan, distribution
         self.learning: nn.Module = copy.deepcopy(plan.net.network()).train()
         self.acting: nn.Module = copy.deepcopy(plan.net.network()).eval()
+
+
+class VmappedNetworks(Modules):
+    """``vmap(grad(loss))`` over modules of ``wnrl.networks``."""
 
     def act(self, params: Tensor, buffers: Tensor) -> Act:
         """Return the networks in evaluation mode, for a rollout."""
