@@ -1,3 +1,4 @@
+import copy
 import pickle
 
 import numpy as np
@@ -19,7 +20,7 @@ from stable_baselines3.td3.policies import TD3Policy
 import wnrl.sb3 as wn
 from tests.sb3.tasks import DICT, IMAGE, VECTOR, RandomTask, outputs, sample
 from wnrl import NORMS, WNLSTM, WNLinear, convert, state_dict_as
-from wnrl.errors import UsageError
+from wnrl.errors import StateError, UsageError
 from wnrl.sb3.optimizers import check_optimized
 from wnrl.sb3.policies import MIXINS
 
@@ -398,6 +399,20 @@ def test_a_state_that_does_not_fit_is_told_as_torch_tells_it():
     assert 'Unexpected key(s) in state_dict: "more"' in text
     assert "size mismatch for action_net.weight: copying a param with shape torch.Size" in text
     assert text.count("size mismatch") == 8
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_refused_state_changes_neither_the_policy_nor_itself(assign):
+    policy, other = (make(PPO, "WNMlpPolicy").policy for _ in range(2))
+    optimized = [p for group in policy.optimizer.param_groups for p in group["params"]]
+    state = {name: value + 1 for name, value in other.state_dict().items()}
+    state["value_net.bias"] = torch.ones(2)
+    before, given = copy.deepcopy((policy.state_dict(), state))
+    with pytest.raises(StateError, match="size mismatch"):
+        policy.load_state_dict(state, assign=assign)
+    torch.testing.assert_close(policy.state_dict(), before, rtol=0, atol=0)
+    torch.testing.assert_close(state, given, rtol=0, atol=0)
+    assert {*map(id, policy.parameters())} == {*map(id, optimized)}
 
 
 class Swish(torch.nn.Module):

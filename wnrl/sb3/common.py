@@ -199,13 +199,15 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         """
         before = copy.deepcopy(self.state_dict())
         try:
-            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+            result = super().load_state_dict(state_dict, strict=strict)
         except RuntimeError as error:
             super().load_state_dict(before)
             raise StateError(
                 f"the state is of another policy than {type(self).__name__} with norm "
                 f"{self.norm!r}: {' '.join(str(error).split())}"
             ) from None
+        # What fits is known: with assign, parameters could not be put back as they were.
+        return super().load_state_dict(state_dict, strict, assign=True) if assign else result
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # SB3's own list lacks some, and has what a subclass may have chosen for itself.
