@@ -1,7 +1,7 @@
 """The tables that rows can be put into."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import gymnasium as gym
 
@@ -11,6 +11,9 @@ from wnrl.data import DATASETS
 from wnrl.tensor_envs import TENSOR_ENVS
 from wnrl.vae import PRESETS
 from wnrl.vae.models import MODELS
+
+with suppress(ImportError):  # once imported it does not register its games again
+    import ale_py  # noqa: F401
 
 
 @contextmanager
