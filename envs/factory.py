@@ -1,6 +1,5 @@
 """From an environment's id to a function that makes it, checked before anything runs."""
 
-import difflib
 import importlib
 import re
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 
 from envs.world import register_world
-from wnrl.errors import UsageError, check_choice, first_line
+from wnrl.errors import UsageError, check_choice, did_you_mean, first_line
 from wnrl.limits import Count, Limited
 from wnrl.tensor_envs import World
 
@@ -107,10 +106,9 @@ class EnvFactory(Limited):
             raise UsageError(f"env_id {self.env_id!r}: {first_line(error)}") from error
         register_world(name)
         if name not in gym.registry:
-            near = difflib.get_close_matches(name, gym.registry, n=1, cutoff=0.75)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError(
-                f"env_id {self.env_id!r}: module {module} registers no environment {name!r}{hint}"
+                f"env_id {self.env_id!r}: module {module} registers no environment {name!r}"
+                f"{did_you_mean(name, gym.registry)}"
             )
 
     def _import_atari(self) -> None:

@@ -8,6 +8,14 @@ def test_unknown_word_names_the_argument_the_options_and_the_nearest():
         check_choice("norm", "wieght", ["none", "weight"])
 
 
+def test_among_many_words_one_that_is_alike_in_its_version_is_no_guess():
+    games = [f"Game{number}-v0" for number in range(30)]
+    with pytest.raises(UsageError, match=r"31 known words, got 'Foo-v0'$"):
+        check_choice("env_id", "Foo-v0", [*games, "Pooyan-v0"])
+    with pytest.raises(UsageError, match="did you mean 'Pooyan-v0'"):
+        check_choice("env_id", "poyan-v0", [*games, "Pooyan-v0"])
+
+
 def test_wrong_case_is_told_the_right_one():
     with pytest.raises(UsageError, match="did you mean 'CartPole-v1'"):
         check_choice("env_id", "cartpole-v1", ["CartPole-v1", "Acrobot-v1"])

@@ -71,11 +71,20 @@ def check_choice(name: str, value: str, options: Iterable[str]) -> str:
         return value
     if not known:
         raise UsageError(f"{name} has no choice here, got {value!r}")
-    lowered = {option.lower(): option for option in known}
-    near = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.6)
-    hint = f"; did you mean {lowered[near[0]]!r}?" if near else ""
     shown = ", ".join(known) if len(known) <= 20 else f"{len(known)} known words"
-    raise UsageError(f"{name} must be one of {shown}, got {value!r}{hint}")
+    raise UsageError(f"{name} must be one of {shown}, got {value!r}{did_you_mean(value, known)}")
+
+
+def did_you_mean(value: str, options: Iterable[str]) -> str:
+    """Return "; did you mean …?" with the option most like ``value``, or "" if none is like it.
+
+    Among many words some are alike by chance, by a version at their end for one: of more than
+    twenty the nearest has to be nearer.
+    """
+    lowered = {option.lower(): option for option in options}
+    cutoff = 0.6 if len(lowered) <= 20 else 0.75
+    near = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=cutoff)
+    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
 
 def check_positive(**values: float) -> None:
