@@ -1,13 +1,15 @@
-"""Compare the distribution of a population's returns with that of runs by stable-baselines3.
+"""Compare the distribution of a population's returns with that of runs trained one by one.
 
     python scripts/bench/population_parity.py --norms none --runs 64
+    python scripts/bench/population_parity.py --algo recurrent_ppo --env-id CartPoleNoVel-v1
 
-Each side trains as many independent runs, with seeds that the other side has not. stable-baselines3
-would seed environment i of seed s with s + i, so that neighbouring seeds share all but one of their
-environments; here every run has environments of its own. Compared are the mean return of the
-episodes that end in each quarter of training, and the mean return of twenty episodes after it, by
-the Kolmogorov-Smirnov and the Mann-Whitney test; p is after Holm's correction for all of them.
-``--results`` keeps what stable-baselines3 has done, so that a second call goes on from there.
+One by one, PPO is stable-baselines3's, and recurrent PPO our agent's. Each side trains as many
+independent runs, with seeds that the other side has not. stable-baselines3 would seed environment
+i of seed s with s + i, so that neighbouring seeds share all but one of their environments; here
+every run has environments of its own. Compared are the mean return of the episodes that end in
+each quarter of training, and the mean return of twenty episodes after it, by the Kolmogorov-Smirnov
+and the Mann-Whitney test; p is after Holm's correction for all of them. ``--results`` keeps what
+was trained one by one, so that a second call goes on from there.
 """
 
 import sys
@@ -19,15 +21,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from typing import Any
+from typing import Annotated, Any
 
 from scripts import _cli
-from wnrl.limits import Count, Limited, NormKey
+from wnrl.limits import Count, Limited, NormKey, one_of
 
 QUARTERS = 4
 EPISODES = 20
 FIRST_SEED = 10_000
-"""Of the population; stable-baselines3 counts from zero."""
+"""Of the population; the other side counts from zero."""
 MEASURES = (*(f"quarter {k + 1}" for k in range(QUARTERS)), "after training")
 
 
@@ -35,6 +37,8 @@ MEASURES = (*(f"quarter {k + 1}" for k in range(QUARTERS)), "after training")
 class Args(Limited):
     """Flags."""
 
+    algo: Annotated[str, one_of(("ppo", "recurrent_ppo"))] = "ppo"
+    """ppo or recurrent_ppo."""
     norms: tuple[NormKey, ...] = ("none", "weight", "layer")
     """Which norms."""
     runs: Count = 64
@@ -44,9 +48,9 @@ class Args(Limited):
     env_id: str = "CartPole-v1"
     """An environment that is a tensor environment too."""
     processes: Count = 2
-    """Processes, of one thread each, for the runs of stable-baselines3."""
+    """Processes, of one thread each, for the runs that are trained one by one."""
     results: Path | None = None
-    """A file that the returns of stable-baselines3 are added to, and read from."""
+    """A file that the returns of runs trained one by one are added to, and read from."""
 
 
 if __name__ == "__main__":
@@ -59,8 +63,7 @@ from scipy import stats
 import envs
 from agents import AGENTS
 from scripts.bench import _rounds
-from wnrl.population.ppo import PPO
-from wnrl.population.ppo_config import PPOConfig
+from wnrl.population import COHORTS
 from wnrl.rl.environments import (
     FINAL_STARTS,
     first_env_seed,
@@ -73,16 +76,16 @@ from wnrl.tensor_envs import make
 
 def config_of(args: Args) -> Any:
     """Return the preset of the task, for as many steps as asked for."""
-    return replace(AGENTS["ppo"].preset(args.env_id), total_timesteps=args.total_timesteps)
+    return replace(AGENTS[args.algo].preset(args.env_id), total_timesteps=args.total_timesteps)
 
 
-def by_sb3(job: tuple[Args, str, int]) -> tuple[str, int, list[float]]:
+def alone(job: tuple[Args, str, int]) -> tuple[str, int, list[float]]:
     """Return norm, seed and measures of one run."""
     args, norm, seed = job
     torch.set_num_threads(1)
     config, factory = config_of(args), envs.factory(args.env_id)
     env = vectorize(factory, config.n_envs, seed)
-    model = AGENTS["ppo"].build(config, env, norm, seed, "cpu")
+    model = AGENTS[args.algo].build(config, env, norm, seed, "cpu")
     model.learn(args.total_timesteps)
     returns = np.concatenate(env.env_method("get_episode_rewards"))
     ends = [np.cumsum(lengths) for lengths in env.env_method("get_episode_lengths")]
@@ -98,7 +101,7 @@ def quarters(steps: Any, returns: Any, total: int) -> list[float]:
     return [float(np.mean(np.asarray(returns)[which == k])) for k in range(QUARTERS)]
 
 
-def sb3_runs(args: Args) -> dict[str, np.ndarray]:
+def runs_alone(args: Args) -> dict[str, np.ndarray]:
     """Return the measures of all runs by norm, ``(runs, measures)``."""
     done: dict[tuple[str, int], list[float]] = {}
     if args.results is not None and args.results.exists():
@@ -108,7 +111,7 @@ def sb3_runs(args: Args) -> dict[str, np.ndarray]:
     wanted = [(norm, seed) for norm in args.norms for seed in range(args.runs)]
     jobs = [(args, *each) for each in wanted if each not in done]
     with get_context("spawn").Pool(args.processes) as pool:
-        for norm, seed, measures in pool.imap_unordered(by_sb3, jobs):
+        for norm, seed, measures in pool.imap_unordered(alone, jobs):
             done[norm, seed] = measures
             print(norm, seed, *map(round, measures), file=sys.stderr)
             if args.results is not None:
@@ -119,10 +122,10 @@ def sb3_runs(args: Args) -> dict[str, np.ndarray]:
 
 def by_population(args: Args, norm: str) -> np.ndarray:
     """Return the measures of a cohort, ``(runs, measures)``."""
-    config = config_of(args)
-    member = PPOConfig.of({**vars(config), "norm": norm})
+    config, kind = config_of(args), COHORTS[args.algo]
+    member = kind.member({**vars(config), "norm": norm})
     seeds = range(FIRST_SEED, FIRST_SEED + args.runs)
-    cohort = PPO(make(args.env_id), [replace(member, seed=seed) for seed in seeds])
+    cohort = kind(make(args.env_id), [replace(member, seed=seed) for seed in seeds])
     ended = [cohort.iterate().returns for _ in range(member.iterations)]
     returns = torch.cat(ended, 2).numpy()  # (runs, envs, steps)
     steps = (np.arange(returns.shape[2]) + 1) * config.n_envs
@@ -143,11 +146,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected[np.argsort(order)]]
 
 
-def rows(sb3: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> Iterator[str]:
+def rows(single: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Yield the lines of the table."""
     pairs = [
-        (norm, measure, sb3[norm][:, k], ours[norm][:, k])
-        for norm in sb3
+        (norm, measure, single[norm][:, k], ours[norm][:, k])
+        for norm in single
         for k, measure in enumerate(MEASURES)
     ]
     tests = [
@@ -168,11 +171,11 @@ def _spread(values: np.ndarray) -> str:
 def main(args: Args) -> None:
     """Train both sides and print the table."""
     torch.set_num_threads(1)
-    sb3 = sb3_runs(args)
+    single = runs_alone(args)
     ours = {norm: by_population(args, norm) for norm in args.norms}
-    columns = ("norm", "mean return", "SB3", "population", "KS p", "Mann-Whitney p", "Holm")
+    columns = ("norm", "mean return", "one by one", "population", "KS p", "Mann-Whitney p", "Holm")
     print(_rounds.header(*columns))
-    print("\n".join(rows(sb3, ours)))
+    print("\n".join(rows(single, ours)))
 
 
 if __name__ == "__main__":

@@ -67,9 +67,12 @@ def test_an_unknown_way_and_algorithm_are_refused():
         bench.Args(algo="sac")
 
 
-def test_both_sides_are_measured_alike():
-    args = parity.Args(norms=("none",), runs=2, total_timesteps=1024)
-    norm, seed, measures = parity.by_sb3((args, "none", 1))
+@pytest.mark.parametrize(
+    ("algo", "env_id"), [("ppo", "CartPole-v1"), ("recurrent_ppo", "CartPoleNoVel-v1")]
+)
+def test_both_sides_are_measured_alike(algo, env_id):
+    args = parity.Args(algo=algo, env_id=env_id, norms=("none",), runs=2, total_timesteps=1024)
+    norm, seed, measures = parity.alone((args, "none", 1))
     assert (norm, seed) == ("none", 1)
     assert np.shape(measures) == (len(parity.MEASURES),)
     ours = parity.by_population(args, "none")
