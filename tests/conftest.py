@@ -12,9 +12,10 @@ from torch.distributions import Distribution
 
 from wnrl.nn import cache
 
-# A shell starts background jobs with SIGINT ignored, which programs that tests interrupt would
-# inherit.
+# A shell starts background jobs with SIGINT ignored, and nohup a job with SIGHUP, which programs
+# that tests interrupt would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
