@@ -8,10 +8,11 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
+from torch.distributions import Normal
 
 from wnrl.population.rollout import Draws
 from wnrl.rl.statistics import statistics_of
-from wnrl.tensor_envs import CartPole
+from wnrl.tensor_envs import CartPole, Pendulum
 
 LIMIT = 25
 
@@ -22,30 +23,48 @@ class ShortCartPole(CartPole):
     max_episode_steps = LIMIT
 
 
-def to_uniform(obs):
+class ShortPendulum(Pendulum):
+    """Pendulum with as short a limit."""
+
+    max_episode_steps = LIMIT
+
+
+def of_cartpole(obs):
     """Return the uniform numbers of the reset that gave observations."""
-    return torch.as_tensor(obs, dtype=torch.float64) * 10 + 0.5
+    return obs * 10 + 0.5
+
+
+def of_pendulum(obs):
+    """Return the uniform numbers of the reset that gave observations."""
+    cos, sin, spin = obs.unbind(-1)
+    return torch.stack((torch.atan2(sin, cos) / torch.pi, spin), -1) / 2 + 0.5
+
+
+TO_UNIFORM = {"CartPole-v1": of_cartpole, "Pendulum-v1": of_pendulum}
 
 
 class Record(BaseCallback):
     """Writes down actions and resets, step by step, and the parameters behind each update."""
 
-    def __init__(self):
+    def __init__(self, env_id):
         super().__init__()
+        self.env_id = env_id
         self.actions, self.resets, self.iterations, self.obs, self.states = [], [], [], [], []
-        self.first_obs = None
+        self.first_resets = None
         self.statistics = []
 
     def _on_rollout_start(self):
         if self.iterations:
             self._end_update()
         else:
-            self.first_obs = self._raw(self.model._last_obs)
+            self.first_resets = self.to_uniform(self.model._last_obs)
         self.actions, self.resets = [], []
 
-    def _raw(self, obs):
+    def to_uniform(self, obs):
+        """Return the uniform numbers of the resets that gave observations, as the agent sees."""
         normalizer = self.model.get_vec_normalize_env()
-        return obs if normalizer is None else normalizer.get_original_obs()
+        raw = obs if normalizer is None else normalizer.get_original_obs()
+        return TO_UNIFORM[self.env_id](torch.as_tensor(raw, dtype=torch.float64))
 
     def _distribution(self, given):
         """Return the distribution of actions that the step had."""
@@ -65,10 +84,14 @@ class Record(BaseCallback):
         with torch.no_grad():
             head = self._distribution(given)
         actions = torch.as_tensor(given["actions"])
-        below = head.probs.cumsum(-1).gather(-1, actions[:, None])[:, 0]
-        # The middle of the interval in which this action is drawn.
-        self.actions.append(below - head.probs.gather(-1, actions[:, None])[:, 0] / 2)
-        resets = to_uniform(self._raw(given["new_obs"]))
+        if isinstance(head, Normal):
+            deviations = (actions - head.mean) / head.stddev
+            self.actions.append(torch.special.ndtr(deviations.double()))
+        else:  # the middle of the interval in which this action is drawn
+            chosen = actions[:, None]
+            below = head.probs.cumsum(-1).gather(-1, chosen)
+            self.actions.append(below - head.probs.gather(-1, chosen) / 2)
+        resets = self.to_uniform(given["new_obs"])
         resets[~torch.as_tensor(given["dones"])] = 0.5
         self.resets.append(resets)
         self.obs.append(given["obs_tensor"].clone())
@@ -81,7 +104,7 @@ class Record(BaseCallback):
         self._end_update()
 
 
-def run_sb3(config, policy, monkeypatch, algorithm=PPO):
+def run_sb3(config, policy, monkeypatch, algorithm=PPO, env_id="CartPole-v1"):
     """Return first resets, draws by iteration, and SB3's observations and parameters.
 
     Args:
@@ -89,6 +112,7 @@ def run_sb3(config, policy, monkeypatch, algorithm=PPO):
         policy: name and arguments of SB3's policy.
         monkeypatch: of the test.
         algorithm: PPO or RecurrentPPO.
+        env_id: one of ``TO_UNIFORM``, whose episodes are cut after ``LIMIT`` steps.
     """
     orders = []
     kind = "randint" if algorithm is RecurrentPPO else "permutation"
@@ -99,7 +123,7 @@ def run_sb3(config, policy, monkeypatch, algorithm=PPO):
         return orders[-1].numpy()
 
     env = make_vec_env(
-        lambda: gym.make("CartPole-v1", max_episode_steps=LIMIT), config.n_envs, seed=config.seed
+        lambda: gym.make(env_id, max_episode_steps=LIMIT), config.n_envs, seed=config.seed
     )
     if config.normalize != "none":
         obs, reward = (config.normalize in (part, "both") for part in ("obs", "reward"))
@@ -119,7 +143,7 @@ def run_sb3(config, policy, monkeypatch, algorithm=PPO):
                         "vf_coef", "max_grad_norm", "normalize_advantage", "seed")
         },
     )  # fmt: skip
-    record = Record()
+    record = Record(env_id)
     monkeypatch.setattr(np.random, kind, recorded)
     model.learn(config.total_timesteps, record)
     draws = []
@@ -127,12 +151,12 @@ def run_sb3(config, policy, monkeypatch, algorithm=PPO):
         mine = orders[k * config.n_epochs : (k + 1) * config.n_epochs]
         draws.append(
             Draws(
-                actions[:, None, :, None].float(),
+                actions[:, None].float(),
                 resets[:, None].float(),
                 torch.stack(mine)[:, None],
             )
         )
-    return to_uniform(record.first_obs).float()[None], draws, record
+    return record.first_resets.float()[None], draws, record
 
 
 def assert_member_is_sb3s(cohort, draws, record):

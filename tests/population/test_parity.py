@@ -3,7 +3,12 @@
 import pytest
 
 import wnrl.sb3  # noqa: F401  # registers the policies
-from tests.population.sb3_draws import ShortCartPole, assert_member_is_sb3s, run_sb3
+from tests.population.sb3_draws import (
+    ShortCartPole,
+    ShortPendulum,
+    assert_member_is_sb3s,
+    run_sb3,
+)
 from wnrl.norms import NORMS
 from wnrl.population.ppo import PPO
 from wnrl.population.ppo_config import PPOConfig
@@ -53,5 +58,22 @@ def test_with_sb3s_draws_a_member_is_sb3s_agent(case, monkeypatch):
     config = PPOConfig(**{**SMALL, **change})
     resets, draws, record = run_sb3(config, policy, monkeypatch)
     cohort = PPO(ShortCartPole(), [config])
+    cohort.start(begin(cohort.env, resets))
+    assert_member_is_sb3s(cohort, draws, record)
+
+
+BOX_CASES = {
+    case: CASES[case]
+    for case in ("stock", "entropy, raw advantages", "scaled both", "weight", "layer", "batch")
+}
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+@pytest.mark.parametrize("case", BOX_CASES)
+def test_with_sb3s_draws_of_real_actions_a_member_is_sb3s_agent(case, monkeypatch):
+    change, policy = BOX_CASES[case]
+    config = PPOConfig(**{**SMALL, **change})
+    resets, draws, record = run_sb3(config, policy, monkeypatch, env_id="Pendulum-v1")
+    cohort = PPO(ShortPendulum(), [config])
     cohort.start(begin(cohort.env, resets))
     assert_member_is_sb3s(cohort, draws, record)
