@@ -53,6 +53,8 @@ def main(args: Args) -> None:
     write_report(page, *studies)
     for part in studies:
         show_tables(part.rows, part.baseline)
+        if part.pending:
+            print(f"{part.name}: {part.pending}")
     print(f"report:  {page}")
 
 

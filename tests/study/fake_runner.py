@@ -42,7 +42,7 @@ def finish(trial, folder, **result):
 
 def succeed(trial, folder, progress):
     progress(0.5)
-    return finish(trial, folder, arm=trial.arm.name, pid=os.getpid())
+    return finish(trial, folder, arm=trial.arm.name, seed=trial.seed, pid=os.getpid())
 
 
 def leave_no_result(trial, folder, progress):

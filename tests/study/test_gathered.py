@@ -6,6 +6,7 @@ from wnrl.runs import write_json
 from wnrl.study.folder import open_study
 from wnrl.study.gathered import gather
 from wnrl.study.plan import NLL, RETURN, Arm, Study, Task, Trial
+from wnrl.study.report import write_report
 from wnrl.study.shards import Shard
 from wnrl.study.tuning import conduct
 
@@ -94,3 +95,19 @@ def test_a_study_that_was_stopped_is_read_as_far_as_it_came(tmp_path):
     assert (found.name, found.baseline, alone.name) == ("s", "weight", tmp_path.name)
     assert [row.choice.settings for row in found.rows] == [(("learning_rate", 0.8),)] * 2
     assert [row.reasons for row in found.rows] == [{2: "unfinished"}] * 2
+
+
+def test_of_a_study_that_was_stopped_while_it_chose_no_run_counts_as_unfinished(tmp_path):
+    study = Study("s", [CARTPOLE], ARMS, "none", tuned={"learning_rate": (0.1, 0.2, 0.4)},
+                  tuning_seeds=range(100, 103))  # fmt: skip
+    with open_study(tmp_path, study, [], Shard()):
+        pass
+    for trial in study.tuning_trials()[:4]:
+        finish(tmp_path, trial, 1.0)
+    (part,) = gather(tmp_path)
+    assert part.rows == []
+    write_report(tmp_path / "report.html", part)
+    page = (tmp_path / "report.html").read_text()
+    waits = "nothing is compared yet: 14 runs that settings are chosen by have not ended"
+    assert page.index(waits) < page.index("How to read this")
+    assert "unfinished" not in page

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
@@ -162,6 +163,17 @@ def test_a_study_is_read_from_its_folder_as_it_was_written(tmp_path):
     again = read_study(tmp_path / "s")
     assert again.trials() == study.trials()
     assert again.tuning_trials() == study.tuning_trials()
+
+
+def test_a_dash_and_words_in_lists_are_read_as_they_were_written(tmp_path):
+    arm = Arm("mine", "spectral", settings=MappingProxyType({"lr": 1}), dash=[0, [3, 1]])
+    task = Task("digits", "mlp", "a:b", NLL, also=[NLL], arms=["none", "mine"], dial=["size", 2])
+    study = Study("s", [task], [Arm("none"), arm], "none")
+    with open_study(tmp_path / "s", study, [], Shard()):
+        pass
+    again = read_study(tmp_path / "s")
+    assert {*again.trials()} == {*study.trials()}
+    assert again.arms[1].dash == (0, (3, 1))
 
 
 def test_several_studies_stand_on_one_page_with_their_links(one_task):

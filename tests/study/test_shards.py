@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake_runner
 
 from wnrl.errors import UsageError
-from wnrl.runs import is_finished, locked, write_json
-from wnrl.study.folder import open_study, publish
+from wnrl.runs import is_finished, locked, read_json, write_json
+from wnrl.study.folder import add_duration, open_study, publish
 from wnrl.study.shards import Shard
 from wnrl.study.tuning import conduct
 
@@ -139,3 +139,11 @@ def test_a_shard_that_waits_for_another_ones_table_then_has_what_ended_meanwhile
     publishing.join(60)
     with (tmp_path / "table.csv").open() as table:
         assert {row["missing"] for row in csv.DictReader(table)} == {"0"}
+
+
+def test_the_time_of_a_call_is_noted_while_another_shard_writes_its_report(tmp_path, monkeypatch):
+    monkeypatch.setattr("wnrl.study.folder.PUBLISHING", 0.1)
+    add_duration(tmp_path, 2.0)
+    with locked(tmp_path):
+        add_duration(tmp_path, 3.0)
+    assert read_json(tmp_path / "duration.json") == {"seconds": 5.0}

@@ -41,7 +41,7 @@ def trainer(root, score):
         waiting = [trial for trial in trials if not is_finished(root / trial.folder)]
         calls.append(waiting)
         for trial in waiting:
-            (root / trial.folder).mkdir(parents=True)
+            (root / trial.folder).mkdir(parents=True, exist_ok=True)
             value = score(trial)
             result = {"status": "finished", "window_return": value}
             if value is None:
@@ -96,6 +96,35 @@ def test_a_study_that_was_finished_trains_nothing_again(tmp_path):
     assert not any(calls[n_calls:])
     assert first[0] == again[0]
     assert chosen(first[1]) == chosen(again[1])
+
+
+@pytest.mark.parametrize("at", [0.003, 0.0333])
+def test_a_choice_that_runs_were_made_with_stands_when_what_had_crashed_would_end(tmp_path, at):
+    crashed = next(t for t in STUDY.tuning_trials() if t.settings["learning_rate"] == 0.001)
+    train, _ = trainer(tmp_path, best_at(none=at, weight=0.003))
+
+    def train_but_one(trials):
+        train([trial for trial in trials if trial != crashed])
+
+    note_crash(tmp_path / crashed.folder, "killed")
+    _, choices, _ = conduct(STUDY, tmp_path, train_but_one, lambda trials, root: None)
+    assert chosen(choices) == {"none": at, "weight": 0.003}
+    best, _ = trainer(tmp_path, lambda trial: 1e6)
+    again = conduct(replace(STUDY, seeds=range(4)), tmp_path, best, lambda trials, root: None)
+    assert chosen(again[1]) == chosen(choices)
+    assert not is_finished(tmp_path / crashed.folder)
+
+
+def test_what_crashed_is_tried_again_until_a_run_is_made_with_the_choice(tmp_path):
+    crashed = next(t for t in STUDY.tuning_trials() if t.settings["learning_rate"] == 0.001)
+    train, _ = trainer(tmp_path, best_at(none=0.003, weight=0.003))
+    note_crash(tmp_path / crashed.folder, "killed")
+    tuning = {trial.folder for trial in STUDY.tuning_trials() if trial != crashed}
+    conduct(STUDY, tmp_path, lambda trials: train([t for t in trials if t.folder in tuning]))
+    assert not is_finished(tmp_path / crashed.folder)
+    best, _ = trainer(tmp_path, lambda trial: 1e6)
+    conduct(STUDY, tmp_path, best)
+    assert is_finished(tmp_path / crashed.folder)
 
 
 def test_a_grid_is_widened_once_by_its_own_factor_where_its_edge_is_the_best(tmp_path):

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from wnrl.runs import (
     CONFIG,
     check_run_folder,
     locked,
+    make_folder,
     read_json,
     read_or_nothing,
     resolve_device,
@@ -20,7 +22,7 @@ from wnrl.runs import (
 )
 from wnrl.study.execute import check_trials
 from wnrl.study.figures import learning_curves, looks_of
-from wnrl.study.plan import NOTHING, Arm, Cell, Dash, Metric, Study, Task, Trial
+from wnrl.study.plan import NOTHING, Arm, Cell, Metric, Study, Task, Trial
 from wnrl.study.report import Findings, write_report
 from wnrl.study.shards import Shard
 from wnrl.study.summary import Row, summarise
@@ -46,12 +48,12 @@ def open_study(
     """
     device = str(resolve_device(study.settings.get("device", "auto")))
     config = {"study": study.name, "budget": study.budget, "device": device}
-    if (root / CONFIG).is_file():
-        if "study" not in read_json(root / CONFIG):
-            raise UsageError(f"run_dir {root} holds a single run, no study; choose another folder")
+    if (root / CONFIG).is_file() and "study" not in read_json(root / CONFIG):
+        raise UsageError(f"run_dir {root} holds a single run, no study; choose another folder")
+    if root.exists():
         check_run_folder(root, config)
     check_trials(trials, root)
-    check_run_folder(root, config)
+    make_folder(root)
     with ExitStack() as stack:
         with locked(root, seconds=PUBLISHING):
             check_run_folder(root, config)  # another process may have begun a study meanwhile
@@ -64,9 +66,9 @@ def open_study(
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Study | Task | Arm | Metric):
-        return vars(value)
-    return dict(value) if isinstance(value, Mapping) else list(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return vars(value) if is_dataclass(value) else list(value)
 
 
 def read_study(root: Path) -> Study:
@@ -78,31 +80,23 @@ def read_study(root: Path) -> Study:
     """
     try:
         saved = read_json(root / STUDY)["study"]
-        tasks = [
-            Task(
-                **{
-                    **task,
-                    "metric": Metric(**task["metric"]),
-                    "also": tuple(Metric(**metric) for metric in task["also"]),
-                    "arms": tuple(task["arms"]),
-                    "dial": task["dial"] and tuple(task["dial"]),
-                }
-            )
-            for task in saved["tasks"]
-        ]
-        arms = [Arm(**{**arm, "dash": _dash(arm["dash"])}) for arm in saved["arms"]]
-        return Study(**{**saved, "tasks": tasks, "arms": arms})
+        for task in saved["tasks"]:
+            task |= {
+                "metric": Metric(**task["metric"]),
+                "also": [Metric(**m) for m in task["also"]],
+            }
+        tasks = [Task(**task) for task in saved["tasks"]]
+        return Study(**{**saved, "tasks": tasks, "arms": [Arm(**arm) for arm in saved["arms"]]})
     except (TypeError, LookupError) as error:
         raise UsageError(f"{root / STUDY} is damaged: {printable(error)}") from error
 
 
-def _dash(saved: Any) -> Dash:
-    return saved if isinstance(saved, str) else (saved[0], tuple(saved[1]))
-
-
 def add_duration(root: Path, seconds: float) -> None:
-    """Add the time of a call that trained to that of the earlier ones."""
-    with locked(root, seconds=PUBLISHING):
+    """Add the time of a call that trained to that of the earlier ones.
+
+    It has a lock of its own: that of the folder may be held for as long as a report takes.
+    """
+    with locked(root, ".duration"):
         with suppress(TypeError):  # it is damaged; the runs are not
             seconds += read_or_nothing(root / DURATION).get("seconds", 0.0)
         write_json(root / DURATION, {"seconds": seconds})

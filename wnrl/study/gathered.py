@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,10 @@ def gather(root: Path, baseline: str = "none") -> list[Findings]:
 
 def _of_study(root: Path) -> Findings:
     study = read_study(root)
-    trials, choices, _ = conduct(study, root, lambda trials: None, _check_begun)
-    rows = summarise(root, trials or study.trials(), study.baseline, choices)
-    return findings(root, study, rows)
+    trials, choices, left = conduct(study, root, lambda trials: None, _check_begun)
+    part = findings(root, study, summarise(root, trials, study.baseline, choices))
+    waits = f"nothing is compared yet: {len(left)} runs that settings are chosen by have not ended"
+    return part if trials else replace(part, pending=waits)
 
 
 def _check_begun(trials: Iterable[Trial], root: Path) -> None:

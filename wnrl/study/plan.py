@@ -66,6 +66,8 @@ NLL = Metric(
 class Task:
     """One thing to learn: an environment with an algorithm, or a data set with a model.
 
+    Lists, as JSON has them, become tuples.
+
     Raises:
         UsageError: The margin is not above zero, or solving the task is no better than its floor.
     """
@@ -102,6 +104,9 @@ class Task:
     name: the report then draws scores over its values."""
 
     def __post_init__(self) -> None:
+        for name in ("also", "arms"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "dial", self.dial and tuple(self.dial))
         if self.margin is not None:
             check_positive(margin=self.margin)
         if self.floor is not None and self.solved is not None:
@@ -145,6 +150,8 @@ class Task:
 class Arm:
     """One of the alternatives that a study compares: a norm with its options.
 
+    A dash of lists, as JSON has it, becomes one of tuples.
+
     Raises:
         UsageError: The norm is not in ``NORMS``, or colour or dash cannot be drawn.
     """
@@ -175,6 +182,8 @@ class Arm:
             raise UsageError(f"colour of {self.name} must be #rrggbb, got {self.colour!r}")
         if isinstance(self.dash, str):
             check_choice(f"dash of {self.name}", self.dash, DASHES)
+        else:
+            object.__setattr__(self, "dash", (self.dash[0], tuple(self.dash[1])))
 
     @property
     def meaning(self) -> str:

@@ -119,7 +119,11 @@ class _Worker:
         if not self.alive:
             self._launch()
         self.busy = True
-        self.conn.send(job)
+        try:
+            self.conn.send(job)
+        except OSError:  # it died while it had nothing to do
+            self.kill()
+            self.start(job)
 
     def receive(self) -> tuple[Any, Any]:
         """Return a kind of news and its value."""
@@ -134,7 +138,8 @@ class _Worker:
 
     def ask_to_stop(self) -> None:
         if self.busy:
-            self.orders.send("stop")
+            with suppress(OSError):  # it has just died
+                self.orders.send("stop")
         else:  # it has nothing to lose
             self.kill()
 

@@ -120,6 +120,8 @@ class Findings:
     rows: Sequence[Row]
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Facts to list at the foot, such as the command; a path becomes a link."""
+    pending: str = ""
+    """Why there are no rows yet."""
 
 
 def write_report(path: Path, *findings: Findings) -> None:
@@ -183,7 +185,7 @@ class _Page:
             "run": sum(len(row.runs.folders) for row in first),
         }
         words = (f"{size} {word}{'s' * (size != 1)}" for word, size in sizes.items())
-        return f"<p class=muted>{', '.join(words)}</p>"
+        return f"<p class=muted>{escape(self.study.pending) or ', '.join(words)}</p>"
 
     def _failures(self) -> str:
         lines = [

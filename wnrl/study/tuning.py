@@ -65,6 +65,9 @@ def conduct(
 ) -> tuple[list[Trial], dict[Cell, Choice], list[Trial]]:
     """Do a study: try the grid, widen it once where its edge was best, choose, and compare.
 
+    A run of the grid that crashed is tried again by a later call, until a run of the comparison has
+    ended with what was chosen: that stands.
+
     Args:
         study: What to do.
         root: Its folder.
@@ -78,7 +81,7 @@ def conduct(
     choices: dict[Cell, Choice] = {}
     widened, trials = False, study.tuning_trials()
     while trials:
-        train(trials)
+        train(_undecided(study, root, trials))
         if left := not_ended(root, trials):
             return [], {}, left
         choices = choose(root, trials)
@@ -87,6 +90,17 @@ def conduct(
     trials = study.trials({cell: choice.settings for cell, choice in choices.items()})
     train(trials)
     return trials, choices, not_ended(root, trials)
+
+
+def _undecided(study: Study, root: Path, trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials but for those that crashed where the study has compared what was chosen."""
+    compared = set()
+    for cell, trial in {trial.cell: trial for trial in trials}.items():
+        n_chosen, folder = len(trial.tuned), root / trial.folder
+        for seed in study.seeds:
+            made = folder.parents[n_chosen].glob("*/" * n_chosen + f"seed{seed}")
+            compared |= {cell for path in made if is_finished(path)}
+    return [t for t in trials if t.cell not in compared or not crashes(root / t.folder)]
 
 
 def not_ended(root: Path, trials: Sequence[Trial]) -> list[Trial]:
