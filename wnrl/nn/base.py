@@ -4,7 +4,6 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Any, ClassVar, Self
 
 import torch
@@ -33,13 +32,19 @@ UNTYPED = {"device": torch.device | str | int | None, "dtype": torch.dtype | Non
 """Parameters that torch does not annotate."""
 
 
-@cache
-def _torch_parameters(plain: type[nn.Module]) -> list[inspect.Parameter]:
-    shown = _parameters(nn.RNNBase if issubclass(plain, nn.RNNBase) else plain)  # not *args
-    shown.pop("mode", None)
-    if plain is nn.GRU:
-        del shown["proj_size"]
-    return [p.replace(annotation=UNTYPED.get(p.name, p.annotation)) for p in shown.values()]
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return those of a method, without ``self``."""
+    return list(inspect.signature(function).parameters.values())[1:]
+
+
+def _torch_parameters(plain: Any) -> list[inspect.Parameter]:
+    shown = _parameters((nn.RNNBase if issubclass(plain, nn.RNNBase) else plain).__init__)
+    hidden = ("mode", "proj_size") if plain is nn.GRU else ("mode",)
+    return [
+        p.replace(annotation=UNTYPED.get(p.name, p.annotation))
+        for p in shown
+        if p.name not in hidden
+    ]
 
 
 def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -48,7 +53,7 @@ def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str
     Raises:
         UsageError: a size is negative, or torch refuses another value.
     """
-    names = [parameter.name for parameter in _torch_parameters(plain)]  # type: ignore[arg-type]
+    names = [parameter.name for parameter in _torch_parameters(plain)]
     for name, value in {**dict(zip(names, args, strict=False)), **options}.items():
         if isinstance(value, int) and value < 0 and name != "padding_idx":
             raise UsageError(f"{name} must not be negative, got {value}")
@@ -56,16 +61,11 @@ def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str
     if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
         raise UsageError(f"dtype must be one of floating point, got {dtype}")
     try:
-        return plain(*args, **options)
+        with warnings.catch_warnings():  # a weight norm refuses an empty dimension itself
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            return plain(*args, **options)
     except ValueError as error:
         raise UsageError(f"{plain.__name__}: {error}") from error
-
-
-def _parameters(owner: type) -> dict[str, inspect.Parameter]:
-    """Return those of the constructor, without ``self``."""
-    parameters = dict(inspect.signature(owner.__init__).parameters)  # type: ignore[misc]
-    del parameters["self"]
-    return parameters
 
 
 def torch_parameters(plain: nn.Module) -> dict[str, nn.Parameter | None]:
@@ -107,13 +107,12 @@ def check_nothing_is_lost(layer: nn.Module, label: str, step: str) -> None:
     buffers = layer._buffers.keys() - set(getattr(layer, "own_buffers", ()))
     modules = layer._modules.keys() - {"parametrizations"}
     parameters = [p for p in layer._parameters.values() if p is not None]
-    # One of this kind is what torch's weight norm leaves behind when it is removed.
-    kinds = [n for n in vars(layer) if n.endswith("hooks") and n != "_load_state_dict_pre_hooks"]
-    hooked = any(vars(layer)[kind] for kind in kinds)
-    hooked |= any(p._backward_hooks or p._post_accumulate_grad_hooks for p in parameters)
+    hooks = [vars(layer)[kind] for kind in vars(layer) if kind.endswith("hooks")]
+    hooks.remove(layer._load_state_dict_pre_hooks)  # torch's weight norm leaves one when removed
+    hooks += [h for p in parameters for h in (p._backward_hooks, p._post_accumulate_grad_hooks)]
     methods = [n for n, value in vars(layer).items() if callable(value) and hasattr(type(layer), n)]
     for found, what in (
-        (hooked, "hooks"),
+        (any(hooks), "hooks"),
         (methods, f"its own {', '.join(methods)}"),
         (buffers, f"the buffers {', '.join(sorted(buffers))}"),
         (modules, f"the modules {', '.join(sorted(modules))}"),
@@ -131,34 +130,53 @@ def check_replaceable(plain: nn.Module, plain_type: type[nn.Module]) -> None:
 
 
 class Counterpart(nn.Module):
-    """A layer that takes the place of one of torch's, with its arguments and options of its own."""
+    """A layer that takes the place of one of torch's, with its arguments and options of its own.
+
+    Its options are the keyword arguments of ``_adopt``, of the class and of its bases.
+    """
 
     plain_type: ClassVar[type[nn.Module]]
     """torch's layer with the same arguments."""
     arguments: ClassVar[tuple[str, ...]]
     """Constructor arguments of torch's layer, but for device and dtype."""
-    _adopt: Callable[..., None]
-    """Takes settings and parameters from a plain layer, with options."""
+    options: ClassVar[dict[str, Any]]
+    """Names of further ones, and their defaults."""
+    order: tuple[str, ...] = ()
+    """Names of the plain layer's parameters."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Give ``cls`` the signature of its ``plain_type`` and, by name, the options of its bases.
+        """Give ``cls`` the signature of its ``plain_type`` and, by name, its options.
 
         ``help``, editors and ``torch.nn.utils.skip_init`` read it. A class that derives from a
         layer and has a constructor of its own shows that one.
         """
         super().__init_subclass__(**kwargs)
         if "plain_type" in vars(cls):
-            shown = _torch_parameters(cls.plain_type)  # type: ignore[arg-type]
+            shown = _torch_parameters(cls.plain_type)
             names = [p.name for p in shown if p.name not in UNTYPED]
             cls.arguments = tuple(name for name in names if not name.startswith("_"))
-            inherited = [p for base in cls.__mro__[:-1] for p in _parameters(base).values()]
+            methods = [vars(base)["_adopt"] for base in cls.__mro__ if "_adopt" in vars(base)]
+            inherited = [p for method in methods for p in _parameters(method)]
             options = {p.name: p for p in inherited if p.kind is p.KEYWORD_ONLY}
+            cls.options = {name: p.default for name, p in options.items()}
             shown = [*shown, *options.values()]
         elif "__init__" in vars(cls):
-            shown = list(_parameters(cls).values())
+            shown = _parameters(cls.__init__)
         else:
             return
         cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        options = {name: kwargs.pop(name) for name in self.options if name in kwargs}
+        self._adopt(build_plain(self.plain_type, args, kwargs), **options)
+
+    def _adopt(self, plain: Any) -> None:
+        """Take settings and parameters of a plain layer; in subclasses, with options."""
+        for name in self.arguments:
+            if name not in plain._parameters:
+                setattr(self, name, getattr(plain, name))
+        self.order = tuple(torch_parameters(plain))
 
     @classmethod
     def from_plain(cls, plain: nn.Module, **options: Any) -> Self:
@@ -178,6 +196,21 @@ class Counterpart(nn.Module):
         nn.Module.__init__(layer)
         layer._adopt(plain, **options)
         return layer.train(plain.training)
+
+    def _shell(self) -> nn.Module:
+        """Return the plain layer without values."""
+        arguments = {name: getattr(self, name) for name in self.arguments}
+        if "bias" in self.order:
+            arguments["bias"] = self.bias is not None
+        with warnings.catch_warnings():  # dropout in a single recurrent layer: told once already
+            warnings.simplefilter("ignore", UserWarning)
+            return self.plain_type(**arguments, device="meta")
+
+    def extra_repr(self) -> str:
+        """Return torch's description of the plain layer, and the options that were chosen."""
+        chosen = {name: getattr(self, name) for name in self.options}
+        shown = [f"{n}={value!r}" for n, value in chosen.items() if value != self.options[n]]
+        return ", ".join([self._shell().extra_repr(), *shown])
 
 
 SCALES = ("linear", "exp")
@@ -212,27 +245,12 @@ class WeightNormed(Counterpart):
     """The axis of a weight that counts output units, and the blocks of axis 0 that do so apart."""
     pairs: tuple[str, ...]
     """Names of the computed weights."""
-    order: tuple[str, ...]
-    """Names of the plain layer's parameters."""
 
     _cache: WeightCache | None = None  # set while frozen() or shared_weights() is open
 
-    def __init__(
-        self,
-        *args: Any,
-        scale: str = "linear",
-        v_init_std: float | None = None,
-        eps: float = EPS,
-        g_rate: float = 1.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__()
-        with warnings.catch_warnings():  # an empty dimension is an error here, three lines below
-            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
-            plain = build_plain(self.plain_type, args, kwargs)
-        self._adopt(plain, scale=scale, v_init_std=v_init_std, eps=eps, g_rate=g_rate)
-        if v_init_std is not None:
-            self._draw_directions(v_init_std)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._draw_directions()
 
     def _adopt(
         self,
@@ -243,6 +261,7 @@ class WeightNormed(Counterpart):
         eps: float = EPS,
         g_rate: float = 1.0,
     ) -> None:
+        super()._adopt(plain)
         self.scale = check_choice("scale", scale, SCALES)
         if v_init_std is not None and not 0 < v_init_std < math.inf:
             raise UsageError(f"v_init_std must be None or above zero, got {v_init_std!r}")
@@ -250,19 +269,14 @@ class WeightNormed(Counterpart):
         self.v_init_std, self.eps, self.g_rate = v_init_std, eps, g_rate
         if groups := transposed_groups(plain):
             self.unit_axis = (1, groups)
-        for name in self.arguments:
-            if name not in plain._parameters:
-                setattr(self, name, getattr(plain, name))
-        parameters = torch_parameters(plain)
-        for name, value in parameters.items():
-            if value is None or not name.startswith("weight"):
+        self.pairs = tuple(name for name in self.order if name.startswith("weight"))
+        for name, value in torch_parameters(plain).items():
+            if value is None or name not in self.pairs:
                 self.register_parameter(name, value)
                 continue
             v, g = self._split(name, value.detach())
             for suffix, part in (("_g", g), ("_v", v)):
                 self.register_parameter(name + suffix, nn.Parameter(part, value.requires_grad))
-        self.order = tuple(parameters)
-        self.pairs = tuple(name for name in self.order if f"{name}_v" in self._parameters)
 
     def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return v and the parameter g of a computed weight."""
@@ -302,8 +316,10 @@ class WeightNormed(Counterpart):
         return length if self.g_rate == 1 else length / self.g_rate
 
     @torch.no_grad()
-    def _draw_directions(self, std: float) -> None:
-        """The paper's start; a row of length zero, as that of a padding index, stays one."""
+    def _draw_directions(self) -> None:
+        """Start as the paper does, if asked to; a padding index's row of length zero stays one."""
+        if (std := self.v_init_std) is None:
+            return
         for name in self.pairs:
             v, g = self.pair(name)
             v.copy_(self._visible(nn.init.normal_(v, std=std)))
@@ -415,15 +431,6 @@ class WeightNormed(Counterpart):
                 setattr(plain, name, nn.Parameter(value.detach(), source.requires_grad))
         return plain.train(self.training)
 
-    def _shell(self) -> nn.Module:
-        """The plain layer without values."""
-        arguments = {name: getattr(self, name) for name in self.arguments}
-        if "bias" in self.order:
-            arguments["bias"] = self.bias is not None
-        with warnings.catch_warnings():  # dropout in a single recurrent layer: told once already
-            warnings.simplefilter("ignore", UserWarning)
-            return self.plain_type(**arguments, device="meta")
-
     def reset_parameters(self) -> None:
         """Draws the parameters anew, as the constructor does."""
         shell = self.to_plain()
@@ -434,8 +441,7 @@ class WeightNormed(Counterpart):
                     self.assign(name, value)
                 else:
                     getattr(self, name).copy_(value)
-        if self.v_init_std is not None:
-            self._draw_directions(self.v_init_std)
+        self._draw_directions()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -453,11 +459,3 @@ class WeightNormed(Counterpart):
     def __getstate__(self) -> dict[str, Any]:
         # A copy is in no scope, and a pickle holds no kept weight.
         return {key: value for key, value in self.__dict__.items() if key != "_cache"}
-
-    def extra_repr(self) -> str:
-        """Torch's description of the plain layer, and what differs from the defaults."""
-        parts = [self._shell().extra_repr()]
-        defaults = {"scale": "linear", "v_init_std": None, "eps": EPS, "g_rate": 1.0}
-        options = {name: getattr(self, name) for name in defaults}
-        parts += [f"{name}={value!r}" for name, value in options.items() if value != defaults[name]]
-        return ", ".join(parts)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import check_positive
-from wnrl.nn.base import Counterpart, build_plain, torch_parameters
+from wnrl.nn.base import Counterpart, torch_parameters
 from wnrl.nn.recurrence import Recurrence, States, lstm_step, run, run_cell, unroll
 
 
@@ -53,15 +53,10 @@ class NormedRecurrent(Counterpart):
     suffixes: list[str]
     """Of the names of parameters, by layers, and by directions in a layer."""
 
-    def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
-        super().__init__()
-        self._adopt(build_plain(self.plain_type, args, kwargs), eps=eps)
-
-    def _adopt(self, plain: nn.Module, *, eps: float = 1e-5) -> None:
+    def _adopt(self, plain: Any, *, eps: float = 1e-5) -> None:
+        super()._adopt(plain)
         check_positive(eps=eps)
         self.eps = eps
-        for name in self.arguments:
-            setattr(self, name, getattr(plain, name))
         for name, value in torch_parameters(plain).items():
             self.register_parameter(name, value)
         names = [name for name, _ in plain.named_parameters() if name.startswith("weight_hh")]
@@ -109,10 +104,6 @@ class NormedRecurrent(Counterpart):
             return lstm_step(gates, c, w_hr, lambda cell: norm(cell, "c", shift_c))
 
         return Recurrence(prepare, step)
-
-    def extra_repr(self) -> str:
-        """The sizes, and what else the plain layer was given."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self.arguments)
 
 
 class NormedLSTM(NormedRecurrent):

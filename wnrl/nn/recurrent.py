@@ -44,10 +44,6 @@ class WNRecurrent(WeightNormed):
     mode: str
     proj_size = 0
 
-    def __init__(self, *args: Any, backend: str = "torch", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.backend = check_choice("backend", backend, BACKENDS)
-
     def _adopt(self, plain: Any, *, backend: str = "torch", **options: Any) -> None:
         self.backend = check_choice("backend", backend, BACKENDS)
         super()._adopt(plain, **options)
@@ -85,11 +81,6 @@ class WNRecurrent(WeightNormed):
 
     def flatten_parameters(self) -> None:
         """Does nothing: computed weights are laid out for cuDNN when they are computed."""
-
-    def extra_repr(self) -> str:
-        """Torch's description of the plain layer, and what differs from the defaults."""
-        shown = super().extra_repr()
-        return shown if self.backend == "torch" else f"{shown}, backend={self.backend!r}"
 
 
 class WNLSTM(WNRecurrent):
