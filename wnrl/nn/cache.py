@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
 from wnrl.errors import UsageError
 from wnrl.nn.functional import in_transform, same_values
@@ -31,9 +32,7 @@ class StaleWeightError(RuntimeError):
     """A kept weight differs from a fresh one: a write that leaves no trace, inside a scope."""
 
 
-_steps = 0  # optimizer steps of this process while a scope was open
-_step_hook: Any = None
-_open_scopes = 0
+_steps = 0  # grows with each optimizer step of this process while a scope is open
 _checking = os.environ.get("WNRL_CHECK_FROZEN", "") not in ("", "0")
 _lock = threading.Lock()
 
@@ -167,26 +166,21 @@ class frozen(ContextDecorator):  # noqa: N801 - reads as what it does to a modul
 
     def __init__(self, module: nn.Module) -> None:
         self._layers = _cached_layers(module)
+        self._hooks: list[RemovableHandle] = []  # one for each time that it is entered
 
     def __enter__(self) -> None:
-        global _open_scopes, _step_hook
         with _lock:
-            if _open_scopes == 0:
-                _step_hook = register_optimizer_step_post_hook(_count_step)
-            _open_scopes += 1
+            self._hooks.append(register_optimizer_step_post_hook(_count_step))
             for layer in self._layers:
                 layer._cache = layer._cache or WeightCache()
                 layer._cache.depth += 1
                 layer._cache.sharing[threading.get_ident()] += self._shares
 
     def __exit__(self, *_: object) -> None:
-        global _open_scopes
         with _lock:
-            if any(layer._cache is None for layer in self._layers):
+            if not self._hooks:
                 raise UsageError("a scope was left that had not been entered")
-            _open_scopes -= 1
-            if _open_scopes == 0:
-                _step_hook.remove()
+            self._hooks.pop().remove()
             for layer in self._layers:
                 cache = layer._cache
                 cache.depth -= 1

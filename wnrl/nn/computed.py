@@ -109,7 +109,8 @@ class ComputedWeight(Tensor, metaclass=_LikeAParameter):
                 if tensor.data_ptr() != pointer:
                     raise _no_storage(tensor)
                 if tensor._version != version:
-                    _hand_over(tensor, by_initialiser=_initialises(func))
+                    by_initialiser = getattr(func, "__module__", None) == "torch.nn.init"
+                    _hand_over(tensor, by_initialiser)
             return _guard_views(result, given[0][0]) if given else result
 
     def set_(self, *_: Any, **__: Any) -> Any:
@@ -148,10 +149,6 @@ def _guarded(values: Sequence[Any]) -> Iterator[ComputedWeight]:
             yield value
         elif isinstance(value, list | tuple):
             yield from _guarded(value)
-
-
-def _initialises(func: Callable[..., Any]) -> bool:
-    return getattr(func, "__module__", None) == "torch.nn.init"
 
 
 def _hand_over(tensor: ComputedWeight, by_initialiser: bool) -> None:

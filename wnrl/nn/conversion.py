@@ -96,13 +96,15 @@ def convert(
         return []
     check_values(module)
     places = hidden_sites(sites, placement, hidden)
-    marked = [s for s in sites if s in places or isinstance(s.layer, RECURRENT)]
-    marked = marked if choice.mark else []
+    marked = [s for s in sites if choice.mark and (s in places or isinstance(s.layer, RECURRENT))]
     # All that can fail comes before the first change.
-    _check_layers(module, sites, choice, marked, places)
-    _check_untouched(sites, choice, placement, chosen, {site.name for site in places})
+    _check_ties(module, choice, sites)
+    for site in sites:
+        with _naming(site):
+            _check_parameters(site, choice, hidden=site in places, marked=site in marked)
+            _check_untouched(site, choice, placement, chosen, hidden=site in places)
     counterparts = _counterparts(sites, choice, chosen)
-    normalizers = _normalizers(places, choice, chosen) if choice.normalizers else {}
+    normalizers = _normalizers(places, choice, chosen)
     changed = [site.layer for site in sites if id(site.layer) in counterparts]
     changed += [site.layer for site in (*marked, *(places if normalizers else ()))]
     made = nn.ModuleList([*counterparts.values(), *normalizers.values()])
@@ -209,15 +211,14 @@ def _check_optimizers(
         made: what will be added.
         changed: the layers that will be replaced, normalized or marked.
     """
-    known = set(module.parameters())
-    if choice.after_step is None and known.issuperset(made.parameters()):
+    new = set(made.parameters()) - set(module.parameters())
+    if choice.after_step is None and not new:
         return
     touched = {parameter for layer in changed for parameter in layer.parameters()}
     for path, part in module.named_modules():
         for name, value in vars(part).items():
             for optimizer in _optimizers(value):
-                groups = optimizer.param_groups
-                if any(touched.intersection(group["params"]) for group in groups):
+                if touched & {p for group in optimizer.param_groups for p in group["params"]}:
                     raise UsageError(
                         f"module has an optimizer already ({path}{'.' * bool(path)}{name}), which "
                         "would not train what conversion makes: convert before it is made. Under "
@@ -260,37 +261,30 @@ def check_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> None:
         check_momentum(options["momentum"])
 
 
-def _check_layers(
-    module: nn.Module,
-    sites: list[LayerSite],
-    choice: Norm,
-    marked: list[LayerSite],
-    places: list[LayerSite],
-) -> None:
-    """Refuse to lose what a layer has, and to convert one of two layers that share a weight."""
-    replaced = [site for site in sites if type(site.layer) in choice.layers]
-    for site in (*replaced, *places):
-        with _naming(site):
-            for parameter in site.layer.parameters(recurse=False):
-                if not parameter.is_floating_point() or parameter.itemsize < 2:
-                    raise UsageError(
-                        f"its parameters must be real numbers of 16 bits or more, got "
-                        f"{parameter.dtype}"
-                    )
-    for site in replaced:
-        check_nothing_is_lost(site.layer, site.name, "conversion")
-    for site in (*replaced, *marked):
-        if isinstance(site.layer, (*PLAIN, *RECURRENT, nn.Embedding)):
-            with _naming(site):
-                torch_parameters(site.layer)
+def _check_parameters(site: LayerSite, choice: Norm, hidden: bool, marked: bool) -> None:
+    """Refuse parameters that the norm cannot take, and what a replaced layer would lose."""
+    layer, replaced = site.layer, type(site.layer) in choice.layers
+    for parameter in layer.parameters(recurse=False) if replaced or hidden else ():
+        if not parameter.is_floating_point() or parameter.itemsize < 2:
+            raise UsageError(
+                f"its parameters must be real numbers of 16 bits or more, got {parameter.dtype}"
+            )
+    if replaced:
+        check_nothing_is_lost(layer, f"the {type(layer).__name__}", "conversion")
+    if marked and isinstance(layer, (*PLAIN, *RECURRENT)):
+        torch_parameters(layer)
+
+
+def _check_ties(module: nn.Module, choice: Norm, sites: list[LayerSite]) -> None:
+    """Refuse to convert one of two layers that share a weight."""
     if not any(issubclass(layer, WeightNormed) for layer in choice.layers.values()):
         return
-    ours = {id(site.layer) for site in replaced}
+    replaced = {id(site.layer) for site in sites if type(site.layer) in choice.layers}
     uses: dict[int, dict[str, bool]] = {}  # of a weight by name: in a layer that is replaced?
     for path, part in module.named_modules():
         for name, parameter in part.named_parameters(recurse=False):
             if parameter.dim() > 1:
-                uses.setdefault(id(parameter), {})[f"{path}.{name}"] = id(part) in ours
+                uses.setdefault(id(parameter), {})[f"{path}.{name}"] = id(part) in replaced
     for names in uses.values():
         if len(set(names.values())) > 1:
             raise UsageError(
@@ -300,26 +294,17 @@ def _check_layers(
 
 
 def _check_untouched(
-    sites: list[LayerSite],
-    choice: Norm,
-    placement: str,
-    options: Mapping[str, Any],
-    hidden: set[str],
+    site: LayerSite, choice: Norm, placement: str, options: Mapping[str, Any], hidden: bool
 ) -> None:
     """Refuse a second norm where the first one stands, or the same with another option.
 
     A weight has one parametrisation, and one normalizer stands behind a layer; one of each may be
     combined (``weight`` after ``batch``). What has nothing to do for this norm is no matter.
-
-    Raises:
-        UsageError: a layer or normalizer that this call would leave as another one made it.
     """
-    for site in sites:
-        with _naming(site):
-            if isinstance(site.layer, Normalized):
-                _check_normalizer(site.layer, choice, placement, options)
-            else:
-                _check_layer(site, choice, options, hidden=site.name in hidden)
+    if isinstance(site.layer, Normalized):
+        _check_normalizer(site.layer, choice, placement, options)
+    else:
+        _check_layer(site.layer, choice, options, hidden)
 
 
 def _check_normalizer(
@@ -339,9 +324,9 @@ def _check_normalizer(
     _check_same(part.norm, {name: options[name] for name in choice.options if name in options})
 
 
-def _check_layer(site: LayerSite, choice: Norm, options: Mapping[str, Any], hidden: bool) -> None:
-    kind = type(site.layer)
-    if kind in choice.layers and any(n.marked and n.marked(site.layer) for n in NORMS.values()):
+def _check_layer(layer: nn.Module, choice: Norm, options: Mapping[str, Any], hidden: bool) -> None:
+    kind = type(layer)
+    if kind in choice.layers and any(n.marked and n.marked(layer) for n in NORMS.values()):
         raise UsageError("is projected already, and its weight can have no second norm")
     plain = origin(kind)
     if plain is None:
@@ -350,8 +335,9 @@ def _check_layer(site: LayerSite, choice: Norm, options: Mapping[str, Any], hidd
     if (choice.mark and (hidden or issubclass(plain, RECURRENT))) or ours not in (None, kind):
         raise UsageError(f"is a {kind.__name__} already, and its weight can have no second norm")
     if ours is kind:
-        names = [name for name in choice.layer_options if name in options]
-        _check_same(site.layer, {name: options[name] for name in names})
+        _check_same(
+            layer, {name: options[name] for name in choice.layer_options if name in options}
+        )
 
 
 def _check_same(part: nn.Module, options: Mapping[str, Any]) -> None:
@@ -391,16 +377,18 @@ def _counterparts(sites: list[LayerSite], choice: Norm, options: dict[str, Any])
 
 def _normalizers(hidden: list[LayerSite], choice: Norm, options: dict[str, Any]) -> dict[str, Any]:
     """Return a normalizer for each of the places, by its name."""
-    assert choice.normalizers is not None
+    if choice.normalizers is None:
+        return {}
     ours = {name: value for name, value in options.items() if name in choice.options}
     made: dict[str, Any] = {}
     for site in hidden:
         layer: Any = site.layer
         axes = n_spatial(layer) or 0
-        features = layer.out_channels if axes else layer.out_features
         weight = next(layer.parameters())
         with _naming(site):
-            norm = choice.normalizers[axes](features, **ours)
+            norm = choice.normalizers[axes](
+                layer.out_channels if axes else layer.out_features, **ours
+            )
         made[site.name] = norm.to(weight.device, weight.dtype)
     return made
 

@@ -43,15 +43,13 @@ def units_first(weight: Tensor, transposed: int) -> Tensor:
     return weight.unflatten(0, (transposed, -1)).transpose(1, 2) if transposed else weight
 
 
-def _by_unit(v: Tensor, dim: int, groups: int) -> tuple[Tensor, list[int]]:
-    """Return a view that begins with the output units, and the axes of a unit's numbers in it."""
-    rows = units_first(v, groups) if groups > 1 else v.movedim(dim, 0)
-    return rows, list(range(2 if groups > 1 else 1, rows.dim()))
-
-
-def _like_lengths(by_unit: Tensor, dim: int, groups: int) -> Tensor:
-    """Return values a unit, reduced from ``_by_unit``'s view, in the shape of ``row_norm``."""
-    return by_unit.squeeze(2) if groups > 1 else by_unit.movedim(0, dim)
+def _over_units(reduce: Callable[..., Tensor], v: Tensor, dim: int, groups: int) -> Tensor:
+    """Reduce the numbers of each output unit to one, in the shape that ``row_norm`` returns."""
+    if groups == 1:
+        axes = [axis for axis in range(v.dim()) if axis != dim % v.dim()]
+        return reduce(v, axes, keepdim=True)
+    blocks = v.unflatten(0, (groups, -1))  # (groups, in / groups, out / groups, …)
+    return reduce(blocks, [1, *range(3, blocks.dim())], keepdim=True).squeeze(1)
 
 
 def over_rows(lengths: Tensor, v: Tensor, groups: int = 1) -> Tensor:
@@ -72,8 +70,8 @@ def row_norm(v: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tens
         The norms, shaped like ``v`` with 1 in every axis but ``dim``, and ``groups`` in axis 0
         where that is above 1.
     """
-    rows, axes = _by_unit(v.to(torch.promote_types(v.dtype, torch.float32)), dim, groups)
-    return _like_lengths((rows.square().sum(axes, keepdim=True) + eps).sqrt(), dim, groups)
+    wide = v.to(torch.promote_types(v.dtype, torch.float32))
+    return (_over_units(torch.sum, wide.square(), dim, groups) + eps).sqrt()
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tensor:
@@ -278,8 +276,7 @@ def zero_rows(v: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
 
 def _peaks(v: Tensor, dim: int, groups: int) -> Tensor:
     """Return the largest absolute value of each row, of the shape that ``row_norm`` returns."""
-    rows, axes = _by_unit(v, dim, groups)
-    return _like_lengths(rows.abs().amax(axes, keepdim=True), dim, groups)
+    return _over_units(torch.amax, v.abs(), dim, groups)
 
 
 def check_directions(v: Tensor, name: str, dim: int = 0, groups: int = 1) -> None:

@@ -55,15 +55,18 @@ def explain(reasons: dict[str, str], name: str, reason: str) -> None:
 
 @dataclass(eq=False)
 class Target:
-    """A layer, or the normalizer behind one, whose output is to be standardised."""
+    """A layer, or the normalizer behind one, whose output is to be standardised.
+
+    Of a normalizer behind a nonlinearity only the running statistics are set.
+    """
 
     name: str
     """How it is reported."""
     module: Any
     n_spatial: int
     """The number of axes of its output behind that of the features."""
-    goal: float
-    """The standard deviation that its output gets."""
+    goal: float | None
+    """The standard deviation that its output gets; None leaves the output as it is."""
     behind: nn.Module | None = None
     """The normalizer behind a layer."""
     normalizes: bool = False
@@ -76,15 +79,20 @@ class Target:
         """Standardise at the first call: a layer that is used twice is initialised once."""
 
         def before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            if not self.done:
-                self.length = self.to_unit((*args, *kwargs.values())[0])
+            x = (*args, *kwargs.values())[0]
+            if self.goal is None and not self.done:
+                set_statistics(self.module, x, 1, self.name)
+            elif not self.done:
+                self.length = self.to_unit(x)
 
         def after(_: nn.Module, args: tuple[Tensor, ...], t: Tensor) -> Tensor | None:
-            if self.done:
-                explain(report.incomplete, self.name, REUSED)
+            first, self.done = not self.done, True
+            if self.goal is None:
                 return None
-            self.done = True
-            return self.standardise(t, report)
+            if first:
+                return self.standardise(t, self.goal, report)
+            explain(report.incomplete, self.name, REUSED)
+            return None
 
         pre = self.module.register_forward_pre_hook(before, with_kwargs=True)
         return [pre, self.module.register_forward_hook(after)]
@@ -111,12 +119,12 @@ class Target:
             weight.fill_(1.0)
         return weight.new_ones(())
 
-    def standardise(self, t: Tensor, report: DataInitReport) -> Tensor:
+    def standardise(self, t: Tensor, goal: float, report: DataInitReport) -> Tensor:
         """Set scale and shift by equation 6; return what the output becomes."""
         mean, std = statistics(t, t.dim() - 1 - self.n_spatial, self.name)
         scale, shift = torch.ones_like(mean), torch.zeros_like(mean)
         if self.length is not None:
-            scale = self.goal / std
+            scale = goal / std
             constant = std <= CONSTANT * (mean.square() + std.square()).sqrt()
             beyond = ~constant & ~_fits(scale, mean * scale, self.length.dtype)
             if constant.any():
@@ -172,20 +180,21 @@ def statistics(t: Tensor, axis: int, name: str) -> tuple[Tensor, Tensor]:
     rows = t.detach().movedim(axis, 0).flatten(1)  # (C, batch and positions)
     # Squares of float32 overflow from 1e19 on; Apple's GPUs have no wider type.
     rows = rows.to(torch.float32 if t.device.type == "mps" else torch.float64)
-    together = distributed.is_available() and distributed.is_initialized()
-    total = torch.cat([rows.sum(1), rows.new_tensor([rows.shape[1]])])
-    if together:
-        distributed.all_reduce(total)
+    total = _over_processes(torch.cat([rows.sum(1), rows.new_tensor([rows.shape[1]])]))
     count = total[-1]
     mean = total[:-1] / count
-    squares = (rows - mean.unsqueeze(1)).square().sum(1)
-    if together:
-        distributed.all_reduce(squares)
+    squares = _over_processes((rows - mean.unsqueeze(1)).square().sum(1))
     if count < 2:
         raise UsageError(f"data_init needs more than one value for each feature, {name} has one")
     if not (mean.isfinite() & squares.isfinite()).all():
         raise UsageError(f"data_init met pre-activations of {name} that are not finite")
     return mean, (squares / count).sqrt()
+
+
+def _over_processes(total: Tensor) -> Tensor:
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(total)
+    return total
 
 
 @torch.no_grad()
@@ -228,7 +237,6 @@ def data_init(
     targets = _targets(net, skipped, init_scale, report)
     saved = copy.deepcopy(net.state_dict())  # with what is no tensor, such as extra state
     handles = [handle for target in targets for handle in target.hook(report)]
-    handles += _hook_behind_nonlinearities(net, skipped)
     try:
         net(*inputs)
     except BaseException:
@@ -238,7 +246,7 @@ def data_init(
         for handle in handles:
             handle.remove()
     for target in targets:
-        if not target.done:
+        if not target.done and target.goal is not None:
             report.skipped.setdefault(target.name, "these inputs did not reach it")
     return report
 
@@ -247,14 +255,16 @@ def _targets(
     net: nn.Module, skipped: set[int], init_scale: float, report: DataInitReport
 ) -> list[Target]:
     """Return what will be standardised; ``report`` takes what cannot be."""
+    targets: list[Target] = []
     behind: dict[int, nn.Module] = {}  # the normalizer behind a layer
     owners: dict[int, str] = {}  # the module of each parameter that must stay as it is
     for path, part in net.named_modules():
         if isinstance(part, Normalized) and n_spatial(part.layer) is not None:
             behind[id(part.layer)] = part.norm
+        elif isinstance(part, Normalized) and id(part.norm) not in skipped:
+            targets.append(Target(path, part.norm, 0, None))
         if id(part) in skipped or n_spatial(part) is None:
             owners |= dict.fromkeys(map(id, part.parameters(recurse=False)), path)
-    targets: list[Target] = []
     for path, part in net.named_modules():
         if id(part) in skipped or isinstance(part, nn.Embedding):
             continue
@@ -278,23 +288,3 @@ def _targets(
         if norm is not None:
             targets.append(Target(name, norm, axes, init_scale, normalizes=True))
     return targets
-
-
-def _hook_behind_nonlinearities(net: nn.Module, skipped: set[int]) -> list[RemovableHandle]:
-    """Give normalizers behind nonlinearities the statistics of what they first see."""
-
-    def hook(norm: nn.Module, name: str) -> RemovableHandle:
-        def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            handle.remove()
-            set_statistics(norm, args[0], 1, name)
-
-        handle = norm.register_forward_pre_hook(before)
-        return handle
-
-    return [
-        hook(part.norm, name)
-        for name, part in net.named_modules()
-        if isinstance(part, Normalized)
-        and n_spatial(part.layer) is None
-        and id(part.norm) not in skipped
-    ]

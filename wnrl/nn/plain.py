@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,18 +41,13 @@ def fold(module: nn.Module) -> nn.Module:
             modules of its own, or a subclass's ``forward``, which would be lost, or has no values
             yet (device ``meta``).
     """
-    ours: list[tuple[str, Any]] = [
-        (name or type(layer).__name__, layer)
-        for name, layer in module.named_modules()
-        if hasattr(layer, "to_plain")
-    ]
-    for name, layer in ours:
-        _check_foldable(name, layer)
     memo: dict[int, Any] = {}  # what the copy has in the place of layers and parameters, by id
-    made: dict[tuple[int, int], nn.Parameter] = {}
-    for _, layer in ours:
-        memo[id(layer)] = plain = layer.to_plain()
-        _tie(plain, layer, memo, made)
+    made: dict[tuple[int, ...], nn.Parameter] = {}
+    for name, layer in module.named_modules():
+        if hasattr(layer, "to_plain"):
+            _check_foldable(name or type(layer).__name__, layer)
+            memo[id(layer)] = plain = layer.to_plain()
+            _tie(plain, layer, memo, made)
     folded = copy.deepcopy(module, memo)
     for part in folded.modules():
         if isinstance(part, nn.RNNBase):
@@ -62,7 +57,7 @@ def fold(module: nn.Module) -> nn.Module:
 
 def _check_foldable(label: str, layer: nn.Module) -> None:
     kind: Any = type(layer)
-    ours: Any = next((base for base in kind.__mro__ if "plain_type" in vars(base)), kind)
+    ours = next((base for base in kind.__mro__ if "plain_type" in vars(base)), kind)
     if kind.to_plain is ours.to_plain:
         if kind.forward is not ours.forward:
             raise UsageError(
@@ -119,23 +114,23 @@ def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Any]:
     """
     check_choice("layout", layout, LAYOUTS)
     state: dict[str, Tensor] = dict(module.state_dict())
-    for prefix, layer in _layers(module):
-        for name in layer.pairs:
-            del state[f"{prefix}{name}_v"], state[f"{prefix}{name}_g"]
-            keys = _keys(f"{prefix}{name}", layout)
-            if layout == "plain":
-                state[keys[0]] = layer.compute_weight(name).detach()
-                continue
-            if layer.unit_axis[1] > 1:
-                raise UsageError(
-                    f"{prefix}{name} is normalised for each of {layer.unit_axis[1]} groups, which "
-                    'torch\'s weight norm cannot express; write the layout "plain"'
-                )
-            v, g = (part.detach() for part in layer.pair(name))
-            v, length, dim = layer._visible(v), layer.length(g), layer.unit_axis[0]
-            check_directions(v, f"{prefix}{name}_v", dim)
-            eps = 0.0 if may_fuse(v, length, dim, layer.eps) else layer.eps
-            state.update(zip(keys, exchange_eps(v, length, eps, 0.0, dim)[::-1], strict=True))
+    for stem, (layer, name) in _computed_weights(module).items():
+        del state[f"{stem}_v"], state[f"{stem}_g"]
+        if layout == "plain":
+            state[stem] = layer.compute_weight(name).detach()
+            continue
+        dim, groups = layer.unit_axis
+        if groups > 1:
+            raise UsageError(
+                f"{stem} is normalised for each of {groups} groups, which torch's weight norm "
+                'cannot express; write the layout "plain"'
+            )
+        v, g = (part.detach() for part in layer.pair(name))
+        v, length = layer._visible(v), layer.length(g)
+        check_directions(v, f"{stem}_v", dim)
+        eps = 0.0 if may_fuse(v, length, dim, layer.eps) else layer.eps
+        v, length = exchange_eps(v, length, eps, 0.0, dim)
+        state.update(zip(_keys(stem, layout), (length, v), strict=True))
     return state
 
 
@@ -175,33 +170,28 @@ def load_weights(
                 f"{key} is on the meta device, which holds no values: call "
                 "module.to_empty(device=...) before"
             )
-    if layout is not None:
-        check_choice("layout", layout, LAYOUTS)
-    layouts = [layout] if layout is not None else list(LAYOUTS)
+    layouts = list(LAYOUTS) if layout is None else [check_choice("layout", layout, LAYOUTS)]
     left = {key: _as_tensor(value) for key, value in state_dict.items()}
     loaded: dict[str, Any] = {}
-    ours = {
-        f"{prefix}{name}": (layer, name)
-        for prefix, layer in _layers(module)
-        for name in layer.pairs
-    }
-    for stem, (layer, name) in ours.items():
+    for stem, (layer, name) in _computed_weights(module).items():
         if layout is None and not layer.holds_lengths and f"{stem}_g" in left:
             raise UsageError(
                 f"{stem}_g is a length, or stands for one as scale={layer.scale!r} and g_rate="
                 f"{layer.g_rate} say: give layout='weight_norm' for what torch wrote, and use "
                 "load_state_dict for what this layer wrote"
             )
-        loaded[f"{stem}_v"], loaded[f"{stem}_g"] = _take_pair(left, stem, layer, name, layouts)
+        if (found := _pop_layout(left, stem, layouts)) is None:
+            forms = " or ".join(" with ".join(_keys(stem, known)) for known in layouts)
+            raise UsageError(f"state_dict lacks {forms}{_there(left, stem)}")
+        loaded[f"{stem}_v"], loaded[f"{stem}_g"] = _pair_from(stem, *found, layer, name)
     missing = []
     for key, target in current.items():
         if key in loaded:
             continue
-        popped = ("plain", [left.pop(key)]) if key in left else _pop_layout(left, key, layouts)
-        if popped is None:
+        if (found := _pop_layout(left, key, ["plain", *layouts])) is None:
             missing.append(key)
             continue
-        value = popped[1][0] if popped[0] == "plain" else _weight_of(key, *popped[1])
+        value = found[1][0] if found[0] == "plain" else _weight_of(key, *found[1])
         loaded[key] = _checked(key, value, target) if isinstance(target, Tensor) else value
     if missing:
         raise UsageError(
@@ -266,12 +256,15 @@ def _hint(module: nn.Module, missing: Sequence[str]) -> str:
     return "; the state of a plain network is loaded into a plain network, before convert"
 
 
-def _layers(module: nn.Module) -> Iterator[tuple[str, WeightNormed]]:
-    """Weight-normalized layers with the prefix of their keys; a shared one has several.
+def _computed_weights(module: nn.Module) -> dict[str, tuple[WeightNormed, str]]:
+    """Return layer and name of each computed weight by the key that it would have as a parameter.
+
+    That of a shared layer has several keys.
 
     Raises:
         UsageError: the v or g of one is no parameter.
     """
+    computed: dict[str, tuple[WeightNormed, str]] = {}
     for path, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, WeightNormed):
             if not layer._owns_parameters():
@@ -279,19 +272,15 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, WeightNormed]]:
                     f"{path or type(layer).__name__} is pruned or parametrized, and v or g is no "
                     "parameter: remove that first, or take wnrl.fold(module).state_dict()"
                 )
-            yield (f"{path}." if path else ""), layer
+            computed |= {f"{path}.{name}".lstrip("."): (layer, name) for name in layer.pairs}
+    return computed
 
 
-def _take_pair(
-    left: dict[str, Any], stem: str, layer: WeightNormed, name: str, layouts: Sequence[str]
+def _pair_from(
+    stem: str, layout: str, values: list[Tensor], layer: WeightNormed, name: str
 ) -> tuple[Tensor, Tensor]:
-    """The layer's own v and g from what stands for the weight ``stem``, removed from ``left``."""
+    """Return the layer's own v and g from what stands for the weight ``stem``."""
     own_v, own_g = layer.pair(name)
-    popped = _pop_layout(left, stem, layouts)
-    if popped is None:
-        forms = " or ".join(" with ".join(_keys(stem, known)) for known in layouts)
-        raise UsageError(f"state_dict lacks {forms}{_there(left, stem)}")
-    layout, values = popped
     dim, groups = layer.unit_axis
     v = _checked(f"{stem}, from {layout}", values[-1], own_v)
     # torch knows of no mask
