@@ -7,12 +7,16 @@ import signal
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import agents.run
 from agents.run import batching, factory_of, load_run, train, train_batch
 from wnrl import tensor_envs
+from wnrl.diagnostics import recorded, to_floats
+from wnrl.diagnostics.weights import length_tensors
 from wnrl.population.ppo import PPO
 from wnrl.rl.environments import vectorize
+from wnrl.rl.members import to_sb3
 from wnrl.rl.statistics import load_statistics
 from wnrl.runs import Stopped, read_config, read_json
 from wnrl.study import RETURN, Arm, Study, Task
@@ -83,6 +87,41 @@ def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, env_id, normaliz
         assert model.num_timesteps == 192
 
 
+@pytest.mark.parametrize("norm", ["weight", "batch"])
+def test_layers_of_a_member_are_measured_as_those_of_sb3s_agent(norm):
+    planned = trials(norm=norm, n_seeds=2)
+    values = [agents.run._of_cohort(agents.run.settings(trial)) for trial in planned]
+    env = tensor_envs.make("CartPole-v1")
+    cohort = PPO(env, [PPO.member(v) for v in values])
+    cohort.train()
+    model = to_sb3(
+        "ppo", cohort.members[1], env.observation_space, env.action_space, cohort.member_state(1)
+    )
+    policy, obs = model.policy.eval(), cohort.observed[1]
+    assert obs.unique(dim=0).shape == (32, 4)  # all of the rollout
+    with torch.no_grad(), recorded(policy, ("action_net", "value_net")) as seen:
+        policy(obs)
+    expected = to_floats(length_tensors(policy) | seen.measures())
+    assert len(expected) == 6 + 4 * (norm == "weight")
+    assert cohort.diagnostics(1) == pytest.approx(expected, rel=1e-6)
+
+
+def test_curves_of_layers_stand_beside_the_returns(tmp_path):
+    folders, results = run(tmp_path, trials(eval_points=6))
+    points = (
+        EventAccumulator(str(folders[0]))
+        .Reload()
+        .Scalars("norm/g/mlp_extractor.policy_net.0.weight")
+    )
+    assert [point.step for point in points] == [160, 192]
+    assert 0 < results[0]["diagnostics"]["units_rank"] <= 8
+
+
+def test_networks_with_a_memory_have_lengths_alone(tmp_path):
+    _, results = run(tmp_path, trials(algo="recurrent_ppo", n_seeds=1))
+    assert results[0]["diagnostics"].keys() == {"norm/g", "norm/v"}
+
+
 def test_the_best_agent_is_the_one_of_the_best_point(tmp_path):
     for folder, result in zip(*run(tmp_path, trials(n_seeds=4)), strict=True):
         curve = result["curve"]
@@ -150,8 +189,6 @@ def test_a_stopped_batch_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monke
 
 
 def test_curves_are_in_the_event_file(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     folders, results = run(tmp_path, trials(n_seeds=1))
     events = EventAccumulator(str(folders[0])).Reload()
     points = events.Scalars("eval/mean_reward")

@@ -1,7 +1,7 @@
 """What flows through a network: dormant units, and the rank of its features."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wnrl import tags
 from wnrl.diagnostics.hooks import hooked
 from wnrl.diagnostics.weights import named_layers
 from wnrl.errors import UsageError
@@ -18,6 +19,8 @@ from wnrl.nn.recurrent import WNRecurrent
 from wnrl.nn.sites import NONLINEARITIES, layer_sites
 
 RECURRENT = (nn.RNNBase, WNRecurrent, NormedLSTM)
+TAU = 0.025
+"""Of dormant units in networks that learn (Sokar et al., 2023)."""
 
 
 @torch.no_grad()
@@ -92,6 +95,22 @@ class Recorded:
     """From nonlinearities and recurrent layers by name, ``(B, U, …)``."""
     features: dict[str, Tensor] = field(default_factory=dict)
     """Inputs of the output layers by name, ``(B, F)``."""
+
+    def measures(
+        self, rows: Callable[[Tensor], Tensor] = lambda values: values
+    ) -> dict[str, Tensor]:
+        """Return shares of dormant and dead units and ranks of features, by TensorBoard's tags.
+
+        Args:
+            rows: picks from what was recorded the rows that count.
+        """
+        scalars = {}
+        for name, values in self.hidden.items():
+            scalars[f"{tags.DORMANT}/{name}"] = dormant_share(rows(values), TAU)
+            scalars[f"{tags.DEAD}/{name}"] = dormant_share(rows(values))
+        for name, values in self.features.items():
+            scalars[f"{tags.RANK}/{name}"] = effective_rank(rows(values))
+        return scalars
 
 
 @contextmanager

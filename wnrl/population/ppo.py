@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from wnrl.diagnostics import recorded, to_floats
+from wnrl.diagnostics.weights import length_tensors
 from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
-from wnrl.population.actor_critic import ActorCritic, build, initialise
+from wnrl.population.actor_critic import HEADS, ActorCritic, build, initialise
 from wnrl.population.distributions import distribution
 from wnrl.population.hot import HotNetworks, networks
 from wnrl.population.memory import bytes_of, check_memory
@@ -43,6 +45,8 @@ from wnrl.tensor_envs.core import Episodes, TensorEnv, advance
 
 CHUNK = 8
 """Members that a CPU updates together: what they need stays in its cache."""
+OBSERVED = 512
+"""Observations that dormant units and ranks are counted on, at most."""
 LOOK_EVERY = 50
 """Steps between two looks at whether all episodes have ended: each one waits for the device."""
 
@@ -65,6 +69,7 @@ class PPO:
         buffers: running statistics, ``(P, D')``.
         statistics: those of observations and returns, ``(P, D'')``.
         iteration: how many rollouts, with their updates, are done.
+        observed: some observations of the last rollout, as networks see them, ``(P, R, n_inputs)``.
         bytes: of a member, about, as ``memory.bytes_of`` has them.
 
     Raises:
@@ -124,6 +129,8 @@ class PPO:
         shape = episodes.steps.shape
         self.running = Running(episodes, self.params.new_zeros(shape), self._no_memory(*shape))
         self.statistics = self.scaling.init(episodes.obs)
+        rows = min(OBSERVED, self.config.samples)
+        self.observed = self.params.new_zeros(shape[0], rows, episodes.obs.shape[-1])
         self.iteration = 0
         self._replayed: Callable[..., Ended] = (
             Replayed(self._learn, self.params.device) if self.graph else self._learn
@@ -205,6 +212,8 @@ class PPO:
             self.per_member["gae_lambda"],
         )  # fmt: skip
         self.running.copy_(running)
+        n_observed = self.observed.shape[1]
+        self.observed.copy_(batch.obs[:, :: config.samples // n_observed][:, :n_observed])
         if config.data_init is not None and self.iteration == 0:
             batch = self._initialise(batch, config.data_init)
         for first in range(0, len(self.params), self.chunk):
@@ -319,6 +328,28 @@ class PPO:
     def finite(self) -> Tensor:
         """Return which members have finite parameters alone, ``(P,)`` bool."""
         return self.params.isfinite().all(1)
+
+    def diagnostics(self, index: int) -> dict[str, float]:
+        """Return how the layers of one member fare, by TensorBoard's tags.
+
+        Lengths of weights and, on what was observed in the last rollout, shares of dormant and dead
+        units and ranks of features. Of networks with a memory, lengths alone: their activations
+        depend on what came before.
+
+        Args:
+            index: of the member.
+        """
+        net = self.plan.net.eval()
+        self.plan.whole.load(self.params[index], net)
+        self.plan.whole_buffers.load(self.buffers[index], net)
+        measures = length_tensors(net)
+        if not self.running.memory.shape[-1]:
+            obs = self.observed[index].to(next(net.parameters()))
+            with torch.no_grad(), recorded(net, HEADS) as seen:
+                for critic in (False, True):
+                    net.network(critic)(obs)
+            measures |= seen.measures()
+        return to_floats(measures)
 
     def member_state(self, index: int, agents: Agents | None = None) -> dict[str, Tensor]:
         """Return the state of one member under the names that SB3's ``MlpPolicy`` has, a copy.

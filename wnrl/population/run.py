@@ -166,6 +166,10 @@ class CohortRun:
                 if member.add_point(step, mean):
                     for best, now in zip(self.best, self._waiting[k], strict=True):
                         best[member.place] = now[member.place]
+        for member, file in zip(self.members, events, strict=True):
+            if finite[member.place - len(self.members)]:  # at the last of the points
+                for tag, value in self.cohort.diagnostics(member.place).items():
+                    file.add_scalar(tag, value, self.step)
         self._waiting = []
 
 

@@ -15,8 +15,6 @@ from wnrl import tags
 from wnrl.diagnostics import (
     Step,
     curvature,
-    dormant_share,
-    effective_rank,
     effective_weights,
     first_step,
     preserve_state,
@@ -34,7 +32,6 @@ EVERY = 2_000
 """Environment steps between measurements; what they cost: scripts/bench/diagnostics.py."""
 ROWS = 512
 """Observations that dormant units and ranks are counted on."""
-TAU = 0.025
 
 
 class Diagnostics(BaseCallback):
@@ -199,13 +196,7 @@ def activations(model: probe.Algorithm, data: Any) -> dict[str, Tensor]:
     """Dormant shares and ranks of a policy in evaluation mode."""
     with recorded(trained_parts(model.policy), probe.heads(model.policy)) as seen:
         probe.forward(model, data)
-    scalars = {}
-    for name, values in seen.hidden.items():
-        scalars[f"{tags.DORMANT}/{name}"] = dormant_share(probe.real(data, values), TAU)
-        scalars[f"{tags.DEAD}/{name}"] = dormant_share(probe.real(data, values))
-    for name, values in seen.features.items():
-        scalars[f"{tags.RANK}/{name}"] = effective_rank(probe.real(data, values))
-    return scalars
+    return seen.measures(lambda values: probe.real(data, values))
 
 
 def curvatures(model: probe.Algorithm, data: Any) -> dict[str, float]:
