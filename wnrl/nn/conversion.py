@@ -1,7 +1,7 @@
 """From a plain network to a normalized one, in place."""
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any
@@ -102,21 +102,34 @@ def convert(
     for site in sites:
         with _naming(site):
             _check_parameters(site, choice, hidden=site in places, marked=site in marked)
-            _check_untouched(site, choice, placement, chosen, hidden=site in places)
+            # A second norm is refused where the first one stands, or the same with other options. A
+            # weight has one parametrisation, and one normalizer stands behind a layer; one of each
+            # may be combined (weight after batch). What has nothing to do is no matter.
+            if isinstance(site.layer, Normalized):
+                _check_normalizer(site.layer, choice, placement, chosen)
+            else:
+                _check_layer(site.layer, choice, chosen, hidden=site in places)
     counterparts = _counterparts(sites, choice, chosen)
     normalizers = _normalizers(places, choice, chosen)
-    changed = [site.layer for site in sites if id(site.layer) in counterparts]
-    changed += [site.layer for site in (*marked, *(places if normalizers else ()))]
+    changed = [
+        site.layer
+        for site in sites
+        if id(site.layer) in counterparts or site.name in normalizers or site in marked
+    ]
     made = nn.ModuleList([*counterparts.values(), *normalizers.values()])
     _check_optimizers(module, choice, made, changed)
-    done = _attach_normalizers(places, normalizers, counterparts, choice, placement)
-    done |= _replace_layers(layer_sites(module), counterparts)
+    _attach_normalizers(places, normalizers, counterparts, choice, placement)
+    done = {*normalizers}
+    for site in layer_sites(module):  # wherever the layers still stand
+        if id(site.layer) in counterparts:
+            setattr(site.parent, site.key, counterparts[id(site.layer)])
+            done.add(site.name.removesuffix(".layer"))
     if choice.mark:
         done |= {site.name for site in marked if choice.mark(site.layer)}
         if choice.after_step and done:
             choice.after_step(module)
     _warn_of_plain_layers(module, norm, choice, skip, told=hidden is not None)
-    return _in_order(module, done)
+    return [site.name for site in sites if site.name in done]
 
 
 def _warn_of_plain_layers(
@@ -139,12 +152,8 @@ def _warn_of_plain_layers(
             )
         if any(is_parametrized(site.layer) for site in left):
             hint = f"remove torch's parametrizations before, or {hint}"
-        names = ", ".join(_in_order(module, {site.name for site in left}))
+        names = ", ".join(site.name for site in left)
         warnings.warn(f"norm {norm!r} left {names} as they were: {hint}", stacklevel=3)
-
-
-def _in_order(module: nn.Module, names: Collection[str]) -> list[str]:
-    return [name for name, _ in module.named_modules(remove_duplicate=False) if name in names]
 
 
 def plain_parts(module: nn.Module, norm: str, *, skip: Iterable[str] = ()) -> list[str]:
@@ -168,7 +177,7 @@ def plain_parts(module: nn.Module, norm: str, *, skip: Iterable[str] = ()) -> li
     choice = NORMS[check_choice("norm", norm, NORMS)]
     sites = layer_sites(module, skip)
     left = [] if norm == "none" else _left_plain(sites, choice)
-    return _in_order(module, {site.name for site in left})
+    return [site.name for site in left]
 
 
 def _left_plain(sites: list[LayerSite], choice: Norm) -> list[LayerSite]:
@@ -293,20 +302,6 @@ def _check_ties(module: nn.Module, choice: Norm, sites: list[LayerSite]) -> None
             )
 
 
-def _check_untouched(
-    site: LayerSite, choice: Norm, placement: str, options: Mapping[str, Any], hidden: bool
-) -> None:
-    """Refuse a second norm where the first one stands, or the same with another option.
-
-    A weight has one parametrisation, and one normalizer stands behind a layer; one of each may be
-    combined (``weight`` after ``batch``). What has nothing to do for this norm is no matter.
-    """
-    if isinstance(site.layer, Normalized):
-        _check_normalizer(site.layer, choice, placement, options)
-    else:
-        _check_layer(site.layer, choice, options, hidden)
-
-
 def _check_normalizer(
     part: Normalized, choice: Norm, placement: str, options: Mapping[str, Any]
 ) -> None:
@@ -399,10 +394,9 @@ def _attach_normalizers(
     counterparts: Mapping[int, Any],
     choice: Norm,
     placement: str,
-) -> set[str]:
+) -> None:
     attached: dict[tuple[int, int], Normalized] = {}
-    placed = [site for site in hidden if site.name in normalizers]
-    for site in placed:
+    for site in hidden if normalizers else ():
         target = site if placement == "pre" else site.following
         assert target is not None
         pair = (id(site.layer), id(target.layer))
@@ -416,12 +410,3 @@ def _attach_normalizers(
             if placement == "pre" and choice.absorbs_bias and layer.bias is not None:
                 norm.bias, layer.bias = layer.bias, None
         setattr(target.parent, target.key, attached[pair])
-    return {site.name for site in placed}
-
-
-def _replace_layers(sites: list[LayerSite], counterparts: Mapping[int, Any]) -> set[str]:
-    """Put counterparts wherever the layers still stand."""
-    places = [site for site in sites if id(site.layer) in counterparts]
-    for site in places:
-        setattr(site.parent, site.key, counterparts[id(site.layer)])
-    return {site.name.removesuffix(".layer") for site in places}

@@ -98,7 +98,9 @@ class LayerSite:
 def layer_sites(
     module: nn.Module, skip: Iterable[str] = (), activations: Iterable[type[nn.Module]] = ()
 ) -> list[LayerSite]:
-    """All places in ``module`` but those that ``skip`` names, with what runs next.
+    """Return all places in ``module`` but those that ``skip`` names, with what runs next.
+
+    They are in the order of ``module.named_modules()``.
 
     Children of an ``nn.Sequential`` run one after the other, those of Sequentials inside of it
     too. What follows a container with a ``forward`` of its own, or what follows what in it, is not
@@ -110,13 +112,13 @@ def layer_sites(
     left_alone = skipped_modules(module, skip)
     places: dict[str, tuple[str, nn.Module, str, nn.Module]] = {}
     following: dict[str, str] = {}
-    for path, parent in module.named_modules(remove_duplicate=False):
-        for key, child in parent._modules.items():
-            if child is not None:
-                name = f"{path}.{key}" if path else key
-                places[name] = (name, parent, key, child)
-        if runs_in_order(parent):
-            following |= pairwise(_in_turn(path, parent))
+    parts = dict(module.named_modules(remove_duplicate=False))
+    for name, part in parts.items():
+        if name:
+            path, _, key = name.rpartition(".")
+            places[name] = (name, parts[path], key, part)
+        if runs_in_order(part):
+            following |= pairwise(_in_turn(name, part))
     kinds = (*NONLINEARITIES, *activations)
     return [
         LayerSite(*place, LayerSite(*places[following[name]]) if name in following else None, kinds)
