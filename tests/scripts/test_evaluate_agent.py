@@ -195,8 +195,26 @@ def test_an_agent_of_an_earlier_sb3_acts_in_the_spaces_of_its_environment(zips, 
             returns.append(json.loads(shown.out)["returns"])
         assert "was written by another SB3 or Python (No module named 'gym')" in shown.err
         assert returns[0] == returns[1]
-    assert leave("--model", tmp_path / "ppo.zip", "--env-id", "Acrobot-v1") == 2
-    assert "size mismatch" in capsys.readouterr().err
+    for env_id in ("Acrobot-v1", "Taxi-v4"):
+        assert leave("--model", tmp_path / "ppo.zip", "--env-id", env_id) == 2
+        told = capsys.readouterr().err
+        assert "does not fit observations" in told
+        assert told.count("\n") == 1
+
+
+def test_statistics_of_an_earlier_sb3_scale_as_those_of_todays(zips, tmp_path):
+    normalizer = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+    normalizer.obs_rms.mean, normalizer.obs_rms.var = np.arange(4.0), np.full(4, 9.0)
+    today, old = tmp_path / "today.pkl", tmp_path / "old.pkl"
+    normalizer.save(str(today))
+    old.write_bytes(pickle.dumps(normalizer, 0).replace(b"cgymnasium.", b"cgym."))
+    of_today, of_old = (
+        evaluated(
+            Args(model=zips / "ppo.zip", env_id="CartPole-v1", episodes=3, statistics=statistics)
+        )
+        for statistics in (today, old)
+    )
+    assert of_today["returns"] == of_old["returns"]
 
 
 def test_an_agent_of_stacked_observations_says_how_many(tmp_path, capsys):
@@ -302,6 +320,7 @@ def wrong(zips, recurrent, tmp_path):
     (linked / "model.zip").symlink_to(recurrent[0] / "model.zip")
     raw = DummyVecEnv([lambda: gym.make("Pendulum-v1")])
     VecNormalize(raw).save(str(tmp_path / "pendulum.pkl"))
+    (tmp_path / "list.pkl").write_bytes(pickle.dumps([1]))
     cartpole = ["--model", zips / "ppo.zip", "--env-id", "CartPole-v1"]
     return {
         "nothing": ([], "either --run-dir or --model"),
@@ -327,6 +346,7 @@ def wrong(zips, recurrent, tmp_path):
         "bare": (["--run-dir", bare], "vecnormalize.npz is not there"),
         "cut": (["--run-dir", cut], "vecnormalize.npz is damaged"),
         "other": ([*cartpole, "--statistics", tmp_path / "pendulum.pkl"], "does not fit"),
+        "no wrapper": ([*cartpole, "--statistics", tmp_path / "list.pkl"], "holds a list"),
         "no numbers": ([*cartpole, "--statistics", tmp_path / "text.zip"], "holds no statistics"),
         "which": (
             ["--run-dir", recurrent[0], "--which", "first"],

@@ -84,13 +84,17 @@ def _load(
     policy = data["policy_class"]
     algorithm = acting_with(policy, algorithms)
     if algorithm is None:
-        raise UsageError(f"model {path} has a {policy.__name__}, with which no algorithm here acts")
+        raise UsageError(f"model {path} has {policy.__name__}, with which no algorithm here acts")
     # it only acts, and a replay buffer of full size could be larger than memory
     small: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
     try:
         return algorithm.load(path, device=device, custom_objects=stand_ins, **small)
     except BROKEN as error:
-        raise UsageError(f"model {path} cannot be loaded: {_reason(error)}") from error
+        told = "cannot be loaded"
+        if stand_ins:
+            obs, actions = stand_ins["observation_space"], stand_ins["action_space"]
+            told = f"does not fit observations {printable(obs)} and actions {printable(actions)}"
+        raise UsageError(f"model {path} {told}: {_reason(error)}") from error
 
 
 def acting_with(
@@ -142,11 +146,23 @@ def load_pickled_statistics(env: VecEnv, path: Path) -> VecNormalize:
     if not path.is_file():
         raise UsageError(f"the statistics of observations, {path}, do not exist")
     try:
-        normalizer = VecNormalize.load(str(path), env)
+        with path.open("rb") as file:
+            normalizer = _OfGym(file).load()
+        if not isinstance(normalizer, VecNormalize):
+            raise TypeError(f"it holds a {type(normalizer).__name__}, no VecNormalize")
+        normalizer.set_venv(env)
     except BROKEN as error:
         raise UsageError(f"{path} is damaged or does not fit: {_reason(error)}") from error
     normalizer.training = normalizer.norm_reward = False
     return normalizer
+
+
+class _OfGym(pickle.Unpickler):
+    """Reads spaces that SB3 1 pickled, which are of gym, as Gymnasium's, which know their state."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        package, dot, rest = module.partition(".")
+        return super().find_class(f"gymnasium{dot}{rest}" if package == "gym" else module, name)
 
 
 def _reason(error: BaseException) -> str:
