@@ -193,9 +193,11 @@ def test_a_word_that_does_not_exist_is_refused_and_nothing_is_converted(argument
     assert [type(child) for child in net] == [type(child) for child in mlp()]
 
 
-def test_a_layer_itself_cannot_be_converted_in_place():
-    with pytest.raises(UsageError, match="Linear cannot be replaced in place"):
-        convert(nn.Linear(3, 3), "weight")
+@pytest.mark.parametrize("key", [key for key in KEYS if key != "none"])
+@pytest.mark.parametrize("kind", [nn.Linear, nn.GRU, nn.Embedding, type("Mine", (nn.Linear,), {})])
+def test_a_layer_itself_cannot_be_converted_in_place(key, kind):
+    with pytest.raises(UsageError, match=f"{kind.__name__} cannot be replaced in place"):
+        convert(kind(3, 3), key)
 
 
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
@@ -494,11 +496,13 @@ def test_a_layer_that_is_parametrized_already_is_reported():
         assert convert(net, "weight") == []
 
 
-def test_a_layer_of_another_kind_with_a_weight_is_reported():
+@pytest.mark.parametrize("name", ["weight", "W", "kernel", "in_proj_weight"])
+def test_a_layer_of_another_kind_with_a_weight_is_reported(name):
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = nn.Parameter(torch.randn(4, 4))
+            self.gain = nn.Parameter(torch.randn(4, 1))
+            self.register_parameter(name, nn.Parameter(torch.randn(4, 4)))
 
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), Scaled(), nn.LayerNorm([4, 4]))
     with pytest.warns(UserWarning, match="'weight' left 2 as they were"):

@@ -85,16 +85,16 @@ def convert(
     check_choice("placement", placement, PLACEMENTS)
     chosen = dict(norm_kwargs or {})
     check_options(norm, choice, chosen)
-    if type(module) in choice.layers or (choice.normalizers and n_spatial(module) is not None):
-        raise UsageError(
-            f"module must be a container of layers: {type(module).__name__} cannot be replaced in "
-            f"place, put it in an nn.Sequential or use {type(module).__name__}'s own counterpart"
-        )
     skip = tuple(skip)  # which may be an iterator
     sites = layer_sites(module, skip, activations)
     if norm == "none":
         return []
     check_values(module)
+    if not module._modules and has_weight(module, embeddings=True):
+        raise UsageError(
+            f"module must be a container of layers: {type(module).__name__} cannot be replaced in "
+            "place, put it in an nn.Sequential"
+        )
     places = hidden_sites(sites, placement, hidden)
     marked = [s for s in sites if choice.mark and (s in places or isinstance(s.layer, RECURRENT))]
     # All that can fail comes before the first change.

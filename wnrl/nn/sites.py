@@ -61,13 +61,18 @@ _SCALES = (nn.LayerNorm, nn.RMSNorm)
 
 
 def has_weight(layer: nn.Module, embeddings: bool) -> bool:
-    """Return whether ``layer`` has a weight matrix of its own, with embeddings or without."""
+    """Return whether ``layer`` has a weight matrix of its own, with embeddings or without.
+
+    In a class of another's, what has "weight" in its name is one, and in a layer that consists of
+    no others whatever has several rows and columns.
+    """
     if isinstance(layer, (*EMBEDDINGS, *_SCALES)):
         return embeddings and isinstance(layer, EMBEDDINGS)
     if isinstance(layer, WEIGHTED) or hasattr(type(layer), "plain_type"):  # a norm's layer
         return isinstance(layer, WEIGHTED)
-    own = [p for name, p in layer._parameters.items() if name.startswith("weight")]
-    return any(p is not None and p.dim() > 1 for p in own)
+    own = layer._parameters.items()
+    named = [p for name, p in own if p is not None and ("weight" in name or not layer._modules)]
+    return any(sum(length > 1 for length in parameter.shape) > 1 for parameter in named)
 
 
 @dataclass(frozen=True, eq=False)
