@@ -59,7 +59,7 @@ class NormedRecurrent(Counterpart):
         self.eps = eps
         for name, value in torch_parameters(plain).items():
             self.register_parameter(name, value)
-        names = [name for name, _ in plain.named_parameters() if name.startswith("weight_hh")]
+        names = [name for name in self.order if name.startswith("weight_hh")]
         self.suffixes = [name.removeprefix("weight_hh") for name in names]
         for suffix in self.suffixes:
             w_hh = plain.get_parameter(f"weight_hh{suffix}").detach()

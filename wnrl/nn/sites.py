@@ -85,14 +85,8 @@ class LayerSite:
     layer: nn.Module
     following: "LayerSite | None" = None
     """What runs next, where an ``nn.Sequential`` says so; it has no ``following`` of its own."""
-    nonlinearities: tuple[type[nn.Module], ...] = ()
-    """What counts as a nonlinearity behind a hidden layer."""
-
-    @property
-    def hidden(self) -> bool:
-        """Whether this is a feed-forward layer directly followed by a nonlinearity."""
-        after = None if self.following is None else self.following.layer
-        return n_spatial(self.layer) is not None and isinstance(after, self.nonlinearities)
+    hidden: bool = False
+    """Whether this is a feed-forward layer directly followed by a nonlinearity."""
 
     @property
     def place(self) -> tuple[int, str]:
@@ -124,12 +118,15 @@ def layer_sites(
             places[name] = (name, parts[path], key, part)
         if runs_in_order(part):
             following |= pairwise(_in_turn(name, part))
-    kinds = (*NONLINEARITIES, *activations)
-    return [
-        LayerSite(*place, LayerSite(*places[following[name]]) if name in following else None, kinds)
-        for name, place in places.items()
-        if id(place[-1]) not in left_alone
-    ]
+    nonlinearities = (*NONLINEARITIES, *activations)
+    sites = []
+    for name, place in places.items():
+        layer, after = place[-1], places.get(following.get(name, ""))
+        hidden = after is not None and isinstance(after[-1], nonlinearities)
+        if id(layer) not in left_alone:
+            behind = None if after is None else LayerSite(*after)
+            sites.append(LayerSite(*place, behind, hidden and n_spatial(layer) is not None))
+    return sites
 
 
 def _in_turn(path: str, sequence: nn.Module) -> Iterator[str]:
