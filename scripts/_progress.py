@@ -1,6 +1,8 @@
 """A study on the terminal: bars while it trains, or a line for each run, and its tables."""
 
+import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -13,14 +15,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from scripts import _cli
 from wnrl.errors import UsageError, printable
 from wnrl.study.execute import Event
+from wnrl.study.folder import REPORT, TABLE
 from wnrl.study.outcomes import read_outcome
 from wnrl.study.overall import overall
 from wnrl.study.plan import Task, Trial
 from wnrl.study.sensitivity import sensitivities
-from wnrl.study.summary import Row
+from wnrl.study.summary import Row, by_task
 from wnrl.study.table import cells, choice, columns
+from wnrl.study.tensorboard import BANDS, view
 
 
 def show_progress(events: Iterable[Event], total: int, done: int) -> int:
@@ -83,8 +88,7 @@ def show_tables(rows: Sequence[Row], baseline: str) -> None:
     # A pipe has no width to wrap at; a narrow terminal wraps lines rather than loses digits.
     console = Console()
     console = Console(width=max(console.width, 100))
-    for task in dict.fromkeys(row.task for row in rows):
-        of_task = [row for row in rows if row.task == task]
+    for task, of_task in by_task(rows).items():
         console.print(as_table(task, of_task, baseline))
         for row in of_task:
             if row.choice:
@@ -100,6 +104,18 @@ def show_tables(rows: Sequence[Row], baseline: str) -> None:
     for row in rows:
         for failure in row.failures:
             print(printable(f"no score: {row.task.title} · {row.name} · {failure}", 2000))
+
+
+def show_places(root: Path, rows: Sequence[Row]) -> None:
+    """Print where table, logs and report of a study are, the report last."""
+    tensorboard, port = shlex.quote(_cli.as_pasted("tensorboard")), _cli.free_port()
+    print(f"table:   {root / TABLE}")
+    print(f"logs:    {tensorboard} --logdir {shlex.quote(str(root))} --port {port}")
+    print(f"         a chart a task: http://localhost:{port}/{view(rows)}")
+    print(f"         with intervals: http://localhost:{port}/{BANDS}")
+    if activation := _cli.activation():
+        print(f"shell:   {activation}   # then python is the one with wnrl")
+    print(f"report:  {root / REPORT}")
 
 
 def as_table(task: Task, rows: Sequence[Row], baseline: str) -> Table:

@@ -20,12 +20,7 @@ if __name__ == "__main__":
     _cli.start()
 
 import re
-import shlex
-import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -35,7 +30,7 @@ from wnrl.errors import UsageError, check_choice
 from wnrl.limits import Count, Limited, Positive
 
 if TYPE_CHECKING:
-    from wnrl.study import Trial
+    from wnrl.study import Study
 
 
 @dataclass(frozen=True)
@@ -77,13 +72,12 @@ class Args(Limited):
 
 def main(args: Args) -> int:
     """Plan, run, summarise and report; 130 if interrupted, 1 if a run left no result."""
-    path = Path(args.study)
-    if path.suffix != ".py":
+    if not args.study.endswith(".py"):
         check_choice("study", args.study, [*studies(), "<path>.py"])
     limit = None if args.time_limit is None else seconds(args.time_limit)
     if args.address is not None and (args.executor != "ray" or args.workers is not None):
         raise UsageError("address is for --executor ray, without --workers: it joins all nodes")
-    return compare(args, path, limit)
+    return compare(args, limit)
 
 
 def seconds(text: str) -> float:
@@ -94,27 +88,51 @@ def seconds(text: str) -> float:
     return float(words[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[words[2]]
 
 
-def compare(args: Args, path: Path, limit: float | None) -> int:
+def compare(args: Args, limit: float | None) -> int:
     """Do what ``main`` does once the flags are looked at; here torch is imported."""
-    from scripts._progress import show_progress, show_tables
-    from wnrl.runs import Stopped, is_finished
+    from scripts._progress import show_places, show_tables
+    from scripts._training import Training, executor
     from wnrl.runs.machine import usable_cores
     from wnrl.study.batches import jobs
-    from wnrl.study.cluster import loaded_ray, ray_cluster
-    from wnrl.study.execute import load_study, noted, study_of
-    from wnrl.study.folder import REPORT, TABLE, add_duration, open_study, publish
-    from wnrl.study.processes import processes
+    from wnrl.study.folder import open_study, publish
     from wnrl.study.shards import Shard
-    from wnrl.study.tensorboard import BANDS, view
     from wnrl.study.tuning import conduct
+
+    study, module = asked(args)
+    shard, workers = Shard.parse(args.shard), args.workers or usable_cores()
+    planned = [*study.tuning_trials(), *study.trials()]
+    jobs(planned, args.engine, workers)  # which refuses what the engine cannot train
+    root = (args.run_dir or Path("runs") / study.name).absolute()
+    imports = (*_cli.imports(sys.argv[1:]), module)
+    with (
+        open_study(root, study, planned, shard, " ".join(["python", *sys.argv])),
+        executor(args.executor, args.address, root, workers, limit, imports, shard) as (n, execute),
+    ):
+        print(root, flush=True)
+        train = Training(root, shard, args.engine, n, execute)
+        trials, choices, left = conduct(study, root, train)
+        if left:
+            runs = f"{len(left)} {'runs have' if len(left) > 1 else 'run has'} not ended"
+            print(f"{runs}, {left[0].title} the first; when all have, the same command goes on")
+        rows = publish(root, study, trials, choices) if trials else []
+    if not left:
+        show_tables(rows, study.baseline)
+    if rows:
+        show_places(root, rows)
+    return 1 if train.n_crashed else 0
+
+
+def asked(args: Args) -> "tuple[Study, str]":
+    """Return the study that the flags ask for, and the module that it is from."""
+    from wnrl.study.cluster import loaded_ray
+    from wnrl.study.execute import load_study, study_of
 
     if args.executor == "ray":
         loaded_ray(args.address)
-    shard, workers = Shard.parse(args.shard), args.workers or usable_cores()
-    if path.suffix == ".py":
-        study, module = load_study(path)
+    if args.study.endswith(".py"):
+        study, module = load_study(Path(args.study))
     else:
-        module = f"scripts.studies.{path}"
+        module = f"scripts.studies.{args.study}"
         study = study_of(module)
     study = replace(
         study.only(args.norms, args.algos),
@@ -122,64 +140,7 @@ def compare(args: Args, path: Path, limit: float | None) -> int:
         budget=study.budget if args.budget is None else args.budget,
         settings={**study.settings, "device": args.device},
     )
-    if args.first_seed is not None:
-        study = study.from_seed(args.first_seed)
-    planned = [*study.tuning_trials(), *study.trials()]
-    jobs(planned, args.engine, workers)  # which refuses what the engine cannot train
-    root = (args.run_dir or Path("runs") / study.name).absolute()
-    imports = (*_cli.imports(sys.argv[1:]), module)
-    log = f"{shard.name}-" if shard.count > 1 else ""
-    trained, n_crashed = 0, 0
-
-    def train(trials: "Sequence[Trial]") -> None:
-        nonlocal trained, n_crashed
-        trials = shard.of(trials)
-        waiting = [trial for trial in trials if not is_finished(root / trial.folder)]
-        trained += len(waiting)
-        divided = jobs(waiting, args.engine, workers)
-        with closing(executor(divided)) as events:
-            done = len(trials) - len(waiting)
-            n_crashed += show_progress(noted(events, root), len(trials), done)
-
-    command = " ".join(["python", *sys.argv])
-    with ExitStack() as stack:
-        stack.enter_context(open_study(root, study, planned, shard, command))
-        if args.executor == "ray":
-            cluster = stack.enter_context(
-                ray_cluster(root, cpus=workers, address=args.address, imports=imports, log=log)
-            )
-            workers, executor = cluster.cpus, partial(cluster.train, time_limit=limit)
-        else:
-            executor = partial(
-                processes, root=root, workers=workers, imports=imports, time_limit=limit, log=log
-            )
-        print(root, flush=True)
-        started = time.monotonic()
-        try:
-            trials, choices, left = conduct(study, root, train)
-        except Stopped as stopped:
-            print(stopped.message, file=sys.stderr)
-            return int(stopped.code or 0)
-        finally:
-            if trained:
-                add_duration(root, time.monotonic() - started)
-        if left:
-            runs = f"{len(left)} {'runs have' if len(left) > 1 else 'run has'} not ended"
-            print(f"{runs}, {left[0].title} the first; when all have, the same command goes on")
-        if not trials:
-            return 1 if n_crashed else 0
-        rows = publish(root, study, trials, choices)
-    if not left:
-        show_tables(rows, study.baseline)
-    print(f"table:   {root / TABLE}")
-    tensorboard, port = shlex.quote(_cli.as_pasted("tensorboard")), _cli.free_port()
-    print(f"logs:    {tensorboard} --logdir {shlex.quote(str(root))} --port {port}")
-    print(f"         a chart a task: http://localhost:{port}/{view(rows)}")
-    print(f"         with intervals: http://localhost:{port}/{BANDS}")
-    if activation := _cli.activation():
-        print(f"shell:   {activation}   # then python is the one with wnrl")
-    print(f"report:  {root / REPORT}")
-    return 1 if n_crashed else 0
+    return study if args.first_seed is None else study.from_seed(args.first_seed), module
 
 
 if __name__ == "__main__":

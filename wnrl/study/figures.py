@@ -15,7 +15,7 @@ from wnrl.errors import printable
 from wnrl.study.overall import Overall
 from wnrl.study.plan import Dash, is_number
 from wnrl.study.stats import LEAST, Estimate, Floats, mean_interval
-from wnrl.study.summary import Row
+from wnrl.study.summary import Row, by_task
 
 MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "*": "★", "X": "✖",
            "<": "◀", ">": "▶"}  # fmt: skip
@@ -121,7 +121,6 @@ def final_scores(rows: Sequence[Row], looks: Looks, links: Mapping[Any, str]) ->
     return _drawn(draw, (5.6, 0.9 + 0.65 * len(rows)), label, legend=False)
 
 
-@rc_context(STYLE)
 def effects(rows: Sequence[Row], looks: Looks) -> str:
     """Draw the differences to the baseline with their intervals, a panel a task.
 
@@ -131,27 +130,27 @@ def effects(rows: Sequence[Row], looks: Looks) -> str:
         rows: Those that have a difference.
         looks: Of the rows.
     """
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    of_task = [[row for row in rows if row.task == task] for task in tasks]
-    heights = [len(some) + 1.6 for some in of_task]
-    figure = Figure(figsize=(7.0, 0.32 * sum(heights)), layout="constrained")
-    panels = figure.subplots(len(tasks), squeeze=False, height_ratios=heights)[:, 0]
-    for axes, task, some in zip(panels, tasks, of_task, strict=True):
-        if task.negligible:
-            axes.axvspan(-task.negligible, task.negligible, color="#dddddd", alpha=0.6)
-        axes.axvline(0, color="black", linewidth=1)
-        for y, row in enumerate(reversed(some)):
-            if row.difference is not None:
-                _bar(axes, row.difference, y, looks[row.name])
-        _name_rows(axes, some)
-        if not task.metric.higher_is_better:
-            axes.invert_xaxis()
-        axes.set_title(printable(task.title), fontsize=9, loc="left")
-        axes.set_xlabel(
-            f"{printable(task.metric.label)} minus that of {some[0].baseline}", fontsize=8
-        )
-        axes.tick_params(labelsize=8)
-    return _svg(figure)
+    tasks = by_task(rows)
+    heights = [len(of_task) + 1.6 for of_task in tasks.values()]
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(len(tasks), squeeze=False, height_ratios=heights)[:, 0]
+        for axes, (task, of_task) in zip(panels, tasks.items(), strict=True):
+            if task.negligible:
+                axes.axvspan(-task.negligible, task.negligible, color="#dddddd", alpha=0.6)
+            axes.axvline(0, color="black", linewidth=1)
+            for y, row in enumerate(reversed(of_task)):
+                if row.difference is not None:
+                    _bar(axes, row.difference, y, looks[row.name])
+            _name_rows(axes, of_task)
+            if not task.metric.higher_is_better:
+                axes.invert_xaxis()
+            axes.set_title(printable(task.title), fontsize=9, loc="left")
+            minus = f"{printable(task.metric.label)} minus that of {of_task[0].baseline}"
+            axes.set_xlabel(minus, fontsize=8)
+            axes.tick_params(labelsize=8)
+
+    return _svg(draw, (7.0, 0.32 * sum(heights)))
 
 
 def over_choices(rows: Sequence[Row], looks: Looks, setting: str) -> str:
@@ -244,7 +243,6 @@ def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_ylim(-0.6, len(rows) - 0.4)
 
 
-@rc_context(STYLE)
 def _drawn(
     draw: Callable[[Axes], None],
     size: tuple[float, float],
@@ -253,21 +251,25 @@ def _drawn(
     legend: bool = True,
     ticks: Sequence[Any] = (),
 ) -> str:
+    def draw_one(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        draw(axes)
+        if all(map(is_number, ticks)) and 0 < 20 * min(ticks, default=0) < max(ticks):
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
+            axes.minorticks_off()
+        axes.set_xlabel(printable(xlabel))
+        axes.set_ylabel(printable(ylabel))
+        if axes.lines and legend:
+            axes.legend(frameon=False, fontsize=8)
+
+    return _svg(draw_one, size)
+
+
+@rc_context(STYLE)
+def _svg(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
-    draw(axes)
-    if all(map(is_number, ticks)) and 0 < 20 * min(ticks, default=0) < max(ticks):
-        axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
-        axes.minorticks_off()
-    axes.set_xlabel(printable(xlabel))
-    axes.set_ylabel(printable(ylabel))
-    if axes.lines and legend:
-        axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
+    draw(figure)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)

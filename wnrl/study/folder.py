@@ -25,7 +25,7 @@ from wnrl.study.figures import learning_curves, looks_of
 from wnrl.study.plan import NOTHING, Arm, Cell, Metric, Study, Task, Trial
 from wnrl.study.report import Findings, write_report
 from wnrl.study.shards import Shard
-from wnrl.study.summary import Row, summarise
+from wnrl.study.summary import Row, by_task, summarise
 from wnrl.study.table import to_csv
 from wnrl.study.tensorboard import write_overview
 from wnrl.study.tuning import Choice
@@ -139,9 +139,8 @@ def publish(
         rows = summarise(root, trials, study.baseline, choices)
         write_text(root / TABLE, to_csv(rows))
         looks = looks_of(rows)
-        for task in dict.fromkeys(row.task for row in rows if row.confidence is not None):
+        for task, of_task in by_task(row for row in rows if row.confidence is not None).items():
             (root / task.folder).mkdir(parents=True, exist_ok=True)  # where no run made it
-            of_task = [row for row in rows if row.task == task]
             write_text(root / task.folder / "curves.svg", learning_curves(of_task, looks))
         write_overview(root, rows)
         write_report(root / REPORT, findings(root, study, rows))

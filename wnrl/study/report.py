@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape as escape_html
 from pathlib import Path, PurePath
+from string import Template
 from typing import Any
 from urllib.parse import quote
 
@@ -26,86 +27,14 @@ from wnrl.study.figures import (
 from wnrl.study.overall import Overall, overall
 from wnrl.study.plan import is_number
 from wnrl.study.sensitivity import sensitivities
-from wnrl.study.summary import Row
+from wnrl.study.summary import Row, by_task
 from wnrl.study.table import cells, choice, columns, cost_cells, cost_columns, number
 
 PICTURE = "samples.png"  # what a generative run leaves in its folder
 
-PAGE = """<!doctype html>
-<html lang=en>
-<meta charset=utf-8>
-<meta name=viewport content='width=device-width, initial-scale=1'>
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-        max-width: 1180px; margin: 2rem auto; padding: 0 1.2rem; overflow-wrap: break-word; }}
-h1 {{ margin-bottom: .2rem; }} h2 {{ margin-top: 2.6rem; border-bottom: 1px solid #ddd; }}
-h3 {{ margin: 1.2rem 0 .3rem; font-size: 1rem; }} h2, h3 {{ break-after: avoid; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }}
-th, td {{ text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e4e4e4;
-          white-space: nowrap; }}
-th:first-child, td:first-child {{ text-align: left; padding-left: 0; min-width: 4.5em; }}
-tr, figure, svg, li {{ break-inside: avoid; }}
-.scroll {{ overflow-x: auto; }} .muted {{ color: #666; }} .small {{ font-size: .87rem; }}
-.figures {{ display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }}
-.figures > div {{ flex: 1 1 430px; max-width: 700px; }} svg {{ width: 100%; height: auto; }}
-figure {{ margin: 0; overflow-x: auto; }} img {{ display: block; image-rendering: pixelated; }}
-.failed {{ color: #a40000; }} code {{ background: #f4f4f4; padding: 0 .2em; }}
-code, a {{ overflow-wrap: anywhere; }}
-@media (max-width: 700px) {{
-  body {{ font-size: 14px; padding: 0 .6rem; margin: .6rem auto; }} ul {{ padding-left: 1.2rem; }}
-  table {{ font-size: 11px; }}
-  th, td {{ padding: .3rem .2rem; white-space: normal; }} th {{ overflow-wrap: anywhere; }}
-  .figures > div {{ flex-basis: 300px; }}
-}}
-@page {{ size: A4; margin: 14mm; }}
-@media print {{
-  body {{ font-size: 9.5pt; margin: 0; padding: 0; max-width: none; }}
-  table {{ font-size: 8pt; }}
-  th, td {{ white-space: normal; padding: .2rem .3rem; overflow-wrap: anywhere; }}
-  .scroll, figure {{ overflow: visible; }} .figures > div {{ flex-basis: 290px; }}
-}}
-</style>
-{body}
-</html>
-"""
 
-READING = """
-<p>Every arm of a task has the same network, hyperparameters and seeds but for what the arm says
-above; norms that change nothing at the start begin as the same function. Norms act on
-hidden layers; weight norm acts on output layers too, unless a task says that it was not
-applied to them. <b>Mean</b> is over runs, a failed run counted as the
-worst; with its 95 % interval or, of fewer than 8 runs, with their range in words, which covers
-nothing. In simulations from 8 runs on, intervals of 95 % hold 93 to 97.5 % for most returns, up
-to 100 % at a ceiling, and as little as 90 % where skewed returns of one arm have five times the
-spread of the other's.
-<b>Minus {baseline}</b> is the mean of the differences to the runs of {baseline} at the
-same seed. The intervals of a study's first numbers are as wide as it takes for all of them
-together to leave out a true zero in at most 5 % of studies; those of further numbers of the same
-runs are 95 % each, and get no verdict. A verdict is made from this interval alone: better or worse
-where it leaves out zero, no difference seen where it lies within a margin that the task names
-(the grey band), else undecided. Adding seeds until a verdict comes is a second look, and errs more
-often than 5 %.
-<b>Better</b> is the share of pairs in which the run of this arm is better than that of {baseline},
-<b>solved</b> the share of runs that reach the score at which the task counts as solved; their
-intervals are Clopper and Pearson's. An interval without an end (inf) has failed runs in it, and
-the task names no score to count them as. Between the lowest and the highest of n runs, which the
-CSV file has, (n − 1)/(n + 1) of all runs are to be expected. Returns are means over the last tenth
-of the learning curve, played on a separate environment; NLLs are on the test split, in nats an
-image. The validation ELBO beside an NLL is a bound with one sample and on other images, so its
-order of the arms may differ from the NLL's.</p>
-<p>Costs are medians over finished runs, of processes that trained while others did beside them.
-<b>Seconds</b> are all of a run, evaluations included, and <b>steps/s</b> are of training alone; of
-runs that were trained as one batch, seconds are each one's share, and steps those of the batch.
-<b>MiB</b> is the most memory that the process had. In the last column stands the learning curve at
-equal time: that in which the fastest arm was trained, the mean over its last tenth.
-<b>Diagnostics</b> are the last values of curves in TensorBoard, means over layers and runs.</p>
-<p>An arm that would prefer another learning rate than those that were tried is not shown at its
-best, least of all one whose choice stands at the edge; where a setting was chosen, it was
-chosen for each arm by itself, on seeds of their own, and the noise of choosing is in the
-intervals.</p>
-"""
+def _template(name: str) -> Template:
+    return Template(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -133,7 +62,8 @@ def write_report(path: Path, *findings: Findings) -> None:
         if len(findings) > 1:
             body.append(f"<h1>{escape(study.name)}</h1>")
         body += _Page(path.parent, study).sections()
-    write_text(path, PAGE.format(title=title, body="\n".join(part for part in body if part)))
+    text = "\n".join(part for part in body if part)
+    write_text(path, _template("page.html").substitute(title=title, body=text))
 
 
 def escape(text: object) -> str:
@@ -151,10 +81,6 @@ class _Page:
 
     def sections(self) -> list[str]:
         """Return its parts in their order."""
-        tasks = [
-            [row for row in self.rows if row.task == task]
-            for task in dict.fromkeys(row.task for row in self.rows)
-        ]
         judged = [(row, row.verdict.sentence) for row in self.rows if row.verdict]
         arms = {row.name: row for row in self.rows}.values()
         return [
@@ -169,9 +95,9 @@ class _Page:
             *self._over_dials(),
             self._over_tasks(),
             self._sensitivity(),
-            *(part for rows in tasks for part in self._task(rows)),
+            *(part for rows in by_task(self.rows).values() for part in self._task(rows)),
             "<h2>How to read this</h2>",
-            READING.format(baseline=escape(self.study.baseline)),
+            _template("reading.html").substitute(baseline=escape(self.study.baseline)),
             "<h2>How it was made</h2>",
             self._facts(),
         ]

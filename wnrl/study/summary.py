@@ -91,6 +91,14 @@ class Row:
         return {tag: float(np.mean([v[tag] for v in of_runs if tag in v])) for tag in tags}
 
 
+def by_task(rows: Iterable[Row]) -> dict[Task, list[Row]]:
+    """Return the rows of each task, or of each number that a task is compared by."""
+    tasks: dict[Task, list[Row]] = {}
+    for row in rows:
+        tasks.setdefault(row.task, []).append(row)
+    return tasks
+
+
 def summarise(
     root: Path,
     trials: Iterable[Trial],
