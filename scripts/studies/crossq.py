@@ -4,7 +4,8 @@ Batch renormalisation, rows of weights on the unit sphere, both, neither, at 1, 
 steps a step of the environment. ``--budget 0.1`` and eight seeds are a night on two cores.
 """
 
-from wnrl.study import BEST_RETURN, RETURN, Arm, Study, Task
+from scripts.studies._tasks import pendulum
+from wnrl.study import BEST_RETURN, Arm, Study
 
 # sb3-contrib's warm-up of 100 000 updates, with batch norm, outlasts a short run.
 RENORM = {"policy_kwargs": {"renorm_warmup_steps": 1000}}
@@ -12,18 +13,7 @@ ALONE = {"policy_kwargs": {"batch_norm": False}}
 
 STUDY = Study(
     "crossq",
-    tasks=[
-        Task(
-            "Pendulum-v1",
-            "crossq",
-            "agents.run:train",
-            RETURN,
-            {"total_timesteps": 20_000},
-            also=(BEST_RETURN,),
-            floor=-1200.0,
-            solved=-200.0,
-        )
-    ],
+    tasks=[pendulum("crossq", settings={"total_timesteps": 20_000}, also=(BEST_RETURN,))],
     arms=[
         Arm("none"),
         Arm("batch_renorm", norm_kwargs={"warmup_steps": 1000}),

@@ -8,7 +8,7 @@ layers leave heads plain anyway. Batch renormalisation opens at step 100 of 800.
 from collections.abc import Mapping
 from typing import Any
 
-from scripts.studies.quick import DIGITS
+from scripts.studies._tasks import DIGITS
 from wnrl import NORMS
 from wnrl.study import Arm, Study
 

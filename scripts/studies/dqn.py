@@ -3,26 +3,25 @@
 ``--algos dqn-breakout --norms none weight --budget 0.1`` is a night on two cores.
 """
 
-from wnrl.study import BEST_RETURN, RETURN, Arm, Study, Task
+from scripts.studies._tasks import agent, bare_arms
+from wnrl.study import BEST_RETURN, Study
 
 GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
 STUDY = Study(
     "dqn",
     tasks=[
-        Task(
+        agent(
             f"MinAtar{game}-v1",
             "dqn",
-            "agents.run:train",
-            RETURN,
-            {"total_timesteps": 1_000_000},
+            settings={"total_timesteps": 1_000_000},
             also=(BEST_RETURN,),
             variant=game.lower(),
             floor=0.0,
         )
         for game in GAMES
     ],
-    arms=[Arm(norm) for norm in ("none", "weight", "layer")],
+    arms=bare_arms(("none", "weight", "layer")),
     baseline="none",
     seeds=range(10),
     tuned={"learning_rate": (1e-4, 3e-4, 1e-3, 3e-3)},

@@ -4,19 +4,15 @@ Directions as torch draws weights or as the paper does, data-dependent initialis
 with or without the norm, and the rate of the lengths g: 8 is √k for the 64 inputs of a layer.
 """
 
-from scripts.studies.noise import PPO
-from scripts.studies.quick import DIGITS
-from wnrl.study import RETURN, Arm, Study, Task
+from scripts.studies._tasks import DIGITS, PPO, cartpole
+from wnrl.study import Arm, Study
 
 PLAIN_HEADS = {"norm_heads": False}
 DATA = {**PLAIN_HEADS, "data_init": 256}
 
 STUDY = Study(
     "init",
-    tasks=[
-        DIGITS,
-        Task("CartPole-v1", "ppo", "agents.run:train", RETURN, PPO, floor=22.0, solved=475.0),
-    ],
+    tasks=[DIGITS, cartpole("CartPole-v1", "ppo", settings=PPO)],
     arms=[
         Arm("none", settings=PLAIN_HEADS),
         Arm("none_data", "none", settings=DATA, dash="--"),

@@ -3,7 +3,8 @@
 The sign at the start of a T-maze is seen once; who has forgotten it at the junction can only guess.
 """
 
-from wnrl.study import RETURN, Arm, Study, Task
+from scripts.studies._tasks import FEED_FORWARD, agent, bare_arms
+from wnrl.study import Study
 from wnrl.tensor_envs import World
 
 RECURRENT_PPO = {
@@ -23,19 +24,17 @@ RECURRENT_PPO = {
 STUDY = Study(
     "memory",
     tasks=[
-        Task(
+        agent(
             World("TMaze-v0", memory=cells).id,
             "recurrent_ppo",
-            "agents.run:train",
-            RETURN,
-            RECURRENT_PPO,
+            settings=RECURRENT_PPO,
             floor=0.0,  # of a guess at the junction
             solved=0.9,
             dial=("cells to remember over", float(cells)),
         )
         for cells in (4, 8, 16, 32)
     ],
-    arms=[Arm(norm) for norm in ("none", "weight", "batch", "layer")],
+    arms=bare_arms(FEED_FORWARD),
     baseline="none",
     seeds=range(20),
     tuned={"learning_rate": (3e-4, 1e-3, 3e-3)},

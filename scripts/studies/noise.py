@@ -4,37 +4,22 @@ Runs of one norm are trained as batches. The noise is normal, of one deviation f
 the pole falls at an angle of 0.21.
 """
 
-from wnrl.study import RETURN, Arm, Study, Task
+from scripts.studies._tasks import FEED_FORWARD, PPO, bare_arms, cartpole
+from wnrl.study import Study
 from wnrl.tensor_envs import World
-
-PPO = {
-    "total_timesteps": 20_480,
-    "n_envs": 8,
-    "n_steps": 32,
-    "batch_size": 256,
-    "n_epochs": 20,
-    "gamma": 0.98,
-    "gae_lambda": 0.8,
-    "learning_rate_schedule": "linear",
-    "clip_range_schedule": "linear",
-}
 
 STUDY = Study(
     "noise",
     tasks=[
-        Task(
+        cartpole(
             World("CartPole-v1", obs_noise=deviation).id,
             "ppo",
-            "agents.run:train",
-            RETURN,
-            PPO,
-            floor=22.0,
-            solved=475.0,
+            settings=PPO,
             dial=("deviation of the noise", deviation),
         )
         for deviation in (0.0, 0.02, 0.05, 0.1, 0.2)
     ],
-    arms=[Arm(norm) for norm in ("none", "weight", "batch", "layer")],
+    arms=bare_arms(FEED_FORWARD),
     baseline="none",
     seeds=range(20),
     tuned={"learning_rate": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)},

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from agents import run
+from scripts.studies._tasks import cartpole
 from wnrl.runs import Batching
-from wnrl.study import RETURN, Arm, Study, Task, Trial
+from wnrl.study import Arm, Study, Trial
 
 defaults = run.defaults
 NAMES = ("none", "none_b", "none_c", "none_d")
+SHORT = {"total_timesteps": 20_480}
 
 
 def settings(trial: Trial) -> dict[str, Any]:
@@ -45,17 +47,7 @@ def _own(trial: Trial) -> Trial:
 
 STUDY = Study(
     "null",
-    tasks=[
-        Task(
-            "CartPole-v1",
-            "ppo",
-            "scripts.studies.null:train",
-            RETURN,
-            {"total_timesteps": 20_480},
-            floor=22.0,
-            solved=475.0,
-        )
-    ],
+    tasks=[cartpole("CartPole-v1", "ppo", runner="scripts.studies.null:train", settings=SHORT)],
     arms=[Arm(name, "none") for name in NAMES],
     baseline="none",
     seeds=range(10),

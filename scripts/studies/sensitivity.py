@@ -5,23 +5,19 @@ that scale observations or rewards: ``obs`` and ``reward`` are such. ``wnrl.stud
 the two measures.
 """
 
-from dataclasses import replace
-
-from scripts.studies.noise import PPO
-from wnrl.study import RETURN, Arm, Study, Task
+from scripts.studies._tasks import FEED_FORWARD, PPO, agent, bare_arms, cartpole
+from wnrl.study import Arm, Study
 from wnrl.tensor_envs import World
-
-cartpole = Task("CartPole-v1", "ppo", "agents.run:train", RETURN, PPO, floor=22.0, solved=475.0)
 
 STUDY = Study(
     "sensitivity",
     tasks=[
-        replace(cartpole, name="Acrobot-v1", floor=-500.0, solved=-100.0),
-        cartpole,
-        replace(cartpole, name=World("CartPole-v1", obs_noise=0.1).id),
+        agent("Acrobot-v1", "ppo", settings=PPO, floor=-500.0, solved=-100.0),
+        cartpole("CartPole-v1", "ppo", settings=PPO),
+        cartpole(World("CartPole-v1", obs_noise=0.1).id, "ppo", settings=PPO),
     ],
     arms=[
-        *(Arm(norm) for norm in ("none", "weight", "batch", "layer")),
+        *bare_arms(FEED_FORWARD),
         Arm("obs", "none", settings={"normalize": "obs"}, colour="#56b4e9", dash="--"),
         Arm("reward", "none", settings={"normalize": "reward"}, colour="#e69f00", dash=":"),
     ],

@@ -1,0 +1,31 @@
+"""Tasks and arms that several of the shipped studies have."""
+
+import math
+from collections.abc import Iterable
+from functools import partial
+
+from wnrl.study import NLL, RETURN, Arm, Task
+
+FEED_FORWARD = ("none", "weight", "batch", "layer")
+PPO = {
+    "total_timesteps": 20_480,
+    "n_envs": 8,
+    "n_steps": 32,
+    "batch_size": 256,
+    "n_epochs": 20,
+    "gamma": 0.98,
+    "gae_lambda": 0.8,
+    "learning_rate_schedule": "linear",
+    "clip_range_schedule": "linear",
+}
+
+agent = partial(Task, runner="agents.run:train", metric=RETURN)
+cartpole = partial(agent, floor=22.0, solved=475.0)
+pendulum = partial(agent, "Pendulum-v1", floor=-1200.0, solved=-200.0)
+vae = partial(Task, runner="wnrl.vae.run:train", metric=NLL, length="epochs", margin=0.1)
+DIGITS = vae("digits", "mlp", settings={"epochs": 40}, floor=64 * math.log(17))
+
+
+def bare_arms(norms: Iterable[str]) -> list[Arm]:
+    """Return an arm for each norm, as it is."""
+    return [Arm(norm) for norm in norms]
