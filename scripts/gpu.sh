@@ -59,7 +59,19 @@ bench=scripts/bench many=240 workers=()
 "$PYTHON" -c 'import xdist' 2>/dev/null && workers=(-n 4)
 step checks 26 -m pytest -m gpu -q -p no:cacheprovider --maxfail 30 --durations 5 "${workers[@]}" \
   tests/population tests/nn tests/vae tests/rl tests/sb3
-step runs 8 $bench/population_runs.py --device "$device" --runs "$many"
+step runs 8 -c "
+import time
+from scripts.studies._tasks import FEED_FORWARD, PPO
+from wnrl import population
+print('| norm | runs | seconds | steps/s | mean final return |')
+print('|---|---|---|---|---|')
+for norm in FEED_FORWARD:  # the first pays for what a process loads and records once
+    began = time.monotonic()
+    runs = population.train('ppo', 'CartPole-v1', norms=[norm], learning_rates=[1e-3, 3e-3, 1e-2],
+                            seeds=range($((many / 12 + (many < 12)))), device='$device',
+                            **{**PPO, 'total_timesteps': 100_000}).members
+    took, final = time.monotonic() - began, sum(run.final_return for run in runs) / len(runs)
+    print(f'| {norm} | {len(runs)} | {took:.1f} | {len(runs) * 1e5 / took:,.0f} | {final:.1f} |')"
 step populations 9 $bench/population.py --device "$device" --members "$many" \
   --norms none weight layer batch --ways auto eager --seconds 4
 step recurrent-populations 8 $bench/population.py --device "$device" --members "$many" \

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+import envs
+from agents import AGENTS
+from wnrl.rl.environments import vectorize
 from wnrl.runs import resolve_device
 from wnrl.runs.machine import begin_peak_memory, peak_memory
 
@@ -98,3 +101,24 @@ def line(cells: Iterable[str]) -> str:
 def header(*names: str) -> str:
     """Return the two lines at the top of a Markdown table."""
     return f"{line(names)}\n|{'---|' * len(names)}"
+
+
+def table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print a Markdown table, each row as soon as it is there."""
+    print(header(*names), flush=True)
+    for row in rows:
+        print(line(row), flush=True)
+
+
+def agent_of(
+    algo: str, env_id: str, norm: str, seed: int = 0, device: Any = "cpu", config: Any = None
+) -> Any:
+    """Return an agent with the preset of its environment, or another configuration."""
+    config = config or AGENTS[algo].preset(env_id)
+    return AGENTS[algo].build(config, environments(env_id, config, seed), norm, seed, device)
+
+
+def environments(env_id: str, config: Any, seed: int = 0) -> Any:
+    """Return the environments of an agent with a configuration."""
+    factory = envs.factory(env_id)
+    return vectorize(factory, config.n_envs, seed, config.normalize, config.gamma)

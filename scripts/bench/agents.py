@@ -98,7 +98,7 @@ class Args(Limited):
     """Give stock the fused Adam that ours has by itself, to see what the rest of it costs."""
     device: str = "cpu"
     """auto, cpu, cuda or cuda:<k>."""
-    seed: int = 0
+    seed: WholeFromZero = 0
     """Seed of all agents and environments."""
 
 
@@ -107,28 +107,32 @@ if __name__ == "__main__":
 
 import numpy as np
 
-import envs
 from agents import AGENTS
-from scripts.bench import _rounds
-from scripts.bench._rounds import CPU, WALL, cell
-from wnrl.rl.environments import vectorize
+from scripts.bench._rounds import (
+    CPU,
+    WALL,
+    agent_of,
+    cell,
+    clocked,
+    environments,
+    interleaved,
+    prepare,
+    ratio,
+    table,
+)
 from wnrl.runs import resolve_device
 from wnrl.sb3.optimizers import use_fused
 
 
 def build(task: Task, norm: str, args: Args) -> Model:
     """Return an agent with a norm, or stock's own for ``STOCK``; everything else is the same."""
-    config = task.config
-    env = vectorize(
-        envs.factory(task.env_id), config.n_envs, args.seed, config.normalize, config.gamma
-    )
-    device = resolve_device(args.device)
+    config, device = task.config, resolve_device(args.device)
     if norm != STOCK:
-        return AGENTS[task.algo].build(config, env, norm, args.seed, device)
+        return agent_of(task.algo, task.env_id, norm, args.seed, device, config)
     arguments = config.policy_arguments()
     model = config.algorithm(
         policy=next(iter(config.algorithm.policy_aliases)),
-        env=env,
+        env=environments(task.env_id, config, args.seed),
         policy_kwargs={key: v for key, v in arguments.items() if key not in OURS_ALONE},
         seed=args.seed,
         device=device,
@@ -149,7 +153,7 @@ def steps_a_cycle(config: Any) -> int:
 
 def train(model: Model, steps: int) -> list[float]:
     """Return the wall and CPU seconds of ``steps`` more environment steps."""
-    return _rounds.clocked(lambda: model.learn(steps, reset_num_timesteps=False), model.device)
+    return clocked(lambda: model.learn(steps, reset_num_timesteps=False), model.device)
 
 
 def measure(task: Task, args: Args) -> tuple[dict[str, np.ndarray], int]:
@@ -163,24 +167,18 @@ def measure(task: Task, args: Args) -> tuple[dict[str, np.ndarray], int]:
         train(model, first)
     steps = cycle * max(1, round(SEGMENT / train(models[STOCK], cycle)[WALL]))
     arms = {name: lambda model=model: train(model, steps) for name, model in models.items()}
-    return _rounds.interleaved(arms, rounds=3, warm_up=2, seconds=args.seconds), steps
+    return interleaved(arms, rounds=3, warm_up=2, seconds=args.seconds), steps
 
 
-def rows(task: Task, times: Mapping[str, np.ndarray], steps: int) -> Iterator[str]:
-    """Yield the lines of one algorithm in the table, one a norm."""
+def rows(task: Task, times: Mapping[str, np.ndarray], steps: int) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of one algorithm in the table, one a norm."""
     stock = times[STOCK]
     for norm, ours in times.items():
         if norm != STOCK:
-            yield _rounds.line(
-                (
-                    task.name,
-                    norm,
-                    cell(stock[:, WALL], ours[:, WALL]),
-                    cell(stock[:, CPU], ours[:, CPU]),
-                    *(f"{steps / np.median(arm[:, WALL]):.0f}" for arm in (stock, ours)),
-                    verdict(task.aims.get(norm), _rounds.ratio(stock[:, CPU], ours[:, CPU])[0]),
-                )
-            )
+            ratios = (cell(stock[:, clock], ours[:, clock]) for clock in (WALL, CPU))
+            speeds = (f"{steps / np.median(arm[:, WALL]):.0f}" for arm in (stock, ours))
+            aim = verdict(task.aims.get(norm), ratio(stock[:, CPU], ours[:, CPU])[0])
+            yield task.name, norm, *ratios, *speeds, aim
 
 
 def verdict(aim: float | None, reached: float) -> str:
@@ -190,13 +188,10 @@ def verdict(aim: float | None, reached: float) -> str:
 
 def main(args: Args) -> None:
     """Measure and print the table, algorithm by algorithm."""
-    _rounds.prepare(args.device, args.threads)
-    columns = ("× stock", "× stock, CPU time", "stock, steps/s", "ours, steps/s", "aim")
-    print(_rounds.header("", "norm", *columns), flush=True)
-    for task in TASKS:
-        if task.algo in args.algos:
-            print(task.name, file=sys.stderr)
-            print("\n".join(rows(task, *measure(task, args))), flush=True)
+    prepare(args.device, args.threads)
+    names = ("", "norm", "× stock", "× stock, CPU time", "stock, steps/s", "ours, steps/s", "aim")
+    tasks = (task for task in TASKS if task.algo in args.algos)
+    table(names, (row for task in tasks for row in rows(task, *measure(task, args))))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from scripts import _cli
 from wnrl.errors import UsageError
-from wnrl.limits import Count, Limited, NormKey
+from wnrl.limits import Count, Limited, NormKey, WholeFromZero
 
 TASKS = {
     "ppo CartPole-v1": 6144,
@@ -46,7 +46,7 @@ class Args(Limited):
     """Norm of the networks."""
     only: str = ""
     """Tasks whose name contains this; all by default."""
-    seed: int = 0
+    seed: WholeFromZero = 0
     """Seed of both agents."""
 
     def __post_init__(self) -> None:
@@ -60,10 +60,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-import envs
-from agents import AGENTS
-from scripts.bench._rounds import CPU, cell, clocked, header, interleaved, line, prepare
-from wnrl.rl.environments import vectorize
+from scripts.bench._rounds import CPU, agent_of, cell, clocked, interleaved, prepare, table
 from wnrl.rl.training import Model, log_to
 from wnrl.runs import EventFile
 from wnrl.sb3 import Diagnostics
@@ -91,9 +88,7 @@ class Timed(Diagnostics):
 def build(task: str, args: Args, run_dir: Path) -> Model:
     """Return an agent with its preset, which logs to ``run_dir``."""
     algo, env_id = task.split()
-    config = AGENTS[algo].preset(env_id)
-    env = vectorize(envs.factory(env_id), config.n_envs, args.seed, config.normalize, config.gamma)
-    model = AGENTS[algo].build(config, env, args.norm, args.seed, "cpu")
+    model = agent_of(algo, env_id, args.norm, args.seed)
     run_dir.mkdir()
     log_to(model, EventFile(run_dir))
     return model
@@ -114,29 +109,20 @@ def measure(task: str, steps: int, args: Args) -> dict[str, np.ndarray]:
         return interleaved(arms, args.rounds)
 
 
-def row(task: str, steps: int, times: Mapping[str, np.ndarray]) -> str:
+def row(task: str, steps: int, times: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """Return a row of the table."""
-    without, watched = times["without"], times["with"]
+    without, watched = times["without"][:, CPU], times["with"]
     inside, count = watched[:, INSIDE].sum(), watched[:, COUNT].sum()
-    return line(
-        (
-            task,
-            f"{steps / np.median(without[:, CPU]):.0f}",
-            cell(watched[:, CPU], without[:, CPU], digits=3),
-            f"{inside / without[:, CPU].sum():.2%}",
-            f"{inside / max(1, count) * 1e3:.1f}",
-        )
-    )
+    speed, over = f"{steps / np.median(without):.0f}", cell(watched[:, CPU], without, digits=3)
+    return task, speed, over, f"{inside / without.sum():.2%}", f"{inside / max(1, count) * 1e3:.1f}"
 
 
 def main(args: Args) -> None:
     """Measure every task, and print the table."""
     prepare("cpu", 1, f"norm {args.norm}, every {args.every} steps")
-    columns = ("steps a CPU second", "time with / without", "inside", "ms a measurement")
-    print(header("", *columns))
-    for task, steps in TASKS.items():
-        if args.only in task:
-            print(row(task, steps, measure(task, steps, args)), flush=True)
+    names = ("", "steps a CPU second", "time with / without", "inside", "ms a measurement")
+    tasks = {task: steps for task, steps in TASKS.items() if args.only in task}
+    table(names, (row(task, n, measure(task, n, args)) for task, n in tasks.items()))
 
 
 if __name__ == "__main__":

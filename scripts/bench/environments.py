@@ -39,7 +39,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from envs import factory as factory_of
-from scripts.bench._rounds import header, line
+from scripts.bench._rounds import table
 from wnrl.rl.environments import vectorize
 
 
@@ -64,22 +64,17 @@ def cost(venv: Any, steps: int) -> tuple[float, float]:
     return took[0] / steps / venv.num_envs * 1e6, took[1] / steps / venv.num_envs * 1e6
 
 
-def main(args: Args) -> int:
+def main(args: Args) -> None:
     """Print a row for each environment."""
-    print(
-        header(
-            "environment", "CPU µs a step", "with processes", "added", "wall-clock, one; several"
-        )
-    )
-    for name in args.env_ids:
-        factory = factory_of(name)
-        alone, several = (
-            cost(vectorize(factory, args.n_envs, 0, subprocesses=apart), args.steps)
-            for apart in (False, True)
-        )
-        cpu = (alone[0], several[0], several[0] - alone[0])
-        print(line((name, *(f"{x:.0f}" for x in cpu), f"{alone[1]:.0f}; {several[1]:.0f}")))
-    return 0
+
+    def row(name: str) -> tuple[str, ...]:
+        venvs = (vectorize(factory_of(name), args.n_envs, 0, subprocesses=s) for s in (False, True))
+        (alone, wall), (several, walls) = (cost(venv, args.steps) for venv in venvs)
+        cpu = (f"{x:.0f}" for x in (alone, several, several - alone))
+        return name, *cpu, f"{wall:.0f}; {walls:.0f}"
+
+    names = ("environment", "CPU µs a step", "with processes", "added", "wall-clock, one; several")
+    table(names, map(row, args.env_ids))
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts import _cli
-from wnrl.limits import Count, FromZero, Limited
+from wnrl.limits import Count, FromZero, Limited, some
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Args(Limited):
     seconds: FromZero = 1.0
     """Time of a run."""
     workers: Count = 2
-    executors: tuple[Literal["processes", "ray"], ...] = ("processes", "ray")
+    executors: Annotated[tuple[Literal["processes", "ray"], ...], some] = ("processes", "ray")
 
 
 if __name__ == "__main__":
@@ -73,18 +73,20 @@ def main(args: Args) -> None:
             else:
                 list(processes(jobs, Path(folder), workers=args.workers))
             results = [read_json(Path(folder) / t.folder / "result.json") for t in trials]
-        results.sort(key=lambda result: result["began"])
-        of_worker: dict[int, list[dict[str, Any]]] = {}
-        for result in results:
-            of_worker.setdefault(result["process"], []).append(result)
-        busy = sum(result["ended"] - result["began"] for result in results)
-        spans = sum(of[-1]["ended"] - of[0]["began"] for of in of_worker.values())
-        over, first = 100 * (spans / busy - 1), min(result["began"] for result in results)
+        waited = min(result["began"] for result in results) - called
         what = f"{args.runs} runs of {args.seconds:g} s on {args.workers} workers"
-        print(
-            f"{name}: {what}: {over:.1f} % over the runs' own time; {first - called:.1f} s until "
-            "the first began"
-        )
+        over = f"{100 * share_over(results):.1f} % over the runs' own time"
+        print(f"{name}: {what}: {over}; {waited:.1f} s until the first began")
+
+
+def share_over(results: Sequence[Mapping[str, Any]]) -> float:
+    """Return how much longer workers took from their first run to their last than these took."""
+    busy = sum(result["ended"] - result["began"] for result in results)
+    spans = 0.0
+    for process in {result["process"] for result in results}:
+        done = [result for result in results if result["process"] == process]
+        spans += max(r["ended"] for r in done) - min(r["began"] for r in done)
+    return spans / busy - 1
 
 
 if __name__ == "__main__":

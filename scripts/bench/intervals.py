@@ -11,24 +11,27 @@ third the first for arms whose rate was chosen, and in brackets without the nois
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts import _cli
+from wnrl.limits import Limited, TwoOrMore, Whole, some
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Prints the coverage of intervals, and the false verdicts of null studies."""
 
-    pairs: tuple[int, ...] = (8, 10, 12, 20, 24)
-    """Pairs of runs a study."""
-    studies: int = 10_000
+    pairs: Annotated[tuple[TwoOrMore, ...], some] = (8, 10, 12, 20, 24)
+    """Pairs of runs a study; of fewer than 8 there is no interval in a study."""
+    studies: Whole = 10_000
     """Simulated studies a cell."""
-    null_studies: int = 1000
+    null_studies: Whole = 1000
     """Simulated studies of equal arms a cell."""
-    arms: int = 5
+    arms: TwoOrMore = 5
     """Arms of those, with the baseline."""
 
 
@@ -39,6 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from scripts.bench._rounds import table
 from wnrl.study import RETURN, Task
 from wnrl.study.stats import Sample, choice_sd, holm, mean_interval
 from wnrl.study.verdicts import judge
@@ -174,25 +178,26 @@ def coverage_of_tuned(
 
 def main(args: Args) -> None:
     """Print the tables."""
-    print(f"| returns of the two arms, n = | {' | '.join(map(str, args.pairs))} |")
-    print(f"| --- |{' --- |' * len(args.pairs)}")
-    for cell in CELLS:
-        shares = [f"{100 * coverage(cell, n, args.studies):.1f}" for n in args.pairs]
-        print(f"| {cell} | {' | '.join(shares)} |", flush=True)
-    print(f"\n| equal arms, {args.arms} of them, n = | {' | '.join(map(str, args.pairs))} |")
-    print(f"| --- |{' --- |' * len(args.pairs)}")
-    for kind in NULL:
-        shares = [
-            f"{100 * false_verdicts(kind, args.arms, n, args.null_studies):.1f}" for n in args.pairs
-        ]
-        print(f"| {kind} | {' | '.join(shares)} |", flush=True)
-    print(f"\n| tuned arms, drop; tuning seeds; n = | {' | '.join(map(str, args.pairs))} |")
-    print(f"| --- |{' --- |' * len(args.pairs)}")
-    for drop in DROPS:
-        for tuning in (3, 5):
-            each = [coverage_of_tuned(drop, n, tuning, args.null_studies) for n in args.pairs]
-            shares = [f"{100 * with_noise:.1f} ({100 * bare:.1f})" for with_noise, bare in each]
-            print(f"| {drop}; {tuning} | {' | '.join(shares)} |", flush=True)
+
+    def show(title: str, cells: Mapping[str, Callable[[int], str]]) -> None:
+        lines = ((name, *map(cell, args.pairs)) for name, cell in cells.items())
+        table((f"{title}, n =", *map(str, args.pairs)), lines)
+        print()
+
+    def covered(cell: str, n: int) -> str:
+        return f"{100 * coverage(cell, n, args.studies):.1f}"
+
+    def false(kind: str, n: int) -> str:
+        return f"{100 * false_verdicts(kind, args.arms, n, args.null_studies):.1f}"
+
+    def covered_of_tuned(drop: float, tuning: int, n: int) -> str:
+        held, bare = coverage_of_tuned(drop, n, tuning, args.null_studies)
+        return f"{100 * held:.1f} ({100 * bare:.1f})"
+
+    show("returns of the two arms", {cell: partial(covered, cell) for cell in CELLS})
+    show(f"equal arms, {args.arms} of them", {kind: partial(false, kind) for kind in NULL})
+    tuned = {f"{d}; {k}": partial(covered_of_tuned, d, k) for d in DROPS for k in (3, 5)}
+    show("tuned arms, drop; tuning seeds", tuned)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 from scripts import _cli
 from wnrl.errors import UsageError
-from wnrl.limits import Limited, Positive, Threads, one_of
+from wnrl.limits import Limited, Positive, Threads, WholeFromZero, one_of
 
 ADAM: dict[str, dict[str, bool]] = {
     "default": {},
@@ -50,7 +50,7 @@ class Args(Limited):
     SB3, and WNAdam is fused), or the same for all: loop, foreach or fused."""
     only: str = ""
     """Rows whose name contains this; all by default."""
-    seed: int = 0
+    seed: WholeFromZero = 0
     """Seed of weights and inputs."""
 
 
@@ -61,17 +61,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scripts.bench._rounds import (
-    CPU,
-    WALL,
-    cell,
-    clocked,
-    header,
-    interleaved,
-    line,
-    prepare,
-    ratio,
-)
+from scripts.bench._rounds import CPU, WALL, cell, clocked, interleaved, prepare, ratio, table
 from wnrl import convert, frozen, shared_weights
 from wnrl.optim import WNAdam
 
@@ -251,28 +241,33 @@ def measure(workload: Workload, args: Args, device: torch.device) -> dict[str, A
     return {**results, "kept": {name: c.kept_bytes() for name, c in both.items()}}
 
 
-def show(mode: str, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the table of one mode, line by line, with geometric means at its end."""
+def show(mode: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the table of one mode, with geometric means at its end."""
     names = [chosen.name for chosen in ALTERNATIVES[1:] if getattr(chosen, mode)]
-    yield header("", "plain, µs", *names)
-    logs: dict[str, list[float]] = {name: [] for name in names}
-    for row, results in rows.items():
-        times = results[mode]
-        for name in logs.keys() & times.keys():
-            logs[name].append(np.log(ratio(times[name], times["plain"])[0]))
-        cells = [cell(times[n], times["plain"]) if n in times else "–" for n in names]
-        yield line([row, f"{np.median(times['plain']) * 1e6:.0f}", *cells])
-    means = [f"{np.exp(np.mean(logs[name])):.3f}" if logs[name] else "–" for name in names]
-    yield line(["**geometric mean**", "", *means])
+    by_row = {row: results[mode] for row, results in rows.items()}
+
+    def lines() -> Iterator[list[str]]:
+        for row, times in by_row.items():
+            cells = [cell(times[n], times["plain"]) if n in times else "–" for n in names]
+            yield [row, f"{np.median(times['plain']) * 1e6:.0f}", *cells]
+        yield ["**geometric mean**", "", *map(mean, names)]
+
+    def mean(name: str) -> str:
+        ratios = [ratio(t[name], t["plain"])[0] for t in by_row.values() if name in t]
+        return f"{np.exp(np.mean(np.log(ratios))):.3f}" if ratios else "–"
+
+    table(("", "plain, µs", *names), lines())
 
 
-def show_kept(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the table of bytes, line by line."""
+def show_kept(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the table of bytes."""
     names = [chosen.name for chosen in ALTERNATIVES if chosen.train and chosen.forward]
-    yield header("kB kept", *names)
-    for row, results in rows.items():
-        kept = results["kept"]
-        yield line([row, *(f"{kept[n] / 1e3:.0f}" if n in kept else "–" for n in names)])
+    kept = {row: results["kept"] for row, results in rows.items()}
+    lines = (
+        [row, *(f"{each[n] / 1e3:.0f}" if n in each else "–" for n in names)]
+        for row, each in kept.items()
+    )
+    table(("kB kept", *names), lines)
 
 
 def main(args: Args) -> None:
@@ -287,9 +282,10 @@ def main(args: Args) -> None:
         rows[workload.name] = measure(workload, args, device)
     for title, mode in (("Forward without grad", "forward"), ("Train step", "train")):
         print(f"{title}: time over plain, median ± half the quartile distance\n")
-        print("\n".join(show(mode, rows)) + "\n")
+        show(mode, rows)
+        print()
     print("Kept for the backward\n")
-    print("\n".join(show_kept(rows)))
+    show_kept(rows)
 
 
 if __name__ == "__main__":

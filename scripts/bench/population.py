@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from scripts import _cli
-from wnrl.limits import Limited, NormKey, Positive, Sizes, one_of, some
+from wnrl.limits import Count, Limited, NormKey, Positive, Sizes, one_of, some
 
 WAYS = ("auto", "hot", "vmap", "eager")
 AIMS = {"none": 10.0, "weight": 9.0, "layer": 5.5, "rms": 5.5, "batch": 5.5}
@@ -69,7 +69,7 @@ class Args(Limited):
     """How a cohort computes: auto, hot, vmap or eager."""
     growth: bool = False
     """Measure how time and memory grow, of cohorts alone."""
-    chunk: int | None = None
+    chunk: Count | None = None
     """Members that are updated together; as cohorts choose unless given."""
     seconds: Positive = 20.0
     """Least time for the rounds of a norm."""
@@ -82,13 +82,11 @@ if __name__ == "__main__":
 
 import numpy as np
 
-import envs
 from agents import AGENTS
 from scripts.bench import _rounds
-from scripts.bench._rounds import CPU, WALL, cell
+from scripts.bench._rounds import CPU, WALL, agent_of, cell, table
 from wnrl.population import COHORTS
 from wnrl.population.ppo import PPO
-from wnrl.rl.environments import vectorize
 from wnrl.runs import resolve_device
 from wnrl.tensor_envs import make
 
@@ -99,15 +97,12 @@ Train = Callable[[], int]
 def alone(norm: str, args: Args) -> Train:
     """Return what cohorts are measured against."""
     env_id, baseline = TASKS[args.algo]
-    agent = AGENTS[args.algo]
-    config = agent.preset(env_id)
-    env = vectorize(envs.factory(env_id), config.n_envs, 0, config.normalize, config.gamma)
+    config = AGENTS[args.algo].preset(env_id)
     if baseline == OURS:
-        model = agent.build(config, env, norm, 0, "cpu")
+        model = agent_of(args.algo, env_id, norm)
     else:
-        model = config.algorithm(
-            "MlpPolicy", env, seed=0, device="cpu", **config.algorithm_arguments()
-        )
+        env, options = _rounds.environments(env_id, config), config.algorithm_arguments()
+        model = config.algorithm("MlpPolicy", env, seed=0, device="cpu", **options)
 
     def train() -> int:
         model.learn(config.steps_of_an_update, reset_num_timesteps=False)
@@ -140,27 +135,22 @@ def cohort(norm: str, n_members: int, way: str, args: Args) -> Train:
     return train
 
 
-def growth(norm: str, args: Args) -> Iterator[str]:
-    """Yield the lines of a norm in the table of growth."""
+def growth(norm: str, args: Args) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of a norm in the table of growth."""
     device = resolve_device(args.device)
     made(norm, 1, "auto", args).iterate()  # libraries are loaded
     for n_members, width, n_envs in GROWTH:
         before = _rounds.memory_in_use(device)
         trained = made(norm, n_members, "auto", args, net_arch=(width, width), n_envs=n_envs)
         trained.iterate()
-        times = [_rounds.clocked(trained.iterate, device) for _ in range(3)]
-        wall, cpu = np.median(np.array(times), 0)
+        wall, cpu = np.median([_rounds.clocked(trained.iterate, device) for _ in range(3)], 0)
         used = _rounds.most_memory(device) - before
         kept, active = trained.bytes
         estimate = (n_members * kept + min(trained.chunk, n_members) * active) / 2**20
         steps = n_members * trained.config.samples
-        numbers = (
-            f"{wall * 1e3:.0f}",
-            f"{cpu / steps * 1e6:.1f}",
-            f"{used:.0f}",
-            f"{estimate:.0f}",
-        )
-        yield _rounds.line((norm, str(n_members), str(width), str(n_envs), *numbers))
+        sizes = map(str, (n_members, width, n_envs))
+        times = f"{wall * 1e3:.0f}", f"{cpu / steps * 1e6:.1f}"
+        yield norm, *sizes, *times, f"{used:.0f}", f"{estimate:.0f}"
         del trained
 
 
@@ -187,26 +177,18 @@ def measure(norm: str, args: Args) -> dict[str, np.ndarray]:
     return _rounds.interleaved(each, rounds=ROUNDS, warm_up=1, seconds=args.seconds)
 
 
-def rows(norm: str, times: Mapping[str, np.ndarray], algo: str) -> Iterator[str]:
-    """Yield the lines of a norm in the table."""
+def rows(norm: str, times: Mapping[str, np.ndarray], algo: str) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of a norm in the table."""
     (_, single), *cohorts = times.items()
     for name, ours in cohorts:
         n_members, way = name.split()
         by_cpu = _rounds.ratio(single[:, CPU], ours[:, CPU])[0]
         aim = AIMS.get(norm, AIM_ELSE)
         judged = algo == "ppo" and int(n_members) >= AIM_MEMBERS and way == "auto"
-        met = "met" if by_cpu >= aim else "missed"
-        yield _rounds.line(
-            (
-                norm,
-                n_members,
-                way,
-                cell(single[:, WALL], ours[:, WALL]),
-                cell(single[:, CPU], ours[:, CPU]),
-                *(f"{1 / np.median(arm[:, CPU]):,.0f}" for arm in (single, ours)),
-                f"≥ {aim:g}: {met}" if judged else "",
-            )
-        )
+        verdict = f"≥ {aim:g}: {'met' if by_cpu >= aim else 'missed'}" if judged else ""
+        ratios = (cell(single[:, clock], ours[:, clock]) for clock in (WALL, CPU))
+        speeds = (f"{1 / np.median(arm[:, CPU]):,.0f}" for arm in (single, ours))
+        yield norm, n_members, way, *ratios, *speeds, verdict
 
 
 def main(args: Args) -> None:
@@ -214,17 +196,14 @@ def main(args: Args) -> None:
     _rounds.prepare(args.device, 1)
     if args.growth:
         measured = ("ms an iteration", "CPU µs a step", "MiB", "MiB, estimated")
-        print(_rounds.header("norm", "members", "width", "environments", *measured), flush=True)
-        for norm in args.norms:
-            for row in growth(norm, args):
-                print(row, flush=True)
+        names = ("norm", "members", "width", "environments", *measured)
+        table(names, (row for norm in args.norms for row in growth(norm, args)))
         return
     single = TASKS[args.algo][1]
     columns = (f"× {single}", f"× {single}, CPU time", f"{single}, steps/CPU-s")
-    header = _rounds.header("norm", "members", "way", *columns, "cohort, steps/CPU-s", "aim")
-    print(header, flush=True)
-    for norm in args.norms:
-        print("\n".join(rows(norm, measure(norm, args), args.algo)), flush=True)
+    names = ("norm", "members", "way", *columns, "cohort, steps/CPU-s", "aim")
+    each = ((norm, measure(norm, args)) for norm in args.norms)
+    table(names, (row for norm, times in each for row in rows(norm, times, args.algo)))
 
 
 if __name__ == "__main__":

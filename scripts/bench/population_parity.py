@@ -62,7 +62,7 @@ from scipy import stats
 
 import envs
 from agents import AGENTS
-from scripts.bench import _rounds
+from scripts.bench._rounds import table
 from wnrl.population import COHORTS
 from wnrl.rl.environments import (
     FINAL_STARTS,
@@ -146,8 +146,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected[np.argsort(order)]]
 
 
-def rows(single: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Yield the lines of the table."""
+def rows(
+    single: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the table."""
     pairs = [
         (norm, measure, single[norm][:, k], ours[norm][:, k])
         for norm in single
@@ -159,9 +161,8 @@ def rows(single: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> It
     ]
     corrected = iter(holm([p for both in tests for p in both]))
     for (norm, measure, a, b), (ks, mw) in zip(pairs, tests, strict=True):
-        worst = min(next(corrected), next(corrected))
-        cells = (_spread(a), _spread(b), f"{ks:.2f}", f"{mw:.2f}", f"{worst:.2f}")
-        yield _rounds.line((norm, measure, *cells))
+        p_values = (ks, mw, min(next(corrected), next(corrected)))
+        yield norm, measure, _spread(a), _spread(b), *(f"{p:.2f}" for p in p_values)
 
 
 def _spread(values: np.ndarray) -> str:
@@ -173,9 +174,8 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     single = runs_alone(args)
     ours = {norm: by_population(args, norm) for norm in args.norms}
-    columns = ("norm", "mean return", "one by one", "population", "KS p", "Mann-Whitney p", "Holm")
-    print(_rounds.header(*columns))
-    print("\n".join(rows(single, ours)))
+    names = ("norm", "mean return", "one by one", "population", "KS p", "Mann-Whitney p", "Holm")
+    table(names, rows(single, ours))
 
 
 if __name__ == "__main__":

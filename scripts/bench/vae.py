@@ -65,17 +65,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from scripts.bench._rounds import (
-    CPU,
-    WALL,
-    cell,
-    clocked,
-    header,
-    interleaved,
-    line,
-    most_memory,
-    prepare,
-)
+from scripts.bench._rounds import CPU, WALL, cell, clocked, interleaved, most_memory, prepare, table
 from wnrl import vae
 from wnrl.compiling import compiled
 from wnrl.data import Images
@@ -196,11 +186,11 @@ def loop_arms(args: Args, images: Images, device: torch.device) -> dict[str, Arm
     return {"train": train, "measure": measure}
 
 
-def rows(task: str, n_images: int, seconds: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Yield the lines of one task: the speed of each arm, and over those of two others."""
+def rows(task: str, n_images: int, seconds: Mapping[str, np.ndarray]) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of one task: the speed of each arm, and over those of two others."""
     for name, own in seconds.items():
         ratios = (cell(seconds[other], own) for other in ("none", "loop"))
-        yield line((task, name, f"{n_images / np.median(own):.0f}", *ratios))
+        yield task, name, f"{n_images / np.median(own):.0f}", *ratios
 
 
 def memory(args: Args, images: Images, device: torch.device, arms: dict[str, Arm]) -> str:
@@ -227,13 +217,16 @@ def main(args: Args) -> None:
     clock, images = WALL if device.type == "cuda" else CPU, random_images(args)
     arms = {norm: our_arms(args, norm, images, device) for norm in ("none", args.norm)}
     arms["loop"] = loop_arms(args, images, device)
-    print(header("task", "arm", "images a second", "speed / none", "speed / loop"))
-    n_images = {"train": args.steps * batch, "measure": args.images}
-    for task, label in (("train", "train"), ("measure", f"measure, K = {args.n_samples}")):
+
+    def lines(task: str, label: str, n_images: int) -> Iterator[tuple[str, ...]]:
         segments = {name: partial(clocked, arm[task], device) for name, arm in arms.items()}
         times = interleaved(segments, args.rounds)
-        seconds = {name: measured[:, clock] for name, measured in times.items()}
-        print("\n".join(rows(label, n_images[task], seconds)), flush=True)
+        return rows(label, n_images, {name: each[:, clock] for name, each in times.items()})
+
+    trained = lines("train", "train", args.steps * batch)
+    measured = lines("measure", f"measure, K = {args.n_samples}", args.images)
+    names = ("task", "arm", "images a second", "speed / none", "speed / loop")
+    table(names, (*trained, *measured))
     print(memory(args, images, device, arms[args.norm]))
 
 

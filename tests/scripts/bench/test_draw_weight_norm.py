@@ -1,7 +1,10 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from scripts.bench.draw_weight_norm import FIGURES, Args, main
+from wnrl.errors import UsageError
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "weight_norm.md"
 
@@ -13,6 +16,12 @@ def test_every_figure_is_drawn_and_its_numbers_printed(tmp_path, capsys):
     for name in FIGURES:
         assert f"\n{name}\n  " in printed
         assert (tmp_path / f"weight_norm_{name}.svg").stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("flags", [{"steps": 0}, {"seeds": 0}])
+def test_no_step_and_no_seed_are_refused(flags):
+    with pytest.raises(UsageError, match="must be above zero, got 0"):
+        Args(**flags)
 
 
 def test_the_page_shows_the_figures_that_the_program_draws():

@@ -8,7 +8,6 @@ import torch
 
 import scripts.bench.population as bench
 import scripts.bench.population_parity as parity
-import scripts.bench.population_runs as whole_runs
 from wnrl.errors import UsageError
 
 
@@ -47,19 +46,6 @@ def test_growth_is_a_line_for_each_size_with_its_estimate(monkeypatch, capsys):
     assert all(float(number) >= 0 for row in rows for number in row[4:])
 
 
-def test_whole_runs_are_timed_norm_by_norm(monkeypatch, capsys):
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    whole_runs.main(whole_runs.Args(runs=4, norms=("none", "weight"), total_timesteps=512))
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
-    assert [row[:2] for row in rows] == [["| none", "3"], ["| weight", "3"]]
-
-
-def test_whole_runs_need_a_norm_and_a_rate():
-    for name in ("norms", "learning_rates"):
-        with pytest.raises(UsageError, match=f"{name} must be one or more"):
-            whole_runs.Args(**{name: ()})
-
-
 def test_an_unknown_way_and_algorithm_are_refused():
     with pytest.raises(UsageError, match="ways must be one of auto, hot, vmap, eager"):
         bench.Args(ways=("fast",))
@@ -94,6 +80,6 @@ def test_a_difference_is_seen_and_a_likeness_is_not():
     x = np.linspace(0, 1, 64)
     same = np.stack([x] * len(parity.MEASURES), 1)
     other = same + np.array([0, 0, 0, 0, 5.0])
-    p = [float(row.split(" | ")[-1].strip("| ")) for row in parity.rows({"a": same}, {"a": other})]
+    p = [float(row[-1]) for row in parity.rows({"a": same}, {"a": other})]
     assert p[:-1] == [1.0] * 4
     assert p[-1] < 0.01

@@ -44,8 +44,8 @@ def test_every_arm_of_every_task_is_in_the_table(capsys, monkeypatch):
 def test_a_ratio_is_the_median_within_rounds_and_one_against_oneself():
     seconds = np.array([1.0, 2.0, 4.0])
     assert list(rows("train", 400, {"none": seconds, "loop": 2 * seconds})) == [
-        "| train | none | 200 | 1.00 ± 0.00 | 2.00 ± 0.00 |",
-        "| train | loop | 100 | 0.50 ± 0.00 | 1.00 ± 0.00 |",
+        ("train", "none", "200", "1.00 ± 0.00", "2.00 ± 0.00"),
+        ("train", "loop", "100", "0.50 ± 0.00", "1.00 ± 0.00"),
     ]
 
 
