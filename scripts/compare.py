@@ -90,8 +90,7 @@ def seconds(text: str) -> float:
 
 def compare(args: Args, limit: float | None) -> int:
     """Do what ``main`` does once the flags are looked at; here torch is imported."""
-    from scripts._progress import show_places, show_tables
-    from scripts._training import Training, executor
+    from scripts._progress import Training, executor, show_places, show_tables
     from wnrl.runs.machine import usable_cores
     from wnrl.study.batches import jobs
     from wnrl.study.folder import open_study, publish
