@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape as escape_html
 from pathlib import Path, PurePath
@@ -172,7 +172,7 @@ class _Page:
             f"<h2>{escape(task.title)}</h2>",
             f"<p class=muted>{escape(task.metric.label)}, {better} is better. In the figures a dot "
             f"is a run, a band an interval or, of few runs, their range.</p>",
-            self._arms(rows, columns(self.study.baseline)[1:], [cells(row)[1:] for row in rows]),
+            self._arms(rows, columns(self.study.baseline)[1:], lambda row: cells(row)[1:]),
         ]
         dots = final_scores(rows, looks, links)
         if rows[0].confidence is None:  # a further number of the same runs
@@ -196,11 +196,9 @@ class _Page:
                 if row.choice
             ),
             "<h3>Cost</h3>",
-            self._arms(rows, cost_columns(rows), [cost_cells(row) for row in rows]),
+            self._arms(rows, cost_columns(rows), cost_cells),
             "<h3>Diagnostics</h3>" if tags else "",
-            self._arms(
-                rows, tags, [[number(row.diagnostics.get(tag)) for tag in tags] for row in rows]
-            ),
+            self._arms(rows, tags, lambda row: [number(row.diagnostics.get(tag)) for tag in tags]),
             "<h3>Settings</h3>",
             self._settings(rows),
             "<h3>Runs</h3>",
@@ -209,52 +207,54 @@ class _Page:
         ]
 
     def _arms(
-        self, rows: Sequence[Row], heads: Iterable[str], lines: Iterable[Sequence[str]]
+        self, rows: Sequence[Row], heads: Iterable[str], line: Callable[[Row], Iterable[str]]
     ) -> str:
         """Return a table with a line an arm; nothing without columns."""
-        heads = "".join(f"<th>{escape(head)}</th>" for head in heads)
-        if not heads:
+        if not (heads := "".join(f"<th>{escape(head)}</th>" for head in heads)):
             return ""
-        body = "".join(
-            f"<tr><td>{self._name(row)}</td>"
-            f"{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>"
-            for row, line in zip(rows, lines, strict=True)
-        )
+        body = ""
+        for row in rows:
+            cells = "".join(f"<td>{escape(cell)}</td>" for cell in line(row))
+            body += f"<tr><td>{self._name(row)}</td>{cells}</tr>"
         head = f"<thead><tr><th>arm</th>{heads}</tr></thead>"
         return f"<div class=scroll><table>{head}{body}</table></div>"
 
     def _settings(self, rows: Sequence[Row]) -> str:
         """Return what all runs of a task were told, then in what the arms differ."""
-        by_row: list[dict[str, set[str]]] = []
-        for row in rows:
-            values: dict[str, set[str]] = {}
-            for folder in row.runs.folders.values():
-                for name, value in read_or_nothing(self.root / folder / CONFIG).items():
-                    values.setdefault(name, set()).add(json.dumps(value))
-            values.pop("seed", None)
-            by_row.append(values)
-        names = dict.fromkeys(name for values in by_row for name in values)
-        begun = [values for values in by_row if values]
+        told = {row.name: self._told([row], CONFIG, json.dumps) for row in rows}
+        begun = [values for values in told.values() if values]
+        names = dict.fromkeys(name for values in begun for name in values if name != "seed")
         varied = [n for n in names if any(values.get(n) != begun[0].get(n) for values in begun)]
         shared = (
-            f"{escape(name)} <code>{escape(_joined(begun[0].get(name)))}</code>"
+            f"{escape(name)} <code>{escape(begun[0][name])}</code>"
             for name in names
             if name not in varied
         )
-        lines = [[_joined(values.get(name)) for name in varied] for values in by_row]
-        untouched = [
-            (row, sorted({part for o in row.runs.outcomes.values() for part in o.plain_parts}))
+        parts = {
+            row.name: sorted({part for o in row.runs.outcomes.values() for part in o.plain_parts})
             for row in rows
-        ]
+        }
         return (
             f"<p class=small>{' · '.join(shared)}</p>"
-            + self._arms(rows, varied, lines)
+            + self._arms(
+                rows, varied, lambda row: [told[row.name].get(name, "–") for name in varied]
+            )
             + _list(
-                f"{self._name(row)} was not applied to {escape(', '.join(parts))}."
-                for row, parts in untouched
-                if parts
+                f"{self._name(row)} was not applied to {escape(', '.join(parts[row.name]))}."
+                for row in rows
+                if parts[row.name]
             )
         )
+
+    def _told(
+        self, rows: Iterable[Row], name: str, as_text: Callable[[Any], str]
+    ) -> dict[str, str]:
+        """Return what a file of all runs says; of what the runs differ in, all that they say."""
+        said: dict[str, set[str]] = {}
+        for folder in dict.fromkeys(f for row in rows for f in row.runs.folders.values()):
+            for key, value in read_or_nothing(self.root / folder / name).items():
+                said.setdefault(key, set()).add(as_text(value))
+        return {key: " and ".join(sorted(filter(None, values))) for key, values in said.items()}
 
     def _runs(self, row: Row) -> str:
         scores = row.scores
@@ -278,23 +278,16 @@ class _Page:
         return f"<div class=figures>{''.join(figures)}</div>" if figures else ""
 
     def _facts(self) -> str:
-        seen: dict[str, set[str]] = {}
-        folders = {folder for row in self.rows for folder in row.runs.folders.values()}
-        for folder in folders:
-            for key, value in read_or_nothing(self.root / folder / VERSIONS).items():
-                if value is not None:
-                    seen.setdefault(key, set()).add(str(value))
-        # More than one value: the runs were not all made with the same code.
-        versions = {key: " and ".join(sorted(values)) for key, values in seen.items()}
-        return _list(
-            f"{escape(name)}: "
-            + (
-                self._link(fact, fact.name)
-                if isinstance(fact, Path)
-                else f"<code>{escape(fact)}</code>"
-            )
-            for name, fact in {**self.study.notes, **versions}.items()
+        def shown(fact: object) -> str:
+            if isinstance(fact, Path):
+                return self._link(fact, fact.name)
+            return f"<code>{escape(fact)}</code>"
+
+        versions = self._told(
+            self.rows, VERSIONS, lambda value: "" if value is None else str(value)
         )
+        facts = {**self.study.notes, **versions}
+        return _list(f"{escape(name)}: {shown(fact)}" for name, fact in facts.items() if fact)
 
     def _mark(self, row: Row | Overall) -> str:
         look = self.looks[row.name]
@@ -309,10 +302,6 @@ class _Page:
     def _address(self, path: PurePath) -> str:
         """Return a path below the study's folder as seen from the page."""
         return quote(Path(os.path.relpath(self.root / path, self.folder)).as_posix())
-
-
-def _joined(values: Iterable[str] | None) -> str:
-    return " and ".join(sorted(values or ["–"]))
 
 
 def _list(items: Iterable[str]) -> str:
