@@ -35,6 +35,7 @@ OPTIMIZERS: dict[str, str] = {
 """Importable names of optimizers, which have their default arguments."""
 NOT_FURTHER = (
     "policy", "env", "seed", "device", "norm", "observation_space", "action_space", "lr_schedule",
+    "_init_setup_model",
 )  # fmt: skip
 
 

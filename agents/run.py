@@ -282,9 +282,18 @@ def _environments(config: Any, settings: Mapping[str, Any], factory: envs.EnvFac
     )
 
 
-def _built(row: Agent, *arguments: Any) -> Model:
-    """Return the model; a network or buffer that no memory has room for is a UsageError."""
+def _built(row: Agent, config: Any, *arguments: Any) -> Model:
+    """Return the model.
+
+    Raises:
+        UsageError: No memory has room for a network or a buffer, or further arguments cannot be
+            used.
+    """
     try:
-        return row.build(*arguments)
-    except (RuntimeError, MemoryError, OverflowError) as error:
+        return row.build(config, *arguments)
+    except Exception as error:  # whatever SB3 and torch make of further arguments
+        further = config.algorithm_kwargs or config.policy_kwargs or config.optimizer_kwargs
+        no_room = isinstance(error, RuntimeError | MemoryError | OverflowError)
+        if isinstance(error, UsageError) or not (further or no_room):
+            raise
         raise UsageError(f"the agent cannot be built: {printable(error)}") from error

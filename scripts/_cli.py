@@ -283,12 +283,14 @@ def activation() -> str | None:
 
 
 def whole_number(text: str) -> int:
-    """Return the number that ``text`` writes out, or as 1e6; raise ValueError if there is none."""
-    with contextlib.suppress(ValueError):
-        return int(text)
-    with contextlib.suppress(ValueError):
-        if "e" in text.lower() and float(text).is_integer():
-            return int(float(text))
+    """Return the number that ``text`` writes out, or as 1e6; raise ValueError if there is none.
+
+    What arrays cannot count, numbers of more than 64 bits, is none.
+    """
+    with contextlib.suppress(ValueError, OverflowError):
+        number = float(text) if "e" in text.lower() else int(text)
+        if number == int(number) and -(2**63) <= number < 2**63:
+            return int(number)
     raise ValueError(f"{text!r} is no whole number")
 
 
@@ -309,6 +311,7 @@ def _one_line(box: str) -> str:
     rules = [k for k, row in enumerate(rows) if set(row) in ({"─"}, {"-"})]
     ends = [k for k, row in enumerate(rows) if row.startswith("╭")] + rules
     said = " ".join(rows[ends[0] + 1 : ends[1]]).rstrip(".") if len(ends) > 1 else box.strip()
+    said = re.sub(r"no type matching .*[\]>]: ", "", said)  # one for each type of a union
     guess = "Perhaps you meant:"
     if guess in rows:
         said += f"; did you mean {rows[rows.index(guess) + 1].split()[0].rstrip(',')}?"

@@ -200,7 +200,9 @@ def test_a_layer_itself_cannot_be_converted_in_place(key, kind):
         convert(kind(3, 3), key)
 
 
-@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+@pytest.mark.parametrize(
+    "kind", ["forward", "forward_pre", "full_backward", "full_backward_pre", "load_state_dict_pre"]
+)
 def test_hooks_that_conversion_would_lose_are_an_error(kind):
     net = mlp()
     getattr(net[2], f"register_{kind}_hook")(lambda *_: None)

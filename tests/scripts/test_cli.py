@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
@@ -87,7 +87,20 @@ def test_whole_numbers_may_be_written_with_an_exponent(text, number):
         assert _cli.parse(Args, argv=["--size", text]).size == number
 
 
-@pytest.mark.parametrize("text", ["1.5", "1.0", "1e-3", "1e999", "nan", "inf", "e", ""])
+def test_what_is_wrong_with_an_optional_number_is_said_without_its_types(capsys):
+    @dataclass
+    class Optional:
+        size: Annotated[int, bool] | None = None
+
+    with pytest.raises(SystemExit):
+        _cli.run(lambda args: None, Optional, argv=["--size", "1.5"])
+    told = "error: Error parsing --size: '1.5' is no whole number; --help lists all flags\n"
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    "text", ["1.5", "1.0", "1e-3", "1e19", "-1e19", str(2**63), "1e999", "nan", "inf", "e", ""]
+)
 def test_other_texts_are_no_whole_numbers(text):
     with pytest.raises(ValueError, match="is no whole number"):
         _cli.whole_number(text)

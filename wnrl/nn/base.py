@@ -107,8 +107,11 @@ def check_nothing_is_lost(layer: nn.Module, label: str, step: str) -> None:
     buffers = layer._buffers.keys() - set(getattr(layer, "own_buffers", ()))
     modules = layer._modules.keys() - {"parametrizations"}
     parameters = [p for p in layer._parameters.values() if p is not None]
-    hooks = [vars(layer)[kind] for kind in vars(layer) if kind.endswith("hooks")]
-    hooks.remove(layer._load_state_dict_pre_hooks)  # torch's weight norm leaves one when removed
+    kinds = [kind for kind in vars(layer) if kind.endswith("hooks")]
+    hooks = [vars(layer)[kind] for kind in kinds if kind != "_load_state_dict_pre_hooks"]
+    # torch's weight norm and spectral norm leave one of their own when they are removed
+    loading = [getattr(hook, "hook", hook) for hook in layer._load_state_dict_pre_hooks.values()]
+    hooks += [hook for hook in loading if not str(hook.__module__).startswith("torch.nn.utils")]
     hooks += [h for p in parameters for h in (p._backward_hooks, p._post_accumulate_grad_hooks)]
     methods = [n for n, value in vars(layer).items() if callable(value) and hasattr(type(layer), n)]
     for found, what in (
