@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import fields
 from functools import cache
 from inspect import isfunction
+from math import isfinite
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -132,6 +133,10 @@ def _check(name: str, value: Any, kind: Any) -> None:
     elif origin is tuple and inner[-1] is ... and isinstance(value, tuple):
         for element in value:
             _check(name, element, inner[0])
+    elif origin is dict and isinstance(value, dict):
+        for key, element in value.items():
+            if isinstance(element, float) and not isfinite(element):  # which no JSON holds
+                raise UsageError(f"{name}: {key} must be finite, got {element}")
     elif origin is Annotated:
         _check(name, value, inner[0])
         for check in filter(isfunction, inner[1:]):  # others may have put in theirs, as tyro does
