@@ -108,18 +108,8 @@ if __name__ == "__main__":
 import numpy as np
 
 from agents import AGENTS
-from scripts.bench._rounds import (
-    CPU,
-    WALL,
-    agent_of,
-    cell,
-    clocked,
-    environments,
-    interleaved,
-    prepare,
-    ratio,
-    table,
-)
+from scripts.bench import _rounds
+from scripts.bench._rounds import CPU, WALL, cell
 from wnrl.runs import resolve_device
 from wnrl.sb3.optimizers import use_fused
 
@@ -128,11 +118,11 @@ def build(task: Task, norm: str, args: Args) -> Model:
     """Return an agent with a norm, or stock's own for ``STOCK``; everything else is the same."""
     config, device = task.config, resolve_device(args.device)
     if norm != STOCK:
-        return agent_of(task.algo, task.env_id, norm, args.seed, device, config)
+        return _rounds.agent_of(task.algo, task.env_id, norm, args.seed, device, config)
     arguments = config.policy_arguments()
     model = config.algorithm(
         policy=next(iter(config.algorithm.policy_aliases)),
-        env=environments(task.env_id, config, args.seed),
+        env=_rounds.environments(task.env_id, config, args.seed),
         policy_kwargs={key: v for key, v in arguments.items() if key not in OURS_ALONE},
         seed=args.seed,
         device=device,
@@ -153,7 +143,7 @@ def steps_a_cycle(config: Any) -> int:
 
 def train(model: Model, steps: int) -> list[float]:
     """Return the wall and CPU seconds of ``steps`` more environment steps."""
-    return clocked(lambda: model.learn(steps, reset_num_timesteps=False), model.device)
+    return _rounds.clocked(lambda: model.learn(steps, reset_num_timesteps=False), model.device)
 
 
 def measure(task: Task, args: Args) -> tuple[dict[str, np.ndarray], int]:
@@ -167,7 +157,7 @@ def measure(task: Task, args: Args) -> tuple[dict[str, np.ndarray], int]:
         train(model, first)
     steps = cycle * max(1, round(SEGMENT / train(models[STOCK], cycle)[WALL]))
     arms = {name: lambda model=model: train(model, steps) for name, model in models.items()}
-    return interleaved(arms, rounds=3, warm_up=2, seconds=args.seconds), steps
+    return _rounds.interleaved(arms, rounds=3, warm_up=2, seconds=args.seconds), steps
 
 
 def rows(task: Task, times: Mapping[str, np.ndarray], steps: int) -> Iterator[tuple[str, ...]]:
@@ -177,7 +167,7 @@ def rows(task: Task, times: Mapping[str, np.ndarray], steps: int) -> Iterator[tu
         if norm != STOCK:
             ratios = (cell(stock[:, clock], ours[:, clock]) for clock in (WALL, CPU))
             speeds = (f"{steps / np.median(arm[:, WALL]):.0f}" for arm in (stock, ours))
-            aim = verdict(task.aims.get(norm), ratio(stock[:, CPU], ours[:, CPU])[0])
+            aim = verdict(task.aims.get(norm), _rounds.ratio(stock[:, CPU], ours[:, CPU])[0])
             yield task.name, norm, *ratios, *speeds, aim
 
 
@@ -188,10 +178,10 @@ def verdict(aim: float | None, reached: float) -> str:
 
 def main(args: Args) -> None:
     """Measure and print the table, algorithm by algorithm."""
-    prepare(args.device, args.threads)
+    _rounds.prepare(args.device, args.threads)
     names = ("", "norm", "× stock", "× stock, CPU time", "stock, steps/s", "ours, steps/s", "aim")
     tasks = (task for task in TASKS if task.algo in args.algos)
-    table(names, (row for task in tasks for row in rows(task, *measure(task, args))))
+    _rounds.table(names, (row for task in tasks for row in rows(task, *measure(task, args))))
 
 
 if __name__ == "__main__":

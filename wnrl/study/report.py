@@ -13,17 +13,7 @@ from urllib.parse import quote
 
 from wnrl.errors import printable
 from wnrl.runs import CONFIG, VERSIONS, read_or_nothing, write_text
-from wnrl.study.figures import (
-    MARKERS,
-    Looks,
-    effects,
-    final_scores,
-    learning_curves,
-    looks_of,
-    over_choices,
-    over_dial,
-    performance_profiles,
-)
+from wnrl.study import figures
 from wnrl.study.overall import Overall, overall
 from wnrl.study.plan import is_number
 from wnrl.study.sensitivity import sensitivities
@@ -77,7 +67,7 @@ class _Page:
     def __init__(self, folder: Path, study: Findings) -> None:
         self.folder, self.study = folder, study
         self.root, self.rows = study.root, study.rows
-        self.looks: Looks = looks_of(study.rows)
+        self.looks: figures.Looks = figures.looks_of(study.rows)
 
     def sections(self) -> list[str]:
         """Return its parts in their order."""
@@ -89,7 +79,7 @@ class _Page:
                 f"{self._mark(row)} {escape(f'{row.task.title}: {row.name} {sentence}')}"
                 for row, sentence in judged
             ),
-            _figures([effects([row for row, _ in judged], self.looks)] if judged else []),
+            _figures([figures.effects([row for row, _ in judged], self.looks)] if judged else []),
             _list(f"{self._name(row)}: {escape(row.arm.meaning)}" for row in arms),
             self._failures(),
             *self._over_dials(),
@@ -132,9 +122,10 @@ class _Page:
                 (name, value), where = row.point[0], row.task.title
             if name:
                 groups.setdefault((name, where, row.task.metric.label), []).append((value, row))
-        looks = looks_of(replace(row, point=()) for row in self.rows)
+        looks = figures.looks_of(replace(row, point=()) for row in self.rows)
         return [
-            f"<h2>{escape(f'{where} over {dial}')}</h2>{_figures([over_dial(rows, looks, dial)])}"
+            f"<h2>{escape(f'{where} over {dial}')}</h2>"
+            + _figures([figures.over_dial(rows, looks, dial)])
             for (dial, where, _), rows in groups.items()
             if len({value for value, _ in rows}) > 1
         ]
@@ -146,7 +137,7 @@ class _Page:
             "<h2>Over several tasks</h2><p class=muted>Scores are 0 at the floor of a task and 1 "
             "where it is solved; tasks have equal weight.</p>"
             + _list(f"{self._mark(arm)} {escape(str(arm))}" for arm in arms)
-            + _figures([performance_profiles(arms, self.looks)])
+            + _figures([figures.performance_profiles(arms, self.looks)])
         )
 
     def _sensitivity(self) -> str:
@@ -174,7 +165,7 @@ class _Page:
             f"is a run, a band an interval or, of few runs, their range.</p>",
             self._arms(rows, columns(self.study.baseline)[1:], lambda row: cells(row)[1:]),
         ]
-        dots = final_scores(rows, looks, links)
+        dots = figures.final_scores(rows, looks, links)
         if rows[0].confidence is None:  # a further number of the same runs
             return [*head, _figures([dots])]
         tuned = dict.fromkeys(name for row in rows if row.choice for name in row.choice.grid)
@@ -184,10 +175,10 @@ class _Page:
             *head,
             _figures(
                 [
-                    learning_curves(rows, looks),
+                    figures.learning_curves(rows, looks),
                     dots,
-                    *(over_choices(rows, looks, name) for name in tuned),
-                    *([learning_curves(rows, looks, over_time=True)] if timed else []),
+                    *(figures.over_choices(rows, looks, name) for name in tuned),
+                    *([figures.learning_curves(rows, looks, over_time=True)] if timed else []),
                 ]
             ),
             _list(
@@ -265,17 +256,17 @@ class _Page:
         return f"{self._name(row)}, seed and score: <span class=small>{', '.join(runs)}</span>"
 
     def _pictures(self, rows: Sequence[Row]) -> str:
-        figures = []
+        shown = []
         for row in rows:
             seed, folder = next(iter(row.runs.folders.items()))
             picture = self.root / folder / PICTURE
             if picture.is_file() and not picture.is_symlink():
                 data = base64.b64encode(picture.read_bytes()).decode()
-                figures.append(
+                shown.append(
                     f"<figure><figcaption>{self._name(row)}, samples at seed {seed}"
                     f"</figcaption><img alt='samples' src='data:image/png;base64,{data}'></figure>"
                 )
-        return f"<div class=figures>{''.join(figures)}</div>" if figures else ""
+        return f"<div class=figures>{''.join(shown)}</div>" if shown else ""
 
     def _facts(self) -> str:
         def shown(fact: object) -> str:
@@ -291,7 +282,7 @@ class _Page:
 
     def _mark(self, row: Row | Overall) -> str:
         look = self.looks[row.name]
-        return f"<span style='color:{look.colour}'>{MARKERS[look.marker]}</span>"
+        return f"<span style='color:{look.colour}'>{figures.MARKERS[look.marker]}</span>"
 
     def _name(self, row: Row) -> str:
         return f"{self._mark(row)}&nbsp;<b>{escape(row.name)}</b>"
@@ -309,6 +300,6 @@ def _list(items: Iterable[str]) -> str:
     return f"<ul>{lines}</ul>" if lines else ""
 
 
-def _figures(figures: Sequence[str]) -> str:
-    shown = "".join(f"<div>{figure}</div>" for figure in figures)
+def _figures(drawn: Sequence[str]) -> str:
+    shown = "".join(f"<div>{figure}</div>" for figure in drawn)
     return f"<div class=figures>{shown}</div>" if shown else ""
