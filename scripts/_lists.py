@@ -41,7 +41,10 @@ def _algos() -> Rows:
 def _models() -> Rows:
     from wnrl.vae.models import MODELS
 
-    return [(word, _first_line(model.__doc__)) for word, model in MODELS.items()]
+    for word, model in MODELS.items():
+        meaning = _first_line(getattr(model, "func", model).__doc__)  # a partial's own is Python's
+        options = [f"{name}={value}" for name, value in getattr(model, "keywords", {}).items()]
+        yield word, " ".join([meaning, *options])
 
 
 def _envs() -> Rows:

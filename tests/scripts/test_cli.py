@@ -210,6 +210,13 @@ def test_list_shows_every_word_of_a_kind_on_a_line_of_its_own(capsys, what, expe
     assert what == "envs" or len(words) == len(expected)
 
 
+def test_a_listed_model_that_is_another_with_options_is_told_by_these(capsys):
+    with pytest.raises(SystemExit):
+        _cli.parse(Args, argv=["--list", "models"])
+    draw, with_attention = capsys.readouterr().out.splitlines()[4:6]
+    assert draw.split()[1:] == [*with_attention.split()[1:], "attention=False"]
+
+
 @pytest.mark.parametrize("flags", [["--list"], ["--list", "norm"], ["--list="]])
 def test_a_list_of_nothing_says_what_there_are_lists_of(flags):
     with pytest.raises(UsageError, match="list must be one of norms, algos, models, envs, data"):
