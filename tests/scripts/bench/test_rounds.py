@@ -16,8 +16,8 @@ def test_a_round_calls_each_arm_once_in_an_order_that_rotates():
 
 
 def test_rounds_go_on_until_the_time_behind_the_warm_up_is_over():
-    times = interleaved({"a": lambda: time.sleep(0.02) or 1.0}, rounds=1, warm_up=5, seconds=0.1)
-    assert 2 <= len(times["a"]) <= 5
+    times = interleaved({"a": lambda: time.sleep(0.02) or 1.0}, rounds=1, warm_up=5, seconds=0.5)
+    assert 2 <= len(times["a"]) <= 25
 
 
 def test_sleeping_takes_time_on_the_wall_but_none_of_the_cpu():
