@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
@@ -83,8 +84,12 @@ def extractor(space: spaces.Space[Any]) -> dict[str, Any]:
 def check_spaces(config: Config, env: VecEnv) -> None:
     """Raise UsageError where the algorithm of ``config`` could not learn in ``env``."""
     seen, acted = env.observation_space, env.action_space
+    parts = tuple(seen.spaces.values()) if isinstance(seen, spaces.Dict) else (seen,)
     if not isinstance(seen, (*BASIC, spaces.Dict)):
         raise UsageError(f"observations must be a Box, Dict or discrete space, got {seen}")
+    for word, space in (*(("observations", part) for part in parts), ("actions", acted)):
+        if np.any(getattr(space, "start", 0)):  # which SB3 passes over
+            raise UsageError(f"{word} must count from 0, got {space}: shift them in a wrapper")
     if not isinstance(acted, tuple(getattr(spaces, name) for name in config.actions)):
         allowed = " or ".join(config.actions)
         raise UsageError(f"actions must be {allowed} for {config.algorithm.__name__}, got {acted}")

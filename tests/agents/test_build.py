@@ -302,6 +302,9 @@ PICTURE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
     ("algo", "seen", "acted", "changes", "message"),
     [
         *((algo, spaces.Text(4), CHOICE, {}, "observations must be") for algo in AGENTS),
+        ("ppo", spaces.Dict(a=spaces.Discrete(3, start=1)), CHOICE, {}, "observations must count"),
+        ("ppo", BOX, spaces.Discrete(2, start=1), {}, "actions must count from 0, got Discrete"),
+        ("a2c", BOX, spaces.MultiDiscrete([2, 2], start=[0, -1]), {}, "actions must count from 0"),
         *((a, BOX, spaces.Dict({"a": CHOICE}), {}, "actions must be") for a in AGENTS),
         *((a, BOX, BOX, {}, "actions must be Discrete for") for a in ("dqn", "qrdqn")),
         *((a, BOX, CHOICE, {}, "actions must be Box for") for a in ("sac", "td3", "tqc", "crossq")),

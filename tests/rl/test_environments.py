@@ -57,6 +57,12 @@ def test_of_the_observations_vectors_alone_are_scaled(space, scaled):
     other.reset()
 
 
+def test_a_dict_in_a_dict_is_refused():
+    nested = spaces.Dict({"part": spaces.Dict({"x": VECTOR})})
+    with pytest.raises(UsageError, match="observations cannot be learned from: Nested"):
+        vectorize(lambda: Seen(nested), 1, 0)
+
+
 def test_images_become_channel_first_in_front_of_the_statistics():
     both = spaces.Dict({"p": PICTURE, "x": VECTOR})
     env = vectorize(lambda: Seen(both), 2, 0, normalize="both")

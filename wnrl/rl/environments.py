@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
     VecEnvWrapper,
 )
 
-from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
+from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive, first_line
 from wnrl.rl.masks import with_masks
 
 # Of environments: a run with seed k owns the numbers from k * SEED_STRIDE on; the starts of its
@@ -115,7 +115,10 @@ def _side_by_side(
     """Return the environments with all that changes observations, but for running statistics."""
     check_positive(n_envs=n_envs)
     kind = SubprocVecEnv if subprocesses else DummyVecEnv
-    inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
+    try:
+        inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
+    except NotImplementedError as error:  # SB3's of a Dict in a Dict
+        raise UsageError(f"observations cannot be learned from: {first_line(error)}") from error
     venv: VecEnv = Finite(inner)
     if frame_stack is None:
         frame_stack = ATARI_FRAMES if inner.env_is_wrapped(Atari, indices=[0])[0] else 1
