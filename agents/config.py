@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.limits import (
+    Environments,
     Fraction,
     FromZero,
     Limited,
@@ -78,7 +79,7 @@ class Config(Limited):
 
     total_timesteps: Whole = 1_000_000
     """Environment steps, over all environments."""
-    n_envs: Whole = 1
+    n_envs: Environments = 1
     """Environments that step together."""
     normalize: Normalized = "none"
     """Scale observations (obs; images excepted), rewards (reward) or both by running statistics."""
@@ -194,7 +195,7 @@ def _activations(name: str) -> Any:
 class OnPolicyConfig(Config):
     """Hyperparameters of the algorithms that learn from their own last steps."""
 
-    n_envs: Whole = 8
+    n_envs: Environments = 8
     """Environments that step together."""
     n_steps: Whole = 2048
     """Steps of each environment between updates."""

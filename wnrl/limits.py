@@ -59,6 +59,15 @@ WholeFromZero = Annotated[int, limit(lambda n: _is_whole(n, 0), "a whole number 
 WholeOrMinusOne = Annotated[
     int, limit(lambda n: n == -1 or _is_whole(n, 1), "a whole number above zero, or -1")
 ]
+MOST_ENVIRONMENTS = 10_000
+Environments = Annotated[
+    int,
+    limit(
+        lambda n: _is_whole(n, 1) and n <= MOST_ENVIRONMENTS,
+        f"a whole number above zero, at most {MOST_ENVIRONMENTS}",
+    ),
+]
+"""Of one process, which makes each by itself: more fill the memory without a word."""
 Sizes = Annotated[
     tuple[int, ...], limit(lambda ns: all(_is_whole(n, 1) for n in ns), "whole sizes above zero")
 ]
