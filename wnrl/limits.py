@@ -64,7 +64,7 @@ Environments = Annotated[
     int,
     limit(
         lambda n: _is_whole(n, 1) and n <= MOST_ENVIRONMENTS,
-        f"a whole number above zero, at most {MOST_ENVIRONMENTS}",
+        f"a whole number up to {MOST_ENVIRONMENTS}, above zero",
     ),
 ]
 """Of one process, which makes each by itself: more fill the memory without a word."""

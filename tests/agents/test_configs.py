@@ -133,7 +133,7 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
         (PPOConfig, {"net_arch": (6.5,)}, r"net_arch must be whole sizes .* got \(6.5,\)"),
         (PPOConfig, {"learning_rate_end": 1e-5}, "learning_rate_end 1e-05 is for a linear"),
         (PPOConfig, {"batch_size": 1}, "batch_size must be a whole number, 2 or more, got 1"),
-        (PPOConfig, {"n_envs": 10**9}, "n_envs must be .*, at most 10000, got 1000000000"),
+        (PPOConfig, {"n_envs": 10**9}, "n_envs must be .* up to 10000, above zero, got 1000000000"),
         (PPOConfig, {"n_steps": 2.5}, "n_steps must be a whole number above zero, got 2.5"),
         (PPOConfig, {"activation_fn": "rel"}, "activation_fn must be one of .* mean 'relu'"),
         (PPOConfig, {"learning_rate_schedule": "cosine"}, "learning_rate_schedule must be one of"),
