@@ -109,7 +109,7 @@ def test_workers_of_a_study_import_what_the_command_names(my_folder, monkeypatch
         raise Stopped(15, "enough is known")
         yield
 
-    monkeypatch.setattr("wnrl.study.processes.processes", no_workers)
+    monkeypatch.setattr("scripts._progress.processes", no_workers)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["compare.py", "my_study.py", "--import", "my_lab"])
     with restored():
