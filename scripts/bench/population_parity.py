@@ -62,12 +62,11 @@ from scipy import stats
 
 import envs
 from agents import AGENTS
-from scripts.bench._rounds import table
+from scripts.bench._rounds import environments, table
 from wnrl.population import COHORTS
 from wnrl.rl.environments import (
     FINAL_STARTS,
     first_env_seed,
-    vectorize,
     vectorize_for_evaluation,
 )
 from wnrl.rl.evaluation import evaluate
@@ -84,13 +83,13 @@ def alone(job: tuple[Args, str, int]) -> tuple[str, int, list[float]]:
     args, norm, seed = job
     torch.set_num_threads(1)
     config, factory = config_of(args), envs.factory(args.env_id)
-    env = vectorize(factory, config.n_envs, seed)
+    env = environments(args.env_id, config, seed)
     model = AGENTS[args.algo].build(config, env, norm, seed, "cpu")
     model.learn(args.total_timesteps)
     returns = np.concatenate(env.env_method("get_episode_rewards"))
     ends = [np.cumsum(lengths) for lengths in env.env_method("get_episode_lengths")]
     each = quarters(np.concatenate(ends) * config.n_envs, returns, args.total_timesteps)
-    apart = vectorize_for_evaluation(factory, EPISODES, None)
+    apart = vectorize_for_evaluation(factory, EPISODES, env)
     final, _ = evaluate(model, apart, EPISODES, first_env_seed(seed) + FINAL_STARTS)
     return norm, seed, [*each, float(np.mean(final))]
 

@@ -67,6 +67,21 @@ def test_both_sides_are_measured_alike(algo, env_id):
     assert np.isfinite(measures).all()
 
 
+def test_runs_that_are_trained_one_by_one_are_scaled_as_the_preset_says(monkeypatch):
+    seen = []
+
+    def evaluated(model, env, *others):
+        seen.append((model.get_env(), env))
+        return [0.0], []
+
+    monkeypatch.setattr(parity, "evaluate", evaluated)
+    args = parity.Args(algo="recurrent_ppo", env_id="CartPoleNoVel-v1", total_timesteps=1024)
+    parity.alone((args, "none", 0))
+    [(training, apart)] = seen
+    assert (training.norm_obs, training.norm_reward) == (True, True)
+    assert apart.obs_rms is training.obs_rms
+
+
 def test_an_episode_counts_in_the_quarter_in_which_it_ends():
     assert parity.quarters([1, 25, 26, 60, 76, 100], [1, 3, 5, 7, 9, 11], 100) == [2, 5, 7, 10]
 
