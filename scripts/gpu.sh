@@ -41,7 +41,7 @@ step() {
   timeout -s INT -k 5 "$limit" "$PYTHON" "$@" >"$out/$name.log" 2>"$out/$name.err"
   status=$?
   {
-    printf '\n## %s\n\n`python %s`\n\n' "$name" "$*"
+    printf '\n## %s\n\n```bash\npython %s\n```\n\n' "$name" "$*"
     case $status in
       0) echo "done in $((SECONDS - began)) s" ;;
       124 | 137) echo "stopped after $limit s" ;;

@@ -278,3 +278,9 @@ def test_a_row_of_any_length_is_split_at_a_deviation_into_itself(dim, groups):
     v, g = split_weight(w, dim, groups=groups, v_std=0.05)
     torch.testing.assert_close(weight_norm(v, g, dim, groups=groups), w, atol=0.0, rtol=1e-5)
     assert row_norm(v, dim, groups=groups).min() > 0.05
+
+
+@pytest.mark.parametrize("dim", [2, -3])
+def test_an_axis_that_a_weight_has_not_is_refused(dim):
+    with pytest.raises(IndexError, match="out of range"):
+        row_norm(torch.ones(2, 3), dim)

@@ -35,7 +35,7 @@ def test_failing_and_endless_steps_leave_the_tables_of_the_others(tmp_path):
     assert "- gpu: a stub" in text
     steps = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
     assert "| scripts/bench/population.py |" in steps["populations"]
-    assert "`python scripts/bench/population.py --device cpu --members 8" in steps["populations"]
+    assert "\npython scripts/bench/population.py --device cpu --members 8" in steps["populations"]
     assert "**failed** (exit status 3)" in steps["layers"]
     assert "bad luck" in steps["layers"]
     assert "stopped after" in steps["vae-mlp"]

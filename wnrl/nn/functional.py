@@ -46,7 +46,7 @@ def units_first(weight: Tensor, transposed: int) -> Tensor:
 def _over_units(reduce: Callable[..., Tensor], v: Tensor, dim: int, groups: int) -> Tensor:
     """Reduce the numbers of each output unit to one, in the shape that ``row_norm`` returns."""
     if groups <= 1:
-        axes = [axis for axis in range(v.dim()) if axis != dim % v.dim()]
+        axes = [axis for axis in range(v.dim()) if axis != range(v.dim())[dim]]
         return reduce(v, axes, keepdim=True)
     blocks = v.unflatten(0, (groups, -1))  # (groups, in / groups, out / groups, …)
     return reduce(blocks, [1, *range(3, blocks.dim())], keepdim=True).squeeze(1)
