@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Checks, benchmarks and short studies on a GPU, in minutes, into one Markdown file:
-#   bash scripts/gpu.sh [--minutes 8] [--out gpu] [--device cuda]
+#   bash scripts/gpu.sh [--minutes 8] [--out gpu] [--device cuda] [STEP ...]
 # It installs nothing: it runs $PYTHON, else the active environment's, else .venv's, else python3.
 # Each step has a share of the time and is stopped at its end; the next one begins in any case.
+# STEPs are the names of those to do, all unless given: bash scripts/gpu.sh runs layers
 # OUT/results.md is written after every step, the most telling first; OUT/NAME.log has all of one.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,7 +12,8 @@ minutes=8 out=gpu device=cuda
 while (($#)); do
   case ${1-} in
     --minutes | --out | --device) declare "${1#--}=${2:?$1 needs a value}"; shift 2 ;;
-    *) echo "usage: bash scripts/gpu.sh [--minutes 8] [--out gpu] [--device cuda]" >&2; exit 2 ;;
+    -* | "") echo "usage: bash scripts/gpu.sh [--minutes 8] [--out gpu] [--device cuda] [STEP ...]" >&2; exit 2 ;;
+    *) break ;;
   esac
 done
 [[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ ]] || { echo "--minutes must be a number, got $minutes" >&2; exit 2; }
@@ -20,6 +22,11 @@ if [[ -z ${PYTHON-} ]]; then
   [[ -x .venv/bin/python ]] && PYTHON=.venv/bin/python
   [[ -n ${VIRTUAL_ENV-} ]] && PYTHON=$VIRTUAL_ENV/bin/python
 fi
+steps=$(sed -nE 's/^ *step ([a-z-]+) [0-9].*/\1/p' "${BASH_SOURCE[0]}")
+for name; do
+  [[ $steps =~ (^|[[:space:]])$name($|[[:space:]]) ]] || { echo "no step $name; there are: ${steps//$'\n'/ }" >&2; exit 2; }
+done
+chosen=" ${*:-$steps} "
 mkdir -p "$out" || exit 2
 results=$out/results.md failed=0
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
@@ -29,12 +36,13 @@ export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
   echo
   timeout 100 "$PYTHON" -c 'from wnrl.runs import versions
 for name, value in versions().items(): print(f"- {name}: {value}")'
-  echo "- command: \`bash scripts/gpu.sh --minutes $minutes --device $device\`"
+  echo "- command: \`bash scripts/gpu.sh --minutes $minutes --device $device${*:+ $*}\`"
 } >"$results" 2>"$out/versions.log"
 
 # step NAME SHARE COMMAND…: a step with SHARE percent of the time
 step() {
   local name=$1 limit began=$SECONDS status
+  [[ $chosen =~ [[:space:]]$name[[:space:]] ]] || return 0
   limit=$(awk "BEGIN { print $minutes * 60 * $2 / 100 }")
   shift 2
   echo "$name: at most $limit s" >&2
@@ -56,9 +64,9 @@ step() {
 
 bench=scripts/bench many=240 workers=()
 [[ $device == cpu ]] && many=8
-"$PYTHON" -c 'import xdist' 2>/dev/null && workers=(-n 4)
+"$PYTHON" -c 'import xdist' 2>/dev/null && workers=(-n 8)
 step checks 26 -m pytest -m gpu -q -p no:cacheprovider --maxfail 30 --durations 5 "${workers[@]}" \
-  tests/population tests/nn tests/vae tests/rl tests/sb3
+  -W ignore::DeprecationWarning $(grep -rlE "mark\.gpu" tests --include=test_*.py)
 step runs 8 -c "
 import time
 from scripts.studies._tasks import FEED_FORWARD, PPO
@@ -78,7 +86,8 @@ step recurrent-populations 8 $bench/population.py --device "$device" --members "
   --norms none weight --algo recurrent_ppo --ways auto eager --seconds 4
 step vae-mlp 8 $bench/vae.py --device "$device" --compile --steps 300 --rounds 3
 step layers 8 $bench/layers.py --device "$device" --seconds 1
-step agents 8 $bench/agents.py --device "$device" --seconds 8 --algos ppo dqn sac recurrent_ppo
+step agents 8 $bench/agents.py --device "$device" --compile --seconds 8 \
+  --algos ppo dqn sac recurrent_ppo
 step vae-conv 6 $bench/vae.py --device "$device" --compile --model conv --steps 100 --rounds 3
 if [[ $device != cpu ]]; then
   step layers-on-the-cpu 4 $bench/layers.py --seconds 0.5

@@ -15,7 +15,8 @@ Hyperparameters are the same, implementations are not: ours steps with torch's f
 ``--stock-fused`` gives it to stock too. Stock's CrossQ has batch renormalisation in its networks,
 so ``batch_renorm`` is its like. RecurrentPPO costs more while episodes are short, and stock's more
 than ours: it steps through each minibatch in which one starts. ``--trained 50000`` measures agents
-that have learned for so long.
+that have learned for so long. ``--compile`` compiles what ours calls in updates, where it can be:
+on a GPU as CUDA graphs.
 """
 
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeAlias
 
@@ -69,6 +71,7 @@ def _recurrent(name: str, change: Mapping[str, Any], aim: float | None, preset: 
 
 TASKS = (
     Task("PPO, CartPole", "ppo", "CartPole-v1", aims={"weight": 0.95}),
+    Task("PPO, Pong", "ppo", "ALE/Pong-v5"),
     Task("DQN, CartPole", "dqn", "CartPole-v1", aims={"weight": 0.95}),
     Task("SAC, Pendulum", "sac", "Pendulum-v1"),
     Task("CrossQ, Pendulum", "crossq", "Pendulum-v1", also=("batch_renorm",)),
@@ -94,6 +97,8 @@ class Args(Limited):
     """Environment steps that every agent learns for before it is timed."""
     threads: Threads = 1
     """CPU threads; one is best for networks this small."""
+    compile: bool = False
+    """Compile ours."""
     stock_fused: bool = False
     """Give stock the fused Adam that ours has by itself, to see what the rest of it costs."""
     device: str = "cpu"
@@ -110,6 +115,8 @@ import numpy as np
 from agents import AGENTS
 from scripts.bench import _rounds
 from scripts.bench._rounds import CPU, WALL, cell
+from wnrl.rl.compiling import compiled_updates
+from wnrl.rl.hardware import has_images
 from wnrl.runs import resolve_device
 from wnrl.sb3.optimizers import use_fused
 
@@ -120,9 +127,10 @@ def build(task: Task, norm: str, args: Args) -> Model:
     if norm != STOCK:
         return _rounds.agent_of(task.algo, task.env_id, norm, args.seed, device, config)
     arguments = config.policy_arguments()
+    env = _rounds.environments(task.env_id, config, args.seed)
     model = config.algorithm(
-        policy=next(iter(config.algorithm.policy_aliases)),
-        env=_rounds.environments(task.env_id, config, args.seed),
+        policy="CnnPolicy" if has_images(env.observation_space) else "MlpPolicy",
+        env=env,
         policy_kwargs={key: v for key, v in arguments.items() if key not in OURS_ALONE},
         seed=args.seed,
         device=device,
@@ -153,11 +161,15 @@ def measure(task: Task, args: Args) -> tuple[dict[str, np.ndarray], int]:
     models = {name: build(task, name, args) for name in names}
     cycle = steps_a_cycle(config)
     first = max(args.trained, getattr(config, "learning_starts", 0) + cycle)
-    for model in models.values():
-        train(model, first)
-    steps = cycle * max(1, round(SEGMENT / train(models[STOCK], cycle)[WALL]))
-    arms = {name: lambda model=model: train(model, steps) for name, model in models.items()}
-    return _rounds.interleaved(arms, rounds=3, warm_up=2, seconds=args.seconds), steps
+    with ExitStack() as stack:
+        for name, model in models.items():
+            if args.compile and name != STOCK:
+                stack.enter_context(compiled_updates(model, AGENTS[task.algo].compiled))
+        for model in models.values():
+            train(model, first)
+        steps = cycle * max(1, round(SEGMENT / train(models[STOCK], cycle)[WALL]))
+        arms = {name: lambda model=model: train(model, steps) for name, model in models.items()}
+        return _rounds.interleaved(arms, rounds=3, warm_up=2, seconds=args.seconds), steps
 
 
 def rows(task: Task, times: Mapping[str, np.ndarray], steps: int) -> Iterator[tuple[str, ...]]:

@@ -45,11 +45,22 @@ def test_failing_and_endless_steps_leave_the_tables_of_the_others(tmp_path):
 
 
 def test_a_wrong_flag_is_one_line_and_exit_2(tmp_path):
-    for words in (("--minuts", "3"), ("--minutes", "many")):
+    for words in (("--minuts", "3"), ("--minutes", "many"), ("agents", "layer")):
         done = run(tmp_path / "out", *words)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_chosen_steps_alone_are_done(tmp_path):
+    stub = tmp_path / "python"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    done = run(tmp_path / "out", "--device", "cpu", "layers", "runs", PYTHON=str(stub))
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert [part.split("\n")[0] for part in text.split("\n## ")[1:]] == ["runs", "layers"]
+    assert "--device cpu layers runs`" in text
 
 
 @pytest.mark.slow
