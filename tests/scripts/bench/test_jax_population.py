@@ -1,0 +1,113 @@
+"""What JAX trains is what a cohort trains, and the program that measures both."""
+
+import re
+import subprocess
+import sys
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+from scripts.studies._tasks import PPO as SETTINGS
+from wnrl.population.ppo import PPO
+from wnrl.population.ppo_config import PPOConfig
+from wnrl.population.rollout import Draws
+from wnrl.tensor_envs import CartPole
+from wnrl.tensor_envs.core import begin
+
+PROGRAM = "scripts/bench/jax_population.py"
+needs_jax = pytest.mark.skipif(find_spec("jax") is None, reason="jax is not installed")
+
+
+@pytest.mark.skipif(find_spec("jax") is not None, reason="jax is installed")
+def test_without_jax_a_line_says_what_to_install():
+    ended = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr == "error: jax is missing: pip install jax\n"
+
+
+def cohort_of(norm):
+    settings = {**SETTINGS, "norm": norm, "learning_rate": 3e-3, "total_timesteps": 2560}
+    return PPO(CartPole(), [PPOConfig.of(settings)])
+
+
+def params_of(cohort):
+    return {name: view.clone().numpy() for name, view in cohort.plan.views(cohort.params).items()}
+
+
+@needs_jax
+@pytest.mark.parametrize("norm", ["none", "weight"])
+def test_with_the_same_draws_rollouts_and_updates_are_those_of_a_cohort(norm):
+    import jax
+
+    from scripts.bench import jax_population as bench
+
+    cohort = cohort_of(norm)
+    config, near_the_limit = cohort.config, CartPole.max_episode_steps - 10
+    episodes = begin(CartPole(), torch.rand(1, config.n_envs, 4))
+    cohort.start(episodes)
+    cohort.running.episodes.steps.fill_(near_the_limit)
+    rollout, update = (jax.jit(partial(f, config)) for f in (bench.rollout, bench.update))
+    params = params_of(cohort)
+    zeros = {name: np.zeros_like(values) for name, values in params.items()}
+    learner = bench.Learner(params, zeros, zeros)
+    steps = np.full(config.n_envs, near_the_limit)
+    episodes = bench.Episodes(episodes.obs[0].numpy(), steps)
+    cut = 0
+    for iteration in range(3):
+        u = torch.rand(config.n_steps, 1, config.n_envs, 5)
+        ended = cohort.iterate(Draws(u[..., :1], u[..., 1:], None))
+        u = u[:, 0].numpy()
+        episodes, batch, lengths = rollout(learner.params, episodes, u[..., 0], u[..., 1:])
+        learner = update(learner, batch, iteration)
+        np.testing.assert_array_equal(lengths.T, ended.lengths[0])
+        cut += (ended.lengths == CartPole.max_episode_steps).sum()
+        for name, values in params_of(cohort).items():
+            np.testing.assert_allclose(learner.params[name], values, rtol=0, atol=1e-5)
+    assert cut > 0
+
+
+@needs_jax
+@pytest.mark.parametrize("norm", ["none", "weight"])
+def test_networks_are_drawn_as_a_cohort_draws_them(norm):
+    import jax
+
+    from scripts.bench import jax_population as bench
+
+    cohort = cohort_of(norm)
+    drawn = bench.first_params(cohort.config, jax.random.PRNGKey(0))
+    ours = params_of(cohort)
+    assert drawn.keys() == ours.keys()
+    for name, values in drawn.items():
+        if name.endswith("weight_g"):
+            lengths = np.linalg.norm(drawn[name.replace("_g", "_v")], axis=2, keepdims=True)
+            np.testing.assert_allclose(values, lengths, rtol=1e-6)
+            continue
+        products = [_products(np.asarray(each)) for each in (values, ours[name])]
+        np.testing.assert_allclose(*products, rtol=0, atol=1e-5)
+
+
+def _products(values):
+    """Of the rows or columns with each other, whichever are fewer: orthogonal ones have none."""
+    if values.ndim == 2 or values.shape[1] <= values.shape[2]:
+        return values @ values.swapaxes(-1, -2)
+    return values.swapaxes(-1, -2) @ values
+
+
+@needs_jax
+def test_a_row_has_times_and_returns_of_both_sides(monkeypatch, capsys):
+    from scripts.bench import jax_population as bench
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    monkeypatch.setenv("NPROC", "1")  # which the program sets, and is taken back
+    bench.main(bench.Args(members=(2,), norms=("weight",), total_timesteps=2048))
+    names, _, row = (
+        line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]
+    )
+    cells = dict(zip(names, row, strict=True))
+    assert (cells["norm"], cells["members"]) == ("weight", "2")
+    for name in bench.COLUMNS[-4:]:
+        assert re.fullmatch(r"\d+\.\d ± \d+\.\d", cells[name])
+        assert float(cells[name].split()[0]) > 9
