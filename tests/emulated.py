@@ -30,7 +30,8 @@ class Operations(TorchDispatchMode):
             self.reads.append(str(func))
         is_new = not all(returned.alias_info for returned in func._schema.returns)
         if is_new or func._schema.is_mutable:  # else it is a view, which stays one
-            self.kept.append((func, args, kwargs or {}, outputs if is_new else ()))
+            kept = func, args, kwargs or {}, outputs if is_new else ()
+            self.kept.append(pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, kept))
         return outputs
 
     def again(self):
@@ -48,24 +49,29 @@ class Emulated(Replayed):
     Args:
         function: as ``Replayed`` has it.
         device: the CPU.
-        state: the tensors that the function changes and that matter, which a recording leaves as
-            they are.
+        state: returns the tensors that the function changes and that matter, which a recording
+            leaves as they are.
+        generators: as ``Replayed`` has them.
     """
 
-    def __init__(self, function, device, state):
-        super().__init__(function, device)
+    def __init__(self, function, device, state, generators=()):
+        super().__init__(function, device, generators)
         self.state = state
 
     def warm_up(self):
-        return self.function(*self.numbers)
+        return self.function(*self.inputs)
 
     def record(self):
-        before = [tensor.clone() for tensor in self.state]
+        state = self.state()
+        before = [tensor.clone() for tensor in state]
+        numbers = [generator.get_state() for generator in self.generators]
         with Operations() as operations:
-            outputs = self.function(*self.numbers)
+            outputs = self.function(*self.inputs)
         assert operations.reads == []
-        for tensor, value in zip(self.state, before, strict=True):
+        for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)
+        for generator, place in zip(self.generators, numbers, strict=True):
+            generator.set_state(place)
 
         def replay():
             operations.again()

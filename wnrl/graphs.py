@@ -5,7 +5,7 @@ call to call is a tensor that stays where it is, and what a function keeps from 
 it writes in place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,27 +17,36 @@ WARM_UP = 2
 
 
 class Replayed:
-    """A function of numbers on a GPU, whose third call is recorded and replayed from then on.
+    """A function on a GPU, whose third call is recorded and replayed from then on.
 
     Args:
-        function: takes 0-dimensional tensors, int64 or float64, and returns tensors, or tuples or
-            dictionaries of them. It reads no value back.
+        function: takes tensors, those of numbers 0-dimensional, int64 or float64, and returns
+            tensors, or tuples or dictionaries of them. It reads no value back.
         device: where it works.
+        generators: what it draws from besides the global generator.
     """
 
-    def __init__(self, function: Callable[..., Any], device: torch.device) -> None:
-        self.function, self.device = function, device
-        self.numbers: tuple[Tensor, ...] = ()
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        device: torch.device,
+        generators: Sequence[torch.Generator] = (),
+    ) -> None:
+        self.function, self.device, self.generators = function, device, generators
+        self.inputs: tuple[Tensor, ...] = ()
         self.calls = 0
         self.replay: Callable[[], Any] = lambda: None
 
-    def __call__(self, *numbers: int | float) -> Any:
-        """Return what the function returns of these numbers; the next call leaves it alone."""
+    def __call__(self, *values: int | float | Tensor) -> Any:
+        """Return what the function returns of these values; the next call leaves it alone.
+
+        Args:
+            *values: numbers, or tensors of one shape in every call.
+        """
         if not self.calls:
-            kinds = (torch.int64 if isinstance(n, int) else torch.float64 for n in numbers)
-            self.numbers = tuple(torch.zeros((), dtype=kind, device=self.device) for kind in kinds)
-        for tensor, number in zip(self.numbers, numbers, strict=True):
-            tensor.fill_(number)
+            self.inputs = tuple(self._place_for(value) for value in values)
+        for place, value in zip(self.inputs, values, strict=True):
+            place.copy_(value) if isinstance(value, Tensor) else place.fill_(value)
         self.calls += 1
         if self.calls <= WARM_UP:
             return self.warm_up()
@@ -45,21 +54,29 @@ class Replayed:
             self.replay = self.record()
         return pytree.tree_map_only(Tensor, torch.clone, self.replay())
 
+    def _place_for(self, value: int | float | Tensor) -> Tensor:
+        if isinstance(value, Tensor):
+            return torch.empty_like(value)
+        kind = torch.int64 if isinstance(value, int) else torch.float64
+        return torch.zeros((), dtype=kind, device=self.device)
+
     def warm_up(self) -> Any:
         """Call the function on the stream on which it will be recorded."""
         self.stream = torch.cuda.Stream(self.device)
         around = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(around)
         with torch.cuda.stream(self.stream):
-            outputs = self.function(*self.numbers)
+            outputs = self.function(*self.inputs)
         around.wait_stream(self.stream)
         return outputs
 
     def record(self) -> Callable[[], Any]:
         """Record the kernels that the function launches, none of which runs; return the replay."""
         graph = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
         with torch.cuda.graph(graph, stream=self.stream):
-            outputs = self.function(*self.numbers)
+            outputs = self.function(*self.inputs)
 
         def replay() -> Any:
             graph.replay()

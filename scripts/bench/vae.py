@@ -138,8 +138,7 @@ def our_arms(args: Args, norm: str, images: Images, device: torch.device) -> dic
     preset = vae.preset(args.model, "mnist")
     config = replace(preset, norm=norm, epochs=None, n_steps=FOREVER, n_logs=1)
     model = vae.build(config, images).to(device)
-    graphs = device.type == "cuda"
-    forward = compiled(model.forward, args.model, graphs=graphs) if args.compile else None
+    forward = compiled(model.forward, args.model) if args.compile else None
     trainer = Trainer(model, images, config, forward)
 
     def train() -> None:

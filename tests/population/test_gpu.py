@@ -13,6 +13,7 @@ from wnrl.tensor_envs import CartPole
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
 ]
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -36,6 +37,19 @@ def test_a_cuda_graph_replays_what_is_launched_otherwise(case):
             assert torch.equal(expected.nan_to_num(), got.nan_to_num())
     for expected, got in zip(state(launched), state(replayed), strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+@every_case
+def test_evaluations_are_those_of_a_cpu(case):
+    on_cpu, on_gpu, launched = (cohort(*CASES[case], device=d) for d in ("cpu", "cuda", "cuda"))
+    launched.graph = False
+    for start in range(ITERATIONS):
+        (_, expected), (returns, lengths) = (on_cpu.evaluate(4, start), on_gpu.evaluate(4, start))
+        again = launched.evaluate(4, start)
+        assert torch.equal(lengths, again[1])
+        torch.testing.assert_close(returns, again[0], rtol=1e-5, atol=1e-4)
+        # A rounding error may lead to another action, and from there to another episode.
+        assert (lengths.cpu() == expected).float().mean() >= 0.75
 
 
 @every_case

@@ -50,11 +50,31 @@ def state(cohort):
 @pytest.mark.parametrize("case", CASES)
 def test_replayed_iterations_are_those_that_python_makes(case):
     plain, replayed = (cohort(*CASES[case]) for _ in range(2))
-    replayed._replayed = Emulated(replayed._learn, replayed.params.device, state(replayed))
+    replayed._replayed = Emulated(replayed._learn, replayed.params.device, lambda: state(replayed))
     for _ in range(ITERATIONS):
         for expected, got in zip(plain.iterate(), replayed.iterate(), strict=True):
             assert torch.equal(expected.nan_to_num(), got.nan_to_num())
     assert all(torch.equal(*each) for each in zip(state(plain), state(replayed), strict=True))
+
+
+@pytest.mark.parametrize("case", ["weight", "batch", "scaled", "gaussian", "world", "gru"])
+def test_replayed_evaluations_are_those_that_python_makes(case, monkeypatch):
+    plain, replayed = (cohort(*CASES[case]) for _ in range(2))
+
+    def emulated(play, device):
+        (match,) = play.args
+        episodes, returns, memory = match.running
+        begun = [*episodes.state.values(), episodes.obs, episodes.steps, returns, memory]
+        return Emulated(play, device, lambda: [*begun, match.lengths, match.alive])
+
+    monkeypatch.setattr("wnrl.population.ppo.Replayed", emulated)
+    replayed.graph = True
+    for start in range(ITERATIONS):
+        for each in (plain, replayed):
+            each.params += 0.01 * start
+        expected, got = (each.evaluate(2, start) for each in (plain, replayed))
+        assert all(map(torch.equal, expected, got))
+        assert (got[1] > 0).all()
 
 
 @pytest.mark.parametrize("case", sorted({*CASES} - {"spectral"}))  # autocast knows no meta device
@@ -68,13 +88,13 @@ def test_an_iteration_has_no_tensor_of_the_cpu(case):
 
 def test_what_a_replay_returns_is_left_alone_by_the_next():
     made = cohort(*CASES["none"])
-    made._replayed = Emulated(made._learn, made.params.device, state(made))
+    made._replayed = Emulated(made._learn, made.params.device, lambda: state(made))
     ended = [made.iterate() for _ in range(ITERATIONS)]
     assert len({each.lengths.data_ptr() for each in ended}) == ITERATIONS
 
 
 def test_a_number_that_python_keeps_is_found_by_the_emulation():
     made, steps = torch.zeros(2), iter(range(10))
-    replayed = Emulated(lambda k: made.add_(next(steps)).clone(), made.device, [made])
+    replayed = Emulated(lambda k: made.add_(next(steps)).clone(), made.device, lambda: [made])
     outputs = [replayed(k)[0].item() for k in range(ITERATIONS)]
     assert outputs == [0, 1, 3, 5]  # and not 6

@@ -167,7 +167,7 @@ def test_inductor_agrees_with_plain_updates(capsys, algo):
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # of torch, while it compiles
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("algo", ["ppo", "dqn", "sac"])
+@pytest.mark.parametrize("algo", COMPILED)
 def test_cuda_graphs_agree_with_plain_updates(capsys, algo):
     plain = trained(algo, device="cuda")
     compiled = trained(algo, "inductor", device="cuda")

@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 
+from tests.vae.test_replay import CASES, STEPS, parameters, tiny_trainer
 from tests.vae.tiny import build, images
 from wnrl import NORMS, data, fold
+from wnrl.compiling import compiled
 from wnrl.data import Images
 from wnrl.vae import Protocol, Trainer, VAEConfig, dreg, elbo, iwae, nll
 from wnrl.vae import build as build_vae
@@ -16,6 +18,7 @@ from wnrl.vae.models import MODELS
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
 ]
 every_model = pytest.mark.parametrize("name", MODELS)
 every_norm = pytest.mark.parametrize("norm", NORMS)
@@ -40,6 +43,19 @@ def no_waiting():
     torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.fixture
+def same_noise(monkeypatch):
+    """The same noise on every device, from its beginning at each call of what this returns."""
+    draw, source = torch.randn, torch.Generator()
+
+    def same(*shape, device=None, dtype=None, generator=None):
+        shape = tuple(shape[0]) if len(shape) == 1 else shape
+        return draw(shape, dtype=dtype, generator=source).to(device or "cpu")
+
+    monkeypatch.setattr(torch, "randn", same)
+    return lambda: source.manual_seed(0)
+
+
 def tiny_images(name):
     levels = 256 if name == "frames" else 2
     pixels = (images(name, 6) * (levels - 1)).to(torch.uint8)
@@ -48,35 +64,36 @@ def tiny_images(name):
 
 @every_norm
 @every_model
-def test_terms_of_the_same_noise_are_those_of_the_cpu(name, norm, monkeypatch):
+def test_terms_of_the_same_noise_are_those_of_the_cpu(name, norm, same_noise):
     model, x = build(name, norm).eval(), images(name)
-    on_gpu, draw, noise = copy.deepcopy(model).cuda(), torch.randn, {}
-
-    def same(*shape, device=None, dtype=None, generator=None):
-        shape = tuple(shape[0]) if len(shape) == 1 else shape
-        if shape not in noise:
-            noise[shape] = draw(shape, dtype=dtype)
-        return noise[shape].to(device or "cpu")
-
-    monkeypatch.setattr(torch, "randn", same)
-    for found, expected in zip(on_gpu(x.cuda(), 3), model(x, 3), strict=True):
-        torch.testing.assert_close(found.cpu(), expected, atol=1e-2, rtol=1e-4)
+    on_gpu = copy.deepcopy(model).cuda()
+    same_noise()
+    expected = model(x, 3)
+    same_noise()
+    for found, each in zip(on_gpu(x.cuda(), 3), expected, strict=True):
+        torch.testing.assert_close(found.cpu(), each, atol=1e-2, rtol=1e-4)
 
 
 @every_norm
 @every_model
-def test_nll_is_that_of_the_cpu(name, norm):
+def test_nll_is_that_of_the_cpu(name, norm, same_noise):
     model, few = build(name, norm).eval(), tiny_images(name)
-    protocol = Protocol("tiny", n_samples=2000 if name != "frames" else 50)
-    on_cpu = nll(model, few, protocol)
-    on_gpu = nll(copy.deepcopy(model).cuda(), few, protocol)
-    folded = nll(fold(model).cuda(), few, protocol)
-    again = nll(copy.deepcopy(model).cuda(), few, protocol)
-    # The two devices have noise of their own.
-    torch.testing.assert_close(on_gpu.per_image_nll, on_cpu.per_image_nll, atol=0.3, rtol=1e-3)
-    torch.testing.assert_close(folded.per_image_nll, on_gpu.per_image_nll, atol=1e-2, rtol=1e-5)
-    torch.testing.assert_close(again.per_image_nll, on_gpu.per_image_nll, atol=1e-3, rtol=1e-6)
+    protocol = Protocol("tiny", n_samples=200 if name != "frames" else 50)
+    measured = []
+    for each in (model, copy.deepcopy(model).cuda(), fold(model).cuda()):
+        same_noise()
+        measured.append(nll(each, few, protocol, rows=100))
+    on_cpu, on_gpu, folded = measured
+    torch.testing.assert_close(on_gpu.per_image_nll, on_cpu.per_image_nll, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(folded.per_image_nll, on_cpu.per_image_nll, atol=1e-3, rtol=1e-4)
     assert on_gpu.images_crc32 == on_cpu.images_crc32
+
+
+@every_model
+def test_nll_is_the_same_a_second_time(name):
+    model, few = build(name, "weight").eval().cuda(), tiny_images(name)
+    first, second = (nll(model, few, Protocol("tiny", n_samples=50)) for _ in range(2))
+    torch.testing.assert_close(second.per_image_nll, first.per_image_nll, atol=1e-3, rtol=1e-6)
 
 
 @every_norm
@@ -84,9 +101,10 @@ def test_nll_is_that_of_the_cpu(name, norm):
 def test_no_bound_waits_for_the_gpu(name, norm, no_waiting):
     model, x = build(name, norm).cuda().train(), images(name).cuda()
     samples_only = name in SAMPLES_ONLY
+    chunk = None if norm == "batch_renorm" else 2  # which refuses to compute anything again
 
     def step():
-        for bound in (elbo(model, x).value, iwae(model, x, 3), iwae(model, x, 4, chunk=2)):
+        for bound in (elbo(model, x).value, iwae(model, x, 3), iwae(model, x, 4, chunk=chunk)):
             bound.mean().backward()
         if not samples_only:
             dreg(model.eval(), x, 3).mean().backward()
@@ -113,7 +131,7 @@ def test_a_training_step_never_waits_for_the_gpu(name, norm, variant, no_waiting
     )
     trainer = Trainer(build_vae(config, digits).cuda(), digits, config)
     before = [p.detach().clone() for p in trainer.model.parameters()]
-    for _ in range(2):
+    for _ in range(3):  # the third is recorded
         trainer._advance()
     no_waiting()
     for _ in range(2):
@@ -122,6 +140,32 @@ def test_a_training_step_never_waits_for_the_gpu(name, norm, variant, no_waiting
     assert all(p.isfinite().all() for p in trainer.model.parameters())
     moved = [not torch.equal(p, q) for p, q in zip(before, trainer.model.parameters(), strict=True)]
     assert any(moved)
+
+
+@pytest.mark.parametrize(("name", "norm", "change"), CASES)
+def test_a_cuda_graph_replays_what_is_launched_otherwise(name, norm, change):
+    launched, replayed = (tiny_trainer(name, norm, change, "cuda") for _ in range(2))
+    launched._descend_again = launched._descend
+    begun = parameters(launched)
+    for _ in range(STEPS):
+        launched._advance()
+        replayed._advance()
+    apart, moved = parameters(replayed) - parameters(launched), parameters(launched) - begun
+    assert apart.norm() < 1e-2 * moved.norm()
+    torch.testing.assert_close(replayed.sums, launched.sums, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+def test_a_compiled_model_is_recorded_too(capsys):
+    launched = tiny_trainer("mlp", "weight", {}, "cuda")
+    replayed = tiny_trainer("mlp", "weight", {}, "cuda")
+    launched._descend_again = launched._descend
+    replayed.forward = compiled(replayed.model.forward, "mlp")
+    for _ in range(STEPS):
+        launched._advance()
+        replayed._advance()
+    torch.testing.assert_close(replayed.sums, launched.sums, rtol=1e-3, atol=1e-3)
+    assert capsys.readouterr().err == ""
 
 
 @every_model

@@ -240,13 +240,19 @@ def gru_recurrence(weights: Gates) -> Recurrence:
 RECURRENCES = {"LSTM": lstm_recurrence, "GRU": gru_recurrence}
 
 
+CUDNN_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""In which it recurs; torch's ``is_acceptable`` leaves bfloat16 out."""
+
+
 def cudnn_applies_to(weights: tuple[Tensor, ...]) -> bool:
     """Return whether cuDNN would run with these weights."""
     return (
         all(w.is_cuda and w.dtype == weights[0].dtype for w in weights)
         and not torch.compiler.is_compiling()
         and not in_transform()
-        and torch.backends.cudnn.is_acceptable(weights[0])
+        and torch.backends.cudnn.is_available()
+        and torch.backends.cudnn.enabled
+        and weights[0].dtype in CUDNN_TYPES
         and torch._use_cudnn_rnn_flatten_weight()
     )
 

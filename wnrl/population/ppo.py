@@ -5,8 +5,10 @@ range, entropy bonus, discount and trace. What a member learns does not depend o
 a CPU not in one bit.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +32,7 @@ from wnrl.population.rollout import (
     ActWithMemory,
     Draws,
     Ended,
+    Match,
     Running,
     draw,
     draw_orders,
@@ -48,7 +51,12 @@ CHUNK = 8
 OBSERVED = 512
 """Observations that dormant units and ranks are counted on, at most."""
 LOOK_EVERY = 50
-"""Steps between two looks at whether all episodes have ended: each one waits for the device."""
+"""Steps between two looks at whether episodes have ended, at most: each waits for the device."""
+
+
+def steps_of_a_part(limit: int) -> int:
+    """Return how many steps are played between two looks, where an episode has ``limit``."""
+    return math.ceil(limit / math.ceil(limit / LOOK_EVERY))
 
 
 class PPO:
@@ -111,6 +119,7 @@ class PPO:
         n_inputs = env.observation_space.shape[0]
         self.scaling = Scaling.of(self.config.normalize, n_inputs, self.config.n_envs)
         self.graph = graph and self.params.is_cuda
+        self._matches: dict[torch.Size, tuple[Match, Replayed]] = {}
         streams = fork(self.keys, RESETS)
         self.start(first_episodes(env, streams, 0, self.config.n_envs, dtype))
 
@@ -124,10 +133,10 @@ class PPO:
 
     def start(self, episodes: Episodes) -> None:
         """Begin training with these episodes, ``(P, n_envs)``, copies of them."""
-        state = {name: leaf.clone() for name, leaf in episodes.state.items()}
-        episodes = Episodes(state, episodes.obs.clone(), episodes.steps.clone())
         shape = episodes.steps.shape
-        self.running = Running(episodes, self.params.new_zeros(shape), self._no_memory(*shape))
+        self.running = Running(
+            episodes.clone(), self.params.new_zeros(shape), self._no_memory(*shape)
+        )
         self.statistics = self.scaling.init(episodes.obs)
         rows = min(OBSERVED, self.config.samples)
         self.observed = self.params.new_zeros(shape[0], rows, episodes.obs.shape[-1])
@@ -302,28 +311,47 @@ class PPO:
         Returns:
             Their returns, not scaled, and lengths, ``(K P, n_episodes)``.
         """
-        params, buffers, statistics = agents or self.agents
-        act, memory = self._act(params, buffers), self._no_memory(len(params), n_episodes)
-        env, dtype = self.env, params.dtype
-        streams = fork(self.keys.repeat(len(params) // len(self.keys)), EVALUATION)
-        episodes = first_episodes(env, streams, start, n_episodes, dtype)
-        streams = fork(streams, start)
-        returns = torch.zeros_like(episodes.steps, dtype=dtype)
-        lengths = torch.zeros_like(episodes.steps)
-        alive = torch.ones_like(returns, dtype=torch.bool)
-        each = env.step_draws + env.reset_draws
-        for t in range(env.max_episode_steps):
-            n = n_episodes * each
-            u = uniform(streams, t * n, n, dtype).view(*returns.shape, each)
+        agents = agents or self.agents
+        shape, limit = (len(agents.params), n_episodes), self.env.max_episode_steps
+        streams = fork(self.keys.repeat(shape[0] // len(self.keys)), EVALUATION)
+        episodes = first_episodes(self.env, streams, start, n_episodes, self.params.dtype).clone()
+        running = Running(episodes, self.params.new_zeros(shape), self._no_memory(*shape))
+        alive = torch.ones(shape, dtype=torch.bool, device=self.params.device)
+        match, play = self._begun(
+            Match(agents, fork(streams, start), running, torch.zeros_like(episodes.steps), alive)
+        )
+        for k in range(math.ceil(limit / steps_of_a_part(limit))):
+            play(k)
+            if not match.alive.any():
+                break
+        return match.running.rewards.clone(), match.lengths.clone()
+
+    def _begun(self, match: Match) -> tuple[Match, Callable[[int], None]]:
+        """Return a match as it is to be played, and what plays a part of it, by its number."""
+        if not self.graph:
+            return match, partial(self._play, match)
+        shape = match.alive.shape
+        if shape not in self._matches:
+            place = match._replace(agents=match.agents.clone())
+            self._matches[shape] = place, Replayed(partial(self._play, place), self.params.device)
+        self._matches[shape][0].copy_(match)
+        return self._matches[shape]
+
+    def _play(self, match: Match, k: int | Tensor) -> None:
+        """Play part ``k`` of a match, in place."""
+        env, (params, buffers, statistics) = self.env, match.agents
+        episodes, returns, memory = match.running
+        act, each = self._act(params, buffers), env.step_draws + env.reset_draws
+        n, n_steps = returns.shape[1] * each, steps_of_a_part(env.max_episode_steps)
+        for t in range(n_steps):
+            u = uniform(match.streams, (k * n_steps + t) * n, n, params.dtype)
             head, _, memory = act(self.scaling.obs(statistics, episodes.obs), memory)
             actions = self.distribution.to_env(self.distribution.mode(head))
-            episodes, step = advance(env, episodes, actions, u)
-            returns += step.rewards * alive
-            lengths += alive
-            alive &= ~(step.terminated | step.truncated)
-            if t % LOOK_EVERY == LOOK_EVERY - 1 and not alive.any():
-                break
-        return returns, lengths
+            episodes, step = advance(env, episodes, actions, u.view(*returns.shape, each))
+            returns = returns + step.rewards * match.alive
+            match.lengths.add_(match.alive)
+            match.alive.logical_and_(~(step.terminated | step.truncated))
+        match.running.copy_(Running(episodes, returns, memory))
 
     def finite(self) -> Tensor:
         """Return which members have finite parameters alone, ``(P,)`` bool."""

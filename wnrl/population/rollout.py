@@ -14,6 +14,7 @@ from wnrl.population.distributions import Distribution
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.random import fork, permutation, uniform
 from wnrl.population.samples import Batch, Past
+from wnrl.population.states import Agents
 from wnrl.population.statistics import Scaling
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin, beside
 
@@ -56,6 +57,30 @@ class Running(NamedTuple):
         self.episodes.steps.copy_(other.episodes.steps)
         self.rewards.copy_(other.rewards)
         self.memory.copy_(other.memory)
+
+
+class Match(NamedTuple):
+    """Episodes that agents play to their end, ``(P, N, ...)``."""
+
+    agents: Agents
+    streams: Tensor
+    """Keys of the random numbers, ``(P,)``."""
+    running: Running
+    """Its rewards are those of the first episode alone."""
+    lengths: Tensor
+    """``(P, N)`` int64."""
+    alive: Tensor
+    """Whether the first episode goes on, ``(P, N)`` bool."""
+
+    def copy_(self, other: "Match") -> None:
+        """Become equal to ``other``, in place."""
+        self.running.copy_(other.running)
+        for place, value in zip(
+            (*self.agents, self.streams, self.lengths, self.alive),
+            (*other.agents, other.streams, other.lengths, other.alive),
+            strict=True,
+        ):
+            place.copy_(value)
 
 
 class Ended(NamedTuple):

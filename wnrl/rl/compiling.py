@@ -8,17 +8,17 @@ methods in place, calls SB3's, and takes them away again.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from torch import nn
 from torch.distributions import Distribution
 
 from wnrl.compiling import compiled
 from wnrl.rl.hardware import has_images
 
-Method = tuple[nn.Module, str, Callable[..., Any]]
+Method = tuple[Any, str, Callable[..., Any]]
 
 
 @contextmanager
@@ -34,10 +34,11 @@ def compiled_updates(
         backend: Of ``torch.compile``.
 
     Yields:
-        Each part, the name of its method, and the method compiled.
+        Each part, the name of its method, and the method compiled; on a GPU also how optimizers
+        zero gradients.
     """
     torch.compiler.reset()  # what earlier runs of this process left counts against a limit
-    on_gpu = model.device.type == "cuda"
+    graphs = model.device.type == "cuda" and backend == "inductor"
     where = f"{type(model).__name__} with {getattr(model.policy, 'norm', 'none')} on {model.device}"
     parts = dict(model.policy.named_modules(remove_duplicate=False))
     calls: list[Method] = []
@@ -47,12 +48,19 @@ def compiled_updates(
             call = compiled(
                 getattr(parts[part], method),
                 f"{target} of {where}",
-                graphs=on_gpu and backend == "inductor",
+                graphs=graphs,
                 # what SB3 asks of a space of images cannot be traced; all else is one graph
                 fullgraph=not has_images(model.observation_space),
                 backend=backend,
             )
             calls.append((parts[part], method, call))
+    if graphs:
+        # A run of a graph writes over the gradients of the one before, and torch takes those as
+        # they are where a parameter has none: all have some, zeroed, to which they are added.
+        for parameter in model.policy.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        for optimizer in {p.optimizer for p in parts.values() if hasattr(p, "optimizer")}:
+            calls.append((optimizer, "zero_grad", partial(optimizer.zero_grad, set_to_none=False)))
     plain: Callable[..., None] = model.train  # type: ignore[attr-defined]
 
     def train(*args: Any, **kwargs: Any) -> None:

@@ -76,6 +76,11 @@ class Episodes:
     steps: Tensor
     """Steps of the present episode so far, ``(*B)`` in int64."""
 
+    def clone(self) -> "Episodes":
+        """Return a copy, no tensor of which is a view of another."""
+        state = {name: leaf.clone() for name, leaf in self.state.items()}
+        return Episodes(state, self.obs.clone(), self.steps.clone())
+
 
 class Step(NamedTuple):
     """What one step gave; ``terminated`` and ``truncated`` are never both true."""

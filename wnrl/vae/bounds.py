@@ -61,13 +61,14 @@ def elbo(
 
 
 def beta_elbo(
-    bound: Elbo, beta: float = 1.0, free_bits: float = 0.0, free_bits_per: str = "group"
+    bound: Elbo, beta: float | Tensor = 1.0, free_bits: float = 0.0, free_bits_per: str = "group"
 ) -> Tensor:
     """Return what to maximise in the place of the ELBO; never report it.
 
     Args:
         bound: from ``elbo``.
-        beta: factor of the KL (Higgins et al., 2017); see ``warm_up``.
+        beta: factor of the KL (Higgins et al., 2017); see ``warm_up``. In a tensor it is not
+            looked at.
         free_bits: nats that each group has free, 0 for the plain KL. The KL of a group counts as
             at least that much, and is not pressed below it.
         free_bits_per: where it is compared: ``"group"``, the mean over the batch (Kingma et al.,
@@ -81,7 +82,7 @@ def beta_elbo(
     """
     check_choice("free_bits_per", free_bits_per, FREE_BITS)
     for name, value in (("beta", beta), ("free_bits", free_bits)):
-        if not 0 <= value < math.inf:
+        if not isinstance(value, Tensor) and not 0 <= value < math.inf:
             raise UsageError(f"{name} must be zero or above, got {value!r}")
     kl = bound.kl_groups
     if free_bits:

@@ -105,11 +105,15 @@ class Batches:
         self.generator = generator
         self.left: list[Tensor] = []
 
-    def next(self) -> Tensor:
-        """Return the next batch, as a model takes it, ``(B, C, H, W)``."""
+    def next_rows(self) -> Tensor:
+        """Return which images the next batch has, ``(B,)`` int64."""
         if not self.left:
             n = len(self.pixels)
             order = torch.randperm(n, generator=self.generator, device=self.pixels.device)
             self.left = [rows for rows in order.split(self.size) if len(rows) == self.size]
-        pixels = self.pixels.index_select(0, self.left.pop())  # faster than indexing on a CPU
+        return self.left.pop()
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Return these images as a model takes them, ``(B, C, H, W)``."""
+        pixels = self.pixels.index_select(0, rows)  # faster than indexing on a CPU
         return training_inputs(self.likelihood, pixels, self.levels, self.generator)

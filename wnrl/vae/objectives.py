@@ -21,7 +21,7 @@ def loss(
     x: Tensor,
     generator: torch.Generator | None,
     config: VAEConfig,
-    kl_weight: float,
+    kl_weight: float | Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of ``config`` on a batch.
 

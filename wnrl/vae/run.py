@@ -193,8 +193,7 @@ class VAEWork:
         self.machine: Mapping[str, Any] = {"device": str(device), "threads": threads}
         model, forward = build(config, images).to(device), None
         if machine.compile:
-            graphs = device.type == "cuda" and config.train_chunk is None
-            forward = compiled(model.forward, f"model {config.model!r}", graphs=graphs)
+            forward = compiled(model.forward, f"model {config.model!r}")
         self.trainer = Trainer(model, images, config, forward)
         self.total_steps = self.trainer.total_steps
         self.curve: dict[str, list[float]] = {"steps": []}
@@ -210,10 +209,9 @@ class VAEWork:
         return {"trainer": self.trainer.state(), "curve": self.curve}
 
     def restore(self, state: Mapping[str, Any]) -> str:
-        """Go to where ``state`` was taken."""
-        self.trainer.restore(state["trainer"])
+        """Go to where ``state`` was taken; return what is to be told of it."""
         self.curve = state["curve"]
-        return ""
+        return self.trainer.restore(state["trainer"])
 
     def train(self, events: EventFile, between: Callable[[], None]) -> None:
         """Train to the last step, with logs, calling ``between`` after every one."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from wnrl.data import Images
 from wnrl.diagnostics import effective_weights, gradient_norms, relative_change, to_floats
 from wnrl.diagnostics.weights import length_tensors
 from wnrl.errors import NonFiniteError
+from wnrl.graphs import Replayed
 from wnrl.norms import NORMS
 from wnrl.vae.averaging import Average
 from wnrl.vae.config import SCHEDULES, VAEConfig
@@ -30,8 +32,8 @@ COUNTERS = ("step", "last_log", "seconds", "names", "sums", "best")
 PARAMETERS = "the length of all parameters"
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr, fused=True),
-    "adamax": lambda parameters, lr: torch.optim.Adamax(parameters, lr, foreach=True),
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamax": partial(torch.optim.Adamax, foreach=True),
 }
 
 
@@ -63,6 +65,7 @@ class Trainer:
     Order, binarisation and noise come from one generator seeded by ``config.seed``, so that every
     norm sees the same images and the same noise in the same order.
 
+    On a GPU a gradient step is a CUDA graph, but for log steps and where ``train_chunk`` is given.
     Nothing waits for the device between two log steps. A NaN is found at the next of them, which
     then does the steps since the last one again, looking for the tensor that had it first.
 
@@ -95,7 +98,10 @@ class Trainer:
         self.validation = Validation(model, images, config)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.parameters = list(model.parameters())  # asked of the model, they take a while
-        self.optimizer = OPTIMIZERS[config.optimizer](self.parameters, config.learning_rate)
+        self.replays = self.device.type == "cuda" and config.train_chunk is None
+        self.optimizer = OPTIMIZERS[config.optimizer](
+            self.parameters, config.learning_rate, capturable=self.device.type == "cuda"
+        )
         self.steps_per_epoch = config.steps_per_epoch(len(images.train))
         self.total_steps = config.total_steps(len(images.train))
         self.batches = Batches(images, model.likelihood, config.batch_size, self.generator)
@@ -108,6 +114,13 @@ class Trainer:
         self.sums: Tensor | None = None
         self.best: dict[str, Any] | None = None
         self.good = copy.deepcopy(self.state())
+        self._descend_again = self._replayed()
+
+    def _replayed(self) -> Callable[..., Tensor]:
+        """Return ``_descend`` to be recorded, or as it is where nothing can be."""
+        if not self.replays:
+            return self._descend
+        return Replayed(self._descend, self.device, [self.generator])
 
     def run(self, pause: Callable[[], bool] = lambda: False) -> Iterator[LogStep]:
         """Train to the end, or until ``pause`` says so.
@@ -139,13 +152,44 @@ class Trainer:
             If ``measured``, by tag: the length of the gradient before clipping, and the relative
             change of each weight.
         """
-        config, x = self.config, self.batches.next()
-        forward = self.forward if witness is None else self.model
+        config, rows = self.config, self.batches.next_rows()
         self.step += 1
         rate = config.learning_rate * SCHEDULES[config.schedule](self.step / self.total_steps)
+        kl_weight = kl_weight_at(config, self.step - 1, self.steps_per_epoch)
+        update: dict[str, Tensor] = {}
+        if measured or witness is not None:
+            means = self._descend(rows, rate, kl_weight, witness, update if measured else None)
+        else:
+            means = self._descend_again(rows, rate, kl_weight)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        kl_weight = kl_weight_at(config, self.step - 1, self.steps_per_epoch)
+        if self.average is not None:
+            self.average.update(self.model)
+        self.sums = means if self.sums is None else self.sums + means
+        return update
+
+    def _descend(
+        self,
+        rows: Tensor,
+        rate: float | Tensor,
+        kl_weight: float | Tensor,
+        witness: Witness | None = None,
+        update: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Do a gradient step on some images, in place.
+
+        Args:
+            rows: which images, ``(B,)``.
+            rate: of learning.
+            kl_weight: as ``loss`` has it.
+            witness: as ``_advance`` has it.
+            update: where to write what ``_advance`` returns.
+
+        Returns:
+            The terms of the loss, in the order of ``names``.
+        """
+        config, x = self.config, self.batches.inputs(rows)
+        forward = self.forward if witness is None else self.model
         with trusted(), self.precision:
             total, means = loss(forward, x, self.generator, config, kl_weight)
         if witness is not None:
@@ -156,24 +200,22 @@ class Trainer:
         total.backward()
         if witness is not None:
             witness.look_at_gradients()
+        measured = update is not None
         norms = gradient_norms(self.model) if measured else {}
         if config.max_grad_norm is not None:
             clip_grad_norm_(self.parameters, config.max_grad_norm)
         before = effective_weights(self.model) if measured else {}
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate.float() if isinstance(rate, Tensor) else rate
         self.optimizer.step()
         if (after_step := NORMS[config.norm].after_step) is not None:
             after_step(self.model)
-        changes = relative_change(before, effective_weights(self.model)) if measured else {}
-        if self.average is not None:
-            self.average.update(self.model)
+        if update is not None:
+            changes = relative_change(before, effective_weights(self.model))
+            update[tags.VAE_TRAIN_GRADIENT_NORM] = get_total_norm(norms.values())
+            update |= _prefixed(tags.GRADIENT_NORM, norms) | _prefixed(tags.EFFECTIVE_LR, changes)
         self.names = list(means)
-        added = torch.stack([value.detach() for value in means.values()])
-        self.sums = added if self.sums is None else self.sums + added
-        return {
-            tags.VAE_TRAIN_GRADIENT_NORM: get_total_norm(norms.values()),
-            **_prefixed(tags.GRADIENT_NORM, norms),
-            **_prefixed(tags.EFFECTIVE_LR, changes),
-        }
+        return torch.stack([value.detach() for value in means.values()])
 
     def _means(self) -> dict[str, Tensor]:
         """Return means since the last log step, still on the device."""
@@ -239,20 +281,27 @@ class Trainer:
             "batches": list(self.batches.left),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back, or on, to where ``state`` was taken."""
+    def restore(self, state: Mapping[str, Any]) -> str:
+        """Go back, or on, to where ``state`` was taken; return what is to be told of it."""
         state = copy.deepcopy(dict(state))
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        moments = {**self.optimizer.state_dict(), "state": state["optimizer"]["state"]}
+        self.optimizer.load_state_dict(moments)
+        self._descend_again = self._replayed()  # a recording has the moments where they were
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.generator.set_state(state["generator"])
+        goes_on = state["generator"].shape == self.generator.get_state().shape
+        if goes_on:
+            self.generator.set_state(state["generator"])
+        else:
+            self.generator.manual_seed(self.config.seed + (self.step << 32))
         self.batches.left = [rows.to(self.device) for rows in state["batches"]]
         if self.sums is not None:
             self.sums = self.sums.to(self.device)
         self.good = copy.deepcopy(self.state())
+        return "" if goes_on else "with other noise, since it was on another device"
 
     def check(self) -> None:
         """Raise NonFiniteError, as ``run`` does, for what is not finite since the last log step."""
