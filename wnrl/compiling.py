@@ -9,6 +9,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 COMPILER = ("torch._dynamo", "torch._inductor", "torch._functorch")
+REMARKS = (
+    "The .grad attribute of a Tensor that is not",  # tracing looks at gradients of inputs
+    "TensorFloat32 tensor cores",  # they are off on purpose
+    r"\s*Online softmax is disabled",
+)
+"""Warnings of the compiler that nobody can act on."""
 
 
 def compiled(
@@ -37,11 +43,12 @@ def compiled(
 
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal chosen
-        if chosen is plain:
+        if chosen is plain or torch.compiler.is_compiling():  # a part of something compiled
             return plain(*args, **kwargs)
         try:
-            with warnings.catch_warnings():  # tracing looks at gradients of inputs
-                warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not")
+            with warnings.catch_warnings():
+                for remark in REMARKS:
+                    warnings.filterwarnings("ignore", remark)
                 outputs = chosen(*args, **kwargs)
         except Exception as error:
             if not type(error).__module__.startswith(COMPILER):
