@@ -5,19 +5,19 @@
     python scripts/bench/jax_population.py --members 240 --device cuda
 
 In JAX the whole training of a run is one ``lax.scan``, and that of all runs ``jit(vmap(...))`` over
-seeds, as PureJaxRL has it (Lu et al., 2022). Both sides compute the same on CartPole: dynamics,
-resets and time limit, SB3's networks and PPO, with the settings of the studies. Actor and critic
-are one batch of two networks, random numbers are drawn for a whole rollout, and rewards that the
-time limit cut are looked up once an environment, on both sides; the numbers themselves differ, so
-that returns are alike in distribution alone. They are means over runs with standard errors: of all
-episodes in training, and of 20 a run after it, with the likeliest actions.
+seeds, as PureJaxRL has it (Lu et al., 2022). Both sides compute the same: CartPole with its time
+limit, SB3's networks and SB3's PPO, with the settings of the studies. On both sides actor and
+critic are one batch of two networks, a rollout draws its random numbers at once, and w = g v/‖v‖ is
+computed once a rollout. The random numbers differ, so that returns are alike in distribution alone:
+they are means over the runs of both calls with standard errors, of all episodes of training and of
+those in its last tenth.
 
-Each side trains twice, in turns and with other seeds, from the drawing of networks to the last
-update. Our first call has what a process does once, such as loading libraries; on a GPU every call
-records its CUDA graph. JAX's run is its second one, without compiling. Both compute in float32, and
-products are full float32 on both sides: JAX is told so, torch does it unless told otherwise. On a
-CPU both have one thread, JAX by ``NPROC=1``, which XLA takes for the number of cores; the column
-``JAX, cores`` is the CPU time of its run divided by the wall time.
+Each side trains twice, in turns and with other seeds, from drawing networks to the last update. Our
+first call has what a process does once, such as loading libraries; on a GPU each call records its
+CUDA graph. JAX is compiled before, which has a column of its own, and its time is that of the
+second call. Both compute in float32 with full float32 products: JAX is told so, and it is torch's
+default. On a CPU both have one thread, JAX by ``NPROC=1``, which XLA takes for the number of cores;
+with more of them, JAX's run may hang.
 """
 
 import sys
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -36,9 +36,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from scripts import _cli
 from wnrl.errors import UsageError
 from wnrl.limits import Count, Limited, Positive, Sizes, some
-
-EPISODES = 20
-"""Of each run after training."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,7 @@ import numpy as np
 import torch
 from jax import Array, lax
 from jax import numpy as jnp
+from torch import Tensor
 
 from scripts.bench import _rounds
 from scripts.bench._rounds import WALL, clocked
@@ -105,8 +103,8 @@ class Learner(NamedTuple):
     """Parameters, and Adam's running means."""
 
     params: Params
-    mean: Params
-    square: Params
+    means: Params
+    squares: Params
 
 
 def reset(u: Array) -> Array:
@@ -125,61 +123,58 @@ def push(x: Array, actions: Array) -> tuple[Array, Array]:
     return x, (jnp.abs(x[:, 2]) > CartPole.ANGLE_LIMIT) | (jnp.abs(x[:, 0]) > CartPole.X_LIMIT)
 
 
-def networks(params: Params, obs: Array) -> tuple[Array, Array]:
-    """Return logits ``(B, 2)`` and values ``(B,)``."""
-
-    def network(params: Params, y: Array) -> Array:
-        for place in "02":
-            if f"{place}.weight_v" in params:
-                v = params[f"{place}.weight_v"]
-                length = jnp.linalg.norm(v, axis=1, keepdims=True)
-                weight = v * (params[f"{place}.weight_g"] / length)
-            else:
-                weight = params[f"{place}.weight"]
-            y = jnp.tanh(y @ weight.T + params[f"{place}.bias"])
-        return y @ params["4.weight"].T + params["4.bias"]
-
-    outputs = jax.vmap(network, (0, None))(params, obs)
-    return outputs[0], outputs[1, :, 0]
-
-
 def first_params(config: PPOConfig, key: Array) -> Params:
     """Return networks as SB3 draws them, orthogonal, with hidden layers in the norm."""
-
-    def both(key: Array, n_outputs: int, n_inputs: int, gain: float) -> Array:
+    sizes, params = (4, *config.net_arch, 2), {}
+    for k, each in enumerate(jax.random.split(key, 3)):
+        gain, shape = math.sqrt(2) if k < 2 else 1.0, (sizes[k + 1], sizes[k])
         draw = jax.nn.initializers.orthogonal(gain)
-        return jnp.stack([draw(each, (n_outputs, n_inputs)) for each in jax.random.split(key)])
-
-    keys, (first, second) = jax.random.split(key, 3), config.net_arch
-    heads = both(keys[2], 2, second, 1.0) * jnp.array([[[0.01], [0.01]], [[1.0], [0.0]]])
-    params = {"4.weight": heads, "4.bias": jnp.zeros((2, 2))}
-    hidden = {
-        "0": both(keys[0], first, 4, math.sqrt(2)),
-        "2": both(keys[1], second, first, math.sqrt(2)),
-    }
-    for place, weight in hidden.items():
-        params[f"{place}.bias"] = jnp.zeros(weight.shape[:2])
-        if config.norm == "weight":
-            params[f"{place}.weight_v"] = weight
-            params[f"{place}.weight_g"] = jnp.linalg.norm(weight, axis=2, keepdims=True)
+        weight = jnp.stack([draw(key, shape) for key in jax.random.split(each)])
+        params[f"{2 * k}.bias"] = jnp.zeros((2, shape[0]))
+        if k < 2 and config.norm == "weight":
+            params[f"{2 * k}.weight_v"] = weight
+            params[f"{2 * k}.weight_g"] = jnp.linalg.norm(weight, axis=2, keepdims=True)
         else:
-            params[f"{place}.weight"] = weight
+            params[f"{2 * k}.weight"] = weight
+    params["4.weight"] *= jnp.array([[[0.01], [0.01]], [[1.0], [0.0]]])
     return params
+
+
+def plain(params: Params) -> Params:
+    """Return the parameters with w = g v/‖v‖ for v and g."""
+    weights = dict(params)
+    for name in params:
+        if name.endswith("_v"):
+            v, g = weights.pop(name), weights.pop(name[:-1] + "g")
+            weights[name[:-2]] = v * (g / jnp.linalg.norm(v, axis=2, keepdims=True))
+    return weights
+
+
+def networks(weights: Params, obs: Array) -> tuple[Array, Array]:
+    """Return logits ``(B, 2)`` and values ``(B,)``."""
+
+    def network(weights: Params, y: Array) -> Array:
+        for place in "02":
+            y = jnp.tanh(y @ weights[f"{place}.weight"].T + weights[f"{place}.bias"])
+        return y @ weights["4.weight"].T + weights["4.bias"]
+
+    outputs = jax.vmap(network, (0, None))(weights, obs)
+    return outputs[0], outputs[1, :, 0]
 
 
 def log_prob(logits: Array, actions: Array) -> Array:
     """Return the log-probabilities of actions ``(B,)``."""
-    return jnp.take_along_axis(jax.nn.log_softmax(logits), actions[:, None], 1)[:, 0]
+    return (jax.nn.log_softmax(logits) * jax.nn.one_hot(actions, 2)).sum(1)
 
 
 def rollout(
-    config: PPOConfig, params: Params, episodes: Episodes, u_actions: Array, u_resets: Array
+    config: PPOConfig, weights: Params, episodes: Episodes, u_actions: Array, u_resets: Array
 ) -> tuple[Episodes, Batch, Array]:
     """Step ``(N,)`` environments T times.
 
     Args:
         config: of the run.
-        params: of the networks.
+        weights: of the networks.
         episodes: where the environments stand.
         u_actions: uniforms ``(T, N)``.
         u_resets: uniforms ``(T, N, 4)``.
@@ -191,7 +186,7 @@ def rollout(
 
     def step(episodes: Episodes, u: tuple[Array, Array]) -> tuple[Episodes, tuple[Array, ...]]:
         x, steps = episodes
-        logits, values = networks(params, x)
+        logits, values = networks(weights, x)
         actions = (u[0] >= jax.nn.softmax(logits)[:, 0]).astype(jnp.int32)
         final, fallen = push(x, actions)
         steps = steps + 1
@@ -203,8 +198,8 @@ def rollout(
     obs, actions, logits, values, final, ended, truncated, steps = columns
     # An environment is cut at most once in a rollout, which is shorter than the time limit.
     seen = jnp.take_along_axis(final, truncated.argmax(0)[None, :, None], 0)[0]
-    rewards = 1 + config.gamma * jnp.where(truncated, networks(params, seen)[1], 0.0)
-    advantages = gae(config, rewards, values, networks(params, episodes.x)[1], ended)
+    rewards = 1 + config.gamma * jnp.where(truncated, networks(weights, seen)[1], 0.0)
+    advantages = gae(config, rewards, values, networks(weights, episodes.x)[1], ended)
     obs, actions, logits, values, advantages = (
         value.reshape(-1, *value.shape[2:]) for value in (obs, actions, logits, values, advantages)
     )
@@ -236,7 +231,7 @@ def update(config: PPOConfig, learner: Learner, batch: Batch, iteration: Array) 
     advantages = advantages / (batch.advantages.std(ddof=1) + 1e-8)
 
     def loss(params: Params) -> Array:
-        logits, values = networks(params, batch.obs)
+        logits, values = networks(plain(params), batch.obs)
         ratio = jnp.exp(log_prob(logits, batch.actions) - batch.log_probs)
         clipped = jnp.clip(ratio, 1 - clip_range, 1 + clip_range)
         policy_loss = -jnp.minimum(advantages * ratio, advantages * clipped).mean()
@@ -244,29 +239,24 @@ def update(config: PPOConfig, learner: Learner, batch: Batch, iteration: Array) 
 
     def step(learner: Learner, t: Array) -> tuple[Learner, None]:
         grads = jax.grad(loss)(learner.params)
-        length = jnp.sqrt(sum((grad**2).sum() for grad in jax.tree_util.tree_leaves(grads)))
+        length = jnp.sqrt(sum((grad**2).sum() for grad in grads.values()))
         share = jnp.minimum(1.0, config.max_grad_norm / (length + 1e-6))
         seen, seen_squares = (-jnp.expm1(t * math.log(beta)) for beta in (0.9, 0.999))
-
-        def mean(before: Array, grad: Array) -> Array:
-            return 0.9 * before + 0.1 * share * grad
-
-        def square(before: Array, grad: Array) -> Array:
-            return 0.999 * before + 0.001 * (share * grad) ** 2
-
-        def moved(param: Array, mean: Array, square: Array) -> Array:
-            return param - rate * (mean / seen) / (jnp.sqrt(square / seen_squares) + 1e-5)
-
-        each = jax.tree_util.tree_map
-        means, squares = each(mean, learner.mean, grads), each(square, learner.square, grads)
-        return Learner(each(moved, learner.params, means, squares), means, squares), None
+        params, means, squares = {}, {}, {}
+        for name, grad in grads.items():
+            grad *= share
+            means[name] = 0.9 * learner.means[name] + 0.1 * grad
+            squares[name] = 0.999 * learner.squares[name] + 0.001 * grad**2
+            divisor = jnp.sqrt(squares[name] / seen_squares) + 1e-5
+            params[name] = learner.params[name] - rate * means[name] / (seen * divisor)
+        return Learner(params, means, squares), None
 
     first = iteration * config.n_epochs + 1
     return lax.scan(step, learner, first + jnp.arange(config.n_epochs))[0]
 
 
-def train(config: PPOConfig, key: Array) -> tuple[Params, Array, Array]:
-    """Return the parameters of a run, and the sum and the number of its episodes' returns."""
+def train(config: PPOConfig, key: Array) -> tuple[Array, Array]:
+    """Return the sums of a run's returns and their numbers, ``(iterations,)``."""
     of_params, of_episodes, of_rollouts = jax.random.split(key, 3)
     params = first_params(config, of_params)
     zeros = jax.tree_util.tree_map(jnp.zeros_like, params)
@@ -276,123 +266,87 @@ def train(config: PPOConfig, key: Array) -> tuple[Params, Array, Array]:
     def iterate(state: tuple[Learner, Episodes], each: tuple[Array, Array]) -> Any:
         (learner, episodes), (iteration, key) = state, each
         u = jax.random.uniform(key, (config.n_steps, config.n_envs, 5))
-        episodes, batch, ended = rollout(config, learner.params, episodes, u[..., 0], u[..., 1:])
+        acting = plain(learner.params)
+        episodes, batch, ended = rollout(config, acting, episodes, u[..., 0], u[..., 1:])
         learner = update(config, learner, batch, iteration)
         return (learner, episodes), (ended.sum(), (ended > 0).sum())
 
     keys = jax.random.split(of_rollouts, config.iterations)
-    (learner, _), (sums, counts) = lax.scan(iterate, start, (jnp.arange(config.iterations), keys))
-    return learner.params, sums.sum(), counts.sum()
-
-
-def evaluate(params: Params, key: Array) -> Array:
-    """Return the mean return of episodes with the likeliest actions."""
-
-    def step(state: tuple[Array, Array, Array], _: None) -> Any:
-        x, alive, returns = state
-        after, fallen = push(x, networks(params, x)[0].argmax(1))
-        return (after, alive & ~fallen, returns + alive), None
-
-    x = reset(jax.random.uniform(key, (EPISODES, 4)))
-    start = x, jnp.ones(EPISODES, bool), jnp.zeros(EPISODES)
-    return lax.scan(step, start, None, CartPole.max_episode_steps)[0][2].mean()
+    return lax.scan(iterate, start, (jnp.arange(config.iterations), keys))[1]
 
 
 class Call(NamedTuple):
-    """What the training of some runs took, and how they fared."""
+    """What the training of some runs took, and their episodes of each rollout."""
 
-    seconds: list[float]
-    """Wall and CPU."""
-    in_training: np.ndarray
-    """Mean returns, ``(P,)``."""
-    after: np.ndarray
-    """The like after training."""
+    seconds: float
+    sums: np.ndarray
+    """Of returns, ``(P, iterations)``."""
+    counts: np.ndarray
+    """Of episodes, ``(P, iterations)``."""
+
+
+def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """Return the wall seconds of a call, and what it returned."""
+    results: list[Any] = []
+    seconds = clocked(lambda: results.append(function()), device)[WALL]
+    return seconds, results[0]
 
 
 def in_torch(config: PPOConfig, seeds: range, device: torch.device) -> Call:
     """Train a cohort."""
-    sums, counts, cohorts = [], [], []
 
-    def run() -> None:
+    def train() -> list[Tensor]:
         cohort = PPO(CartPole(), [replace(config, seed=seed) for seed in seeds], device=device)
-        cohorts.append(cohort)
+        sums, counts = [], []
         for _ in range(config.iterations):
             ended = cohort.iterate()
             sums.append(ended.returns.nansum((1, 2)))
             counts.append((ended.lengths > 0).sum((1, 2)))
+        return [torch.stack(each, 1) for each in (sums, counts)]
 
-    seconds = clocked(run, device)
-    total, number = (torch.stack(parts).double().sum(0) for parts in (sums, counts))
-    after = cohorts[0].evaluate(EPISODES)[0].double().mean(1)
-    return Call(seconds, (total / number).cpu().numpy(), after.cpu().numpy())
-
-
-def place_of(device: torch.device) -> Any:
-    """Return JAX's name for the device.
-
-    Raises:
-        UsageError: JAX has none like it.
-    """
-    try:
-        return jax.devices(device.type)[device.index or 0]
-    except RuntimeError as error:
-        raise UsageError(
-            f"JAX has no {device.type} here: pip install 'jax[cuda13]', or [cuda12]"
-        ) from error
+    seconds, (sums, counts) = timed(train, device)
+    return Call(seconds, sums.cpu().numpy(), counts.cpu().numpy())
 
 
-def keys_of(seeds: range, place: Any) -> Array:
-    """Return a key for each seed, on the device."""
-    return jax.device_put(jax.vmap(jax.random.PRNGKey)(jnp.array(seeds)), place)
-
-
-def in_jax(compiled: Callable[[Array], Any], seeds: range, place: Any) -> Call:
+def in_jax(compiled: Callable[[Array], Any], keys: Array, device: torch.device) -> Call:
     """Train as many runs by a compiled ``train``."""
-    keys, trained = keys_of(seeds, place), []
-    seconds = clocked(lambda: trained.append(jax.block_until_ready(compiled(keys))))
-    params, sums, counts = trained[0]
-    after = jax.jit(jax.vmap(evaluate))(params, keys)
-    return Call(seconds, np.asarray(sums / counts), np.asarray(after))
+    seconds, (sums, counts) = timed(lambda: jax.block_until_ready(compiled(keys)), device)
+    return Call(seconds, np.asarray(sums), np.asarray(counts))
 
 
-def row(norm: str, n_members: int, args: Args, device: torch.device, place: Any) -> Iterator[str]:
+def returns(calls: Sequence[Call]) -> Iterator[str]:
+    """Yield mean and standard error of the runs, of all episodes and of the last tenth's."""
+    sums = np.concatenate([call.sums for call in calls], dtype=float)
+    counts = np.concatenate([call.counts for call in calls])
+    for first in (0, -max(1, sums.shape[1] // 10)):
+        means = sums[:, first:].sum(1) / counts[:, first:].sum(1)
+        yield f"{means.mean():.1f} ± {means.std(ddof=1) / math.sqrt(len(means)):.1f}"
+
+
+def row(config: PPOConfig, n_members: int, device: torch.device) -> Iterator[str]:
     """Yield the cells of a row."""
-    length, rate = args.total_timesteps, args.learning_rate
-    config = PPOConfig.of(
-        {**SETTINGS, "norm": norm, "total_timesteps": length, "learning_rate": rate}
-    )
-    first, second = range(n_members), range(n_members, 2 * n_members)
-    traced = jax.jit(jax.vmap(partial(train, config)))
-    programs: list[Any] = []
-    compiling = clocked(lambda: programs.append(traced.lower(keys_of(first, place)).compile()))
+    place = jax.devices(device.type)[device.index or 0]
+    keys = jax.device_put(jax.random.split(jax.random.PRNGKey(0), (2, n_members)), place)
+    program = jax.jit(jax.vmap(partial(train, config)))
+    compiling, compiled = timed(lambda: program.lower(keys[0]).compile(), device)
     ours, theirs = [], []
-    for seeds in (first, second):
+    for call in range(2):
+        seeds = range(call * n_members, (call + 1) * n_members)
         ours.append(in_torch(config, seeds, device))
-        theirs.append(in_jax(programs[0], seeds, place))
-    (wall, _), (jax_wall, jax_cpu) = ours[1].seconds, theirs[1].seconds
+        theirs.append(in_jax(compiled, keys[call], device))
+    seconds, jax_seconds = ours[1].seconds, theirs[1].seconds
+    yield from (config.norm, str(n_members))
+    yield from (f"{s:.1f}" for s in (ours[0].seconds, seconds, compiling, jax_seconds))
+    yield f"{jax_seconds / seconds:.2f}"
     steps = n_members * config.iterations * config.samples
-    yield norm
-    yield str(n_members)
-    yield from (f"{call.seconds[WALL]:.1f}" for call in ours)
-    yield from (f"{seconds:.1f}" for seconds in (compiling[WALL], jax_wall))
-    yield f"{jax_cpu / jax_wall:.2f}"
-    yield f"{jax_wall / wall:.2f}"
-    yield from (f"{steps / seconds:,.0f}" for seconds in (wall, jax_wall))
-    for calls in (ours, theirs):
-        yield mean(np.concatenate([call.in_training for call in calls]))
-        yield mean(np.concatenate([call.after for call in calls]))
-
-
-def mean(values: np.ndarray) -> str:
-    """Return mean and standard error of the runs as a table shows them."""
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    return f"{values.mean():.1f} ± {error:.1f}"
+    yield from (f"{steps / s:,.0f}" for s in (seconds, jax_seconds))
+    yield from (*returns(ours), *returns(theirs))
 
 
 COLUMNS = (
-    "norm", "members", "ours, first s", "ours, s", "JAX, compiling s", "JAX, s", "JAX, cores",
-    "JAX / ours", "ours, steps/s", "JAX, steps/s",
-    "ours, return in training", "ours, after", "JAX, return in training", "JAX, after",
+    "norm", "members", "ours, first s", "ours, s", "JAX, compiling s", "JAX, s", "JAX / ours",
+    "ours, steps/s", "JAX, steps/s",
+    "ours, return in training", "ours, last tenth", "JAX, return in training", "JAX, last tenth",
 )  # fmt: skip
 
 
@@ -400,11 +354,18 @@ def main(args: Args) -> None:
     """Measure and print the table, row by row."""
     device = _rounds.prepare(args.device, 1, f"jax {jax.__version__}")
     if device.type == "cpu":
-        os.environ["NPROC"] = "1"  # read at JAX's first call
-    place = place_of(device)
-    each = ((norm, n_members) for norm in args.norms for n_members in args.members)
+        os.environ["NPROC"] = "1"  # which XLA reads when it is first used
+    try:
+        jax.devices(device.type)
+    except RuntimeError as error:
+        remedy = "pip install 'jax[cuda13]', or 'jax[cuda12]'"
+        raise UsageError(f"JAX finds no {device.type} here: {remedy}") from error
+    length, rate = args.total_timesteps, args.learning_rate
+    settings = SETTINGS | {"total_timesteps": length, "learning_rate": rate}
+    configs = [PPOConfig.of({**settings, "norm": norm}) for norm in args.norms]
     with jax.default_matmul_precision("highest"):
-        _rounds.table(COLUMNS, (row(*which, args, device, place) for which in each))
+        rows = (row(config, size, device) for config in configs for size in args.members)
+        _rounds.table(COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,12 @@ def test_without_jax_a_line_says_what_to_install():
     assert ended.stderr == "error: jax is missing: pip install jax\n"
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Set, and take back, what the program sets: with several threads JAX may hang."""
+    monkeypatch.setenv("NPROC", "1")
+
+
 def cohort_of(norm):
     settings = {**SETTINGS, "norm": norm, "learning_rate": 3e-3, "total_timesteps": 2560}
     return PPO(CartPole(), [PPOConfig.of(settings)])
@@ -60,7 +66,9 @@ def test_with_the_same_draws_rollouts_and_updates_are_those_of_a_cohort(norm):
         u = torch.rand(config.n_steps, 1, config.n_envs, 5)
         ended = cohort.iterate(Draws(u[..., :1], u[..., 1:], None))
         u = u[:, 0].numpy()
-        episodes, batch, lengths = rollout(learner.params, episodes, u[..., 0], u[..., 1:])
+        episodes, batch, lengths = rollout(
+            bench.plain(learner.params), episodes, u[..., 0], u[..., 1:]
+        )
         learner = update(learner, batch, iteration)
         np.testing.assert_array_equal(lengths.T, ended.lengths[0])
         cut += (ended.lengths == CartPole.max_episode_steps).sum()
@@ -101,7 +109,6 @@ def test_a_row_has_times_and_returns_of_both_sides(monkeypatch, capsys):
     from scripts.bench import jax_population as bench
 
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    monkeypatch.setenv("NPROC", "1")  # which the program sets, and is taken back
     bench.main(bench.Args(members=(2,), norms=("weight",), total_timesteps=2048))
     names, _, row = (
         line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]
