@@ -78,9 +78,15 @@ def test_w_has_the_norms_g(shape, dim, groups):
     assert row_norm(v, dim, EPS, groups).dim() == v.dim()
 
 
-def test_the_fused_kernel_agrees_with_the_formula_to_second_order():
-    v, g = map(nn.Parameter, random_pair((6, 5), 0, 1, torch.float32))
-    by_w = torch.randn(6, 5)
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+ON_A_GPU = pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_CUDA])
+
+
+@pytest.mark.parametrize("device", ["cpu", ON_A_GPU])
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3, 3), (300, 1100)])
+def test_the_fused_kernel_agrees_with_the_formula_to_second_order(shape, device):
+    v, g = (nn.Parameter(t.to(device)) for t in random_pair(shape, 0, 1, torch.float32))
+    by_w = torch.randn(shape, device=device)
 
     def derivatives(v, g):
         w = weight_norm(v, g)

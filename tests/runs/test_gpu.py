@@ -13,7 +13,6 @@ from wnrl.vae import run as vaes
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
 ]
 AGENT = {"total_timesteps": 96, "n_envs": 2, "eval_episodes": 2, "eval_points": 2, "film": False}
@@ -22,7 +21,6 @@ OFF_POLICY = {**AGENT, "learning_starts": 16, "buffer_size": 200, "train_freq": 
 VAE = {"n_steps": 40, "latent_dim": 2, "n_samples": 5, "n_logs": 4, "ema_epochs": 0.5}
 TASKS = {
     "mlp": Task("digits", "mlp", "wnrl.vae.run:train", NLL, VAE),
-    "compiled": Task("digits", "mlp", "wnrl.vae.run:train", NLL, {**VAE, "compile": True}),
     "ppo": Task("CartPole-v1", "ppo", "agents.run:train", RETURN, ON_POLICY),
     "recurrent": Task("CartPole-v1", "recurrent_ppo", "agents.run:train", RETURN, ON_POLICY),
     "dqn": Task("CartPole-v1", "dqn", "agents.run:train", RETURN, OFF_POLICY),

@@ -144,15 +144,17 @@ def test_a_training_step_never_waits_for_the_gpu(name, norm, variant, no_waiting
 
 @pytest.mark.parametrize(("name", "norm", "change"), CASES)
 def test_a_cuda_graph_replays_what_is_launched_otherwise(name, norm, change):
-    launched, replayed = (tiny_trainer(name, norm, change, "cuda") for _ in range(2))
-    launched._descend_again = launched._descend
+    launched, again, replayed = (tiny_trainer(name, norm, change, "cuda") for _ in range(3))
     begun = parameters(launched)
+    for each in (launched, again):
+        each._descend_again = each._descend
     for _ in range(STEPS):
-        launched._advance()
-        replayed._advance()
-    apart, moved = parameters(replayed) - parameters(launched), parameters(launched) - begun
-    assert apart.norm() < 1e-2 * moved.norm()
-    torch.testing.assert_close(replayed.sums, launched.sums, rtol=1e-3, atol=1e-3)
+        for each in (launched, again, replayed):
+            each._advance()
+    apart, moved = (parameters(launched) - other for other in (parameters(replayed), begun))
+    chance = parameters(launched) - parameters(again)  # cuDNN adds in an order of its own
+    assert apart.norm() < 1e-2 * moved.norm() + 5 * chance.norm()
+    torch.testing.assert_close(replayed.sums, launched.sums, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")

@@ -49,6 +49,7 @@ def parameters(made):
 
 
 @pytest.mark.parametrize(("name", "norm", "change"), CASES)
+@pytest.mark.usefixtures("unchecked")
 def test_replayed_steps_are_those_that_python_makes(name, norm, change):
     plain, replayed = (tiny_trainer(name, norm, change) for _ in range(2))
     replayed._descend_again = Emulated(
@@ -67,6 +68,7 @@ def test_replayed_steps_are_those_that_python_makes(name, norm, change):
     assert replayed.names == plain.names
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_step_reads_no_value():
     made = tiny_trainer("draw", "projected", {})
     rows, rate, weight = torch.tensor([1, 3, 0, 2]), torch.tensor(1e-3), torch.tensor(0.5)

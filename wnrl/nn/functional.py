@@ -78,7 +78,7 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: in
     """Return the computed weight g · v / ‖v‖, for every slice of ``v`` along ``dim`` (eq. 2).
 
     Right to any order of derivative, and usable under ``torch.func``, ``torch.compile`` and
-    ``torch.export``. For parameters on a CPU it runs torch's fused kernel, which has no eps.
+    ``torch.export``. For parameters on a CPU or a GPU it runs torch's fused kernel, without eps.
 
     Args:
         v: directions, any shape of at least two axes.
@@ -144,7 +144,7 @@ def may_fuse(v: Tensor, g: Tensor, dim: int, eps: float) -> bool:
     return (
         dim == 0
         and eps <= EPS
-        and v.is_cpu
+        and (v.is_cpu or v.is_cuda)
         and v.dtype is torch.float32
         and g.dtype is torch.float32
         and not torch.compiler.is_compiling()

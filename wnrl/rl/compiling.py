@@ -19,6 +19,8 @@ from wnrl.compiling import compiled
 from wnrl.rl.hardware import has_images
 
 Method = tuple[Any, str, Callable[..., Any]]
+LATE = ("action_log_prob",)
+"""Methods that SAC goes back through after others: the graphs of those would take their memory."""
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def compiled_updates(
             call = compiled(
                 getattr(parts[part], method),
                 f"{target} of {where}",
-                graphs=graphs,
+                graphs=graphs and method not in LATE,
                 # what SB3 asks of a space of images cannot be traced; all else is one graph
                 fullgraph=not has_images(model.observation_space),
                 backend=backend,
