@@ -54,7 +54,7 @@ class Args:
     keep_checkpoint: bool = True
     """Leave one in a finished run too, which can then be extended."""
     compile: bool = False
-    """Compile the model for training; CUDA graphs on a GPU."""
+    """Compile the model for training."""
     config: tyro.conf.OmitArgPrefixes[VAEConfig]
     """Settings of the run; the defaults are those of the preset for --model and --dataset."""
 

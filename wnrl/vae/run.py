@@ -39,7 +39,7 @@ class Machine(Limited):
     threads: Threads | None = None
     """CPU threads of torch; 1 if not given, since more rarely pay for small networks."""
     compile: bool = False
-    """Compile the model for training; CUDA graphs on a GPU."""
+    """Compile the model for training."""
 
 
 ANYWHERE, USUALLY = Machine(), Options()
