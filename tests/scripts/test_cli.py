@@ -185,6 +185,7 @@ PROGRAMS = ["train_agent", "train_vae", "evaluate_agent", "evaluate_vae", "sampl
             "studies",
             [
                 "agents",
+                "cartpole",
                 "crossq",
                 "digits",
                 "dqn",
