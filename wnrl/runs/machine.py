@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,12 @@ HOME = Path(__file__).resolve().parents[2]  # the checkout, where there is one
 PACKAGES = ("wnrl", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib")
 
 
+@cache
 def versions() -> dict[str, Any]:
-    """Return Python, packages, GPU and, in a git checkout, the commit and if it was modified."""
+    """Return Python, packages, GPU and, in a git checkout, the commit and if it was modified.
+
+    They are those of the first call: a process goes on with what it has imported.
+    """
     cuda = torch.version.cuda if torch.cuda.is_available() else None
     commit = (
         _git("rev-parse", "HEAD") if _git("rev-parse", "--show-toplevel") == str(HOME) else None
