@@ -24,12 +24,12 @@ from multiprocessing import get_context
 from typing import Annotated, Any
 
 from scripts import _cli
-from wnrl.limits import Count, Limited, NormKey, one_of
+from wnrl.limits import Count, Limited, NormKey, WholeFromZero, one_of
 
 QUARTERS = 4
 EPISODES = 20
-FIRST_SEED = 10_000
-"""Of the population; the other side counts from zero."""
+APART = 10_000
+"""From the seeds of runs trained one by one to those of the population."""
 MEASURES = (*(f"quarter {k + 1}" for k in range(QUARTERS)), "after training")
 
 
@@ -43,6 +43,8 @@ class Args(Limited):
     """Which norms."""
     runs: Count = 64
     """Runs of each side and norm."""
+    first_seed: WholeFromZero = 0
+    """Of the runs trained one by one; the population's are 10,000 further on."""
     total_timesteps: Count = 20_480
     """Environment steps of a run."""
     env_id: str = "CartPole-v1"
@@ -107,7 +109,8 @@ def runs_alone(args: Args) -> dict[str, np.ndarray]:
         for line in args.results.read_text(encoding="utf-8").splitlines():
             norm, seed, measures = json.loads(line)
             done[norm, seed] = measures
-    wanted = [(norm, seed) for norm in args.norms for seed in range(args.runs)]
+    seeds = range(args.first_seed, args.first_seed + args.runs)
+    wanted = [(norm, seed) for norm in args.norms for seed in seeds]
     jobs = [(args, *each) for each in wanted if each not in done]
     with get_context("spawn").Pool(args.processes) as pool:
         for norm, seed, measures in pool.imap_unordered(alone, jobs):
@@ -116,14 +119,15 @@ def runs_alone(args: Args) -> dict[str, np.ndarray]:
             if args.results is not None:
                 with args.results.open("a", encoding="utf-8") as file:
                     file.write(json.dumps([norm, seed, measures]) + "\n")
-    return {norm: np.array([done[norm, seed] for seed in range(args.runs)]) for norm in args.norms}
+    return {norm: np.array([done[norm, seed] for seed in seeds]) for norm in args.norms}
 
 
 def by_population(args: Args, norm: str) -> np.ndarray:
     """Return the measures of a cohort, ``(runs, measures)``."""
     config, kind = config_of(args), COHORTS[args.algo]
     member = kind.member({**vars(config), "norm": norm})
-    seeds = range(FIRST_SEED, FIRST_SEED + args.runs)
+    first = args.first_seed + APART
+    seeds = range(first, first + args.runs)
     cohort = kind(make(args.env_id), [replace(member, seed=seed) for seed in seeds])
     ended = [cohort.iterate().returns for _ in range(member.iterations)]
     returns = torch.cat(ended, 2).numpy()  # (runs, envs, steps)
