@@ -100,6 +100,16 @@ def test_the_fused_kernel_agrees_with_the_formula_to_second_order(shape, device)
     assert "Fused" in type(weight_norm(v, g).grad_fn).__name__
 
 
+@pytest.mark.parametrize("device", ["cpu", ON_A_GPU])
+def test_rows_have_their_own_lengths_where_g_is_a_column_of_something(device):
+    v, lengths = torch.randn(4, 3, device=device), torch.arange(1.0, 9.0, device=device).view(4, 2)
+    v, g = map(nn.Parameter, (v, lengths[:, :1]))
+    w = weight_norm(v, g)
+    torch.testing.assert_close(row_norm(w), g)
+    w.sum().backward()
+    assert g.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_vanishing_direction_gives_zero_and_bounded_gradients(dtype):
     v = torch.zeros(2, 3, dtype=dtype)

@@ -1,6 +1,7 @@
 """VAEs on a GPU: the same numbers as on the CPU, and steps that never wait."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tests.vae.tiny import build, images
 from wnrl import NORMS, data, fold
 from wnrl.compiling import compiled
 from wnrl.data import Images
+from wnrl.nn import cache
 from wnrl.vae import Protocol, Trainer, VAEConfig, dreg, elbo, iwae, nll
 from wnrl.vae import build as build_vae
 from wnrl.vae.config import SAMPLES_ONLY
@@ -155,6 +157,14 @@ def test_a_cuda_graph_replays_what_is_launched_otherwise(name, norm, change):
     chance = parameters(launched) - parameters(again)  # cuDNN adds in an order of its own
     assert apart.norm() < 1e-2 * moved.norm() + 5 * chance.norm()
     torch.testing.assert_close(replayed.sums, launched.sums, rtol=1e-2, atol=1e-3)
+
+
+def test_a_step_with_shared_weights_is_recorded_in_the_check_mode_too(request):
+    request.addfinalizer(partial(cache.check, cache.check()))
+    replayed = tiny_trainer("draw", "weight", {}, "cuda")
+    for _ in range(STEPS):
+        replayed._advance()
+    assert replayed.sums.isfinite().all()
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")

@@ -250,9 +250,9 @@ def usual_rows(model: VAE, device: torch.device) -> int:
     return max(1, min(ROWS[kind], VALUES[kind] // math.prod(model.params_shape)))
 
 
-def block_generator(device: torch.device, noise_seed: int, start: int) -> torch.Generator:
-    """Return the source of the noise for the images from ``start`` on."""
-    mixed = np.random.SeedSequence((noise_seed, start)).generate_state(1)
+def block_generator(device: torch.device, seed: int, start: int) -> torch.Generator:
+    """Return the source of the noise for the images, or the steps, from ``start`` on."""
+    mixed = np.random.SeedSequence((seed, start)).generate_state(1)
     return torch.Generator(device).manual_seed(int(mixed[0]))
 
 

@@ -23,6 +23,7 @@ from wnrl.norms import NORMS
 from wnrl.vae.averaging import Average
 from wnrl.vae.config import SCHEDULES, VAEConfig
 from wnrl.vae.inputs import Batches, check_levels
+from wnrl.vae.measure import block_generator
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.nonfinite import Witness
 from wnrl.vae.objectives import Validation, kl_weight_at, loss
@@ -296,7 +297,8 @@ class Trainer:
         if goes_on:
             self.generator.set_state(state["generator"])
         else:
-            self.generator.manual_seed(self.config.seed + (self.step << 32))
+            other = block_generator(self.device, self.config.seed, self.step)
+            self.generator.set_state(other.get_state())
         self.batches.left = [rows.to(self.device) for rows in state["batches"]]
         if self.sums is not None:
             self.sums = self.sums.to(self.device)
