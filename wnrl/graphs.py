@@ -5,6 +5,7 @@ call to call is a tensor that stays where it is, and what a function keeps from 
 it writes in place.
 """
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,8 +76,14 @@ class Replayed:
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph, stream=self.stream):
-            outputs = self.function(*self.inputs)
+        collects = gc.isenabled()
+        gc.disable()  # an older graph that is destroyed meanwhile spoils this one
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                outputs = self.function(*self.inputs)
+        finally:
+            if collects:
+                gc.enable()
 
         def replay() -> Any:
             graph.replay()

@@ -1,12 +1,16 @@
 """Iterations as a CUDA graph replays them: the same operations, with the same Python numbers."""
 
+import gc
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.emulated import Emulated, Operations
 from tests.population import test_ppo, test_recurrent
+from wnrl.graphs import Replayed
 from wnrl.norms import NORMS
 from wnrl.population.ppo import PPO
 from wnrl.population.recurrent_ppo import RecurrentPPO
@@ -98,3 +102,12 @@ def test_a_number_that_python_keeps_is_found_by_the_emulation():
     replayed = Emulated(lambda k: made.add_(next(steps)).clone(), made.device, lambda: [made])
     outputs = [replayed(k)[0].item() for k in range(ITERATIONS)]
     assert outputs == [0, 1, 3, 5]  # and not 6
+
+
+def test_nothing_is_collected_while_a_graph_is_recorded(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: nullcontext())
+    replayed = Replayed(gc.isenabled, torch.device("cpu"))
+    replayed.stream = None
+    assert replayed.record()() is False
+    assert gc.isenabled()
