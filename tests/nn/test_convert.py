@@ -750,3 +750,81 @@ def test_torchs_parametrizations_are_named_with_what_to_do():
     net = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 2)))
     with pytest.warns(UserWarning, match=r"left 0 as they were: remove torch's parametrizations"):
         convert(net)
+
+
+def tagged():
+    """A network whose parts have what a caller set on them."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Conv1d(4, 2, 1), nn.ReLU(), nn.LSTM(3, 4))
+    for place, part in enumerate(net):
+        part.tag, part.groups_of = f"part {place}", {"rates": [place]}
+    net.tag = "root"
+    return net
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("key", KEYS)
+def test_what_was_set_on_a_layer_is_found_on_what_takes_its_place_and_on_its_folded_copy(
+    key, placement
+):
+    net, places = tagged(), range(5)
+    convert(net, key, placement=placement)
+    for result in (net, fold(net), copy.deepcopy(net)):
+        assert result.tag == "root"
+        assert [result[k].tag for k in places] == [f"part {k}" for k in places]
+        assert [result[k].groups_of for k in places] == [{"rates": [k]} for k in places]
+    assert fold(net)[0].groups_of["rates"] is not net[0].groups_of["rates"]
+
+
+@pytest.mark.parametrize("key", ["weight", "spectral"])
+def test_a_layer_that_is_folded_by_itself_keeps_what_was_set_on_it(key):
+    layer = NORMS[key].layers[nn.Linear].from_plain(nn.Linear(3, 4))
+    layer.tag = "alone"
+    assert fold(layer).tag == "alone"
+
+
+def test_an_attribute_that_refers_to_another_layer_refers_to_its_folded_copy():
+    net = tagged()
+    net[0].partners = [net[2]]
+    convert(net, "weight", skip=("2",))
+    folded = fold(net)
+    assert folded[0].partners[0] is folded[2]
+
+
+def test_an_attribute_whose_name_the_norm_needs_is_refused_before_anything_changes():
+    net = tagged()
+    net[2].scale = 2.0
+    with pytest.raises(UsageError, match=r"^2: the Conv1d has its own scale.*rename it"):
+        convert(net, "weight")
+    assert type(net[0]) is nn.Linear
+
+
+def test_conversion_draws_no_random_numbers_for_attributes():
+    from wnrl.nn.base import _names_of
+
+    _names_of.cache_clear()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    for norm in NORMS.values():
+        for kinds in norm.layers.items():
+            assert all(map(_names_of, kinds))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Halved(nn.Linear):
+    """A user's layer, which wnrl knows nothing of."""
+
+    plain_type = nn.Linear
+
+    def __init__(self, half, *, rate):
+        super().__init__(2 * half, 2)
+        self.rate = rate
+
+    def to_plain(self):
+        return nn.Linear(self.in_features, 2)
+
+
+def test_a_layer_with_a_way_to_fold_of_its_own_says_itself_what_it_keeps():
+    net = nn.Sequential(Halved(2, rate=3), nn.ReLU())
+    assert convert(net, "layer") == ["0"]
+    assert net[0].layer.rate == 3
+    assert type(fold(net)[0].layer) is nn.Linear

@@ -4,6 +4,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar, Self
 
 import torch
@@ -96,6 +97,31 @@ def torch_parameters(plain: nn.Module) -> dict[str, nn.Parameter | None]:
     return {name: parameters[name] for name in names}
 
 
+@cache
+def _names_of(kind: type[nn.Module]) -> frozenset[str]:
+    """Return the names of the attributes that a layer of a class has when it is made."""
+    plain: Any = getattr(kind, "plain_type", kind)
+    required = [p for p in _torch_parameters(plain) if p.default is p.empty and p.kind.value < 2]
+    sizes = [torch.ones(1, 1) if p.name == "mask" else 1 for p in required]
+    return frozenset(vars(kind(*sizes, device="meta")))  # which draws no random numbers
+
+
+def class_of_ours(layer: nn.Module) -> Any:
+    """Return the class of a layer, or that of its bases which stands for a plain one."""
+    kind = type(layer)
+    return next((base for base in kind.__mro__ if "plain_type" in vars(base)), kind)
+
+
+def own_attributes(layer: nn.Module) -> dict[str, Any]:
+    """Return what a caller set on a layer of torch's or ours, as attributes of Python alone."""
+    kind = class_of_ours(layer)
+    if not kind.__module__.startswith(("torch.nn.", "wnrl.nn.")):
+        return {}  # which attributes its class has is not known
+    names = _names_of(kind)
+    own = {name: value for name, value in vars(layer).items() if name not in names}
+    return {name: value for name, value in own.items() if not hasattr(kind, name)}
+
+
 def check_nothing_is_lost(layer: nn.Module, label: str, step: str) -> None:
     """Raise UsageError if ``layer`` has more than its class gives it, which ``step`` would lose.
 
@@ -185,6 +211,8 @@ class Counterpart(nn.Module):
     def from_plain(cls, plain: nn.Module, **options: Any) -> Self:
         """Return a layer with the function of ``plain``, which keeps and shares its biases.
 
+        What was set on ``plain`` beside torch's attributes is set on it too.
+
         Args:
             plain: a layer of exactly ``plain_type``.
             **options: those of the constructor. ``v_init_std`` rescales every row of v to this root
@@ -192,12 +220,20 @@ class Counterpart(nn.Module):
 
         Raises:
             UsageError: ``plain`` is of another type, has other parameters than torch's, or hooks,
-                methods, buffers or modules of its own, which would be lost.
+                methods, buffers or modules of its own, which would be lost; or an attribute of its
+                own whose name the layer needs.
         """
         check_replaceable(plain, cls.plain_type)
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer._adopt(plain, **options)
+        for name, value in own_attributes(plain).items():
+            if hasattr(layer, name):
+                raise UsageError(
+                    f"the {cls.plain_type.__name__} has its own {name}, which in a {cls.__name__} "
+                    "means something else; rename it"
+                )
+            layer.__dict__[name] = value
         return layer.train(plain.training)
 
     def _shell(self) -> nn.Module:

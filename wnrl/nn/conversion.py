@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from wnrl.errors import UsageError, check_choice, check_positive
-from wnrl.nn.base import WeightNormed, check_nothing_is_lost, torch_parameters
+from wnrl.nn.base import WeightNormed, check_nothing_is_lost, own_attributes, torch_parameters
 from wnrl.nn.normalizers import Normalized, check_momentum
 from wnrl.nn.sites import (
     PLAIN,
@@ -56,6 +56,8 @@ def convert(
     weight norm alone turns ``0.weight`` into ``0.weight_g`` and ``0.weight_v``. Calling it again
     changes nothing; another norm of the same kind, or other options, are refused where one
     stands already, not for what is still plain. Make optimizers afterwards: parameters are new.
+    What was set on a layer (``layer.tag = "x"``) is set on what takes its place; what was set on
+    a weight is not.
 
     Args:
         module: what to convert; a container, since a layer cannot be replaced from inside.
@@ -407,6 +409,9 @@ def _attach_normalizers(
             attached[pair] = Normalized(held, norm, features_last=not n_spatial(site.layer)).train(
                 target.layer.training
             )
+            set_there = vars(held) if placement == "post" else own_attributes(held)
+            for name, value in set_there.items():
+                attached[pair].__dict__.setdefault(name, value)  # found in this place, as before
             if placement == "pre" and choice.absorbs_bias and layer.bias is not None:
                 norm.bias, layer.bias = layer.bias, None
         setattr(target.parent, target.key, attached[pair])

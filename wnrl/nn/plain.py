@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
-from wnrl.nn.base import WeightNormed, check_nothing_is_lost
+from wnrl.nn.base import WeightNormed, check_nothing_is_lost, class_of_ours, own_attributes
 from wnrl.nn.functional import (
     EPS,
     check_directions,
@@ -33,8 +33,9 @@ def fold(module: nn.Module) -> nn.Module:
     of its own. A layer used twice is one layer in the copy too, and parameters that were tied stay
     tied: biases with any other, weights where they have the same computed value. (Spectral layers
     that share a weight but were used unequally often in training may differ in it.) The mode is
-    that of ``module``. ``torch.onnx.export`` takes the copy; a layer-normalised recurrence, a loop
-    in Python, is unrolled there at the length of the example.
+    that of ``module``, and what was set on a layer is set on its copy. ``torch.onnx.export`` takes
+    the copy; a layer-normalised recurrence, a loop in Python, is unrolled there at the length of
+    the example.
 
     Raises:
         UsageError: ``module`` is none; or a layer that becomes plain has hooks, methods, buffers or
@@ -43,11 +44,15 @@ def fold(module: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {}  # what the copy has in the place of layers and parameters, by id
     made: dict[tuple[int, ...], nn.Parameter] = {}
+    sources: list[tuple[nn.Module, nn.Module]] = []
     for name, layer in module.named_modules():
         if hasattr(layer, "to_plain"):
             _check_foldable(name or type(layer).__name__, layer)
             memo[id(layer)] = plain = layer.to_plain()
             _tie(plain, layer, memo, made)
+            sources.append((plain, layer))
+    for plain, layer in sources:  # only now: an attribute may refer to another layer
+        plain.__dict__ |= copy.deepcopy(own_attributes(layer), memo)
     folded = copy.deepcopy(module, memo)
     for part in folded.modules():
         if isinstance(part, nn.RNNBase):
@@ -57,7 +62,7 @@ def fold(module: nn.Module) -> nn.Module:
 
 def _check_foldable(label: str, layer: nn.Module) -> None:
     kind: Any = type(layer)
-    ours = next((base for base in kind.__mro__ if "plain_type" in vars(base)), kind)
+    ours = class_of_ours(layer)
     if kind.to_plain is ours.to_plain:
         if kind.forward is not ours.forward:
             raise UsageError(
