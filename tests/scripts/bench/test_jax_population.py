@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.bench import jax_population
 from scripts.studies._tasks import PPO as SETTINGS
 from wnrl.population.ppo import PPO
 from wnrl.population.ppo_config import PPOConfig
@@ -48,7 +49,7 @@ def params_of(cohort):
 def test_with_the_same_draws_rollouts_and_updates_are_those_of_a_cohort(norm):
     import jax
 
-    from scripts.bench import jax_population as bench
+    from scripts.bench import _ppo_in_jax as bench
 
     cohort = cohort_of(norm)
     config, near_the_limit = cohort.config, CartPole.max_episode_steps - 10
@@ -82,7 +83,7 @@ def test_with_the_same_draws_rollouts_and_updates_are_those_of_a_cohort(norm):
 def test_networks_are_drawn_as_a_cohort_draws_them(norm):
     import jax
 
-    from scripts.bench import jax_population as bench
+    from scripts.bench import _ppo_in_jax as bench
 
     cohort = cohort_of(norm)
     drawn = bench.first_params(cohort.config, jax.random.PRNGKey(0))
@@ -106,15 +107,13 @@ def _products(values):
 
 @needs_jax
 def test_a_row_has_times_and_returns_of_both_sides(monkeypatch, capsys):
-    from scripts.bench import jax_population as bench
-
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    bench.main(bench.Args(members=(2,), norms=("weight",), total_timesteps=2048))
+    jax_population.main(jax_population.Args(members=(2,), norms=("weight",), total_timesteps=2048))
     names, _, row = (
         line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]
     )
     cells = dict(zip(names, row, strict=True))
     assert (cells["norm"], cells["members"]) == ("weight", "2")
-    for name in bench.COLUMNS[-4:]:
+    for name in jax_population.COLUMNS[-4:]:
         assert re.fullmatch(r"\d+\.\d ± \d+\.\d", cells[name])
         assert float(cells[name].split()[0]) > 9
