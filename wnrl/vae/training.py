@@ -74,7 +74,8 @@ class Trainer:
         model: trained in place, on the device it is on.
         images: the data set of ``config``.
         config: the run.
-        forward: called for ``model``'s terms in its place, such as its compiled ``forward``.
+        forward: called for ``model``'s terms in its place, such as its compiled ``forward``,
+            without CUDA graphs of its own.
 
     Attributes:
         step: gradient steps done.
