@@ -71,7 +71,6 @@ def _recurrent(name: str, change: Mapping[str, Any], aim: float | None, preset: 
 
 TASKS = (
     Task("PPO, CartPole", "ppo", "CartPole-v1", aims={"weight": 0.95}),
-    Task("PPO, Pong", "ppo", "ALE/Pong-v5"),
     Task("DQN, CartPole", "dqn", "CartPole-v1", aims={"weight": 0.95}),
     Task("SAC, Pendulum", "sac", "Pendulum-v1"),
     Task("CrossQ, Pendulum", "crossq", "Pendulum-v1", also=("batch_renorm",)),
@@ -79,6 +78,7 @@ TASKS = (
     _recurrent("n_steps 128", {"n_steps": 128}, 2.5, preset=True),
     _recurrent("n_steps 512", {"n_steps": 512}, 3.0, preset=True),
     _recurrent("defaults of sb3-contrib, n_envs 8", {"n_envs": 8}, 2.5, preset=False),
+    Task("PPO, Pong", "ppo", "ALE/Pong-v5"),
 )
 ALGOS = tuple(dict.fromkeys(task.algo for task in TASKS))
 

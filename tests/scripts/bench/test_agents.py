@@ -44,6 +44,10 @@ def test_a_small_run_prints_a_line_for_each_algorithm_and_norm(tiny, capsys):
     assert lines[1][-1] == "≥ 0.01: met |"
 
 
+def test_the_task_that_is_slow_and_needs_another_package_takes_nothing_from_the_others():
+    assert [task for task in TASKS if task.env_id.startswith("ALE/")] == [TASKS[-1]]
+
+
 def described(parameter):
     return tuple(parameter.shape), parameter.abs().sum().item()
 
