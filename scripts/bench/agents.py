@@ -128,8 +128,9 @@ def build(task: Task, norm: str, args: Args) -> Model:
         return _rounds.agent_of(task.algo, task.env_id, norm, args.seed, device, config)
     arguments = config.policy_arguments()
     env = _rounds.environments(task.env_id, config, args.seed)
+    kind = "Cnn" if has_images(env.observation_space) else "Mlp"
     model = config.algorithm(
-        policy="CnnPolicy" if has_images(env.observation_space) else "MlpPolicy",
+        policy=next(name for name in config.algorithm.policy_aliases if name.startswith(kind)),
         env=env,
         policy_kwargs={key: v for key, v in arguments.items() if key not in OURS_ALONE},
         seed=args.seed,
