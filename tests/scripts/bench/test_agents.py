@@ -1,4 +1,5 @@
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -42,6 +43,18 @@ def test_a_small_run_prints_a_line_for_each_algorithm_and_norm(tiny, capsys):
         assert int(line[4]) > 0
         assert int(line[5]) > 0
     assert lines[1][-1] == "≥ 0.01: met |"
+
+
+def test_ours_alone_is_compiled(tiny, monkeypatch):
+    compiled = []
+
+    def noted(model, methods):
+        compiled.append((type(model.policy).__module__, methods))
+        return nullcontext()
+
+    monkeypatch.setattr(bench, "compiled_updates", noted)
+    main(Args(algos=("dqn",), norms=("weight",), seconds=0.01, compile=True))
+    assert compiled == [("wnrl.sb3.q_network", AGENTS["dqn"].compiled)]
 
 
 def test_the_task_that_is_slow_and_needs_another_package_takes_nothing_from_the_others():
