@@ -110,6 +110,17 @@ def test_rows_have_their_own_lengths_where_g_is_a_column_of_something(device):
     assert g.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("device", ["cpu", ON_A_GPU])
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (2, 0, 3)])
+def test_a_weight_without_a_number_has_gradients(shape, device):
+    v = nn.Parameter(torch.ones(shape, device=device))
+    g = nn.Parameter(torch.ones(shape[0], *[1] * (len(shape) - 1), device=device))
+    w = weight_norm(v, g)
+    w.sum().backward()
+    assert (w.shape, v.grad.shape) == (shape, shape)
+    assert torch.equal(g.grad, torch.zeros_like(g))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_vanishing_direction_gives_zero_and_bounded_gradients(dtype):
     v = torch.zeros(2, 3, dtype=dtype)

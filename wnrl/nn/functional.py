@@ -155,6 +155,7 @@ def may_fuse(v: Tensor, g: Tensor, dim: int, eps: float) -> bool:
         and v.is_contiguous()
         and g.is_contiguous()
         and g.numel() == g.size(0) == v.size(0)
+        and v.numel() > 0  # the kernel divides by it on a CPU, and launches no block on a GPU
         and g.dim() == v.dim()
     )
 
