@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-from wnrl.errors import UsageError, check_choice
+from wnrl.arguments import fault
+from wnrl.errors import UsageError, check_choice, check_from_zero, is_real
 from wnrl.limits import (
     Environments,
     Fraction,
@@ -38,6 +39,10 @@ NOT_FURTHER = (
     "policy", "env", "seed", "device", "norm", "observation_space", "action_space", "lr_schedule",
     "_init_setup_model",
 )  # fmt: skip
+
+
+NOT_OF_OPTIMIZERS = ("params", "lr", "differentiable", "capturable")
+"""Set by another name, or of no use in SB3's updates."""
 
 
 class Imported:
@@ -125,6 +130,9 @@ class Config(Limited):
             self._check_further("algorithm_kwargs", self.algorithm)
         if self.policy_kwargs:
             self._check_further("policy_kwargs", self._plain_policy)
+        if self.optimizer_kwargs:
+            optimizer = pkgutil.resolve_name(OPTIMIZERS[self.optimizer])
+            self._check_further("optimizer_kwargs", optimizer, NOT_OF_OPTIMIZERS)
 
     @property
     def steps_of_an_update(self) -> int:
@@ -169,14 +177,22 @@ class Config(Limited):
     def _plain_policy(self) -> Any:
         return next(iter(self.algorithm.policy_aliases.values()))
 
-    def _check_further(self, name: str, function: Any) -> None:
-        """Raise UsageError where an argument is set elsewhere, or unknown to ``function``."""
-        mine = {f.name for f in fields(self)} | {*NOT_FURTHER}
-        known = [key for key in inspect.signature(function).parameters if key not in mine]
-        for key in getattr(self, name):
+    def _check_further(self, name: str, function: Any, unknown: tuple[str, ...] = ()) -> None:
+        """Raise UsageError where an argument is set elsewhere, unknown to ``function`` or wrong.
+
+        SB3 and torch look at some values when training has begun, and at others never. Numbers that
+        have no flag are counts and sizes there, which are not negative.
+        """
+        mine = set() if unknown else {f.name for f in fields(self)} | {*NOT_FURTHER}
+        parameters = inspect.signature(function).parameters
+        for key, value in getattr(self, name).items():
             if key in mine:
                 raise UsageError(f"{name}: {key} is set by its own name")
-            check_choice(name, key, known)
+            check_choice(name, key, [word for word in parameters if word not in {*mine, *unknown}])
+            if text := fault(f"{name}: {key}", value, parameters[key].annotation):
+                raise UsageError(text)
+            if is_real(value):
+                check_from_zero(**{f"{name}: {key}": value})
 
     def _taken_by(self, function: Any) -> dict[str, Any]:
         """Return the fields that ``function`` has arguments for."""

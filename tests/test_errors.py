@@ -1,6 +1,13 @@
 import pytest
 
-from wnrl.errors import UsageError, check_choice, check_positive, first_line, printable
+from wnrl.errors import (
+    UsageError,
+    check_choice,
+    check_from_zero,
+    check_positive,
+    first_line,
+    printable,
+)
 
 
 def test_unknown_word_names_the_argument_the_options_and_the_nearest():
@@ -53,3 +60,10 @@ def test_printable_text_ends_after_its_length():
 def test_a_choice_of_nothing_is_said_to_be_none():
     with pytest.raises(UsageError, match=r"^variant has no choice here, got 'foo'$"):
         check_choice("variant", "foo", [])
+
+
+@pytest.mark.parametrize("check", [check_positive, check_from_zero])
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_no_numbers(check, value):
+    with pytest.raises(UsageError, match=f"^rate must be .*, got {value}$"):
+        check(rate=value)

@@ -909,3 +909,12 @@ def test_a_state_without_the_options_of_its_groups_takes_those_of_the_optimizer(
     train(net, optimizer, 2, (2, 1, 6, 6))
     train(twin, loaded, 2, (2, 1, 6, 6))
     assert difference(net, twin, (2, 1, 6, 6)) == 0
+
+
+@pytest.mark.parametrize("kind", [WNSGD, WNAdam, WNAdamW, WNAdamax, WNRMSprop])
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "g_lr_scale", "transposed", "v_init_std"])
+def test_true_and_false_are_no_numbers_of_a_group(kind, name):
+    optimizer = kind(mlp().parameters(), lr=0.1)
+    with pytest.raises(UsageError, match=f"^{name} must be .*, got True$"):
+        optimizer.add_param_group({"params": [*mlp().parameters()], name: True})
+    assert len(optimizer.param_groups) == 1

@@ -87,10 +87,15 @@ def did_you_mean(value: str, options: Iterable[str]) -> str:
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
 
+def is_real(value: object) -> bool:
+    """Return whether ``value`` is a real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def check_positive(**values: float) -> None:
     """Raises UsageError for the first keyword whose value is not above zero, or not finite."""
     for name, value in values.items():
-        if not (isinstance(value, Real) and value > 0):
+        if not (is_real(value) and value > 0):
             raise UsageError(f"{name} must be above zero, got {value!r}")
         if value == math.inf:
             raise UsageError(f"{name} must be finite, got {value!r}")
@@ -106,5 +111,5 @@ def check_threads(threads: int) -> None:
 def check_from_zero(**values: float) -> None:
     """Raise UsageError for the first keyword whose value is below zero, or not finite."""
     for name, value in values.items():
-        if not (isinstance(value, Real) and 0 <= value < math.inf):
+        if not (is_real(value) and 0 <= value < math.inf):
             raise UsageError(f"{name} must be zero or above, got {value!r}")

@@ -8,6 +8,7 @@ gradients of equation 3 (Salimans & Kingma 2016, arXiv:1602.07868) and writes w 
 
 import copy
 import functools
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer, RMSprop
 
-from wnrl.arguments import checked, shown
+from wnrl.arguments import checked, fault, shown
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.functional import (
     ZERO_ROW_STD,
@@ -139,8 +140,6 @@ class WeightNormalized(Optimizer):
     def __init__(
         self, params: Iterable[Any], *args: Any, v_init_std: float | None = None, **kwargs: Any
     ) -> None:
-        if v_init_std is not None:
-            check_positive(v_init_std=v_init_std)
         if kwargs.get("differentiable"):
             raise UsageError("differentiable must be False: steps on v and g are not recorded")
         shared = {"weight_norm": True, "transposed": 0, "g_lr_scale": 1.0}
@@ -157,10 +156,16 @@ class WeightNormalized(Optimizer):
         group = self.param_groups[-1]
         try:
             check_positive(g_lr_scale=group["g_lr_scale"])
-            if not isinstance(group["transposed"], int) or group["transposed"] < 0:
+            if group["v_init_std"] is not None:
+                check_positive(v_init_std=group["v_init_std"])
+            if fault("transposed", group["transposed"], int) or group["transposed"] < 0:
                 raise UsageError(
                     f"transposed must be 0 or a number of groups, got {group['transposed']!r}"
                 )
+            of_base = inspect.signature(self.base).parameters
+            for name in (of_base.keys() & group.keys()) - {"params"}:
+                if text := fault(name, group[name], of_base[name].annotation):
+                    raise UsageError(text)
             if "plain" not in group:
                 params = enumerate(group["params"])
                 group["plain"] = [i for i, w in params if w.dim() > 1 and _is_constant(w)]

@@ -828,3 +828,19 @@ def test_a_layer_with_a_way_to_fold_of_its_own_says_itself_what_it_keeps():
     assert convert(net, "layer") == ["0"]
     assert net[0].layer.rate == 3
     assert type(fold(net)[0].layer) is nn.Linear
+
+
+@pytest.mark.parametrize(
+    ("norm", "option"),
+    [(norm, option) for norm, row in NORMS.items() for option in row.options + row.layer_options],
+)
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_no_numbers_of_an_option(norm, option, value):
+    net = mlp()
+    with pytest.raises(UsageError, match=f"{option} must be .*, got {value}"):
+        convert(net, norm, norm_kwargs={option: value})
+    assert type(net[0]) is nn.Linear
+    if NORMS[norm].layers and option in NORMS[norm].layer_options:
+        plain = next(iter(NORMS[norm].layers))
+        with pytest.raises(UsageError, match=f"{option} must be .*, got {value}"):
+            NORMS[norm].layers[plain].from_plain(plain(3, 4), **{option: value})

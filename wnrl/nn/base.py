@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import _symbolic_trace as tracing
 
-from wnrl.errors import StateError, UsageError, check_choice, check_positive
+from wnrl.errors import StateError, UsageError, check_choice, check_positive, is_real
 from wnrl.nn.cache import WeightCache
 from wnrl.nn.computed import read_computed, read_from
 from wnrl.nn.functional import (
@@ -302,9 +302,9 @@ class WeightNormed(Counterpart):
     ) -> None:
         super()._adopt(plain)
         self.scale = check_choice("scale", scale, SCALES)
-        if v_init_std is not None and not 0 < v_init_std < math.inf:
-            raise UsageError(f"v_init_std must be None or above zero, got {v_init_std!r}")
         check_positive(eps=eps, g_rate=g_rate)
+        if v_init_std is not None and not (is_real(v_init_std) and 0 < v_init_std < math.inf):
+            raise UsageError(f"v_init_std must be None or above zero, got {v_init_std!r}")
         self.v_init_std, self.eps, self.g_rate = v_init_std, eps, g_rate
         if groups := transposed_groups(plain):
             self.unit_axis = (1, groups)

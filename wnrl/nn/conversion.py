@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Real
 from typing import Any
 
 from torch import nn
@@ -11,7 +10,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import UsageError, check_choice, check_positive, is_real
 from wnrl.nn.base import WeightNormed, check_nothing_is_lost, own_attributes, torch_parameters
 from wnrl.nn.normalizers import Normalized, check_momentum
 from wnrl.nn.sites import (
@@ -265,7 +264,7 @@ def check_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> None:
         if name not in allowed:
             known = ", ".join(allowed) or "nothing"
             raise UsageError(f"norm_kwargs for {norm!r} may hold {known}; got {name!r}")
-        if name not in WORDS and not isinstance(options[name], Real | None):
+        if name not in WORDS and not (options[name] is None or is_real(options[name])):
             raise UsageError(f"{name} must be a number, got {options[name]!r}")
     check_positive(**{name: options[name] for name in ("eps", "g_rate") if name in options})
     if "momentum" in options:
