@@ -15,6 +15,7 @@ from wnrl.errors import UsageError, check_choice, check_from_zero, is_real
 from wnrl.limits import (
     Environments,
     Fraction,
+    Frames,
     FromZero,
     Limited,
     Positive,
@@ -88,7 +89,7 @@ class Config(Limited):
     """Environments that step together."""
     normalize: Normalized = "none"
     """Scale observations (obs; images excepted), rewards (reward) or both by running statistics."""
-    frame_stack: Whole | None = None
+    frame_stack: Frames | None = None
     """Observations that are stacked to one; None: 4 of an Atari game, else 1."""
     gamma: Fraction = 0.99
     """Discount."""

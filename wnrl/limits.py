@@ -68,6 +68,15 @@ Environments = Annotated[
     ),
 ]
 """Of one process, which makes each by itself: more fill the memory without a word."""
+MOST_FRAMES = 1_000
+Frames = Annotated[
+    int,
+    limit(
+        lambda n: _is_whole(n, 1) and n <= MOST_FRAMES,
+        f"a whole number up to {MOST_FRAMES}, above zero",
+    ),
+]
+"""Of one observation, which fill the memory in the same way."""
 Sizes = Annotated[
     tuple[int, ...], limit(lambda ns: all(_is_whole(n, 1) for n in ns), "whole sizes above zero")
 ]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.nn.cases import CASES
-from wnrl import convert, frozen
+from wnrl import NORMS, convert, fold, frozen
 from wnrl.errors import UsageError
 from wnrl.nn import WNLSTM
 
@@ -45,3 +45,23 @@ def test_the_older_onnx_exporter_takes_weight_norm(tmp_path):
         warnings.simplefilter("ignore")
         torch.onnx.export(net, torch.randn(1, 3), path, dynamo=False)
     assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_torchscript_of_a_norm_it_does_not_know_is_refused_with_what_to_take_instead(key):
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    convert(net, key)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates it
+        if key in ("none", "projected", "batch", "layer", "rms"):
+            torch.jit.script(net)
+            return
+        with pytest.raises(
+            UsageError, match=r"^torch\.jit\.script takes no \w+: use torch\.export"
+        ):
+            torch.jit.script(net)
+        if NORMS[key].layers and not NORMS[key].normalizers:
+            torch.jit.script(fold(net))
+    x = torch.randn(2, 3)
+    exported = torch.export.export(net.eval(), (x,)).module()
+    torch.testing.assert_close(exported(x), net(x))

@@ -31,6 +31,7 @@ TRAIN_AGENT = [
     "--device cuda:99",
     "--threads 0",
     "--n-envs 0",
+    "--frame-stack 1e9",
     "--n-steps 1.5",
     "--gamma 1.1",
     "--learning-rate nan",

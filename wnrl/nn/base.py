@@ -20,6 +20,7 @@ from wnrl.nn.functional import (
     fused_weight_norm,
     in_transform,
     may_fuse,
+    refuse_script,
     row_norm,
     split_weight,
     transposed_groups,
@@ -172,6 +173,7 @@ class Counterpart(nn.Module):
     """Names of further ones, and their defaults."""
     order: tuple[str, ...] = ()
     """Names of the plain layer's parameters."""
+    __prepare_scriptable__ = refuse_script
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give ``cls`` the signature of its ``plain_type`` and, by name, its options.

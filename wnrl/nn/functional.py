@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,15 @@ ZERO_ROW_STD = 0.05
 """Standard deviation of a v drawn for a row of zeros: the paper's."""
 _IN_RANGE = (1e-7, 1e15)
 """Lengths of rows whose squares float32 can sum, and beside which ``EPS`` is no digit."""
+
+
+def refuse_script(layer: nn.Module) -> NoReturn:
+    """Raise UsageError: what ``torch.jit.script`` asks of a layer, as ``__prepare_scriptable__``.
+
+    TorchScript ends in its own words where a layer has options, or weights that are computed.
+    """
+    plain = ", or script wnrl.fold(net)" if hasattr(layer, "to_plain") else ""
+    raise UsageError(f"torch.jit.script takes no {type(layer).__name__}: use torch.export{plain}")
 
 
 def transposed_groups(layer: nn.Module) -> int:

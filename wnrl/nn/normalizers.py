@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn.functional import in_backward, in_transform
+from wnrl.nn.functional import in_backward, in_transform, refuse_script
 
 
 def check_momentum(momentum: float | None) -> None:
@@ -50,6 +50,7 @@ class BatchStatistics(nn.Module, ABC):
     bias: nn.Parameter | None
     running_mean: Any
     running_steps: Any
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self, num_features: int, momentum: float | None, track_running_stats: bool
@@ -388,6 +389,8 @@ class ChannelRMSNorm(nn.Module):
     Shape:
         ``(B, C, …)``, the same out.
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(self, num_channels: int, eps: float = 1e-5) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from wnrl.errors import UsageError
 from wnrl.nn.base import check_replaceable
-from wnrl.nn.functional import in_backward, transposed_groups
+from wnrl.nn.functional import in_backward, refuse_script, transposed_groups
 from wnrl.nn.recurrence import States, lay_out, run, run_torch
 
 
@@ -63,6 +63,7 @@ class Spectral(nn.Module):
 
     plain_type: ClassVar[type[nn.Module]]
     """torch's layer, the last of the bases."""
+    __prepare_scriptable__ = refuse_script
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
