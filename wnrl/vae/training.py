@@ -100,7 +100,6 @@ class Trainer:
         self.validation = Validation(model, images, config)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.parameters = list(model.parameters())  # asked of the model, they take a while
-        self.replays = self.device.type == "cuda" and config.train_chunk is None
         self.optimizer = OPTIMIZERS[config.optimizer](
             self.parameters, config.learning_rate, capturable=self.device.type == "cuda"
         )
@@ -120,7 +119,7 @@ class Trainer:
 
     def _replayed(self) -> Callable[..., Tensor]:
         """Return ``_descend`` to be recorded, or as it is where nothing can be."""
-        if not self.replays:
+        if self.device.type != "cuda" or self.config.train_chunk is not None:
             return self._descend
         return Replayed(self._descend, self.device, [self.generator])
 
