@@ -50,6 +50,8 @@ class EnvFactory(Limited):
         with warnings.catch_warnings():  # Gymnasium's, of a newer version
             warnings.simplefilter("ignore", DeprecationWarning)
             env = self._make(None)
+            if self.env_kwargs:
+                self._try(env)
             env.close()
         if self.render_mode not in (None, *env.metadata.get("render_modes", ())):
             raise UsageError(f"env_id {self.env_id!r} cannot be drawn as {self.render_mode}")
@@ -74,6 +76,18 @@ class EnvFactory(Limited):
             given = dict(self.env_kwargs)
             raise UsageError(
                 f"env_id {self.env_id!r} cannot be made with env_kwargs {given}: "
+                f"{first_line(error)}"
+            ) from error
+
+    def _try(self, env: gym.Env[Any, Any]) -> None:
+        """Take a step, for the environment may look at its arguments only there."""
+        env.reset(seed=0)
+        env.action_space.seed(0)
+        try:
+            env.step(env.action_space.sample())
+        except TypeError as error:
+            raise UsageError(
+                f"env_id {self.env_id!r} cannot step with env_kwargs {dict(self.env_kwargs)}: "
                 f"{first_line(error)}"
             ) from error
 

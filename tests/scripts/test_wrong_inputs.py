@@ -44,6 +44,7 @@ TRAIN_AGENT = [
     "--norm layer --norm-kwargs eps",
     "--norm-kwargs g_rate nan",
     "--env-kwargs g inf",
+    "--env-id Pendulum-v1 --env-kwargs g heavy",
     "--optimizer-kwargs no_such 3",
     "--optimizer-kwargs betas 3",
     "--optimizer-kwargs amsgrad 1",

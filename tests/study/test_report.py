@@ -120,7 +120,9 @@ def test_an_axis_of_numbers_gives_a_curve_an_arm(tmp_path):
     study = Study("s", [HIGH], ARMS, "none", axes={"gamma": (0.9, 0.99)})
     for trial in study.trials():
         finish(tmp_path, trial, 100.0 + trial.seed)
-    assert "over gamma</h2>" in report(tmp_path, rows_of(tmp_path, study))
+    page = report(tmp_path, rows_of(tmp_path, study))
+    assert "over gamma</h2>" in page
+    assert page.count(">0.9</text>") == page.count(">0.99</text>") == 1  # ticks where runs are
 
 
 def test_an_axis_that_is_a_switch_gives_no_curve(tmp_path):

@@ -185,3 +185,7 @@ def test_mean_of_runs_whose_score_is_only_a_limit_has_no_end_on_that_side():
 )
 def test_numbers_have_the_digits_that_their_interval_can_tell(estimate, text):
     assert str(estimate) == text
+
+
+def test_what_is_rounded_to_zero_has_no_sign():
+    assert str(Estimate(-26.0, -82.0, -0.0004, None)) == "-26 (-82 to 0)"

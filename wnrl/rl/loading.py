@@ -53,7 +53,7 @@ def load_agent(
         UsageError: there is no such file, it is damaged, or it holds no agent that acts.
     """
     if not path.is_file():
-        raise UsageError(f"model {path} does not exist")
+        raise UsageError(f"model {path} is no file, or does not exist")
     try:
         return _load(path, algorithms, device, {})
     except UsageError as error:

@@ -254,8 +254,9 @@ def _drawn(
     def draw_one(figure: Figure) -> None:
         axes = figure.add_subplot()
         draw(axes)
-        if all(map(is_number, ticks)) and 0 < 20 * min(ticks, default=0) < max(ticks):
-            axes.set_xscale("log")
+        if ticks and all(map(is_number, ticks)):
+            if 0 < 20 * min(ticks) < max(ticks):
+                axes.set_xscale("log")
             axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
             axes.minorticks_off()
         axes.set_xlabel(printable(xlabel))

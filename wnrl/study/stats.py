@@ -82,7 +82,7 @@ class Estimate:
         half, digits = (self.high - self.low) / 2, 2
         if 0 < half < math.inf:
             digits = min(4, max(0, 1 - math.floor(math.log10(half))))
-        value, low, high = (f"{x:.{digits}f}" for x in (self.value, self.low, self.high))
+        value, low, high = (f"{x:z.{digits}f}" for x in (self.value, self.low, self.high))
         if self.confidence is not None:
             return f"{value} [{low}, {high}]"
         return value if low == high else f"{value} ({low} to {high})"
