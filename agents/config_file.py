@@ -60,8 +60,13 @@ def _of_run(path: Path, algo: str | None) -> dict[str, Any]:
     from wnrl.runs.files import read_json  # which imports torch
 
     settings = read_json(path)
-    if settings.get("algo") not in AGENTS:
+    if "algo" not in settings:
         raise UsageError(f"config {path} is not that of an agent: it has no algo")
+    if settings["algo"] not in AGENTS:
+        raise UsageError(
+            f"config {path} has algo {settings['algo']!r}, which is not known: --import names the "
+            "module that adds it"
+        )
     if algo not in (None, settings["algo"]):
         raise UsageError(f"config {path} is of algo {settings['algo']!r}, asked: {algo!r}")
     return settings

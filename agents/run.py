@@ -243,6 +243,12 @@ def load_run(
         raise UsageError(f"run_dir {folder} is no run folder: it has no {CONFIG}")
     if not (folder / (prefix + MODEL)).is_file():
         raise UsageError(f"run_dir {folder} has no {prefix + MODEL}: it is not finished")
+    for word, table in (("algo", AGENTS), ("norm", NORMS)):
+        if settings[word] not in table:
+            raise UsageError(
+                f"run_dir {folder} has {word} {settings[word]!r}, which is not known: --import "
+                "names the module that adds it"
+            )
     result, path = read_result(folder), checked_file(folder, prefix + MODEL)
     scaled = settings["normalize"] != "none"
     statistics = checked_file(folder, prefix + STATISTICS) if scaled else None

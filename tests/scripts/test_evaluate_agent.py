@@ -385,3 +385,24 @@ def test_an_environment_that_cannot_be_drawn_is_not_filmed(zips, tmp_path, monke
     with pytest.raises(UsageError, match="Undrawn-v0' cannot be drawn"):
         evaluated(Args(model=zips / "ppo.zip", env_id="Undrawn-v0", record=path))
     assert not path.exists()
+
+
+@pytest.mark.parametrize(("table", "word"), [("AGENTS", "algo"), ("NORMS", "norm")])
+def test_what_a_module_of_ones_own_added_to_a_run_is_named_with_the_flag_that_imports_it(
+    recurrent, monkeypatch, capsys, table, word
+):
+    from agents import config_file, run
+
+    folder, _ = recurrent
+    name = read_json(folder / "config.json")[word]
+    fewer = {key: row for key, row in getattr(run, table).items() if key != name}
+    monkeypatch.setattr(run, table, fewer)
+    assert leave("--run-dir", folder) == 2
+    told = capsys.readouterr().err
+    assert re.search(
+        rf"^error: run_dir .* has {word} '{name}', .*: --import names the module", told
+    )
+    if word == "algo":
+        monkeypatch.setattr(config_file, table, fewer)
+        with pytest.raises(UsageError, match=r"has algo 'recurrent_ppo', .*--import names"):
+            config_file.read_config_file(folder / "config.json", None, None)
