@@ -224,3 +224,21 @@ def test_wrappers_of_another_kind_are_refused():
     plain = DummyVecEnv([lambda: gym.make("CartPole-v1")])
     with pytest.raises((UnsavableError, ValueError)):
         load_envs(plain, saved)
+
+
+@pytest.mark.parametrize("normalize", ["reward", "both"])
+@pytest.mark.parametrize("env_id", ["MinAtarBreakout-v1", "CartPole-v1"])
+@pytest.mark.filterwarnings("ignore:Treating image space")
+def test_stacked_frames_under_a_normaliser_are_saved(env_id, normalize, through_a_file):
+    def made():
+        return vectorize(envs.factory(env_id), 2, 0, normalize, frame_stack=3)
+
+    env, other = made(), made()
+    env.reset()
+    for _ in range(9):
+        env.step(np.zeros(2, int))
+    saved = through_a_file(save_envs(env))
+    assert load_envs(other, saved)
+    for _ in range(9):
+        here, there = env.step(np.ones(2, int)), other.step(np.ones(2, int))
+        assert all(map(np.array_equal, here[:3], there[:3]))

@@ -8,6 +8,7 @@ MuJoCo), or that say themselves how they are pickled, have no such state; their 
 The Arcade Learning Environment is asked for a copy of its emulator.
 """
 
+import copy
 import random
 from collections import deque
 from collections.abc import Callable
@@ -215,7 +216,8 @@ def _memories(env: VecEnv) -> list[dict[str, Any]]:
     """Return what each wrapper remembers: running statistics, stacked frames."""
     return [
         {
-            name: value
+            # What was seen last may be a view of stacked frames, which are written by themselves.
+            name: copy.deepcopy(value) if name == "old_obs" else value
             for name, value in vars(layer).items()
             if name not in NOT_STATE and not isinstance(value, spaces.Space)
         }
