@@ -53,29 +53,21 @@ def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def up_to(most: int) -> Any:
+    """Return the limit of a whole number that has a largest value."""
+    told = f"a whole number up to {most}, above zero"
+    return limit(lambda n: _is_whole(n, 1) and n <= most, told)
+
+
 Whole = Annotated[int, limit(lambda n: _is_whole(n, 1), "a whole number above zero")]
 TwoOrMore = Annotated[int, limit(lambda n: _is_whole(n, 2), "a whole number, 2 or more")]
 WholeFromZero = Annotated[int, limit(lambda n: _is_whole(n, 0), "a whole number from zero on")]
 WholeOrMinusOne = Annotated[
     int, limit(lambda n: n == -1 or _is_whole(n, 1), "a whole number above zero, or -1")
 ]
-MOST_ENVIRONMENTS = 10_000
-Environments = Annotated[
-    int,
-    limit(
-        lambda n: _is_whole(n, 1) and n <= MOST_ENVIRONMENTS,
-        f"a whole number up to {MOST_ENVIRONMENTS}, above zero",
-    ),
-]
+Environments = Annotated[int, up_to(10_000)]
 """Of one process, which makes each by itself: more fill the memory without a word."""
-MOST_FRAMES = 1_000
-Frames = Annotated[
-    int,
-    limit(
-        lambda n: _is_whole(n, 1) and n <= MOST_FRAMES,
-        f"a whole number up to {MOST_FRAMES}, above zero",
-    ),
-]
+Frames = Annotated[int, up_to(1_000)]
 """Of one observation, which fill the memory in the same way."""
 Sizes = Annotated[
     tuple[int, ...], limit(lambda ns: all(_is_whole(n, 1) for n in ns), "whole sizes above zero")

@@ -18,6 +18,15 @@ esac
 """
 
 
+@pytest.fixture
+def stub(tmp_path):
+    """A program in Python's place."""
+    path = tmp_path / "python"
+    path.write_text(STUB)
+    path.chmod(0o755)
+    return str(path)
+
+
 def run(out, *words, **environment):
     command = ["bash", "scripts/gpu.sh", "--out", out, *words]
     return subprocess.run(
@@ -25,11 +34,8 @@ def run(out, *words, **environment):
     )
 
 
-def test_failing_and_endless_steps_leave_the_tables_of_the_others(tmp_path):
-    stub = tmp_path / "python"
-    stub.write_text(STUB)
-    stub.chmod(0o755)
-    done = run(tmp_path / "out", "--minutes", "0.5", "--device", "cpu", PYTHON=str(stub))
+def test_failing_and_endless_steps_leave_the_tables_of_the_others(tmp_path, stub):
+    done = run(tmp_path / "out", "--minutes", "0.5", "--device", "cpu", PYTHON=stub)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "out" / "results.md").read_text()
     assert "- gpu: a stub" in text
@@ -52,11 +58,8 @@ def test_a_wrong_flag_is_one_line_and_exit_2(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_chosen_steps_alone_are_done(tmp_path):
-    stub = tmp_path / "python"
-    stub.write_text(STUB)
-    stub.chmod(0o755)
-    done = run(tmp_path / "out", "--device", "cpu", "layers", "runs", PYTHON=str(stub))
+def test_chosen_steps_alone_are_done(tmp_path, stub):
+    done = run(tmp_path / "out", "--device", "cpu", "layers", "runs", PYTHON=stub)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "out" / "results.md").read_text()
     assert [part.split("\n")[0] for part in text.split("\n## ")[1:]] == ["runs", "layers"]
