@@ -149,7 +149,7 @@ def test_a_cuda_graph_replays_what_is_launched_otherwise(name, norm, change):
     launched, again, replayed = (tiny_trainer(name, norm, change, "cuda") for _ in range(3))
     begun = parameters(launched)
     for each in (launched, again):
-        each._descend_again = each._descend
+        each._recorded_step = each._gradient_step
     for _ in range(STEPS):
         for each in (launched, again, replayed):
             each._advance()
@@ -171,7 +171,7 @@ def test_a_step_with_shared_weights_is_recorded_in_the_check_mode_too(request):
 def test_a_compiled_model_is_recorded_too(capsys):
     launched = tiny_trainer("mlp", "weight", {}, "cuda")
     replayed = tiny_trainer("mlp", "weight", {}, "cuda")
-    launched._descend_again = launched._descend
+    launched._recorded_step = launched._gradient_step
     replayed.forward = compiled(replayed.model.forward, "mlp")
     for _ in range(STEPS):
         launched._advance()

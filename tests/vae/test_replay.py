@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.emulated import Emulated, Operations
+from tests.emulated import Emulated
 from tests.vae.tiny import build, images
 from wnrl import NORMS
 from wnrl.data import Images
@@ -52,8 +52,8 @@ def parameters(made):
 @pytest.mark.usefixtures("unchecked")
 def test_replayed_steps_are_those_that_python_makes(name, norm, change):
     plain, replayed = (tiny_trainer(name, norm, change) for _ in range(2))
-    replayed._descend_again = Emulated(
-        replayed._descend, replayed.device, lambda: state(replayed), [replayed.generator]
+    replayed._recorded_step = Emulated(
+        replayed._gradient_step, replayed.device, lambda: state(replayed), [replayed.generator]
     )
     begun = parameters(plain)
     for _ in range(STEPS):
@@ -66,13 +66,3 @@ def test_replayed_steps_are_those_that_python_makes(name, norm, change):
         for key, expected in plain.average.tensors.items():
             torch.testing.assert_close(replayed.average.tensors[key], expected)
     assert replayed.names == plain.names
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_a_step_reads_no_value():
-    made = tiny_trainer("draw", "projected", {})
-    rows, rate, weight = torch.tensor([1, 3, 0, 2]), torch.tensor(1e-3), torch.tensor(0.5)
-    made._descend(rows, rate, weight)
-    with Operations() as operations:
-        made._descend(rows, rate, weight)
-    assert operations.reads == []

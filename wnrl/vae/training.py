@@ -115,13 +115,13 @@ class Trainer:
         self.sums: Tensor | None = None
         self.best: dict[str, Any] | None = None
         self.good = copy.deepcopy(self.state())
-        self._descend_again = self._replayed()
+        self._recorded_step = self._replayed()
 
     def _replayed(self) -> Callable[..., Tensor]:
-        """Return ``_descend`` to be recorded, or as it is where nothing can be."""
+        """Return ``_gradient_step`` to be recorded, or as it is where nothing can be."""
         if self.device.type != "cuda" or self.config.train_chunk is not None:
-            return self._descend
-        return Replayed(self._descend, self.device, [self.generator])
+            return self._gradient_step
+        return Replayed(self._gradient_step, self.device, [self.generator])
 
     def run(self, pause: Callable[[], bool] = lambda: False) -> Iterator[LogStep]:
         """Train to the end, or until ``pause`` says so.
@@ -159,9 +159,11 @@ class Trainer:
         kl_weight = kl_weight_at(config, self.step - 1, self.steps_per_epoch)
         update: dict[str, Tensor] = {}
         if measured or witness is not None:
-            means = self._descend(rows, rate, kl_weight, witness, update if measured else None)
+            means = self._gradient_step(
+                rows, rate, kl_weight, witness, update if measured else None
+            )
         else:
-            means = self._descend_again(rows, rate, kl_weight)
+            means = self._recorded_step(rows, rate, kl_weight)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.average is not None:
@@ -169,7 +171,7 @@ class Trainer:
         self.sums = means if self.sums is None else self.sums + means
         return update
 
-    def _descend(
+    def _gradient_step(
         self,
         rows: Tensor,
         rate: float | Tensor,
@@ -290,7 +292,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         moments = {**self.optimizer.state_dict(), "state": state["optimizer"]["state"]}
         self.optimizer.load_state_dict(moments)
-        self._descend_again = self._replayed()  # a recording has the moments where they were
+        self._recorded_step = self._replayed()  # a recording has the moments where they were
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         goes_on = state["generator"].shape == self.generator.get_state().shape
