@@ -11,7 +11,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 minutes=8 out=gpu device=cuda
 while (($#)); do
   case ${1-} in
-    --minutes | --out | --device) declare "${1#--}=${2:?$1 needs a value}"; shift 2 ;;
+    --minutes | --out | --device)
+      [[ -n ${2-} ]] || { echo "$1 needs a value" >&2; exit 2; }
+      declare "${1#--}=$2"
+      shift 2
+      ;;
     -* | "") echo "usage: bash scripts/gpu.sh [--minutes 8] [--out gpu] [--device cuda] [STEP ...]" >&2; exit 2 ;;
     *) break ;;
   esac

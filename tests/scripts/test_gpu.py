@@ -51,7 +51,7 @@ def test_failing_and_endless_steps_leave_the_tables_of_the_others(tmp_path, stub
 
 
 def test_a_wrong_flag_is_one_line_and_exit_2(tmp_path):
-    for words in (("--minuts", "3"), ("--minutes", "many"), ("agents", "layer")):
+    for words in (("--minuts", "3"), ("--minutes", "many"), ("--device",), ("agents", "layer")):
         done = run(tmp_path / "out", *words)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
