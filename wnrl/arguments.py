@@ -12,7 +12,7 @@ from functools import cache, wraps
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from wnrl.errors import UsageError, printable
+from wnrl.errors import UsageError, did_you_mean, printable
 
 TargetT = TypeVar("TargetT", bound=Callable[..., Any])
 WORDS: dict[Any, str] = {
@@ -93,15 +93,27 @@ def _signature(target: Callable[..., Any]) -> inspect.Signature:
 
 
 def fault(name: str, value: object, kind: Any) -> str | None:
-    """Return what is wrong with ``value`` for an annotation, and None where nothing is."""
+    """Return what is wrong with ``value`` for an annotation, and None where nothing is.
+
+    Functions in an ``Annotated`` are limits: called with one keyword, the name and a value of the
+    right type, they raise UsageError for what cannot be.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return fault(name, value, inner[0])
+        if text := fault(name, value, inner[0]):
+            return text
+        try:
+            for limit in filter(inspect.isfunction, inner[1:]):  # tyro puts in its own
+                limit(**{name: value})
+        except UsageError as error:
+            return str(error)
+        return None
     if origin in (Union, types.UnionType):
         faults = [fault(name, value, member) for member in inner]
         if None in faults:
             return None
-        within = [text for text in faults if text and not text.startswith(f"{name} must")]
+        of_type = [_wrong(name, value, member) for member in inner]
+        within = [text for text in faults if text and text not in of_type]
         return within[0] if within else _wrong(name, value, kind)
     if not _fits(value, kind, origin, inner):
         return _wrong(name, value, kind)
@@ -109,7 +121,8 @@ def fault(name: str, value: object, kind: Any) -> str | None:
 
 
 def _wrong(name: str, value: object, kind: Any) -> str:
-    return f"{name} must be {words(kind)}, got {shown(value)}"
+    options = get_args(kind) if get_origin(kind) is Literal else ()
+    return f"{name} must be {words(kind)}, got {shown(value)}{did_you_mean(value, options)}"
 
 
 def _fits(value: Any, kind: Any, origin: Any, inner: tuple[Any, ...]) -> bool:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Real
 
-MOST_THREADS = 1024  # torch ends in a segmentation fault where the system has no more
-
 
 class UsageError(ValueError):
     """A caller's mistake, told in one line; programs print it and exit with 2."""
@@ -75,13 +73,13 @@ def check_choice(name: str, value: str, options: Iterable[str]) -> str:
     raise UsageError(f"{name} must be one of {shown}, got {value!r}{did_you_mean(value, known)}")
 
 
-def did_you_mean(value: str, options: Iterable[str]) -> str:
+def did_you_mean(value: object, options: Iterable[object]) -> str:
     """Return "; did you mean …?" with the option most like ``value``, or "" if none is like it.
 
     Among many words some are alike by chance, by a version at their end for one: of more than
     twenty the nearest has to be nearer.
     """
-    lowered = {option.lower(): option for option in options}
+    lowered = {str(option).lower(): option for option in options}
     cutoff = 0.6 if len(lowered) <= 20 else 0.75
     near = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=cutoff)
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""
@@ -99,13 +97,6 @@ def check_positive(**values: float) -> None:
             raise UsageError(f"{name} must be above zero, got {value!r}")
         if value == math.inf:
             raise UsageError(f"{name} must be finite, got {value!r}")
-
-
-def check_threads(threads: int) -> None:
-    """Raise UsageError where ``threads`` is no number of CPU threads that torch survives."""
-    check_positive(threads=threads)
-    if threads > MOST_THREADS:
-        raise UsageError(f"threads must be at most {MOST_THREADS}, got {threads}")
 
 
 def check_from_zero(**values: float) -> None:

@@ -9,6 +9,7 @@ import jax
 import torch
 from jax import Array, lax
 from jax import numpy as jnp
+from jax.example_libraries import optimizers
 
 from wnrl.errors import UsageError
 from wnrl.population.ppo_config import PPOConfig
@@ -36,14 +37,6 @@ class Batch(NamedTuple):
     log_probs: Array
     advantages: Array
     returns: Array
-
-
-class Learner(NamedTuple):
-    """Parameters, and Adam's running means."""
-
-    params: Params
-    means: Params
-    squares: Params
 
 
 def reset(u: Array) -> Array:
@@ -162,10 +155,24 @@ def gae(
     return lax.scan(back, start, (rewards, values, ended), reverse=True, unroll=8)[1]
 
 
-def update(config: PPOConfig, learner: Learner, batch: Batch, iteration: Array) -> Learner:
-    """Learn from the samples of a rollout, all of them at each step."""
-    left = jnp.maximum(0.0, 1 - (iteration + 1) * (config.samples / config.total_timesteps))
-    rate, clip_range = config.learning_rate * left, config.clip_range * left
+def left(config: PPOConfig, iteration: Array) -> Array:
+    """Return the share of training that is left after the rollout of an iteration."""
+    return jnp.maximum(0.0, 1 - (iteration + 1) * (config.samples / config.total_timesteps))
+
+
+def adam(config: PPOConfig) -> optimizers.Optimizer:
+    """Return torch's Adam, whose learning rate falls with each iteration."""
+
+    def rate(step: Array) -> Array:
+        return config.learning_rate * left(config, step // config.n_epochs)
+
+    return optimizers.adam(rate, eps=1e-5)
+
+
+def update(config: PPOConfig, learner: Any, batch: Batch, iteration: Array) -> Any:
+    """Learn from the samples of a rollout, all of them at each step; ``learner`` is Adam's."""
+    _, adam_step, params_of = adam(config)
+    clip_range = config.clip_range * left(config, iteration)
     advantages = batch.advantages - batch.advantages.mean()
     advantages = advantages / (batch.advantages.std(ddof=1) + 1e-8)
 
@@ -176,36 +183,26 @@ def update(config: PPOConfig, learner: Learner, batch: Batch, iteration: Array) 
         policy_loss = -jnp.minimum(advantages * ratio, advantages * clipped).mean()
         return policy_loss + config.vf_coef * ((batch.returns - values) ** 2).mean()
 
-    def step(learner: Learner, t: Array) -> tuple[Learner, None]:
-        grads = jax.grad(loss)(learner.params)
-        length = jnp.sqrt(sum((grad**2).sum() for grad in grads.values()))
-        share = jnp.minimum(1.0, config.max_grad_norm / (length + 1e-6))
-        seen, seen_squares = (-jnp.expm1(t * math.log(beta)) for beta in (0.9, 0.999))
-        params, means, squares = {}, {}, {}
-        for name, grad in grads.items():
-            grad *= share
-            means[name] = 0.9 * learner.means[name] + 0.1 * grad
-            squares[name] = 0.999 * learner.squares[name] + 0.001 * grad**2
-            divisor = jnp.sqrt(squares[name] / seen_squares) + 1e-5
-            params[name] = learner.params[name] - rate * means[name] / (seen * divisor)
-        return Learner(params, means, squares), None
+    def step(learner: Any, t: Array) -> tuple[Any, None]:
+        grads = optimizers.clip_grads(jax.grad(loss)(params_of(learner)), config.max_grad_norm)
+        return adam_step(t, grads, learner), None
 
-    first = iteration * config.n_epochs + 1
+    first = iteration * config.n_epochs
     return lax.scan(step, learner, first + jnp.arange(config.n_epochs))[0]
 
 
 def train(config: PPOConfig, key: Array) -> tuple[Array, Array]:
     """Return the sums of a run's returns and their numbers, ``(iterations,)``."""
     of_params, of_episodes, of_rollouts = jax.random.split(key, 3)
-    params = first_params(config, of_params)
-    zeros = jax.tree_util.tree_map(jnp.zeros_like, params)
+    first_learner, _, params_of = adam(config)
+    learner = first_learner(first_params(config, of_params))
     x = reset(jax.random.uniform(of_episodes, (config.n_envs, 4)))
-    start = Learner(params, zeros, zeros), Episodes(x, jnp.zeros(config.n_envs, jnp.int32))
+    start = learner, Episodes(x, jnp.zeros(config.n_envs, jnp.int32))
 
-    def iterate(state: tuple[Learner, Episodes], each: tuple[Array, Array]) -> Any:
+    def iterate(state: tuple[Any, Episodes], each: tuple[Array, Array]) -> Any:
         (learner, episodes), (iteration, key) = state, each
         u = jax.random.uniform(key, (config.n_steps, config.n_envs, 5))
-        acting = plain(learner.params)
+        acting = plain(params_of(learner))
         episodes, batch, ended = rollout(config, acting, episodes, u[..., 0], u[..., 1:])
         learner = update(config, learner, batch, iteration)
         return (learner, episodes), (ended.sum(), (ended > 0).sum())

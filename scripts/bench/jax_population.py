@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from scripts import _cli
 from wnrl.errors import UsageError
@@ -60,7 +60,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scripts.bench import _rounds
 from scripts.bench._rounds import WALL, clocked
@@ -69,15 +68,8 @@ from wnrl.population.ppo import PPO
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.tensor_envs import CartPole
 
-
-class Call(NamedTuple):
-    """What the training of some runs took, and their episodes of each rollout."""
-
-    seconds: float
-    sums: np.ndarray
-    """Of returns, ``(P, iterations)``."""
-    counts: np.ndarray
-    """Of episodes, ``(P, iterations)``."""
+Episodes = tuple[np.ndarray, np.ndarray]
+"""Sums of the returns of each rollout's episodes, and their numbers, ``(P, iterations)``."""
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
@@ -87,26 +79,20 @@ def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, Any
     return seconds, results[0]
 
 
-def in_torch(config: PPOConfig, seeds: range, device: torch.device) -> Call:
+def in_torch(config: PPOConfig, seeds: range, device: torch.device) -> Episodes:
     """Train a cohort."""
-
-    def train() -> list[Tensor]:
-        cohort = PPO(CartPole(), [replace(config, seed=seed) for seed in seeds], device=device)
-        sums, counts = [], []
-        for _ in range(config.iterations):
-            ended = cohort.iterate()
-            sums.append(ended.returns.nansum((1, 2)))
-            counts.append((ended.lengths > 0).sum((1, 2)))
-        return [torch.stack(each, 1) for each in (sums, counts)]
-
-    seconds, (sums, counts) = timed(train, device)
-    return Call(seconds, sums.cpu().numpy(), counts.cpu().numpy())
+    cohort = PPO(CartPole(), [replace(config, seed=seed) for seed in seeds], device=device)
+    sums, counts = [], []
+    for _ in range(config.iterations):
+        ended = cohort.iterate()
+        sums.append(ended.returns.nansum((1, 2)))
+        counts.append((ended.lengths > 0).sum((1, 2)))
+    return torch.stack(sums, 1).cpu().numpy(), torch.stack(counts, 1).cpu().numpy()
 
 
-def returns(calls: Sequence[Call]) -> Iterator[str]:
+def returns(calls: Sequence[Episodes]) -> Iterator[str]:
     """Yield mean and standard error of the runs, of all episodes and of the last tenth's."""
-    sums = np.concatenate([call.sums for call in calls], dtype=float)
-    counts = np.concatenate([call.counts for call in calls])
+    sums, counts = (np.concatenate(arrays, dtype=float) for arrays in zip(*calls, strict=True))
     for first in (0, -max(1, sums.shape[1] // 10)):
         means = sums[:, first:].sum(1) / counts[:, first:].sum(1)
         yield f"{means.mean():.1f} ± {means.std(ddof=1) / math.sqrt(len(means)):.1f}"
@@ -120,16 +106,17 @@ def row(config: PPOConfig, n_members: int, device: torch.device) -> Iterator[str
     ours, theirs = [], []
     for call in range(2):
         seeds = range(call * n_members, (call + 1) * n_members)
-        ours.append(in_torch(config, seeds, device))
-        seconds, results = timed(partial(program, call), device)
-        theirs.append(Call(seconds, *map(np.asarray, results)))
-    seconds, jax_seconds = ours[1].seconds, theirs[1].seconds
+        ours.append(timed(partial(in_torch, config, seeds, device), device))
+        theirs.append(timed(partial(program, call), device))
+    (first, _), (seconds, _) = ours
+    jax_seconds, _ = theirs[1]
     yield from (config.norm, str(n_members))
-    yield from (f"{s:.1f}" for s in (ours[0].seconds, seconds, compiling, jax_seconds))
+    yield from (f"{s:.1f}" for s in (first, seconds, compiling, jax_seconds))
     yield f"{jax_seconds / seconds:.2f}"
     steps = n_members * config.iterations * config.samples
     yield from (f"{steps / s:,.0f}" for s in (seconds, jax_seconds))
-    yield from (*returns(ours), *returns(theirs))
+    for calls in (ours, theirs):
+        yield from returns([episodes for _, episodes in calls])
 
 
 COLUMNS = (

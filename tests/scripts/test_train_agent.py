@@ -343,7 +343,7 @@ def test_a_network_that_no_memory_holds_is_refused_in_one_line(tmp_path, capsys)
         (["--activation-fn", "rel"], "did you mean 'relu'?"),
         (["--algo", "dqn", "--variant", "salimans"], "did you mean 'salimans2016'?"),
         (["--checkpoint-minutes", "-1"], "checkpoint_minutes must be zero or above, got -1"),
-        (["--threads", "0"], "threads must be above zero, got 0"),
+        (["--threads", "0"], "threads must be a whole number up to 1024, above zero, got 0"),
         (["--seed", "-1"], "seed must be from 0 to 2**31 - 1, got -1"),
         (["--device", "cuda:99"], "device 'cuda:99' asked for"),
         (["--device", "tpu"], "device must be auto, cpu, cuda or cuda:<k>, got 'tpu'"),

@@ -189,8 +189,11 @@ def test_a_nan_ends_the_run_as_failed_with_its_reason(tmp_path, capsys):
         (["--latent-dim", "0"], "latent_dim must be above zero, got 0"),
         (["--n-samples", "0"], "n_samples must be above zero, got 0"),
         (["--device", "cdua"], "device must be auto, cpu, cuda"),
-        (["--threads", "0"], "threads must be above zero, got 0"),
-        (["--threads", "1000000"], "threads must be at most 1024, got 1000000"),
+        (["--threads", "0"], "threads must be a whole number up to 1024, above zero, got 0"),
+        (
+            ["--threads", "1000000"],
+            "threads must be a whole number up to 1024, above zero, got 1000000",
+        ),
         (
             ["--preset", "lnog"],
             "preset of model 'mlp' on dataset 'digits' must be one of default, got",

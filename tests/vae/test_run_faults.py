@@ -225,7 +225,7 @@ def test_a_trial_is_trained_as_its_settings_say_and_only_once(tmp_path):
         (trial("batch", norm_kwargs={"momentun": 0.1}), "momentun"),
         (trial(algo="ppo"), "model must be one of"),
         (trial(learning_rate=-1.0), "learning_rate must be above zero"),
-        (trial(threads=0), "threads must be above zero"),
+        (trial(threads=0), "threads must be a whole number up to 1024, above zero"),
         (trial(compile=True, objective="dreg"), "compile is not for objective 'dreg'"),
     ],
 )

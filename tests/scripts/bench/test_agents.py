@@ -143,8 +143,8 @@ def test_a_row_holds_wall_time_cpu_time_speeds_and_the_verdict():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"algos": ("ppoo",)}, "algos must be one of .*did you mean 'ppo'"),
-        ({"norms": ("wieght",)}, "norms must be one of .*did you mean 'weight'"),
+        ({"algos": ("ppoo",)}, r"algos\[0\] must be one of .*did you mean 'ppo'"),
+        ({"norms": ("wieght",)}, r"norms\[0\] must be one of .*did you mean 'weight'"),
         ({"norms": ()}, "norms must be one or more, got"),
         ({"seconds": 0.0}, "seconds must be above zero"),
         ({"trained": -1}, "trained must be a whole number from zero on, got -1"),

@@ -18,7 +18,7 @@ def test_a_small_run_prints_three_tables(capsys):
     ("flags", "message"),
     [
         ({"pairs": ()}, "pairs must be one or more"),
-        ({"pairs": (8, 1)}, "pairs must be a whole number, 2 or more, got 1"),
+        ({"pairs": (8, 1)}, r"pairs\[1\] must be a whole number, 2 or more, got 1"),
         ({"studies": 0}, "studies must be a whole number above zero, got 0"),
         ({"null_studies": -1}, "null_studies must be a whole number above zero, got -1"),
         ({"arms": 1}, "arms must be a whole number, 2 or more, got 1"),

@@ -57,9 +57,8 @@ def test_with_the_same_draws_rollouts_and_updates_are_those_of_a_cohort(norm):
     cohort.start(episodes)
     cohort.running.episodes.steps.fill_(near_the_limit)
     rollout, update = (jax.jit(partial(f, config)) for f in (bench.rollout, bench.update))
-    params = params_of(cohort)
-    zeros = {name: np.zeros_like(values) for name, values in params.items()}
-    learner = bench.Learner(params, zeros, zeros)
+    first_learner, _, params_of_learner = bench.adam(config)
+    learner = first_learner(params_of(cohort))
     steps = np.full(config.n_envs, near_the_limit)
     episodes = bench.Episodes(episodes.obs[0].numpy(), steps)
     cut = 0
@@ -68,13 +67,14 @@ def test_with_the_same_draws_rollouts_and_updates_are_those_of_a_cohort(norm):
         ended = cohort.iterate(Draws(u[..., :1], u[..., 1:], None))
         u = u[:, 0].numpy()
         episodes, batch, lengths = rollout(
-            bench.plain(learner.params), episodes, u[..., 0], u[..., 1:]
+            bench.plain(params_of_learner(learner)), episodes, u[..., 0], u[..., 1:]
         )
         learner = update(learner, batch, iteration)
         np.testing.assert_array_equal(lengths.T, ended.lengths[0])
         cut += (ended.lengths == CartPole.max_episode_steps).sum()
         for name, values in params_of(cohort).items():
-            np.testing.assert_allclose(learner.params[name], values, rtol=0, atol=1e-5)
+            learned = params_of_learner(learner)[name]
+            np.testing.assert_allclose(learned, values, rtol=0, atol=1e-5)
     assert cut > 0
 
 

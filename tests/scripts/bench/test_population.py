@@ -47,7 +47,7 @@ def test_growth_is_a_line_for_each_size_with_its_estimate(monkeypatch, capsys):
 
 
 def test_an_unknown_way_and_algorithm_are_refused():
-    with pytest.raises(UsageError, match="ways must be one of auto, hot, vmap, eager"):
+    with pytest.raises(UsageError, match=r"ways\[0\] must be one of auto, hot, vmap, eager"):
         bench.Args(ways=("fast",))
     with pytest.raises(UsageError, match="algo must be one of ppo, recurrent_ppo"):
         bench.Args(algo="sac")
