@@ -798,16 +798,14 @@ def test_an_attribute_whose_name_the_norm_needs_is_refused_before_anything_chang
     assert type(net[0]) is nn.Linear
 
 
-def test_conversion_draws_no_random_numbers_for_attributes():
-    from wnrl.nn.base import _names_of
-
-    _names_of.cache_clear()
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    for norm in NORMS.values():
-        for kinds in norm.layers.items():
-            assert all(map(_names_of, kinds))
-    assert torch.equal(torch.get_rng_state(), before)
+def test_a_forward_that_was_set_on_a_nonlinearity_stays_its_own():
+    net = mlp()
+    net[1].forward = lambda x: 0 * x
+    convert(net, "layer", placement="post")
+    assert isinstance(net[1], Normalized)
+    assert net[1].forward(torch.randn(4, 8)).eq(0).all()
+    net[1].norm.bias.data.fill_(2.0)
+    assert net[1](torch.randn(4, 8)).eq(2).all()
 
 
 class Halved(nn.Linear):

@@ -4,7 +4,6 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Any, ClassVar, Self
 
 import torch
@@ -80,47 +79,23 @@ def torch_parameters(plain: nn.Module) -> dict[str, nn.Parameter | None]:
         UsageError: the layer has other parameters than torch's (LoRA), or a weight that is none
             (pruned, dropped out, a plain tensor).
     """
-    if isinstance(plain, nn.RNNBase):
-        names = plain._flat_weights_names
-    elif isinstance(plain, nn.RNNCellBase):
+    kind: Any = getattr(type(plain), "plain_type", type(plain))
+    if issubclass(kind, nn.RNNBase):
+        names: list[str] = plain._flat_weights_names  # type: ignore[assignment]
+    elif issubclass(kind, nn.RNNCellBase):
         names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
     else:
-        names = ["weight"] if isinstance(plain, nn.Embedding) else ["weight", "bias"]
+        names = ["weight"] if issubclass(kind, nn.Embedding) else ["weight", "bias"]
     parameters = plain._parameters
     if parameters.keys() != set(names):
         raise UsageError(
-            f"a {type(plain).__name__} must have torch's parameters {', '.join(names)} and no "
+            f"a {kind.__name__} must have torch's parameters {', '.join(names)} and no "
             f"other, got {', '.join(parameters) or 'none'}"
         )
     for name, value in parameters.items():
         if type(value) is not nn.Parameter and (value is not None or name.startswith("weight")):
             raise UsageError(f"{name} must be an nn.Parameter, got {type(value).__name__}")
     return {name: parameters[name] for name in names}
-
-
-@cache
-def _names_of(kind: type[nn.Module]) -> frozenset[str]:
-    """Return the names of the attributes that a layer of a class has when it is made."""
-    plain: Any = getattr(kind, "plain_type", kind)
-    required = [p for p in _torch_parameters(plain) if p.default is p.empty and p.kind.value < 2]
-    sizes = [torch.ones(1, 1) if p.name == "mask" else 1 for p in required]
-    return frozenset(vars(kind(*sizes, device="meta")))  # which draws no random numbers
-
-
-def class_of_ours(layer: nn.Module) -> Any:
-    """Return the class of a layer, or that of its bases which stands for a plain one."""
-    kind = type(layer)
-    return next((base for base in kind.__mro__ if "plain_type" in vars(base)), kind)
-
-
-def own_attributes(layer: nn.Module) -> dict[str, Any]:
-    """Return what a caller set on a layer of torch's or ours, as attributes of Python alone."""
-    kind = class_of_ours(layer)
-    if not kind.__module__.startswith(("torch.nn.", "wnrl.nn.")):
-        return {}  # which attributes its class has is not known
-    names = _names_of(kind)
-    own = {name: value for name, value in vars(layer).items() if name not in names}
-    return {name: value for name, value in own.items() if not hasattr(kind, name)}
 
 
 def check_nothing_is_lost(layer: nn.Module, label: str, step: str) -> None:
@@ -131,8 +106,11 @@ def check_nothing_is_lost(layer: nn.Module, label: str, step: str) -> None:
         label: its name.
         step: the word for what replaces it.
     """
-    buffers = layer._buffers.keys() - set(getattr(layer, "own_buffers", ()))
-    modules = layer._modules.keys() - {"parametrizations"}
+    held = [f"the buffer {n}" for n in layer._buffers if n not in getattr(layer, "own_buffers", ())]
+    held += [f"the module {name}" for name in layer._modules if name != "parametrizations"]
+    held += [
+        f"its own {n}" for n, v in vars(layer).items() if callable(v) and hasattr(type(layer), n)
+    ]
     parameters = [p for p in layer._parameters.values() if p is not None]
     kinds = [kind for kind in vars(layer) if kind.endswith("hooks")]
     hooks = [vars(layer)[kind] for kind in kinds if kind != "_load_state_dict_pre_hooks"]
@@ -140,15 +118,8 @@ def check_nothing_is_lost(layer: nn.Module, label: str, step: str) -> None:
     loading = [getattr(hook, "hook", hook) for hook in layer._load_state_dict_pre_hooks.values()]
     hooks += [hook for hook in loading if not str(hook.__module__).startswith("torch.nn.utils")]
     hooks += [h for p in parameters for h in (p._backward_hooks, p._post_accumulate_grad_hooks)]
-    methods = [n for n, value in vars(layer).items() if callable(value) and hasattr(type(layer), n)]
-    for found, what in (
-        (any(hooks), "hooks"),
-        (methods, f"its own {', '.join(methods)}"),
-        (buffers, f"the buffers {', '.join(sorted(buffers))}"),
-        (modules, f"the modules {', '.join(sorted(modules))}"),
-    ):
-        if found:
-            raise UsageError(f"{label} has {what} that {step} would lose; remove them first")
+    if held := held + ["hooks"] * any(hooks):
+        raise UsageError(f"{label} has {', '.join(held)} that {step} would lose; remove them first")
 
 
 def check_replaceable(plain: nn.Module, plain_type: type[nn.Module]) -> None:
@@ -162,17 +133,18 @@ def check_replaceable(plain: nn.Module, plain_type: type[nn.Module]) -> None:
 class Counterpart(nn.Module):
     """A layer that takes the place of one of torch's, with its arguments and options of its own.
 
-    Its options are the keyword arguments of ``_adopt``, of the class and of its bases.
+    It has all that torch's layer has in its ``__dict__``: settings, parameters, and what a caller
+    set there. Its options are the keyword arguments of ``_adopt``, of the class and of its bases.
     """
 
     plain_type: ClassVar[type[nn.Module]]
     """torch's layer with the same arguments."""
-    arguments: ClassVar[tuple[str, ...]]
-    """Constructor arguments of torch's layer, but for device and dtype."""
     options: ClassVar[dict[str, Any]]
     """Names of further ones, and their defaults."""
-    order: tuple[str, ...] = ()
-    """Names of the plain layer's parameters."""
+    own_settings: ClassVar[tuple[str, ...]] = ()
+    """Names of further attributes that torch's layer does not have."""
+    own_buffers: tuple[str, ...] = ()
+    """Names of its buffers."""
     __prepare_scriptable__ = refuse_script
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -183,14 +155,11 @@ class Counterpart(nn.Module):
         """
         super().__init_subclass__(**kwargs)
         if "plain_type" in vars(cls):
-            shown = _torch_parameters(cls.plain_type)
-            names = [p.name for p in shown if p.name not in UNTYPED]
-            cls.arguments = tuple(name for name in names if not name.startswith("_"))
             methods = [vars(base)["_adopt"] for base in cls.__mro__ if "_adopt" in vars(base)]
             inherited = [p for method in methods for p in _parameters(method)]
             options = {p.name: p for p in inherited if p.kind is p.KEYWORD_ONLY}
             cls.options = {name: p.default for name, p in options.items()}
-            shown = [*shown, *options.values()]
+            shown = [*_torch_parameters(cls.plain_type), *options.values()]
         elif "__init__" in vars(cls):
             shown = _parameters(cls.__init__)
         else:
@@ -198,16 +167,15 @@ class Counterpart(nn.Module):
         cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
         options = {name: kwargs.pop(name) for name in self.options if name in kwargs}
-        self._adopt(build_plain(self.plain_type, args, kwargs), **options)
+        self._replace(build_plain(self.plain_type, args, kwargs), options)
 
-    def _adopt(self, plain: Any) -> None:
-        """Take settings and parameters of a plain layer; in subclasses, with options."""
-        for name in self.arguments:
-            if name not in plain._parameters:
-                setattr(self, name, getattr(plain, name))
-        self.order = tuple(torch_parameters(plain))
+    def _replace(self, plain: nn.Module, options: dict[str, Any]) -> None:
+        self.__dict__ |= _without(plain, ())
+        self._adopt(**options)
+
+    def _adopt(self) -> None:
+        """Make of torch's parameters what the layer has instead; in subclasses, with options."""
 
     @classmethod
     def from_plain(cls, plain: nn.Module, **options: Any) -> Self:
@@ -226,32 +194,39 @@ class Counterpart(nn.Module):
                 own whose name the layer needs.
         """
         check_replaceable(plain, cls.plain_type)
-        layer = cls.__new__(cls)
-        nn.Module.__init__(layer)
-        layer._adopt(plain, **options)
-        for name, value in own_attributes(plain).items():
-            if hasattr(layer, name):
+        for name in vars(plain):
+            if hasattr(cls, name) or name in (*cls.options, *cls.own_settings):
                 raise UsageError(
                     f"the {cls.plain_type.__name__} has its own {name}, which in a {cls.__name__} "
                     "means something else; rename it"
                 )
-            layer.__dict__[name] = value
-        return layer.train(plain.training)
+        layer = cls.__new__(cls)
+        layer._replace(plain, options)
+        return layer
 
-    def _shell(self) -> nn.Module:
-        """Return the plain layer without values."""
-        arguments = {name: getattr(self, name) for name in self.arguments}
-        if "bias" in self.order:
-            arguments["bias"] = self.bias is not None
-        with warnings.catch_warnings():  # dropout in a single recurrent layer: told once already
-            warnings.simplefilter("ignore", UserWarning)
-            return self.plain_type(**arguments, device="meta")
+    def _as_plain(self, parameters: dict[str, nn.Parameter | None]) -> Any:
+        """Return torch's layer with these parameters, and all else that this one has of it."""
+        plain: Any = self.plain_type.__new__(self.plain_type)
+        plain.__dict__ |= _without(self, (*self.options, *self.own_settings))
+        plain._parameters, plain._buffers, plain._modules = parameters, {}, {}
+        if isinstance(plain, nn.RNNBase):
+            plain._init_flat_weights()
+        return plain
 
     def extra_repr(self) -> str:
         """Return torch's description of the plain layer, and the options that were chosen."""
         chosen = {name: getattr(self, name) for name in self.options}
         shown = [f"{n}={value!r}" for n, value in chosen.items() if value != self.options[n]]
-        return ", ".join([self._shell().extra_repr(), *shown])
+        return ", ".join([self.plain_type.extra_repr(self), *shown])
+
+
+def _without(layer: nn.Module, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return a copy of the attributes of a layer but these, with registries of its own."""
+    names = (*names, "_flat_weights", "_flat_weight_refs")  # which torch makes of the parameters
+    held = {name: value for name, value in vars(layer).items() if name not in names}
+    return {
+        n: value.copy() if isinstance(value, dict | set) else value for n, value in held.items()
+    }
 
 
 SCALES = ("linear", "exp")
@@ -284,8 +259,11 @@ class WeightNormed(Counterpart):
 
     unit_axis: tuple[int, int] = (0, 1)
     """The axis of a weight that counts output units, and the blocks of axis 0 that do so apart."""
+    order: tuple[str, ...]
+    """Names of the plain layer's parameters."""
     pairs: tuple[str, ...]
     """Names of the computed weights."""
+    own_settings = ("unit_axis", "order", "pairs", "_cache")
 
     _cache: WeightCache | None = None  # set while frozen() or shared_weights() is open
 
@@ -295,29 +273,30 @@ class WeightNormed(Counterpart):
 
     def _adopt(
         self,
-        plain: Any,
         *,
         scale: str = "linear",
         v_init_std: float | None = None,
         eps: float = EPS,
         g_rate: float = 1.0,
     ) -> None:
-        super()._adopt(plain)
+        super()._adopt()
         self.scale = check_choice("scale", scale, SCALES)
         check_positive(eps=eps, g_rate=g_rate)
         if v_init_std is not None and not (is_real(v_init_std) and 0 < v_init_std < math.inf):
             raise UsageError(f"v_init_std must be None or above zero, got {v_init_std!r}")
         self.v_init_std, self.eps, self.g_rate = v_init_std, eps, g_rate
-        if groups := transposed_groups(plain):
+        if groups := transposed_groups(self):
             self.unit_axis = (1, groups)
-        self.pairs = tuple(name for name in self.order if name.startswith("weight"))
-        for name, value in torch_parameters(plain).items():
+        plain, self._parameters = torch_parameters(self), {}
+        self.order = tuple(plain)
+        self.pairs = tuple(name for name in plain if name.startswith("weight"))
+        for name, value in plain.items():
             if value is None or name not in self.pairs:
-                self.register_parameter(name, value)
+                self._parameters[name] = value
                 continue
             v, g = self._split(name, value.detach())
             for suffix, part in (("_g", g), ("_v", v)):
-                self.register_parameter(name + suffix, nn.Parameter(part, value.requires_grad))
+                self._parameters[name + suffix] = nn.Parameter(part, value.requires_grad)
 
     def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return v and the parameter g of a computed weight."""
@@ -464,13 +443,13 @@ class WeightNormed(Counterpart):
 
     def to_plain(self) -> nn.Module:
         """The plain torch layer with the same function and parameters of its own."""
-        plain = self._shell()
+        parameters: dict[str, nn.Parameter | None] = dict.fromkeys(self.order)
         for name in self.order:
             source = self.pair(name)[0] if name in self.pairs else getattr(self, name)
             if source is not None:
-                value = self.compute_weight(name) if name in self.pairs else source.clone()
-                setattr(plain, name, nn.Parameter(value.detach(), source.requires_grad))
-        return plain.train(self.training)
+                value = self.compute_weight(name) if name in self.pairs else source
+                parameters[name] = nn.Parameter(value.detach().clone(), source.requires_grad)
+        return self._as_plain(parameters)
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew, as the constructor does."""

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from wnrl.errors import UsageError, check_choice, check_positive, is_real
-from wnrl.nn.base import WeightNormed, check_nothing_is_lost, own_attributes, torch_parameters
+from wnrl.nn.base import WeightNormed, torch_parameters
 from wnrl.nn.normalizers import Normalized, check_momentum
 from wnrl.nn.sites import (
     PLAIN,
@@ -279,8 +279,6 @@ def _check_parameters(site: LayerSite, choice: Norm, hidden: bool, marked: bool)
             raise UsageError(
                 f"its parameters must be real numbers of 16 bits or more, got {parameter.dtype}"
             )
-    if replaced:
-        check_nothing_is_lost(layer, f"the {type(layer).__name__}", "conversion")
     if marked and isinstance(layer, (*PLAIN, *RECURRENT)):
         torch_parameters(layer)
 
@@ -408,9 +406,9 @@ def _attach_normalizers(
             attached[pair] = Normalized(held, norm, features_last=not n_spatial(site.layer)).train(
                 target.layer.training
             )
-            set_there = vars(held) if placement == "post" else own_attributes(held)
-            for name, value in set_there.items():
-                attached[pair].__dict__.setdefault(name, value)  # found in this place, as before
+            for name, value in vars(held).items():  # are found in this place, as before
+                if not hasattr(attached[pair], name):
+                    attached[pair].__dict__[name] = value
             if placement == "pre" and choice.absorbs_bias and layer.bias is not None:
                 norm.bias, layer.bias = layer.bias, None
         setattr(target.parent, target.key, attached[pair])

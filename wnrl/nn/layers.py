@@ -113,10 +113,6 @@ class WNMaskedLinear(WNLinear):
     plain_type = MaskedLinear  # type: ignore[assignment]  # mypy compares the constructors
     own_buffers = ("mask",)
 
-    def _adopt(self, plain: Any, **options: Any) -> None:
-        self.register_buffer("mask", plain.mask)
-        super()._adopt(plain, **options)
-
     def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
         v, g = super()._split(name, weight * self.mask.to(weight))
         return self._visible(v), g
@@ -137,7 +133,7 @@ class WNMaskedLinear(WNLinear):
     def to_plain(self) -> nn.Module:
         """The ``MaskedLinear`` with the same function and parameters of its own."""
         plain = super().to_plain()
-        plain.mask = self.mask.clone()
+        plain.register_buffer("mask", self.mask.clone())
         return plain
 
 
@@ -152,10 +148,6 @@ class WNConvolution(WeightNormed):
         bias: ``(out_channels,)`` or None.
         weight: the computed weight, shaped like ``weight_v``.
     """
-
-    def _adopt(self, plain: Any, **options: Any) -> None:
-        super()._adopt(plain, **options)
-        self._reversed_padding_repeated_twice = plain._reversed_padding_repeated_twice
 
     def forward(self, input: Tensor) -> Tensor:
         """As torch's layer: ``(N, C, *spatial)`` or ``(C, *spatial)``."""
@@ -201,7 +193,6 @@ class WNConvTransposed(WeightNormed):
     """
 
     convolve: ClassVar[Callable[..., Tensor]]
-    transposed = True
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As torch's layer.
@@ -266,8 +257,8 @@ class WNEmbedding(WeightNormed):
 
     plain_type = nn.Embedding
 
-    def _adopt(self, plain: Any, **options: Any) -> None:
-        super()._adopt(plain, **options)
+    def _adopt(self, **options: Any) -> None:
+        super()._adopt(**options)
         if self.max_norm is not None:
             raise UsageError(
                 f"max_norm must be None, got {self.max_norm}: it would write into a computed "

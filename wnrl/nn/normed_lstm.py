@@ -48,21 +48,18 @@ class NormedRecurrent(Counterpart):
 
     centred: ClassVar[bool]
     """Layer norm, which also shifts the cell, rather than RMS norm."""
-    mode = "LSTM"
     hidden_size: int
     suffixes: list[str]
     """Of the names of parameters, by layers, and by directions in a layer."""
 
-    def _adopt(self, plain: Any, *, eps: float = 1e-5) -> None:
-        super()._adopt(plain)
+    def _adopt(self, *, eps: float = 1e-5) -> None:
+        super()._adopt()
         check_positive(eps=eps)
         self.eps = eps
-        for name, value in torch_parameters(plain).items():
-            self.register_parameter(name, value)
-        names = [name for name in self.order if name.startswith("weight_hh")]
-        self.suffixes = [name.removeprefix("weight_hh") for name in names]
+        self._parameters = plain = torch_parameters(self)
+        self.suffixes = [n.removeprefix("weight_hh") for n in plain if n.startswith("weight_hh")]
         for suffix in self.suffixes:
-            w_hh = plain.get_parameter(f"weight_hh{suffix}").detach()
+            w_hh = self.get_parameter(f"weight_hh{suffix}").detach()
             gates = w_hh.new_ones(len(w_hh))
             cells = w_hh.new_ones(self.hidden_size)
             for name, ones in (("ih", gates), ("hh", gates.clone()), ("c", cells)):
@@ -142,6 +139,7 @@ class NormedLSTMCell(NormedRecurrent):
     """What the normalised cells share; arguments are those of ``nn.LSTMCell``."""
 
     plain_type = nn.LSTMCell
+    mode = "LSTM"
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
-from wnrl.nn.base import WeightNormed, check_nothing_is_lost, class_of_ours, own_attributes
+from wnrl.nn.base import WeightNormed, check_nothing_is_lost
 from wnrl.nn.functional import (
     EPS,
     check_directions,
@@ -42,18 +42,17 @@ def fold(module: nn.Module) -> nn.Module:
             modules of its own, or a subclass's ``forward``, which would be lost, or has no values
             yet (device ``meta``).
     """
-    memo: dict[int, Any] = {}  # what the copy has in the place of layers and parameters, by id
-    made: dict[tuple[int, ...], nn.Parameter] = {}
-    sources: list[tuple[nn.Module, nn.Module]] = []
-    for name, layer in module.named_modules():
-        if hasattr(layer, "to_plain"):
-            _check_foldable(name or type(layer).__name__, layer)
-            memo[id(layer)] = plain = layer.to_plain()
-            _tie(plain, layer, memo, made)
-            sources.append((plain, layer))
-    for plain, layer in sources:  # only now: an attribute may refer to another layer
-        plain.__dict__ |= copy.deepcopy(own_attributes(layer), memo)
-    folded = copy.deepcopy(module, memo)
+    for name, part in module.named_modules():
+        if hasattr(part, "to_plain"):
+            _check_foldable(name or type(part).__name__, part)
+    folded = copy.deepcopy(module)
+    made: dict[tuple[Tensor, ...], nn.Parameter] = {}
+    layers: list[Any] = [part for part in folded.modules() if hasattr(part, "to_plain")]
+    for layer in layers:
+        plain = layer.to_plain()
+        _tie(plain, layer, made)
+        # itself, wherever it stands and whatever refers to it
+        layer.__class__, layer.__dict__ = type(plain), vars(plain)
     for part in folded.modules():
         if isinstance(part, nn.RNNBase):
             part.flatten_parameters()  # in one buffer again, for cuDNN: copies are not
@@ -62,7 +61,7 @@ def fold(module: nn.Module) -> nn.Module:
 
 def _check_foldable(label: str, layer: nn.Module) -> None:
     kind: Any = type(layer)
-    ours = class_of_ours(layer)
+    ours = next((base for base in kind.__mro__ if "plain_type" in vars(base)), kind)
     if kind.to_plain is ours.to_plain:
         if kind.forward is not ours.forward:
             raise UsageError(
@@ -74,19 +73,17 @@ def _check_foldable(label: str, layer: nn.Module) -> None:
         raise UsageError(f"{label} is on the device meta: it has no values to fold")
 
 
-def _tie(plain: nn.Module, source: Any, memo: dict[int, Any], made: dict[Any, Any]) -> None:
-    """Share parameters of ``plain`` with what has been, or will be, copied from the same ones."""
+def _tie(plain: nn.Module, source: nn.Module, made: dict[tuple[Tensor, ...], Any]) -> None:
+    """Share parameters of ``plain`` with its source, or with what was made of the same ones."""
     for name, value in plain._parameters.items():
         pair = name in getattr(source, "pairs", ())
-        origins = [source._parameters.get(name + end) for end in (("_v", "_g") if pair else ("",))]
-        if value is None or any(origin is None for origin in origins):
+        held = [source._parameters.get(name + end) for end in (("_v", "_g") if pair else ("",))]
+        origins = tuple(origin for origin in held if origin is not None)
+        if value is None or len(origins) < len(held):
             continue  # pruned or parametrized: no parameter that could be tied
-        if not pair and torch.equal(origins[0], value):
-            plain._parameters[name] = memo.setdefault(id(origins[0]), value)
-            continue
-        earlier = made.setdefault(tuple(map(id, origins)), value)
-        if torch.equal(earlier, value):
-            plain._parameters[name] = earlier
+        known = value if pair or not torch.equal(origins[0], value) else origins[0]
+        if torch.equal(first := made.setdefault(origins, known), value):
+            plain._parameters[name] = first
 
 
 LAYOUTS: dict[str, tuple[str, ...]] = {

@@ -42,11 +42,10 @@ class WNRecurrent(WeightNormed):
     """
 
     mode: str
-    proj_size = 0
 
-    def _adopt(self, plain: Any, *, backend: str = "torch", **options: Any) -> None:
+    def _adopt(self, *, backend: str = "torch", **options: Any) -> None:
         self.backend = check_choice("backend", backend, BACKENDS)
-        super()._adopt(plain, **options)
+        super()._adopt(**options)
 
     def _compute(self) -> tuple[Tensor, ...]:
         weights: Any = super()._compute()
@@ -73,12 +72,6 @@ class WNRecurrent(WeightNormed):
         rows = [RECURRENCES[self.mode](of_row) for of_row in gates]
         return unroll(self, rows, data, states, sizes)
 
-    def to_plain(self) -> Any:
-        """The plain layer with the same function and parameters of its own, laid out for cuDNN."""
-        plain: Any = super().to_plain()
-        plain.flatten_parameters()
-        return plain
-
     def flatten_parameters(self) -> None:
         """Does nothing: computed weights are laid out for cuDNN when they are computed."""
 
@@ -87,14 +80,12 @@ class WNLSTM(WNRecurrent):
     """``nn.LSTM`` with w = g · v / ‖v‖ for its input, recurrent and projection weights."""
 
     plain_type = nn.LSTM
-    mode = "LSTM"
 
 
 class WNGRU(WNRecurrent):
     """``nn.GRU`` with w = g · v / ‖v‖ for its input and recurrent weights."""
 
     plain_type = nn.GRU
-    mode = "GRU"
 
 
 class WNCell(WeightNormed):

@@ -6,15 +6,15 @@ vector for each normalised weight, in a float buffer named ``running_u_*``.
 """
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wnrl.errors import UsageError
-from wnrl.nn.base import check_replaceable
-from wnrl.nn.functional import in_backward, refuse_script, transposed_groups
+from wnrl.nn.base import Counterpart
+from wnrl.nn.functional import in_backward, transposed_groups
 from wnrl.nn.recurrence import States, lay_out, run, run_torch
 
 
@@ -58,21 +58,17 @@ def _matrix(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return matrix / size, size
 
 
-class Spectral(nn.Module):
+class Spectral(Counterpart):
     """What the spectral layers share: the vectors u, and w = W/‖Wᵀu‖."""
 
-    plain_type: ClassVar[type[nn.Module]]
-    """torch's layer, the last of the bases."""
-    __prepare_scriptable__ = refuse_script
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
         plain = cls.__bases__[-1]
         if issubclass(plain, nn.Module) and not issubclass(plain, Spectral):
             cls.plain_type = plain
+        super().__init_subclass__(**kwargs)
 
     @property
-    def own_buffers(self) -> list[str]:
+    def own_buffers(self) -> list[str]:  # type: ignore[override]
         """Return the names of the buffers that hold the vectors u."""
         return [f"running_u_{name}" for name in self.normalized_names()]
 
@@ -81,17 +77,11 @@ class Spectral(nn.Module):
         """Return the axis of weights along which their output units run."""
         return min(1, transposed_groups(self))
 
-    @classmethod
-    def from_plain(cls, plain: nn.Module) -> Self:
-        """A layer with the parameters (shared) and settings of ``plain``.
-
-        Raises:
-            UsageError: as for ``WeightNormed.from_plain`` and ``find_vectors``.
-        """
-        check_replaceable(plain, cls.plain_type)
-        layer = _as(cls, plain)
-        layer.find_vectors()
-        return layer
+    def _adopt(self) -> None:
+        super()._adopt()
+        if isinstance(self, nn.RNNBase):
+            self._init_flat_weights()
+        self.find_vectors()
 
     def find_vectors(self) -> None:
         """Sets the vectors u to those of the weights, exactly; for weights that were set anew.
@@ -133,24 +123,13 @@ class Spectral(nn.Module):
 
     def to_plain(self) -> nn.Module:
         """The plain layer with the same function in evaluation, and parameters of its own."""
-        plain = _as(self.plain_type, self)
-        plain._buffers = {}
-        names = self.normalized_names()
+        parameters: dict[str, nn.Parameter | None] = dict(self._parameters)
         for name, value in self._parameters.items():
             if value is not None:
-                new = value / self.sigma(name, learning=False) if name in names else value
-                setattr(plain, name, nn.Parameter(new.detach().clone(), value.requires_grad))
-        return plain
-
-
-def _as(kind: type[nn.Module], layer: nn.Module) -> Any:
-    """Return ``layer`` as one of ``kind``, with its parameters and settings.
-
-    Its dicts are its own, so that nothing registered on one of the two appears on the other.
-    """
-    new = kind.__new__(kind)
-    new.__dict__ |= {k: v.copy() if isinstance(v, dict) else v for k, v in vars(layer).items()}
-    return new
+                is_normal = name in self.normalized_names()
+                new = value / self.sigma(name, learning=False) if is_normal else value
+                parameters[name] = nn.Parameter(new.detach().clone(), value.requires_grad)
+        return self._as_plain(parameters)
 
 
 class _SpectralFeedForward(Spectral):
