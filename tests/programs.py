@@ -4,7 +4,8 @@ from dataclasses import fields
 
 from agents import defaults
 from scripts import train_agent, train_vae
-from wnrl.vae.presets import USUAL, configured
+from wnrl import vae
+from wnrl.vae.presets import USUAL
 
 
 def agent_args(algo="ppo", env_id=None, variant=None, **others):
@@ -17,5 +18,5 @@ def vae_args(model="mlp", dataset="digits", preset=USUAL, **values):
     """Return what ``train_vae.py`` is told; the others of ``values`` are settings of the run."""
     names = {field.name for field in fields(train_vae.Args)}
     own = {name: values.pop(name) for name in names & values.keys()}
-    config = configured(model, dataset, preset, **values)
+    config = vae.preset(model, dataset, preset, **values)
     return train_vae.Args(preset=preset, config=config, **own)

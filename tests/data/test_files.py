@@ -12,7 +12,7 @@ import torch
 
 from wnrl import data
 from wnrl.data import sets
-from wnrl.data.files import File, fetch, is_here, read_idx
+from wnrl.data.files import File, candidates, fetch, read_idx
 from wnrl.data.sets import _of_idx_files
 from wnrl.errors import UsageError
 
@@ -93,7 +93,7 @@ def test_the_folder_that_was_named_comes_first_and_the_subfolder_before_it(
         with pytest.raises(UsageError, match=f"^{re.escape(str(path))} is damaged"):
             fetch("set", file, named)
         path.unlink()
-    assert not is_here("set", file, named)
+    assert not any(candidates("set", file, named))
 
 
 def test_a_file_of_another_set_in_front_of_the_right_one_is_passed_over(file, content, tmp_path):

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import threading
+import zipfile
 
 import gymnasium as gym
 import numpy as np
@@ -137,8 +138,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_rendered(
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_a_file(clock, tmp_path, monkeypatch):
-    def full(file, **arrays):
-        file.write(b"half")
+    def full(path, **arrays):
+        path.write_bytes(b"half")
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(np, "savez_compressed", full)
@@ -155,13 +156,16 @@ def test_damaged_frames_are_refused_with_what_to_do(clock, tmp_path):
         data.load("frames:Clock-v0", tmp_path)
 
 
-def test_altered_frames_are_refused_by_their_checksum(clock, tmp_path):
+@pytest.mark.parametrize("seed", range(20))
+def test_a_flipped_bit_in_the_frames_is_refused(seed, clock, tmp_path):
     data.load("frames:Clock-v0", tmp_path)
     path = tmp_path / "frames" / KEPT
-    with np.load(path) as kept:
-        arrays = dict(kept)
-    arrays["train"] = arrays["train"] + 1
-    np.savez_compressed(path, **arrays)
+    raw = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        first = archive.getinfo("train.npy")
+    rng = np.random.default_rng(seed)  # within the pixels: zip has bytes elsewhere that say nothing
+    raw[first.header_offset + 60 + rng.integers(first.compress_size - 60)] ^= 1 << rng.integers(8)
+    path.write_bytes(raw)
     with pytest.raises(UsageError, match="is damaged; delete it"):
         data.load("frames:Clock-v0", tmp_path)
 
@@ -179,7 +183,7 @@ def test_an_environment_that_renders_no_picture_is_refused(clock, tmp_path, monk
         data.load("frames:Clock-v0", tmp_path)
 
 
-def test_rendering_opens_no_display_complains_of_none_and_leaves_the_choice_of_it(tmp_path):
+def test_rendering_opens_no_display_and_complains_of_none():
     code = (
         "import os; from wnrl.data import frames; "
         "frames._collect('CartPole-v1', 3, 0, lambda: None); "
@@ -190,7 +194,7 @@ def test_rendering_opens_no_display_complains_of_none_and_leaves_the_choice_of_i
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=bare
     )
-    assert (done.stdout, done.stderr) == ("None\n", "")
+    assert (done.stdout, done.stderr) == ("dummy\n", "")
 
 
 def test_shape_is_known_without_rendering():

@@ -57,12 +57,14 @@ def dataset(name: str) -> Dataset:
         UsageError: there is no such data set.
     """
     form, _, rest = name.partition(":")
+    path = Path(rest)
     if rest and f"{form}:" == FRAMES:
         return Dataset((3, frames.SIDE, frames.SIDE), 256, partial(frames.load_frames, rest))
-    if rest and f"{form}:" in (FOLDER, NPZ):
-        kind = pictures if f"{form}:" == FOLDER else arrays
-        shape, levels = kind.look(path := Path(rest))
-        return Dataset(shape, levels, lambda data_dir: kind.load(path))
+    if rest and f"{form}:" == FOLDER:
+        return Dataset(pictures.look(path), pictures.LEVELS, lambda _: pictures.load(path))
+    if rest and f"{form}:" == NPZ:
+        images = arrays.load(path)
+        return Dataset(images.shape, images.levels, lambda _: images)
     return DATASETS[check_choice("dataset", name, [*DATASETS, *FORMS])]
 
 

@@ -7,19 +7,20 @@ packed again, or as other libraries keep it.
 import gzip
 import hashlib
 import io
-import logging
 import os
 import struct
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wnrl.errors import UsageError, first_line
+from wnrl.errors import UsageError, extra, first_line
 
 IDX_OF_BYTES = 8
 GZIPPED = b"\x1f\x8b"
@@ -69,7 +70,7 @@ def fetch(dataset: str, file: File, data_dir: Path | None) -> Tensor:
             message says where it was looked for and where it belongs.
     """
     damaged = None
-    for path, key in _candidates(dataset, file, data_dir):
+    for path, key in candidates(dataset, file, data_dir):
         try:
             return _checked(path, key, file)
         except UsageError as error:  # perhaps it is another set's, and the right one is elsewhere
@@ -79,12 +80,9 @@ def fetch(dataset: str, file: File, data_dir: Path | None) -> Tensor:
     return _downloaded(dataset, file, data_dir)
 
 
-def is_here(dataset: str, file: File, data_dir: Path | None = None) -> bool:
-    """Return whether ``fetch`` would find a file, right or wrong, and not download it."""
-    return next(_candidates(dataset, file, data_dir), None) is not None
-
-
-def _candidates(dataset: str, file: File, data_dir: Path | None) -> Iterator[tuple[Path, str]]:
+def candidates(
+    dataset: str, file: File, data_dir: Path | None = None
+) -> Iterator[tuple[Path, str]]:
     """Yield the files with one of the names in a usual folder, and the key of an array in it.
 
     Subfolders (``mnist-static``, ``mnist_static``, torchvision's ``MNIST/raw``) come first: MNIST's
@@ -140,7 +138,7 @@ def _checked(path: Path, key: str, file: File) -> Tensor:
 def _decoded(path: Path, raw: bytes, key: str) -> np.ndarray:
     """Return the images of a file as uint8."""
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
             return np.ascontiguousarray(arrays[key])
     if path.suffix == ".amat":  # a line of 784 zeros and ones an image
         return (np.frombuffer(raw, np.uint8)[::2] - ord("0")).reshape(-1, 28, 28)
@@ -188,35 +186,24 @@ def _downloaded(dataset: str, file: File, data_dir: Path | None) -> Tensor:
     put = "put it there, or say where it is with data_dir or WNRL_DATA"
     if not file.downloadable:
         raise UsageError(f"{missing}; see {file.url}, and {put}")
+    with extra("lab", f"{missing}; get it from {file.url} and {put}; downloading it"):
+        from pooch import HTTPDownloader  # type: ignore[import-untyped]
     try:
-        import pooch  # type: ignore[import-untyped]
-    except ModuleNotFoundError:
-        raise UsageError(f"{missing}; get it from {file.url} and {put}") from None
-    folder, logger = cache_folder() / dataset, pooch.get_logger()
-    level = logger.level
-    logger.setLevel(logging.WARNING)  # what it is about to do would be a second story
-    try:
-        pooch.retrieve(
-            file.url,
-            known_hash=None,
-            fname=file.name,
-            path=folder,
-            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
-        )
-        return _right_or_removed(folder / file.name, file)
-    except (OSError, ValueError) as error:  # no network or disk; another file came
-        cause = str(error).partition("\n")[0]
-        reason = cause if isinstance(error, ValueError) else type(error).__name__
+        with made_whole(cache_folder() / dataset / file.name) as path:
+            HTTPDownloader(progressbar=True, timeout=30)(file.url, str(path), None)
+            return _checked(path, "", file)
+    except (OSError, UsageError) as error:  # no network or disk; another file came
+        reason = "another file came" if isinstance(error, UsageError) else type(error).__name__
         raise UsageError(
             f"{missing} and could not be downloaded ({reason}); get it from {file.url} and {put}"
         ) from error
-    finally:
-        logger.setLevel(level)
 
 
-def _right_or_removed(path: Path, file: File) -> Tensor:
-    try:
-        return _checked(path, "", file)
-    except UsageError:
-        path.unlink()
-        raise
+@contextmanager
+def made_whole(path: Path) -> Iterator[Path]:
+    """Yield a file to write, which is renamed to ``path`` at the end, and gone after an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        scratch = Path(folder, path.name)
+        yield scratch
+        scratch.replace(path)

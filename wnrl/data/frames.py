@@ -1,9 +1,8 @@
 """Frames of a gymnasium environment: what an agent that acts at random sees, rendered once."""
 
-import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from urllib.parse import quote
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from wnrl.data.files import cache_folder, folders
+from wnrl.data.files import cache_folder, folders, made_whole
 from wnrl.data.images import PARTS, Images
 from wnrl.errors import UsageError, extra, first_line
 
@@ -37,20 +36,26 @@ def load_frames(env_id: str, data_dir: Path | None = None) -> Images:
 
     Raises:
         UsageError: the environment does not exist, cannot be made here, or does not render; or the
-            folder cannot be written.
+            folder cannot be written, or the file in it is damaged.
     """
     name = f"{quote(env_id, safe='')}-{SIDE}-v{VERSION}.npz"
     places = [folder / "frames" / name for folder in folders(data_dir)]
-    kept = next((path for path in places if path.is_file()), None)
-    own = (data_dir or cache_folder()) / "frames" / name
-    parts = _rendered(env_id, own) if kept is None else _read(kept)
-    train, valid, test = parts
+    path = next((path for path in places if path.is_file()), None)
+    if path is None:
+        path = (data_dir or cache_folder()) / "frames" / name
+        _render_all(env_id, path)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            train, valid, test = (torch.from_numpy(kept[part]) for part in PARTS)
+    except Exception as error:  # zipfile, zlib, numpy: each has its own for a damaged file
+        told = f"{path} is damaged; delete it, and its frames are rendered again"
+        raise UsageError(told) from error
     split = f"{N_TRAIN} / {N_VALID} / {N_TEST} frames, each part of episodes of its own"
     return Images(f"frames:{env_id}", train, valid, test, levels=256, split=split)
 
 
-def _rendered(env_id: str, path: Path) -> list[Tensor]:
-    """Render all frames and keep them; of several processes one does, and the others wait."""
+def _render_all(env_id: str, path: Path) -> None:
+    """Render all frames into a file; of several processes one does, and the others wait."""
     with extra("lab", f"dataset 'frames:{env_id}'"):
         from filelock import FileLock
         from tqdm import tqdm
@@ -62,16 +67,16 @@ def _rendered(env_id: str, path: Path) -> list[Tensor]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if path.is_file():
-                return _read(path)
+                return
             with tqdm(total=n, desc=f"frames:{env_id}", mininterval=1.0) as bar:
                 frames = {part: _collect(env_id, *parts[part], bar.update) for part in PARTS}
-            _write(path, frames)
+            with made_whole(path) as scratch:
+                np.savez_compressed(scratch, allow_pickle=False, **frames)
     except OSError as error:
         raise UsageError(
             f"frames cannot be kept in {path.parent}: {error.strerror}; say where they can with "
             "data_dir or XDG_CACHE_HOME"
         ) from error
-    return [torch.from_numpy(part) for part in frames.values()]
 
 
 def _collect(env_id: str, n: int, first_seed: int, progress: Callable[[], Any]) -> np.ndarray:
@@ -86,8 +91,8 @@ def _collect(env_id: str, n: int, first_seed: int, progress: Callable[[], Any]) 
 
 
 def _random_play(env_id: str, first_seed: int) -> Iterator[np.ndarray]:
-    env = _make(env_id)
-    with _without_display(), closing(env):
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame asks for a display, and complains
+    with closing(_make(env_id)) as env:
         seed = first_seed
         env.action_space.seed(seed)
         while True:
@@ -98,19 +103,6 @@ def _random_play(env_id: str, first_seed: int) -> Iterator[np.ndarray]:
                 *_, terminated, truncated, _ = env.step(env.action_space.sample())
                 done = terminated or truncated
             seed += 1
-
-
-@contextmanager
-def _without_display() -> Iterator[None]:
-    """Keeps pygame from asking for a display, and from complaining where there is none."""
-    if "SDL_VIDEODRIVER" in os.environ:
-        yield
-        return
-    os.environ["SDL_VIDEODRIVER"] = "dummy"
-    try:
-        yield
-    finally:
-        os.environ.pop("SDL_VIDEODRIVER", None)
 
 
 @contextmanager
@@ -134,39 +126,3 @@ def _render(env: gym.Env, env_id: str) -> np.ndarray:
             what = getattr(frame, "shape", type(frame).__name__)
             raise TypeError(f"render() must give an image (height, width, 3), got {what}")
     return frame
-
-
-def _read(path: Path) -> list[Tensor]:
-    """Return what ``_write`` wrote.
-
-    Raises:
-        UsageError: the file is damaged; nothing of it was used.
-    """
-    damaged = UsageError(f"{path} is damaged; delete it, and its frames are rendered again")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            parts = [kept[name] for name in PARTS]
-            wanted = str(kept["sha256"])
-    except Exception as error:  # zipfile, zlib, numpy: each has its own for a damaged file
-        raise damaged from error
-    if _checksum(parts) != wanted:
-        raise damaged
-    return [torch.from_numpy(part) for part in parts]
-
-
-def _write(path: Path, parts: Mapping[str, np.ndarray]) -> None:
-    """Keep frames, by write-then-rename."""
-    scratch, checksum = path.with_suffix(".tmp"), _checksum(parts.values())
-    try:
-        with scratch.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, sha256=checksum, **parts)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _checksum(parts: Iterable[np.ndarray]) -> str:
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(part.tobytes())
-    return whole.hexdigest()

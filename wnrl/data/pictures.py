@@ -1,6 +1,8 @@
 """Pictures in a folder as a data set, with a split that stays as pictures are added."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,75 +14,66 @@ from wnrl.data.images import PARTS, Images
 from wnrl.errors import UsageError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-SUBFOLDERS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "val", "validation"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""From the names of subfolders, in lower case, to the parts that they are."""
+SYNONYMS = {"training": "train", "val": "valid", "validation": "valid", "testing": "test"}
+"""From other names of subfolders, in lower case, to the parts that they are."""
 GREY = ("1", "L", "LA")
 WIDE = ("I", "F")
 """Modes of PIL without colour, and those with more than 8 bits."""
 LEVELS = 256
 
 
-def look(folder: Path) -> tuple[tuple[int, int, int], int]:
-    """Return the shape of the pictures in a folder, that of the first one, and their levels.
+def look(folder: Path) -> tuple[int, int, int]:
+    """Return the shape of the pictures in a folder, that of the first one.
 
     Raises:
         UsageError: there is no such folder, or no picture in it, or the first one is damaged.
     """
     with _opened(_found(folder)[0]) as picture:
-        return (1 if picture.mode in GREY else 3, picture.height, picture.width), LEVELS
+        return 1 if picture.mode in GREY else 3, picture.height, picture.width
 
 
 def load(folder: Path) -> Images:
     """Return all pictures in a folder, in the order of their paths.
 
-    Subfolders that are called as ``SUBFOLDERS`` says are the three parts. Else the path of a
-    picture below the folder decides, whatever other pictures there are: its SHA-256's first byte
-    modulo ten is 0 for testing, 1 for validation, 2 to 9 for training. Where there are ``train``
-    and ``test`` alone, those of ``train`` with a 1 are for validation.
+    Subfolders that are called as the parts, or as ``SYNONYMS`` says, are the three parts. Else the
+    path of a picture below the folder decides, whatever other pictures there are: its SHA-256's
+    first byte modulo ten is 0 for testing, 1 for validation, 2 to 9 for training. Where there are
+    ``train`` and ``test`` alone, those of ``train`` with a 1 are for validation.
 
     Raises:
         UsageError: as ``look``; or pictures differ in size, one has colour where the first has
             none, one is damaged, or a part has none.
     """
-    paths, (shape, _) = _found(folder), look(folder)
+    paths, shape = _found(folder), look(folder)
+    names = [path.relative_to(folder) for path in paths]
+    tops = {_top(name) for name in names if len(name.parts) > 1}
+    in_folders = tops >= {"train", "test"}
     parts: dict[str, list[Tensor]] = {name: [] for name in PARTS}
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    tops = {SUBFOLDERS.get(_top(name), "") for name in names if "/" in name}
     for path, name in zip(paths, names, strict=True):
-        part = _by_folder(path, name, tops) if tops >= {"train", "test"} else _by_path(name)
+        place = hashlib.sha256(name.as_posix().encode()).digest()[0] % 10
+        part = {0: "test", 1: "valid"}.get(place, "train")
+        if in_folders and not (_top(name) == "train" and part == "valid" and "valid" not in tops):
+            part = _top(name)
+        if part not in parts:
+            told = "is in none of the folders train, valid and test, which are there"
+            raise UsageError(f"{path} {told}")
         parts[part].append(_pixels(path, shape, paths[0]))
-    for name, pictures in parts.items():
+    for part, pictures in parts.items():
         if not pictures:
             raise UsageError(
-                f"folder {folder} has no picture for {name!r}: give it subfolders train, valid and "
+                f"folder {folder} has no picture for {part!r}: give it subfolders train, valid and "
                 f"test, got {len(paths)} pictures whose paths decide"
             )
-    rule = "by their folders" if tops >= {"train", "test"} else "by the SHA-256 of their paths"
+    rule = "by their folders" if in_folders else "by the SHA-256 of their paths"
     sizes = " / ".join(str(len(pictures)) for pictures in parts.values())
     train, valid, test = (torch.stack(pictures) for pictures in parts.values())
     return Images(f"folder:{folder}", train, valid, test, LEVELS, f"{sizes} pictures, {rule}")
 
 
-def _top(name: str) -> str:
-    return name.partition("/")[0].lower()
-
-
-def _by_path(name: str) -> str:
-    place = hashlib.sha256(name.encode()).digest()[0] % 10
-    return {0: "test", 1: "valid"}.get(place, "train")
-
-
-def _by_folder(path: Path, name: str, tops: set[str]) -> str:
-    part = SUBFOLDERS.get(_top(name))
-    if part is None:
-        raise UsageError(f"{path} is in none of the folders train, valid and test, which are there")
-    if part == "train" and "valid" not in tops and _by_path(name) == "valid":
-        return "valid"
-    return part
+def _top(name: Path) -> str:
+    """Return what the first folder of a path says."""
+    top = name.parts[0].lower()
+    return SYNONYMS.get(top, top)
 
 
 def _found(folder: Path) -> list[Path]:
@@ -94,9 +87,11 @@ def _found(folder: Path) -> list[Path]:
     return paths
 
 
-def _opened(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        return Image.open(path)
+        with Image.open(path) as picture:
+            yield picture
     except (OSError, Image.DecompressionBombError) as error:
         raise UsageError(f"{path} is damaged or no picture") from error
 
@@ -114,8 +109,5 @@ def _pixels(path: Path, shape: tuple[int, int, int], first: Path) -> Tensor:
             raise UsageError(f"{path} must have 8 bits a colour, got PIL's mode {picture.mode!r}")
         if channels == 1 and picture.mode not in GREY:
             raise UsageError(f"{path} has colour, which {first} has not: make them alike")
-        try:
-            pixels = np.array(picture.convert("L" if channels == 1 else "RGB"))
-        except OSError as error:
-            raise UsageError(f"{path} is damaged: {error}") from error
+        pixels = np.array(picture.convert("L" if channels == 1 else "RGB"))
     return torch.from_numpy(pixels).reshape(height, width, channels).permute(2, 0, 1).contiguous()

@@ -21,7 +21,7 @@ from wnrl.vae import pictures
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.construction import MODEL, Weights, build, save_weights
 from wnrl.vae.measure import Protocol, nll
-from wnrl.vae.presets import USUAL, configured
+from wnrl.vae.presets import USUAL, preset
 from wnrl.vae.training import LogStep, Trainer
 
 FILES = (MODEL, "samples.png", "per_image_nll.npy", "nll_*_K*_*.npz")
@@ -150,7 +150,7 @@ def _values(trial: Any) -> tuple[VAEConfig, Machine, Path | None]:
     machine = Machine(**{name: asked.pop(name) for name in names})
     data_dir, variant = asked.pop("data_dir", None), asked.pop("preset", USUAL)
     norm = {"norm": trial.arm.norm, "norm_kwargs": dict(trial.norm_kwargs)}
-    config = configured(trial.task.algo, trial.task.name, variant, **asked, **norm, seed=trial.seed)
+    config = preset(trial.task.algo, trial.task.name, variant, **asked, **norm, seed=trial.seed)
     return config, machine, None if data_dir is None else Path(data_dir)
 
 
