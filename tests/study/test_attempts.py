@@ -34,7 +34,7 @@ class Pool:
 
     def news(self):
         for place, job in list(self.running.items()):
-            yield place, "begun", None
+            yield place, "progress", 0.0
             if ending := self.ending(job, self.starts.count(job)):
                 del self.running[place]
                 yield place, *ending

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake_runner
 
 from wnrl.study.execute import Job
-from wnrl.study.processes import _Worker, processes
+from wnrl.study.processes import _Pool, _Worker, processes
 
 ARMS = {arm.name for arm in fake_runner.ARMS}
 FUNCTIONS = (
@@ -108,17 +108,15 @@ def test_leaving_the_loop_stops_the_workers(tmp_path):
 
 
 @pytest.fixture
-def idle_worker(tmp_path, monkeypatch):
+def idle_worker(tmp_path):
     """A worker that was killed while it had nothing to do, which its parent has not seen yet."""
     worker = _Worker(tmp_path, (), tmp_path / "worker0.log")
     first, second = fake_runner.study_of("succeed", seeds=[0, 1]).trials()[::4]
     assert trained_by(worker, first)["seed"] == 0
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.process.join()
-    monkeypatch.setattr(_Worker, "alive", property(lambda worker: worker.process is not None))
     yield worker, second
-    if worker.alive:
-        worker.kill()
+    worker.kill()
 
 
 def trained_by(worker, trial):
@@ -138,9 +136,8 @@ def test_a_worker_that_died_while_idle_is_replaced_and_costs_no_run(idle_worker)
 def test_a_worker_that_has_just_died_needs_no_stop(idle_worker):
     worker, _ = idle_worker
     worker.busy = True
-    worker.ask_to_stop()
-    worker.kill()
-    assert not worker.alive
+    _Pool([worker]).stop(lambda: True)
+    assert worker.process is None
 
 
 def start(function, root, workers=1):

@@ -4,16 +4,14 @@ The driver hands jobs out and follows marks in the study's folder, one a job tha
 tries nothing again: what was lost is counted with its reason.
 """
 
-import _thread
 import logging
+import math
 import os
 import pickle
 import re
 import shutil
-import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +23,7 @@ from wnrl.runs import RESULT, Stopped
 from wnrl.study.attempts import News, become_worker, carry_out, trained
 from wnrl.study.execute import Event, Job
 
-STOP, TOKEN = "stop", "token"
+TOKEN = "token"
 AHEAD = 2  # jobs in flight for each CPU, so that none waits for the driver
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -38,11 +36,18 @@ STORE = 100 * 2**20  # bytes; what is passed around is small
 
 
 class Cluster:
-    """A Ray cluster that sees the study's folder."""
+    """A Ray cluster that sees the study's folder.
+
+    It is a ``wnrl.study.attempts.Pool``, whose places are the references to tasks of Ray.
+    """
 
     def __init__(self, ray: Any, root: Path, imports: Sequence[str], log: str) -> None:
-        self.ray, self.root, self.imports, self.log = ray, root, tuple(imports), log
+        self.ray, self.root = ray, root
         self.marks = root / f".ray-{log}marks"
+        self._train = ray.remote(num_cpus=1, max_retries=0)(_train)
+        self._arguments = root, tuple(imports), log
+        self._jobs: dict[Any, tuple[Job, Path]] = {}  # by reference; and its mark
+        self._looked = 0.0
 
     @property
     def cpus(self) -> int:
@@ -51,7 +56,7 @@ class Cluster:
 
     def train(self, jobs: Sequence[Job], time_limit: float | None = None) -> Generator[Event]:
         """Train jobs on the cluster and yield what happens, as ``processes`` does."""
-        yield from carry_out(jobs, _Pool(self), time_limit)
+        yield from carry_out(jobs, self, time_limit)
 
     def probe(self) -> None:
         """Raise UsageError for the first node that does not see the study's folder."""
@@ -60,19 +65,88 @@ class Cluster:
         token = os.urandom(8).hex()
         (self.marks / TOKEN).write_text(token)
         look = self.ray.remote(num_cpus=0, max_retries=0)(_look)
-        nodes = {node["NodeID"]: node for node in self.ray.nodes() if node["Alive"]}
-        answers = {}
-        for name in nodes:
-            there = NodeAffinitySchedulingStrategy(name, soft=False)
-            answers[name] = look.options(scheduling_strategy=there).remote(self.marks, name)
-        for name, answer in answers.items():
-            node = f"node {nodes[name]['NodeManagerAddress']} of the cluster"
+        answers = []
+        for node in self.ray.nodes():
+            if node["Alive"]:
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                answer = look.options(scheduling_strategy=there)
+                answers.append((node, answer.remote(self.marks, node["NodeID"])))
+        for node, answer in answers:
+            what = f"node {node['NodeManagerAddress']} of the cluster"
             try:
                 seen = self.ray.get(answer, timeout=PROBE_SECONDS)
             except self.ray.exceptions.RayError as error:
-                raise UsageError(f"{node} cannot work: {_last_line(error)}") from error
-            if seen != token or not _appears(self.marks / name):
-                raise UsageError(f"{node} does not share run_dir {self.root} with this machine")
+                raise UsageError(f"{what} cannot work: {_last_line(error)}") from error
+            if seen != token or not _appears(self.marks / node["NodeID"]):
+                raise UsageError(f"{what} does not share run_dir {self.root} with this machine")
+
+    def has_room(self) -> bool:
+        """Return True where a job would not wait for long."""
+        return len(self._jobs) < AHEAD * max(1, self.cpus)
+
+    def start(self, job: Job) -> Any:
+        """Start a job, and return a reference to it."""
+        mark = self.marks / os.urandom(8).hex()
+        reference = self._train.remote(pickle.dumps(job), mark, *self._arguments)
+        self._jobs[reference] = job, mark
+        return reference
+
+    def news(self) -> Iterator[News]:
+        """Return what happened, within a tenth of a second."""
+        references = list(self._jobs)
+        if not references:
+            time.sleep(0.1)
+            return
+        ready, _ = self.ray.wait(references, num_returns=len(references), timeout=0.1)
+        if time.monotonic() - self._looked > 1.0:
+            self._looked = time.monotonic()
+            begun = {path.name for path in self.marks.iterdir()}  # as it is on the server
+            for reference, (_, mark) in self._jobs.items():
+                with suppress(OSError, ValueError):  # it is being written
+                    if mark.name in begun:
+                        yield reference, "progress", float(mark.read_text())
+        for reference in ready:
+            kind, value = self._end(reference)
+            self._forget(reference)
+            yield reference, kind, value
+
+    def kill(self, place: Any) -> None:
+        """End the job of a reference."""
+        self.ray.cancel(place, force=True)
+        self._forget(place)
+
+    def stop(self, may_wait: Callable[[], bool]) -> None:
+        """Interrupt all jobs, as Ctrl-C would; end what is left when it may wait no more."""
+        left = list(self._jobs)
+        for reference in left:
+            self.ray.cancel(reference)
+        while left and may_wait():
+            _, left = self.ray.wait(left, num_returns=len(left), timeout=0.1)
+        for reference in left:
+            self.ray.cancel(reference, force=True)
+
+    def _forget(self, reference: Any) -> None:
+        _, mark = self._jobs.pop(reference)
+        with suppress(OSError):
+            mark.unlink()
+
+    def _end(self, reference: Any) -> tuple[Any, Any]:
+        errors = self.ray.exceptions
+        try:
+            kind, value = self.ray.get(reference)
+        except (errors.NodeDiedError, errors.OutOfMemoryError) as error:
+            return "lost", f"{type(error).__name__}: {first_line(error)}"
+        except errors.WorkerCrashedError:
+            return "crashed", f"its process died; see the logs in {self.root}"
+        except errors.RayError as error:
+            return "crashed", _last_line(error)
+        if kind == "ended":
+            folders = [self.root / trial.folder for trial in self._jobs[reference][0].trials]
+            value = [
+                result if result and _appears(folder / RESULT) else None
+                for result, folder in zip(value, folders, strict=True)
+            ]
+        return kind, value
 
 
 def loaded_ray(address: str | None) -> Any:
@@ -141,98 +215,6 @@ def _own_folders() -> list[str]:
     return [str(path) for path in folders if not {*pythons} & {path, *path.parents}]
 
 
-class _Pool:
-    """Tasks of Ray; a reference to one is a place of ``wnrl.study.attempts.Pool``."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster, self.ray = cluster, cluster.ray
-        self._train = self.ray.remote(num_cpus=1, max_retries=0)(_train)
-        self._jobs: dict[Any, tuple[Job, Path]] = {}  # by reference; and its mark
-        self._shares: dict[Any, float] = {}  # by reference, of those that have begun
-        self._n_started, self._looked = 0, 0.0
-
-    def has_room(self) -> bool:
-        return len(self._jobs) < AHEAD * max(1, self.cluster.cpus)
-
-    def start(self, job: Job) -> Any:
-        self._n_started += 1
-        cluster = self.cluster
-        mark = cluster.marks / f"{os.getpid()}-{self._n_started}"
-        where = (cluster.root, mark, cluster.imports, cluster.log)
-        reference = self._train.remote(pickle.dumps(job), *where)
-        self._jobs[reference] = job, mark
-        return reference
-
-    def news(self) -> Iterator[News]:
-        references = list(self._jobs)
-        if not references:
-            time.sleep(0.1)
-            return
-        ready, _ = self.ray.wait(references, num_returns=len(references), timeout=0.1)
-        if time.monotonic() - self._looked > 1.0:
-            yield from self._begun()
-        for reference in ready:
-            kind, value = self._end(reference)
-            self._forget(reference)
-            yield reference, kind, value
-
-    def kill(self, place: Any) -> None:
-        self.ray.cancel(place, force=True)
-        self._forget(place)
-
-    def stop(self, may_wait: Callable[[], bool]) -> None:
-        if not self._jobs:
-            return
-        (self.cluster.marks / STOP).touch()
-        for reference in {*self._jobs} - {*self._shares}:  # they have nothing to lose
-            self.ray.cancel(reference)
-        left = list(self._shares)
-        while left and may_wait():
-            _, left = self.ray.wait(left, num_returns=len(left), timeout=0.1)
-        for reference in left:
-            self.ray.cancel(reference, force=True)
-
-    def _forget(self, reference: Any) -> None:
-        _, mark = self._jobs.pop(reference)
-        self._shares.pop(reference, None)
-        with suppress(OSError):
-            mark.unlink()
-
-    def _begun(self) -> Iterator[News]:
-        """Yield what the marks say that is new."""
-        self._looked = time.monotonic()
-        names = {entry.name for entry in os.scandir(self.cluster.marks)}  # as it is on the server
-        for reference, (_, mark) in self._jobs.items():
-            if mark.name not in names:
-                continue
-            if reference not in self._shares:
-                self._shares[reference] = 0.0
-                yield reference, "begun", None
-            with suppress(OSError, ValueError):  # it is being written
-                share = float(mark.read_text())
-                if share > self._shares[reference]:
-                    self._shares[reference] = share
-                    yield reference, "progress", share
-
-    def _end(self, reference: Any) -> tuple[Any, Any]:
-        errors = self.ray.exceptions
-        try:
-            kind, value = self.ray.get(reference)
-        except (errors.NodeDiedError, errors.OutOfMemoryError) as error:
-            return "lost", f"{type(error).__name__}: {first_line(error)}"
-        except errors.WorkerCrashedError:
-            return "crashed", f"its process died; see the logs in {self.cluster.root}"
-        except errors.RayError as error:
-            return "crashed", _last_line(error)
-        if kind == "ended":
-            folders = [self.cluster.root / t.folder for t in self._jobs[reference][0].trials]
-            value = [
-                result if result and _appears(folder / RESULT) else None
-                for result, folder in zip(value, folders, strict=True)
-            ]
-        return kind, value
-
-
 def _appears(path: Path) -> bool:
     """Return whether a file that another machine has written is seen here, in a while."""
     deadline = time.monotonic() + SEEN_SECONDS
@@ -257,25 +239,12 @@ def _look(marks: Path, name: str) -> str:
 
 
 def _train(
-    packed: bytes, root: Path, mark: Path, imports: Sequence[str], log: str
+    packed: bytes, mark: Path, root: Path, imports: Sequence[str], log: str
 ) -> tuple[str, Any]:
-    """Train a job; the whole of a task of Ray."""
+    """Train a job; the whole of a task of Ray. Its mark has the share done, once a second."""
     become_worker(root / f"{log}{socket.gethostname()}-{os.getpid()}.log", imports)
     job: Job = pickle.loads(packed)  # which may need those modules
-    mark.write_text("0")
-    ended = threading.Event()
-    threading.Thread(target=_obey, args=(mark.with_name(STOP), ended), daemon=True).start()
-    try:
-        return trained(job, root, _marking(mark))
-    except Stopped as stopped:
-        return "lost", stopped.message
-    finally:
-        ended.set()
-
-
-def _marking(mark: Path) -> Callable[[float], None]:
-    """Return what writes the share done to a file, once a second."""
-    marked = time.monotonic()
+    marked = -math.inf
 
     def progress(share: float) -> None:
         nonlocal marked
@@ -284,12 +253,8 @@ def _marking(mark: Path) -> Callable[[float], None]:
             with suppress(OSError):
                 mark.write_text(f"{share:.4f}")
 
-    return progress
-
-
-def _obey(stop: Path, ended: threading.Event) -> None:
-    """Pass the driver's wish to stop on to training."""
-    while not ended.wait(0.5):
-        if stop.exists():
-            _thread.interrupt_main(signal.SIGTERM)
-            return
+    progress(0.0)
+    try:
+        return trained(job, root, progress)
+    except Stopped as stopped:
+        return "lost", stopped.message

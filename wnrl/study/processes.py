@@ -6,7 +6,6 @@ ends, in whatever way, its workers end too: no orphan goes on writing into a run
 next call has taken over.
 """
 
-import _thread
 import multiprocessing as mp
 import os
 import signal
@@ -18,6 +17,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from wnrl.runs.interrupts import SIGNALS
@@ -25,6 +25,8 @@ from wnrl.study.attempts import News, become_worker, carry_out, trained
 from wnrl.study.execute import Event, Job
 
 SPAWN = mp.get_context("spawn")  # CUDA and torch's threads do not survive a fork
+STOP = signal.SIGUSR1  # which a worker is sent; one that does not train yet dies of it
+LEFT = 128 + signal.SIGTERM
 
 
 def processes(
@@ -84,14 +86,14 @@ class _Pool:
         place.kill()
 
     def stop(self, may_wait: Callable[[], bool]) -> None:
-        for worker in self.workers:
-            if worker.alive:
-                worker.ask_to_stop()
-        while any(worker.alive for worker in self.workers) and may_wait():
+        training = [worker.process for worker in self.workers if worker.busy and worker.process]
+        for process in training:
+            with suppress(ProcessLookupError):  # it has just died
+                os.kill(process.pid or 0, STOP)
+        while any(process.is_alive() for process in training) and may_wait():
             time.sleep(0.05)
         for worker in self.workers:
-            if worker.alive:
-                worker.kill()
+            worker.kill()
 
 
 class _Worker:
@@ -102,25 +104,16 @@ class _Worker:
         self.busy = False
         self.process: BaseProcess | None = None
 
-    @property
-    def alive(self) -> bool:
-        return self.process is not None and self.process.is_alive()
-
-    def _launch(self) -> None:
-        self.conn, conn = SPAWN.Pipe()
-        orders, self.orders = SPAWN.Pipe(duplex=False)
-        self.process = SPAWN.Process(target=_work, args=(conn, orders, *self._arguments))
-        with _signals_held_back():
-            self.process.start()
-        conn.close()
-        orders.close()
-
     def start(self, job: Job) -> None:
-        if not self.alive:
-            self._launch()
-        self.busy = True
+        if self.process is None:
+            self.conn, conn = SPAWN.Pipe()
+            self.process = SPAWN.Process(target=_work, args=(conn, *self._arguments))
+            with _signals_held_back():
+                self.process.start()
+            conn.close()
         try:
             self.conn.send(job)
+            self.busy = True
         except OSError:  # it died while it had nothing to do
             self.kill()
             self.start(job)
@@ -133,27 +126,19 @@ class _Worker:
             code = self.kill()
             how = f"killed by signal {-code}" if code < 0 else f"left with exit code {code}"
             return "crashed", f"its process was {how}; see {self._log}"
-        self.busy = kind in ("begun", "progress")
+        self.busy = kind == "progress"
         return kind, value
 
-    def ask_to_stop(self) -> None:
-        if self.busy:
-            with suppress(OSError):  # it has just died
-                self.orders.send("stop")
-        else:  # it has nothing to lose
-            self.kill()
-
     def kill(self) -> int:
-        """End the process and all that it started, and return its exit code."""
+        """End the process, if there is one, with all that it started, and return its exit code."""
         process, self.process, self.busy = self.process, None, False
-        assert process is not None
-        assert process.pid is not None
+        if process is None or process.pid is None:
+            return 0
         process.kill()
         with suppress(ProcessLookupError):  # it is no group yet
             os.killpg(process.pid, signal.SIGKILL)
         process.join()
         self.conn.close()
-        self.orders.close()
         return process.exitcode or 0
 
 
@@ -172,30 +157,28 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(
-    conn: "Connection[Any, Any]",
-    orders: "Connection[Any, Any]",
-    root: Path,
-    imports: Sequence[str],
-    log: Path,
-) -> None:
-    """Take trials until the parent wants no more; the whole life of a worker process."""
+def _work(conn: "Connection[Any, Any]", root: Path, imports: Sequence[str], log: Path) -> None:
+    """Take jobs until the parent wants no more; the whole life of a worker process."""
     os.setpgid(0, 0)  # what it starts is killed with it
-    threading.Thread(target=_obey, args=(orders,), daemon=True).start()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    signal.signal(STOP, _stop)
     become_worker(log, imports)
     while True:
         job: Job = conn.recv()
-        conn.send(("begun", None))
+        conn.send(("progress", 0.0))
         conn.send(trained(job, root, lambda done: conn.send(("progress", done))))
 
 
-def _obey(orders: "Connection[Any, Any]") -> None:
-    """Pass the parent's wish to stop on to training; leave with the parent, and where none is."""
-    try:
-        orders.recv()
-        if callable(signal.getsignal(signal.SIGTERM)):  # training can write its checkpoint
-            _thread.interrupt_main(signal.SIGTERM)
-            orders.recv()
-    except (EOFError, OSError):
-        pass  # the parent is gone
-    os._exit(128 + signal.SIGTERM)  # at once: a clean exit would wait for the trial
+def _leave_with_parent() -> None:
+    parent = mp.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(LEFT)  # at once: a clean exit would wait for the trial
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Pass the parent's wish to stop on to training; leave where that cannot save anything."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler):
+        os._exit(LEFT)
+    handler(signal.SIGTERM, frame)
