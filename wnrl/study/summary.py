@@ -90,6 +90,11 @@ class Row:
         tags = dict.fromkeys(tag for values in of_runs for tag in values)
         return {tag: float(np.mean([v[tag] for v in of_runs if tag in v])) for tag in tags}
 
+    @property
+    def plain_parts(self) -> list[str]:
+        """Names of the layers that the norm was not applied to."""
+        return sorted({part for o in self.runs.outcomes.values() for part in o.plain_parts})
+
 
 def by_task(rows: Iterable[Row]) -> dict[Task, list[Row]]:
     """Return the rows of each task, or of each number that a task is compared by."""
