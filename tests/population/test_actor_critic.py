@@ -45,7 +45,7 @@ def test_a_member_starts_as_sb3s_agent_of_its_seed(norm, change, actions):
     config = PPOConfig(seed=11, norm=norm, **{"net_arch": (16, 8), **change})
     plan, params, buffers = build([PPOConfig(seed=0, norm=norm), config][1:], OBS, ACTIONS[actions])
     policy = sb3_policy(config, ACTIONS[actions])
-    state = {**plan.whole.views(params), **plan.whole_buffers.views(buffers)}
+    state = plan.by_sb3s_names(params, buffers)
     assert state.keys() == policy.state_dict().keys()
     for name, value in policy.state_dict().items():
         assert torch.equal(state[name][0], value.to(params.dtype)), name
@@ -59,19 +59,33 @@ def test_building_members_leaves_torchs_generator_alone():
 
 @pytest.mark.parametrize("norm", ["none", "weight", "batch", "spectral"])
 @pytest.mark.parametrize("actions", ACTIONS)
-def test_both_halves_of_a_row_have_the_slots_of_one_network(norm, actions):
+def test_both_halves_of_a_row_are_networks_of_one_shape(norm, actions):
     config = PPOConfig(norm=norm, norm_heads=True, net_arch=(6,))
-    plan, params, _ = build([config] * 2, OBS, ACTIONS[actions])
-    halves = plan.views(params)
-    whole = plan.whole.views(params)
-    for name, value in whole.items():
+    plan, params, buffers = build([config] * 2, OBS, ACTIONS[actions])
+    halves = plan.views(params) | plan.buffer_views(buffers)
+    by_name = plan.by_sb3s_names(params, buffers)
+    for name, value in by_name.items():
         assert value.shape[0] == 2
         if "policy_net.0" in name:
             rest = name.removeprefix("mlp_extractor.policy_net.")
             assert torch.equal(halves[rest][::2], value)
-            assert torch.equal(halves[rest][1::2], whole[f"mlp_extractor.value_net.{rest}"])
+            assert torch.equal(halves[rest][1::2], by_name[f"mlp_extractor.value_net.{rest}"])
     head = next(name for name in halves if name.startswith("2.") and name.endswith("bias"))
     assert (halves[head][1::2, 1:] == 0).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_was_saved_into_rows_is_what_is_loaded(norm):
+    plan, params, buffers = build(
+        [PPOConfig(norm=norm, seed=s) for s in (0, 1)], OBS, ACTIONS["box"]
+    )
+    params, buffers = params.uniform_(), buffers.fill_(3.0)
+    net = plan.load(params[1:], buffers[1:])
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, plan.by_sb3s_names(params, buffers)[name][1].to(value.dtype))
+    plan.save(net, params[:1], buffers[:1])
+    state = plan.by_sb3s_names(params, buffers)
+    assert all(torch.equal(value[0], value[1]) for value in state.values())
 
 
 def test_networks_are_those_of_wnrl_networks():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from wnrl.population.optim import Adam, Adamax, clip_, part
+from wnrl.population.optim import Adam, Adamax, clip_
 
 P, D = 3, 7
 RATES = torch.tensor([1e-3, 1e-2, 3e-1], dtype=torch.float64)
@@ -42,19 +42,16 @@ def test_decay_is_for_the_chosen_columns():
     assert params.tolist() == torch.tensor([[0.95, 1.0, 0.95], [0.9, 1.0, 0.9]]).tolist()
 
 
-@pytest.mark.parametrize("max_norm", [0.5, torch.tensor([0.5, 2.0, 0.1], dtype=torch.float64)])
-def test_each_row_is_clipped_as_torch_clips_a_network(max_norm):
+def test_each_row_is_clipped_as_torch_clips_a_network():
     grads = torch.randn(P, D, dtype=torch.float64) * torch.tensor([[1.0], [1e-3], [1e3]])
-    expected, lengths = [], []
-    for k, row in enumerate(grads):
+    expected = []
+    for row in grads:
         parts = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(4))]
         for p, piece in zip(parts, row.split([3, 4]), strict=True):
             p.data, p.grad = p.data.double(), piece.clone()
-        limit = max_norm if isinstance(max_norm, float) else max_norm[k].item()
-        lengths.append(nn.utils.clip_grad_norm_(parts, limit))
+        nn.utils.clip_grad_norm_(parts, 0.5)
         expected.append(torch.cat([p.grad for p in parts]))
-    returned = clip_(grads, max_norm)
-    torch.testing.assert_close(returned, torch.stack(lengths))
+    clip_(grads, 0.5)
     torch.testing.assert_close(grads, torch.stack(expected))
 
 
@@ -70,10 +67,3 @@ def test_a_row_that_is_not_finite_leaves_the_others_alone(name):
         results.append(params)
     assert results[1][1].isnan().all()
     assert torch.equal(results[0][[0, 2]], results[1][[0, 2]])
-
-
-def test_a_chunk_of_the_state_is_a_view():
-    params = torch.ones(P, D)
-    state = Adam().init(params)
-    part(state, slice(1, 2))["mean"].fill_(3.0)
-    assert state["mean"].sum(1).tolist() == [0.0, 3.0 * D, 0.0]

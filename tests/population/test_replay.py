@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from tests.emulated import Emulated, Operations
 from tests.population import test_ppo, test_recurrent
@@ -44,11 +45,7 @@ def cohort(kind, env, change, device="cpu"):
 
 
 def state(cohort):
-    episodes, rewards, memory = cohort.running
-    return [
-        cohort.params, cohort.buffers, cohort.statistics, *cohort.optimizer_state.values(),
-        *episodes.state.values(), episodes.obs, episodes.steps, rewards, memory,
-    ]  # fmt: skip
+    return pytree.tree_leaves(cohort._kept())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -67,9 +64,8 @@ def test_replayed_evaluations_are_those_that_python_makes(case, monkeypatch):
 
     def emulated(play, device):
         (match,) = play.args
-        episodes, returns, memory = match.running
-        begun = [*episodes.state.values(), episodes.obs, episodes.steps, returns, memory]
-        return Emulated(play, device, lambda: [*begun, match.lengths, match.alive])
+        begun = pytree.tree_leaves((match.running, match.lengths, match.alive))
+        return Emulated(play, device, lambda: begun)
 
     monkeypatch.setattr("wnrl.population.ppo.Replayed", emulated)
     replayed.graph = True

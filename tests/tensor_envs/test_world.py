@@ -75,10 +75,10 @@ def test_a_world_without_dials_is_its_environment():
         ({"obs_noise": float("inf")}, "obs_noise must be zero or above, got inf"),
         ({"obs_dropout": 1.0}, "obs_dropout must be in [0, 1), got 1.0"),
         ({"sticky": -0.5}, "sticky must be in [0, 1), got -0.5"),
-        ({"delay": -1}, "delay must be zero or above, got -1"),
+        ({"delay": -1}, "delay must be a whole number from zero on, got -1"),
         ({"delay": 1.5}, "delay must be a whole number, got 1.5"),
-        ({"hidden": (-1,)}, "hidden must be places from 0, got (-1,)"),
-        ({"memory": -1}, "memory must be zero or above, got -1"),
+        ({"hidden": (-1,)}, "hidden must be a whole number from zero on, got -1"),
+        ({"memory": -1}, "memory must be a whole number from zero on, got -1"),
     ],
 )
 def test_a_dial_out_of_its_range_is_refused(dials, message):
@@ -95,11 +95,11 @@ def test_a_dial_out_of_its_range_is_refused(dials, message):
             "env_id 'CartPole-sticky0.50-delay2-v1' must be written 'CartPole-delay2-sticky0.5-v1'",
         ),
         ("CartPole-delay1.5-v1", "delay must be a whole number, got 1.5"),
-        ("CartPole-sticky0.1.2-v1", "sticky must be a number, got 0.1.2"),
-        ("CartPole-sticky1-v1", "sticky must be in [0, 1), got 1.0"),
+        ("CartPole-sticky0.1.2-v1", "sticky must be a number, got '0.1.2'"),
+        ("CartPole-sticky1-v1", "sticky must be in [0, 1), got 1"),
         ("CartPole-hidden0.4-v1", "hidden must be places in 0..3, got (0, 4)"),
         ("CartPole-memory3-v1", "memory is no dial of CartPole-v1, got 3"),
-        ("TMaze-memory0-v0", "memory must be above zero, got 0"),
+        ("TMaze-memory0-v0", "memory must be a whole number above zero, got 0"),
         (
             "CartPoleNoVel-delay2-v1",
             "base must be the id of an environment, got the world 'CartPoleNoVel-v1'",

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from gymnasium import spaces
@@ -20,8 +20,8 @@ from wnrl.networks import ACTIVATIONS, normalized
 from wnrl.nn import data_init
 from wnrl.norms import NORMS
 from wnrl.population.ppo_config import PPOConfig
-from wnrl.population.rows import Rows, Slot
 
+Tensors = dict[str, Tensor]
 LOG_STD = "log_std"
 HEADS = ("action_net", "value_net")
 
@@ -106,69 +106,88 @@ def _orthogonal(module: nn.Module, gain: float) -> None:
         module.bias.zero_()
 
 
+Shapes = dict[str, torch.Size]
+"""Of tensors that stand in a row one behind the other, by name."""
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Where the numbers of an ``ActorCritic`` stand.
-
-    Attributes:
-        net: a network of the cohort's kind, for its names and functions; its values mean nothing.
-        half: rows of one network, ``(2P, D / 2)``, under the names of ``net.network()``.
-        whole: rows of a member, ``(P, D)``, under SB3's names.
-        half_buffers: the like for buffers.
-        whole_buffers: the like for buffers.
-    """
+    """Where the numbers of an ``ActorCritic`` stand."""
 
     net: ActorCritic
-    half: Rows
-    whole: Rows
-    half_buffers: Rows
-    whole_buffers: Rows
+    """A network of the cohort's kind, for its functions; its values mean nothing."""
+    params: Shapes
+    """Of one network, under the names of ``net.network()``."""
+    buffers: Shapes
+    """The like, kept as real numbers."""
+    names: dict[str, tuple[str, int]]
+    """From SB3's name of each tensor to its name in a network, and 0 for the actor's, 1 for the
+    critic's."""
 
-    def views(self, params: Tensor) -> dict[str, Tensor]:
+    @classmethod
+    def of(cls, net: ActorCritic) -> Self:
+        """Return the layout for networks like ``net``."""
+        actor, critic = net.network(), net.network(critic=True)
+        params, buffers = dict(actor.named_parameters()), dict(actor.named_buffers())
+        if hasattr(net, LOG_STD):
+            params[LOG_STD] = net.log_std
+        places = {
+            id(tensor): (name, side)
+            for side, tensors in enumerate((params | buffers, _tensors(critic)))
+            for name, tensor in tensors.items()
+        }
+        return cls(
+            net,
+            {name: tensor.shape for name, tensor in params.items()},
+            {name: tensor.shape for name, tensor in buffers.items()},
+            {name: places[id(tensor)] for name, tensor in _tensors(net).items()},
+        )
+
+    def views(self, params: Tensor) -> Tensors:
         """Return the parameters of all networks by name, ``(2P, *shape)``, views of ``(P, D)``."""
-        return self.half.views(params.view(2 * len(params), -1))
+        return _views(self.params, params)
 
-    def buffer_views(self, buffers: Tensor) -> dict[str, Tensor]:
+    def buffer_views(self, buffers: Tensor) -> Tensors:
         """Return the like for buffers."""
-        return self.half_buffers.views(buffers.view(2 * len(buffers), -1))
+        return _views(self.buffers, buffers)
 
-    def log_std(self, matrix: Tensor) -> Tensor | None:
+    def log_std(self, params: Tensor) -> Tensor | None:
         """Return the log standard deviations ``(P, A)``, a view, or None for discrete actions."""
-        return self.whole.views(matrix).get(LOG_STD)
+        return self.views(params)[LOG_STD][::2] if LOG_STD in self.params else None
+
+    def by_sb3s_names(self, params: Tensor, buffers: Tensor) -> Tensors:
+        """Return all that members have, ``(P, *shape)``, views."""
+        views = self.views(params) | self.buffer_views(buffers)
+        return {
+            name: views[self.names[name][0]][self.names[name][1] :: 2][:, *map(slice, tensor.shape)]
+            for name, tensor in _tensors(self.net).items()
+        }
+
+    @torch.no_grad()
+    def load(self, params: Tensor, buffers: Tensor) -> ActorCritic:
+        """Return ``net`` with the numbers of one member, ``(1, D)`` and ``(1, D')``."""
+        views, tensors = self.by_sb3s_names(params, buffers), _tensors(self.net)
+        for name, tensor in tensors.items():
+            tensor.copy_(views[name][0])
+        return self.net
+
+    @torch.no_grad()
+    def save(self, net: ActorCritic, params: Tensor, buffers: Tensor) -> None:
+        """Write the numbers of a network like ``net`` into the rows of one member."""
+        views = self.by_sb3s_names(params, buffers)
+        for name, tensor in _tensors(net).items():
+            views[name][0].copy_(tensor)
 
 
-def layout(net: ActorCritic) -> Layout:
-    """Return the layout for networks like ``net``."""
-    actor, critic = net.network(), net.network(critic=True)
-    names = {id(tensor): name for name, tensor in _tensors(net).items()}
-    parameters = dict(actor.named_parameters())
-    if hasattr(net, "log_std"):
-        parameters[LOG_STD] = net.log_std
-    half, half_buffers = Rows.of(parameters), Rows.of(dict(actor.named_buffers()))
-    return Layout(
-        net,
-        half,
-        _whole(half, {**_tensors(actor), **parameters}, _tensors(critic), names),
-        half_buffers,
-        _whole(half_buffers, _tensors(actor), _tensors(critic), names),
-    )
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def _tensors(module: nn.Module) -> Tensors:
     return dict((*module.named_parameters(), *module.named_buffers()))
 
 
-def _whole(
-    half: Rows, actor: dict[str, Tensor], critic: dict[str, Tensor], names: dict[int, str]
-) -> Rows:
-    """Return the rows of both networks from those of one, both by its names, and SB3's names."""
-    first = [slot._replace(name=names[id(actor[slot.name])]) for slot in half.slots]
-    second = [
-        Slot(names[id(tensor)], tuple(tensor.shape), slot.start + half.width)
-        for slot in half.slots
-        if (tensor := critic.get(slot.name)) is not None
-    ]
-    return Rows((*first, *second), 2 * half.width)
+def _views(shapes: Shapes, rows: Tensor) -> Tensors:
+    halves = rows.view(2 * len(rows), rows.shape[1] // 2)
+    parts = halves.split([shape.numel() for shape in shapes.values()], 1)
+    each = zip(shapes.items(), parts, strict=True)
+    return {name: values.view(len(halves), *shape) for (name, shape), values in each}
 
 
 def build(
@@ -202,8 +221,14 @@ def build(
         for config in configs:
             torch.default_generator.manual_seed(config.seed)
             nets.append(kind(config, observations.shape[0], n_outputs, continuous))
-    plan = layout(nets[0])
-    return plan, plan.whole.stack(nets), plan.whole_buffers.stack(nets)
+    plan = Layout.of(nets[0])
+    params, buffers = (
+        torch.zeros(len(nets), 2 * sum(shape.numel() for shape in shapes.values()))
+        for shapes in (plan.params, plan.buffers)
+    )
+    for k, net in enumerate(nets):
+        plan.save(net, params[k : k + 1], buffers[k : k + 1])
+    return plan, params, buffers
 
 
 def initialise(
@@ -219,27 +244,12 @@ def initialise(
         warn: told which layers stayed as they were, once.
     """
     told: set[str] = set()
-    net = plan.net.eval()
-    hidden = nn.ModuleList([net.mlp_extractor[name] for name in net.mlp_extractor])
-    both = _Both(hidden)
-    for row, buffer_row, batch in zip(params, buffers, obs, strict=True):
-        plan.whole.load(row, net)
-        plan.whole_buffers.load(buffer_row, net)
-        report = data_init(both, batch.to("cpu"))
-        told.update(f"{name}: {reason}" for name, reason in report.skipped.items())
-        plan.whole.save(net, row)
-        plan.whole_buffers.save(net, buffer_row)
+    for k, batch in enumerate(obs):
+        rows = params[k : k + 1], buffers[k : k + 1]
+        net = plan.load(*rows).eval()
+        for side, hidden in net.mlp_extractor.items():
+            report = data_init(hidden, batch.to("cpu"))
+            told.update(f"{side}.{name}: {reason}" for name, reason in report.skipped.items())
+        plan.save(net, *rows)
     if told:
         warn(f"data_init left layers as they were: {'; '.join(sorted(told))}")
-
-
-class _Both(nn.Module):
-    """Runs the hidden layers of both networks, for ``data_init``."""
-
-    def __init__(self, nets: nn.ModuleList) -> None:
-        super().__init__()
-        self.nets = nets
-
-    def forward(self, obs: Tensor) -> None:
-        for net in self.nets:
-            net(obs)

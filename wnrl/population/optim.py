@@ -5,7 +5,6 @@ functions change their arguments in place and read no value back, so that they c
 a CUDA graph; there, the number of the step ``t`` is a tensor.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +15,10 @@ State = dict[str, Tensor]
 """What an optimizer keeps, ``(P, D)`` each: a chunk of members is a slice of all of them."""
 
 
-def clip_(grads: Tensor, max_norm: float | Tensor) -> Tensor:
-    """Scale each row down to the length ``max_norm``, as ``clip_grad_norm_`` does with a network.
-
-    Args:
-        grads: ``(P, D)``.
-        max_norm: a number, or ``(P,)``.
-
-    Returns:
-        The lengths before, ``(P,)``.
-    """
+def clip_(grads: Tensor, max_norm: float) -> None:
+    """Scale each row of ``(P, D)`` down to a length, as ``clip_grad_norm_`` does with a network."""
     lengths = torch.linalg.vector_norm(grads, dim=1)
     grads.mul_((max_norm / (lengths + 1e-6)).clamp_(max=1.0)[:, None])
-    return lengths
 
 
 @dataclass(frozen=True)
@@ -97,11 +87,6 @@ class Adamax:
 
 
 Optimizer = Adam | Adamax
-
-
-def part(state: Mapping[str, Tensor], members: slice) -> State:
-    """Return the state of some members, views."""
-    return {name: value[members] for name, value in state.items()}
 
 
 def _seen(beta: float, t: int | Tensor) -> Any:

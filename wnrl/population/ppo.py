@@ -22,7 +22,7 @@ from wnrl.population.actor_critic import HEADS, ActorCritic, build, initialise
 from wnrl.population.distributions import distribution
 from wnrl.population.hot import HotNetworks, networks
 from wnrl.population.memory import bytes_of, check_memory
-from wnrl.population.optim import clip_, part
+from wnrl.population.optim import clip_
 from wnrl.population.ppo_config import PPOConfig, shared
 from wnrl.population.random import fork, member_keys, permutation, uniform
 from wnrl.population.rollout import (
@@ -40,7 +40,7 @@ from wnrl.population.rollout import (
     rollout,
 )
 from wnrl.population.samples import Batch, Past, minibatches, pick
-from wnrl.population.states import Agents
+from wnrl.population.states import Agents, clone, copy_, part
 from wnrl.population.statistics import Scaling
 from wnrl.population.updates import optimizer_of, project_members_, projected_names
 from wnrl.population.vmapped import Goal, VmappedNetworks
@@ -75,7 +75,7 @@ class PPO:
     Attributes:
         params: parameters, ``(P, D)``.
         buffers: running statistics, ``(P, D')``.
-        statistics: those of observations and returns, ``(P, D'')``.
+        statistics: those of observations and returns, see ``Scaling``.
         iteration: how many rollouts, with their updates, are done.
         observed: some observations of the last rollout, as networks see them, ``(P, R, n_inputs)``.
         bytes: of a member, about, as ``memory.bytes_of`` has them.
@@ -116,8 +116,7 @@ class PPO:
         self.optimizer_state = self.optimizer.init(self.params)
         self.projected = projected_names(self.config, self.plan)
         self.per_member = {name: self._each(name) for name in PPOConfig.members if name != "seed"}
-        n_inputs = env.observation_space.shape[0]
-        self.scaling = Scaling.of(self.config.normalize, n_inputs, self.config.n_envs)
+        self.scaling = Scaling(self.config.normalize)
         self.graph = graph and self.params.is_cuda
         self._matches: dict[torch.Size, tuple[Match, Replayed]] = {}
         streams = fork(self.keys, RESETS)
@@ -134,8 +133,8 @@ class PPO:
     def start(self, episodes: Episodes) -> None:
         """Begin training with these episodes, ``(P, n_envs)``, copies of them."""
         shape = episodes.steps.shape
-        self.running = Running(
-            episodes.clone(), self.params.new_zeros(shape), self._no_memory(*shape)
+        self.running = clone(
+            Running(episodes, self.params.new_zeros(shape), self._no_memory(*shape))
         )
         self.statistics = self.scaling.init(episodes.obs)
         rows = min(OBSERVED, self.config.samples)
@@ -220,7 +219,7 @@ class PPO:
             self.scaling, self.statistics, draws, self.per_member["gamma"],
             self.per_member["gae_lambda"],
         )  # fmt: skip
-        self.running.copy_(running)
+        copy_(self.running, running)
         n_observed = self.observed.shape[1]
         self.observed.copy_(batch.obs[:, :: config.samples // n_observed][:, :n_observed])
         if config.data_init is not None and self.iteration == 0:
@@ -229,8 +228,8 @@ class PPO:
             chunk = slice(first, first + self.chunk)
             self._update(
                 chunk,
-                Batch(*(value[chunk] for value in batch)),
-                Past(*(value[chunk] for value in past)),
+                part(batch, chunk),
+                part(past, chunk),
                 None if draws.orders is None else draws.orders[:, chunk],
                 iteration,
                 left,
@@ -314,8 +313,8 @@ class PPO:
         agents = agents or self.agents
         shape, limit = (len(agents.params), n_episodes), self.env.max_episode_steps
         streams = fork(self.keys.repeat(shape[0] // len(self.keys)), EVALUATION)
-        episodes = first_episodes(self.env, streams, start, n_episodes, self.params.dtype).clone()
-        running = Running(episodes, self.params.new_zeros(shape), self._no_memory(*shape))
+        episodes = first_episodes(self.env, streams, start, n_episodes, self.params.dtype)
+        running = clone(Running(episodes, self.params.new_zeros(shape), self._no_memory(*shape)))
         alive = torch.ones(shape, dtype=torch.bool, device=self.params.device)
         match, play = self._begun(
             Match(agents, fork(streams, start), running, torch.zeros_like(episodes.steps), alive)
@@ -324,7 +323,7 @@ class PPO:
             play(k)
             if not match.alive.any():
                 break
-        return match.running.rewards.clone(), match.lengths.clone()
+        return clone((match.running.rewards, match.lengths))
 
     def _begun(self, match: Match) -> tuple[Match, Callable[[int], None]]:
         """Return a match as it is to be played, and what plays a part of it, by its number."""
@@ -332,9 +331,9 @@ class PPO:
             return match, partial(self._play, match)
         shape = match.alive.shape
         if shape not in self._matches:
-            place = match._replace(agents=match.agents.clone())
+            place = clone(match)
             self._matches[shape] = place, Replayed(partial(self._play, place), self.params.device)
-        self._matches[shape][0].copy_(match)
+        copy_(self._matches[shape][0], match)
         return self._matches[shape]
 
     def _play(self, match: Match, k: int | Tensor) -> None:
@@ -351,7 +350,7 @@ class PPO:
             returns = returns + step.rewards * match.alive
             match.lengths.add_(match.alive)
             match.alive.logical_and_(~(step.terminated | step.truncated))
-        match.running.copy_(Running(episodes, returns, memory))
+        copy_(match.running, Running(episodes, returns, memory))
 
     def finite(self) -> Tensor:
         """Return which members have finite parameters alone, ``(P,)`` bool."""
@@ -367,9 +366,9 @@ class PPO:
         Args:
             index: of the member.
         """
-        net = self.plan.net.eval()
-        self.plan.whole.load(self.params[index], net)
-        self.plan.whole_buffers.load(self.buffers[index], net)
+        net = self.plan.load(
+            *(rows[index : index + 1] for rows in (self.params, self.buffers))
+        ).eval()
         measures = length_tensors(net)
         if not self.running.memory.shape[-1]:
             obs = self.observed[index].to(next(net.parameters()))
@@ -386,11 +385,9 @@ class PPO:
             index: of the member.
             agents: others of the members; None for the present ones.
         """
-        state = {}
-        params, buffers, _ = agents or self.agents
-        for rows, matrix in ((self.plan.whole, params), (self.plan.whole_buffers, buffers)):
-            views = rows.views(matrix[index : index + 1])
-            state.update({name: view[0].clone() for name, view in views.items()})
+        params, buffers, _ = part(agents or self.agents, slice(index, index + 1))
+        views = self.plan.by_sb3s_names(params, buffers)
+        state = {name: view[0].clone() for name, view in views.items()}
         if self.config.data_init is not None:
             state["data_initialised"] = torch.tensor(self.iteration > 0)
         return state
@@ -401,24 +398,27 @@ class PPO:
         The names are those of ``wnrl.rl.statistics``; arguments as ``member_state`` has them.
         """
         statistics = (agents or self.agents).statistics
-        return self.scaling.numbers(statistics[index], self.members[index].gamma)
+        return self.scaling.numbers(statistics, index, self.members[index].gamma)
+
+    def _kept(self) -> dict[str, Any]:
+        """Return the tensors that training goes on from."""
+        (state, obs, steps), rewards, memory = self.running
+        return {
+            "params": self.params,
+            "buffers": self.buffers,
+            "statistics": self.statistics,
+            "optimizer": self.optimizer_state,
+            "env": state,
+            "obs": obs,
+            "steps": steps,
+            "rewards": rewards,
+            "memory": memory,
+        }
 
     def state(self) -> dict[str, Any]:
         """Return everything that training goes on from, as tensors and numbers, copies."""
-        episodes, rewards, memory = self.running
-        return {
-            "seeds": torch.tensor([member.seed for member in self.members]),
-            "iteration": self.iteration,
-            "params": self.params.clone(),
-            "buffers": self.buffers.clone(),
-            "statistics": self.statistics.clone(),
-            "optimizer": {name: value.clone() for name, value in self.optimizer_state.items()},
-            "env": {name: value.clone() for name, value in episodes.state.items()},
-            "obs": episodes.obs.clone(),
-            "steps": episodes.steps.clone(),
-            "rewards": rewards.clone(),
-            "memory": memory.clone(),
-        }
+        seeds = torch.tensor([member.seed for member in self.members])
+        return {"seeds": seeds, "iteration": self.iteration, **clone(self._kept())}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state`` returned.
@@ -434,10 +434,5 @@ class PPO:
                 f"{tuple(state['params'].shape)}, expected {seeds}, {tuple(self.params.shape)}"
             )
         self.iteration = state["iteration"]
-        self.params.copy_(state["params"])
-        self.buffers.copy_(state["buffers"])
-        self.statistics.copy_(state["statistics"])
-        for name, value in self.optimizer_state.items():
-            value.copy_(state["optimizer"][name])
-        episodes = Episodes(state["env"], state["obs"], state["steps"])
-        self.running.copy_(Running(episodes, state["rewards"], state["memory"]))
+        places = self._kept()
+        copy_(places, {name: state[name] for name in places})

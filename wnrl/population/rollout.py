@@ -15,7 +15,7 @@ from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.random import fork, permutation, uniform
 from wnrl.population.samples import Batch, Past
 from wnrl.population.states import Agents
-from wnrl.population.statistics import Scaling
+from wnrl.population.statistics import Scaling, Statistics
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin, beside
 
 RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION = range(6)
@@ -49,15 +49,6 @@ class Running(NamedTuple):
     memory: Tensor
     """What the networks remember, zero where an episode starts; without a number if nothing."""
 
-    def copy_(self, other: "Running") -> None:
-        """Become equal to ``other``, in place."""
-        for name, leaf in self.episodes.state.items():
-            leaf.copy_(other.episodes.state[name])
-        self.episodes.obs.copy_(other.episodes.obs)
-        self.episodes.steps.copy_(other.episodes.steps)
-        self.rewards.copy_(other.rewards)
-        self.memory.copy_(other.memory)
-
 
 class Match(NamedTuple):
     """Episodes that agents play to their end, ``(P, N, ...)``."""
@@ -71,16 +62,6 @@ class Match(NamedTuple):
     """``(P, N)`` int64."""
     alive: Tensor
     """Whether the first episode goes on, ``(P, N)`` bool."""
-
-    def copy_(self, other: "Match") -> None:
-        """Become equal to ``other``, in place."""
-        self.running.copy_(other.running)
-        for place, value in zip(
-            (*self.agents, self.streams, self.lengths, self.alive),
-            (*other.agents, other.streams, other.lengths, other.alive),
-            strict=True,
-        ):
-            place.copy_(value)
 
 
 class Ended(NamedTuple):
@@ -164,7 +145,7 @@ def rollout(
     distribution: Distribution,
     running: Running,
     scaling: Scaling,
-    statistics: Tensor,
+    statistics: Statistics,
     draws: Draws,
     gamma: Tensor,
     gae_lambda: Tensor,
@@ -181,7 +162,7 @@ def rollout(
         distribution: of actions.
         running: where the environments stand.
         scaling: of observations and rewards.
-        statistics: of it, ``(P, D)``, which move.
+        statistics: of it, which move.
         draws: the random numbers.
         gamma: ``(P,)``.
         gae_lambda: ``(P,)``.

@@ -15,7 +15,7 @@ from wnrl import tags
 from wnrl.errors import NonFiniteError
 from wnrl.population.ppo import PPO
 from wnrl.population.rollout import Ended
-from wnrl.population.states import Agents, joined, part_of, stacked
+from wnrl.population.states import Agents, clone, copy_, joined, part
 from wnrl.rl.evaluation import Curve
 from wnrl.rl.run import BEST, MODEL, STATISTICS, AgentRun, Plan
 from wnrl.rl.statistics import save_statistics
@@ -54,7 +54,7 @@ class CohortRun:
         self.plain_parts = list(plain_parts)
         self.machine, self.identity = machine, identity
         self.members = [CohortMember(self, place) for place in range(len(cohort.members))]
-        self.best = cohort.agents.clone()
+        self.best = clone(cohort.agents)
         self.points: list[int] = []  # steps of the curves
         self.seconds = 0.0  # of rollouts and updates
         self._ended: list[Ended] = []  # since they were noted
@@ -95,7 +95,7 @@ class CohortRun:
             waiting, best = [[*agents] for agents in self._waiting], [*self.best]
             state = {"cohort": self.cohort.state(), "waiting": waiting, "best": best}
             self._sliced = (self.step, state)
-        return part_of(self._sliced[1], place)
+        return clone(part(self._sliced[1], slice(place, place + 1)))
 
     def returns(self, best: bool) -> list[list[float]]:
         """Return the returns of the evaluation after training, of all members.
@@ -105,7 +105,7 @@ class CohortRun:
         """
         n_members = len(self.members)
         if not self._returns:
-            agents = stacked([self.cohort.agents, self.best])
+            agents = joined([self.cohort.agents, self.best])
             played, _ = self.cohort.evaluate(self.plan.eval_episodes, FINAL_START, agents)
             self._returns = played.tolist()
         return self._returns[n_members:] if best else self._returns[:n_members]
@@ -116,11 +116,9 @@ class CohortRun:
             return
         states = joined([m.saved.get("networks") or self.state_of(m.place) for m in self.members])
         self.cohort.restore(states["cohort"])
-        device = self.cohort.params.device
-        self.best, *self._waiting = (
-            Agents(*(matrix.to(device) for matrix in each))
-            for each in (states["best"], *states["waiting"])
-        )
+        saved = [Agents(*each) for each in (states["best"], *states["waiting"])]
+        self.best, *self._waiting = (clone(self.cohort.agents) for _ in saved)
+        copy_([self.best, *self._waiting], saved)
         for member in self.members:
             member.become(member.saved)
         self.points = max((member.saved.get("points", []) for member in self.members), key=len)
@@ -138,7 +136,7 @@ class CohortRun:
     def _add_point(self, events: Sequence[EventFile]) -> None:
         """Keep the agents of a point of the curves, and log the episodes of training."""
         self.points.append(self.step)
-        self._waiting.append(self.cohort.agents.clone())
+        self._waiting.append(clone(self.cohort.agents))
         self._note_episodes()
         for member, file in zip(self.members, events, strict=True):
             if member.recent:
@@ -151,7 +149,7 @@ class CohortRun:
 
         Where a network is not finite, its curve ends.
         """
-        agents = stacked(self._waiting)
+        agents = joined(self._waiting)
         played = self.cohort.evaluate(self.plan.eval_point_episodes, CURVE_START, agents)
         means = torch.stack([numbers.double().mean(1) for numbers in played], -1)
         finite = agents.params.isfinite().all(1).tolist()
@@ -164,8 +162,8 @@ class CohortRun:
                 file.add_scalar(tags.EVAL_RETURN, mean, step)
                 file.add_scalar(tags.EVAL_LENGTH, length, step)
                 if member.add_point(step, mean):
-                    for best, now in zip(self.best, self._waiting[k], strict=True):
-                        best[member.place] = now[member.place]
+                    here = slice(member.place, member.place + 1)
+                    copy_(part(self.best, here), part(self._waiting[k], here))
         for member, file in zip(self.members, events, strict=True):
             if finite[member.place - len(self.members)]:  # at the last of the points
                 for tag, value in self.cohort.diagnostics(member.place).items():

@@ -1,4 +1,4 @@
-"""States of a cohort as those of its members, and back: one row a member in each tensor."""
+"""What is made of tensors with one row a member: copies, parts, and several as one."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,34 +9,37 @@ from torch.utils import _pytree as pytree
 
 
 class Agents(NamedTuple):
-    """All that acting depends on, one row a member in each matrix."""
+    """All that acting depends on."""
 
     params: Tensor
     """``(P, D)``."""
     buffers: Tensor
     """Running statistics of the networks, ``(P, D')``."""
-    statistics: Tensor
-    """Those of observations and returns, ``(P, D'')`` in float64."""
-
-    def clone(self) -> "Agents":
-        """Return a copy."""
-        return Agents(*(matrix.clone() for matrix in self))
+    statistics: dict[str, Tensor]
+    """Those of observations and returns, ``(P, ...)``, see ``Scaling``."""
 
 
-def stacked(several: Sequence[Agents]) -> Agents:
-    """Return the agents of all members, then again, and so on."""
-    return Agents(*(torch.cat(matrices) for matrices in zip(*several, strict=True)))
+def clone(tree: Any) -> Any:
+    """Return a copy, no tensor of which is a view of another."""
+    return pytree.tree_map_only(Tensor, torch.clone, tree)
 
 
-def part_of(state: Any, place: int) -> Any:
-    """Return a member's part of a cohort's state, as one of a cohort of one."""
-    return pytree.tree_map_only(Tensor, lambda rows: rows[place : place + 1].clone(), state)
+def copy_(place: Any, tree: Any) -> None:
+    """Copy each tensor of ``tree`` into its place, a tree of tensors alike."""
+    pytree.tree_map_(Tensor.copy_, place, tree)
 
 
-def joined(states: Sequence[Any]) -> Any:
-    """Return the state of a cohort whose members have these states; undoes ``part_of``."""
+def part(tree: Any, members: slice) -> Any:
+    """Return the rows of some members, views; what is no tensor is the same for all."""
+    return pytree.tree_map_only(Tensor, lambda rows: rows[members], tree)
+
+
+def joined(trees: Sequence[Any]) -> Any:
+    """Return the rows of all, one after the other, where the first ones are; undoes ``part``."""
 
     def together(first: Any, *others: Any) -> Any:
-        return torch.cat([first, *others]) if isinstance(first, Tensor) else first
+        if not isinstance(first, Tensor):
+            return first
+        return torch.cat([first, *(rows.to(first.device) for rows in others)])
 
-    return pytree.tree_map(together, *pytree.tree_map_only(Tensor, Tensor.cpu, list(states)))
+    return pytree.tree_map(together, *trees)

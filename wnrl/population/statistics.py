@@ -3,73 +3,60 @@
 What SB3's ``VecNormalize`` keeps for one run is a member's row of a float64 matrix here.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from wnrl.population.rows import Rows
 from wnrl.tensor_envs.core import Step, beside
 
 KINDS = ("none", "obs", "reward", "both")
 CLIP, EPSILON, FIRST_COUNT = 10.0, 1e-8, 1e-4
 """VecNormalize's defaults; statistics begin as those of so few numbers with variance 1."""
 SUMS = "sums"
+Statistics = dict[str, Tensor]
+"""By the names of ``wnrl.rl.statistics``, in float64 with a row a member; ``sums`` are the
+discounted rewards of the present episodes, ``(P, N)``."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is scaled, and where its statistics stand in a row.
-
-    The names of the slots are those of ``wnrl.rl.statistics``; ``sums`` are the discounted rewards
-    of the present episodes, one an environment.
-    """
+    """What is scaled."""
 
     kind: str
     """One of ``KINDS``."""
-    rows: Rows
 
-    @classmethod
-    def of(cls, kind: str, n_inputs: int, n_envs: int) -> Self:
-        """Return the scaling of observations ``(n_inputs,)`` and rewards in ``n_envs``."""
-        scalar, vector = torch.empty(()), torch.empty(n_inputs)
-        slots: dict[str, Tensor] = {}
-        if kind in ("obs", "both"):
-            slots |= {"obs/mean": vector, "obs/var": vector, "obs/count": scalar}
-        if kind != "none":
-            slots |= {"return/mean": scalar, "return/var": scalar, "return/count": scalar}
-            slots[SUMS] = torch.empty(n_envs)
-        return cls(kind, Rows.of(slots))
+    def init(self, obs: Tensor) -> Statistics:
+        """Return the statistics that the first observations ``(P, N, n_inputs)`` give."""
+        if self.kind == "none":
+            return {}
+        names = ("return",) if self.kind == "reward" else ("obs", "return")
+        zeros = obs.new_zeros(obs.shape[:2], dtype=torch.float64)
+        statistics = {SUMS: zeros}
+        for name in names:
+            mean = zeros.new_zeros(len(obs), *(obs.shape[2:] if name == "obs" else ()))
+            count = zeros.new_full((len(obs),), FIRST_COUNT)
+            numbers = {"mean": mean, "var": torch.ones_like(mean), "count": count}
+            statistics |= {f"{name}/{moment}": number for moment, number in numbers.items()}
+        self._see_obs_(statistics, obs)
+        return statistics
 
-    def init(self, obs: Tensor) -> Tensor:
-        """Return the statistics that the first observations ``(P, N, n_inputs)`` give, ``(P, D)``.
-
-        The width D is zero where nothing is scaled.
-        """
-        matrix = torch.zeros(len(obs), self.rows.width, dtype=torch.float64, device=obs.device)
-        for name, view in self.rows.views(matrix).items():
-            view.fill_({"var": 1.0, "count": FIRST_COUNT}.get(name.rpartition("/")[2], 0.0))
-        self._see_obs_(matrix, obs)
-        return matrix
-
-    def obs(self, statistics: Tensor, obs: Tensor) -> Tensor:
+    def obs(self, statistics: Statistics, obs: Tensor) -> Tensor:
         """Return observations ``(P, N, n_inputs)`` scaled, or as they are."""
-        if self.kind not in ("obs", "both"):
+        if "obs/mean" not in statistics:
             return obs
-        views = self.rows.views(statistics)
-        spread = (views["obs/var"] + EPSILON).sqrt_()
-        scaled = (obs - views["obs/mean"][:, None]) / spread[:, None]
+        spread = (statistics["obs/var"] + EPSILON).sqrt_()
+        scaled = (obs - statistics["obs/mean"][:, None]) / spread[:, None]
         return scaled.clamp_(-CLIP, CLIP).to(obs.dtype)
 
     def step_(
-        self, statistics: Tensor, obs: Tensor, step: Step, gamma: Tensor
+        self, statistics: Statistics, obs: Tensor, step: Step, gamma: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Let the statistics see a step; return its rewards and final observations as scaled.
 
         Args:
-            statistics: ``(P, D)``, changed in place.
+            statistics: changed in place.
             obs: behind the step and its resets, ``(P, N, n_inputs)``.
             step: of ``(P, N)`` environments.
             gamma: ``(P,)``.
@@ -77,22 +64,22 @@ class Scaling:
         if self.kind == "none":
             return step.rewards, step.final_obs
         self._see_obs_(statistics, obs)
-        views = self.rows.views(statistics)
-        sums = views[SUMS]
+        sums = statistics[SUMS]
         sums.mul_(gamma[:, None]).add_(step.rewards)
-        _see_(views, "return", sums)
+        _see_(statistics, "return", sums)
         rewards = step.rewards
         if self.kind != "obs":
-            spread = (views["return/var"] + EPSILON).sqrt_()
+            spread = (statistics["return/var"] + EPSILON).sqrt_()
             rewards = (rewards / spread[:, None]).clamp_(-CLIP, CLIP).to(rewards.dtype)
         sums.masked_fill_(step.terminated | step.truncated, 0.0)
         return rewards, self.obs(statistics, step.final_obs)
 
-    def numbers(self, row: Tensor, gamma: float) -> dict[str, Any] | None:
-        """Return a member's row ``(D,)`` as ``wnrl.rl.statistics`` has it; None without any.
+    def numbers(self, statistics: Statistics, index: int, gamma: float) -> dict[str, Any] | None:
+        """Return those of a member as ``wnrl.rl.statistics`` has them; None without any.
 
         Args:
-            row: of a member.
+            statistics: of several.
+            index: of the member.
             gamma: its discount.
         """
         if self.kind == "none":
@@ -105,18 +92,17 @@ class Scaling:
             "gamma": gamma,
             "epsilon": EPSILON,
         }
-        views = self.rows.views(row[None].cpu())
-        return options | {name: v[0].numpy().copy() for name, v in views.items() if name != SUMS}
+        numbers = {name: v[index].cpu().numpy().copy() for name, v in statistics.items()}
+        return options | {name: value for name, value in numbers.items() if name != SUMS}
 
-    def _see_obs_(self, statistics: Tensor, obs: Tensor) -> None:
-        if self.kind in ("obs", "both"):
-            _see_(self.rows.views(statistics), "obs", obs.double())
+    def _see_obs_(self, statistics: Statistics, obs: Tensor) -> None:
+        if "obs/mean" in statistics:
+            _see_(statistics, "obs", obs.double())
 
 
-def _see_(views: Mapping[str, Tensor], name: str, values: Tensor) -> None:
+def _see_(statistics: Statistics, name: str, values: Tensor) -> None:
     """Let mean, variance and count see values ``(P, N, ...)`` (Chan et al., 1979)."""
-    mean, var = views[f"{name}/mean"], views[f"{name}/var"]
-    count = views[f"{name}/count"]
+    mean, var, count = (statistics[f"{name}/{moment}"] for moment in ("mean", "var", "count"))
     before = beside(count, mean)
     n = values.shape[1]
     after = before + n

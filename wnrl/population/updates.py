@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from wnrl.errors import UsageError
 from wnrl.nn.projection import is_projected, project_, projected_weights, to_length_one_
 from wnrl.norms import NORMS
 from wnrl.optim import layer_weights
-from wnrl.population.actor_critic import Layout
+from wnrl.population.actor_critic import LOG_STD, Layout
 from wnrl.population.optim import Adam, Adamax, Optimizer
 from wnrl.population.ppo_config import PPOConfig
 
@@ -19,17 +20,17 @@ def optimizer_of(config: PPOConfig, plan: Layout, like: Tensor) -> Optimizer:
         return Adamax()
     if config.optimizer == "adam":
         return Adam(eps=1e-5)
-    parameters = dict(plan.net.named_parameters())
-    decayed = None
-    if any(name.endswith("weight_g") for name in parameters) or projected_names(config, plan):
+    actor, decayed = plan.net.network(), None
+    if any(name.endswith("weight_g") for name in plan.params) or projected_names(config, plan):
         plain = {
             id(weight)
-            for layer in plan.net.modules()
+            for layer in actor.modules()
             if not is_projected(layer)
             for weight in layer_weights(layer)
         }
-        names = [name for name, p in parameters.items() if id(p) in plain]
-        decayed = plan.whole.columns(names).to(like)
+        decayed = torch.zeros_like(like[:1])
+        for name, view in plan.views(decayed).items():
+            view.fill_(name != LOG_STD and id(actor.get_parameter(name)) in plain)
     return Adam(weight_decay=config.weight_decay, decayed=decayed)
 
 
@@ -41,12 +42,12 @@ def projected_names(config: PPOConfig, plan: Layout) -> list[str]:
     if after_step is not project_:
         raise UsageError(f"norm {config.norm!r} has a step of its own, unknown to a population")
     chosen = {id(weight) for weight, _ in projected_weights(plan.net)}
-    return [name for name, p in plan.net.named_parameters() if id(p) in chosen]
+    return [name for name, p in plan.net.network().named_parameters() if id(p) in chosen]
 
 
 def project_members_(params: Tensor, plan: Layout, names: Sequence[str]) -> None:
     """Put the rows of the weights of these names back on the unit sphere, in ``(P, D)``."""
     if names:
-        views = plan.whole.views(params)
+        views = plan.views(params)
         for name in names:
             to_length_one_(views[name], [-1])

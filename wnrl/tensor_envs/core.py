@@ -7,7 +7,6 @@ host, so that a loop of steps can be captured in a CUDA graph.
 """
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -66,8 +65,7 @@ class TensorEnv(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Episodes:
+class Episodes(NamedTuple):
     """What a vector of environments is between two steps."""
 
     state: State
@@ -75,11 +73,6 @@ class Episodes:
     """What is seen now, ``(*B, *obs_shape)``."""
     steps: Tensor
     """Steps of the present episode so far, ``(*B)`` in int64."""
-
-    def clone(self) -> "Episodes":
-        """Return a copy, no tensor of which is a view of another."""
-        state = {name: leaf.clone() for name, leaf in self.state.items()}
-        return Episodes(state, self.obs.clone(), self.steps.clone())
 
 
 class Step(NamedTuple):

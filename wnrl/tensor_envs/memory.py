@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from wnrl.errors import check_from_zero, check_positive
+from wnrl.limits import Limited, Whole, WholeFromZero
 from wnrl.tensor_envs.core import State
 
 FORWARD, UP, DOWN = range(3)  # the T-maze's actions
@@ -19,7 +19,7 @@ FIXATE, MATCH, NO_MATCH = range(3)  # delayed match's
 
 
 @dataclass(frozen=True)
-class TMaze:
+class TMaze(Limited):
     """``TMaze-v0``: a corridor with a junction at its end; a sign at its start says where to turn.
 
     The T-maze of Bakker (2001, "Reinforcement Learning with Long Short-Term Memory"). The
@@ -33,16 +33,13 @@ class TMaze:
         UsageError: ``memory`` is not above zero.
     """
 
-    memory: int = 8
+    memory: Whole = 8
     """Cells of the corridor, the first one included; the junction is behind them."""
 
     observation_space: ClassVar[spaces.Box] = spaces.Box(0.0, 1.0, (3,), np.float32)
     action_space: ClassVar[spaces.Discrete] = spaces.Discrete(3)
     reset_draws: ClassVar[int] = 1
     step_draws: ClassVar[int] = 0
-
-    def __post_init__(self) -> None:
-        check_positive(memory=self.memory)
 
     @property
     def max_episode_steps(self) -> int:
@@ -72,7 +69,7 @@ class TMaze:
 
 
 @dataclass(frozen=True)
-class RepeatPrevious:
+class RepeatPrevious(Limited):
     """``RepeatPrevious-v0``: cards are dealt; name the suit of the one ``memory`` cards ago.
 
     POPGym's task (Morad et al., 2023, arXiv:2303.01859), whose k is ``memory`` + 1: its easy,
@@ -86,16 +83,13 @@ class RepeatPrevious:
         UsageError: ``memory`` is negative.
     """
 
-    memory: int = 3
+    memory: WholeFromZero = 3
     """How many cards ago; 0 is the one that is seen."""
 
     observation_space: ClassVar[spaces.Box] = spaces.Box(0.0, 1.0, (4,), np.float32)
     action_space: ClassVar[spaces.Discrete] = spaces.Discrete(4)
     reset_draws: ClassVar[int] = 1
     step_draws: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        check_from_zero(memory=self.memory)
 
     @property
     def n_cards(self) -> int:
@@ -140,7 +134,7 @@ class RepeatPrevious:
 
 
 @dataclass(frozen=True)
-class DelayedMatch:
+class DelayedMatch(Limited):
     """``DelayedMatch-v0``: a sample, a delay, a test; say whether both show the same.
 
     Delayed match to sample, as monkeys do it (Miller, Erickson & Desimone, 1996, J. Neurosci. 16),
@@ -154,16 +148,13 @@ class DelayedMatch:
         UsageError: ``memory`` is negative.
     """
 
-    memory: int = 8
+    memory: WholeFromZero = 8
     """Steps of the delay."""
 
     observation_space: ClassVar[spaces.Box] = spaces.Box(0.0, 1.0, (3,), np.float32)
     action_space: ClassVar[spaces.Discrete] = spaces.Discrete(3)
     reset_draws: ClassVar[int] = 2
     step_draws: ClassVar[int] = 0
-
-    def __post_init__(self) -> None:
-        check_from_zero(memory=self.memory)
 
     @property
     def max_episode_steps(self) -> int:

@@ -7,27 +7,28 @@ environment here and its Gymnasium environment in ``envs``. Its id says all of i
 
 import math
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from wnrl.arguments import checked, words
-from wnrl.errors import UsageError, check_choice, check_from_zero
+from wnrl.arguments import checked
+from wnrl.errors import UsageError, check_choice
+from wnrl.limits import FromZero, Limited, WholeFromZero, limit
 from wnrl.tensor_envs.core import State, TensorEnv, beside, normal
 from wnrl.tensor_envs.table import TENSOR_ENVS
 
+Probability = Annotated[float, limit(lambda p: 0 <= p < 1, "in [0, 1)")]
 WORLDS: dict[str, "World"] = {}
 """Worlds that have names, which are ids too."""
 
 
 @dataclass(frozen=True)
-class World:
+class World(Limited):
     """An environment with dials; at zero each leaves it alone.
 
     What is seen in a step is made in this order: the observation of ``delay`` steps ago, noise,
@@ -40,40 +41,30 @@ class World:
 
     base: str
     """Gymnasium's id of the environment."""
-    obs_noise: float = 0.0
+    obs_noise: FromZero = 0.0
     """Standard deviation of normal noise in each observed number, in its unit."""
-    reward_noise: float = 0.0
+    reward_noise: FromZero = 0.0
     """Standard deviation of normal noise in the reward of each step. The return of T steps then has
     √T times as much, and the same mean as without."""
-    obs_dropout: float = 0.0
+    obs_dropout: Probability = 0.0
     """Probability that an observation is lost and zeros are seen in its place, independently in
     each step: the flickering screen of Hausknecht & Stone (2015, arXiv:1507.06527)."""
-    delay: int = 0
+    delay: WholeFromZero = 0
     """Steps after which an observation is seen, rewards being on time (Katsikopoulos & Engelbrecht,
     2003). Before the first one arrives zeros are seen, as with Gymnasium's DelayObservation."""
-    sticky: float = 0.0
+    sticky: Probability = 0.0
     """Probability that the action that was carried out before is carried out again, whatever is
     asked for (Machado et al., 2018, arXiv:1709.06009); the first one of an episode is as asked."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[WholeFromZero, ...] = ()
     """Places of a vector observation, from 0, that are always seen as zero."""
-    memory: int | None = None
+    memory: WholeFromZero | None = None
     """For tasks of memory: the number of steps for which something has to be remembered."""
 
     def __post_init__(self) -> None:
-        """Check the dials, and bring them into one form."""
-        check_from_zero(obs_noise=self.obs_noise, reward_noise=self.reward_noise, delay=self.delay)
-        for name in ("obs_dropout", "sticky"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
-        if any(place < 0 for place in self.hidden):
-            raise UsageError(f"hidden must be places from 0, got {self.hidden}")
-        if self.memory is not None:
-            check_from_zero(memory=self.memory)
+        super().__post_init__()
         if self.base in WORLDS or _parts(self.base)[1]:
             raise UsageError(f"base must be the id of an environment, got the world {self.base!r}")
-        for word, kind in _DIALS.items():
-            if getattr(self, word) is not None:
-                object.__setattr__(self, word, kind(getattr(self, word)))
+        object.__setattr__(self, "hidden", tuple(sorted({*self.hidden})))
 
     @property
     def id(self) -> str:
@@ -240,23 +231,7 @@ class TensorWorld:
         return {**state, "world_obs": obs}
 
 
-def _places(values: str | Iterable[int]) -> tuple[int, ...]:
-    """Return places in order, each once, from an id's text or from numbers."""
-    numbers = values.split(".") if isinstance(values, str) else values
-    return tuple(sorted({int(number) for number in numbers}))
-
-
-_DIALS: dict[str, Callable[[Any], Any]] = {
-    "obs_noise": float,
-    "reward_noise": float,
-    "obs_dropout": float,
-    "delay": int,
-    "sticky": float,
-    "hidden": _places,
-    "memory": int,
-}
-"""From a dial to what makes its value of a number or a text."""
-_DIAL = rf"-({'|'.join(_DIALS)})(\d+(?:\.\d+)*)"
+_DIAL = rf"-({'|'.join(field.name for field in fields(World)[1:])})(\d+(?:\.\d+)*)"
 _ID = re.compile(rf"(?P<name>.*?)(?P<dials>(?:{_DIAL})*)(?P<version>-v\d+)?", re.DOTALL)
 
 
@@ -268,11 +243,11 @@ def _parts(env_id: str) -> tuple[str, list[tuple[str, str]], str]:
 
 
 def _value(word: str, text: str) -> Any:
-    """Return a dial's value from its text in an id."""
-    try:
-        return _DIALS[word](text)
-    except ValueError as error:
-        raise UsageError(f"{word} must be {words(_DIALS[word])}, got {text}") from error
+    """Return a dial's value from its text in an id; what is no number stays a text."""
+    parts = text.split(".")
+    if word == "hidden":
+        return tuple(map(int, parts))
+    return text if len(parts) > 2 else float(text) if len(parts) > 1 else int(text)
 
 
 def _text(value: Any) -> str:
