@@ -11,6 +11,7 @@ numbers of a state are whole too, in the uniforms' dtype.
 """
 
 import functools
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +22,13 @@ from torch.nn import functional as F
 SIZE = 10
 FULL_ROW = 2**SIZE - 1
 STICKY = 0.1
-MAX_EPISODE_STEPS = 5000
+
+
+class Game:
+    """What all games have, but for the draws of a reset that some take."""
+
+    max_episode_steps: ClassVar[int] = 5000
+    reset_draws: ClassVar[int] = 0
 
 
 def picture_space(n_channels: int) -> spaces.Box:
@@ -79,6 +86,11 @@ def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
     It is made once, since a copy from the host cannot be captured in a CUDA graph.
     """
     return _constant(values, like.dtype, like.device)
+
+
+def one_to(n: int, like: Tensor) -> Tensor:
+    """Return the numbers 1 to n as a ``constant``."""
+    return constant(tuple(range(1, 1 + n)), like)
 
 
 @functools.cache

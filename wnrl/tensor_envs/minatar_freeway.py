@@ -8,19 +8,8 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
+from wnrl.tensor_envs import minatar as board
 from wnrl.tensor_envs.core import State
-from wnrl.tensor_envs.minatar import (
-    MAX_EPISODE_STEPS,
-    SIZE,
-    cell,
-    constant,
-    equal,
-    in_each,
-    picture,
-    picture_space,
-    place,
-    stick,
-)
 
 N_CARS = 8  # in rows 1 to 8
 N_SPEEDS = 5
@@ -30,7 +19,7 @@ LAST_STEP = 2500
 
 
 @dataclass(frozen=True)
-class Freeway:
+class Freeway(board.Game):
     """``MinAtarFreeway-v1``: a chicken crosses eight rows of cars, one car in each.
 
     Arriving at the top is worth 1, sends the chicken back to the bottom and draws new speeds; a car
@@ -41,51 +30,50 @@ class Freeway:
     negative for a car that drives to the left.
     """
 
-    observation_space: ClassVar[spaces.Box] = picture_space(2 + N_SPEEDS)
+    observation_space: ClassVar[spaces.Box] = board.picture_space(2 + N_SPEEDS)
     action_space: ClassVar[spaces.Discrete] = spaces.Discrete(3)
-    max_episode_steps: ClassVar[int] = MAX_EPISODE_STEPS
     reset_draws: ClassVar[int] = 2 * N_CARS
     step_draws: ClassVar[int] = 1 + 2 * N_CARS
 
     def reset(self, u: Tensor) -> State:
         """Return the chicken at the bottom and every car in the first column."""
-        chicken = constant((SIZE - 1, MOVE_INTERVAL, LAST_STEP, 0), u)
+        chicken = board.constant((board.SIZE - 1, MOVE_INTERVAL, LAST_STEP, 0), u)
         speeds = _speeds(u)
         cars = torch.stack((torch.zeros_like(speeds), speeds.abs(), speeds), -2)
-        return {"chicken": in_each(chicken, u), "cars": cars}
+        return {"chicken": board.in_each(chicken, u), "cars": cars}
 
     def observe(self, state: State) -> Tensor:
         """Return chicken, cars, and the cells behind cars by interval: ``(*B, 7, 10, 10)``."""
         row = state["chicken"][..., 0]
         columns, _, speeds = state["cars"].unbind(-2)
-        interval = constant(tuple(range(1, 1 + N_SPEEDS)), row).unsqueeze(-1)
-        behind = cell((columns - speeds.sign()) % SIZE).unsqueeze(-2)
-        behind = behind * equal(speeds.abs().unsqueeze(-2), interval).long()
-        cars = F.pad(torch.cat((cell(columns).unsqueeze(-2), behind), -2), (1, 1))
-        chicken = place(row, torch.full_like(row, COLUMN)).unsqueeze(-2)
-        return picture(torch.cat((chicken, cars), -2), row)
+        interval = board.one_to(N_SPEEDS, row).unsqueeze(-1)
+        behind = board.cell((columns - speeds.sign()) % board.SIZE).unsqueeze(-2)
+        behind = behind * board.equal(speeds.abs().unsqueeze(-2), interval).long()
+        cars = F.pad(torch.cat((board.cell(columns).unsqueeze(-2), behind), -2), (1, 1))
+        chicken = board.place(row, torch.full_like(row, COLUMN)).unsqueeze(-2)
+        return board.picture(torch.cat((chicken, cars), -2), row)
 
     def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         """Move the chicken and then the cars."""
         row, wait, left, last = state["chicken"].unbind(-1)
         columns, car_waits, speeds = state["cars"].unbind(-2)
-        action = stick(actions, last, u[..., 0])
+        action = board.stick(actions, last, u[..., 0])
 
         moves = (wait == 0) & (action > 0)
-        row = torch.where(moves, row + 2 * action - 3, row).clamp(max=SIZE - 1)
+        row = torch.where(moves, row + 2 * action - 3, row).clamp(max=board.SIZE - 1)
         wait = wait.masked_fill(moves, MOVE_INTERVAL)
         arrived = row <= 0
-        row = row.masked_fill(arrived, SIZE - 1)
+        row = row.masked_fill(arrived, board.SIZE - 1)
         renewed = arrived.unsqueeze(-1)
         speeds = torch.where(renewed, _speeds(u[..., 1:]), speeds)
         car_waits = torch.where(renewed, speeds.abs(), car_waits)
 
-        drives, last_columns = equal(car_waits, 0), columns
-        columns = torch.addcmul(columns, speeds.sign(), drives) % SIZE
+        drives, last_columns = board.equal(car_waits, 0), columns
+        columns = torch.addcmul(columns, speeds.sign(), drives) % board.SIZE
         car_waits = torch.lerp(car_waits - 1, speeds.abs(), drives)
-        in_row = equal(constant(tuple(range(1, 1 + N_CARS)), u), row.unsqueeze(-1))
-        there = equal(columns, COLUMN) + equal(last_columns, COLUMN)
-        row = row.masked_fill((in_row * there).sum(-1) > 0, SIZE - 1)
+        in_row = board.equal(board.one_to(N_CARS, u), row.unsqueeze(-1))
+        there = board.equal(columns, COLUMN) + board.equal(last_columns, COLUMN)
+        row = row.masked_fill((in_row * there).sum(-1) > 0, board.SIZE - 1)
 
         left = left - 1
         chicken = torch.stack((row, (wait - 1).clamp(min=0), left, action), -1)

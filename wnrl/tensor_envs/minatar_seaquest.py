@@ -14,20 +14,8 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
+from wnrl.tensor_envs import minatar as board
 from wnrl.tensor_envs.core import State
-from wnrl.tensor_envs.minatar import (
-    FULL_ROW,
-    MAX_EPISODE_STEPS,
-    SIZE,
-    constant,
-    equal,
-    in_each,
-    move,
-    picture,
-    picture_space,
-    place,
-    stick,
-)
 
 N_ROWS = 8  # rows 1 to 8 are water; row 0 is the surface, row 9 has the gauges
 MAX_OXYGEN, MAX_DIVERS = 200, 6
@@ -40,11 +28,11 @@ FISH, SUBS = 0, 1  # words of enemies
 N_WORDS = 6
 NEW_FISH, NEW_SUB = (1, 0, 0, 0, 0, 0), (0, 1, 0, 1, 0, 1)  # which shoots in ten steps
 ASIDE, DOWN = (0, -1, 0, 1, 0, 0), (0, 0, -1, 0, 1, 0)  # by action
-IN_ALL_FIELDS = sum(1 << (SIZE * k) for k in range(1 + MOVE_INTERVAL))
+IN_ALL_FIELDS = sum(1 << (board.SIZE * k) for k in range(1 + MOVE_INTERVAL))
 
 
 @dataclass(frozen=True)
-class Seaquest:
+class Seaquest(board.Game):
     """``MinAtarSeaquest-v1``: a submarine shoots fish and submarines, and brings up divers.
 
     An enemy that is shot is worth 1; touching one or its bullet ends the game. So does running out
@@ -63,24 +51,24 @@ class Seaquest:
     Of divers and bullets the newest is first.
     """
 
-    observation_space: ClassVar[spaces.Box] = picture_space(10)
+    observation_space: ClassVar[spaces.Box] = board.picture_space(10)
     action_space: ClassVar[spaces.Discrete] = spaces.Discrete(6)
-    max_episode_steps: ClassVar[int] = MAX_EPISODE_STEPS
-    reset_draws: ClassVar[int] = 0
     step_draws: ClassVar[int] = 6
 
     def reset(self, u: Tensor) -> State:
         """Return the player at the surface of empty water."""
-        sub = constant((5, 0, -1, MAX_OXYGEN, 0, 1, 0, ENEMY_INTERVAL, DIVER_INTERVAL, 0, 0), u)
-        nobody = constant((-1, 0, 0, 0), u).unsqueeze(-1)
+        sub = board.constant(
+            (5, 0, -1, MAX_OXYGEN, 0, 1, 0, ENEMY_INTERVAL, DIVER_INTERVAL, 0, 0), u
+        )
+        nobody = board.constant((-1, 0, 0, 0), u).unsqueeze(-1)
         words = torch.zeros((*u.shape[:-1], N_WORDS, N_ROWS), dtype=torch.int64, device=u.device)
         return {
-            "sub": in_each(sub, u),
+            "sub": board.in_each(sub, u),
             "enemies": words,
             "leftwards": words[..., 0, :].clone(),
             "enemy_bullets": words[..., :2, :].clone(),
-            "divers": in_each(nobody.expand(4, N_DIVERS), u),
-            "bullets": in_each(nobody[:3].expand(3, N_BULLETS), u),
+            "divers": board.in_each(nobody.expand(4, N_DIVERS), u),
+            "bullets": board.in_each(nobody[:3].expand(3, N_BULLETS), u),
         }
 
     def observe(self, state: State) -> Tensor:
@@ -92,7 +80,7 @@ class Seaquest:
         x, y, facing, oxygen, n_divers = state["sub"][..., :5].unbind(-1)
         diver_x, diver_y, direction, _ = state["divers"].unbind(-2)
         bullet_x, bullet_y, _ = state["bullets"].unbind(-2)
-        places = place(
+        places = board.place(
             torch.cat((torch.stack((y, y), -1), bullet_y, diver_y, diver_y), -1),
             torch.cat(
                 (torch.stack((x, x - facing), -1), bullet_x, diver_x - direction, diver_x), -1
@@ -102,44 +90,45 @@ class Seaquest:
         bullets, wakes, divers = (pairs[k] | pairs[k + 1] for k in (0, 2, 4))
 
         fish, subs = _columns(state["enemies"][..., :2, :]).unbind(-2)
-        trails = ((fish | subs) << (2 * state["leftwards"])) >> 1 & FULL_ROW
+        trails = ((fish | subs) << (2 * state["leftwards"])) >> 1 & board.FULL_ROW
         shots = state["enemy_bullets"]
         water = torch.stack((trails, shots[..., 0, :] | shots[..., 1, :], fish, subs), -2)
         trails, shots, fish, subs = F.pad(water, (1, 1)).unbind(-2)
 
-        tenths = (oxygen.clamp(min=0) * SIZE / MAX_OXYGEN).long()
+        tenths = (oxygen.clamp(min=0) * board.SIZE / MAX_OXYGEN).long()
         on_board = n_divers.clamp(min=0).long()
-        gauges = ((1 << tenths) - 1, ((1 << on_board) - 1) << (SIZE - 1 - on_board))
-        tank, passengers = F.pad(torch.stack(gauges, -1).unsqueeze(-1), (SIZE - 1, 0)).unbind(-2)
+        gauges = ((1 << tenths) - 1, ((1 << on_board) - 1) << (board.SIZE - 1 - on_board))
+        bottom = torch.stack(gauges, -1).unsqueeze(-1)
+        tank, passengers = F.pad(bottom, (board.SIZE - 1, 0)).unbind(-2)
         maps = (bow, stern, bullets, trails | wakes, shots, fish, subs, tank, passengers, divers)
-        return picture(torch.stack(maps, -2), x)
+        return board.picture(torch.stack(maps, -2), x)
 
     def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         """Let enemies and divers appear, move the player and all others, and breathe."""
         (x, y, facing, oxygen, n_divers, surfaced, shoots_in, enemy_in, diver_in, ramp, last) = (
             state["sub"].unbind(-1)
         )
-        action = stick(actions, last, u[..., 0])
+        action = board.stick(actions, last, u[..., 0])
 
         field = MOVE_INTERVAL - (ramp / 2).floor()
-        field = (SIZE * field.clamp(min=LEAST_MOVE_INTERVAL)).long().unsqueeze(-1)
+        field = (board.SIZE * field.clamp(min=LEAST_MOVE_INTERVAL)).long().unsqueeze(-1)
         appears = enemy_in == 0
         enemies, leftwards = _spawn(state["enemies"], state["leftwards"], appears, field, u)
         enemy_in = torch.where(appears, ENEMY_INTERVAL - ramp, enemy_in) - 1
         appears = diver_in == 0
         direction = (0.5 - u[..., 4]).sign_()
-        side, row = (1 - direction) * ((SIZE - 1) / 2), (u[..., 5] * N_ROWS).floor_().add_(1)
+        side, row = (1 - direction) * ((board.SIZE - 1) / 2), (u[..., 5] * N_ROWS).floor_().add_(1)
         diver = (side, row, direction, torch.full_like(row, MOVE_INTERVAL))
         divers = _push(state["divers"], diver, appears)
         diver_in = diver_in.masked_fill(appears, DIVER_INTERVAL) - 1
 
-        aside, down = move(action, ASIDE), move(action, DOWN)
-        x, y = (x + aside).clamp(0, SIZE - 1), (y + down).clamp(0, N_ROWS)
+        aside, down = board.move(action, ASIDE), board.move(action, DOWN)
+        x, y = (x + aside).clamp(0, board.SIZE - 1), (y + down).clamp(0, N_ROWS)
         facing = torch.where(aside == 0, facing, aside)
         shoots = (action == 5) & (shoots_in == 0)
         shoots_in = (shoots_in.masked_fill(shoots, SHOT_INTERVAL) - 1).clamp(min=0)
         bullets = _push(state["bullets"], (x, y, facing), shoots)
-        here = place(y - 1, x, N_ROWS)
+        here = board.place(y - 1, x, N_ROWS)
 
         bullets = _swim(bullets)
         bullets, n_shot = _shoot(enemies, bullets)
@@ -151,7 +140,7 @@ class Seaquest:
         bullets, n_more_shot = _shoot(enemies, bullets)
         to_right, to_left = state["enemy_bullets"].unbind(-2)
         met = met | ((to_right | to_left) & here)
-        to_right = ((to_right | firing & (leftwards - 1)) << 1) & FULL_ROW
+        to_right = ((to_right | firing & (leftwards - 1)) << 1) & board.FULL_ROW
         to_left = (to_left | firing & -leftwards) >> 1
         met = met | ((to_right | to_left) & here)
 
@@ -178,12 +167,13 @@ def _spawn(
     left = (u[..., 1] >= 0.5).long().unsqueeze(-1)
     is_fish = (u[..., 2] >= 1 / 3).unsqueeze(-1)
     row = (u[..., 3] * N_ROWS).floor_()
-    edge = place(row, (SIZE - 1) * left.squeeze(-1), N_ROWS) * appears.unsqueeze(-1)
+    edge = board.place(row, (board.SIZE - 1) * left.squeeze(-1), N_ROWS) * appears.unsqueeze(-1)
     opposed = ((enemies[..., FISH, :] | enemies[..., SUBS, :]) > 0) & (leftwards != left)
     edge = edge * ~opposed
     leftwards = torch.where(edge > 0, left, leftwards)
-    kind = torch.where(is_fish, constant(NEW_FISH, left), constant(NEW_SUB, left)).unsqueeze(-1)
-    return enemies | ((edge << field).unsqueeze(-2) * kind), leftwards
+    kinds = (board.constant(words, left) for words in (NEW_FISH, NEW_SUB))
+    new = (edge << field).unsqueeze(-2) * torch.where(is_fish, *kinds).unsqueeze(-1)
+    return enemies | new, leftwards
 
 
 def _push(things: Tensor, new: tuple[Tensor, ...], where: Tensor) -> Tensor:
@@ -196,7 +186,7 @@ def _swim(things: Tensor, moves: Tensor | float = 1.0) -> Tensor:
     """Move things by one cell in their direction where ``moves`` is 1; what leaves is none."""
     columns, rows, directions, *rest = things.unbind(-2)
     columns = columns + directions * moves
-    inside = equal(columns.clamp(0, SIZE - 1), columns)
+    inside = board.equal(columns.clamp(0, board.SIZE - 1), columns)
     return torch.stack(((columns + 1) * inside - 1, rows, directions * inside, *rest), -2)
 
 
@@ -211,7 +201,7 @@ def _shoot(enemies: Tensor, bullets: Tensor) -> tuple[Tensor, Tensor]:
         The bullets that are left, and how many enemies were shot, ``(*B)``.
     """
     columns, rows, directions = bullets.unbind(-2)
-    cells = place(rows - 1, columns, N_ROWS) * IN_ALL_FIELDS
+    cells = board.place(rows - 1, columns, N_ROWS) * IN_ALL_FIELDS
     fish, subs = cells & enemies[..., :1, :], cells & enemies[..., 1:2, :]
     fish = fish & -fish
     subs = (subs & -subs) * (fish.sum(-1, keepdim=True) == 0)
@@ -226,10 +216,10 @@ def _take(divers: Tensor, x: Tensor, y: Tensor, n_divers: Tensor) -> tuple[Tenso
     """Move divers, and take on board those that the player touches before or after, up to six."""
     x, y = x.unsqueeze(-1), y.unsqueeze(-1)
     columns, _, _, moves_in = divers.unbind(-2)
-    moves = equal(moves_in, 0)
-    touched = equal(columns, x)
+    moves = board.equal(moves_in, 0)
+    touched = board.equal(columns, x)
     columns, rows, directions, _ = _swim(divers, moves).unbind(-2)
-    touched = equal(rows, y) * torch.maximum(touched, equal(columns, x))
+    touched = board.equal(rows, y) * torch.maximum(touched, board.equal(columns, x))
     stays = 1 - touched * (touched.cumsum(-1) <= (MAX_DIVERS - n_divers).unsqueeze(-1))
     moves_in = moves_in - 1 + (1 + MOVE_INTERVAL) * moves
     divers = torch.stack(((columns + 1) * stays - 1, rows, directions * stays, moves_in), -2)
@@ -242,9 +232,9 @@ def _move(enemies: Tensor, leftwards: Tensor, field: Tensor) -> tuple[Tensor, Te
     Returns:
         The words, and the rows of those that shoot in this step.
     """
-    moved = (enemies & FULL_ROW) << (field + 1 - 2 * leftwards).unsqueeze(-2)
-    moved &= (FULL_ROW << field).unsqueeze(-2)
-    moved |= enemies >> SIZE
+    moved = (enemies & board.FULL_ROW) << (field + 1 - 2 * leftwards).unsqueeze(-2)
+    moved &= (board.FULL_ROW << field).unsqueeze(-2)
+    moved |= enemies >> board.SIZE
     fish, subs, *bits = moved.unbind(-2)
     counts = bits[0] | bits[1] | bits[2] | bits[3]
     firing, borrow, fewer = subs ^ counts, counts, []
@@ -269,7 +259,7 @@ def _breathe(
     over = (oxygen <= 0) | (arrives & (n_divers == 0))
     rises = arrives & (n_divers != 0)
     full = rises & (n_divers == MAX_DIVERS)
-    rewards = full * (oxygen * SIZE / MAX_OXYGEN).floor()
+    rewards = full * (oxygen * board.SIZE / MAX_OXYGEN).floor()
     n_divers = n_divers - rises.to(y.dtype) - full * MAX_DIVERS
     oxygen = torch.where(rises, MAX_OXYGEN, oxygen - deep.to(y.dtype))
     surfaced = torch.where(deep, 0, torch.where(rises, 1, surfaced))
@@ -278,5 +268,5 @@ def _breathe(
 
 def _columns(words: Tensor) -> Tensor:
     """Return the rows of all fields together."""
-    words = words | (words >> (3 * SIZE))
-    return (words | (words >> SIZE) | (words >> (2 * SIZE))) & FULL_ROW
+    words = words | (words >> (3 * board.SIZE))
+    return (words | (words >> board.SIZE) | (words >> (2 * board.SIZE))) & board.FULL_ROW
