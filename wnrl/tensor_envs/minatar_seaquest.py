@@ -171,8 +171,8 @@ def _spawn(
     opposed = ((enemies[..., FISH, :] | enemies[..., SUBS, :]) > 0) & (leftwards != left)
     edge = edge * ~opposed
     leftwards = torch.where(edge > 0, left, leftwards)
-    kinds = (board.constant(words, left) for words in (NEW_FISH, NEW_SUB))
-    new = (edge << field).unsqueeze(-2) * torch.where(is_fish, *kinds).unsqueeze(-1)
+    fish, sub = (board.constant(words, left) for words in (NEW_FISH, NEW_SUB))
+    new = (edge << field).unsqueeze(-2) * torch.where(is_fish, fish, sub).unsqueeze(-1)
     return enemies | new, leftwards
 
 
