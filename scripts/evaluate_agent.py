@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from agents.settings import ENVIRONMENT, Seed
 from scripts import _cli
 from wnrl.errors import NonFiniteError, UsageError
-from wnrl.limits import Count, Limited, one_of
+from wnrl.limits import Count, Frames, Limited, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Args(Limited):
     """Its arguments: --env-kwargs continuous True gravity -5."""
     max_episode_steps: int | None = None
     """Steps after which its episodes are cut, instead of its own limit."""
-    frame_stack: int | None = None
+    frame_stack: Frames | None = None
     """Observations that are stacked to one; 4 of an Atari game, else 1, if not given."""
     statistics: Path | None = None
     """Statistics of observations for --model: our vecnormalize.npz, which is found beside it, or a

@@ -9,9 +9,9 @@ import torch
 import envs
 from agents import AGENTS
 from agents.recurrent_ppo import RecurrentPPOConfig
-from wnrl.errors import UsageError
 from wnrl.rl.environments import vectorize, vectorize_for_evaluation
-from wnrl.rl.evaluation import Curve, EvaluateInTraining, evaluate
+from wnrl.rl.evaluation import Curve, _tell_cut, evaluate, evaluate_point
+from wnrl.rl.training import BeforeRollouts
 from wnrl.sb3 import Diagnostics
 
 FACTORY = envs.factory("CartPoleNoVel-v1")
@@ -25,16 +25,25 @@ def agent(seed=0):
     return AGENTS["recurrent_ppo"].build(CONFIG, env, "weight", seed, "cpu"), env
 
 
+def learn(model, evaluation, curve, steps, n_episodes=2, others=(), **going_on):
+    """Train with a curve as a run does; return where its best points were."""
+    best = []
+
+    def point():
+        if evaluate_point(model, evaluation, curve, n_episodes, seed=7):
+            best.append(model.num_timesteps)
+
+    pauses = BeforeRollouts(lambda: point() if curve.is_due(model.num_timesteps) else None)
+    model.learn(steps, [*others, pauses], **going_on)
+    point()
+    return best
+
+
 def test_environments_count_on_from_the_seed():
     first = vectorize(FACTORY, 3, seed=5).reset()
     np.testing.assert_array_equal(vectorize(FACTORY, 3, seed=5).reset(), first)
     np.testing.assert_array_equal(vectorize(FACTORY, 1, seed=6).reset(), first[1:2])
     assert len(np.unique(first, axis=0)) == 3
-
-
-def test_no_environment_is_no_vector():
-    with pytest.raises(UsageError, match="n_envs must be above zero, got 0"):
-        vectorize(FACTORY, 0, 0)
 
 
 def test_evaluation_sees_observations_as_the_agent_and_raw_rewards_and_updates_nothing():
@@ -66,19 +75,18 @@ def test_evaluation_repeats_itself():
     assert len(first[0]) == len(first[1]) == 7
     assert evaluate(model, evaluation, 7, seed=4) == first
     assert evaluate(model, evaluation, 7, seed=5) != first
-    with pytest.raises(UsageError, match="n_episodes must be above zero, got 0"):
-        evaluate(model, evaluation, 0, seed=4)
 
 
 def test_evaluation_in_training_leaves_training_as_it_is():
     trained = []
     for n_points in (None, 4):
         model, env = agent()
-        callbacks = [Diagnostics()]
         if n_points:
             evaluation = vectorize_for_evaluation(FACTORY, 2, env)
-            callbacks.append(EvaluateInTraining(evaluation, Curve(128 / n_points), 2, seed=7))
-        trained.append(model.learn(128, callbacks).policy.parameters_to_vector())
+            learn(model, evaluation, Curve(128 / n_points), 128, others=[Diagnostics()])
+        else:
+            model.learn(128, Diagnostics())
+        trained.append(model.policy.parameters_to_vector())
     np.testing.assert_array_equal(trained[0], trained[1])
 
 
@@ -87,22 +95,19 @@ def test_evaluation_in_training_leaves_training_as_it_is():
 )
 def test_evaluations_are_evenly_spaced_and_end_with_training(n_points, steps):
     model, env = agent()
-    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
-    callback = EvaluateInTraining(evaluation, Curve(128 / n_points), 2, seed=7)
-    model.learn(128, callback)
-    assert callback.curve.steps == steps
-    assert callback.curve.as_json().keys() == {"steps", "eval/mean_reward"}
-    assert len(callback.curve.returns) == len(steps)
-    assert callback.seconds > 0
+    curve = Curve(128 / n_points)
+    learn(model, vectorize_for_evaluation(FACTORY, 2, env), curve, 128)
+    assert curve.steps == steps
+    assert curve.as_json().keys() == {"steps", "eval/mean_reward"}
+    assert len(curve.returns) == len(steps)
 
 
 def test_last_point_of_the_curve_is_the_trained_agent():
     model, env = agent()
-    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
-    callback = EvaluateInTraining(evaluation, Curve(32), 4, seed=7)
-    model.learn(64, callback)
+    evaluation, curve = vectorize_for_evaluation(FACTORY, 2, env), Curve(32)
+    learn(model, evaluation, curve, 64, n_episodes=4)
     returns, _ = evaluate(model, evaluation, 4, seed=7)
-    assert callback.curve.returns[-1] == np.mean(returns)
+    assert curve.returns[-1] == np.mean(returns)
     assert torch.is_grad_enabled()
 
 
@@ -110,15 +115,9 @@ def test_each_new_best_is_told_once_and_equals_are_not_better(monkeypatch):
     scores = iter([1.0, 3.0, 3.0, 2.0])
     monkeypatch.setattr("wnrl.rl.evaluation.evaluate", lambda *_: ([next(scores)], [1]))
     model, env = agent()
-    told = []
-    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
-    callback = EvaluateInTraining(
-        evaluation, Curve(32), 2, seed=7, on_best=lambda: told.append(model.num_timesteps)
-    )
-    model.learn(128, callback)
-    assert callback.curve.returns == [1.0, 3.0, 3.0, 2.0]
-    assert told == [32, 64]
-    assert callback.curve.best == 1
+    curve = Curve(32)
+    assert learn(model, vectorize_for_evaluation(FACTORY, 2, env), curve, 128) == [32, 64]
+    assert curve.returns == [1.0, 3.0, 3.0, 2.0]
 
 
 @pytest.mark.parametrize(("n", "mean"), [(1, 0.0), (10, 9.0), (11, 9.5), (20, 18.5), (21, 19.0)])
@@ -126,26 +125,15 @@ def test_the_final_window_is_the_last_tenth_of_the_curve(n, mean):
     assert Curve(1, list(range(n)), [float(k) for k in range(n)]).window == mean
 
 
-def test_a_curve_goes_on_at_the_distance_of_its_points():
+@pytest.mark.parametrize("every", [32, 2.56])
+def test_a_curve_goes_on_at_the_distance_of_its_points_and_has_no_step_twice(every):
     model, env = agent()
-    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
-    first = EvaluateInTraining(evaluation, Curve(32), 2, seed=7)
-    model.learn(64, first)
-    longer = EvaluateInTraining(evaluation, Curve(**dataclasses.asdict(first.curve)), 2, seed=7)
-    model.learn(64, longer, reset_num_timesteps=False)
-    assert longer.curve.steps == [32, 64, 96, 128]
-    assert longer.curve.returns[:2] == first.curve.returns
-
-
-def test_a_curve_with_more_points_than_updates_has_no_step_twice_after_a_resume():
-    model, env = agent()
-    evaluation = vectorize_for_evaluation(FACTORY, 2, env)
-    first = EvaluateInTraining(evaluation, Curve(2.56), 2, seed=7)
-    model.learn(64, first)
-    curve = Curve(**dataclasses.asdict(first.curve))
-    going_on = EvaluateInTraining(evaluation, curve, 2, seed=7)
-    model.learn(64, going_on, reset_num_timesteps=False)
-    assert going_on.curve.steps == [32, 64, 96, 128]
+    evaluation, first = vectorize_for_evaluation(FACTORY, 2, env), Curve(every)
+    learn(model, evaluation, first, 64)
+    longer = Curve(**dataclasses.asdict(first))
+    learn(model, evaluation, longer, 64, reset_num_timesteps=False)
+    assert longer.steps == [32, 64, 96, 128]
+    assert longer.returns[:2] == first.returns
 
 
 class Endless(gym.Env):
@@ -164,6 +152,7 @@ class Endless(gym.Env):
 def test_an_evaluation_cuts_episodes_that_never_end_and_says_so_once(monkeypatch, capsys):
     monkeypatch.setattr("wnrl.rl.environments.LONGEST_EPISODE", 5)
     monkeypatch.setattr("wnrl.rl.evaluation.LONGEST_EPISODE", 5)
+    _tell_cut.cache_clear()
     config = AGENTS["ppo"].config(n_envs=2, n_steps=8, batch_size=16, n_epochs=1)
     model = AGENTS["ppo"].build(config, vectorize(Endless, 2, 0), "weight", 0, "cpu")
     evaluation = vectorize_for_evaluation(Endless, 2, None)

@@ -13,7 +13,7 @@ from agents import AGENTS
 from wnrl import NORMS
 from wnrl.errors import NonFiniteError
 from wnrl.rl.environments import vectorize, vectorize_for_evaluation
-from wnrl.rl.evaluation import Curve, EvaluateInTraining, evaluate
+from wnrl.rl.evaluation import Curve, evaluate, evaluate_point
 from wnrl.rl.training import learn, log_to
 from wnrl.runs import EventFile
 
@@ -46,11 +46,10 @@ def test_an_agent_that_is_not_finite_is_not_evaluated(tmp_path):
     with torch.no_grad():
         next(model.policy.parameters()).fill_(math.nan)
     with closing(vectorize_for_evaluation(envs.factory("CartPoleNoVel-v1"), 1, None)) as env:
-        point = EvaluateInTraining(env, Curve(32), 1, seed=0)
-        point.init_callback(model)
+        curve = Curve(32)
         with pytest.raises(NonFiniteError, match="after 0 steps: q_net"):
-            point.on_training_end()
-    assert point.curve.returns == []
+            evaluate_point(model, env, curve, 1, seed=0)
+    assert curve.returns == []
 
 
 class Refuse(BaseCallback):

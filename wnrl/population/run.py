@@ -196,12 +196,10 @@ class CohortMember:
 
     def add_point(self, step: int, mean_return: float) -> bool:
         """Add a point to the curve; return True if it is the best so far."""
-        self.curve.steps.append(step)
-        self.curve.returns.append(mean_return)
-        if self.curve.best < len(self.curve.returns) - 1:
-            return False
-        self.best_step = step
-        return True
+        is_best = self.curve.add(step, mean_return)
+        if is_best:
+            self.best_step = step
+        return is_best
 
     def state(self) -> dict[str, Any]:
         """Return everything that ``restore`` needs."""

@@ -12,6 +12,7 @@ import copy
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ BIT_GENERATORS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox)
 }
+RANDOM: dict[str, Any] = {kind.__name__: kind for kind in (random.Random, np.random.RandomState)}
 STATELESS = (ModuleType, type, EnvSpec, np.dtype, Enum)
 NOT_STATE = ("venv", "class_attributes")  # of a wrapper
 
@@ -102,10 +104,8 @@ class _Writer:
         if kind is np.random.Generator and type(value.bit_generator).__name__ in BIT_GENERATORS:
             source = value.bit_generator
             return ["generator", type(source).__name__, source.state, source.seed_seq.state]
-        if kind is np.random.RandomState:
-            return ["random state", value.get_state(legacy=False)]
-        if kind is random.Random:
-            return ["random", value.getstate()]
+        if kind in RANDOM.values():
+            return ["random", kind.__name__, value.__getstate__()]
         if _is_emulated(value):
             emulator = value.clone_state(include_rng=True).serialize()
             return ["emulator", emulator, self.write(value.np_random)]
@@ -155,12 +155,9 @@ class _Reader:
                 source = BIT_GENERATORS[name](np.random.SeedSequence(**seeds))
                 source.state = state
                 made = np.random.Generator(source)
-            case ["random state", state]:
-                made = np.random.RandomState()
-                made.set_state(state)
-            case ["random", state]:
-                made = random.Random()
-                made.setstate(state)
+            case ["random", name, state]:
+                made = RANDOM[name]()
+                made.__setstate__(state)
             case ["emulator", data, generator] if _is_emulated(here):
                 made, numbers = here, self.read(generator, None)
                 self.changes[id(here)] = lambda: _set_emulator(here, data, numbers)
@@ -212,27 +209,24 @@ def _layers(env: VecEnv) -> list[VecEnv]:
     return [env, *_layers(env.venv)] if isinstance(env, VecEnvWrapper) else [env]
 
 
-def _memories(env: VecEnv) -> list[dict[str, Any]]:
-    """Return what each wrapper remembers: running statistics, stacked frames."""
-    return [
-        {
-            # What was seen last may be a view of stacked frames, which are written by themselves.
-            name: copy.deepcopy(value) if name == "old_obs" else value
-            for name, value in vars(layer).items()
-            if name not in NOT_STATE and not isinstance(value, spaces.Space)
-        }
-        for layer in _layers(env)[:-1]
-    ]
+def _memory(wrapper: VecEnv) -> dict[str, Any]:
+    """Return what a wrapper remembers: running statistics, stacked frames."""
+    return {
+        # What was seen last may be a view of stacked frames, which are written by themselves.
+        name: copy.deepcopy(value) if name == "old_obs" else value
+        for name, value in vars(wrapper).items()
+        if name not in NOT_STATE and not isinstance(value, spaces.Space)
+    }
 
 
 def save_envs(env: VecEnv) -> dict[str, Any]:
     """Return the state of ``env`` as values; its ``episodes`` are None where they have none."""
-    inner = _layers(env)[-1]
+    *wrappers, inner = _layers(env)
     try:
         episodes = _Writer().write(inner.envs) if isinstance(inner, DummyVecEnv) else None
     except UnsavableError:
         episodes = None
-    return {"wrappers": _Writer().write(_memories(env)), "episodes": episodes}
+    return {"wrappers": _Writer().write([*map(_memory, wrappers)]), "episodes": episodes}
 
 
 def load_envs(env: VecEnv, saved: dict[str, Any]) -> bool:
@@ -245,17 +239,18 @@ def load_envs(env: VecEnv, saved: dict[str, Any]) -> bool:
     Raises:
         ValueError: The wrappers are others than those that were saved.
     """
-    inner, wrappers, episodes = _layers(env)[-1], _Reader(), _Reader()
-    goes_on = saved["episodes"] is not None and isinstance(inner, DummyVecEnv)
-    if goes_on:
+    *wrappers, inner = _layers(env)
+    episodes, memories = _Reader(), _Reader()
+    goes_on = False
+    if saved["episodes"] is not None and isinstance(inner, DummyVecEnv):
         env.reset()  # so that what a first reset makes is there
-        try:
-            episodes.read(saved["episodes"], vars(inner)["envs"])
-        except (KeyError, ValueError, TypeError):
-            goes_on, episodes = False, _Reader()
-    memories = wrappers.read(saved["wrappers"], _memories(env))
-    episodes.apply()
-    wrappers.apply()
-    for layer, memory in zip(_layers(env)[:-1], memories, strict=True):
-        vars(layer).update(memory)
+        with suppress(KeyError, ValueError, TypeError):
+            episodes.read(saved["episodes"], inner.envs)
+            goes_on = True
+    remembered = memories.read(saved["wrappers"], [*map(_memory, wrappers)])
+    if goes_on:
+        episodes.apply()
+    memories.apply()
+    for wrapper, memory in zip(wrappers, remembered, strict=True):
+        vars(wrapper).update(memory)
     return goes_on

@@ -1,11 +1,12 @@
 """The environments of a run: how they step together, and the seeds that are theirs."""
 
 from collections.abc import Callable
-from typing import Any, SupportsFloat, cast
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
@@ -24,7 +25,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
     VecEnvWrapper,
 )
 
-from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive, first_line
+from wnrl.errors import NonFiniteError, UsageError, first_line
 from wnrl.rl.masks import with_masks
 
 # Of environments: a run with seed k owns the numbers from k * SEED_STRIDE on; the starts of its
@@ -74,14 +75,12 @@ def vectorize(
         subprocesses: whether each environment has a process of its own.
 
     Raises:
-        UsageError: A number is not above zero, or observations cannot be stacked.
+        UsageError: The observations cannot be learned from, or not be stacked.
     """
-    check_choice("normalize", normalize, ("none", "obs", "reward", "both"))
     venv = _side_by_side(factory, n_envs, frame_stack, subprocesses)
     if normalize != "none":
-        keys = _vectors(venv.observation_space) if normalize in ("obs", "both") else _NO_OBS
-        rewards = normalize in ("reward", "both")
-        venv = VecNormalize(venv, norm_reward=rewards, gamma=gamma, **keys)
+        keys = _NO_OBS if normalize == "reward" else _vectors(venv.observation_space)
+        venv = VecNormalize(venv, norm_reward=normalize != "obs", gamma=gamma, **keys)
     venv.seed(seed)
     return venv
 
@@ -98,7 +97,7 @@ def vectorize_for_evaluation(
             are at any time, and never updated from here.
         frame_stack: as ``vectorize`` has it.
     """
-    venv = _side_by_side(lambda: Bounded(factory()), n_envs, frame_stack)
+    venv = _side_by_side(lambda: _bounded(factory()), n_envs, frame_stack)
     normalizer = None if training is None else unwrap_vec_normalize(training)
     if normalizer is not None:
         scaled = {name: getattr(normalizer, name) for name in _NO_OBS}
@@ -113,7 +112,6 @@ def _side_by_side(
     factory: Factory, n_envs: int, frame_stack: int | None, subprocesses: bool = False
 ) -> VecEnv:
     """Return the environments with all that changes observations, but for running statistics."""
-    check_positive(n_envs=n_envs)
     kind = SubprocVecEnv if subprocesses else DummyVecEnv
     try:
         inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
@@ -122,7 +120,6 @@ def _side_by_side(
     venv: VecEnv = Finite(inner)
     if frame_stack is None:
         frame_stack = ATARI_FRAMES if inner.env_is_wrapped(Atari, indices=[0])[0] else 1
-    check_positive(frame_stack=frame_stack)
     if frame_stack > 1:
         seen = venv.observation_space
         if not all(isinstance(part, spaces.Box) for part in _parts(seen).values()):
@@ -135,41 +132,16 @@ def _side_by_side(
     return venv
 
 
-class Bounded(gym.Wrapper[Any, Any, Any, Any]):
-    """Cut episodes after ``LONGEST_EPISODE`` steps where the environment has no limit of its own.
+class Bounded(TimeLimit):
+    """Cuts the episodes of an environment that has no limit of its own.
 
     An agent that never ends an episode could not be evaluated otherwise.
-
-    Attributes:
-        n_cut: How many were.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
-        limited = env.spec is not None and env.spec.max_episode_steps is not None
-        self.limit = np.inf if limited or is_atari(env) else LONGEST_EPISODE
-        self.n_cut = self._n_steps = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        self._n_steps = 0
-        return super().reset(seed=seed, options=options)
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Play a step."""
-        obs, reward, terminated, truncated, info = super().step(action)
-        self._n_steps += 1
-        if self._n_steps >= self.limit and not (terminated or truncated):
-            self.n_cut += 1
-            truncated = True
-        return obs, reward, terminated, truncated, info
-
-
-def n_cut(env: VecEnv) -> int:
-    """Return how many episodes ``Bounded`` has cut in the environments of an evaluation."""
-    return sum(env.get_attr("n_cut")) if env.has_attr("n_cut") else 0
+def _bounded(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    limited = env.spec is not None and env.spec.max_episode_steps is not None
+    return env if limited or is_atari(env) else Bounded(env, LONGEST_EPISODE)
 
 
 class Finite(VecEnvWrapper):

@@ -2,21 +2,18 @@
 
 import math
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import cache
+from typing import Any
 
 import numpy as np
 from sb3_contrib.common.maskable import evaluation as masked
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
-from wnrl.errors import check_positive
-from wnrl.rl.environments import LONGEST_EPISODE, n_cut
+from wnrl.rl.environments import LONGEST_EPISODE, Bounded
 from wnrl.rl.masks import uses_masks
 from wnrl.rl.training import telling_non_finite
 from wnrl.sb3 import check_finite
@@ -38,13 +35,10 @@ def evaluate(
         Return and length of each episode, in the order in which they ended.
 
     Raises:
-        UsageError: ``n_episodes`` is not above zero.
         NonFiniteError: The agent's distribution over actions is not finite, or what the environment
             gives is not.
     """
-    check_positive(n_episodes=n_episodes)
     env.seed(seed)
-    cut_before = n_cut(env)
     with telling_non_finite(model):
         play: Any = masked.evaluate_policy if uses_masks(model, env) else evaluate_policy
         returns, lengths = play(
@@ -54,14 +48,19 @@ def evaluate(
             deterministic=deterministic,
             return_episode_rewards=True,
         )
-    if n_cut(env) > 0 == cut_before:
-        print(
-            f"evaluation: episodes were cut after {LONGEST_EPISODE} steps, since the environment "
-            "sets no limit; --max-episode-steps sets one",
-            file=sys.stderr,
-        )
-    lengths_played = [int(n) for n in cast(list[int], lengths)]
-    return [float(r) for r in cast(list[float], returns)], lengths_played
+    if max(lengths) >= LONGEST_EPISODE and env.env_is_wrapped(Bounded)[0]:
+        _tell_cut()
+    return [*map(float, returns)], [*map(int, lengths)]
+
+
+@cache
+def _tell_cut() -> None:
+    """Say that episodes were cut, once in a process."""
+    print(
+        f"evaluation: episodes were cut after {LONGEST_EPISODE} steps, since the environment "
+        "sets no limit; --max-episode-steps sets one",
+        file=sys.stderr,
+    )
 
 
 @dataclass
@@ -79,10 +78,15 @@ class Curve:
         """Return steps, and returns under their tag."""
         return {"steps": self.steps, tags.EVAL_RETURN: self.returns}
 
-    @property
-    def best(self) -> int:
-        """The place of the highest return, the first of equals; the curve is not empty."""
-        return int(np.argmax(self.returns))
+    def is_due(self, step: int) -> bool:
+        """Return True where the next point is; they fall on the ends of updates."""
+        return step >= self.every * (len(self.steps) + 1)
+
+    def add(self, step: int, mean_return: float) -> bool:
+        """Add a point; return True if it is better than all before it."""
+        self.steps.append(step)
+        self.returns.append(mean_return)
+        return int(np.argmax(self.returns)) == len(self.returns) - 1
 
     @property
     def window(self) -> float:
@@ -90,59 +94,30 @@ class Curve:
         return float(np.mean(self.returns[-math.ceil(len(self.returns) / 10) :]))
 
 
-class EvaluateInTraining(BaseCallback):
-    """Evaluates where a point of the curve is due, the last time after the last update.
+def evaluate_point(
+    model: BaseAlgorithm, env: VecEnv, curve: Curve, n_episodes: int, seed: int
+) -> bool:
+    """Evaluate for a point of a learning curve and log it; return True if it is the best so far.
 
-    It happens between updates and rollouts, draws no random numbers that training uses, and its
-    time is kept apart. A network that is not finite is not evaluated: NonFiniteError.
+    It draws no random numbers that training uses. A point that the curve has is not played again.
 
     Args:
+        model: The agent, between updates and rollouts.
         env: From ``vectorize_for_evaluation``.
-        curve: Gets the points; they fall on the ends of updates, so that there are fewer where
-            training has fewer updates.
-        n_episodes: Episodes of each.
-        seed: Of the starts, the same for each evaluation.
-        on_best: Called after each evaluation that is better than all before it.
+        curve: Gets the point.
+        n_episodes: How many are played.
+        seed: Of the starts, the same for each point.
 
-    Attributes:
-        seconds: Time spent here.
+    Raises:
+        NonFiniteError: The network, or what the environment gives, is not finite.
     """
-
-    def __init__(
-        self,
-        env: VecEnv,
-        curve: Curve,
-        n_episodes: int,
-        seed: int,
-        on_best: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__()
-        check_positive(every=curve.every, n_episodes=n_episodes)
-        self.env, self.curve, self.n_episodes, self.seed = env, curve, n_episodes, seed
-        self.on_best = on_best
-        self.seconds = 0.0
-
-    def _on_rollout_start(self) -> None:
-        if self.num_timesteps >= self.curve.every * (len(self.curve.steps) + 1):
-            self._evaluate_once()
-
-    def _on_training_end(self) -> None:
-        self._evaluate_once()
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _evaluate_once(self) -> None:
-        if self.num_timesteps in self.curve.steps[-1:]:  # before the checkpoint, say
-            return
-        start = time.perf_counter()
-        check_finite(self.model)  # a greedy agent of NaN plays on, and could be the best so far
-        returns, lengths = evaluate(self.model, self.env, self.n_episodes, self.seed)
-        self.curve.steps.append(self.num_timesteps)
-        self.curve.returns.append(float(np.mean(returns)))
-        self.logger.record(tags.EVAL_RETURN, self.curve.returns[-1])
-        self.logger.record(tags.EVAL_LENGTH, float(np.mean(lengths)))
-        self.logger.dump(self.num_timesteps)
-        if self.curve.best == len(self.curve.returns) - 1:
-            self.on_best()
-        self.seconds += time.perf_counter() - start
+    step = model.num_timesteps
+    if step in curve.steps[-1:]:  # before the checkpoint, say
+        return False
+    check_finite(model)  # a greedy agent of NaN plays on, and could be the best so far
+    returns, lengths = evaluate(model, env, n_episodes, seed)
+    is_best = curve.add(step, float(np.mean(returns)))
+    model.logger.record(tags.EVAL_RETURN, curve.returns[-1])
+    model.logger.record(tags.EVAL_LENGTH, float(np.mean(lengths)))
+    model.logger.dump(step)
+    return is_best

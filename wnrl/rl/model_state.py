@@ -36,7 +36,6 @@ EPISODES = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 
 Array = NDArray[Any]
 NEXT, DIFFERS = "next_observations", ".differs"
-CHUNK = 2**24  # bytes at a time
 
 
 def model_state(model: BaseAlgorithm, *, in_rollout: bool) -> dict[str, Any]:
@@ -104,7 +103,6 @@ def restore_model(model: BaseAlgorithm, saved: Mapping[str, Any], *, episodes_go
             # the newest transitions are the last of their episodes
             ends = buffer.dones if buffer.optimize_memory_usage else buffer.timeouts
             ends[(buffer.pos - 1) % buffer.buffer_size] = 1.0
-    restore_random_states(model, saved["late"])
 
 
 def restore_late(model: BaseAlgorithm, late: Mapping[str, Any]) -> None:
@@ -119,11 +117,6 @@ def restore_late(model: BaseAlgorithm, late: Mapping[str, Any]) -> None:
         noise.exploration_mat, noise.exploration_matrices = matrices
     for noise_of_one, state in zip(_action_noises(model), late["action_noises"], strict=True):
         vars(noise_of_one).update(state)  # in place: learn holds the object
-    restore_random_states(model, late)
-
-
-def restore_random_states(model: BaseAlgorithm, late: Mapping[str, Any]) -> None:
-    """Put the random generators of Python, NumPy, torch and the action space back."""
     model.action_space.np_random.bit_generator.state = late["action_space"]
     random.setstate(late["python"])
     np.random.set_state(late["numpy"])  # noqa: NPY002
@@ -134,11 +127,11 @@ def restore_random_states(model: BaseAlgorithm, late: Mapping[str, Any]) -> None
 
 def _pending_logs(model: BaseAlgorithm) -> dict[str, tuple[float, int, Any]]:
     """Return what was recorded and is not yet written."""
-    logged = model.logger if hasattr(model, "_logger") else None
+    logged = model.logger
     return {
         key: (float(value), logged.name_to_count[key], logged.name_to_excluded[key])
-        for key, value in (logged.name_to_value if logged else {}).items()
-        if logged and isinstance(value, int | float | np.number)
+        for key, value in logged.name_to_value.items()
+        if isinstance(value, int | float | np.number)
     }
 
 
@@ -181,14 +174,10 @@ def _n_rows(buffer: ReplayBuffer) -> int:
 def replay_values(buffer: ReplayBuffer) -> dict[str, Any]:
     """Return the filled part of ``buffer``; its arrays are views."""
     n, parts = _n_rows(buffer), arrays(buffer)
-    values: dict[str, Array] = {}
-    for name, array in parts.items():
-        rows = array[:n]
-        if name.startswith(NEXT):
-            differs = _differs(parts[name.removeprefix("next_")][:n], rows)
-            values[name + DIFFERS] = np.packbits(differs)
-            rows = rows[differs]
-        values[name] = rows
+    values = {name: array[:n] for name, array in parts.items()}
+    for name in [name for name in parts if name.startswith(NEXT)]:
+        differs = _differs(values[name.removeprefix("next_")], values[name])
+        values |= {name: values[name][differs], name + DIFFERS: differs}
     return {"pos": buffer.pos, "full": buffer.full, "arrays": values}
 
 
@@ -196,35 +185,22 @@ def restore_replay(buffer: ReplayBuffer, saved: Mapping[str, Any]) -> None:
     """Fill ``buffer``, made like the one that was saved.
 
     Raises:
-        ValueError: Its arrays are others.
+        ValueError, KeyError: Its arrays are others.
     """
     buffer.pos, buffer.full = saved["pos"], saved["full"]
     n, parts, values = _n_rows(buffer), arrays(buffer), saved["arrays"]
-    if parts.keys() != {name for name in values if not name.endswith(DIFFERS)}:
-        raise ValueError(f"the replay buffer has other arrays: {', '.join(values)}")
-    # next_observations behind observations, of which they are made
-    for name in sorted(parts, key=lambda name: name.startswith(NEXT)):
-        rows, filled = parts[name][:n], values[name]
+    for name in sorted(parts, reverse=True):  # observations, of which the next ones are made, first
+        rows = parts[name][:n]
         if name.startswith(NEXT):
-            differs = np.unpackbits(values[name + DIFFERS], count=n * buffer.n_envs).astype(bool)
             rows[:-1] = parts[name.removeprefix("next_")][1:n]
-            rows, place = rows.reshape(n * buffer.n_envs, *rows.shape[2:]), differs
+            rows[values[name + DIFFERS]] = values[name]
         else:
-            place = np.ones(n, bool)
-        if filled.dtype != rows.dtype or filled.shape != (place.sum(), *rows.shape[1:]):
-            raise ValueError(f"{name} of the replay buffer has another shape: {filled.shape}")
-        rows[place] = filled
+            rows[:] = values[name]
 
 
 def _differs(obs: Array, next_obs: Array) -> NDArray[np.bool_]:
     """Return where the next observation is not, bit for bit, the following one, ``(n, N)``."""
-    n, n_envs = obs.shape[:2]
-    differs = np.ones((n, n_envs), bool)
-    step = max(1, CHUNK // max(1, obs[:1].nbytes))
-    for start in range(0, n - 1, step):
-        end = min(start + step, n - 1)
-        # (rows, N, ...) -> (rows, N, bytes)
-        one = next_obs[start:end].reshape(end - start, n_envs, -1).view(np.uint8)
-        two = obs[start + 1 : end + 1].reshape(end - start, n_envs, -1).view(np.uint8)
-        differs[start:end] = (one != two).any(axis=-1)
+    differs = np.ones(obs.shape[:2], bool)
+    for t, place in np.ndindex(len(obs) - 1, obs.shape[1]) if len(obs) else ():
+        differs[t, place] = next_obs[t, place].tobytes() != obs[t + 1, place].tobytes()
     return differs

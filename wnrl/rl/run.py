@@ -15,7 +15,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
 from wnrl.errors import printable
-from wnrl.limits import Count, Limited
 from wnrl.rl.compiling import compiled_updates
 from wnrl.rl.env_state import load_envs, save_envs
 from wnrl.rl.environments import (
@@ -25,7 +24,7 @@ from wnrl.rl.environments import (
     first_env_seed,
     vectorize_for_evaluation,
 )
-from wnrl.rl.evaluation import Curve, EvaluateInTraining, evaluate
+from wnrl.rl.evaluation import Curve, evaluate, evaluate_point
 from wnrl.rl.model_state import model_state, restore_late, restore_model
 from wnrl.rl.recording import short_film
 from wnrl.rl.statistics import save_statistics, statistics_of, with_statistics
@@ -40,21 +39,17 @@ FILES = (MODEL, STATISTICS, BEST + MODEL, BEST + STATISTICS)
 """Names of the files that ``AgentRun.measure`` writes; those of statistics not for every agent."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan(Limited):
-    """How long a run trains, and how it is evaluated.
-
-    Raises:
-        UsageError: A number is not above zero.
-    """
+@dataclass(frozen=True)
+class Plan:
+    """How long a run trains, and how it is evaluated."""
 
     seed: int
-    total_timesteps: Count
-    eval_episodes: Count = 20
+    total_timesteps: int
+    eval_episodes: int
     """Episodes of each evaluation after training."""
-    eval_points: Count = 20
+    eval_points: int
     """Evaluations during training, for the learning curve."""
-    eval_point_episodes: Count = 5
+    eval_point_episodes: int
     """Episodes of each of them."""
 
 
@@ -95,7 +90,6 @@ class AgentRun:
         self.best: dict[str, Any] = {}
         self.parts = 1
         self.seconds = 0.0  # of rollouts and updates
-        self._clock: Callable[[], float] = lambda: self.seconds
         self._late: Mapping[str, Any] | None = None
         self._in_rollout = False
 
@@ -123,7 +117,7 @@ class AgentRun:
             "curve": asdict(self.curve),
             "best": self.best,
             "parts": self.parts,
-            "seconds": self._clock(),
+            "seconds": self.seconds,
         }
 
     def restore(self, state: Mapping[str, Any]) -> str:
@@ -151,33 +145,36 @@ class AgentRun:
         Raises:
             NonFiniteError: Something became NaN or infinite.
         """
-        model, n_episodes, resumed = self.model, self.plan.eval_point_episodes, self.parts > 1
+        model, n_episodes = self.model, self.plan.eval_point_episodes
         log_to(model, events)
-
-        def before_rollout() -> None:
-            self._restore_late()
-            self._in_rollout = True
-            between()
-
-        def keep_best() -> None:
-            self.best = _snapshot(model)
-
+        began = time.perf_counter()
         starts = first_env_seed(self.plan.seed) + CURVE_STARTS
         with (
             closing(self._evaluation_envs(n_episodes, model.env)) as env,
             compiled_updates(model, self.compiled) if self.compiled else nullcontext(),
         ):
-            points = EvaluateInTraining(env, self.curve, n_episodes, starts, keep_best)
-            pauses = BeforeRollouts(before_rollout)
-            began, earlier = time.perf_counter(), self.seconds
-            self._clock = lambda: (
-                earlier + time.perf_counter() - began - points.seconds - pauses.seconds
-            )
+
+            def evaluate_here() -> None:
+                if evaluate_point(model, env, self.curve, n_episodes, starts):
+                    self.best = _snapshot(model)
+
+            def before_rollout() -> None:
+                nonlocal began
+                self.seconds += time.perf_counter() - began
+                if self.curve.is_due(self.step):
+                    evaluate_here()
+                self._restore_late()
+                self._in_rollout = True
+                between()
+                began = time.perf_counter()
+
+            began = time.perf_counter()
             try:
-                learn(model, self.total_steps, points, pauses, resumed=resumed)
+                pauses = BeforeRollouts(before_rollout)
+                learn(model, self.total_steps, pauses, resumed=self.parts > 1)
             finally:
-                seconds = self._clock()
-                self.seconds, self._clock = seconds, lambda: seconds
+                self.seconds += time.perf_counter() - began
+            evaluate_here()
         self._restore_late()  # where no step was left
         self._in_rollout = False
         if self.drawn is not None:

@@ -1,6 +1,5 @@
 """A training run around SB3's ``learn``: what is called in it, and NaN."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -66,20 +65,14 @@ def telling_non_finite(model: Model) -> Iterator[None]:
 
 
 class BeforeRollouts(BaseCallback):
-    """Calls a function before each rollout, where nothing is half done.
-
-    Attributes:
-        seconds: Time spent here.
-    """
+    """Calls a function before each rollout, where nothing is half done."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         super().__init__()
-        self.function, self.seconds = function, 0.0
+        self.function = function
 
     def _on_rollout_start(self) -> None:
-        start = time.perf_counter()
         self.function()
-        self.seconds += time.perf_counter() - start
 
     def _on_step(self) -> bool:
         return True
