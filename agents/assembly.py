@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from sb3_contrib import MaskablePPO
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.config import ANY_ACTION, Config, OffPolicyConfig
-from wnrl.errors import UsageError
+from agents.config import Config
+from wnrl.errors import UsageError, printable
 from wnrl.rl.environments import first_env_seed
 from wnrl.sb3.extractors import SmallCNN
 
-BASIC = tuple(getattr(spaces, name) for name in ANY_ACTION)
-
+BASIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 NATURE_SIDE = 36  # pixels that SB3's convolutions need
 
 
@@ -36,24 +36,28 @@ def assemble(
         device: where the network lives.
 
     Raises:
-        UsageError: the norm does not exist, or ``env`` does not fit the algorithm or ``config``.
+        UsageError: the norm does not exist, ``env`` does not fit the algorithm, no memory has room
+            for a network or a buffer, or SB3 refuses an argument.
     """
-    check_spaces(config, env)
     seen = env.observation_space
-    name = policy_name(seen, config.memory)
+    check_spaces(config, env)
+    name = policy_name(seen, getattr(config, "cell", "").capitalize())
     if name not in config.algorithm.policy_aliases:
         raise UsageError(f"{config.algorithm.__name__} has no policy for observations like {seen}")
-    if env.num_envs != config.n_envs:
-        raise UsageError(f"n_envs is {config.n_envs}, but env has {env.num_envs} environments")
-    model = config.algorithm(
-        policy=name,
-        env=env,
-        policy_kwargs={**config.policy_arguments(), **extractor(seen), "norm": norm},
-        seed=seed,
-        device=device,
-        **config.algorithm_arguments(),
-        **config.arguments_for(env.action_space),
-    )
+    try:
+        model = config.algorithm(
+            policy=name,
+            env=env,
+            policy_kwargs={**config.policy_arguments(), **extractor(seen), "norm": norm},
+            seed=seed,
+            device=device,
+            **config.algorithm_arguments(),
+            **config.arguments_for(env.action_space),
+        )
+    except UsageError:
+        raise
+    except Exception as error:  # whatever SB3 and torch make of spaces, sizes and arguments
+        raise UsageError(f"the agent cannot be built: {printable(error, 500)}") from error
     env.seed(first_env_seed(seed))  # SB3 has seeded them with seed, seed + 1, ...
     return model
 
@@ -82,40 +86,17 @@ def extractor(space: spaces.Space[Any]) -> dict[str, Any]:
 
 
 def check_spaces(config: Config, env: VecEnv) -> None:
-    """Raise UsageError where the algorithm of ``config`` could not learn in ``env``."""
+    """Raise UsageError for what SB3 would not tell of an environment, or only when it trains."""
     seen, acted = env.observation_space, env.action_space
     parts = tuple(seen.spaces.values()) if isinstance(seen, spaces.Dict) else (seen,)
-    if not isinstance(seen, (*BASIC, spaces.Dict)):
-        raise UsageError(f"observations must be a Box, Dict or discrete space, got {seen}")
+    for part in parts:
+        if not isinstance(part, BASIC):
+            raise UsageError(f"observations must be Box or discrete, or a Dict of them, got {part}")
     for word, space in (*(("observations", part) for part in parts), ("actions", acted)):
         if np.any(getattr(space, "start", 0)):  # which SB3 passes over
             raise UsageError(f"{word} must count from 0, got {space}: shift them in a wrapper")
-    if not isinstance(acted, tuple(getattr(spaces, name) for name in config.actions)):
-        allowed = " or ".join(config.actions)
-        raise UsageError(f"actions must be {allowed} for {config.algorithm.__name__}, got {acted}")
-    if getattr(config, "use_sde", False) and not isinstance(acted, spaces.Box):
-        raise UsageError(f"use_sde needs continuous actions (a Box), got {acted}")
-    if isinstance(acted, spaces.Box) and not acted.is_bounded():
-        raise UsageError(f"actions must have finite bounds, got {acted}")
-    if isinstance(seen, spaces.Dict):
-        _check_dict(config, seen)
-    if config.masked and not env.has_attr("action_masks"):
+    if issubclass(config.algorithm, MaskablePPO) and not env.has_attr("action_masks"):
         raise UsageError(
             f"{config.algorithm.__name__} needs an environment with a method action_masks, "
             'or info["action_mask"]'
         )
-
-
-def _check_dict(config: Config, seen: spaces.Dict) -> None:
-    for key, part in seen.items():
-        if not isinstance(part, BASIC):
-            raise UsageError(
-                f"observations in a Dict must be Box or discrete spaces, got {key!r}: {part}"
-            )
-        if extractor(part):
-            raise UsageError(
-                f"images in a Dict must be {NATURE_SIDE}×{NATURE_SIDE} or more, got {key!r}: {part}"
-            )
-    for name, plain in (("n_steps", 1), ("optimize_memory_usage", False)):
-        if isinstance(config, OffPolicyConfig) and getattr(config, name) != plain:
-            raise UsageError(f"{name} must be {plain} where observations are a Dict")

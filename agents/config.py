@@ -63,7 +63,6 @@ Schedule = Literal["constant", "linear"]
 OptimizerName = Literal["adam", "adamw", "adamax", "rmsprop", "rmsprop_tf"]
 Normalized = Literal["none", "obs", "reward", "both"]
 Keywords = dict[str, bool | int | float | str]
-ANY_ACTION = ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,6 @@ class Config(Limited):
 
     algorithm: ClassVar[Any]
     """The class of SB3 or sb3-contrib; ``Imported`` where it is not to be imported yet."""
-    actions: ClassVar[tuple[str, ...]] = ANY_ACTION
-    """The action spaces that the algorithm can learn in, by Gymnasium's names."""
-    masked: ClassVar[bool] = False
-    """True where environments say which actions can be taken."""
-    memory: ClassVar[str] = ""
-    """Lstm or Gru for a recurrent policy."""
 
     total_timesteps: Whole = 1_000_000
     """Environment steps, over all environments."""
@@ -309,8 +302,6 @@ class OffPolicyConfig(Config):
 @dataclass(frozen=True)
 class ContinuousConfig(OffPolicyConfig):
     """Hyperparameters of the off-policy algorithms with an actor, for continuous actions."""
-
-    actions: ClassVar[tuple[str, ...]] = ("Box",)
 
     net_arch: Sizes = (256, 256)
     """Hidden units of the actor, and of the critics unless critic_arch says otherwise."""

@@ -1,8 +1,7 @@
 """Deep Q-learning (Mnih et al., 2015), SB3's, with a norm."""
 
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from agents.config import Imported, OffPolicyConfig
 from agents.presets import ATARI, MINATAR, Agent
@@ -19,7 +18,6 @@ class DQNConfig(OffPolicyConfig):
     """
 
     algorithm = Imported("stable_baselines3:DQN")
-    actions: ClassVar[tuple[str, ...]] = ("Discrete",)
 
     learning_rate: Positive = 1e-4
     """Step size of the optimizer."""
@@ -37,8 +35,8 @@ class DQNConfig(OffPolicyConfig):
     """Share of random actions at the start."""
     exploration_final_eps: Fraction = 0.05
     """Share of random actions at the end."""
-    max_grad_norm: Positive | None = 10.0
-    """Gradients are scaled down to this length; None leaves them."""
+    max_grad_norm: Positive = 10.0
+    """Gradients are scaled down to this length."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,15 +47,6 @@ class DQNConfig(OffPolicyConfig):
             )
         if self.exploration_fraction == 0:
             raise UsageError("exploration_fraction must be above zero, got 0")
-
-    def algorithm_arguments(self) -> dict[str, Any]:
-        """Return the arguments that SB3's algorithm takes."""
-        from stable_baselines3 import DQN
-
-        arguments = super().algorithm_arguments()
-        if self.max_grad_norm is None and issubclass(self.algorithm, DQN):  # which knows no None
-            arguments["max_grad_norm"] = math.inf
-        return arguments
 
 
 # Tuned values of rl-baselines3-zoo.

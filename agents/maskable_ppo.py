@@ -6,7 +6,6 @@ arXiv:2006.14171).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from agents.config import Imported
 from agents.ppo import ClippedConfig
@@ -18,8 +17,6 @@ class MaskablePPOConfig(ClippedConfig):
     """PPO's hyperparameters, with sb3-contrib's names; the defaults are sb3-contrib's."""
 
     algorithm = Imported("sb3_contrib:MaskablePPO")
-    actions: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary")
-    masked: ClassVar[bool] = True
 
 
 AGENT = Agent(

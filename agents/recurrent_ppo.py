@@ -9,8 +9,6 @@ from agents.presets import Agent
 from wnrl.errors import UsageError
 from wnrl.limits import TwoOrMore, Whole
 
-MEMORIES = {"lstm": "Lstm", "gru": "Gru"}
-
 
 @dataclass(frozen=True)
 class RecurrentPPOConfig(ppo.PPOConfig):
@@ -36,11 +34,6 @@ class RecurrentPPOConfig(ppo.PPOConfig):
     """One LSTM for policy and value; only the policy trains it."""
     enable_critic_lstm: bool = True
     """An LSTM of its own for the value; without it and without shared_lstm, a linear layer."""
-
-    @property
-    def memory(self) -> str:  # type: ignore[override]
-        """Lstm or Gru."""
-        return MEMORIES[self.cell]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import envs
 from agents import AGENTS
-from agents.presets import Agent
 from agents.settings import Settings, config_of, joined, settings_of
 from wnrl import tensor_envs
 from wnrl.errors import UsageError, check_choice, printable
@@ -130,7 +129,7 @@ def train_batch(
 
         def build(places: Sequence[int]) -> CohortRun:
             members = [values[place] for place in places]
-            models = [_built(row, config_of(v), env, v["norm"], v["seed"], "cpu") for v in members]
+            models = [row.build(config_of(v), env, v["norm"], v["seed"], "cpu") for v in members]
 
             def save(place: int, state: Mapping[str, Any], steps: int, path: Path) -> None:
                 model = models[place]
@@ -204,7 +203,7 @@ def train_agent(
                 print(remark, file=sys.stderr)
             threads = choose_threads(settings["threads"], small)
             torch.set_num_threads(threads)
-            model = _built(row, config, env, settings["norm"], settings["seed"], device)
+            model = row.build(config, env, settings["norm"], settings["seed"], device)
             if settings["compile"] and row.not_compiled:
                 reason = f"{settings['algo']} is not compiled: {row.not_compiled}"
                 print(f"--compile: {reason}", file=sys.stderr)
@@ -257,7 +256,7 @@ def load_run(
     if hasattr(config, "buffer_size"):  # it only acts
         config = replace(config, buffer_size=config.batch_size)
     with closing(_environments(config, settings, factory_of(settings))) as env:
-        model = _built(row, config, env, settings["norm"], settings["seed"], device)
+        model = row.build(config, env, settings["norm"], settings["seed"], device)
     try:
         model.set_parameters(str(path), device=device)
     except (ValueError, KeyError, RuntimeError) as error:
@@ -286,20 +285,3 @@ def _environments(config: Any, settings: Mapping[str, Any], factory: envs.EnvFac
         config.frame_stack,
         subprocesses=settings["subprocesses"],
     )
-
-
-def _built(row: Agent, config: Any, *arguments: Any) -> Model:
-    """Return the model.
-
-    Raises:
-        UsageError: No memory has room for a network or a buffer, or further arguments cannot be
-            used.
-    """
-    try:
-        return row.build(config, *arguments)
-    except Exception as error:  # whatever SB3 and torch make of further arguments
-        further = config.algorithm_kwargs or config.policy_kwargs or config.optimizer_kwargs
-        no_room = isinstance(error, RuntimeError | MemoryError | OverflowError)
-        if isinstance(error, UsageError) or not (further or no_room):
-            raise
-        raise UsageError(f"the agent cannot be built: {printable(error)}") from error

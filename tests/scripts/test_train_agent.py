@@ -349,7 +349,7 @@ def test_a_network_that_no_memory_holds_is_refused_in_one_line(tmp_path, capsys)
         (["--device", "tpu"], "device must be auto, cpu, cuda or cuda:<k>, got 'tpu'"),
         (["--env-id", "Humanoid-v3"], "moved to the gymnasium-robotics project"),
         (["--env-id", "Blackjack-v1"], "observations must be"),
-        (["--use-sde", "--env-id", "CartPole-v1"], "use_sde needs continuous actions"),
+        (["--use-sde", "--env-id", "CartPole-v1"], "be used with continuous actions"),
     ],
 )
 def test_a_wrong_word_is_one_line_and_exit_2_and_leaves_no_folder(tmp_path, capsys, flags, message):

@@ -115,7 +115,7 @@ def _side_by_side(
     kind = SubprocVecEnv if subprocesses else DummyVecEnv
     try:
         inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
-    except NotImplementedError as error:  # SB3's of a Dict in a Dict
+    except (NotImplementedError, TypeError) as error:  # SB3's of a Dict in a Dict, of a Text
         raise UsageError(f"observations cannot be learned from: {first_line(error)}") from error
     venv: VecEnv = Finite(inner)
     if frame_stack is None:
