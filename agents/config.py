@@ -6,7 +6,6 @@ argument of SB3's algorithm or policy which has the field's name.
 
 import inspect
 import pkgutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -27,15 +26,6 @@ from wnrl.limits import (
     check_optimizer,
 )
 
-SCHEDULED = ("learning_rate", "clip_range")
-OPTIMIZERS: dict[str, str] = {
-    "adam": "torch.optim:Adam",
-    "adamw": "torch.optim:AdamW",
-    "adamax": "torch.optim:Adamax",
-    "rmsprop": "torch.optim:RMSprop",
-    "rmsprop_tf": "stable_baselines3.common.sb2_compat.rmsprop_tf_like:RMSpropTFLike",
-}
-"""Importable names of optimizers, which have their default arguments."""
 NOT_FURTHER = (
     "policy", "env", "seed", "device", "norm", "observation_space", "action_space", "lr_schedule",
     "_init_setup_model",
@@ -117,16 +107,16 @@ class Config(Limited):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.activation_fn not in ("tanh", "relu"):  # to read the table, torch is imported
-            _activations(self.activation_fn)
         check_optimizer(self)
-        if self.algorithm_kwargs:
+        further = self.algorithm_kwargs or self.policy_kwargs or self.optimizer_kwargs
+        if further or self.activation_fn not in ("tanh", "relu"):  # for which torch is imported
+            from wnrl.rl.arguments import OPTIMIZERS, plain_policy
+
             self._check_further("algorithm_kwargs", self.algorithm)
-        if self.policy_kwargs:
-            self._check_further("policy_kwargs", self._plain_policy)
-        if self.optimizer_kwargs:
+            self._check_further("policy_kwargs", plain_policy(self.algorithm))
             optimizer = pkgutil.resolve_name(OPTIMIZERS[self.optimizer])
             self._check_further("optimizer_kwargs", optimizer, NOT_OF_OPTIMIZERS)
+            self.policy_arguments()
 
     @property
     def steps_of_an_update(self) -> int:
@@ -135,14 +125,9 @@ class Config(Limited):
 
     def algorithm_arguments(self) -> dict[str, Any]:
         """Return the arguments that SB3's algorithm takes."""
-        arguments = self._taken_by(self.algorithm)
-        for name in SCHEDULED:
-            if getattr(self, f"{name}_schedule", "") == "linear":
-                from stable_baselines3.common.utils import LinearSchedule
+        from wnrl.rl.arguments import algorithm_arguments
 
-                end = getattr(self, f"{name}_end", 0.0)
-                arguments[name] = LinearSchedule(arguments[name], end, 1.0)
-        return arguments | self.algorithm_kwargs
+        return {**algorithm_arguments(self.algorithm, vars(self)), **self.algorithm_kwargs}
 
     def arguments_for(self, actions: Any) -> dict[str, Any]:
         """Return further arguments of the algorithm, for actions in a space."""
@@ -150,26 +135,9 @@ class Config(Limited):
 
     def policy_arguments(self) -> dict[str, Any]:
         """Return the arguments that the policy takes, less the norm."""
-        arguments = {
-            **self._taken_by(self._plain_policy),
-            "net_arch": list(self.net_arch),
-            "activation_fn": _activations(self.activation_fn),
-            "norm_heads": self.norm_heads,
-            "norm_kwargs": dict(self.norm_kwargs),
-            "placement": self.placement,
-            "data_init": self.data_init,
-        }
-        arguments.pop("use_sde", None)  # SB3 hands it on itself
-        if self.optimizer != "adam":
-            arguments["optimizer_class"] = pkgutil.resolve_name(OPTIMIZERS[self.optimizer])
-        decay = {"weight_decay": self.weight_decay} if self.optimizer == "adamw" else {}
-        if options := {**decay, **self.optimizer_kwargs}:  # torch's default decay is 0.01
-            arguments["optimizer_kwargs"] = options
-        return arguments | self.policy_kwargs
+        from wnrl.rl.arguments import policy_arguments
 
-    @property
-    def _plain_policy(self) -> Any:
-        return next(iter(self.algorithm.policy_aliases.values()))
+        return {**policy_arguments(self.algorithm, vars(self)), **self.policy_kwargs}
 
     def _check_further(self, name: str, function: Any, unknown: tuple[str, ...] = ()) -> None:
         """Raise UsageError where an argument is set elsewhere, unknown to ``function`` or wrong.
@@ -187,18 +155,6 @@ class Config(Limited):
                 raise UsageError(text)
             if is_real(value):
                 check_from_zero(**{f"{name}: {key}": value})
-
-    def _taken_by(self, function: Any) -> dict[str, Any]:
-        """Return the fields that ``function`` has arguments for."""
-        names: Mapping[str, Any] = inspect.signature(function).parameters
-        mine = [f.name for f in fields(self) if f.name not in ("policy_kwargs", "optimizer_kwargs")]
-        return {name: getattr(self, name) for name in mine if name in names}
-
-
-def _activations(name: str) -> Any:
-    from wnrl.networks import ACTIVATIONS
-
-    return ACTIVATIONS[check_choice("activation_fn", name, ACTIVATIONS)]
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,9 @@ from typing import Any
 
 from agents import AGENTS
 from agents.settings import Settings
-from wnrl.errors import UsageError, check_choice, printable
+from wnrl.errors import UsageError, check_choice, extra, printable
 
 ZOO_NAMES = {"ppo_lstm": "recurrent_ppo", "ppo_mask": "maskable_ppo"}
-ACTIVATIONS = {
-    "Sigmoid": "sigmoid", "Tanh": "tanh", "ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu",
-    "CELU": "celu", "SiLU": "silu", "GELU": "gelu",
-}  # fmt: skip
-OPTIMIZERS = {
-    "Adam": "adam", "AdamW": "adamw", "Adamax": "adamax", "RMSprop": "rmsprop",
-    "RMSpropTFLike": "rmsprop_tf",
-}  # fmt: skip
 ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
 POLICY = "policy_kwargs"
 UNKNOWN_HERE = (
@@ -62,21 +54,14 @@ def _of_run(path: Path, algo: str | None) -> dict[str, Any]:
     settings = read_json(path)
     if "algo" not in settings:
         raise UsageError(f"config {path} is not that of an agent: it has no algo")
-    if settings["algo"] not in AGENTS:
-        raise UsageError(
-            f"config {path} has algo {settings['algo']!r}, which is not known: --import names the "
-            "module that adds it"
-        )
     if algo not in (None, settings["algo"]):
         raise UsageError(f"config {path} is of algo {settings['algo']!r}, asked: {algo!r}")
     return settings
 
 
 def _yaml(path: Path, text: str) -> Any:
-    try:
+    with extra("lab", f"config {path}"):
         yaml: Any = importlib.import_module("yaml")
-    except ImportError as error:
-        raise UsageError(f"config {path} needs PyYAML: pip install pyyaml") from error
     # It knows the two classes of Python's that files of trained agents have.
     loader: Any = type("Loader", (yaml.SafeLoader,), {})
     python = "tag:yaml.org,2002:python/"
@@ -199,6 +184,9 @@ def _normalize(value: Any, further: Mapping[str, Any]) -> str:
 
 def _policy(policy: dict[str, Any]) -> dict[str, Any]:
     """Return what the arguments of a policy say in our words."""
+    from wnrl.networks import ACTIVATIONS
+    from wnrl.rl.arguments import OPTIMIZERS
+
     told = dict(policy)
     arch = told.get("net_arch")
     if isinstance(arch, list) and len(arch) == 1 and isinstance(arch[0], Mapping):
@@ -206,9 +194,11 @@ def _policy(policy: dict[str, Any]) -> dict[str, Any]:
     if isinstance(arch, Mapping):
         told["net_arch"] = tuple(arch["pi"])
         told["critic_arch"] = tuple(arch["vf"] if "vf" in arch else arch["qf"])
+    activations = {kind.__name__: word for word, kind in ACTIVATIONS.items()}
+    optimizers = {name.rpartition(":")[2]: word for word, name in OPTIMIZERS.items()}
     for name, word, words in (
-        ("activation_fn", "activation_fn", ACTIVATIONS),
-        ("optimizer_class", "optimizer", OPTIMIZERS),
+        ("activation_fn", "activation_fn", activations),
+        ("optimizer_class", "optimizer", optimizers),
     ):
         if name in told:
             told[word] = words[check_choice(name, str(told.pop(name)).rpartition(".")[2], words)]

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import envs
 from agents import AGENTS
-from agents.settings import Settings, config_of, joined, settings_of
+from agents.settings import Settings, check_known, config_of, joined, settings_of
 from wnrl import tensor_envs
 from wnrl.errors import UsageError, check_choice, printable
 from wnrl.nn.conversion import check_options
@@ -242,16 +242,12 @@ def load_run(
         raise UsageError(f"run_dir {folder} is no run folder: it has no {CONFIG}")
     if not (folder / (prefix + MODEL)).is_file():
         raise UsageError(f"run_dir {folder} has no {prefix + MODEL}: it is not finished")
-    for word, table in (("algo", AGENTS), ("norm", NORMS)):
-        if settings[word] not in table:
-            raise UsageError(
-                f"run_dir {folder} has {word} {settings[word]!r}, which is not known: --import "
-                "names the module that adds it"
-            )
+    check_known("norm", settings, NORMS)
+    config = config_of(settings)
     result, path = read_result(folder), checked_file(folder, prefix + MODEL)
     scaled = settings["normalize"] != "none"
     statistics = checked_file(folder, prefix + STATISTICS) if scaled else None
-    row, config = AGENTS[settings["algo"]], config_of(settings)
+    row = AGENTS[settings["algo"]]
     settings = {**joined(settings_of(settings), config), "subprocesses": False}
     if hasattr(config, "buffer_size"):  # it only acts
         config = replace(config, buffer_size=config.batch_size)

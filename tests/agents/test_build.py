@@ -348,9 +348,13 @@ def test_an_environment_that_does_not_fit_is_refused_in_one_line(
     algo, seen, acted, changes, message
 ):
     config = AGENTS[algo].config(**{"n_envs": 2, **changes})
-    with pytest.raises(UsageError, match=message) as refused:
+
+    def build_there():
         env = vectorize(lambda: Masked(seen, acted), 2, 0)
         AGENTS[algo].build(config, env, "weight", 0, "cpu")
+
+    with pytest.raises(UsageError, match=message) as refused:
+        build_there()
     assert "\n" not in str(refused.value)
 
 

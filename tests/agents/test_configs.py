@@ -16,7 +16,7 @@ import tyro
 import envs  # noqa: F401 (registers the masked tasks)
 from agents import AGENTS
 from agents.a2c import A2CConfig
-from agents.config import OPTIMIZERS, OffPolicyConfig
+from agents.config import OffPolicyConfig
 from agents.crossq import CrossQConfig
 from agents.dqn import DQNConfig
 from agents.ppo import PPOConfig
@@ -27,6 +27,7 @@ from agents.td3 import NOISES, TD3Config
 from agents.tqc import TQCConfig
 from agents.trpo import TRPOConfig
 from wnrl.errors import UsageError
+from wnrl.rl.arguments import OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {algo: agent.config for algo, agent in AGENTS.items()}

@@ -20,6 +20,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
+from agents import defaults
 from agents.subject import told_of_pickles
 from scripts import _cli, train_agent
 from scripts.evaluate_agent import Args, evaluated, main
@@ -391,18 +392,16 @@ def test_an_environment_that_cannot_be_drawn_is_not_filmed(zips, tmp_path, monke
 def test_what_a_module_of_ones_own_added_to_a_run_is_named_with_the_flag_that_imports_it(
     recurrent, monkeypatch, capsys, table, word
 ):
-    from agents import config_file, run
+    from agents import run, settings
 
     folder, _ = recurrent
     name = read_json(folder / "config.json")[word]
-    fewer = {key: row for key, row in getattr(run, table).items() if key != name}
-    monkeypatch.setattr(run, table, fewer)
+    module = settings if word == "algo" else run
+    fewer = {key: row for key, row in getattr(module, table).items() if key != name}
+    monkeypatch.setattr(module, table, fewer)
     assert leave("--run-dir", folder) == 2
     told = capsys.readouterr().err
-    assert re.search(
-        rf"^error: run_dir .* has {word} '{name}', .*: --import names the module", told
-    )
+    assert re.search(rf"^error: {word} '{name}' is not known: --import names the module", told)
     if word == "algo":
-        monkeypatch.setattr(config_file, table, fewer)
-        with pytest.raises(UsageError, match=r"has algo 'recurrent_ppo', .*--import names"):
-            config_file.read_config_file(folder / "config.json", None, None)
+        with pytest.raises(UsageError, match=r"algo 'recurrent_ppo' is not known: --import names"):
+            defaults.Given(config=folder / "config.json").defaults()

@@ -1,33 +1,23 @@
 """A member of a population as a model of SB3."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import gymnasium as gym
-import torch
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
-from wnrl.networks import ACTIVATIONS
+import wnrl.sb3  # noqa: F401 (registers the names of the policies)
+from wnrl.rl.arguments import algorithm_arguments, policy_arguments
 from wnrl.rl.statistics import with_statistics
-from wnrl.sb3 import WNMlpGruPolicy, WNMlpLstmPolicy, WNMlpPolicy
 
 MODELS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "recurrent_ppo": RecurrentPPO}
 """SB3's class, by algorithm."""
-POLICIES: dict[str | None, type[Any]] = {
-    None: WNMlpPolicy,
-    "lstm": WNMlpLstmPolicy,
-    "gru": WNMlpGruPolicy,
-}
-"""Our policy, by the recurrent layer."""
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}
 
 
 class _Spaces(gym.Env[Any, Any]):
@@ -58,28 +48,13 @@ def to_sb3(
         statistics: Of a ``VecNormalize``, see ``wnrl.rl.statistics``; None without one.
     """
     algorithm, values = MODELS[algo], asdict(config)
-    policy = POLICIES[values.get("cell")]
-    for name in ("learning_rate", "clip_range"):
-        if values.get(f"{name}_schedule") == "linear":
-            values[name] = LinearSchedule(values[name], values.get(f"{name}_end", 0.0), 1.0)
-    names = inspect.signature(algorithm).parameters
-    arguments = {name: value for name, value in values.items() if name in names}
-    plain = inspect.signature(next(iter(algorithm.policy_aliases.values()))).parameters
-    options = {name: value for name, value in values.items() if name in plain}
-    options |= {name: values[name] for name in ("norm", "norm_kwargs", "norm_heads", "data_init")}
-    options["activation_fn"] = ACTIVATIONS[values["activation_fn"]]
-    options["net_arch"] = list(values["net_arch"])
-    if values["optimizer"] in OPTIMIZERS:
-        options["optimizer_class"] = OPTIMIZERS[values["optimizer"]]
-    if values["optimizer"] == "adamw":
-        options["optimizer_kwargs"] = {"weight_decay": values["weight_decay"]}
     env: VecEnv = DummyVecEnv([lambda: _Spaces(observation_space, action_space)] * config.n_envs)
     model = algorithm(
-        policy,
+        f"WNMlp{values.get('cell', '').capitalize()}Policy",
         env if statistics is None else with_statistics(env, statistics),
-        policy_kwargs=options,
+        policy_kwargs=policy_arguments(algorithm, values),
         device="cpu",
-        **arguments,
+        **algorithm_arguments(algorithm, values),
     )
     model.policy.load_state_dict(state)
     model.num_timesteps = values["total_timesteps"]
