@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,11 @@ MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚
 """Markers as matplotlib calls them, and as characters."""
 # Text stays text, none of it is a formula, and there are no random ids: the same runs give the
 # same page.
-STYLE: Any = {"svg.hashsalt": "wnrl", "svg.fonttype": "none", "text.parse_math": False}
+STYLE: Any = {"svg.hashsalt": "wnrl", "svg.fonttype": "none", "text.parse_math": False,
+              "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+              "grid.alpha": 0.25, "legend.frameon": False, "legend.fontsize": 8}  # fmt: skip
 LABELLED = 10
 """Runs of an arm up to which each dot says its seed."""
-SIZE = (5.6, 3.4)  # inches
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def mean_curve(row: Row) -> tuple[Floats, Floats, Floats, Floats] | None:
     return steps, values.mean(-1), *ends
 
 
+@rc_context(STYLE)
 def learning_curves(rows: Sequence[Row], looks: Looks, over_time: bool = False) -> str:
     """Draw one line an arm: the mean over runs with its interval, or their range if they are few.
 
@@ -76,21 +78,19 @@ def learning_curves(rows: Sequence[Row], looks: Looks, over_time: bool = False) 
         over_time: Over seconds of training, in which steps of an arm take its median time.
     """
     metric = rows[0].task.metric
-
-    def draw(axes: Axes) -> None:
-        for row in rows:
-            curve, seconds = mean_curve(row), row.runs.seconds
-            if curve is None or (over_time and seconds is None):
-                continue
-            steps, mean, low, high = curve
-            x = steps * (seconds / steps[-1]) if over_time and seconds else steps
-            _line(axes, looks[row.name], x, mean, row.name)
-            axes.fill_between(x, low, high, color=row.arm.colour, alpha=0.15, linewidth=0)
-
-    xlabel = "seconds of training" if over_time else metric.steps
-    return _drawn(draw, SIZE, xlabel, metric.curve_label)
+    figure, axes = _axes("seconds of training" if over_time else metric.steps, metric.curve_label)
+    for row in rows:
+        curve, seconds = mean_curve(row), row.runs.seconds
+        if curve is None or (over_time and seconds is None):
+            continue
+        steps, mean, low, high = curve
+        x = steps * (seconds / steps[-1]) if over_time and seconds else steps
+        _line(axes, looks[row.name], x, mean, row.name)
+        axes.fill_between(x, low, high, color=row.arm.colour, alpha=0.15, linewidth=0)
+    return _svg(figure)
 
 
+@rc_context(STYLE)
 def final_scores(rows: Sequence[Row], looks: Looks, links: Mapping[Any, str]) -> str:
     """Draw one line an arm: every run as a dot, their mean as a bar with its interval or range.
 
@@ -99,28 +99,25 @@ def final_scores(rows: Sequence[Row], looks: Looks, links: Mapping[Any, str]) ->
         looks: Of the rows.
         links: From the name of a row and a seed to where its dot leads.
     """
-
-    def draw(axes: Axes) -> None:
-        for y, row in enumerate(reversed(rows)):
-            look, runs = looks[row.name], list(row.scores.items())
-            if row.score is not None:
-                _bar(axes, row.score, y, look)
-            spread = np.zeros(1) if len(runs) == 1 else np.linspace(0.3, -0.3, len(runs))
-            values = [score for _, score in runs]
-            dots = axes.scatter(values, y + spread, 16, color=look.colour, marker=look.marker)
-            dots.set_urls([links.get((row.name, seed), "") for seed, _ in runs])
-            for k, (seed, score) in enumerate(runs if len(runs) <= LABELLED else ()):
-                away, side = ((4, "left"), (-4, "right"))[k % 2]
-                axes.annotate(
-                    str(seed), (score, y + spread[k]), (away, 0), textcoords="offset points",
-                    ha=side, va="center", fontsize=6,
-                )  # fmt: skip
-        _name_rows(axes, rows)
-
-    label = rows[0].task.metric.label
-    return _drawn(draw, (5.6, 0.9 + 0.65 * len(rows)), label, legend=False)
+    figure, axes = _axes(rows[0].task.metric.label, height=0.9 + 0.65 * len(rows))
+    for y, row in enumerate(reversed(rows)):
+        look, seeds, values = looks[row.name], list(row.scores), list(row.scores.values())
+        if row.score is not None:
+            _bar(axes, row.score, y, look)
+        spread = np.zeros(1) if len(seeds) == 1 else np.linspace(0.3, -0.3, len(seeds))
+        dots = axes.scatter(values, y + spread, 16, color=look.colour, marker=look.marker)
+        dots.set_urls([links.get((row.name, seed), "") for seed in seeds])
+        for k, seed in enumerate(seeds if len(seeds) <= LABELLED else ()):
+            away, side = ((4, "left"), (-4, "right"))[k % 2]
+            axes.annotate(
+                str(seed), (values[k], y + spread[k]), (away, 0), textcoords="offset points",
+                ha=side, va="center", fontsize=6,
+            )  # fmt: skip
+    _name_rows(axes, rows)
+    return _svg(figure)
 
 
+@rc_context(STYLE)
 def effects(rows: Sequence[Row], looks: Looks) -> str:
     """Draw the differences to the baseline with their intervals, a panel a task.
 
@@ -132,27 +129,26 @@ def effects(rows: Sequence[Row], looks: Looks) -> str:
     """
     tasks = by_task(rows)
     heights = [len(of_task) + 1.6 for of_task in tasks.values()]
-
-    def draw(figure: Figure) -> None:
-        panels = figure.subplots(len(tasks), squeeze=False, height_ratios=heights)[:, 0]
-        for axes, (task, of_task) in zip(panels, tasks.items(), strict=True):
-            if task.negligible:
-                axes.axvspan(-task.negligible, task.negligible, color="#dddddd", alpha=0.6)
-            axes.axvline(0, color="black", linewidth=1)
-            for y, row in enumerate(reversed(of_task)):
-                if row.difference is not None:
-                    _bar(axes, row.difference, y, looks[row.name])
-            _name_rows(axes, of_task)
-            if not task.metric.higher_is_better:
-                axes.invert_xaxis()
-            axes.set_title(printable(task.title), fontsize=9, loc="left")
-            minus = f"{printable(task.metric.label)} minus that of {of_task[0].baseline}"
-            axes.set_xlabel(minus, fontsize=8)
-            axes.tick_params(labelsize=8)
-
-    return _svg(draw, (7.0, 0.32 * sum(heights)))
+    figure = Figure((7.0, 0.32 * sum(heights)), layout="constrained")
+    panels = figure.subplots(len(tasks), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (task, of_task) in zip(panels, tasks.items(), strict=True):
+        if task.negligible:
+            axes.axvspan(-task.negligible, task.negligible, color="#dddddd", alpha=0.6)
+        axes.axvline(0, color="black", linewidth=1)
+        for y, row in enumerate(reversed(of_task)):
+            if row.difference is not None:
+                _bar(axes, row.difference, y, looks[row.name])
+        _name_rows(axes, of_task)
+        if not task.metric.higher_is_better:
+            axes.invert_xaxis()
+        axes.set_title(printable(task.title), fontsize=9, loc="left")
+        minus = f"{printable(task.metric.label)} minus that of {of_task[0].baseline}"
+        axes.set_xlabel(minus, fontsize=8)
+        axes.tick_params(labelsize=8)
+    return _svg(figure)
 
 
+@rc_context(STYLE)
 def over_choices(rows: Sequence[Row], looks: Looks, setting: str) -> str:
     """Draw the mean score on tuning seeds over the values of a setting; what was chosen is ringed.
 
@@ -164,30 +160,29 @@ def over_choices(rows: Sequence[Row], looks: Looks, setting: str) -> str:
         setting: The name of what was chosen.
     """
     metric = rows[0].task.metric
-    sign = 1 if metric.higher_is_better else -1
-
-    def draw(axes: Axes) -> None:
-        for row in rows:
-            if row.choice is None or setting not in row.choice.grid:
-                continue
-            values, means = row.choice.grid[setting], row.choice.means(setting)
-            place = values.index(dict(row.choice.settings)[setting])
-            x = values if all(map(is_number, values)) else [str(value) for value in values]
-            y = [sign * mean for mean in means]
-            _line(axes, looks[row.name], x, y, row.name)
-            ring: Any = {"color": row.arm.colour, "markersize": 13, "fillstyle": "none"}
-            axes.plot(x[place], y[place], "o", **ring)
-            if setting in row.choice.edges:
-                axes.annotate(
-                    "edge", (x[place], y[place]), (0, 9), textcoords="offset points",
-                    ha="center", fontsize=7,
-                )  # fmt: skip
-
-    tried = [value for row in rows if row.choice for value in row.choice.grid.get(setting, ())]
-    label = f"{metric.label} on tuning seeds"
-    return _drawn(draw, SIZE, setting, label, ticks=sorted({*tried}, key=str))
+    sign, tried = 1 if metric.higher_is_better else -1, set()
+    figure, axes = _axes(setting, f"{metric.label} on tuning seeds")
+    for row in rows:
+        if row.choice is None or setting not in row.choice.grid:
+            continue
+        values, means = row.choice.grid[setting], row.choice.means(setting)
+        tried |= {*values}
+        place = values.index(dict(row.choice.settings)[setting])
+        x = values if all(map(is_number, values)) else [str(value) for value in values]
+        y = [sign * mean for mean in means]
+        _line(axes, looks[row.name], x, y, row.name)
+        ring: Any = {"color": row.arm.colour, "markersize": 13, "fillstyle": "none"}
+        axes.plot(x[place], y[place], "o", **ring)
+        if setting in row.choice.edges:
+            axes.annotate(
+                "edge", (x[place], y[place]), (0, 9), textcoords="offset points",
+                ha="center", fontsize=7,
+            )  # fmt: skip
+    _set_ticks(axes, sorted(tried, key=str))
+    return _svg(figure)
 
 
+@rc_context(STYLE)
 def over_dial(rows: Sequence[tuple[float, Row]], looks: Looks, dial: str) -> str:
     """Draw one line an arm: the mean score over the values of a dial, with intervals.
 
@@ -196,31 +191,36 @@ def over_dial(rows: Sequence[tuple[float, Row]], looks: Looks, dial: str) -> str
         looks: Of the arms.
         dial: Its name.
     """
-
-    def draw(axes: Axes) -> None:
-        for name in dict.fromkeys(row.arm.name for _, row in rows):
-            points = [(x, row.score) for x, row in rows if row.arm.name == name and row.score]
-            points.sort(key=lambda point: point[0])
-            x, means = [value for value, _ in points], [score.value for _, score in points]
-            _line(axes, looks[name], x, means, name)
-            low, high = ([getattr(score, end) for _, score in points] for end in ("low", "high"))
-            if np.isfinite([*low, *high]).all():
-                axes.fill_between(x, low, high, color=looks[name].colour, alpha=0.12, linewidth=0)
-
-    label = rows[0][1].task.metric.label
-    return _drawn(draw, SIZE, dial, label, ticks=list(dict.fromkeys(value for value, _ in rows)))
+    figure, axes = _axes(dial, rows[0][1].task.metric.label)
+    for name in dict.fromkeys(row.arm.name for _, row in rows):
+        points = [(x, row.score) for x, row in rows if row.arm.name == name and row.score]
+        points.sort(key=lambda point: point[0])
+        x, means = [value for value, _ in points], [score.value for _, score in points]
+        _line(axes, looks[name], x, means, name)
+        low, high = ([getattr(score, end) for _, score in points] for end in ("low", "high"))
+        if np.isfinite([*low, *high]).all():
+            axes.fill_between(x, low, high, color=looks[name].colour, alpha=0.12, linewidth=0)
+    _set_ticks(axes, list(dict.fromkeys(value for value, _ in rows)))
+    return _svg(figure)
 
 
+@rc_context(STYLE)
 def performance_profiles(arms: Sequence[Overall], looks: Looks) -> str:
     """Draw one line an arm: the share of runs that score more, over scores from 0 to 1."""
     thresholds = np.linspace(0.0, 1.0, 101)
-
-    def draw(axes: Axes) -> None:
-        for arm in arms:
-            _line(axes, looks[arm.name], thresholds, arm.profile(thresholds), arm.name)
-
     xlabel = "score: 0 at the floor, 1 where the task is solved"
-    return _drawn(draw, SIZE, xlabel, "share of runs above it")
+    figure, axes = _axes(xlabel, "share of runs above it")
+    for arm in arms:
+        _line(axes, looks[arm.name], thresholds, arm.profile(thresholds), arm.name)
+    return _svg(figure)
+
+
+def _axes(xlabel: str, ylabel: str = "", height: float = 3.4) -> tuple[Figure, Axes]:
+    figure = Figure((5.6, height), layout="constrained")  # in inches
+    axes = figure.add_subplot()
+    axes.set_xlabel(printable(xlabel))
+    axes.set_ylabel(printable(ylabel))
+    return figure, axes
 
 
 def _line(axes: Axes, look: Look, x: Any, y: Any, label: str) -> None:
@@ -243,37 +243,19 @@ def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_ylim(-0.6, len(rows) - 0.4)
 
 
-def _drawn(
-    draw: Callable[[Axes], None],
-    size: tuple[float, float],
-    xlabel: str,
-    ylabel: str = "",
-    legend: bool = True,
-    ticks: Sequence[Any] = (),
-) -> str:
-    def draw_one(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        draw(axes)
-        if ticks and all(map(is_number, ticks)):
-            if 0 < 20 * min(ticks) < max(ticks):
-                axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{value:.3g}" for value in ticks])
-            axes.minorticks_off()
-        axes.set_xlabel(printable(xlabel))
-        axes.set_ylabel(printable(ylabel))
-        if axes.lines and legend:
-            axes.legend(frameon=False, fontsize=8)
-
-    return _svg(draw_one, size)
+def _set_ticks(axes: Axes, values: Sequence[Any]) -> None:
+    """Put a tick where runs are, if these are numbers."""
+    if values and all(map(is_number, values)):
+        if 0 < 20 * min(values) < max(values):
+            axes.set_xscale("log")
+        axes.set_xticks(values, [f"{value:.3g}" for value in values])
+        axes.minorticks_off()
 
 
-@rc_context(STYLE)
-def _svg(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
-    figure = Figure(figsize=size, layout="constrained")
-    draw(figure)
+def _svg(figure: Figure) -> str:
     for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend()
     out = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts may have it

@@ -90,8 +90,8 @@ def _of_task(root: Path, task: Task, runs: Mapping[Path, Mapping[str, Any]]) -> 
             task=task,
             arm=Arm(str(settings["norm"])),
             seed=int(settings["seed"]),
-            settings={**dict.fromkeys(axes), **settings},
-            axes=axes,
+            settings=settings,
+            point=tuple((name, settings.get(name)) for name in axes),
             place=folder.relative_to(root),
         )
         other = places.setdefault((trial.cell, trial.seed), folder)

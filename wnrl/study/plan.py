@@ -204,26 +204,12 @@ class Trial:
     """Everything else that a program would take as a flag, device and threads included."""
     norm_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Options of the norm: the arm's, and those that the study varies or chooses."""
-    axes: tuple[str, ...] = ()
-    """Keys of the settings that the study varies and shows."""
-    tuned: tuple[str, ...] = ()
-    """Keys of the settings that the study chooses for each arm."""
+    point: Point = ()
+    """Settings that the study varies and shows."""
+    choice: Point = ()
+    """Settings that the study chooses for each arm."""
     place: PurePath | None = None
     """Folder of a run that no study planned."""
-
-    @property
-    def point(self) -> Point:
-        """Name and value of each axis."""
-        return self._values(self.axes)
-
-    @property
-    def choice(self) -> Point:
-        """Name and value of each setting that is chosen."""
-        return self._values(self.tuned)
-
-    def _values(self, names: tuple[str, ...]) -> Point:
-        both = {**self.norm_kwargs, **self.settings}
-        return tuple((name, both[name]) for name in names)
 
     @property
     def cell(self) -> "Cell":
@@ -343,7 +329,7 @@ class Study:
 
     def _trials(self, seeds: Sequence[int], choices: Callable[[Cell], list[Point]]) -> list[Trial]:
         return [
-            self._trial((task, arm, point), seed, choice)
+            self._trial(task, arm, point, choice, seed)
             for task in self.tasks
             for seed in seeds
             for point in _points(self.axes)
@@ -351,19 +337,15 @@ class Study:
             for choice in choices((task, arm, point))
         ]
 
-    def _trial(self, cell: Cell, seed: int, choice: Point) -> Trial:
-        (task, arm, point), row = cell, NORMS[cell[1].norm]
-        varied, options = dict(point + choice), {*row.options, *row.layer_options}
-        return Trial(
-            task.runner,
-            task,
-            arm,
-            seed,
-            self._settings(task, arm, {k: v for k, v in varied.items() if k not in options}),
-            {**arm.norm_kwargs, **{k: v for k, v in varied.items() if k in options}},
-            axes=tuple(self.axes),
-            tuned=tuple(name for name, _ in choice),
-        )
+    def _trial(self, task: Task, arm: Arm, point: Point, choice: Point, seed: int) -> Trial:
+        row, varied = NORMS[arm.norm], dict(point + choice)
+        options = {*row.options, *row.layer_options}
+        of_norm = {name: varied.pop(name) for name in [*varied] if name in options}
+        settings = {**EVERY_RUN, **self.settings, **task.settings, **arm.settings, **varied}
+        if self.budget != 1:
+            settings[task.length] = max(1, round(settings[task.length] * self.budget))
+        norm_kwargs = {**arm.norm_kwargs, **of_norm}
+        return Trial(task.runner, task, arm, seed, settings, norm_kwargs, point, choice)
 
     def from_seed(self, first: int) -> "Study":
         """Return the study with all seeds moved by one amount, so that its own begin at ``first``.
@@ -404,12 +386,6 @@ class Study:
 
     def _arms_of(self, task: Task) -> list[Arm]:
         return [arm for arm in self.arms if not task.arms or arm.name in task.arms]
-
-    def _settings(self, task: Task, arm: Arm, point: Mapping[str, Any]) -> dict[str, Any]:
-        settings = {**EVERY_RUN, **self.settings, **task.settings, **arm.settings, **point}
-        if self.budget != 1:
-            settings[task.length] = max(1, round(settings[task.length] * self.budget))
-        return settings
 
 
 def is_number(value: Any) -> bool:

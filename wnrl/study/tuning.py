@@ -96,7 +96,7 @@ def _undecided(study: Study, root: Path, trials: Sequence[Trial]) -> list[Trial]
     """Return the trials but for those that crashed where the study has compared what was chosen."""
     compared = set()
     for cell, trial in {trial.cell: trial for trial in trials}.items():
-        n_chosen, folder = len(trial.tuned), root / trial.folder
+        n_chosen, folder = len(trial.choice), root / trial.folder
         for seed in study.seeds:
             made = folder.parents[n_chosen].glob("*/" * n_chosen + f"seed{seed}")
             compared |= {cell for path in made if is_finished(path)}
