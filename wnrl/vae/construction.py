@@ -39,30 +39,26 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
     Warns:
         UserWarning: the norm found no place in the model.
     """
-    means = None
-    if images is not None:
-        if not len(images.train):
-            raise UsageError(f"split 'train' of dataset {images.name!r} has no images")
-        total = images.train.sum(0, dtype=torch.int64)
-        means = total / (len(images.train) * (images.levels - 1))
+    if images is not None and not len(images.train):
+        raise UsageError(f"split 'train' of dataset {images.name!r} has no images")
     sizes = {argument: getattr(config, name) for name, argument in SIZES.items()}
     sizes = {argument: size for argument, size in sizes.items() if size is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         likelihood = likelihood_of(config)
-        model = MODELS[config.model](
-            config.images.shape, likelihood=likelihood, pixel_means=means, **sizes
-        )
+        model = MODELS[config.model](config.images.shape, likelihood=likelihood, **sizes)
+        if images is not None:
+            check_levels(likelihood, images)
+            total = images.train.sum(0, dtype=torch.int64)
+            model.start_at(total / (len(images.train) * (images.levels - 1)))
         plain = () if config.norm_heads else model.output_layers()
         hidden = model.hidden_layers() or None
         convert(model, config.norm, skip=plain, norm_kwargs=config.norm_kwargs, hidden=hidden)
-        if images is not None:
-            check_levels(likelihood, images)
-            if config.data_init:
-                generator = torch.Generator().manual_seed(config.seed)
-                chosen = torch.randperm(len(images.train), generator=generator)[: config.data_init]
-                pixels = images.train[chosen]
-                model.data_init(training_inputs(likelihood, pixels, images.levels, generator))
+        if images is not None and config.data_init:
+            generator = torch.Generator().manual_seed(config.seed)
+            chosen = torch.randperm(len(images.train), generator=generator)[: config.data_init]
+            pixels = images.train[chosen]
+            model.data_init(training_inputs(likelihood, pixels, images.levels, generator))
     return model
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wnrl.data.images import check_channels_first
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn import DataInitReport, data_init
+from wnrl.nn import data_init
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.sites import WEIGHTED
 from wnrl.vae.likelihoods import Bernoulli
@@ -210,28 +210,18 @@ class VAE(nn.Module):
         """Return expected images at the middle of the posterior, within [0, 1], shape of ``x``."""
         return self.likelihood.mean(self.decode(self.encode(x)[0]))
 
-    def data_init(self, x: Tensor, init_scale: float = 1.0, head: bool = False) -> DataInitReport:
-        """Call ``wnrl.data_init`` on a batch.
+    def data_init(self, x: Tensor) -> None:
+        """Call ``wnrl.data_init`` on a batch, but for the decoder's last layer.
+
+        The bias of that, which starts at the mean of the data, would be lost.
 
         Args:
             x: images that represent the data, ``(B, C, H, W)``; a few hundred.
-            init_scale: the standard deviation of pre-activations afterwards.
-            head: whether the decoder's last layer is standardised too; its bias, which starts at
-                the mean of the data, would be lost.
-
-        Returns:
-            What ``wnrl.data_init`` reports, with what was skipped here among the skipped.
 
         Raises:
             UsageError: what ``checked`` or ``wnrl.data_init`` refuses.
         """
-        spared: dict[str, str] = {}
-        if not head and isinstance(self.decoder, nn.Sequential):
-            last = list(self.decoder._modules)[-1]
-            spared[f"decoder.{last}"] = "its bias starts at the mean of the data"
-        report = data_init(self, self.checked(x), init_scale=init_scale, skip=spared)
-        report.skipped.update(spared)
-        return report
+        data_init(self, self.checked(x), skip=self.output_layers()[-1:])
 
     def standard_noise(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
         """Draw from N(0, 1) on the device of the model and in its type."""
@@ -263,31 +253,19 @@ class VAE(nn.Module):
         if t.dtype != like.dtype and not torch.is_autocast_enabled(t.device.type):
             raise UsageError(f"{name} must be {like.dtype}, as the model is, got {t.dtype}")
 
+    def output_bias(self) -> Tensor:
+        """Return what is added to the decoder's output last: P · H · W values, or P, by map."""
+        return self.get_parameter(f"{self.output_layers()[-1]}.bias")
+
     @torch.no_grad()
-    def start_at(self, pixel_means: Tensor | None, bias: Tensor | None = None) -> None:
-        """Set an output bias so that an untrained model's images are about ``pixel_means``.
+    def start_at(self, pixel_means: Tensor) -> None:
+        """Set the output bias so that an untrained model's images are about ``pixel_means``.
 
         Args:
-            pixel_means: means of the training set in [0, 1], ``(C, H, W)``; None changes nothing.
-            bias: of the parameters, P · H · W values in any shape or, by map, ``(P,)``; that of the
-                last output layer by default.
-
-        Raises:
-            UsageError: ``pixel_means`` has another shape, or values outside of [0, 1].
+            pixel_means: means of the training set in [0, 1], ``(C, H, W)``; their mean over
+                positions where the bias is by map.
         """
-        if pixel_means is None:
-            return
-        if bias is None:
-            bias = self.get_parameter(f"{self.output_layers()[-1]}.bias")
-        if pixel_means.shape != self.image_shape:
-            raise UsageError(
-                f"pixel_means must have shape {self.image_shape}, got {tuple(pixel_means.shape)}"
-            )
-        if not ((pixel_means >= 0) & (pixel_means <= 1)).all():
-            raise UsageError(
-                "pixel_means must be within [0, 1], got values from "
-                f"{pixel_means.min():g} to {pixel_means.max():g}"
-            )
+        bias = self.output_bias()
         if bias.shape == (self.likelihood.maps,):
             pixel_means = pixel_means.mean((1, 2), keepdim=True)
         bias.copy_(self.likelihood.start(pixel_means).reshape(bias.shape))

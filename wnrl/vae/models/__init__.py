@@ -20,4 +20,4 @@ MODELS: dict[str, Callable[..., VAE]] = {
     "draw_attention": DRAW,
     "frames": FrameVAE,
 }
-"""Models by name; each takes ``image_shape``, ``likelihood``, ``pixel_means`` and its own sizes."""
+"""Models by name; each takes ``image_shape``, ``likelihood`` and its own sizes."""

@@ -72,78 +72,53 @@ def window_head(hidden_size: int, n: int, height: int, width: int) -> nn.Linear:
     return head
 
 
-class ReadAll(nn.Module):
-    """No attention: the whole image and the whole error, ``(R, 2 C H W)``."""
-
-    def __init__(self, image_shape: ImageShape) -> None:
-        super().__init__()
-        channels, height, width = image_shape
-        self.n_features = 2 * channels * height * width
-
-    def forward(self, x: Tensor, error: Tensor, h: Tensor) -> Tensor:
-        """Read image and error, where the decoder's state ``(R, H)`` says, as rows of values."""
-        return torch.cat([x, error], 1).flatten(1)
-
-
-class ReadWindow(nn.Module):
-    """N × N filters over image and error, where the decoder's state says (eq. 27).
+class Read(nn.Module):
+    """Reads image and error where the decoder's state says (eq. 27), or all of them (eq. 17).
 
     Args:
         image_shape: C, H, W.
         hidden_size: of the decoder's state.
-        n: N.
+        n: N, of N × N filters; None reads everything.
     """
 
-    def __init__(self, image_shape: ImageShape, hidden_size: int, n: int) -> None:
+    def __init__(self, image_shape: ImageShape, hidden_size: int, n: int | None) -> None:
         super().__init__()
         channels, height, width = image_shape
-        self.n, self.n_features = n, 2 * channels * n * n
-        self.where = window_head(hidden_size, n, height, width)
+        self.n, self.n_features = n, 2 * channels * (n * n if n else height * width)
+        if n:
+            self.where = window_head(hidden_size, n, height, width)
 
     def forward(self, x: Tensor, error: Tensor, h: Tensor) -> Tensor:
         """Read image and error, where the decoder's state ``(R, H)`` says, as rows of values."""
+        both = torch.cat([x, error], 1)
+        if not self.n:
+            return both.flatten(1)
         window = Window.place(self.where(h), self.n, *x.shape[2:])
-        return window.gain * window.read(torch.cat([x, error], 1)).flatten(1)
+        return window.gain * window.read(both).flatten(1)
 
 
-class WriteAll(nn.Module):
-    """No attention: an increment for every parameter of every pixel.
-
-    Args:
-        params_shape: P, H, W.
-        hidden_size: of the decoder's state.
-    """
-
-    def __init__(self, params_shape: ImageShape, hidden_size: int) -> None:
-        super().__init__()
-        maps, height, width = params_shape
-        self.params_shape = params_shape
-        self.what = nn.Linear(hidden_size, maps * height * width)
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Map the decoder's state ``(R, H)`` to an increment ``(R, P, H, W)``."""
-        return self.what(h).reshape(-1, *self.params_shape)
-
-
-class WriteWindow(nn.Module):
-    """An N × N patch, put where the decoder's state says (eq. 28 and 29).
+class Write(nn.Module):
+    """Writes an N × N patch where the decoder's state says (eq. 28 and 29), or all (eq. 18).
 
     Args:
         params_shape: P, H, W.
         hidden_size: of the decoder's state.
-        n: N.
+        n: N; None writes an increment for every parameter of every pixel.
     """
 
-    def __init__(self, params_shape: ImageShape, hidden_size: int, n: int) -> None:
+    def __init__(self, params_shape: ImageShape, hidden_size: int, n: int | None) -> None:
         super().__init__()
         maps, height, width = params_shape
         self.n, self.params_shape = n, params_shape
-        self.where = window_head(hidden_size, n, height, width)
-        self.what = nn.Linear(hidden_size, maps * n * n)
+        if n:
+            self.where = window_head(hidden_size, n, height, width)
+        self.what = nn.Linear(hidden_size, maps * (n * n if n else height * width))
 
     def forward(self, h: Tensor) -> Tensor:
         """Map the decoder's state ``(R, H)`` to an increment ``(R, P, H, W)``."""
         maps, height, width = self.params_shape
+        if not self.n:
+            return self.what(h).reshape(-1, maps, height, width)
         window = Window.place(self.where(h), self.n, height, width)
         patches = wide(self.what(h)).reshape(-1, maps, self.n, self.n)
         return window.write(patches) / window.gain[:, :, None, None]

@@ -112,8 +112,6 @@ class ConvVAE(VAE):
         image_shape: C, H, W of the images.
         latent_dim: Z.
         likelihood: of the pixels; Bernoulli by default.
-        pixel_means: means of the training set in [0, 1], ``(C, H, W)``: their mean over positions
-            is where the output bias starts; None leaves torch's.
 
     Raises:
         UsageError: an image that cannot be halved twice, a size that is not above zero, or means
@@ -128,12 +126,10 @@ class ConvVAE(VAE):
         latent_dim: int = 32,
         *,
         likelihood: PixelLikelihood | None = None,
-        pixel_means: Tensor | None = None,
     ) -> None:
         super().__init__(image_shape, latent_dim, likelihood)
         self.encoder = conv_encoder(self.image_shape, 2 * latent_dim)
         self.decoder = conv_decoder(latent_dim, self.params_shape)
-        self.start_at(pixel_means)
 
 
 class FrameVAE(VAE):
@@ -144,8 +140,6 @@ class FrameVAE(VAE):
         latent_dim: Z.
         likelihood: of the pixels; a discretised logistic of 256 levels by default, where the paper
             has squared errors.
-        pixel_means: means of the training set in [0, 1], ``(C, H, W)``: their mean over positions
-            is where the output bias starts; None leaves torch's.
 
     Raises:
         UsageError: images of another size, a size that is not above zero, or means or a likelihood
@@ -158,7 +152,6 @@ class FrameVAE(VAE):
         latent_dim: int = 32,
         *,
         likelihood: PixelLikelihood | None = None,
-        pixel_means: Tensor | None = None,
     ) -> None:
         if tuple(image_shape[1:]) != (SIDE, SIDE):
             raise UsageError(f"image_shape must be (C, {SIDE}, {SIDE}), got {tuple(image_shape)}")
@@ -174,7 +167,6 @@ class FrameVAE(VAE):
         for maps, size in zip(pairwise(up), (5, 5, 6, 6), strict=True):
             back += [nn.ConvTranspose2d(*maps, size, stride=2), nn.ReLU()]
         self.decoder = nn.Sequential(*back[:-1])
-        self.start_at(pixel_means)
 
     def hidden_layers(self) -> list[str]:
         """Return the convolutions but the last; the decoder's linear layer has no nonlinearity."""

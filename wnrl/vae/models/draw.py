@@ -1,6 +1,5 @@
 """DRAW (Gregor et al., 2015, arXiv:1502.04623): an image is drawn in steps, by two LSTMs."""
 
-import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, NoReturn
 
@@ -8,22 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn import DataInitReport, data_init, shared_weights
+from wnrl.nn import data_init, shared_weights
 from wnrl.vae.model import VAE, ImageShape, Terms
-from wnrl.vae.models.attention import ReadAll, ReadWindow, WriteAll, WriteWindow
+from wnrl.vae.models.attention import Read, Write
 from wnrl.vae.pixels import PixelLikelihood, wide
 from wnrl.vae.posteriors import DiagonalNormal, standard_normal_log_prob
 
 INIT_STD = 0.01
 PASSES = 3  # of data_init: behind them, deviations are right to 1 %
-SPARED = {
-    "encoder": "it is recurrent",
-    "decoder": "it is recurrent",
-    "read.where": "its bias spreads the window over the image",
-    "write.where": "its bias spreads the window over the image",
-    "write.what": "the canvas starts at the mean of the data",
-}
-"""The layers that ``data_init`` leaves alone, with the reasons."""
 States = tuple[Tensor, Tensor]
 
 
@@ -36,8 +27,8 @@ class Drawing(NamedTuple):
     """The posterior that each step's z is from, given the steps before, ``(R, T, Z)``."""
     canvas: Tensor
     """The canvas after the last step: parameters of the likelihood, ``(R, P, H, W)``."""
-    inputs: dict[str, tuple[Tensor, ...]]
-    """The states that ``to_posterior`` and ``write.what`` saw at each step, ``(R, H)`` each."""
+    encoded: tuple[Tensor, ...]
+    """The encoder's state at each step, ``(R, H)`` each."""
 
 
 class DRAW(VAE):
@@ -60,8 +51,6 @@ class DRAW(VAE):
         read_size: N of the read window.
         write_size: N of the write window.
         likelihood: of the pixels; Bernoulli by default.
-        pixel_means: means of the training set in [0, 1], ``(C, H, W)``, where the first canvas
-            starts; None starts it at zero.
 
     Raises:
         UsageError: a size that is not above zero, a window of one filter, or means or a likelihood
@@ -81,7 +70,6 @@ class DRAW(VAE):
         write_size: int = 5,
         *,
         likelihood: PixelLikelihood | None = None,
-        pixel_means: Tensor | None = None,
     ) -> None:
         super().__init__(image_shape, latent_dim, likelihood)
         check_positive(n_steps=n_steps, hidden_size=hidden_size)
@@ -91,14 +79,8 @@ class DRAW(VAE):
                 f"{read_size}, {write_size} and {self.image_shape}"
             )
         self.n_steps, self.hidden_size = n_steps, hidden_size
-        self.read: ReadAll | ReadWindow
-        self.write: WriteAll | WriteWindow
-        if attention:
-            self.read = ReadWindow(self.image_shape, hidden_size, read_size)
-            self.write = WriteWindow(self.params_shape, hidden_size, write_size)
-        else:
-            self.read = ReadAll(self.image_shape)
-            self.write = WriteAll(self.params_shape, hidden_size)
+        self.read = Read(self.image_shape, hidden_size, read_size if attention else None)
+        self.write = Write(self.params_shape, hidden_size, write_size if attention else None)
         self.encoder = nn.LSTMCell(self.read.n_features + hidden_size, hidden_size)
         self.to_posterior = nn.Linear(hidden_size, 2 * latent_dim)
         self.decoder = nn.LSTMCell(latent_dim, hidden_size)
@@ -108,7 +90,6 @@ class DRAW(VAE):
             elif "where" not in name:
                 nn.init.zeros_(parameter)
         self.first_canvas = nn.Parameter(torch.zeros(self.params_shape))
-        self.start_at(pixel_means, self.first_canvas)
 
     def draw(self, x: Tensor, noise: Tensor) -> Drawing:
         """Draw images after ``x``.
@@ -127,11 +108,10 @@ class DRAW(VAE):
                 q = DiagonalNormal.from_output(self.to_posterior(encoded[0]))
                 z = q.mu + (0.5 * q.log_var).exp() * step_noise
                 canvas, decoded = self._step(z, canvas, decoded)
-                steps.append((z, *q, encoded[0], decoded[0]))
-        zs, mus, log_vars, encodings, decodings = zip(*steps, strict=True)
+                steps.append((z, *q, encoded[0]))
+        zs, mus, log_vars, encodings = zip(*steps, strict=True)
         q = DiagonalNormal(torch.stack(mus, 1), torch.stack(log_vars, 1))
-        inputs = {"to_posterior": encodings, "write.what": decodings}
-        return Drawing(torch.stack(zs, 1), q, canvas, inputs)
+        return Drawing(torch.stack(zs, 1), q, canvas, encodings)
 
     def canvases(self, z: Tensor) -> Tensor:
         """Return the canvas after each step of drawing latents.
@@ -211,45 +191,31 @@ class DRAW(VAE):
         noise = x.new_zeros(self.n_steps, len(x), self.latent_dim)
         return self.likelihood.mean(self.draw(self.checked(x), noise).canvas)
 
+    def output_bias(self) -> Tensor:
+        """Return the first canvas, to which all that is written is added."""
+        return self.first_canvas
+
     @torch.no_grad()
-    def data_init(self, x: Tensor, init_scale: float = 1.0, head: bool = False) -> DataInitReport:
-        """Standardise ``to_posterior`` over images and steps, to a deviation of ``init_scale``/T.
+    def data_init(self, x: Tensor) -> None:
+        """Standardise ``to_posterior`` over images and steps, to a deviation of 1/T.
 
         The paper has no such initialisation for recurrent layers, and here every layer runs at each
         step of a loop. The LSTM cells stay as they are, and so do the layers that place windows,
-        whose biases spread them over the image. What the others give adds up over T steps, in the
-        KL as on the canvas: with 1/T for each, the sum deviates by ``init_scale`` at most. It also
-        changes what later steps see, so that it is done ``PASSES`` times over, on the same noise.
+        whose biases spread them over the image, and what is written on the canvas, which starts at
+        the mean of the data. What posteriors give adds up over T steps, in the KL: with 1/T for
+        each, the sum deviates by 1 at most. It also changes what later steps see, so that it is
+        done ``PASSES`` times over, on the same noise.
 
         Args:
             x: images that represent the data, ``(B, C, H, W)``; a few hundred.
-            init_scale: how much the sum over steps may deviate.
-            head: whether what is added to the canvas is standardised too. The first canvas, which
-                starts at the mean of the data, stays as it is.
-
-        Returns:
-            What ``wnrl.data_init`` reports, with what was skipped here among the skipped.
 
         Raises:
-            UsageError: what ``checked`` or ``wnrl.data_init`` refuses. The model is unchanged.
+            UsageError: what ``checked`` or ``wnrl.data_init`` refuses.
         """
         noise = self.standard_noise((self.n_steps, len(self.checked(x)), self.latent_dim), None)
-        layers, saved = dict(self.named_modules()), copy.deepcopy(self.state_dict())
-        spared = {name: reason for name, reason in SPARED.items() if name in layers}
-        if head:
-            del spared["write.what"]
-        try:
-            for _ in range(PASSES):
-                report = DataInitReport(skipped=dict(spared))
-                for name in ("to_posterior", *(["write.what"] if head else [])):
-                    layer = self.get_submodule(name)
-                    states = torch.cat(self.draw(x, noise).inputs[name])  # (T · B, H)
-                    changed = data_init(layer, states, init_scale=init_scale / self.n_steps)
-                    report.take(name, changed)
-        except BaseException:
-            self.load_state_dict(saved)
-            raise
-        return report
+        for _ in range(PASSES):
+            states = torch.cat(self.draw(x, noise).encoded)  # (T · B, H)
+            data_init(self.to_posterior, states, init_scale=1 / self.n_steps)
 
     def posterior(self, x: Tensor) -> NoReturn:
         """Raise UsageError: encoder and decoder drive each other, step by step."""

@@ -77,7 +77,6 @@ class ConvIAFVAE(VAE):
         depth: number of steps.
         width: hidden units of each step's MADE.
         likelihood: of the pixels; Bernoulli by default.
-        pixel_means: as for ``ConvVAE``.
 
     Raises:
         UsageError: as for ``ConvVAE``.
@@ -93,14 +92,12 @@ class ConvIAFVAE(VAE):
         width: int = 320,
         *,
         likelihood: PixelLikelihood | None = None,
-        pixel_means: Tensor | None = None,
     ) -> None:
         super().__init__(image_shape, latent_dim, likelihood)
         check_positive(depth=depth, width=width)
         self.encoder = conv_encoder(self.image_shape, 3 * latent_dim)
         self.steps = nn.ModuleList(MADE(latent_dim, latent_dim, width) for _ in range(depth))
         self.decoder = conv_decoder(latent_dim, self.params_shape)
-        self.start_at(pixel_means)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Do as ``VAE.encode``, for z_0, before the flow."""

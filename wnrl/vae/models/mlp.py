@@ -32,8 +32,6 @@ class MLPVAE(VAE):
         latent_dim: Z.
         activation: a key of ``wnrl.networks.ACTIVATIONS``.
         likelihood: of the pixels; Bernoulli by default.
-        pixel_means: means of the training set in [0, 1], ``(C, H, W)``, where the output bias
-            starts; None leaves torch's.
 
     Raises:
         UsageError: a size is not above zero, an unknown activation, or means or a likelihood of
@@ -51,13 +49,11 @@ class MLPVAE(VAE):
         activation: str = "tanh",
         *,
         likelihood: PixelLikelihood | None = None,
-        pixel_means: Tensor | None = None,
     ) -> None:
         super().__init__(image_shape, latent_dim, likelihood)
         n_values, n_params = prod(self.image_shape), prod(self.params_shape)
         self.encoder = mlp(n_values, hidden, 2 * latent_dim, activation=activation)
         self.decoder = mlp(latent_dim, hidden[::-1], n_params, activation=activation)
-        self.start_at(pixel_means)
 
 
 class Chain(NamedTuple):
@@ -95,8 +91,6 @@ class TwoLayerVAE(VAE):
         latent_dims: of z1 and z2.
         activation: a key of ``wnrl.networks.ACTIVATIONS``.
         likelihood: of the pixels; Bernoulli by default.
-        pixel_means: means of the training set in [0, 1], ``(C, H, W)``, where the output bias
-            starts; None leaves torch's.
 
     Raises:
         UsageError: as for ``MLPVAE``.
@@ -115,7 +109,6 @@ class TwoLayerVAE(VAE):
         activation: str = "tanh",
         *,
         likelihood: PixelLikelihood | None = None,
-        pixel_means: Tensor | None = None,
     ) -> None:
         first, second = latent_dims
         check_positive(latent_dims=second)
@@ -129,7 +122,6 @@ class TwoLayerVAE(VAE):
         self.upper_encoder = net(first, hidden_above, 2 * second)
         self.upper_decoder = net(second, hidden_above[::-1], 2 * first)
         self.decoder = net(first, hidden_below[::-1], prod(self.params_shape))
-        self.start_at(pixel_means)
 
     def prior_below(self, z2: Tensor) -> DiagonalNormal:
         """Return the prior p(z1 | z2), from ``(..., Z2)``."""
