@@ -10,7 +10,7 @@ from wnrl import convert, data
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.vae import MLPVAE, Protocol, build, nll, preset
 from wnrl.vae.likelihoods import DiscretisedLogistic
-from wnrl.vae.measure import bounds_of_chunks, difference, evaluating, paired_difference
+from wnrl.vae.measure import bounds_of_chunks, difference, evaluating
 
 
 @pytest.fixture(scope="module")
@@ -231,19 +231,14 @@ def test_a_likelihood_of_other_grey_levels_is_refused(digits):
         nll(model, digits, Protocol("digits"))
 
 
-def test_paired_differences_leave_out_what_the_images_differ_by():
+def test_paired_differences_leave_out_what_the_images_differ_by(model, digits):
     hard = torch.randn(1000, generator=torch.Generator().manual_seed(0)).double() * 10 + 90
     noise = torch.randn(1000, generator=torch.Generator().manual_seed(1)).double()
-    found = paired_difference(hard + 0.5 + noise, hard)
+    second = replace(nll(model, digits, Protocol("digits", n_samples=1)), per_image_nll=hard)
+    found = difference(replace(second, per_image_nll=hard + 0.5 + noise), second)
     assert found.n_images == 1000
     assert found.mean == pytest.approx(0.5 + noise.mean().item())
     assert found.standard_error == pytest.approx(noise.std().item() / 1000**0.5)
-
-
-@pytest.mark.parametrize("shape", [(4,), (1,), (5, 1)])
-def test_differences_of_other_images_are_refused(shape):
-    with pytest.raises(UsageError, match="of the same two or more images"):
-        paired_difference(torch.zeros(shape), torch.zeros(5 if shape != (1,) else 1))
 
 
 def test_runs_on_other_images_with_another_k_or_of_densities_do_not_compare(model, digits):

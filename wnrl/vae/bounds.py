@@ -5,17 +5,15 @@ All are differentiable functions of tensors and models, to be maximised, without
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import UsageError, check_from_zero, check_positive
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.pixels import wide
-
-FREE_BITS = ("group", "example")
 
 
 class Elbo(NamedTuple):
@@ -61,14 +59,16 @@ def elbo(
 
 
 def beta_elbo(
-    bound: Elbo, beta: float | Tensor = 1.0, free_bits: float = 0.0, free_bits_per: str = "group"
+    bound: Elbo,
+    beta: float | Tensor = 1.0,
+    free_bits: float = 0.0,
+    free_bits_per: Literal["group", "example"] = "group",
 ) -> Tensor:
     """Return what to maximise in the place of the ELBO; never report it.
 
     Args:
         bound: from ``elbo``.
-        beta: factor of the KL (Higgins et al., 2017); see ``warm_up``. In a tensor it is not
-            looked at.
+        beta: factor of the KL (Higgins et al., 2017). In a tensor it is not looked at.
         free_bits: nats that each group has free, 0 for the plain KL. The KL of a group counts as
             at least that much, and is not pressed below it.
         free_bits_per: where it is compared: ``"group"``, the mean over the batch (Kingma et al.,
@@ -78,12 +78,11 @@ def beta_elbo(
         reconstruction − beta · KL with the free bits filled up, ``(B,)``.
 
     Raises:
-        UsageError: an unknown word, or a number below zero.
+        UsageError: a number below zero.
     """
-    check_choice("free_bits_per", free_bits_per, FREE_BITS)
-    for name, value in (("beta", beta), ("free_bits", free_bits)):
-        if not isinstance(value, Tensor) and not 0 <= value < math.inf:
-            raise UsageError(f"{name} must be zero or above, got {value!r}")
+    check_from_zero(free_bits=free_bits)
+    if not isinstance(beta, Tensor):
+        check_from_zero(beta=beta)
     kl = bound.kl_groups
     if free_bits:
         if free_bits_per == "group":
@@ -92,40 +91,15 @@ def beta_elbo(
     return bound.reconstruction - beta * kl.sum(-1)
 
 
-def warm_up(step: int, n_steps: int) -> float:
-    """Return a beta that rises evenly from 0 at step 0 to 1 at ``n_steps`` (Sønderby et al., 2016).
-
-    Raises:
-        UsageError: a number below zero.
-    """
-    if min(step, n_steps) < 0:
-        raise UsageError(f"step and n_steps must not be negative, got {step} and {n_steps}")
-    return min(1.0, step / n_steps) if n_steps else 1.0
-
-
-def iwae_bound(log_joint: Tensor, log_posterior: Tensor) -> Tensor:
+def log_mean_exp(log_weights: Tensor) -> Tensor:
     """Return the importance-weighted bound (Burda et al., 2016, arXiv:1509.00519, eq. 8).
 
     Args:
-        log_joint: log p(x, z_k) in nats, ``(K, B)``.
-        log_posterior: log q(z_k | x) in nats, ``(K, B)``, same samples.
+        log_weights: log p(x, z_k) − log q(z_k | x) in nats, ``(K, B)``.
 
     Returns:
         The bound in nats, ``(B,)``; K = 1 gives the ELBO, and it tightens as K grows.
-
-    Raises:
-        UsageError: the two shapes differ.
     """
-    if log_joint.shape != log_posterior.shape:
-        raise UsageError(
-            "log_joint and log_posterior must have one shape, "
-            f"got {tuple(log_joint.shape)} and {tuple(log_posterior.shape)}"
-        )
-    return log_mean_exp(log_joint - log_posterior)
-
-
-def log_mean_exp(log_weights: Tensor) -> Tensor:
-    """Return the logarithm of the mean over K of ``exp(log_weights)``, ``(K, B)`` to ``(B,)``."""
     return wide(log_weights).logsumexp(0) - math.log(len(log_weights))
 
 
@@ -167,15 +141,16 @@ def iwae(
         source.set_state(state)  # the same noise again in the backward pass
         return model(x, k, source).log_weights, source.get_state()
 
-    source = generator or default_generator(x.device)
-    state, parts = source.get_state(), []
+    if generator is None:  # one that the global one seeds
+        generator = torch.Generator(x.device).manual_seed(int(torch.randint(2**62, ())))
+    state, parts = generator.get_state(), []
     for start in range(0, n_samples, chunk):
         k = min(chunk, n_samples - start)
         log_weights, state = checkpoint(
             part, k, state, use_reentrant=False, preserve_rng_state=False
         )
         parts.append(log_weights)
-    source.set_state(state)
+    generator.set_state(state)
     return log_mean_exp(torch.cat(parts))
 
 
@@ -225,11 +200,3 @@ def _check_independent(model: nn.Module) -> None:
                 "dreg needs samples that do not see each other, got a model in train mode whose "
                 f"{name} takes statistics of the batch"
             )
-
-
-def default_generator(device: torch.device) -> torch.Generator:
-    """Return the generator that torch draws from on ``device`` where none is given."""
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return torch.cuda.default_generators[index]
-    return torch.default_generator

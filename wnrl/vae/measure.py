@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,10 +26,9 @@ from wnrl.vae.inputs import check_levels, fixed_inputs
 from wnrl.vae.likelihoods import bits_per_dim
 from wnrl.vae.model import VAE
 
-# Decoder rows (images times samples) in one pass, and the parameters of pixels that they have: both
+# Decoder rows (images times samples) in one pass, of 784 parameters of pixels or else fewer: they
 # bound the memory, whatever K is. More than this is slower on a CPU, since it leaves the caches.
 ROWS = {"cpu": 2**11, "cuda": 2**16}
-VALUES = {kind: rows * 784 for kind, rows in ROWS.items()}
 WEIGHTS = ("raw", "averaged")
 IMAGES = 500  # the most that are encoded in one pass
 ACTIVE = 0.01  # variance of a latent variable's posterior mean over images, above which it is used
@@ -132,27 +132,8 @@ class Difference:
     """N."""
 
 
-def paired_difference(per_image: Tensor, other: Tensor) -> Difference:
-    """Compare two models image by image, which removes what images differ by.
-
-    Args:
-        per_image: −log p(x) in nats under the first model, ``(N,)``.
-        other: under the second, of the same images in the same order, measured with the same K.
-
-    Raises:
-        UsageError: the two have different lengths, or fewer than two images.
-    """
-    if per_image.shape != other.shape or per_image.dim() != 1 or len(per_image) < 2:
-        raise UsageError(
-            "per_image and other must be of the same two or more images, got shapes "
-            f"{tuple(per_image.shape)} and {tuple(other.shape)}"
-        )
-    difference = per_image.double() - other.double()
-    return Difference(difference.mean().item(), standard_error(difference), len(difference))
-
-
 def difference(first: Likelihood, second: Likelihood) -> Difference:
-    """Return how much higher the first model's NLL is, if the two compare.
+    """Compare two models image by image, which removes what images differ by.
 
     Raises:
         UsageError: they are of other images, of another K, or one is a density and one is not.
@@ -164,7 +145,8 @@ def difference(first: Likelihood, second: Likelihood) -> Difference:
     ):
         if one != other:
             raise UsageError(f"the two runs differ in their {what}: {one} and {other}")
-    return paired_difference(first.per_image_nll, second.per_image_nll)
+    apart = first.per_image_nll - second.per_image_nll
+    return Difference(apart.mean().item(), standard_error(apart), len(apart))
 
 
 def standard_error(values: Tensor) -> float:
@@ -202,7 +184,9 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
         raise UsageError(f"split {protocol.split!r} of dataset {images.name!r} has no images")
     like = next(model.parameters())
     device = like.device
-    rows = usual_rows(model, device) if rows is None else rows
+    if rows is None:
+        most = ROWS.get(device.type, ROWS["cpu"])
+        rows = max(1, min(most, most * 784 // math.prod(model.params_shape)))
     check_positive(rows=rows)
     bounds = torch.zeros(2, len(pixels), dtype=torch.float64, device=device)
     means = torch.zeros(len(pixels), model.latent_dim, dtype=torch.float64, device=device)
@@ -244,12 +228,6 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
     )
 
 
-def usual_rows(model: VAE, device: torch.device) -> int:
-    """Return rows in one pass that suit a device."""
-    kind = device.type if device.type in ROWS else "cpu"
-    return max(1, min(ROWS[kind], VALUES[kind] // math.prod(model.params_shape)))
-
-
 def block_generator(device: torch.device, seed: int, start: int) -> torch.Generator:
     """Return the source of the noise for the images, or the steps, from ``start`` on."""
     mixed = np.random.SeedSequence((seed, start)).generate_state(1)
@@ -266,18 +244,10 @@ def bounds_of_chunks(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         log-mean-exp and mean over all samples, float64, ``(B,)`` each; the same numbers as from
         one ``(K, B)`` tensor.
     """
-    n_samples = 0
-    log_sum: Tensor | None = None
-    total: Tensor | None = None
-    for chunk in chunks:
-        log_weights = chunk.double()
-        n_samples += len(log_weights)
-        part, summed = log_weights.logsumexp(0), log_weights.sum(0)
-        log_sum = part if log_sum is None else torch.logaddexp(log_sum, part)
-        total = summed if total is None else total + summed
-    assert log_sum is not None
-    assert total is not None
-    return log_sum - math.log(n_samples), total / n_samples
+    parts = [(len(w), w.logsumexp(0), w.sum(0)) for w in map(Tensor.double, chunks)]
+    sizes, log_sums, sums = zip(*parts, strict=True)
+    log_sum, total = reduce(torch.logaddexp, log_sums), reduce(torch.add, sums)
+    return log_sum - math.log(sum(sizes)), total / sum(sizes)
 
 
 @contextmanager

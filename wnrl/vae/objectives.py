@@ -8,7 +8,7 @@ from torch import Tensor
 from wnrl import tags
 from wnrl.data import Images
 from wnrl.errors import UsageError
-from wnrl.vae.bounds import beta_elbo, dreg, elbo, iwae, warm_up
+from wnrl.vae.bounds import beta_elbo, dreg, elbo, iwae
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.inputs import fixed_inputs
 from wnrl.vae.likelihoods import bits_per_dim
@@ -55,8 +55,12 @@ def loss(
 
 
 def kl_weight_at(config: VAEConfig, step: int, steps_per_epoch: int) -> float:
-    """Return the factor of the KL after ``step`` gradient steps."""
-    return config.beta * warm_up(step, round(config.warm_up_epochs * steps_per_epoch))
+    """Return the factor of the KL after ``step`` gradient steps (Sønderby et al., 2016).
+
+    It rises evenly from 0 to ``beta`` over ``warm_up_epochs``.
+    """
+    n_steps = round(config.warm_up_epochs * steps_per_epoch)
+    return config.beta * min(1.0, step / n_steps) if n_steps else config.beta
 
 
 class Validation:
