@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from wnrl.runs import Options, Run, write_json
-from wnrl.vae.construction import MODEL, Weights, save_weights
+from wnrl.vae.construction import MODEL, save_weights
 from wnrl.vae.run import Machine, train_in
 
 
@@ -13,7 +13,7 @@ def write_run(folder, config, weights=None, reported="raw"):
     write_json(folder / "config.json", asdict(config))
     if weights is not None:
         kinds = weights if reported in weights else {"raw": weights}
-        save_weights(Weights(reported, kinds), folder)
+        save_weights(reported, kinds, folder)
     finish(folder)
     return folder
 

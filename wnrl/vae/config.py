@@ -4,18 +4,17 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
-from wnrl.data import FRAMES, Dataset, dataset
+from wnrl.data import FRAMES, Dataset, dataset, load
 from wnrl.errors import UsageError
 from wnrl.limits import ActivationKey, Count, FromZero, Limited, NormKey, Positive, limit, one_of
 from wnrl.norms import NORMS
+from wnrl.runs.present import WHERE
 from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.models import MODELS
 
-# Where a run was done: in its config.json too, and no part of what model it is.
-MACHINE = ("device", "threads", "compile", "extended_from")
 # Settings that only some models have, and what their arguments are called there.
 SIZES = {
     "hidden": "hidden",
@@ -224,24 +223,21 @@ class VAEConfig(Limited):
         """Return the config from the values in a run's ``config.json``.
 
         Args:
-            values: from ``to_json``; those of ``MACHINE`` may stand beside them. A setting that is
-                not there has its default: the file may be older than it.
+            values: from ``to_json``; those of ``wnrl.runs.present.WHERE`` may stand beside them. A
+                setting that is not there has its default: the file may be older than it.
 
         Raises:
             UsageError: ``values`` has other keys, or not even those of model, data set and norm.
         """
-        defaults = {field.name: field.default for field in fields(cls)} | {"norm_kwargs": {}}
-        settings = {name: value for name, value in values.items() if name not in MACHINE}
+        settings = {name: value for name, value in values.items() if name not in WHERE}
         shape, levels = settings.pop("image_shape", None), settings.pop("levels", None)
-        odd = {"model", "dataset", "norm"} - settings.keys() | settings.keys() - defaults.keys()
-        if odd:
+        known = {field.name for field in fields(cls)}
+        if odd := {"model", "dataset", "norm"} - settings.keys() | settings.keys() - known:
             told = ", ".join(sorted(odd))
             raise UsageError(f"not the configuration of a VAE run; missing or unknown: {told}")
         config = cls.__new__(cls)
         if shape and levels:  # whether its data set is known here or not
-            name = settings["dataset"]
-            images = Dataset(tuple(shape), levels, lambda folder: dataset(name).read(folder))
+            images = Dataset(tuple(shape), levels, partial(load, settings["dataset"]))
             vars(config)["images"] = images
-        vars(config).update({**defaults, **settings})
-        config.__post_init__()
+        config.__init__(**settings)  # type: ignore[misc]
         return config

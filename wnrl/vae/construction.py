@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +16,10 @@ from wnrl.vae.inputs import check_levels, training_inputs
 from wnrl.vae.likelihoods import LIKELIHOODS, Bernoulli
 from wnrl.vae.model import VAE
 from wnrl.vae.models import MODELS
-from wnrl.vae.pixels import PixelLikelihood
 
 MODEL = "model.pt"
+Weights = Mapping[str, Mapping[str, Tensor]]
+"""State dicts on the CPU by kind, ``raw`` and perhaps ``averaged``."""
 
 
 def build(config: VAEConfig, images: Images | None = None) -> VAE:
@@ -45,7 +45,8 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
     sizes = {argument: size for argument, size in sizes.items() if size is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        likelihood = likelihood_of(config)
+        kind = LIKELIHOODS[str(config.likelihood)]
+        likelihood = kind(config.images.shape[0], 2 if kind is Bernoulli else config.images.levels)
         model = MODELS[config.model](config.images.shape, likelihood=likelihood, **sizes)
         if images is not None:
             check_levels(likelihood, images)
@@ -62,29 +63,20 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
     return model
 
 
-def likelihood_of(config: VAEConfig) -> PixelLikelihood:
-    """Return the likelihood that a configuration names, for its data set."""
-    kind = LIKELIHOODS[str(config.likelihood)]
-    return kind(config.images.shape[0], 2 if kind is Bernoulli else config.images.levels)
+def save_weights(reported: str, kinds: Weights, folder: Path) -> None:
+    """Write ``model.pt`` into a run folder.
 
-
-class Weights(NamedTuple):
-    """The weights of a trained VAE."""
-
-    reported: str
-    """The kind that the run's numbers are about: ``raw`` or ``averaged``."""
-    kinds: Mapping[str, Mapping[str, Tensor]]
-    """State dicts on the CPU by kind."""
-
-
-def save_weights(weights: Weights, folder: Path) -> None:
-    """Write ``model.pt`` into a run folder."""
+    Args:
+        reported: the kind that the run's numbers are about: ``raw`` or ``averaged``.
+        kinds: the weights by kind.
+        folder: the run's.
+    """
     with whole_file(folder / MODEL) as file:
-        torch.save({"reported": weights.reported, "weights": dict(weights.kinds)}, file)
+        torch.save({"reported": reported, "weights": dict(kinds)}, file)
 
 
-def read_weights(run_folder: str | Path) -> Weights:
-    """Return what ``save_weights`` wrote, once the run is finished.
+def read_weights(run_folder: str | Path) -> tuple[str, Weights]:
+    """Return the first two arguments of ``save_weights``, once the run is finished.
 
     Raises:
         UsageError: The file is damaged, or something else.
@@ -92,7 +84,7 @@ def read_weights(run_folder: str | Path) -> Weights:
     path = checked_file(Path(run_folder), MODEL)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
-        return Weights(saved["reported"], dict(saved["weights"]))
+        return saved["reported"], dict(saved["weights"])
     except Exception as error:  # zipfile's, pickle's and torch's own
         reason = first_line(error)
         raise UsageError(f"{path} is damaged or no VAE of wnrl: {reason}") from error
@@ -110,14 +102,14 @@ def load(run_folder: str | Path, weights: str | None = None) -> VAE:
     Raises:
         UsageError: The folder holds no trained VAE, a damaged one, or no such weights of it.
     """
-    config, saved = config_of(run_folder), read_weights(run_folder)
+    config, (reported, kinds) = config_of(run_folder), read_weights(run_folder)
     if weights is not None:
-        check_choice("weights", weights, saved.kinds)
+        check_choice("weights", weights, kinds)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "norm .* left .* as they were", UserWarning)
         model = build(config)
     try:
-        model.load_state_dict(saved.kinds[weights or saved.reported])
+        model.load_state_dict(kinds[weights or reported])
     except (RuntimeError, KeyError, TypeError, UsageError) as error:
         raise UsageError(
             f"run_folder {run_folder} has a {MODEL} of another VAE than its {CONFIG}: "

@@ -51,7 +51,7 @@ def evaluate(
     """
     folders = [run_dir] if against is None else [run_dir, against]
     configs = [config_of(folder) for folder in folders]
-    kinds = [weights or read_weights(folder).reported for folder in folders]
+    kinds = [weights or read_weights(folder)[0] for folder in folders]
     models = [load(*chosen) for chosen in zip(folders, kinds, strict=True)]
     for what, values in {
         "dataset": [config.dataset for config in configs],

@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from wnrl.runs import EventFile, Meaning, Options, carry_out, resolve_device, se
 from wnrl.runs.files import whole_file
 from wnrl.vae import pictures
 from wnrl.vae.config import VAEConfig
-from wnrl.vae.construction import MODEL, Weights, build, save_weights
+from wnrl.vae.construction import MODEL, build, save_weights
 from wnrl.vae.measure import Protocol, nll
 from wnrl.vae.presets import USUAL, preset
 from wnrl.vae.training import LogStep, Trainer
@@ -81,14 +82,10 @@ def train_in(
     images = data.load(config.dataset, data_dir)
     n_train = len(images.train)
     config.total_steps(n_train)
-
-    def steps(settings: Mapping[str, Any]) -> int:
-        return VAEConfig.from_json(settings).total_steps(n_train)
-
-    def work() -> VAEWork:
-        return VAEWork(config, images, machine)
-
-    meaning = Meaning(("epochs", "n_steps"), steps, defaults)
+    meaning = Meaning(
+        ("epochs", "n_steps"), lambda had: VAEConfig.from_json(had).total_steps(n_train), defaults
+    )
+    work = partial(VAEWork, config, images, machine)
     return carry_out(folder, wanted, work, meaning, FILES, options, progress, accepted)
 
 
@@ -259,7 +256,7 @@ class VAEWork:
         protocol = Protocol(config.dataset, n_samples=config.n_samples, weights=config.weights)
         print(f"measuring: K = {config.n_samples}, {len(self.images.test)} images", file=sys.stderr)
         measured = nll(model, self.images, protocol)
-        save_weights(Weights(config.weights, kinds), folder)
+        save_weights(config.weights, kinds, folder)
         with whole_file(folder / "per_image_nll.npy") as file:
             np.save(file, measured.per_image_nll.numpy())
         pictures.save([pictures.samples(model)], folder / "samples.png")
