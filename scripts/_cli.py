@@ -32,18 +32,10 @@ own, installed or in the current folder, that adds norms, algorithms, environmen
 and --list <what>, which shows its words: {", ".join(_lists.LISTS)}."""
 
 
-def start() -> None:
-    """Take care of what may happen before ``run``, where nothing could catch it.
-
-    Ctrl-C ends the process without a word, and a package that is missing is told in a line.
-    """
-    _interrupt.leave_at_ctrl_c()
-    sys.excepthook = _at_import
-
-
-def _at_import(
+def told_at_import(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
+    """Tell of a package that is missing in a line; of anything else as Python does."""
     if isinstance(error, ModuleNotFoundError) and (told := missing(error)):
         sys.exit(refused(told))
     sys.__excepthook__(kind, error, trace)
@@ -52,9 +44,8 @@ def _at_import(
 def begin(args_type: type[object], description: str | None) -> None:
     """Look at the flags before a program imports what takes seconds.
 
-    Help and mistakes leave the process here. What follows is as after ``start``.
+    Help and mistakes leave the process here.
     """
-    start()
     with _exit_codes():
         parse(args_type, description)
 

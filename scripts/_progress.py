@@ -1,10 +1,8 @@
 """A study on the terminal: what trains it, with bars or a line for each run, and its tables."""
 
 import shlex
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,81 +20,39 @@ from rich.table import Table
 
 from scripts import _cli
 from wnrl.errors import UsageError, printable
-from wnrl.runs import is_finished
-from wnrl.study.batches import jobs
 from wnrl.study.cluster import ray_cluster
-from wnrl.study.execute import Event, Job, noted
-from wnrl.study.folder import REPORT, TABLE, add_duration
+from wnrl.study.execute import Event
+from wnrl.study.folder import REPORT, TABLE
 from wnrl.study.outcomes import read_outcome
 from wnrl.study.overall import overall
 from wnrl.study.plan import Task, Trial
 from wnrl.study.processes import processes
 from wnrl.study.sensitivity import sensitivities
-from wnrl.study.shards import Shard
 from wnrl.study.summary import Row, by_task
 from wnrl.study.table import cells, choice, columns
 from wnrl.study.tensorboard import BANDS, view
 
-Execute = Callable[[Sequence[Job]], Generator[Event]]
-"""Trains jobs, and yields what happens."""
+Execute = Callable[..., Generator[Event]]
+"""Trains jobs, each in at most ``time_limit`` seconds, and yields what happens."""
 
 
 @contextmanager
 def executor(
-    kind: str,
-    address: str | None,
-    root: Path,
-    workers: int,
-    time_limit: float | None,
-    imports: Sequence[str],
-    shard: Shard,
+    kind: str, address: str | None, workers: int, **where: Any
 ) -> Iterator[tuple[int, Execute]]:
     """Give how many jobs are trained at a time, and what trains them.
 
     Args:
         kind: ray or processes.
         address: Of the head of a Ray cluster to join.
-        root: The study's folder.
         workers: Processes of this machine.
-        time_limit: Seconds that a job may take.
-        imports: Modules that a worker imports first.
-        shard: Tells logs from those of others.
+        **where: What both take: ``root``, ``imports`` and ``log``.
     """
-    where: Any = {"imports": imports, "log": f"{shard.name}-" if shard.count > 1 else ""}
     if kind == "processes":
-        limited = {"time_limit": time_limit, **where}
-        yield workers, partial(processes, root=root, workers=workers, **limited)
+        yield workers, partial(processes, workers=workers, **where)
         return
-    with ray_cluster(root, cpus=workers, address=address, **where) as cluster:
-        yield cluster.cpus, partial(cluster.train, time_limit=time_limit)
-
-
-@dataclass
-class Training:
-    """Trains those runs of a shard that are not finished, and counts those that left no result."""
-
-    root: Path
-    """The study's folder."""
-    shard: Shard
-    engine: str
-    """As ``jobs`` has it."""
-    workers: int
-    """How many jobs are trained at a time."""
-    execute: Execute
-    n_crashed: int = 0
-
-    def __call__(self, trials: Sequence[Trial]) -> None:
-        """Train, and add the time that it took to the study's."""
-        trials = self.shard.of(trials)
-        waiting = [trial for trial in trials if not is_finished(self.root / trial.folder)]
-        if not waiting:
-            return
-        began, done = time.monotonic(), len(trials) - len(waiting)
-        try:
-            with closing(self.execute(jobs(waiting, self.engine, self.workers))) as events:
-                self.n_crashed += show_progress(noted(events, self.root), len(trials), done)
-        finally:
-            add_duration(self.root, time.monotonic() - began)
+    with ray_cluster(cpus=workers, address=address, **where) as cluster:
+        yield cluster.cpus, cluster.train
 
 
 def show_progress(events: Iterable[Event], total: int, done: int) -> int:

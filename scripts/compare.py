@@ -16,10 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import _cli
 
-if __name__ == "__main__":
-    _cli.start()
-
+# From here on Ctrl-C and a package that is missing are taken care of.
+# isort: split
 import re
+import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,7 +31,9 @@ from wnrl.errors import UsageError, check_choice
 from wnrl.limits import Count, Limited, Positive
 
 if TYPE_CHECKING:
-    from wnrl.study import Study
+    from collections.abc import Sequence
+
+    from wnrl.study import Study, Trial
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,12 @@ def seconds(text: str) -> float:
 
 def compare(args: Args, limit: float | None) -> int:
     """Do what ``main`` does once the flags are looked at; here torch is imported."""
-    from scripts._progress import Training, executor, show_places, show_tables
+    from scripts._progress import executor, show_places, show_progress, show_tables
+    from wnrl.runs import is_finished
     from wnrl.runs.machine import usable_cores
     from wnrl.study.batches import jobs
-    from wnrl.study.folder import open_study, publish
+    from wnrl.study.execute import noted
+    from wnrl.study.folder import add_duration, open_study, publish
     from wnrl.study.shards import Shard
     from wnrl.study.tuning import conduct
 
@@ -102,13 +107,29 @@ def compare(args: Args, limit: float | None) -> int:
     planned = [*study.tuning_trials(), *study.trials()]
     jobs(planned, args.engine, workers)  # which refuses what the engine cannot train
     root = (args.run_dir or Path("runs") / study.name).absolute()
-    imports = (*_cli.imports(sys.argv[1:]), module)
+    imports, n_crashed = (*_cli.imports(sys.argv[1:]), module), 0
+    log = f"{shard.name}-" if shard.count > 1 else ""
+    where = (args.executor, args.address, workers)
     with (
         open_study(root, study, planned, shard, " ".join(["python", *sys.argv])),
-        executor(args.executor, args.address, root, workers, limit, imports, shard) as (n, execute),
+        executor(*where, root=root, imports=imports, log=log) as (n_jobs, execute),
     ):
+
+        def train(trials: "Sequence[Trial]") -> None:
+            nonlocal n_crashed
+            trials = shard.of(trials)
+            waiting = [trial for trial in trials if not is_finished(root / trial.folder)]
+            if not waiting:
+                return
+            began, done = time.monotonic(), len(trials) - len(waiting)
+            batches = jobs(waiting, args.engine, n_jobs)
+            try:
+                with closing(execute(batches, time_limit=limit)) as events:
+                    n_crashed += show_progress(noted(events, root), len(trials), done)
+            finally:
+                add_duration(root, time.monotonic() - began)
+
         print(root, flush=True)
-        train = Training(root, shard, args.engine, n, execute)
         trials, choices, left = conduct(study, root, train)
         if left:
             runs = f"{len(left)} {'runs have' if len(left) > 1 else 'run has'} not ended"
@@ -118,7 +139,7 @@ def compare(args: Args, limit: float | None) -> int:
         show_tables(rows, study.baseline)
     if rows:
         show_places(root, rows)
-    return 1 if train.n_crashed else 0
+    return 1 if n_crashed else 0
 
 
 def asked(args: Args) -> "tuple[Study, str]":

@@ -15,9 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import _cli
 
-if __name__ == "__main__":
-    _cli.start()
-
+# From here on Ctrl-C and a package that is missing are taken care of.
+# isort: split
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any

@@ -109,12 +109,11 @@ def fault(name: str, value: object, kind: Any) -> str | None:
             return str(error)
         return None
     if origin in (Union, types.UnionType):
-        faults = [fault(name, value, member) for member in inner]
-        if None in faults:
+        faults = {member: fault(name, value, member) for member in inner}
+        if None in faults.values():
             return None
-        of_type = [_wrong(name, value, member) for member in inner]
-        within = [text for text in faults if text and text not in of_type]
-        return within[0] if within else _wrong(name, value, kind)
+        within = (text for member, text in faults.items() if text != _wrong(name, value, member))
+        return next(within, _wrong(name, value, kind))
     if not _fits(value, kind, origin, inner):
         return _wrong(name, value, kind)
     return next(filter(None, (fault(*part) for part in _parts(name, value, origin, inner))), None)

@@ -1,7 +1,7 @@
 """How every benchmark here measures: alternatives interleaved, ratios within a round."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,25 +93,20 @@ def cell(over: np.ndarray, under: np.ndarray, digits: int = 2) -> str:
     return f"{middle:.{digits}f} ± {spread:.{digits}f}"
 
 
-def line(cells: Iterable[str]) -> str:
-    """Return a line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+def verdict(aim: float | None, reached: float) -> str:
+    """Return an aim for a ratio, and whether it was met."""
+    return "" if aim is None else f"≥ {aim:g}: {'met' if reached >= aim else 'missed'}"
 
 
-def header(*names: str) -> str:
-    """Return the two lines at the top of a Markdown table."""
-    return f"{line(names)}\n|{'---|' * len(names)}"
-
-
-def table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+def table(names: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
     """Print a Markdown table, each row as soon as it is there."""
-    print(header(*names), flush=True)
+    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}", flush=True)
     for row in rows:
-        print(line(row), flush=True)
+        print(f"| {' | '.join(row)} |", flush=True)
 
 
 def agent_of(
-    algo: str, env_id: str, norm: str, seed: int = 0, device: Any = "cpu", config: Any = None
+    algo: str, env_id: str, norm: str, device: Any = "cpu", config: Any = None, seed: int = 0
 ) -> Any:
     """Return an agent with the preset of its environment, or another configuration."""
     config = config or AGENTS[algo].preset(env_id)

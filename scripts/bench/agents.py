@@ -14,9 +14,8 @@ their buffer up to ``learning_starts`` by then.
 Hyperparameters are the same, implementations are not: ours steps with torch's fused Adam, and
 ``--stock-fused`` gives it to stock too. Stock's CrossQ has batch renormalisation in its networks,
 so ``batch_renorm`` is its like. RecurrentPPO costs more while episodes are short, and stock's more
-than ours: it steps through each minibatch in which one starts. ``--trained 50000`` measures agents
-that have learned for so long. ``--compile`` compiles what ours calls in updates, where it can be:
-on a GPU as CUDA graphs.
+than ours: it steps through each minibatch in which one starts. ``--compile`` compiles what ours
+calls in updates, where it can be: on a GPU as CUDA graphs.
 """
 
 import sys
@@ -30,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeAlias
 
 from scripts import _cli
-from wnrl.limits import Limited, NormKey, Positive, Threads, WholeFromZero, one_of, some
+from wnrl.limits import Limited, NormKey, Positive, one_of, some
 
 STOCK = "stock"
 OURS_ALONE = ("norm_kwargs", "placement", "norm_heads", "data_init", "tau")
@@ -92,19 +91,13 @@ class Args(Limited):
     norms: Annotated[tuple[NormKey, ...], some] = ("none", "weight")
     """Norms of ours, each against stock."""
     seconds: Positive = 30.0
-    """Time for each algorithm and environment, its warm-up and ``trained`` left out."""
-    trained: WholeFromZero = 0
-    """Environment steps that every agent learns for before it is timed."""
-    threads: Threads = 1
-    """CPU threads; one is best for networks this small."""
+    """Time for each algorithm and environment, its warm-up left out."""
     compile: bool = False
     """Compile ours."""
     stock_fused: bool = False
     """Give stock the fused Adam that ours has by itself, to see what the rest of it costs."""
     device: str = "cpu"
     """auto, cpu, cuda or cuda:<k>."""
-    seed: WholeFromZero = 0
-    """Seed of all agents and environments."""
 
 
 if __name__ == "__main__":
@@ -114,7 +107,7 @@ import numpy as np
 
 from agents import AGENTS
 from scripts.bench import _rounds
-from scripts.bench._rounds import CPU, WALL, cell
+from scripts.bench._rounds import CPU, WALL, cell, ratio, verdict
 from wnrl.rl.compiling import compiled_updates
 from wnrl.rl.hardware import has_images
 from wnrl.runs import resolve_device
@@ -125,15 +118,15 @@ def build(task: Task, norm: str, args: Args) -> Model:
     """Return an agent with a norm, or stock's own for ``STOCK``; everything else is the same."""
     config, device = task.config, resolve_device(args.device)
     if norm != STOCK:
-        return _rounds.agent_of(task.algo, task.env_id, norm, args.seed, device, config)
+        return _rounds.agent_of(task.algo, task.env_id, norm, device, config)
     arguments = config.policy_arguments()
-    env = _rounds.environments(task.env_id, config, args.seed)
+    env = _rounds.environments(task.env_id, config)
     kind = "Cnn" if has_images(env.observation_space) else "Mlp"
     model = config.algorithm(
         policy=next(name for name in config.algorithm.policy_aliases if name.startswith(kind)),
         env=env,
         policy_kwargs={key: v for key, v in arguments.items() if key not in OURS_ALONE},
-        seed=args.seed,
+        seed=0,
         device=device,
         **config.algorithm_arguments(),
     )
@@ -145,9 +138,7 @@ def build(task: Task, norm: str, args: Args) -> Model:
 
 def steps_a_cycle(config: Any) -> int:
     """Return the environment steps after which the same updates come again."""
-    if not hasattr(config, "train_freq"):
-        return config.n_envs * config.n_steps
-    return config.n_envs * config.train_freq * getattr(config, "policy_delay", 1)
+    return config.steps_of_an_update * getattr(config, "policy_delay", 1)
 
 
 def train(model: Model, steps: int) -> list[float]:
@@ -161,13 +152,12 @@ def measure(task: Task, args: Args) -> tuple[dict[str, np.ndarray], int]:
     names = dict.fromkeys((STOCK, *args.norms, *task.also))
     models = {name: build(task, name, args) for name in names}
     cycle = steps_a_cycle(config)
-    first = max(args.trained, getattr(config, "learning_starts", 0) + cycle)
     with ExitStack() as stack:
         for name, model in models.items():
             if args.compile and name != STOCK:
                 stack.enter_context(compiled_updates(model, AGENTS[task.algo].compiled))
         for model in models.values():
-            train(model, first)
+            train(model, getattr(config, "learning_starts", 0) + cycle)
         steps = cycle * max(1, round(SEGMENT / train(models[STOCK], cycle)[WALL]))
         arms = {name: lambda model=model: train(model, steps) for name, model in models.items()}
         return _rounds.interleaved(arms, rounds=3, warm_up=2, seconds=args.seconds), steps
@@ -180,18 +170,13 @@ def rows(task: Task, times: Mapping[str, np.ndarray], steps: int) -> Iterator[tu
         if norm != STOCK:
             ratios = (cell(stock[:, clock], ours[:, clock]) for clock in (WALL, CPU))
             speeds = (f"{steps / np.median(arm[:, WALL]):.0f}" for arm in (stock, ours))
-            aim = verdict(task.aims.get(norm), _rounds.ratio(stock[:, CPU], ours[:, CPU])[0])
-            yield task.name, norm, *ratios, *speeds, aim
-
-
-def verdict(aim: float | None, reached: float) -> str:
-    """Return the aim, and whether it was met."""
-    return "" if aim is None else f"≥ {aim:g}: {'met' if reached >= aim else 'missed'}"
+            by_cpu, _ = ratio(stock[:, CPU], ours[:, CPU])
+            yield task.name, norm, *ratios, *speeds, verdict(task.aims.get(norm), by_cpu)
 
 
 def main(args: Args) -> None:
     """Measure and print the table, algorithm by algorithm."""
-    _rounds.prepare(args.device, args.threads)
+    _rounds.prepare(args.device, 1)
     names = ("", "norm", "× stock", "× stock, CPU time", "stock, steps/s", "ours, steps/s", "aim")
     tasks = (task for task in TASKS if task.algo in args.algos)
     _rounds.table(names, (row for task in tasks for row in rows(task, *measure(task, args))))

@@ -21,8 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scripts import _cli
-from wnrl.errors import UsageError
-from wnrl.limits import Count, Limited, NormKey, WholeFromZero
+from wnrl.limits import Count, Limited, NormKey
 
 TASKS = {
     "ppo CartPole-v1": 6144,
@@ -38,21 +37,8 @@ class Args(Limited):
 
     rounds: Count = 5
     """Segments of each agent that count, at least one."""
-    every: Count = 2_000
-    """Environment steps between measurements."""
-    curvature: bool = False
-    """Measure curvature too, where there is one."""
     norm: NormKey = "weight"
     """Norm of the networks."""
-    only: str = ""
-    """Tasks whose name contains this; all by default."""
-    seed: WholeFromZero = 0
-    """Seed of both agents."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not any(self.only in task for task in TASKS):
-            raise UsageError(f"only must be part of {', '.join(TASKS)}; got {self.only!r}")
 
 
 if __name__ == "__main__":
@@ -63,7 +49,7 @@ import numpy as np
 from scripts.bench._rounds import CPU, agent_of, cell, clocked, interleaved, prepare, table
 from wnrl.rl.training import Model, log_to
 from wnrl.runs import EventFile
-from wnrl.sb3 import Diagnostics
+from wnrl.sb3.diagnostics import EVERY, Diagnostics
 
 INSIDE, COUNT = CPU + 1, CPU + 2
 """Columns behind those of ``clocked``: CPU seconds in the callback, and its measurements."""
@@ -85,10 +71,10 @@ class Timed(Diagnostics):
         super()._measure()
 
 
-def build(task: str, args: Args, run_dir: Path) -> Model:
+def build(task: str, norm: str, run_dir: Path) -> Model:
     """Return an agent with its preset, which logs to ``run_dir``."""
     algo, env_id = task.split()
-    model = agent_of(algo, env_id, args.norm, args.seed)
+    model = agent_of(algo, env_id, norm)
     run_dir.mkdir()
     log_to(model, EventFile(run_dir))
     return model
@@ -96,7 +82,7 @@ def build(task: str, args: Args, run_dir: Path) -> Model:
 
 def measure(task: str, steps: int, args: Args) -> dict[str, np.ndarray]:
     """Train both agents, in segments of ``steps`` environment steps, and return their times."""
-    timed = Timed(args.every, curvature=args.curvature and not task.startswith("sac"))
+    timed = Timed()
 
     def segment(model: Model, callback: Timed | None) -> list[float]:
         timed.seconds, timed.count = 0.0, 0
@@ -104,7 +90,9 @@ def measure(task: str, steps: int, args: Args) -> dict[str, np.ndarray]:
         return [*times, timed.seconds, timed.count]
 
     with tempfile.TemporaryDirectory() as folder:
-        plain, watched = (build(task, args, Path(folder, name)) for name in ("plain", "watched"))
+        plain, watched = (
+            build(task, args.norm, Path(folder, name)) for name in ("plain", "watched")
+        )
         arms = {"without": lambda: segment(plain, None), "with": lambda: segment(watched, timed)}
         return interleaved(arms, args.rounds)
 
@@ -119,10 +107,9 @@ def row(task: str, steps: int, times: Mapping[str, np.ndarray]) -> tuple[str, ..
 
 def main(args: Args) -> None:
     """Measure every task, and print the table."""
-    prepare("cpu", 1, f"norm {args.norm}, every {args.every} steps")
+    prepare("cpu", 1, f"norm {args.norm}, every {EVERY} steps")
     names = ("", "steps a CPU second", "time with / without", "inside", "ms a measurement")
-    tasks = {task: steps for task, steps in TASKS.items() if args.only in task}
-    table(names, (row(task, n, measure(task, n, args)) for task, n in tasks.items()))
+    table(names, (row(task, n, measure(task, n, args)) for task, n in TASKS.items()))
 
 
 if __name__ == "__main__":

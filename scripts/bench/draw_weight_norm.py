@@ -1,4 +1,4 @@
-"""Draw the figures of docs/weight_norm.md and print the numbers that the page quotes.
+"""Print the numbers that docs/weight_norm.md quotes, and draw its figures.
 
     python scripts/bench/draw_weight_norm.py
 
@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,33 +55,33 @@ RATES = 10.0 ** np.arange(-3, 0.6, 0.5)
 ARMS = ("none", "weight", "weight_mean", "projected", "batch", "layer")
 WIDTHS = (64, 128, 256, 512, 1024)
 BATCH_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
+FIGURE: Any = {"figsize": (7.2, 3.3), "layout": "constrained"}
 STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.titlesize": 9,
-    "legend.frameon": False,
     "legend.fontsize": 8,
+    "legend.frameon": False,
     "svg.fonttype": "none",
+    "svg.hashsalt": "wnrl",  # text as text, the same bytes each time
 }
+METADATA = {"Date": None}
 
 
 def main(args: Args) -> None:
-    """Draw each figure and print its numbers."""
+    """Print the numbers of each part; two parts draw a figure as well."""
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     print(args.out)
-    for name, draw in FIGURES.items():
-        with rc_context({**STYLE, "svg.hashsalt": name}):
-            figure = Figure(figsize=(7.2, 3.3), layout="constrained")
-            print(f"\n{name}", *draw(figure, args), sep="\n  ")
-            figure.savefig(args.out / f"weight_norm_{name}.svg", metadata={"Date": None})
+    for part in (geometry, lengths, learning_rates, batch_noise):
+        with rc_context(STYLE):
+            print(f"\n{part.__name__}", *part(args), sep="\n  ")
 
 
-def draw_geometry(figure: Figure, args: Args) -> Iterator[str]:
+def geometry(args: Args) -> Iterator[str]:
     """Draw one unit with two inputs: v walks at right angles to itself, w on the circle of g."""
     goal, curvature = torch.tensor([1.2, 0.9]), torch.tensor([1.0, 4.0])
+    figure = Figure(**FIGURE)
     left, right = figure.subplots(1, 2)
-    for rate, colour in ((0.1, "#0072B2"), (0.6, "#D55E00")):
+    for rate in (0.1, 0.6):
         v = torch.tensor([-0.6, 0.35], requires_grad=True)
         g = torch.tensor(0.7, requires_grad=True)
         optimizer, vs, ws, cosines = SGD([v, g], lr=rate), [], [], []
@@ -93,8 +94,7 @@ def draw_geometry(figure: Figure, args: Args) -> Iterator[str]:
             cosines.append(F.cosine_similarity(v, v.grad, dim=0).abs().item())  # type: ignore[arg-type]
             optimizer.step()
         for axes, path in ((left, vs), (right, ws)):
-            x, y = torch.stack(path).T.numpy()
-            axes.plot(x, y, ".-", color=colour, linewidth=1, label=f"step size {rate}")
+            axes.plot(*torch.stack(path).T.numpy(), ".-", label=f"step size {rate}")
         plain = (1 - rate * curvature) ** 40 * (ws[0] - goal)
         yield (
             f"step size {rate}: ‖v‖ {vs[0].norm():.2f} → {vs[-1].norm():.2f}, largest |cos(v, ∇v)| "
@@ -102,41 +102,29 @@ def draw_geometry(figure: Figure, args: Args) -> Iterator[str]:
             f"{plain.norm():.1e} without weight norm"
         )
     right.plot(*goal, "*", color="black", markersize=11, label="optimum")
-    angle = np.linspace(0, 2 * np.pi, 100)
     for axes, path in ((left, vs), (right, ws)):
-        radius = path[0].norm().item()
-        axes.plot(radius * np.cos(angle), radius * np.sin(angle), ":", color="#999999", linewidth=1)
+        axes.add_patch(Circle((0, 0), path[0].norm().item(), fill=False, linestyle=":"))
         axes.set_aspect("equal")
     left.set_title("v: each step is at right angles to v, so ‖v‖ grows")
     right.set_title("w = g v/‖v‖: turns with v, lengthens with g")
     right.legend()
+    figure.savefig(args.out / "weight_norm_geometry.svg", metadata=METADATA)
 
 
-def draw_lengths(figure: Figure, args: Args) -> Iterator[str]:
-    """Draw how ‖v‖ grows, and how far Adam turns v in one step."""
-    left, right = figure.subplots(1, 2)
-    for kind, colour, styles in (
-        (SGD, NORMS["weight"].colour, {0.1: ":", 0.3: "--", 1.0: "-"}),
-        (Adam, "#D55E00", {1e-3: "--", 1e-2: "-"}),
-    ):
-        for rate, style in styles.items():
-            (lengths, steps), (_, plain) = (
+def lengths(args: Args) -> Iterator[str]:
+    """Tell how ‖v‖ grows, and how far Adam turns v in one step."""
+    for kind, rates in ((SGD, (0.1, 0.3, 1.0)), (Adam, (1e-3, 1e-2))):
+        for rate in rates:
+            (grown, steps), (_, plain) = (
                 follow(norm, kind, rate, args.steps) for norm in ("weight", "none")
             )
             name = f"{kind.__name__}, lr {rate:g}"
-            left.plot(lengths, style, color=colour, label=name)
             first, other = np.median(steps[:20]), np.median(plain[:20])
-            yield f"{name}: mean ‖v‖ {lengths[0]:.3f} → {lengths[-1]:.3f}"
+            yield f"{name}: mean ‖v‖ {grown[0]:.3f} → {grown[-1]:.3f}"
             yield f"{name}: median ‖Δw‖/‖w‖ in steps 1–20 {first:.1e}, of none {other:.1e}"
     for std, name in ((None, "v := w (torch's default)"), (0.05, "v_init_std=0.05")):
         turns = [adam_step(width, std) for width in WIDTHS]
-        right.plot(WIDTHS, turns, ".-", label=name)
         yield f"Adam's first step, {name}: ‖Δv‖/‖v‖ / lr {np.round(turns)} for {WIDTHS} inputs"
-    left.set(xlabel="gradient step", ylabel="mean ‖v‖, second layer")
-    right.set(xlabel="inputs of the layer", ylabel="Adam's first step: ‖Δv‖/‖v‖ / lr", ylim=0)
-    right.set_xscale("log", base=2)
-    left.legend()
-    right.legend()
 
 
 def follow(norm: str, kind: type[Any], rate: float, steps: int) -> tuple[list[float], list[float]]:
@@ -165,25 +153,26 @@ def adam_step(width: int, std: float | None) -> float:
     return change.mean().item() / rate
 
 
-def draw_learning_rates(figure: Figure, args: Args) -> Iterator[str]:
+def learning_rates(args: Args) -> Iterator[str]:
     """Draw where each arm still learns: training loss after a fixed number of steps."""
-    titles = ("torch's initialisation", "with data_init")
+    figure = Figure(**FIGURE)
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, title in zip(panels, titles, strict=True):
+    titles = {False: "torch's initialisation", True: "with data_init"}
+    for axes, (initialise, title) in zip(panels, titles.items(), strict=True):
         axes.set(xscale="log", yscale="log", xlabel="learning rate of SGD", title=title)
         for norm in ARMS:
-            seeds, initialise = range(args.seeds), title == titles[1]
+            seeds, steps = range(args.seeds), args.steps
             losses = np.array(
-                [[final_loss(norm, r, k, initialise, args.steps) for k in seeds] for r in RATES]
+                [[final_loss(norm, r, k, initialise, steps) for k in seeds] for r in RATES]
             )
             middle, colour = np.median(losses, 1), NORMS[norm].colour
-            axes.plot(RATES, middle, ".-", color=colour, label=norm, linewidth=1.2)
-            band = losses.min(1), losses.max(1)
-            axes.fill_between(RATES, *band, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(RATES, middle, ".-", color=colour, label=norm)
+            axes.fill_between(RATES, losses.min(1), losses.max(1), color=colour, alpha=0.15)
             best, low = RATES[middle.argmin()], RATES[middle < 0.3].round(4)
             yield f"{norm}, {title}: {middle.min():.3f} at lr {best:.2g}; below 0.3 at {low}"
     panels[0].set_ylabel(f"training loss after {args.steps} steps (nats)")
     panels[0].legend(loc="lower left")
+    figure.savefig(args.out / "weight_norm_learning_rates.svg", metadata=METADATA)
 
 
 def final_loss(norm: str, rate: float, seed: int, initialise: bool, steps: int) -> float:
@@ -195,9 +184,9 @@ def final_loss(norm: str, rate: float, seed: int, initialise: bool, steps: int) 
     return float(np.nanmin([np.mean(losses[-20:]), np.log(10)]))
 
 
-def draw_batch_noise(figure: Figure, args: Args) -> Iterator[str]:
-    """Draw how much the other examples of a minibatch change the output for one example."""
-    axes, (pixels, _) = figure.subplots(), digits()
+def batch_noise(args: Args) -> Iterator[str]:
+    """Tell how much the other examples of a minibatch change the output for one example."""
+    pixels, _ = digits()
     for norm in ("weight", "layer", "mean", "weight_mean", "batch"):
         net = network(norm, 0)
         list(train(net, SGD(net.parameters(), lr=0.1), args.steps, seed=0))
@@ -209,13 +198,7 @@ def draw_batch_noise(figure: Figure, args: Args) -> Iterator[str]:
                 outputs.append(net(torch.cat([pixels[:1], pixels[rest]]))[0].detach())
             std, mean = torch.std_mean(torch.stack(outputs), 0)
             spreads.append((std.norm() / mean.norm()).item())
-        axes.plot(BATCH_SIZES, spreads, ".-", color=NORMS[norm].colour, label=norm)
         yield f"{norm}: relative spread {np.round(spreads, 3)} at batch sizes {BATCH_SIZES}"
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("symlog", linthresh=1e-2)
-    axes.set(xlabel="batch size", ylim=(-1e-3, 2))
-    axes.set_ylabel("relative spread of the output\nfor one example, in training mode")
-    axes.legend()
 
 
 def network(norm: str, seed: int) -> nn.Sequential:
@@ -243,13 +226,6 @@ def train(net: nn.Module, optimizer: Optimizer, steps: int, seed: int) -> Iterat
         project_(net)
         yield loss.item()
 
-
-FIGURES = {
-    "geometry": draw_geometry,
-    "lengths": draw_lengths,
-    "learning_rates": draw_learning_rates,
-    "batch_noise": draw_batch_noise,
-}
 
 if __name__ == "__main__":
     _cli.run(main, Args, description=__doc__)

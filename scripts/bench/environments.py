@@ -20,6 +20,8 @@ from typing import Any
 from scripts import _cli
 from wnrl.limits import Count, Limited
 
+N_ENVS = 8
+
 
 @dataclass(frozen=True)
 class Args(Limited):
@@ -27,8 +29,6 @@ class Args(Limited):
 
     env_ids: tuple[str, ...] = ("CartPole-v1", "Pendulum-v1", "ALE/Pong-v5")
     """Environments, by id."""
-    n_envs: Count = 8
-    """How many step together."""
     steps: Count = 1000
     """Steps of all of them, behind a tenth as many for warm-up."""
 
@@ -68,7 +68,7 @@ def main(args: Args) -> None:
     """Print a row for each environment."""
 
     def row(name: str) -> tuple[str, ...]:
-        venvs = (vectorize(factory_of(name), args.n_envs, 0, subprocesses=s) for s in (False, True))
+        venvs = (vectorize(factory_of(name), N_ENVS, 0, subprocesses=s) for s in (False, True))
         (alone, wall), (several, walls) = (cost(venv, args.steps) for venv in venvs)
         cpu = (f"{x:.0f}" for x in (alone, several, several - alone))
         return name, *cpu, f"{wall:.0f}; {walls:.0f}"

@@ -34,11 +34,10 @@ class Args(Limited):
 if __name__ == "__main__":
     _cli.begin(Args, __doc__)  # before torch is imported
 
+from scripts._progress import executor
 from wnrl.runs import open_run, read_json
 from wnrl.study import RETURN, Arm, Study, Task, Trial
-from wnrl.study.cluster import loaded_ray, ray_cluster
 from wnrl.study.execute import Job
-from wnrl.study.processes import processes
 
 
 def settings(trial: Trial) -> Mapping[str, Any]:
@@ -66,12 +65,8 @@ def main(args: Args) -> None:
     for name in args.executors:
         with tempfile.TemporaryDirectory() as folder:
             called = time.time()
-            if name == "ray":
-                loaded_ray(None)
-                with ray_cluster(Path(folder), cpus=args.workers) as cluster:
-                    list(cluster.train(jobs))
-            else:
-                list(processes(jobs, Path(folder), workers=args.workers))
+            with executor(name, None, args.workers, root=Path(folder)) as (_, execute):
+                list(execute(jobs))
             results = [read_json(Path(folder) / t.folder / "result.json") for t in trials]
         waited = min(result["began"] for result in results) - called
         what = f"{args.runs} runs of {args.seconds:g} s on {args.workers} workers"

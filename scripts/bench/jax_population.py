@@ -134,9 +134,6 @@ def main(args: Args) -> None:
     if device.type == "cpu":
         os.environ["NPROC"] = "1"  # which XLA reads when it is first used
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else JAX takes most of a GPU
-    from scripts.bench._ppo_in_jax import place_of
-
-    place_of(device)
     length, rate = args.total_timesteps, args.learning_rate
     settings = SETTINGS | {"total_timesteps": length, "learning_rate": rate}
     configs = [PPOConfig.of({**settings, "norm": norm}) for norm in args.norms]

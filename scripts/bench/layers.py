@@ -6,8 +6,9 @@ Every alternative runs the same network on the same input, interleaved in one pr
 times each of them once, in an order that rotates, and what counts is the ratio to plain *within* a
 round. The tables show the median of the ratios with half the distance between their quartiles,
 for a forward without grad and for a whole train step (forward, backward, Adam), and the bytes that
-a forward keeps for the backward, parameters and input left out. Times are those of the CPU where
-one thread computes, so that a busy machine changes little, and else those of a clock.
+a forward keeps for the backward, parameters and input left out. Each optimizer has its own default
+implementation: on a CPU torch's Adam loops, as in SB3, and WNAdam is fused. Times are those of the
+CPU where one thread computes, so that a busy machine changes little, and else those of a clock.
 """
 
 import sys
@@ -15,24 +16,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 from scripts import _cli
 from wnrl.errors import UsageError
-from wnrl.limits import Limited, Positive, Threads, WholeFromZero, one_of
-
-ADAM: dict[str, dict[str, bool]] = {
-    "default": {},
-    "loop": {"foreach": False, "fused": False},
-    "foreach": {"foreach": True},
-    "fused": {"fused": True},
-}
+from wnrl.limits import Limited, Positive, Threads
 
 
 @dataclass(frozen=True)
@@ -45,13 +38,8 @@ class Args(Limited):
     """CPU threads."""
     seconds: Positive = 5.0
     """Time for each row of each table."""
-    adam: Annotated[str, one_of(ADAM)] = "default"
-    """Adam's implementation: default (each optimizer's own: on a CPU torch's Adam loops, as in
-    SB3, and WNAdam is fused), or the same for all: loop, foreach or fused."""
     only: str = ""
     """Rows whose name contains this; all by default."""
-    seed: WholeFromZero = 0
-    """Seed of weights and inputs."""
 
 
 if __name__ == "__main__":
@@ -63,6 +51,7 @@ from torch import Tensor, nn
 
 from scripts.bench._rounds import CPU, WALL, cell, clocked, interleaved, prepare, ratio, table
 from wnrl import convert, frozen, shared_weights
+from wnrl.networks import cnn, mlp
 from wnrl.optim import WNAdam
 
 OBS, ACTIONS = 32, 8
@@ -76,22 +65,6 @@ class Workload:
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     call: Callable[[nn.Module, Tensor], Tensor] = lambda net, x: net(x)
-
-
-def mlp(width: int) -> nn.Module:
-    """Return three hidden layers, as policies and critics have them, and an output layer."""
-    pairs = itertools.pairwise((OBS, width, width, width))
-    hidden = [layer for sizes in pairs for layer in (nn.Linear(*sizes), nn.Tanh())]
-    return nn.Sequential(*hidden, nn.Linear(width, ACTIONS))
-
-
-def nature_cnn() -> nn.Module:
-    """Return the network of Mnih et al. (2015)."""
-    return nn.Sequential(
-        *(nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU()),
-        *(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3136, 512), nn.ReLU()),
-        nn.Linear(512, ACTIONS),
-    )
 
 
 def lstm() -> nn.Module:
@@ -116,11 +89,15 @@ def step_by_step(net: Any, x: Tensor) -> Tensor:
 
 WORKLOADS = [
     *(
-        Workload(f"MLP 3x{width}, batch {batch}", lambda width=width: mlp(width), (batch, OBS))  # type: ignore[misc]
+        Workload(
+            f"MLP 3x{width}, batch {batch}",
+            partial(mlp, OBS, [width] * 3, ACTIONS, activation="tanh"),
+            (batch, OBS),
+        )
         for width in (64, 256, 1024)
         for batch in (1, 8, 64, 256)
     ),
-    Workload("Nature CNN, batch 32", nature_cnn, (32, 4, 84, 84)),
+    Workload("Nature CNN, batch 32", partial(cnn, (4, 84, 84), ACTIONS), (32, 4, 84, 84)),
     Workload("LSTM 16-128, 64 steps, batch 8", lstm, (64, 8, 16), whole_sequence),
     Workload("LSTM 16-128, 64 calls, batch 8", lstm, (64, 8, 16), step_by_step),
 ]
@@ -175,29 +152,25 @@ class Candidate:
     def __init__(
         self, workload: Workload, chosen: Alternative, args: Args, device: torch.device
     ) -> None:
-        torch.manual_seed(args.seed)
+        torch.manual_seed(0)
         self.call, self.scope, self.device = workload.call, chosen.scope, device
         self.clock = CPU if device.type == "cpu" and args.threads == 1 else WALL
         self.net = workload.build()
         chosen.change(self.net)
         self.net.to(device)
         self.x = torch.randn(workload.shape, device=device)
-        options: dict[str, Any] = dict(ADAM[args.adam])
-        self.optimizer = chosen.optimizer(self.net.parameters(), lr=1e-4, **options)
+        self.optimizer = chosen.optimizer(self.net.parameters(), lr=1e-4)
 
-    def forward(self) -> None:
-        """Call the network; ``timed`` switches grad off and opens the scope."""
-        self.call(self.net, self.x)
-
-    def train(self) -> None:
-        """Take a step: forward, backward and Adam."""
+    def step(self) -> None:
+        """Take a train step: forward, backward and Adam."""
         self.optimizer.zero_grad()
         self.call(self.net, self.x).square().mean().backward()
         self.optimizer.step()
 
     def timed(self, mode: str, n_calls: int) -> float:
         """Return the seconds of a forward or of a train step, over several of them."""
-        training, function = mode == "train", getattr(self, mode)
+        training = mode == "train"
+        function = self.step if training else partial(self.call, self.net, self.x)
         self.net.train(training)
         scope = nullcontext() if training else self.scope(self.net)
         with torch.set_grad_enabled(training), scope:
@@ -223,11 +196,11 @@ class Candidate:
         return total
 
 
-def measure(workload: Workload, args: Args, device: torch.device) -> dict[str, Any]:
+def measure(workload: Workload, args: Args, device: torch.device) -> list[dict[str, Any]]:
     """Return the seconds of the two modes by round, and the bytes kept, by alternative."""
     fitting = [chosen for chosen in ALTERNATIVES if chosen.fits(workload.shape)]
     built = {chosen: Candidate(workload, chosen, args, device) for chosen in fitting}
-    results: dict[str, Any] = {}
+    results: list[dict[str, Any]] = []
     for mode in ("forward", "train"):
         plain = built[ALTERNATIVES[0]].timed(mode, 10)
         n_calls = max(1, round(2e-3 / plain))  # 2 ms: above the clock's grain
@@ -236,15 +209,14 @@ def measure(workload: Workload, args: Args, device: torch.device) -> dict[str, A
             for chosen, candidate in built.items()
             if getattr(chosen, mode)
         }
-        results[mode] = interleaved(arms, rounds=9, warm_up=3, seconds=args.seconds)
+        results.append(interleaved(arms, rounds=9, warm_up=3, seconds=args.seconds))
     both = {chosen.name: c for chosen, c in built.items() if chosen.train and chosen.forward}
-    return {**results, "kept": {name: c.kept_bytes() for name, c in both.items()}}
+    return [*results, {name: c.kept_bytes() for name, c in both.items()}]
 
 
-def show(mode: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+def show(mode: str, by_row: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Print the table of one mode, with geometric means at its end."""
     names = [chosen.name for chosen in ALTERNATIVES[1:] if getattr(chosen, mode)]
-    by_row = {row: results[mode] for row, results in rows.items()}
 
     def lines() -> Iterator[list[str]]:
         for row, times in by_row.items():
@@ -259,13 +231,12 @@ def show(mode: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
     table(("", "plain, µs", *names), lines())
 
 
-def show_kept(rows: Mapping[str, Mapping[str, Any]]) -> None:
+def show_kept(by_row: Mapping[str, Mapping[str, int]]) -> None:
     """Print the table of bytes."""
     names = [chosen.name for chosen in ALTERNATIVES if chosen.train and chosen.forward]
-    kept = {row: results["kept"] for row, results in rows.items()}
     lines = (
-        [row, *(f"{each[n] / 1e3:.0f}" if n in each else "–" for n in names)]
-        for row, each in kept.items()
+        [row, *(f"{kept[n] / 1e3:.0f}" if n in kept else "–" for n in names)]
+        for row, kept in by_row.items()
     )
     table(("kB kept", *names), lines)
 
@@ -275,17 +246,21 @@ def main(args: Args) -> None:
     chosen = [workload for workload in WORKLOADS if args.only in workload.name]
     if not chosen:
         raise UsageError(f"only must be part of the name of a row, got {args.only!r}")
-    device = prepare(args.device, args.threads, f"Adam: {args.adam}")
-    rows = {}
+    device = prepare(args.device, args.threads)
+    forward, train, kept = {}, {}, {}
     for workload in chosen:
         print(workload.name, file=sys.stderr)
-        rows[workload.name] = measure(workload, args, device)
-    for title, mode in (("Forward without grad", "forward"), ("Train step", "train")):
+        name = workload.name
+        forward[name], train[name], kept[name] = measure(workload, args, device)
+    for title, mode, by_row in (
+        ("Forward without grad", "forward", forward),
+        ("Train step", "train", train),
+    ):
         print(f"{title}: time over plain, median ± half the quartile distance\n")
-        show(mode, rows)
+        show(mode, by_row)
         print()
     print("Kept for the backward\n")
-    show_kept(rows)
+    show_kept(kept)
 
 
 if __name__ == "__main__":

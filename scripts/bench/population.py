@@ -28,10 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Annotated, Any
 
 from scripts import _cli
-from wnrl.limits import Count, Limited, NormKey, Positive, Sizes, one_of, some
+from wnrl.limits import Limited, NormKey, Positive, Sizes, one_of, some
 
 WAYS = ("auto", "hot", "vmap", "eager")
 AIMS = {"none": 10.0, "weight": 9.0, "layer": 5.5, "rms": 5.5, "batch": 5.5}
@@ -69,8 +71,6 @@ class Args(Limited):
     """How a cohort computes: auto, hot, vmap or eager."""
     growth: bool = False
     """Measure how time and memory grow, of cohorts alone."""
-    chunk: Count | None = None
-    """Members that are updated together; as cohorts choose unless given."""
     seconds: Positive = 20.0
     """Least time for the rounds of a norm."""
     device: str = "cpu"
@@ -81,17 +81,18 @@ if __name__ == "__main__":
     _cli.begin(Args, __doc__)  # before torch is imported
 
 import numpy as np
+import torch
 
 from agents import AGENTS
 from scripts.bench import _rounds
-from scripts.bench._rounds import CPU, WALL, agent_of, cell, table
+from scripts.bench._rounds import CPU, WALL, agent_of, cell, ratio, table, verdict
 from wnrl.population import COHORTS
 from wnrl.population.ppo import PPO
 from wnrl.runs import resolve_device
 from wnrl.tensor_envs import make
 
-Train = Callable[[], int]
-"""Trains for one iteration, and returns how many environment steps that was."""
+Train = tuple[Callable[[], object], int]
+"""Trains for one iteration, and how many environment steps that is."""
 
 
 def alone(norm: str, args: Args) -> Train:
@@ -103,12 +104,8 @@ def alone(norm: str, args: Args) -> Train:
     else:
         env, options = _rounds.environments(env_id, config), config.algorithm_arguments()
         model = config.algorithm("MlpPolicy", env, seed=0, device="cpu", **options)
-
-    def train() -> int:
-        model.learn(config.steps_of_an_update, reset_num_timesteps=False)
-        return config.steps_of_an_update
-
-    return train
+    steps = config.steps_of_an_update
+    return partial(model.learn, steps, reset_num_timesteps=False), steps
 
 
 def made(norm: str, n_members: int, way: str, args: Args, **changes: Any) -> PPO:
@@ -117,22 +114,8 @@ def made(norm: str, n_members: int, way: str, args: Args, **changes: Any) -> PPO
     preset = replace(AGENTS[args.algo].preset(env_id), total_timesteps=10**9)
     member = kind.member({**vars(preset), "norm": norm, **changes})
     members = [replace(member, seed=seed) for seed in range(n_members)]
-    eager = way == "eager"
-    return kind(
-        make(env_id), members, device=resolve_device(args.device), chunk=args.chunk,
-        way="auto" if eager else way, graph=not eager,
-    )  # fmt: skip
-
-
-def cohort(norm: str, n_members: int, way: str, args: Args) -> Train:
-    """Return what trains a cohort."""
-    trained = made(norm, n_members, way, args)
-
-    def train() -> int:
-        trained.iterate()
-        return n_members * trained.config.samples
-
-    return train
+    how = {"way": "auto", "graph": False} if way == "eager" else {"way": way}
+    return kind(make(env_id), members, device=resolve_device(args.device), **how)
 
 
 def growth(norm: str, args: Args) -> Iterator[tuple[str, ...]]:
@@ -154,26 +137,24 @@ def growth(norm: str, args: Args) -> Iterator[tuple[str, ...]]:
         del trained
 
 
-def timed(train: Train, args: Args) -> list[float]:
+def timed(train: Train, device: torch.device) -> list[float]:
     """Return the wall and the CPU seconds of an environment step."""
-    device, steps, spent = resolve_device(args.device), 0, np.zeros(2)
-
-    def some() -> None:
-        nonlocal steps
-        steps += train()
-
-    while not steps or spent[WALL] < SEGMENT:
-        spent += _rounds.clocked(some, device)
-    return list(spent / steps)
+    iterate, steps = train
+    calls, spent = 0, np.zeros(2)
+    while not calls or spent[WALL] < SEGMENT:
+        spent += _rounds.clocked(iterate, device)
+        calls += 1
+    return list(spent / (calls * steps))
 
 
 def measure(norm: str, args: Args) -> dict[str, np.ndarray]:
     """Return each arm's seconds a step, ``(rounds, 2)``."""
     arms = {TASKS[args.algo][1]: alone(norm, args)}
-    for n_members in args.members:
-        for way in args.ways:
-            arms[f"{n_members} {way}"] = cohort(norm, n_members, way, args)
-    each = {name: lambda train=train: timed(train, args) for name, train in arms.items()}
+    for n_members, way in product(args.members, args.ways):
+        trained = made(norm, n_members, way, args)
+        arms[f"{n_members} {way}"] = trained.iterate, n_members * trained.config.samples
+    device = resolve_device(args.device)
+    each = {name: partial(timed, train, device) for name, train in arms.items()}
     return _rounds.interleaved(each, rounds=ROUNDS, warm_up=1, seconds=args.seconds)
 
 
@@ -182,13 +163,12 @@ def rows(norm: str, times: Mapping[str, np.ndarray], algo: str) -> Iterator[tupl
     (_, single), *cohorts = times.items()
     for name, ours in cohorts:
         n_members, way = name.split()
-        by_cpu = _rounds.ratio(single[:, CPU], ours[:, CPU])[0]
-        aim = AIMS.get(norm, AIM_ELSE)
         judged = algo == "ppo" and int(n_members) >= AIM_MEMBERS and way == "auto"
-        verdict = f"≥ {aim:g}: {'met' if by_cpu >= aim else 'missed'}" if judged else ""
+        by_cpu, _ = ratio(single[:, CPU], ours[:, CPU])
+        met = verdict(AIMS.get(norm, AIM_ELSE) if judged else None, by_cpu)
         ratios = (cell(single[:, clock], ours[:, clock]) for clock in (WALL, CPU))
         speeds = (f"{1 / np.median(arm[:, CPU]):,.0f}" for arm in (single, ours))
-        yield norm, n_members, way, *ratios, *speeds, verdict
+        yield norm, n_members, way, *ratios, *speeds, met
 
 
 def main(args: Args) -> None:

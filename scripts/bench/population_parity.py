@@ -8,8 +8,7 @@ independent runs, with seeds that the other side has not. stable-baselines3 woul
 i of seed s with s + i, so that neighbouring seeds share all but one of their environments; here
 every run has environments of its own. Compared are the mean return of the episodes that end in
 each quarter of training, and the mean return of twenty episodes after it, by the Kolmogorov-Smirnov
-and the Mann-Whitney test; p is after Holm's correction for all of them. ``--results`` keeps what
-was trained one by one, so that a second call goes on from there.
+and the Mann-Whitney test; p is after Holm's correction for all of them.
 """
 
 import sys
@@ -17,7 +16,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -49,10 +47,6 @@ class Args(Limited):
     """Environment steps of a run."""
     env_id: str = "CartPole-v1"
     """An environment that is a tensor environment too."""
-    processes: Count = 2
-    """Processes, of one thread each, for the runs that are trained one by one."""
-    results: Path | None = None
-    """A file that the returns of runs trained one by one are added to, and read from."""
 
 
 if __name__ == "__main__":
@@ -66,12 +60,9 @@ import envs
 from agents import AGENTS
 from scripts.bench._rounds import environments, table
 from wnrl.population import COHORTS
-from wnrl.rl.environments import (
-    FINAL_STARTS,
-    first_env_seed,
-    vectorize_for_evaluation,
-)
+from wnrl.rl.environments import FINAL_STARTS, first_env_seed, vectorize_for_evaluation
 from wnrl.rl.evaluation import evaluate
+from wnrl.runs.machine import usable_cores
 from wnrl.tensor_envs import make
 
 
@@ -80,9 +71,8 @@ def config_of(args: Args) -> Any:
     return replace(AGENTS[args.algo].preset(args.env_id), total_timesteps=args.total_timesteps)
 
 
-def alone(job: tuple[Args, str, int]) -> tuple[str, int, list[float]]:
-    """Return norm, seed and measures of one run."""
-    args, norm, seed = job
+def alone(args: Args, norm: str, seed: int) -> list[float]:
+    """Return the measures of one run."""
     torch.set_num_threads(1)
     config, factory = config_of(args), envs.factory(args.env_id)
     env = environments(args.env_id, config, seed)
@@ -93,33 +83,29 @@ def alone(job: tuple[Args, str, int]) -> tuple[str, int, list[float]]:
     each = quarters(np.concatenate(ends) * config.n_envs, returns, args.total_timesteps)
     apart = vectorize_for_evaluation(factory, EPISODES, env)
     final, _ = evaluate(model, apart, EPISODES, first_env_seed(seed) + FINAL_STARTS)
-    return norm, seed, [*each, float(np.mean(final))]
+    return [*map(float, each), float(np.mean(final))]
 
 
-def quarters(steps: Any, returns: Any, total: int) -> list[float]:
-    """Return the mean return of the episodes that ended in each quarter of training."""
-    which = (np.asarray(steps) - 1) * QUARTERS // total
-    return [float(np.mean(np.asarray(returns)[which == k])) for k in range(QUARTERS)]
+def quarters(steps: np.ndarray, returns: np.ndarray, total: int) -> list[np.ndarray]:
+    """Return the mean return of the episodes that ended in each quarter of training.
+
+    Args:
+        steps: Environment steps of a run at each of T times.
+        returns: Of the episodes that ended then, ``(T,)``, or ``(P, N, T)`` with NaN elsewhere.
+        total: Steps of the run.
+
+    Returns:
+        A mean a quarter, over all but the first of three axes.
+    """
+    which, axes = (steps - 1) * QUARTERS // total, tuple(range(returns.ndim))[-2:]
+    return [np.nanmean(returns[..., which == k], axes) for k in range(QUARTERS)]
 
 
-def runs_alone(args: Args) -> dict[str, np.ndarray]:
-    """Return the measures of all runs by norm, ``(runs, measures)``."""
-    done: dict[tuple[str, int], list[float]] = {}
-    if args.results is not None and args.results.exists():
-        for line in args.results.read_text(encoding="utf-8").splitlines():
-            norm, seed, measures = json.loads(line)
-            done[norm, seed] = measures
+def runs_alone(args: Args, norm: str) -> np.ndarray:
+    """Return the measures of runs trained one by one, ``(runs, measures)``."""
     seeds = range(args.first_seed, args.first_seed + args.runs)
-    wanted = [(norm, seed) for norm in args.norms for seed in seeds]
-    jobs = [(args, *each) for each in wanted if each not in done]
-    with get_context("spawn").Pool(args.processes) as pool:
-        for norm, seed, measures in pool.imap_unordered(alone, jobs):
-            done[norm, seed] = measures
-            print(norm, seed, *map(round, measures), file=sys.stderr)
-            if args.results is not None:
-                with args.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps([norm, seed, measures]) + "\n")
-    return {norm: np.array([done[norm, seed] for seed in seeds]) for norm in args.norms}
+    with get_context("spawn").Pool(usable_cores()) as pool:
+        return np.array(pool.starmap(alone, [(args, norm, seed) for seed in seeds]))
 
 
 def by_population(args: Args, norm: str) -> np.ndarray:
@@ -130,15 +116,10 @@ def by_population(args: Args, norm: str) -> np.ndarray:
     seeds = range(first, first + args.runs)
     cohort = kind(make(args.env_id), [replace(member, seed=seed) for seed in seeds])
     ended = [cohort.iterate().returns for _ in range(member.iterations)]
-    returns = torch.cat(ended, 2).numpy()  # (runs, envs, steps)
+    returns = torch.cat(ended, 2).double().numpy()  # (runs, envs, steps)
     steps = (np.arange(returns.shape[2]) + 1) * config.n_envs
     final = cohort.evaluate(EPISODES)[0].mean(1)
-    measures = []
-    for run, last in zip(returns, final, strict=True):
-        env, step = np.nonzero(~np.isnan(run))
-        each = quarters(steps[step].tolist(), run[env, step].tolist(), args.total_timesteps)
-        measures.append([*each, float(last)])
-    return np.array(measures)
+    return np.stack([*quarters(steps, returns, args.total_timesteps), final.numpy()], 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -175,7 +156,7 @@ def _spread(values: np.ndarray) -> str:
 def main(args: Args) -> None:
     """Train both sides and print the table."""
     torch.set_num_threads(1)
-    single = runs_alone(args)
+    single = {norm: runs_alone(args, norm) for norm in args.norms}
     ours = {norm: by_population(args, norm) for norm in args.norms}
     names = ("norm", "mean return", "one by one", "population", "KS p", "Mann-Whitney p", "Holm")
     table(names, rows(single, ours))

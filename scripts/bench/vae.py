@@ -23,7 +23,7 @@ from functools import partial
 from typing import Annotated
 
 from scripts import _cli
-from wnrl.limits import Count, Limited, NormKey, Threads, one_of
+from wnrl.limits import Count, Limited, NormKey, one_of
 
 MODELS = ("mlp", "conv")
 FOREVER = 10**9
@@ -51,8 +51,6 @@ class Args(Limited):
     """cpu, cuda or cuda:<k>."""
     compile: bool = False
     """Compile our models for training."""
-    threads: Threads = 1
-    """CPU threads of torch."""
 
 
 if __name__ == "__main__":
@@ -80,18 +78,18 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, pixels: Tensor) -> None:
-        self.pixels, self.targets = pixels[:, 0], torch.zeros(len(pixels), dtype=torch.int64)
+        self.pixels = pixels[:, 0]
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return one binary image, ``(1, H, W)``, and its label."""
-        picture, label = Image.fromarray(self.pixels[index].numpy()), int(self.targets[index])
+        picture = Image.fromarray(self.pixels[index].numpy())
         width, height = picture.size
         x = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(height, width, 1)
         x = x.permute(2, 0, 1).contiguous().to(torch.get_default_dtype()).div(255)
-        return torch.bernoulli(x), label
+        return torch.bernoulli(x), 0
 
 
 class PlainVAE(nn.Module):
@@ -212,7 +210,7 @@ def memory(args: Args, images: Images, device: torch.device, arms: dict[str, Arm
 def main(args: Args) -> None:
     """Measure, and print the table."""
     batch = vae.preset(args.model, "mnist").batch_size
-    device = prepare(args.device, args.threads, f"{args.model}, B = {batch}")
+    device = prepare(args.device, 1, f"{args.model}, B = {batch}")
     clock, images = WALL if device.type == "cuda" else CPU, random_images(args)
     arms = {norm: our_arms(args, norm, images, device) for norm in ("none", args.norm)}
     arms["loop"] = loop_arms(args, images, device)

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,12 +36,3 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, 
     told = capsys.readouterr().err
     assert (left.value.code, told.count("\n")) == (2, 1)
     assert message in told
-
-
-def test_help_takes_no_torch():
-    shown = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / "scripts" / "report.py"), "--help"],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert "--baseline" in shown.stdout
-    assert " torch\n" not in shown.stderr

@@ -198,39 +198,6 @@ def test_a_finished_run_is_shown_without_making_an_environment_or_an_agent(finis
     assert train(args) == result
 
 
-def test_a_finished_run_of_another_configuration_is_not_shown(finished):
-    folder, _ = finished
-    with pytest.raises(UsageError, match="norm='batch' "):
-        train(tiny(folder, "recurrent_ppo", norm="layer"))
-
-
-@pytest.mark.parametrize("algo", ["ppo", "recurrent_ppo"])
-def test_two_runs_of_one_seed_are_equal_bit_for_bit(tmp_path, algo):
-    parameters, returns = [], []
-    for name in ("one", "two"):
-        args = tiny(tmp_path / name, algo)
-        result = train(args)
-        returns.append((result["eval_returns"], result["curve"]))
-        model = PPO.load(args.folder / "model.zip", device="cpu") if algo == "ppo" else None
-        if model is None:
-            from sb3_contrib import RecurrentPPO
-
-            model = RecurrentPPO.load(args.folder / "model.zip", device="cpu")
-        parameters.append(model.policy.parameters_to_vector())
-    assert returns[0] == returns[1]
-    np.testing.assert_array_equal(parameters[0], parameters[1])
-
-
-def test_another_seed_is_another_run(tmp_path):
-    vectors = []
-    for seed in (0, 1):
-        args = tiny(tmp_path / str(seed), seed=seed)
-        train(args)
-        model = PPO.load(args.folder / "model.zip", device="cpu")
-        vectors.append(model.policy.parameters_to_vector())
-    assert not np.array_equal(vectors[0], vectors[1])
-
-
 @pytest.mark.parametrize("algo", ["ppo", "recurrent_ppo"])
 def test_neighbouring_seeds_share_no_start_neither_in_training_nor_in_evaluation(
     tmp_path, monkeypatch, algo
@@ -364,22 +331,6 @@ def test_a_wrong_word_is_one_line_and_exit_2_and_leaves_no_folder(tmp_path, caps
     assert not folder.exists()
 
 
-def test_a_folder_of_another_configuration_is_refused_and_untouched(finished, capsys):
-    folder, result = finished
-    assert leave(*TINY, "--run-dir", str(folder)) == 2
-    told = capsys.readouterr().err
-    assert "holds a run of another configuration: " in told
-    assert "algo='recurrent_ppo' (asked: 'ppo')" in told
-    assert read_result(folder) == result
-
-
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path, capsys):
-    (tmp_path / "file").write_text("mine")
-    assert leave(*TINY, "--run-dir", str(tmp_path / "file" / "run")) == 2
-    assert "cannot be made" in capsys.readouterr().err
-    assert (tmp_path / "file").read_text() == "mine"
-
-
 @pytest.mark.parametrize("ratio", [1, 5, 20])
 def test_crossq_with_projected_weights_trains_at_every_ratio_of_updates_to_data(tmp_path, ratio):
     flags = f"--algo crossq --variant wn --norm projected --gradient-steps {ratio} "
@@ -432,21 +383,6 @@ def test_flags_go_over_the_preset_of_the_environment(tmp_path):
     assert (config["n_steps"], config["use_sde"]) == (16, False)
 
 
-def test_help_is_shown_before_torch_is_imported():
-    program = f"""
-import runpy, sys
-sys.argv = [{str(SCRIPT)!r}, "--algo", "sac", "--help"]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as left:
-    print(left.code, [name for name in ("torch", "gymnasium") if name in sys.modules])
-"""
-    shown = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    assert shown[-1] == "0 []"
-
-
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -488,11 +424,6 @@ def test_a_file_gives_the_defaults_of_the_flags(tmp_path, folder):
     assert leave(*again) == 0
     assert json.loads((tmp_path / folder / "config.json").read_text()) == first
     assert leave(*again, "--resume") == 2
-
-
-def test_arguments_of_an_unknown_algorithm_are_refused():
-    with pytest.raises(UsageError, match=r"algo must be one of ppo, .*, got 'pp'"):
-        agent_args("pp")
 
 
 def test_progress_rises_to_one(tmp_path):
@@ -636,20 +567,6 @@ def test_what_a_crash_left_after_the_last_checkpoint_is_not_in_the_curves(
     assert_same_run(one, two)
 
 
-def test_a_run_stopped_in_its_last_evaluation_is_only_evaluated_again(tmp_path, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    one, two = tmp_path / "whole", tmp_path / "parts"
-    train(small(one, "ppo"))
-    with monkeypatch.context() as patch:
-        patch.setattr("wnrl.rl.run.evaluate", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(small(two, "ppo"))
-    train(small(two, "ppo", resume=True))
-    assert_same_run(one, two)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_last_evaluation_loses_nothing_that_was_learned(
     tmp_path, monkeypatch, number
@@ -707,15 +624,6 @@ def test_a_finished_run_is_only_extended_with_resume(tmp_path):
     assert before == {path: path.read_bytes() for path in short.folder.iterdir()}
 
 
-def test_a_run_that_keeps_no_checkpoint_cannot_be_extended(tmp_path):
-    short = small(tmp_path / "run", "ppo", steps=64, keep_checkpoint=False)
-    train(short)
-    assert not (short.folder / "checkpoint.zip").exists()
-    longer = dataclasses.replace(short.config, total_timesteps=128)
-    with pytest.raises(UsageError, match=r"has no checkpoint.zip, from which it could go on"):
-        train(dataclasses.replace(short, config=longer, resume=True))
-
-
 @pytest.fixture
 def stopped(tmp_path, every_progress):
     """The arguments of a run that was stopped in the middle."""
@@ -727,14 +635,6 @@ def stopped(tmp_path, every_progress):
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
-
-
-def test_a_stopped_run_is_not_begun_anew_by_accident(stopped):
-    before = contents(stopped.folder)
-    told = r"stopped at step \d+ of 128: --resume goes on from there; to begin anew, choose"
-    with pytest.raises(UsageError, match=told):
-        train(stopped)
-    assert contents(stopped.folder) == before
 
 
 @pytest.mark.parametrize(
@@ -759,15 +659,6 @@ def test_a_run_begun_before_there_was_a_setting_goes_on(stopped, name):
     write_json(stopped.folder / "config.json", older)
     assert leave("--run-dir", str(stopped.folder), "--resume") == 0
     assert load_run(stopped.folder)[2][name] == stopped.as_config()[name]
-
-
-def test_a_checkpoint_cut_in_half_is_refused_in_one_line_and_changes_nothing(stopped):
-    path = stopped.folder / "checkpoint.zip"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    before = contents(stopped.folder)
-    with pytest.raises(UsageError, match=r"checkpoint\.zip is damaged or no checkpoint"):
-        train(dataclasses.replace(stopped, resume=True))
-    assert contents(stopped.folder) == before
 
 
 def test_resume_begins_where_there_is_nothing_to_go_on_from_and_says_so(tmp_path, capsys):
@@ -851,15 +742,6 @@ def test_a_folder_of_something_else_than_an_agent_is_called_that(tmp_path, capsy
     assert leave("--run-dir", str(tmp_path), *resume) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert re.match(rf"error: run_dir {tmp_path} holds .* program: its config.json has no ", told)
-
-
-def test_a_signal_while_training_ends_the_program_with_its_code(tmp_path, capsys, monkeypatch):
-    def stop(*args):
-        raise Stopped(signal.SIGTERM, "stopped at step 8 of 64; --resume goes on from here")
-
-    monkeypatch.setattr("scripts.train_agent.train", stop)
-    assert leave(*TINY, "--run-dir", str(tmp_path / "run")) == 143
-    assert capsys.readouterr().err.endswith("8 of 64; --resume goes on from here\n")
 
 
 def test_environments_that_cannot_be_saved_begin_anew_and_it_is_said_once(

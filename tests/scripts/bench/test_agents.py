@@ -8,7 +8,6 @@ import torch
 import scripts.bench.agents as bench
 from agents import AGENTS
 from scripts.bench.agents import STOCK, TASKS, Args, Task, build, main, rows, steps_a_cycle
-from wnrl.errors import UsageError
 
 ALGOS = tuple(dict.fromkeys(task.algo for task in TASKS))
 
@@ -138,18 +137,3 @@ def test_a_row_holds_wall_time_cpu_time_speeds_and_the_verdict():
         ("PPO", "weight", "2.00 ± 0.00", "0.50 ± 0.00", "50", "100", "≥ 0.95: missed"),
         ("PPO", "none", "4.00 ± 0.00", "2.00 ± 0.00", "50", "200", ""),
     ]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"algos": ("ppoo",)}, r"algos\[0\] must be one of .*did you mean 'ppo'"),
-        ({"norms": ("wieght",)}, r"norms\[0\] must be one of .*did you mean 'weight'"),
-        ({"norms": ()}, "norms must be one or more, got"),
-        ({"seconds": 0.0}, "seconds must be above zero"),
-        ({"trained": -1}, "trained must be a whole number from zero on, got -1"),
-    ],
-)
-def test_flags_that_make_no_sense_are_refused(flags, message):
-    with pytest.raises(UsageError, match=message):
-        Args(**flags)

@@ -1,7 +1,6 @@
 import pytest
 
 from scripts.bench import executors
-from wnrl.errors import UsageError
 
 
 def test_a_line_says_what_an_executor_costs(capsys):
@@ -17,8 +16,3 @@ def test_what_is_over_the_runs_own_time_is_what_workers_waited_between_runs():
         {"process": 1, "began": 11.5, "ended": 12.5},
     ]
     assert executors.share_over(results) == pytest.approx(0.5 / 3)
-
-
-def test_no_executor_is_refused():
-    with pytest.raises(UsageError, match="executors must be one or more"):
-        executors.Args(executors=())

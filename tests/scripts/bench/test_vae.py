@@ -5,7 +5,6 @@ import torch
 from scripts.bench import vae as bench
 from scripts.bench.vae import Args, PlainVAE, main, random_images, rows
 from wnrl import vae
-from wnrl.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -57,16 +56,3 @@ def test_the_dataloader_binarises_each_image_afresh():
     assert first.shape == (1, 28, 28)
     assert set(first.unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(first, second)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"model": "draw"}, "model must be one of mlp, conv, got 'draw'"),
-        ({"norm": "weigth"}, "did you mean 'weight'"),
-        ({"rounds": 0}, "rounds must be above zero, got 0"),
-    ],
-)
-def test_wrong_flags_are_refused(wrong, message):
-    with pytest.raises(UsageError, match=message):
-        Args(**wrong)
