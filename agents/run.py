@@ -1,12 +1,11 @@
 """The runner of agents: from settings to a finished run folder, and back to the agent in it."""
 
-import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from stable_baselines3.common.vec_env import VecEnv
@@ -24,20 +23,20 @@ from wnrl.population.ppo import PPO
 from wnrl.population.run import CohortRun
 from wnrl.rl.environments import first_env_seed, vectorize
 from wnrl.rl.hardware import choose_device, choose_threads, is_small
-from wnrl.rl.run import BEST, FILES, MODEL, STATISTICS, AgentRun, Plan
+from wnrl.rl.members import to_sb3
+from wnrl.rl.run import BEST, FILES, MODEL, STATISTICS, AgentRun, Plan, save_model
 from wnrl.rl.training import Model
 from wnrl.runs import (
-    CONFIG,
     Batching,
     Meaning,
     Options,
     carry_out,
     carry_out_batch,
     checked_file,
+    is_finished,
     read_config,
     read_result,
     resolve_device,
-    whole_file,
 )
 
 MEASURED_WIDTH = 64
@@ -62,13 +61,12 @@ def complete(algo: str, env_id: str, norm: str, seed: int, **values: Any) -> dic
     """
     row = AGENTS[check_choice("algo", algo, AGENTS)]
     check_choice("norm", norm, NORMS)
-    hyperparameters, others = ({f.name for f in fields(k)} for k in (row.config, Settings))
+    run = Settings(algo=algo, env_id=env_id, norm=norm, seed=seed)
+    usual = joined(run, row.preset(env_id, values.get("variant")))
     for name in values:
-        check_choice("setting", name, hyperparameters | others)
-    told = {name: value for name, value in values.items() if name in others}
-    run = Settings(algo=algo, env_id=env_id, norm=norm, seed=seed, **told)
-    preset = row.preset(env_id, run.variant)
-    config = replace(preset, **{k: v for k, v in values.items() if k in hyperparameters})
+        check_choice("setting", name, usual)
+    told = usual | values
+    run, config = settings_of(told), config_of(told)
     if run.device != "auto":
         run = replace(run, device=str(resolve_device(run.device)))
     return joined(run, config)
@@ -80,12 +78,12 @@ def settings(trial: Any) -> dict[str, Any]:
     Raises:
         UsageError: As ``complete``.
     """
-    options = {"norm_kwargs": dict(trial.norm_kwargs)} if trial.norm_kwargs else {}
-    task, values = trial.task, {**trial.settings, **options}
-    found = complete(task.algo, task.name, trial.arm.norm, trial.seed, **values)
-    factory_of(found)  # which says what is missing
-    check_options(trial.arm.norm, NORMS[trial.arm.norm], options.get("norm_kwargs", {}))
-    return found
+    task, norm, options = trial.task, trial.arm.norm, dict(trial.norm_kwargs)
+    values = {**trial.settings, **({"norm_kwargs": options} if options else {})}
+    told = complete(task.algo, task.name, norm, trial.seed, **values)
+    factory_of(told)  # which says what is missing
+    check_options(norm, NORMS[norm], options)
+    return told
 
 
 def defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,32 +121,32 @@ def train_batch(
     """Train the agents of trials with one ``batch_key`` as a cohort, or go on with them."""
     values = [settings(trial) for trial in trials]
     device = resolve_device("cpu" if values[0]["device"] == "auto" else values[0]["device"])
-    row, config = AGENTS[values[0]["algo"]], config_of(values[0])
     torch.set_num_threads(1)
-    with closing(_environments(config, values[0], factory_of(values[0]))) as env:
 
-        def build(places: Sequence[int]) -> CohortRun:
-            members = [values[place] for place in places]
-            models = [row.build(config_of(v), env, v["norm"], v["seed"], "cpu") for v in members]
+    def build(places: Sequence[int]) -> CohortRun:
+        cohort = _cohort([values[place] for place in places], device)
+        first, env = values[places[0]], cohort.env
 
-            def save(place: int, state: Mapping[str, Any], steps: int, path: Path) -> None:
-                model = models[place]
-                model.policy.load_state_dict(state)
-                model.num_timesteps = steps
-                with whole_file(path) as file:
-                    model.save(cast(io.BufferedIOBase, file))
+        def model(place: int, state: Mapping[str, Any]) -> Any:
+            spaces = (env.observation_space, env.action_space)
+            return to_sb3(first["algo"], cohort.members[place], *spaces, state)
 
-            return CohortRun(
-                _cohort(members, device),
-                _plan(members[0]),
-                save,
-                cast(list[str], models[0].policy.plain_parts),
-                machine={"device": str(device), "threads": 1},
-                identity={"task": members[0]["env_id"]},
-            )
+        def save(place: int, state: Mapping[str, Any], steps: int, path: Path) -> None:
+            agent = model(place, state)
+            agent.num_timesteps = steps
+            save_model(agent, path)
 
-        options = Options(resume=True, keep_checkpoint=False)
-        return carry_out_batch(folders, values, build, MEANING, FILES, options, progress)
+        return CohortRun(
+            cohort,
+            _plan(first),
+            save,
+            model(0, cohort.member_state(0)).policy.plain_parts,
+            machine={"device": str(device), "threads": 1},
+            identity={"task": first["env_id"]},
+        )
+
+    options = Options(resume=True, keep_checkpoint=False)
+    return carry_out_batch(folders, values, build, MEANING, FILES, options, progress)
 
 
 def _cohort(members: Sequence[Mapping[str, Any]], device: torch.device | str) -> PPO:
@@ -198,9 +196,7 @@ def train_agent(
             factory = factory_of(settings)
             env = stack.enter_context(closing(_environments(config, settings, factory)))
             small = is_small(env.observation_space, config.policy_arguments())
-            device, remark = choose_device(settings["device"], small)
-            if remark:
-                print(remark, file=sys.stderr)
+            device = choose_device(settings["device"], small)
             threads = choose_threads(settings["threads"], small)
             torch.set_num_threads(threads)
             model = row.build(config, env, settings["norm"], settings["seed"], device)
@@ -213,7 +209,7 @@ def train_agent(
                 factory,
                 machine={"device": device, "threads": threads},
                 identity={"task": settings["env_id"]},
-                compiled=tuple(row.compiled) if settings["compile"] else (),
+                compiled=row.compiled if settings["compile"] else (),
                 frame_stack=config.frame_stack,
                 drawn=factory.drawn() if settings["film"] else None,
             )
@@ -238,10 +234,8 @@ def load_run(
         UsageError: It is not there, of another program, damaged or not finished.
     """
     prefix, settings = PREFIXES[check_choice("which", which, PREFIXES)], read_config(folder, "algo")
-    if not settings:
-        raise UsageError(f"run_dir {folder} is no run folder: it has no {CONFIG}")
-    if not (folder / (prefix + MODEL)).is_file():
-        raise UsageError(f"run_dir {folder} has no {prefix + MODEL}: it is not finished")
+    if not (settings and is_finished(folder)):
+        raise UsageError(f"run_dir {folder} is no folder of a finished run")
     check_known("norm", settings, NORMS)
     config = config_of(settings)
     result, path = read_result(folder), checked_file(folder, prefix + MODEL)
@@ -272,12 +266,6 @@ def factory_of(settings: Mapping[str, Any], render_mode: str | None = None) -> e
 
 
 def _environments(config: Any, settings: Mapping[str, Any], factory: envs.EnvFactory) -> VecEnv:
-    return vectorize(
-        factory,
-        config.n_envs,
-        first_env_seed(settings["seed"]),
-        config.normalize,
-        config.gamma,
-        config.frame_stack,
-        subprocesses=settings["subprocesses"],
-    )
+    seed, seen = first_env_seed(settings["seed"]), (config.normalize, config.gamma)
+    stacked, apart = config.frame_stack, settings["subprocesses"]
+    return vectorize(factory, config.n_envs, seed, *seen, stacked, subprocesses=apart)

@@ -1,6 +1,7 @@
 """Which device and how many threads suit a network, where the caller does not say."""
 
 import os
+import sys
 from typing import Any
 
 import torch
@@ -34,8 +35,8 @@ def is_small(space: spaces.Space[Any], policy_arguments: dict[str, Any]) -> bool
     return max((n for n in pytree.tree_leaves(sizes) if n is not None), default=0) < WIDE
 
 
-def choose_device(asked: str, small: bool) -> tuple[str, str | None]:
-    """Return the device for ``asked``, and a remark where another one would be faster.
+def choose_device(asked: str, small: bool) -> str:
+    """Return the device for ``asked``; say so where it is not the GPU that is there.
 
     Args:
         asked: auto, cpu, cuda or cuda:<k>; auto is the CPU for a small network.
@@ -44,14 +45,12 @@ def choose_device(asked: str, small: bool) -> tuple[str, str | None]:
     Raises:
         UsageError: as ``resolve_device``.
     """
-    if asked == "auto" and small:
-        if not torch.cuda.is_available():
-            return "cpu", None
-        return "cpu", "device: cpu, where a small network is faster; --device cuda overrides"
-    device = str(resolve_device(asked))
-    if small and device != "cpu":
-        return device, f"device: {device}; a small network is usually faster with --device cpu"
-    return device, None
+    if asked != "auto" or not small:
+        return str(resolve_device(asked))
+    if torch.cuda.is_available():
+        told = "device: cpu, where a small network is faster; --device cuda overrides"
+        print(told, file=sys.stderr)
+    return "cpu"
 
 
 def choose_threads(asked: int | None, small: bool) -> int:

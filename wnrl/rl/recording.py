@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl.errors import UsageError, check_choice, printable
 from wnrl.rl.masks import mask_arguments
+from wnrl.runs import whole_file
 
 Frames = list[NDArray[np.uint8]]
 LONGEST = 3000  # frames; later ones are left out
@@ -24,11 +25,8 @@ def check_film(path: Path) -> None:
     check_choice("the end of record", path.suffix.lower(), (".gif", ".mp4"))
     if path.suffix.lower() == ".mp4" and not find_spec("imageio_ffmpeg"):
         raise UsageError(f"record {path} needs pip install 'wnrl[video]'; a .gif does not")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"record {path}: there is no folder {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"record {path}: the folder {folder} cannot be written")
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise UsageError(f"record {path}: its folder is not there, or cannot be written")
 
 
 def film(
@@ -87,23 +85,21 @@ def write_film(path: Path, frames: Frames, fps: float) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    scratch = path.with_name(f"{path.stem}.tmp{path.suffix}")
     write = _write_mp4 if path.suffix.lower() == ".mp4" else _write_gif
     try:
-        write(scratch, frames, fps)
-        scratch.replace(path)
+        with whole_file(path) as file:
+            write(file, frames, fps)
     except OSError as error:
         raise UsageError(f"record {path}: {printable(error)}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
-def _write_mp4(path: Path, frames: Frames, fps: float) -> None:
+def _write_mp4(file: IO[bytes], frames: Frames, fps: float) -> None:
     from imageio_ffmpeg import write_frames  # type: ignore[import-untyped]
 
     height, width, _ = frames[0].shape
     # Blocks of two pixels, which the colours need: frames keep their size.
-    film = write_frames(path, (width, height), fps=fps, macro_block_size=2)
+    options = {"fps": fps, "macro_block_size": 2, "output_params": ["-f", "mp4"]}
+    film = write_frames(file.name, (width, height), **options)
     film.send(None)
     try:
         for frame in frames:
@@ -112,9 +108,9 @@ def _write_mp4(path: Path, frames: Frames, fps: float) -> None:
         film.close()
 
 
-def _write_gif(path: Path | IO[bytes], frames: Frames, fps: float) -> None:
+def _write_gif(file: IO[bytes], frames: Frames, fps: float) -> None:
     from PIL import Image
 
     first, *others = [Image.fromarray(frame) for frame in frames]
     duration = round(1000 / min(fps, 50))  # ms
-    first.save(path, "GIF", save_all=True, append_images=others, duration=duration, loop=0)
+    first.save(file, "GIF", save_all=True, append_images=others, duration=duration, loop=0)

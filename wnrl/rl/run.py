@@ -3,7 +3,7 @@
 import io
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +79,7 @@ class AgentRun:
         factory: Factory,
         machine: Mapping[str, Any],
         identity: Mapping[str, Any],
-        compiled: tuple[str, ...] = (),
+        compiled: Sequence[str] = (),
         frame_stack: int | None = None,
         drawn: Factory | None = None,
     ) -> None:
@@ -147,12 +147,12 @@ class AgentRun:
         """
         model, n_episodes = self.model, self.plan.eval_point_episodes
         log_to(model, events)
-        began = time.perf_counter()
         starts = first_env_seed(self.plan.seed) + CURVE_STARTS
         with (
-            closing(self._evaluation_envs(n_episodes, model.env)) as env,
+            closing(self._environments(n_episodes, model.env)) as env,
             compiled_updates(model, self.compiled) if self.compiled else nullcontext(),
         ):
+            began = time.perf_counter()
 
             def evaluate_here() -> None:
                 if evaluate_point(model, env, self.curve, n_episodes, starts):
@@ -168,9 +168,8 @@ class AgentRun:
                 between()
                 began = time.perf_counter()
 
-            began = time.perf_counter()
+            pauses = BeforeRollouts(before_rollout)
             try:
-                pauses = BeforeRollouts(before_rollout)
                 learn(model, self.total_steps, pauses, resumed=self.parts > 1)
             finally:
                 self.seconds += time.perf_counter() - began
@@ -201,8 +200,10 @@ class AgentRun:
             NonFiniteError: The agent, or what the environment gives, is not finite.
         """
         trained, best = _snapshot(self.model), self.best
-        returns = self._save_and_play(folder, "", trained)
-        best_returns = self._save_and_play(folder, BEST, best, returns)
+        for prefix, agent in (("", trained), (BEST, best)):
+            self._save(folder, prefix, agent)
+        returns = self._play(trained)
+        best_returns = returns if best["step"] == trained["step"] else self._play(best)
         _become(self.model, trained)
         return {
             "final_return": float(np.mean(returns)),
@@ -212,44 +213,48 @@ class AgentRun:
             "best_step": best["step"],
         }
 
-    def _save_and_play(
-        self, folder: Path, prefix: str, agent: dict[str, Any], known: list[float] | None = None
-    ) -> list[float]:
-        """Return the returns of ``agent``; ``known`` are those of the agent after training."""
-        model, episodes, numbers = self.model, self.plan.eval_episodes, agent["statistics"]
-        same = known is not None and agent["step"] == model.num_timesteps
-        _become(model, agent)
-        with whole_file(folder / (prefix + MODEL)) as file:
-            model.save(cast(io.BufferedIOBase, file))
-        if numbers is not None:
-            save_statistics(folder / (prefix + STATISTICS), numbers)
-        if known is not None and same:
-            return known
+    def _save(self, folder: Path, prefix: str, agent: Mapping[str, Any]) -> None:
+        _become(self.model, agent)
+        save_model(self.model, folder / (prefix + MODEL))
+        if agent["statistics"] is not None:
+            save_statistics(folder / (prefix + STATISTICS), agent["statistics"])
+
+    def _play(self, agent: Mapping[str, Any]) -> list[float]:
+        """Return the returns of an evaluation after training."""
+        _become(self.model, agent)
+        episodes, numbers = self.plan.eval_episodes, agent["statistics"]
         starts = first_env_seed(self.plan.seed) + FINAL_STARTS
-        with closing(self._evaluation_envs(min(episodes, AT_ONCE))) as raw:
+        with closing(self._environments(min(episodes, AT_ONCE))) as raw:
             env = raw if numbers is None else with_statistics(raw, numbers)
-            return evaluate(model, env, episodes, starts)[0]
+            return evaluate(self.model, env, episodes, starts)[0]
+
+    def _environments(
+        self, n_envs: int, training: VecEnv | None = None, drawn: Factory | None = None
+    ) -> VecEnv:
+        """Return environments to evaluate in."""
+        return vectorize_for_evaluation(drawn or self.factory, n_envs, training, self.frame_stack)
 
     def _film(self, drawn: Factory, events: EventFile) -> None:
         """Show the start of an episode of the evaluation after training in TensorBoard."""
         starts = first_env_seed(self.plan.seed) + FINAL_STARTS
         try:
-            env = vectorize_for_evaluation(drawn, 1, self.model.env, self.frame_stack)
-            with closing(env):
+            with closing(self._environments(1, self.model.env, drawn)) as env:
                 gif, shape = short_film(self.model, env, starts)
         except Exception as error:  # drawing needs libraries that may be missing, or fail
             print(f"no film of the agent: {printable(error)}", file=sys.stderr)
-            return
-        events.add_gif(tags.FILM, gif, shape, self.step)
-
-    def _evaluation_envs(self, n_envs: int, training: VecEnv | None = None) -> VecEnv:
-        """Return environments to evaluate in."""
-        return vectorize_for_evaluation(self.factory, n_envs, training, self.frame_stack)
+        else:
+            events.add_gif(tags.FILM, gif, shape, self.step)
 
     def _restore_late(self) -> None:
         if self._late is not None:
             restore_late(self.model, self._late)
             self._late = None
+
+
+def save_model(model: Model, path: Path) -> None:
+    """Write what SB3's ``model.save`` does, whole or not at all."""
+    with whole_file(path) as file:
+        model.save(cast(io.BufferedIOBase, file))
 
 
 def _snapshot(model: Model) -> dict[str, Any]:
