@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from agents import ppo
-from agents.config import GaussianConfig, Imported
-from agents.presets import ATARI, Agent
+from agents.config import ATARI, Agent, GaussianConfig, Imported
 from wnrl.errors import UsageError
 from wnrl.limits import Fraction, FromZero, Positive, Whole
 

@@ -9,7 +9,6 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.config import Config
 from wnrl.errors import UsageError, printable
 from wnrl.rl.environments import first_env_seed
 from wnrl.sb3.extractors import SmallCNN
@@ -19,7 +18,7 @@ NATURE_SIDE = 36  # pixels that SB3's convolutions need
 
 
 def assemble(
-    config: Config,
+    config: Any,
     env: VecEnv,
     norm: str = "weight",
     seed: int = 0,
@@ -28,7 +27,7 @@ def assemble(
     """Return the SB3 model of ``config``, with a normalised policy that fits the observations.
 
     Args:
-        config: hyperparameters.
+        config: hyperparameters, a ``Config``.
         env: what to learn in, from ``wnrl.rl.environments.vectorize``.
         norm: a key of ``wnrl.NORMS``.
         seed: seeds Python, NumPy and torch; the environments count on from
@@ -85,7 +84,7 @@ def extractor(space: spaces.Space[Any]) -> dict[str, Any]:
     return {"features_extractor_class": SmallCNN} if min(sides) < NATURE_SIDE else {}
 
 
-def check_spaces(config: Config, env: VecEnv) -> None:
+def check_spaces(config: Any, env: VecEnv) -> None:
     """Raise UsageError for what SB3 would not tell of an environment, or only when it trains."""
     seen, acted = env.observation_space, env.action_space
     parts = tuple(seen.spaces.values()) if isinstance(seen, spaces.Dict) else (seen,)

@@ -6,8 +6,10 @@ argument of SB3's algorithm or policy which has the field's name.
 
 import inspect
 import pkgutil
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, ClassVar, Literal
 
 from wnrl.arguments import fault
 from wnrl.errors import UsageError, check_choice, check_from_zero, is_real
@@ -24,8 +26,13 @@ from wnrl.limits import (
     WholeFromZero,
     WholeOrMinusOne,
     check_optimizer,
+    limit,
 )
 
+# Families of tasks, as patterns of their ids.
+ATARI = ("ALE/*", "*NoFrameskip-v4")
+MINATAR = "MinAtar*"
+MUJOCO = ("Ant-v*", "HalfCheetah-v*", "Hopper-v*", "Humanoid-v*", "Swimmer-v*", "Walker2d-v*")
 NOT_FURTHER = (
     "policy", "env", "seed", "device", "norm", "observation_space", "action_space", "lr_schedule",
     "_init_setup_model",
@@ -52,6 +59,7 @@ class Imported:
 Schedule = Literal["constant", "linear"]
 OptimizerName = Literal["adam", "adamw", "adamax", "rmsprop", "rmsprop_tf"]
 Normalized = Literal["none", "obs", "reward", "both"]
+Share = Annotated[float, limit(lambda x: 0 < x <= 1, "a number above 0, up to 1")]
 Keywords = dict[str, bool | int | float | str]
 
 
@@ -226,10 +234,6 @@ class OffPolicyConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size > self.buffer_size:
-            raise UsageError(
-                f"batch_size {self.batch_size} is more than buffer_size {self.buffer_size} holds"
-            )
         if self.learning_starts >= self.total_timesteps:
             raise UsageError(
                 f"learning_starts {self.learning_starts} leaves nothing to learn in "
@@ -237,8 +241,6 @@ class OffPolicyConfig(Config):
             )
         if self.train_freq_unit == "episode" and self.n_envs > 1:
             raise UsageError(f"train_freq_unit episode needs n_envs 1, got {self.n_envs}")
-        if self.optimize_memory_usage and self.n_steps > 1:
-            raise UsageError(f"optimize_memory_usage needs n_steps 1, got {self.n_steps}")
 
     @property
     def steps_of_an_update(self) -> int:
@@ -273,3 +275,44 @@ class ContinuousConfig(OffPolicyConfig):
             **super().policy_arguments(),
             "net_arch": {"pi": list(self.net_arch), "qf": list(critic)},
         }
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One row of the table of algorithms."""
+
+    config: type[Any]
+    """The dataclass of its hyperparameters; its defaults are for tasks without a preset."""
+    presets: Mapping[str, Any]
+    """From an environment's id, or a pattern such as ``ALE/*``, to tuned hyperparameters."""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """From the name of a published recipe to the hyperparameters that it changes in any preset."""
+    compiled: Sequence[str] = ()
+    """Methods that ``train`` calls, as <part of the policy>.<method>, for ``torch.compile``."""
+    not_compiled: str = ""
+    """The reason why there are none."""
+
+    def build(self, *arguments: Any) -> Any:
+        """Return the SB3 model, as ``agents.assembly.assemble`` does."""
+        from agents.assembly import assemble  # which imports SB3
+
+        return assemble(*arguments)
+
+    def preset(self, env_id: str, variant: str | None = None) -> Any:
+        """Return the hyperparameters for ``env_id``: its preset, its family's, or the defaults.
+
+        Args:
+            env_id: an environment's id; a module in front of it, as in ``ale_py:ALE/Pong-v5``,
+                is passed over.
+            variant: a key of ``variants``.
+
+        Raises:
+            UsageError: no such variant.
+        """
+        env_id = env_id.rpartition(":")[2]
+        keys = [key for key in self.presets if key == env_id]
+        keys += [key for key in self.presets if fnmatchcase(env_id, key)]
+        preset = self.presets[keys[0]] if keys else self.config()
+        if variant is None:
+            return preset
+        return replace(preset, **self.variants[check_choice("variant", variant, self.variants)])

@@ -6,14 +6,11 @@ arXiv:2502.07523), whose other hyperparameters are the variant ``wn``.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from agents import sac
-from agents.config import Imported
-from agents.presets import MUJOCO, Agent
-from wnrl.limits import Positive, Sizes, Whole, limit
-
-Share = Annotated[float, limit(lambda tau: 0 < tau <= 1, "a number above 0, up to 1, or None")]
+from agents.config import MUJOCO, Agent, Imported, Share
+from wnrl.limits import Positive, Sizes, Whole
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 
 from agents import td3
-from agents.config import Imported
-from agents.presets import MUJOCO, Agent
+from agents.config import MUJOCO, Agent, Imported
 from agents.td3 import DeterministicConfig
 from wnrl.limits import Whole
 

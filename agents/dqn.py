@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from agents.config import Imported, OffPolicyConfig
-from agents.presets import ATARI, MINATAR, Agent
-from wnrl.errors import UsageError
+from agents.config import ATARI, MINATAR, Agent, Imported, OffPolicyConfig, Share
 from wnrl.limits import Fraction, Positive, TwoOrMore, Whole
 
 
@@ -29,7 +27,7 @@ class DQNConfig(OffPolicyConfig):
     """How far the target network moves to the learning one; 1 copies it."""
     target_update_interval: Whole = 10_000
     """Environment steps between moves of the target network."""
-    exploration_fraction: Fraction = 0.1
+    exploration_fraction: Share = 0.1
     """Share of training in which the share of random actions falls to its final value."""
     exploration_initial_eps: Fraction = 1.0
     """Share of random actions at the start."""
@@ -37,16 +35,6 @@ class DQNConfig(OffPolicyConfig):
     """Share of random actions at the end."""
     max_grad_norm: Positive = 10.0
     """Gradients are scaled down to this length."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.target_update_interval < self.n_envs:
-            raise UsageError(
-                f"target_update_interval {self.target_update_interval} is less than one step of "
-                f"n_envs {self.n_envs} environments"
-            )
-        if self.exploration_fraction == 0:
-            raise UsageError("exploration_fraction must be above zero, got 0")
 
 
 # Tuned values of rl-baselines3-zoo.

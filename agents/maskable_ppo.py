@@ -7,9 +7,8 @@ arXiv:2006.14171).
 
 from dataclasses import dataclass
 
-from agents.config import Imported
+from agents.config import Agent, Imported
 from agents.ppo import ClippedConfig
-from agents.presets import Agent
 
 
 @dataclass(frozen=True)

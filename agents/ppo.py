@@ -2,8 +2,16 @@
 
 from dataclasses import dataclass, replace
 
-from agents.config import GaussianConfig, Imported, OnPolicyConfig, Schedule
-from agents.presets import ATARI, MINATAR, MUJOCO, Agent
+from agents.config import (
+    ATARI,
+    MINATAR,
+    MUJOCO,
+    Agent,
+    GaussianConfig,
+    Imported,
+    OnPolicyConfig,
+    Schedule,
+)
 from wnrl.limits import FromZero, Positive, TwoOrMore, Whole, check_minibatches
 
 

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from agents.config import Imported
+from agents.config import ATARI, MINATAR, Agent, Imported, Share
 from agents.dqn import ATARI_FIELDS, CARTPOLE_FIELDS, SMALL_FIELDS, DQNConfig
-from agents.presets import ATARI, MINATAR, Agent
 from wnrl.limits import Fraction, Positive, Whole
 
 
@@ -20,7 +19,7 @@ class QRDQNConfig(DQNConfig):
 
     learning_rate: Positive = 5e-5
     """Step size of the optimizer."""
-    exploration_fraction: Fraction = 0.005
+    exploration_fraction: Share = 0.005
     """Share of training in which the share of random actions falls to its final value."""
     exploration_final_eps: Fraction = 0.01
     """Share of random actions at the end."""

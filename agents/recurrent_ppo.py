@@ -4,9 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from agents import ppo
-from agents.config import Imported
-from agents.presets import Agent
-from wnrl.errors import UsageError
+from agents.config import Agent, Imported
 from wnrl.limits import TwoOrMore, Whole
 
 
@@ -34,13 +32,6 @@ class RecurrentPPOConfig(ppo.PPOConfig):
     """One LSTM for policy and value; only the policy trains it."""
     enable_critic_lstm: bool = True
     """An LSTM of its own for the value; without it and without shared_lstm, a linear layer."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.shared_lstm and self.enable_critic_lstm:
-            raise UsageError(
-                "shared_lstm and enable_critic_lstm exclude each other, got True for both"
-            )
 
 
 def _like_ppo(task: str, **changes: Any) -> RecurrentPPOConfig:

@@ -1,13 +1,19 @@
 """Soft actor-critic (Haarnoja et al., 2018, arXiv:1812.05905), SB3's, with a norm."""
 
-import math
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from agents.config import ContinuousConfig, Imported
-from agents.presets import MUJOCO, Agent
-from wnrl.errors import UsageError
-from wnrl.limits import Fraction, Whole, WholeOrMinusOne
+from agents.config import MUJOCO, Agent, ContinuousConfig, Imported
+from wnrl.limits import Fraction, Whole, WholeOrMinusOne, limit
+
+Temperature = Annotated[
+    float | str,
+    limit(
+        lambda x: re.fullmatch(r"auto|(auto_)?[\d.]+(e[-+]?\d+)?", str(x)),
+        "a number from zero on, auto, or auto_<number above zero>",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class MaximumEntropyConfig(ContinuousConfig):
         UsageError: a value with which training could not run.
     """
 
-    ent_coef: float | str = "auto"
+    ent_coef: Temperature = "auto"
     """Weight of the entropy; auto learns it from 1 on, auto_0.1 from 0.1 on."""
     target_entropy: float | Literal["auto"] = "auto"
     """Entropy in nats at which a learned weight settles; auto: minus the number of actions."""
@@ -30,29 +36,6 @@ class MaximumEntropyConfig(ContinuousConfig):
     """State-dependent exploration, not uniform actions, before learning_starts as well."""
     log_std_init: float = -3.0
     """Initial log standard deviation of actions under use_sde."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ent_coef(self.ent_coef)
-        if self.target_entropy != "auto" and not isinstance(self.target_entropy, float | int):
-            raise UsageError(
-                f"target_entropy must be a number or auto, got {self.target_entropy!r}"
-            )
-
-
-def check_ent_coef(ent_coef: float | str) -> None:
-    """Raise UsageError unless ``ent_coef`` is a number from zero on, auto, or auto_<number>."""
-    word, _, start = str(ent_coef).partition("_")
-    try:
-        learned = word == "auto" and (not start or 0 < float(start) < math.inf)
-        fits = learned or 0 <= float(ent_coef) < math.inf
-    except ValueError:
-        fits = False
-    if not fits:
-        raise UsageError(
-            "ent_coef must be a number from zero on, auto, or auto_<number above zero>, "
-            f"got {ent_coef!r}"
-        )
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, Literal
 
-from agents.config import ContinuousConfig, Imported
-from agents.presets import MUJOCO, Agent
+from agents.config import MUJOCO, Agent, ContinuousConfig, Imported
 from wnrl.limits import Fraction, FromZero, Positive, Sizes, Whole
 
 NOISES = {

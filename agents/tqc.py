@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from agents import sac
-from agents.config import Imported
-from agents.presets import Agent
+from agents.config import Agent, Imported
 from wnrl.errors import UsageError
 from wnrl.limits import Whole, WholeFromZero
 

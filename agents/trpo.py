@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from agents.config import GaussianConfig, Imported
-from agents.presets import Agent
+from agents.config import Agent, GaussianConfig, Imported
 from wnrl.limits import Positive, TwoOrMore, Whole, check_minibatches
 
 

@@ -149,7 +149,6 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
         (A2CConfig, {"n_envs": 1, "n_steps": 1}, r"n_envs \* n_steps must be 2 or more, got 1"),
         (RecurrentPPOConfig, {"cell": "rnn"}, "cell must be one of lstm, gru, got 'rnn'"),
         (DQNConfig, {"batch_size": 1}, "batch_size must be a whole number, 2 or more, got 1"),
-        (DQNConfig, {"buffer_size": 8}, "batch_size 32 is more than buffer_size 8 holds"),
         (DQNConfig, {"gradient_steps": 0}, "gradient_steps must be .* above zero, or -1, got 0"),
         (DQNConfig, {"gradient_steps": -2}, "gradient_steps must be .* or -1, got -2"),
         (
@@ -158,31 +157,32 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
             "learning_starts must be a whole number from zero on, got",
         ),
         (DQNConfig, {"tau": 1.5}, "tau must be from 0 to 1, got 1.5"),
-        (DQNConfig, {"exploration_fraction": 0.0}, "exploration_fraction must be above zero"),
+        (
+            DQNConfig,
+            {"exploration_fraction": 0.0},
+            "exploration_fraction must be .* above 0, up to",
+        ),
         (DQNConfig, {"exploration_final_eps": 2.0}, "exploration_final_eps must be from 0 to 1"),
         (
             DQNConfig,
             {"learning_starts": 500, "total_timesteps": 500},
             "learning_starts 500 leaves nothing to learn in total_timesteps 500",
         ),
-        (
-            DQNConfig,
-            {"n_envs": 16, "target_update_interval": 10},
-            "target_update_interval 10 is less than one step of n_envs 16",
-        ),
-        (DQNConfig, {"optimize_memory_usage": True, "n_steps": 3}, "needs n_steps 1, got 3"),
         (SACConfig, {"ent_coef": "automatic"}, "ent_coef must be .* got 'automatic'"),
-        (SACConfig, {"ent_coef": "auto_0"}, "ent_coef must be .* got 'auto_0'"),
         (SACConfig, {"ent_coef": "auto_nan"}, "ent_coef must be .* got 'auto_nan'"),
         (SACConfig, {"ent_coef": -0.1}, "ent_coef must be .* got -0.1"),
-        (SACConfig, {"target_entropy": "low"}, "target_entropy must be a number or auto"),
+        (
+            SACConfig,
+            {"target_entropy": "low"},
+            "target_entropy must be a number or auto, got 'low'",
+        ),
         (
             SACConfig,
             {"critic_arch": (0,)},
             r"critic_arch must be whole sizes above zero, got \(0,\)",
         ),
-        (CrossQConfig, {"tau": 0.0}, "tau must be a number above 0, up to 1, or None, got 0.0"),
-        (CrossQConfig, {"tau": 1.5}, "tau must be a number above 0, up to 1, or None, got 1.5"),
+        (CrossQConfig, {"tau": 0.0}, "tau must be a number above 0, up to 1 or None, got 0.0"),
+        (CrossQConfig, {"tau": 1.5}, "tau must be a number above 0, up to 1 or None, got 1.5"),
         (TQCConfig, {"n_quantiles": 2}, "top_quantiles_to_drop_per_net 2 leaves none of"),
         (TD3Config, {"noise_type": "pink"}, "noise_type must be one of normal, ornstein"),
         (TD3Config, {"noise_std": -0.1}, "noise_std must be zero or above, got -0.1"),
@@ -257,12 +257,6 @@ def test_a_configuration_survives_json(algo):
     for config in (*AGENTS[algo].presets.values(), CONFIGS[algo](net_arch=[8, 8])):
         assert CONFIGS[algo](**json.loads(json.dumps(dataclasses.asdict(config)))) == config
         assert isinstance(hash(config), int)
-
-
-def test_a_shared_lstm_excludes_a_critics_own():
-    with pytest.raises(UsageError, match="exclude each other"):
-        RecurrentPPOConfig(shared_lstm=True)
-    assert RecurrentPPOConfig(shared_lstm=True, enable_critic_lstm=False).shared_lstm
 
 
 @pytest.mark.parametrize("algo", AGENTS)
