@@ -18,6 +18,7 @@ from wnrl.runs.folder import (
     RESULT,
     VERSIONS,
     Run,
+    as_before,
     check_run_folder,
     checked_file,
     crashes,
@@ -37,11 +38,11 @@ from wnrl.runs.work import Batch, Batching, Meaning, Member, Options, Work
 
 __all__ = [
     "CHECKPOINT", "CONFIG", "RESULT", "VERSIONS", "Batch", "Batching", "EventFile", "Interrupts",
-    "Meaning", "Member", "Options", "Run", "Stopped", "Work", "carry_out", "carry_out_batch",
-    "check_run_folder", "checked_file", "crashes", "file_checksum", "free_memory", "is_finished",
-    "locked", "make_folder", "note_crash", "open_run", "plain_json", "read_config", "read_json",
-    "read_or_nothing", "read_result", "read_values", "resolve_device", "seed_everything",
-    "versions", "whole_file", "write_json", "write_text", "write_values",
+    "Meaning", "Member", "Options", "Run", "Stopped", "Work", "as_before", "carry_out",
+    "carry_out_batch", "check_run_folder", "checked_file", "crashes", "file_checksum",
+    "free_memory", "is_finished", "locked", "make_folder", "note_crash", "open_run", "plain_json",
+    "read_config", "read_json", "read_or_nothing", "read_result", "read_values", "resolve_device",
+    "seed_everything", "versions", "whole_file", "write_json", "write_text", "write_values",
 ]  # fmt: skip
 
 guard(globals(), __all__)

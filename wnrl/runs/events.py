@@ -89,11 +89,9 @@ class EventFile:
         """Write a text in Markdown."""
         self._add(self._summary.text(tag, text), step)
 
-    def add_image(
-        self, tag: str, image: NDArray[Any], step: int | None = None, dataformats: str = "CHW"
-    ) -> None:
-        """Write a picture of shape ``dataformats``; bytes, or floats from 0 to 1."""
-        self._add(self._summary.image(tag, image, dataformats=dataformats), step)
+    def add_image(self, tag: str, image: NDArray[Any], step: int | None = None) -> None:
+        """Write a picture, ``(C, H, W)``; bytes, or floats from 0 to 1."""
+        self._add(self._summary.image(tag, image, dataformats="CHW"), step)
 
     def add_gif(self, tag: str, gif: bytes, shape: tuple[int, int], step: int | None) -> None:
         """Write a GIF of (height, width), which TensorBoard shows moving among the pictures."""
@@ -107,10 +105,6 @@ class EventFile:
         """Write all that a run was told as a table in the text tab."""
         rows = [f"| {name} | `{json.dumps(value)}` |" for name, value in config.items()]
         self.add_text(tags.CONFIG, "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
-
-    def add_histogram(self, tag: str, values: Any, step: int | None = None, **_: Any) -> None:
-        """Write a histogram of an array's values."""
-        self._add(self._summary.histogram(tag, np.asarray(values), "tensorflow"), step)
 
     def add_hparams(
         self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int

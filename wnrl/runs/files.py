@@ -9,7 +9,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,9 +25,6 @@ CHECKSUM = "crc32"
 SCRATCH = ".tmp"
 FORMAT = 1
 _TREE = "values.json"
-_DTYPES = {str(t).removeprefix("torch."): t for t in (
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
-    torch.int16, torch.int8, torch.uint8, torch.bool)}  # fmt: skip
 _DEFLATED = 2**20  # bytes of an array of images from which on deflating it pays
 
 
@@ -74,10 +71,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError("no JSON object")
-        checksum = value.pop(CHECKSUM, None)
-        if checksum != _json_checksum(value):
+        if not isinstance(value, dict) or value.pop(CHECKSUM, None) != _json_checksum(value):
             raise ValueError(f"its {CHECKSUM} is not that of what it says")
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} is damaged: {printable(error)}") from error
@@ -128,23 +122,19 @@ def write_values(path: Path, kind: str, values: Any) -> None:
         OSError: As ``whole_file``.
         TypeError: Something else is among the values.
     """
+    arrays: list[np.ndarray[Any, Any]] = []
+    tree = {"kind": kind, "format": FORMAT, "values": _encode(values, arrays)}
     with whole_file(path) as file:
         with zipfile.ZipFile(file, "w") as archive:
-            arrays = 0
-
-            def add(array: np.ndarray[Any, Any]) -> int:
-                nonlocal arrays
-                info = zipfile.ZipInfo(str(arrays))
+            for place, array in enumerate(arrays):
+                info = zipfile.ZipInfo(str(place))
                 if array.dtype == np.uint8 and array.nbytes >= _DEFLATED:
                     info.compress_type = zipfile.ZIP_DEFLATED
                     info._compresslevel = 1  # type: ignore[attr-defined]  # public from 3.13 on
+                data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
                 with archive.open(info, "w", force_zip64=True) as member:
-                    for chunk in _chunks(np.ascontiguousarray(array)):
-                        member.write(chunk)
-                arrays += 1
-                return arrays - 1
-
-            tree = {"kind": kind, "format": FORMAT, "values": _encode(values, add)}
+                    for start in range(0, len(data), CHUNK):
+                        member.write(data[start : start + CHUNK])
             archive.writestr(_TREE, json.dumps(tree, allow_nan=False))
             archive.comment = b"0" * 8  # where the checksum goes
         end = file.seek(-8, os.SEEK_END)
@@ -177,35 +167,34 @@ def read_values(path: Path, kind: str) -> Any:
         raise UsageError(f"{path} is damaged or no {kind}: {reason}") from error
 
 
-def _encode(value: Any, add: Callable[[np.ndarray[Any, Any]], int]) -> Any:
-    if value is None or (isinstance(value, bool | int | str) and type(value).__module__ != "numpy"):
-        return value
-    if isinstance(value, float) and not isinstance(value, np.generic):
-        return value if math.isfinite(value) else {"float": repr(float(value))}
-    if isinstance(value, list):
-        return [_encode(part, add) for part in value]
-    if isinstance(value, tuple):
-        return {"tuple": [_encode(part, add) for part in value]}
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str | int) for key in value):
-            raise TypeError(f"keys must be strings or whole numbers, got {list(value)[:4]}")
-        return {"dict": [[key, _encode(part, add)] for key, part in value.items()]}
-    if isinstance(value, bytes):
-        return {"bytes": add(np.frombuffer(value, np.uint8))}
-    if isinstance(value, Tensor):
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        kind = str(value.dtype).removeprefix("torch.")
-        if kind not in _DTYPES:
-            raise TypeError(f"tensors of {value.dtype} cannot be written")
-        place = add(flat.view(torch.uint8).numpy())
-        return {"tensor": place, "dtype": kind, "shape": list(value.shape)}
+def _encode(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
+    """Return a value in JSON types, an array as its place in ``arrays``, where it is put."""
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
         if array.dtype.hasobject or array.dtype.names:
             raise TypeError(f"arrays of {array.dtype} cannot be written")
         word = "array" if isinstance(value, np.ndarray) else "scalar"
-        return {word: add(array), "dtype": array.dtype.str, "shape": list(array.shape)}
-    raise TypeError(f"values of type {type(value).__name__} cannot be written")
+        how = {"dtype": array.dtype.str, "shape": list(array.shape)}
+    elif isinstance(value, Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        word, array = "tensor", flat.view(torch.uint8).numpy()
+        how = {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
+    elif isinstance(value, bytes):
+        word, array, how = "bytes", np.frombuffer(value, np.uint8), {}
+    elif value is None or isinstance(value, bool | int | str):
+        return value
+    elif isinstance(value, float):
+        return value if math.isfinite(value) else {"float": repr(float(value))}
+    elif isinstance(value, list):
+        return [_encode(part, arrays) for part in value]
+    elif isinstance(value, tuple):
+        return {"tuple": [_encode(part, arrays) for part in value]}
+    elif isinstance(value, Mapping) and all(isinstance(key, str | int) for key in value):
+        return {"dict": [[key, _encode(part, arrays)] for key, part in value.items()]}
+    else:
+        raise TypeError(f"values of type {type(value).__name__} cannot be written")
+    arrays.append(array)
+    return {word: len(arrays) - 1, **how}
 
 
 def _decode(tree: Any, archive: zipfile.ZipFile) -> Any:
@@ -223,7 +212,7 @@ def _decode(tree: Any, archive: zipfile.ZipFile) -> Any:
         case "bytes":
             return _bytes(archive, tree["bytes"]).tobytes()
         case "tensor":
-            data, kind = _bytes(archive, tree["tensor"]), _DTYPES[tree["dtype"]]
+            data, kind = _bytes(archive, tree["tensor"]), getattr(torch, tree["dtype"])
             if not data.size:  # which torch cannot view as another type
                 return torch.empty(tree["shape"], dtype=kind)
             return torch.from_numpy(data).view(kind).reshape(tree["shape"])
@@ -234,19 +223,8 @@ def _decode(tree: Any, archive: zipfile.ZipFile) -> Any:
 
 
 def _bytes(archive: zipfile.ZipFile, place: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    info = archive.getinfo(str(place))
-    out = np.empty(info.file_size, np.uint8)
-    with archive.open(info) as member:
-        for chunk in _chunks(out):
-            if member.readinto(chunk) != len(chunk):  # type: ignore[attr-defined]
-                raise ValueError(f"array {place} is too short")
-        if member.read(1):
-            raise ValueError(f"array {place} is too long")
-    return out
-
-
-def _chunks(array: np.ndarray[Any, Any]) -> Iterator[memoryview]:
-    if array.nbytes:
-        whole = array.reshape(-1).view(np.uint8).data
-        for start in range(0, len(whole), CHUNK):
-            yield whole[start : start + CHUNK]
+    data = bytearray()
+    with archive.open(str(place)) as member:
+        while chunk := member.read(CHUNK):
+            data += chunk
+    return np.frombuffer(data, np.uint8)

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from wnrl.errors import InUseError, UsageError, printable
@@ -24,7 +23,6 @@ CONFIG, VERSIONS, RESULT, LOCK = "config.json", "versions.json", "result.json", 
 CRASHES = "crashes.json"
 CHECKPOINT = "checkpoint.zip"
 FILES = "files"  # the entry of a result with the checksums of its files
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 LOCK_SECONDS = 5.0  # how long the dying worker of a killed study may take to let go
 
 
@@ -149,10 +147,7 @@ def read_config(folder: Path, needed: str | None = None) -> dict[str, Any]:
 
 
 def check_run_folder(
-    path: Path,
-    config: Mapping[str, Any],
-    may_change: Collection[str] = (),
-    defaults: Mapping[str, Any] = NOTHING,
+    path: Path, config: Mapping[str, Any], may_change: Collection[str] = ()
 ) -> None:
     """Raise UsageError if ``path`` cannot become the folder of a run with ``config``.
 
@@ -160,8 +155,6 @@ def check_run_folder(
         path: The folder.
         config: As ``open_run`` has it.
         may_change: As ``open_run`` has it.
-        defaults: What settings are where nothing is said; an earlier run that has no word for one
-            counts as having that.
     """
     make_folder(path)
     if not (path / CONFIG).is_file():
@@ -173,7 +166,7 @@ def check_run_folder(
             )
         return
     earlier = read_json(path / CONFIG)
-    config = as_before(config, earlier, defaults)
+    config = as_before(config, earlier)
     keys = sorted(differing(earlier, config) - {*may_change})
     if keys:
         shown = ", ".join(f"{k}={earlier.get(k)!r} (asked: {config.get(k)!r})" for k in keys[:4])
@@ -185,9 +178,7 @@ def check_run_folder(
 
 
 def as_before(
-    config: Mapping[str, Any],
-    earlier: Mapping[str, Any],
-    defaults: Mapping[str, Any],
+    config: Mapping[str, Any], earlier: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return ``config`` as an earlier run would say the same.
 
@@ -203,7 +194,7 @@ def as_before(
     config = {**config, **{key: earlier[key] for key in unsaid if key in earlier}}
     if not earlier:
         return config
-    new = {key: value for key, value in plain_json({**defaults}).items() if key not in earlier}
+    new = {k: value for k, value in plain_json(defaults or {}).items() if k not in earlier}
     return {k: value for k, value in config.items() if k not in new or value != new[k]}
 
 

@@ -5,8 +5,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -46,13 +46,10 @@ class Interrupts:
                     self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._hand_back()
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
     @contextmanager
     def at_once(self, message: str) -> Iterator[None]:
@@ -60,24 +57,15 @@ class Interrupts:
         self._message = message
         try:
             if self.received is not None:
-                self._stop(self.received)
+                raise Stopped(self.received, message)
             yield
         finally:
             self._message = None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self._hand_back()
+        self.__exit__()  # hands the signals back
         if self._message is not None:
-            self._stop(number)
+            raise Stopped(number, self._message)
         if number == signal.SIGINT:  # print could be in the middle of another print
             os.write(2, b"stopping after this update; once more stops at once\n")
-
-    def _stop(self, number: int) -> NoReturn:
-        assert self._message is not None
-        raise Stopped(number, self._message)
-
-    def _hand_back(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}

@@ -3,6 +3,7 @@
 import os
 import platform
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -27,14 +28,14 @@ def versions() -> dict[str, Any]:
 
     They are those of the first call: a process goes on with what it has imported.
     """
+    model = _said("/proc/cpuinfo", "model name") or platform.processor()
     cuda = torch.version.cuda if torch.cuda.is_available() else None
-    commit = (
-        _git("rev-parse", "HEAD") if _git("rev-parse", "--show-toplevel") == str(HOME) else None
-    )
+    is_checkout = _git("rev-parse", "--show-toplevel") == str(HOME)
+    commit = _git("rev-parse", "HEAD") if is_checkout else None
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": f"{_cpu()}, {os.cpu_count()} cores",
+        "cpu": f"{model or platform.machine()}, {os.cpu_count()} cores",
         "torch": torch.__version__,  # with its build, which the package's metadata lack
         **{package: _version(package) for package in PACKAGES},
         "cuda": cuda,
@@ -51,12 +52,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> str:
+def _said(path: str, name: str) -> str:
+    """Return what a file of the system (Linux) says of ``name``; nothing where there is none."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(name):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def usable_cores() -> int:
@@ -72,10 +74,8 @@ def begin_peak_memory() -> None:
 
 def peak_memory() -> float:
     """Return the most memory that this process has had at a time, in MiB."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 2**10
+    if kib := _said("/proc/self/status", "VmHWM"):
+        return int(kib.split()[0]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
@@ -84,11 +84,8 @@ def free_memory(device: torch.device) -> float:
     """Return the bytes that are free on a device; infinity where the system does not say."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    with suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return float(line.split()[1]) * 2**10
-    return float("inf")
+    kib = _said("/proc/meminfo", "MemAvailable")
+    return float(kib.split()[0]) * 2**10 if kib else float("inf")
 
 
 def _git(*command: str) -> str | None:
@@ -122,20 +119,14 @@ def resolve_device(device: str) -> torch.device:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    expected = f"device must be auto, cpu, cuda or cuda:<k>, got {device!r}"
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise UsageError(expected) from error
-    if chosen.type == "cpu" and chosen.index in (None, 0):
+    if not re.fullmatch(r"cpu(:0)?|cuda(:[0-9]+)?", device):
+        raise UsageError(f"device must be auto, cpu, cuda or cuda:<k>, got {device!r}")
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
         return torch.device("cpu")
-    if chosen.type != "cuda":
-        raise UsageError(expected)
     if not torch.cuda.is_available():
         raise UsageError(f"device {device!r} asked for, but torch finds no CUDA GPU here")
-    index = chosen.index or 0  # by number, so that one GPU has one name in every configuration
-    if index >= torch.cuda.device_count():
-        raise UsageError(
-            f"device {device!r} asked for, but there are {torch.cuda.device_count()} GPUs here"
-        )
+    index = int(number or 0)  # by number, so that one GPU has one name in every configuration
+    if index >= (n_gpus := torch.cuda.device_count()):
+        raise UsageError(f"device {device!r} asked for, but there are {n_gpus} GPUs here")
     return torch.device("cuda", index)

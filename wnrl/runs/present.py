@@ -3,25 +3,12 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wnrl.errors import UsageError, printable
+from wnrl.runs import folder
 from wnrl.runs.files import read_values
-from wnrl.runs.folder import (
-    CHECKPOINT,
-    CONFIG,
-    Run,
-    as_before,
-    clear,
-    differing,
-    is_finished,
-    open_run,
-    plain_json,
-    read_config,
-    read_result,
-)
 from wnrl.runs.work import Meaning, Member
 
 KIND = "checkpoint of a run"
@@ -29,79 +16,73 @@ WHERE = ("device", "threads", "compile", "extended_from")
 """Settings that may differ in a run that goes on: where, and from what it was extended."""
 
 
-@dataclass(frozen=True)
 class Present:
-    """A folder as a call finds it, and what the call means there."""
+    """A folder as a call finds it, and what the call means there.
 
-    path: Path
-    settings: Mapping[str, Any]
-    """As they were asked for, in the words of the run that the folder has; see ``as_before``."""
-    earlier: Mapping[str, Any]
-    """The configuration of the run that the folder has; empty where there is none."""
-    length_keys: tuple[str, ...]
-    steps: int
-    ended: int
-    """Steps that are asked for, and steps that the run was to have."""
-    resume: bool
+    Args:
+        path: The folder.
+        settings: Those that are asked for.
+        meaning: What they say.
+        resume: Whether to go on with the run that the folder has.
 
-    @classmethod
-    def of(
-        cls, path: Path, settings: Mapping[str, Any], meaning: Meaning, resume: bool
-    ) -> "Present":
-        """Look into ``path``.
+    Attributes:
+        settings: In the words of the run that the folder has; see ``as_before``.
+        earlier: The configuration of that run; empty where there is none.
+        steps: Those that are asked for.
+        ended: Steps that the run was to have.
 
-        Raises:
-            UsageError: The run there is damaged, of another program, or wants ``resume``.
-        """
-        settings, earlier = plain_json(settings), read_config(path)
-        if earlier and not earlier.keys() >= set(meaning.length_keys):
+    Raises:
+        UsageError: The run there is damaged, of another program, or wants ``resume``.
+    """
+
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], meaning: Meaning, resume: bool
+    ) -> None:
+        settings, earlier = folder.plain_json(settings), folder.read_config(path)
+        keys = meaning.length_keys
+        if earlier and not earlier.keys() >= set(keys):
             raise UsageError(
-                f"run_dir {path} holds no run of this program: its {CONFIG} has no "
-                f"{' and no '.join(meaning.length_keys)}; choose another folder"
+                f"run_dir {path} holds no run of this program: its {folder.CONFIG} has no "
+                f"{' and no '.join(keys)}; choose another folder"
             )
-        settings = as_before(settings, earlier, meaning.defaults(settings))
-        steps = meaning.steps(settings)
-        ended = meaning.steps(earlier) if earlier else steps
-        present = cls(path, settings, earlier, meaning.length_keys, steps, ended, resume)
-        present._check_intention()
-        return present
+        self.path, self.earlier, self.length_keys, self.resume = path, earlier, keys, resume
+        self.checkpoint = path / folder.CHECKPOINT
+        self.settings = folder.as_before(settings, earlier, meaning.defaults(settings))
+        self.steps = meaning.steps(self.settings)
+        self.ended = meaning.steps(earlier) if earlier else self.steps
+        if refusal := self._refusal():
+            raise UsageError(f"run_dir {path} {refusal}")
 
     @property
     def shows_result(self) -> bool:
         """Whether the run is finished and the call asks for no more."""
-        return is_finished(self.path) and not (self.resume and self.steps > self.ended)
+        return folder.is_finished(self.path) and not (self.resume and self.steps > self.ended)
 
-    def _check_intention(self) -> None:
-        path, finished = self.path, is_finished(self.path)
-        if not self.earlier:
-            return
-        can_go_on = (path / CHECKPOINT).is_file()
-        if self.resume:
-            if finished and self.steps > self.ended:
-                if read_result(path).get("status") != "finished":
-                    raise UsageError(f"run_dir {path} holds a run that failed; it cannot go on")
-                if not can_go_on:
-                    raise UsageError(
-                        f"run_dir {path} has no {CHECKPOINT}, from which it could go on"
-                    )
-            return
-        others = differing(self.earlier, self.settings)
-        if finished and others and others <= {*self.length_keys} and self.steps > self.ended:
-            raise UsageError(
-                f"run_dir {path} holds a finished run of {self.ended} steps; --resume extends it "
-                f"to {self.steps}"
+    def _refusal(self) -> str:
+        """Return why the call cannot be meant, or an empty string."""
+        others = folder.differing(self.earlier, self.settings)
+        finished, longer = folder.is_finished(self.path), self.steps > self.ended
+        if self.resume and finished and longer:
+            if folder.read_result(self.path).get("status") != "finished":
+                return "holds a run that failed; it cannot go on"
+            if not self.checkpoint.is_file():
+                return f"has no {folder.CHECKPOINT}, from which it could go on"
+        elif finished and longer and others <= {*self.length_keys}:
+            return (
+                f"holds a finished run of {self.ended} steps; --resume extends it to {self.steps}"
             )
-        if not finished and not others and can_go_on:
-            step = read_values(path / CHECKPOINT, KIND)["step"]
-            raise UsageError(
-                f"run_dir {path} holds a run that was stopped at step {step} of {self.steps}: "
+        elif not self.resume and not finished and not others and self.checkpoint.is_file():
+            step = read_values(self.checkpoint, KIND)["step"]
+            return (
+                f"holds a run that was stopped at step {step} of {self.steps}: "
                 "--resume goes on from there; to begin anew, choose another folder"
             )
+        return ""
 
     @contextmanager
     def opened(
         self, settings: Mapping[str, Any], work: Member, files: tuple[str, ...]
-    ) -> Iterator[tuple[Run, dict[str, Any]]]:
+    ) -> Iterator[tuple[folder.Run, dict[str, Any]]]:
         """Open the folder for ``work``, which gets the state of the checkpoint if it goes on.
 
         Yields:
@@ -110,32 +91,30 @@ class Present:
         Raises:
             UsageError: The folder or its checkpoint cannot be used; nothing in it has changed.
         """
-        checkpoint = self.path / CHECKPOINT
-        if not (self.resume and self.earlier and checkpoint.is_file()):
-            with open_run(self.path, settings, files=files) as run:
-                if self.resume and not run.finished:
-                    begins = "nothing to resume, the run begins"
-                    print(f"run_dir {self.path} has no {CHECKPOINT}: {begins}", file=sys.stderr)
-                yield run, {}
-            return
-        longer = self.steps > self.ended
-        if extended := [*self.earlier.get("extended_from", []), *([self.ended] if longer else [])]:
-            settings = {**settings, "extended_from": extended}
-        may_change = (*self.length_keys, *WHERE) if self.steps >= self.ended else ()
-        with open_run(self.path, settings, may_change=may_change) as run:
-            if run.finished and not longer:
-                yield run, {}
-                return
-            saved = read_values(checkpoint, KIND)
-            told = [f"resumed at step {saved['step']} of {self.steps}"]
-            try:
-                clause = work.restore(saved["work"])
-            except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as e:
-                reason = printable(e) or type(e).__name__
-                raise UsageError(f"checkpoint {checkpoint} is of another model: {reason}") from e
-            run.begin()
-            clear(self.path, files)
-            if longer:
-                told.append(f"schedules are over all {self.steps} steps, not over {self.ended}")
-            print("; ".join([*told, *([clause] if clause else [])]), file=sys.stderr)
+        longer, may_change = self.steps > self.ended, None
+        goes_on = bool(self.resume and self.earlier and self.checkpoint.is_file())
+        if goes_on:
+            may_change = (*self.length_keys, *WHERE) if self.steps >= self.ended else ()
+            if longer or "extended_from" in self.earlier:
+                before = self.earlier.get("extended_from", [])
+                settings = {**settings, "extended_from": before + [self.ended] * longer}
+        with folder.open_run(self.path, settings, files=files, may_change=may_change) as run:
+            saved = {}
+            if self.resume and not goes_on and not run.finished:
+                begins = "nothing to resume, the run begins"
+                print(f"run_dir {self.path} has no {folder.CHECKPOINT}: {begins}", file=sys.stderr)
+            if goes_on and (longer or not run.finished):
+                saved = read_values(self.checkpoint, KIND)
+                told = f"resumed at step {saved['step']} of {self.steps}"
+                try:
+                    clause = work.restore(saved["work"])
+                except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
+                    reason = printable(error) or type(error).__name__
+                    what = f"checkpoint {self.checkpoint} is of another model"
+                    raise UsageError(f"{what}: {reason}") from error
+                run.begin()
+                folder.clear(self.path, files)
+                if longer:
+                    told += f"; schedules are over all {self.steps} steps, not over {self.ended}"
+                print(told + (f"; {clause}" if clause else ""), file=sys.stderr)
             yield run, saved

@@ -17,7 +17,7 @@ from typing import Any
 from wnrl.errors import NonFiniteError, UsageError, printable
 from wnrl.runs.events import EventFile
 from wnrl.runs.files import read_values, write_values
-from wnrl.runs.folder import CHECKPOINT, Run, is_finished, open_run, read_result
+from wnrl.runs.folder import CHECKPOINT, Run, open_run, read_result
 from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.runs.machine import begin_peak_memory, peak_memory
 from wnrl.runs.present import KIND, Present
@@ -101,7 +101,10 @@ class _Keeper:
                 with suppress(NonFiniteError):
                     self.save()
             cost = {"wall_time": self.wall_time, "memory_mib": peak_memory()}
-            result = _finite({**result, **cost, "diagnostics": self.events.diagnostics()})
+            bad: list[str] = []
+            result = _finite({**result, **cost, "diagnostics": self.events.diagnostics()}, bad)
+            if bad and result["status"] == "finished":
+                result |= {"status": "failed", "reason": bad[0]}
             scores = {tag: result[key] for tag, key in work.metrics.items() if key in result}
             self.events.add_hparams({**work.identity, **run.config}, scores, work.step)
             run.write_result(result, files)
@@ -123,6 +126,16 @@ def _saved(keepers: Sequence[_Keeper]) -> bool:
             if len(keepers) == 1:
                 raise
     return all(written)
+
+
+class _Alone:
+    """A run that is trained by itself, as a batch of one."""
+
+    def __init__(self, work: Work) -> None:
+        self.members = (work,)
+
+    def train(self, events: Sequence[EventFile], between: Callable[[], None]) -> None:
+        self.members[0].train(events[0], between)
 
 
 def carry_out(
@@ -158,21 +171,14 @@ def carry_out(
         UsageError: The run cannot be done; its folder is as it was.
         Stopped: A signal came; a checkpoint was written, unless its message says that it was not.
     """
-    started = time.perf_counter()
-    begin_peak_memory()
-    present = Present.of(path, settings, meaning, options.resume)
-    if present.shows_result:
-        may_change = ("extended_from",) if options.resume else ()
-        with open_run(path, present.settings, may_change=may_change):
-            accepted()
-            return read_result(path)
-    work = build()
 
-    def train(events: Sequence[EventFile], between: Callable[[], None]) -> None:
-        work.train(events[0], between)
+    def alone(places: Sequence[int]) -> Batch:
+        return _Alone(build())
 
-    _carry_out_together([present], [work], train, files, options, progress, accepted, started)
-    return read_result(path)
+    (result,) = carry_out_batch(
+        [path], [settings], alone, meaning, files, options, progress, accepted
+    )
+    return result
 
 
 def carry_out_batch(
@@ -183,6 +189,7 @@ def carry_out_batch(
     files: tuple[str, ...],
     options: Options = AS_USUAL,
     progress: Callable[[float], None] = lambda fraction: None,
+    accepted: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Do many runs together, each in a folder of its own, as ``carry_out`` does one.
 
@@ -198,6 +205,7 @@ def carry_out_batch(
         files: As ``carry_out`` has it.
         options: How they are carried out.
         progress: Called with the share that is done, a few times a second.
+        accepted: Called when no run, of those that go on together, can be refused any more.
 
     Returns:
         What each ``result.json`` holds, in the order of ``paths``.
@@ -206,10 +214,21 @@ def carry_out_batch(
         UsageError: A run cannot be done.
         Stopped: A signal came, as in ``carry_out``.
     """
+    presents = [
+        Present(path, each, meaning, options.resume)
+        for path, each in zip(paths, settings, strict=True)
+    ]
     together: dict[int, list[int]] = {}
-    for place, path in enumerate(paths):
-        if not is_finished(path):
-            together.setdefault(_saved_step(path) if options.resume else 0, []).append(place)
+    for place, present in enumerate(presents):
+        if present.shows_result:
+            may_change = ("extended_from",) if options.resume else ()
+            with open_run(present.path, present.settings, may_change=may_change):
+                accepted()
+        else:
+            checkpoint, step = present.path / CHECKPOINT, 0
+            if options.resume and len(paths) > 1 and checkpoint.is_file():
+                step = read_values(checkpoint, KIND)["step"]
+            together.setdefault(step, []).append(place)
     for done, places in enumerate(together.values()):
 
         def share(fraction: float, done: int = done) -> None:
@@ -217,18 +236,14 @@ def carry_out_batch(
 
         started = time.perf_counter()
         begin_peak_memory()
-        batch = build(places)
-        presents = [Present.of(paths[i], settings[i], meaning, options.resume) for i in places]
-        _carry_out_together(
-            presents, batch.members, batch.train, files, options, share, lambda: None, started
-        )
+        found = [presents[place] for place in places]
+        _train_together(found, build(places), files, options, share, accepted, started)
     return [read_result(path) for path in paths]
 
 
-def _carry_out_together(
+def _train_together(
     presents: Sequence[Present],
-    members: Sequence[Member],
-    train: Callable[[Sequence[EventFile], Callable[[], None]], None],
+    batch: Batch,
     files: tuple[str, ...],
     options: Options,
     progress: Callable[[float], None],
@@ -238,18 +253,18 @@ def _carry_out_together(
     with Interrupts() as interrupts, ExitStack() as stack:
         opened = [
             stack.enter_context(present.opened({**present.settings, **work.machine}, work, files))
-            for present, work in zip(presents, members, strict=True)
+            for present, work in zip(presents, batch.members, strict=True)
         ]
         accepted()
         if all(run.finished for run, _ in opened):  # by another process, while this one waited
             return
         keepers = [
             _Keeper(*begun, work, options, started)
-            for begun, work in zip(opened, members, strict=True)
+            for begun, work in zip(opened, batch.members, strict=True)
         ]
         broken, how = None, "--resume measures again"
         try:
-            train([k.events for k in keepers], _pauses(keepers, interrupts, progress))
+            batch.train([k.events for k in keepers], _pauses(keepers, interrupts, progress))
             if not _saved(keepers):
                 how = "the last update is not saved"
         except NonFiniteError as error:
@@ -259,12 +274,6 @@ def _carry_out_together(
             for keeper in keepers:
                 if not keeper.run.finished:
                     keeper.end(broken, files)
-
-
-def _saved_step(path: Path) -> int:
-    """Return the step of a folder's checkpoint; 0 where there is none."""
-    checkpoint = path / CHECKPOINT
-    return int(read_values(checkpoint, KIND)["step"]) if checkpoint.is_file() else 0
 
 
 def _pauses(
@@ -302,27 +311,18 @@ def _disk_in_words(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _finite(result: dict[str, Any]) -> dict[str, Any]:
-    """Return ``result``, as one of a failed run if a number in it is NaN or infinite.
+def _finite(value: Any, bad: list[str], name: str = "") -> Any:
+    """Return a result without numbers that are NaN or infinite, which are named in ``bad``.
 
     Where such a number would stand, there is None in a list, and no entry in a mapping.
     """
-    bad: list[str] = []
-
-    def plain(value: Any, name: str) -> Any:
-        if isinstance(value, Mapping):
-            named = {key: f"{name}.{key}" if name else str(key) for key in value}
-            parts = {key: plain(part, named[key]) for key, part in value.items()}
-            return {key: part for key, part in parts.items() if part is not bad}
-        if isinstance(value, list | tuple):
-            listed = [plain(part, name) for part in value]
-            return [None if part is bad else part for part in listed]
-        if isinstance(value, float) and not math.isfinite(value):
-            bad.append(f"{name} is {value}")
-            return bad  # a mark that nothing else is
-        return value
-
-    cleaned: dict[str, Any] = plain(result, "")
-    if bad and cleaned["status"] == "finished":
-        cleaned |= {"status": "failed", "reason": bad[0]}
-    return cleaned
+    if isinstance(value, Mapping):
+        named = {key: f"{name}.{key}" if name else str(key) for key in value}
+        parts = {key: _finite(part, bad, named[key]) for key, part in value.items()}
+        return {key: part for key, part in parts.items() if part is not bad}
+    if isinstance(value, list | tuple):
+        return [None if (one := _finite(part, bad, name)) is bad else one for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        bad.append(f"{name} is {value}")
+        return bad  # a mark that nothing else is
+    return value

@@ -21,10 +21,12 @@ from typing import Any, Literal
 from wnrl.errors import UsageError, printable
 from wnrl.runs import (
     Batching,
+    as_before,
     check_run_folder,
     is_finished,
     note_crash,
     plain_json,
+    read_config,
     read_result,
 )
 from wnrl.study.plan import Study, Trial
@@ -167,7 +169,8 @@ def check_trials(trials: Iterable[Trial], root: Path) -> None:
         if folder.exists():
             defaults = getattr(_module_of(trial), "defaults", None)
             nothing_said = defaults(config) if defaults else {}
-            check_run_folder(folder, config, ("extended_from",), nothing_said)
+            config = as_before(config, read_config(folder), nothing_said)
+            check_run_folder(folder, config, ("extended_from",))
 
 
 def _in_words(error: BaseException) -> str:
