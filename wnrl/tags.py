@@ -27,11 +27,8 @@ RANK = "units_rank"
 # How far the policy that learns is from the one that acted.
 PRE_UPDATE_KL = "norm/pre_update_kl"
 PRE_UPDATE_CLIP_FRACTION = "norm/pre_update_clip_fraction"
-# Of the Hessian of the loss.
-CURVATURE_LARGEST = "update_curvature/largest"
-CURVATURE_SMALLEST = "update_curvature/smallest"
-CURVATURE_CONDITION = "update_curvature/condition"
-CURVATURE_ERROR = "update_curvature/condition_error"
+# Of the Hessian of the loss: a prefix of the fields of ``wnrl.diagnostics.Curvature``.
+CURVATURE = "update_curvature"
 
 # VAEs, in nats an image; the x axis is gradient steps.
 VAE_NLL = "vae/nll"

@@ -26,10 +26,8 @@ def make(alias="WNMlpPolicy", *, gradient_steps=1, learning_rate=1e-3, **policy_
 
 @pytest.mark.parametrize("arguments", [{}, {"norm": "none"}, {"norm": "spectral"}])
 def test_a_policy_that_has_no_normalizer_by_default_says_what_has_one(arguments):
-    with pytest.warns(UserWarning, match=r"learns late.*'projected'.*tau=0\.005") as told:
+    with pytest.warns(UserWarning, match=r"learns late.*'projected'.*tau=0\.005"):
         make(**arguments)
-    offers = "batch_norm=True" in str(told[0].message)
-    assert offers == (arguments != {"norm": "none"})  # which refuses it
 
 
 @pytest.mark.parametrize(

@@ -366,12 +366,13 @@ def test_features_extractors_learn_after_it_whether_they_are_shared_or_not(algor
 
 
 @pytest.mark.parametrize("norm", ["none", "weight", "layer"])
-def test_layers_that_were_frozen_stay_as_they_are(norm):
+def test_layers_that_were_frozen_stay_as_they_are_and_are_named(norm):
     model = make(DQN, norm=norm)
     first, second = model.policy.q_net.q_net[0], model.policy.q_net.q_net[2]
     first.requires_grad_(False)
     before = [copy.deepcopy(layer.state_dict()) for layer in (first, second)]
-    model.learn(44)
+    with pytest.warns(UserWarning, match=r"data_init left .*: is frozen"):
+        model.learn(44)
     assert model.policy.data_initialised
     assert all(torch.equal(first.state_dict()[key], value) for key, value in before[0].items())
     assert any(not torch.equal(second.state_dict()[key], v) for key, v in before[1].items())

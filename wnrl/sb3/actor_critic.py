@@ -3,17 +3,10 @@
 from typing import Any, Self
 
 import torch
-from sb3_contrib.common.maskable.policies import (
-    MaskableActorCriticCnnPolicy,
-    MaskableActorCriticPolicy,
-    MaskableMultiInputActorCriticPolicy,
-)
-from stable_baselines3.common.policies import (
-    ActorCriticCnnPolicy,
-    ActorCriticPolicy,
-    MultiInputActorCriticPolicy,
-)
+from sb3_contrib.common.maskable import policies as maskable
+from stable_baselines3.common import policies
 
+from wnrl.errors import UsageError
 from wnrl.nn import frozen
 from wnrl.sb3.common import NormBase
 from wnrl.sb3.data_init import FirstRollout
@@ -34,16 +27,19 @@ class NormMixin(FirstRollout, NormBase):
     the first step of the critic, after the line search has checked the trust region.
     """
 
-    pi_features_extractor: Any
-    vf_features_extractor: Any
-    mlp_extractor: Any
     _collecting = False
     _rollout: frozen | None = None
 
     def _after_init(self) -> None:
-        stock = self.__dict__.pop("optimizer")  # whose parameters conversion replaces
+        group, *others = self.__dict__.pop("optimizer").param_groups  # of what conversion replaces
+        if others:
+            raise UsageError(
+                f"{type(self).__name__} has an optimizer of {1 + len(others)} parameter groups; "
+                "a policy with a norm can have only one"
+            )
         self._normed(self, HEADS)
-        self._renew_optimizer(stock)
+        optimizer: Any = self.optimizer_class
+        self.optimizer = optimizer(self.parameters(), lr=group["lr"], **self.optimizer_kwargs)
 
     def train(self, mode: bool = True) -> Self:
         """As torch's; weights are computed anew behind it."""
@@ -76,7 +72,7 @@ class NormMixin(FirstRollout, NormBase):
 
     def evaluate_actions(self, obs: Any, actions: Any, *args: Any, **kwargs: Any) -> Any:
         """As SB3's; ``wnrl.sb3.data_init`` says what differs in the first update after it."""
-        change = self.log_prob_change(self._evaluate, obs, actions, *args, **kwargs)
+        change = self.log_prob_change(obs, actions, *args, **kwargs)
         values, log_prob, entropy = self._evaluate(obs, actions, *args, **kwargs)
         return values, log_prob + change, entropy
 
@@ -95,25 +91,25 @@ class NormMixin(FirstRollout, NormBase):
         return {**super().__getstate__(), "_rollout": None, "_collecting": False}
 
 
-class WNMlpPolicy(NormMixin, ActorCriticPolicy):
+class WNMlpPolicy(NormMixin, policies.ActorCriticPolicy):
     """SB3's ``MlpPolicy`` for PPO, A2C and TRPO, with a norm."""
 
 
-class WNCnnPolicy(NormMixin, ActorCriticCnnPolicy):
+class WNCnnPolicy(NormMixin, policies.ActorCriticCnnPolicy):
     """SB3's ``CnnPolicy`` for PPO, A2C and TRPO, with a norm."""
 
 
-class WNMultiInputPolicy(NormMixin, MultiInputActorCriticPolicy):
+class WNMultiInputPolicy(NormMixin, policies.MultiInputActorCriticPolicy):
     """SB3's ``MultiInputPolicy`` for PPO, A2C and TRPO, with a norm."""
 
 
-class WNMaskableMlpPolicy(NormMixin, MaskableActorCriticPolicy):
+class WNMaskableMlpPolicy(NormMixin, maskable.MaskableActorCriticPolicy):
     """sb3-contrib's ``MlpPolicy`` for MaskablePPO, with a norm."""
 
 
-class WNMaskableCnnPolicy(NormMixin, MaskableActorCriticCnnPolicy):
+class WNMaskableCnnPolicy(NormMixin, maskable.MaskableActorCriticCnnPolicy):
     """sb3-contrib's ``CnnPolicy`` for MaskablePPO, with a norm."""
 
 
-class WNMaskableMultiInputPolicy(NormMixin, MaskableMultiInputActorCriticPolicy):
+class WNMaskableMultiInputPolicy(NormMixin, maskable.MaskableMultiInputActorCriticPolicy):
     """sb3-contrib's ``MultiInputPolicy`` for MaskablePPO, with a norm."""

@@ -3,11 +3,9 @@
 import copy
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-from stable_baselines3.common.policies import BasePolicy
 from torch import nn
-from torch.optim import Optimizer
 
 from wnrl.errors import StateError, UsageError, check_choice
 from wnrl.nn import plain_parts
@@ -15,21 +13,11 @@ from wnrl.norms import NORMS
 from wnrl.optim import WeightNormalized
 from wnrl.sb3.conversion import Conversion, output_layers
 from wnrl.sb3.data_init import FirstBatch
-from wnrl.sb3.optimizers import (
-    check_optimized,
-    find_optimizers,
-    spare_from_decay,
-    use_fused,
-)
-from wnrl.sb3.parts import Part, Stepped, drop_graphs, follow, is_target, trained_parts
-
-Net = TypeVar("Net", bound=nn.Module)
-
-POSITIONAL = ("observation_space", "action_space", "lr_schedule")
-"""What SB3 constructs policies with by position."""
+from wnrl.sb3.optimizers import check_optimized, find_optimizers, spare_from_decay, use_fused
+from wnrl.sb3.parts import Part, drop_graphs, follow, is_target, trained_parts
 
 
-class NormBase(FirstBatch, Stepped, BasePolicy):
+class NormBase(FirstBatch):
     """Gives a policy of SB3 five more arguments, and its networks a norm.
 
     Mixins derive from it, one a family of algorithms, and stand in front of SB3's class. SB3
@@ -39,8 +27,7 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
     - where SB3 makes networks in methods of the policy, ``make_actor`` say, it overrides these
       and returns ``self._normed(super().make_actor(...), heads)``. Targets, which SB3 makes with
       the same methods, and optimizers, which it makes afterwards, are right by construction;
-    - otherwise it overrides ``_after_init``, converts ``self`` there and makes the optimizer anew
-      with ``self._renew_optimizer(stock)``.
+    - otherwise it overrides ``_after_init``, converts ``self`` there and makes the optimizer anew.
 
     After both, this class checks that every trained parameter is in an optimizer. What is named
     ``*_target`` is not trained. For ``data_init``, a mixin says in ``_run_hidden`` how its networks
@@ -80,8 +67,8 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
     """
 
     default_norm: ClassVar[str] = "weight"
-    net_arch: Any
-    activation_fn: Any
+    own_names: tuple[str, ...] = ("norm", "norm_kwargs", "placement", "norm_heads", "data_init")
+    """Arguments that SB3's class behind the mixin does not have."""
 
     def __init__(
         self,
@@ -103,7 +90,6 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         except TypeError as error:  # says what, but not whose
             raise UsageError(f"{type(self).__name__} {error}") from None
         self._heads: list[nn.Module] = []
-        self._converted: list[str] = []
         super().__init__(*args, **kwargs)
         self._after_init()
         follow(self)
@@ -122,10 +108,9 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         if NORMS[self.norm].reparametrizes and not self.norm_heads:
             return names
         # A head with a squashing function behind it looks like a hidden layer.
-        heads = {id(head) for head in self._heads}
-        return [name for name in names if id(self.get_submodule(name)) not in heads]
+        return [name for name in names if self.get_submodule(name) not in self._heads]
 
-    def _normed(self, net: Net, heads: Iterable[str]) -> Net:
+    def _normed(self, net: Any, heads: Iterable[str]) -> Any:
         """Give ``net`` the norm, in place.
 
         Args:
@@ -135,9 +120,9 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         """
         names, conversion = output_layers(net, heads), self._conversion()
         if isinstance(net, Part):
-            self._converted += net.convert(conversion, names)
+            net.convert(conversion, names)
         else:
-            self._converted += conversion.apply(net, names)
+            conversion.apply(net, names)
         self._heads += [net.get_submodule(name) for name in names]
         return net
 
@@ -145,19 +130,6 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
         """Return what gives networks the norm."""
         kinds = (type(self.activation_fn()),)
         return Conversion(self.norm, self.norm_kwargs, self.norm_heads, kinds, self.placement)
-
-    def _renew_optimizer(self, stock: Optimizer) -> None:
-        """Make ``self.optimizer`` like ``stock``, which SB3 made for what was converted since."""
-        if len(stock.param_groups) != 1:
-            raise UsageError(
-                f"{type(self).__name__} has an optimizer of {len(stock.param_groups)} "
-                "parameter groups; a policy with a norm can have only one"
-            )
-        self.optimizer = self.optimizer_class(
-            self.parameters(),
-            lr=stock.param_groups[0]["lr"],  # type: ignore[call-arg]
-            **self.optimizer_kwargs,
-        )
 
     def _prepare_optimizers(self) -> None:
         """Check that the optimizers have all that is trained, and fit them to the norm."""
@@ -176,7 +148,8 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
 
     def _check_norm_has_a_place(self) -> None:
         """Raise UsageError if the norm is for layers that the networks do not have."""
-        if self.norm == "none" or NORMS[self.norm].reparametrizes or self._converted:
+        norm = NORMS[self.norm]
+        if self.norm == "none" or norm.reparametrizes or any(map(norm.reached, self.modules())):
             return
         if not NormBase._hidden_layers(self):
             raise UsageError(
@@ -211,8 +184,7 @@ class NormBase(FirstBatch, Stepped, BasePolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # SB3's own list lacks some, and has what a subclass may have chosen for itself.
-        own = ("norm", "norm_kwargs", "placement", "norm_heads", "data_init")
-        chosen = {name: getattr(self, name) for name in own}
+        chosen = {name: getattr(self, name) for name in self.own_names}
         return {**self._arguments, "lr_schedule": self._dummy_schedule, **chosen}
 
 
@@ -224,7 +196,7 @@ def named_arguments(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     signature = inspect.signature(function)
     signature.bind(*args, **kwargs)
     names = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    names += POSITIONAL[len(names) :]
+    names += ("observation_space", "action_space", "lr_schedule")[len(names) :]  # as SB3 calls it
     named = {**dict(zip(names, args, strict=False)), **kwargs}
     named.pop("lr_schedule", None)
     return named

@@ -34,14 +34,7 @@ from stable_baselines3.td3 import policies as td3
 from torch import Tensor, nn
 
 from wnrl.sb3.common import NormBase
-from wnrl.sb3.parts import (
-    Observations,
-    Part,
-    batch_norms,
-    batch_statistics,
-    cat_obs,
-    make_part,
-)
+from wnrl.sb3.parts import Observations, Part, batch_norms, batch_statistics, cat_obs, make_part
 
 
 class Actor(Part):
@@ -118,11 +111,9 @@ class ContinuousMixin(NormBase):
         **kwargs: those of ``NormBase`` and of the policy.
     """
 
+    own_names = (*NormBase.own_names, "joint_statistics")
     actor_mixin: ClassVar[type[Actor]] = Actor
     critic_mixin: ClassVar[type[Critic]] = Critic
-    actor: Any
-    critic: Any
-    share_features_extractor: bool
 
     def __init__(self, *args: Any, joint_statistics: bool = True, **kwargs: Any) -> None:
         self.joint_statistics = joint_statistics
@@ -150,10 +141,7 @@ class ContinuousMixin(NormBase):
     def _run_hidden(self, obs: Observations) -> None:
         actor, critic = self.actor, self.critic
         features = actor.features_extractor(obs)
-        if hasattr(actor, "latent_pi"):
-            actor.mu(self._run_net(actor.latent_pi, features))
-        else:
-            self._run_net(actor.mu, features)
+        self._run_net(getattr(actor, "latent_pi", actor.mu), features)
         if critic.features_extractor is not actor.features_extractor:
             features = critic.features_extractor(obs)
         # What a replay buffer has at first: uniform actions. The generator is not the run's.
@@ -165,17 +153,13 @@ class ContinuousMixin(NormBase):
 
     def _run_net(self, net: nn.Sequential, x: Tensor) -> Tensor:
         """Run a network on what comes before it, for ``data_init``."""
-        out: Tensor = net(x)
-        return out
+        return net(x)
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's; batch norms leave evaluation only while their network learns."""
         super().set_training_mode(mode)
         for norm in batch_norms(self.actor, self.critic) if mode else ():
             norm.training = False
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "joint_statistics": self.joint_statistics}
 
 
 class WNSACMlpPolicy(ContinuousMixin, sac.SACPolicy):

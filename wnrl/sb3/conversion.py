@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from wnrl.nn import convert
-from wnrl.norms import NORMS
 
 
 def output_layers(net: nn.Module, heads: Iterable[str]) -> list[str]:
@@ -38,31 +37,13 @@ class Conversion:
     placement: str = "pre"
     """Whether normalizers stand in front of the nonlinearity or behind it (post)."""
 
-    def apply(self, net: nn.Module, heads: list[str]) -> list[str]:
-        """Give ``net`` the norm; ``heads`` are its output layers. Return what was converted."""
-        converted = self.convert(net, heads)
-        if NORMS[self.norm].reparametrizes and self.norm_heads:
-            self.reparametrize(net, heads)
-        return converted
+    def apply(self, net: nn.Module, heads: Iterable[str]) -> None:
+        """Give ``net`` the norm; ``heads`` are its output layers, which get no normalizer."""
+        self.convert(net, skip=heads)
+        if self.norm_heads:
+            self.convert(net, hidden=())
 
-    def convert(self, net: nn.Module, skip: list[str]) -> list[str]:
-        """Give all layers of ``net`` but those in ``skip`` the norm, and return their names."""
-        return convert(
-            net,
-            self.norm,
-            skip=skip,
-            placement=self.placement,
-            norm_kwargs=self.norm_kwargs,
-            activations=self.activations,
-        )
-
-    def reparametrize(self, net: nn.Module, names: Iterable[str]) -> None:
-        """Replace plain layers of ``net`` by those of the norm, with no normalizer behind."""
-        choice = NORMS[self.norm]
-        options = {k: v for k, v in self.norm_kwargs.items() if k in choice.layer_options}
-        for name in names:
-            parent, _, key = name.rpartition(".")
-            layer = net.get_submodule(name)
-            if type(layer) in choice.layers:
-                new = choice.layers[type(layer)].from_plain(layer, **options)
-                setattr(net.get_submodule(parent), key, new)
+    def convert(self, net: nn.Module, **where: Any) -> None:
+        """Give layers of ``net`` the norm; ``where`` is ``skip`` and ``hidden`` of the function."""
+        options: dict[str, Any] = {"placement": self.placement, "norm_kwargs": self.norm_kwargs}
+        convert(net, self.norm, activations=self.activations, **options, **where)

@@ -23,7 +23,7 @@ the length out again.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from wnrl.errors import UsageError
 from wnrl.nn.initialization import set_statistics
-from wnrl.norms import NORMS, Norm
+from wnrl.norms import NORMS
 from wnrl.sb3.continuous import Actor, ContinuousMixin, Critic
 from wnrl.sb3.conversion import Conversion
 from wnrl.sb3.parts import Observations, batch_norms, trained_parts
@@ -83,10 +83,10 @@ class JointCritic(Critic):
         super().after_step()
         for target in self.target:
             polyak_update(self.parameters(), target.parameters(), self.tau)
-            for name, part in target.named_modules():
+            for part, own in zip(target.modules(), self.modules(), strict=True):
                 for key, buffer in part.named_buffers(recurse=False):
                     if key.startswith("running_") and part not in target.norms:
-                        buffer.copy_(self.get_submodule(name).get_buffer(key))
+                        buffer.copy_(own.get_buffer(key))
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class PlacedConversion(Conversion):
     options: Mapping[str, Any] = field(default_factory=dict)
     """Its options."""
 
-    def convert(self, net: nn.Module, skip: list[str]) -> list[str]:
-        """Fill the places and give the layers the norm; return the names that ``convert`` does."""
+    def apply(self, net: nn.Module, heads: Iterable[str]) -> None:
+        """Fill the places and give the layers the norm."""
         if self.normalizer is not None:
             if self.placement != "pre":
                 raise UsageError(
@@ -107,17 +107,15 @@ class PlacedConversion(Conversion):
                     f"has them, got {self.placement!r}"
                 )
             self._fill_places(net, NORMS[self.normalizer])
-        if self.normalizer != self.norm:
-            return super().convert(net, skip)
-        parts = [name for name, _ in net.named_children() if name != "features_extractor"]
-        converted = super().convert(net, parts)
-        if NORMS[self.norm].reparametrizes:
-            self.reparametrize(net, [n for n, _ in net.named_modules() if n not in skip])
-        return converted
+        if self.normalizer == self.norm:
+            parts = [name for name, _ in net.named_children() if name != "features_extractor"]
+            self.convert(net, skip=parts)
+            self.convert(net, skip=() if self.norm_heads else heads, hidden=())
+        else:
+            super().apply(net, heads)
 
-    def _fill_places(self, net: nn.Module, choice: Norm) -> None:
-        """Put the normalizer of ``choice`` where sb3-contrib has batch renormalisation."""
-        assert choice.normalizers is not None
+    def _fill_places(self, net: nn.Module, choice: Any) -> None:
+        """Put the normalizer of a norm where sb3-contrib has batch renormalisation."""
         for parent in list(net.modules()):
             for index, (name, child) in enumerate(list(parent.named_children())):
                 if isinstance(child, StockBatchRenorm):
@@ -132,9 +130,8 @@ class CrossQActor(Actor):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # sb3-contrib's list lacks whether there are places.
-        stock, conversion = super()._get_constructor_parameters(), self.conversion
-        assert isinstance(conversion, PlacedConversion)
-        return {**stock, "batch_norm": conversion.normalizer is not None}
+        stock = super()._get_constructor_parameters()
+        return {**stock, "batch_norm": self.conversion.normalizer is not None}
 
 
 class CrossQMixin(ContinuousMixin):
@@ -181,11 +178,9 @@ class CrossQMixin(ContinuousMixin):
             the norm or the algorithm.
     """
 
+    own_names = (*ContinuousMixin.own_names, "tau")
     actor_mixin = CrossQActor
     critic_mixin = JointCritic
-    actor_kwargs: dict[str, Any]
-    critic_kwargs: dict[str, Any]
-    batch_norm_params: dict[str, Any]
 
     def __init__(self, *args: Any, tau: float | None = None, **kwargs: Any) -> None:
         if tau is not None and not 0 < tau <= 1:
@@ -208,7 +203,12 @@ class CrossQMixin(ContinuousMixin):
         batch_norm = self._arguments.get("batch_norm")
         self.normalizer = self._choose_normalizer(batch_norm)
         if self.normalizer is None and batch_norm is None and self.tau is None:
-            warnings.warn(self._without_normalizer(), stacklevel=2)
+            warnings.warn(
+                f"CrossQ with norm {self.norm!r} has no normalizer and no target, and learns late, "
+                "if at all: norm='projected' and norm='batch_renorm' have a normalizer, tau=0.005 "
+                "gives it a target, and batch_norm=False says that neither is wanted",
+                stacklevel=2,
+            )
         for arguments in (self.actor_kwargs, self.critic_kwargs):
             arguments["batch_norm"] = self.normalizer is not None
         super()._build(lr_schedule)  # type: ignore[misc]
@@ -217,12 +217,6 @@ class CrossQMixin(ContinuousMixin):
             self.critic_target.load_state_dict(self.critic.state_dict())
             self.critic_target.set_training_mode(False)
             self.critic.target, self.critic.tau = (self.critic_target,), self.tau
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        # sb3-contrib's own True would be taken for a caller's.
-        asked = self._arguments.get("batch_norm")
-        own = {"batch_norm": asked, "tau": self.tau}
-        return {**super()._get_constructor_parameters(), **own}
 
     def _choose_normalizer(self, batch_norm: bool | None) -> str | None:
         """The key of ``NORMS`` whose normalizer stands in CrossQ's places."""
@@ -237,14 +231,6 @@ class CrossQMixin(ContinuousMixin):
             return self.norm
         kept = choice.after_step is not None if batch_norm is None else batch_norm
         return "batch_renorm" if kept else None
-
-    def _without_normalizer(self) -> str:
-        beside = "" if self.norm == "none" else f"batch_norm=True puts one beside {self.norm!r}, "
-        return (
-            f"CrossQ with norm {self.norm!r} has no normalizer and no target, and learns late, if "
-            f"at all: {beside}norm='projected' and norm='batch_renorm' have a normalizer, "
-            "tau=0.005 gives it a target, and batch_norm=False says that neither is wanted"
-        )
 
     def _conversion(self) -> "PlacedConversion":
         key = self.normalizer
@@ -262,18 +248,17 @@ class CrossQMixin(ContinuousMixin):
 
     def _normalizer_options(self, key: str) -> dict[str, Any]:
         """sb3-contrib's arguments, as far as the normalizer has them, then ``norm_kwargs``."""
-        known = NORMS[key].options
-        stock = self.batch_norm_params
-        options: dict[str, Any] = {}
+        known, options = NORMS[key].options, self.norm_kwargs if key == self.norm else {}
         if "momentum" in known:
-            options["momentum"] = stock["batch_norm_momentum"]
-            options["eps"] = stock["batch_norm_eps"]
-            options["warmup_steps"] = stock["renorm_warmup_steps"]
-        if key == self.norm:
-            options |= self.norm_kwargs
-        if "r_steps" in known:
-            opened = options["warmup_steps"] + 1
-            options = {"r_steps": opened, "d_steps": opened, **options}
+            stock = self.batch_norm_params
+            warmup = options.get("warmup_steps", stock["renorm_warmup_steps"])
+            defaults = {
+                "momentum": stock["batch_norm_momentum"],
+                "eps": stock["batch_norm_eps"],
+                "warmup_steps": warmup,
+                **dict.fromkeys(("r_steps", "d_steps"), warmup + 1),
+            }
+            options = {**defaults, **options}
         return {name: value for name, value in options.items() if name in known}
 
 

@@ -21,9 +21,9 @@ targets are loaded again. A buffer of the policy, ``data_initialised``, says tha
 saved with the policy, and nothing is repeated after loading.
 """
 
+import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import Any, ClassVar
@@ -31,7 +31,6 @@ from typing import Any, ClassVar
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
-from torch import Tensor, nn
 
 from wnrl.errors import UsageError
 from wnrl.nn import DataInitReport, data_init
@@ -39,6 +38,7 @@ from wnrl.nn.sites import n_spatial
 from wnrl.sb3.parts import (
     Observations,
     Part,
+    Stepped,
     cat_obs,
     is_target,
     map_obs,
@@ -47,7 +47,7 @@ from wnrl.sb3.parts import (
 )
 
 
-class FirstBatch(BasePolicy):
+class FirstBatch(Stepped, BasePolicy):
     """Mixin: initialises at the first forward of a network in an update, on what it is given.
 
     Attributes:
@@ -56,9 +56,6 @@ class FirstBatch(BasePolicy):
 
     source: ClassVar[str] = "the first training batch"
     """What the observations come from, for messages."""
-    data_init: int | None
-    data_init_report: DataInitReport
-    _heads: list[nn.Module]
     _pending = False
     _updating = False
 
@@ -88,8 +85,7 @@ class FirstBatch(BasePolicy):
         """As SB3's, which calls it before each rollout and before each update."""
         super().set_training_mode(mode)
         self._updating = mode
-        if self._pending:
-            self._pending = not bool(self.data_initialised)
+        self._pending = self._pending and not bool(self.data_initialised)
 
     def see_batch(self, obs: Observations) -> None:
         """Initialise on ``obs``, ``(B, ...)`` as SB3 has them, if they are the first batch."""
@@ -102,7 +98,7 @@ class FirstBatch(BasePolicy):
         available = n_rows(obs)
         if available < 2:
             raise UsageError(f"data_init needs two observations, {self.source} has {available}")
-        if available < (count := self.data_init or 0):
+        if available < (count := self.data_init):
             warnings.warn(
                 f"data_init={count}, but {self.source} has {available} observations: "
                 "initialised on those",
@@ -124,16 +120,14 @@ class FirstBatch(BasePolicy):
 
     def _hidden_layers(self) -> list[str]:
         """Return the names of the layers that ``data_init`` is for."""
-        heads = {id(head) for head in self._heads}
         parts = trained_parts(self).named_modules()
-        return [name for name, p in parts if n_spatial(p) is not None and id(p) not in heads]
+        return [name for name, p in parts if n_spatial(p) is not None and p not in self._heads]
 
     def _init_hidden(self, obs: Observations) -> DataInitReport:
         """Initialise what ``_run_hidden`` reaches, on preprocessed observations, and targets."""
         trained: Any = trained_parts(self)
         trained.forward = self._run_hidden
-        heads = {id(head) for head in self._heads}
-        skip = [name for name, p in trained.named_modules() if id(p) in heads or _is_frozen(p)]
+        skip = [name for name, part in trained.named_modules() if part in self._heads]
         report = data_init(trained, obs, skip=skip)
         for name, target in self.named_children():
             if is_target(name):
@@ -145,17 +139,15 @@ class FirstRollout(FirstBatch):
     """Mixin: collects what the policy acts on, and initialises when the first update begins."""
 
     source = "the first rollout"
-    _seen: list[Observations]
-    _n_seen: int
-    _random: Random
-    _acted: dict[str, Tensor] | None = None  # the policy that acted in the first rollout
-    _fresh: dict[str, Tensor] | None = None  # and the one that it was made
+    _twins: tuple[Any, ...] = ()
+    """In the first update: the policy that acted, and the one that it was made."""
 
     def expect_data(self) -> None:
         """As ``FirstBatch``'s."""
         super().expect_data()
         # Of its own, so that no other draw changes.
-        self._seen, self._n_seen, self._random = [], 0, Random(0)
+        self._seen: list[Observations] = []
+        self._n_seen, self._random = 0, Random(0)
 
     def see_action(self, obs: Observations) -> None:
         """Take observations ``(N, ...)`` as the policy acts on them.
@@ -167,63 +159,30 @@ class FirstRollout(FirstBatch):
             return
         for row in range(n_rows(obs)):
             place = self._n_seen
-            if place >= (self.data_init or 0):
+            if place >= self.data_init:
                 place = self._random.randrange(self._n_seen + 1)
-            if place < (self.data_init or 0):
-                self._seen[place : place + 1] = [map_obs(obs, partial(_row, row=row))]
+            if place < self.data_init:
+                copied = partial(torch.narrow_copy, dim=0, start=row, length=1)
+                self._seen[place : place + 1] = [map_obs(obs, copied)]
             self._n_seen += 1
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's; initialises at the first update. The one after it learns from other data."""
         super().set_training_mode(mode)
-        self._acted = self._fresh = None
+        self._twins = ()
         if self._pending and mode and self._seen:
-            acted = _state(self)
-            self.initialise(cat_obs(self._seen))
-            self._acted, self._fresh = acted, _state(self)
-        if not self._pending:
-            self._seen = []
+            seen, self._seen = cat_obs(self._seen), []
+            acted = copy.deepcopy(self).train(False)
+            self.initialise(seen)
+            self._twins = (acted, copy.deepcopy(self).train(False))
 
-    def log_prob_change(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return what the initialisation took from the log-probabilities of ``evaluate``.
+    def log_prob_change(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the initialisation took from the log-probabilities of ``_evaluate``.
 
         It is zero but in the first update.
         """
-        if self._acted is None or self._fresh is None:
+        if not self._twins:
             return 0.0
-        mode, current = self.training, _state(self)
-        self.train(False)
-        log_probs: list[Tensor] = []
-        try:
-            for state in (self._acted, self._fresh):
-                _write(self, state)
-                with torch.no_grad():
-                    log_probs.append(evaluate(*args, **kwargs)[1])
-        finally:
-            _write(self, current)
-            self.train(mode)
-        return log_probs[0] - log_probs[1]
-
-
-def _row(x: Tensor, row: int) -> Tensor:
-    return x[row : row + 1].clone()
-
-
-def _is_frozen(layer: nn.Module) -> bool:
-    """Return whether the parameters of its own that ``layer`` has are all kept from training."""
-    trained = [p.requires_grad for p in layer.parameters(recurse=False)]
-    return bool(trained) and not any(trained)
-
-
-def _state(policy: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in policy.state_dict().items()}
-
-
-def _write(policy: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put ``state`` into the tensors that ``policy`` has.
-
-    In place, since torch's ``functional_call`` loses parameters of a module with two names, such as
-    a shared features extractor.
-    """
-    for name, value in policy.state_dict().items():
-        value.copy_(state[name])
+        with torch.no_grad():
+            acted, fresh = (twin._evaluate(*args, **kwargs)[1] for twin in self._twins)
+        return acted - fresh

@@ -1,7 +1,6 @@
 """What remains of a trained policy where it only has to act."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -39,8 +38,6 @@ class FoldedActor(nn.Module):
     """
 
     policy: Any
-    low: Tensor
-    high: Tensor
 
     def __init__(self, policy: BasePolicy) -> None:
         super().__init__()
@@ -53,12 +50,7 @@ class FoldedActor(nn.Module):
         self.policy = fold(policy)
         for part in self.policy.modules():
             part.__dict__.pop("optimizer", None)
-        self.policy.set_training_mode(False)
         self.eval()
-        if isinstance(policy.action_space, spaces.Box):
-            self.register_buffer("low", torch.as_tensor(policy.action_space.low))
-            self.register_buffer("high", torch.as_tensor(policy.action_space.high))
-            self.to(policy.device)
 
     def forward(self, obs: Any) -> Tensor:
         """Actions ``(B, ...)`` for observations ``(B, ...)``, images with channels first.
@@ -67,22 +59,16 @@ class FoldedActor(nn.Module):
             obs: a tensor, or for Dict spaces a dict of tensors, as ``policy.obs_to_tensor`` makes
                 them.
         """
-        with _unvalidated():
+        with ExitStack() as stack:
+            # Distributions look at the values of their parameters, which an export does not have.
+            stack.callback(Distribution.set_default_validate_args, Distribution._validate_args)
+            Distribution.set_default_validate_args(False)
             actions: Tensor = self.policy._predict(obs, deterministic=True)
-        actions = actions.reshape(-1, *self.policy.action_space.shape)
-        if not isinstance(self.policy.action_space, spaces.Box):
+        space = self.policy.action_space
+        actions = actions.reshape(-1, *space.shape)
+        if not isinstance(space, spaces.Box):
             return actions
+        low, high = (torch.as_tensor(end, device=actions.device) for end in (space.low, space.high))
         if self.policy.squash_output:
-            return self.low + 0.5 * (actions + 1.0) * (self.high - self.low)
-        return torch.clamp(actions, self.low, self.high)
-
-
-@contextmanager
-def _unvalidated() -> Iterator[None]:
-    """Distributions look at the values of their parameters, which an export does not have."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
+            return low + 0.5 * (actions + 1.0) * (high - low)
+        return torch.clamp(actions, low, high)

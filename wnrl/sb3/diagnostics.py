@@ -1,6 +1,8 @@
 """A callback that logs how a policy's networks fare while they learn."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,17 +14,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
 from wnrl import tags
-from wnrl.diagnostics import (
-    Step,
-    curvature,
-    effective_weights,
-    first_step,
-    preserve_state,
-    recorded,
-    relative_change,
-    to_floats,
-)
-from wnrl.diagnostics.weights import length_tensors
+from wnrl.diagnostics import Step, curvature, first_step, preserve_state, recorded, to_floats
+from wnrl.diagnostics.weights import effective_weights, length_tensors, relative_change
 from wnrl.errors import UsageError, check_positive
 from wnrl.sb3 import probe
 from wnrl.sb3.optimizers import find_optimizers
@@ -93,8 +86,12 @@ class Diagnostics(BaseCallback):
         self.every, self.curvature = every, curvature
         self._last = -1  # environment steps at the latest update
         self._step = 0  # and at the one that is looked at
+        self._scope = ExitStack()  # of the hooks that see its first steps
+        self._forget()
+
+    def _forget(self) -> None:
+        self._scope.close()
         self._steps: list[Step] = []
-        self._scope = ExitStack()  # of the hooks that see them
         self._scalars: dict[str, Tensor] = {}
         self._numbers: dict[str, float] = {}
         self._before: dict[str, Tensor] | None = None
@@ -103,8 +100,7 @@ class Diagnostics(BaseCallback):
         name = type(self.model).__name__
         if not isinstance(self.model, probe.Algorithm):
             raise UsageError(f"Diagnostics needs an on- or off-policy algorithm of SB3, got {name}")
-        self.algorithm: probe.Algorithm = self.model
-        if self.curvature and probe.loss_of(self.algorithm) is None:
+        if self.curvature and probe.loss_of(self.model) is None:
             known = ", ".join(kind.__name__ for kind in probe.LOSSES)
             raise UsageError(f"curvature needs one of {known}, got {name}")
 
@@ -113,20 +109,16 @@ class Diagnostics(BaseCallback):
         self._last = self.model.num_timesteps or -1
 
     def _on_rollout_end(self) -> None:
-        if self._is_due():
-            self._measure()
-
-    def _is_due(self) -> bool:
         now = self.model.num_timesteps
         if isinstance(self.model, OffPolicyAlgorithm) and now <= self.model.learning_starts:
-            return False  # no update follows
-        due = now // self.every > self._last // self.every
-        self._last = now
-        return due
+            return  # no update follows
+        last, self._last = self._last, now
+        if now // self.every > last // self.every:
+            self._measure()
 
     def _measure(self) -> None:
         self._finish()
-        model = self.algorithm
+        model: Any = self.model
         trained = trained_parts(model.policy)
         with preserve_state(model.policy):
             draw = probe.drawer(model)
@@ -160,23 +152,14 @@ class Diagnostics(BaseCallback):
         """Takes up what the update did, and writes the row."""
         if not self._steps:
             return
-        changes: dict[str, Tensor] = {}
         for step in self._steps:
-            changes |= step.relative_change
-            self._scalars |= {
-                f"{tags.GRADIENT_NORM}/{layer}": norm for layer, norm in step.gradient_norms.items()
-            }
+            self._scalars |= tagged(tags.GRADIENT_NORM, step.gradient_norms)
+            self._scalars |= tagged(tags.EFFECTIVE_LR, step.relative_change)
         if self._before is not None:
-            changes = relative_change(
-                self._before, effective_weights(trained_parts(self.model.policy))
-            )
-        self._scalars |= {f"{tags.EFFECTIVE_LR}/{name}": value for name, value in changes.items()}
+            now = effective_weights(trained_parts(self.model.policy))
+            self._scalars |= tagged(tags.EFFECTIVE_LR, relative_change(self._before, now))
         write(self.logger, {**to_floats(self._scalars), **self._numbers}, self._step)
         self._forget()
-
-    def _forget(self) -> None:
-        self._scope.close()
-        self._steps, self._before, self._scalars, self._numbers = [], None, {}, {}
 
 
 def pre_update(model: OnPolicyAlgorithm, data: Any) -> dict[str, Tensor]:
@@ -205,12 +188,12 @@ def curvatures(model: probe.Algorithm, data: Any) -> dict[str, float]:
     assert loss is not None
     probe.set_mode(model, True)
     found = curvature(lambda: loss(model, data), trained_parts(model.policy).parameters())
-    return {
-        tags.CURVATURE_LARGEST: found.largest,
-        tags.CURVATURE_SMALLEST: found.smallest,
-        tags.CURVATURE_CONDITION: found.condition,
-        tags.CURVATURE_ERROR: found.condition_error,
-    }
+    return tagged(tags.CURVATURE, asdict(found))
+
+
+def tagged(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values under tags that begin with ``prefix``."""
+    return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
 def write(logger: Logger, values: dict[str, float], step: int) -> None:

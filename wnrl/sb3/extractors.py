@@ -1,5 +1,7 @@
 """Features extractors for SB3's policies."""
 
+from typing import Any
+
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
@@ -20,10 +22,8 @@ class SmallCNN(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: spaces.Box, features_dim: int = 128) -> None:
         super().__init__(observation_space, features_dim)
-        channels, height, width = observation_space.shape
-        self.net = cnn(
-            (channels, height, width), None, convs=(ConvSpec(16, 3),), hidden=(features_dim,)
-        )
+        shape: Any = observation_space.shape
+        self.net = cnn(shape, None, convs=(ConvSpec(16, 3),), hidden=(features_dim,))
 
     def forward(self, observations: Tensor) -> Tensor:
         """Features ``(B, features_dim)`` of images ``(B, C, H, W)`` with values from 0 to 1."""

@@ -6,10 +6,8 @@ from torch.optim import Adam, AdamW, Optimizer
 from wnrl.errors import UsageError
 from wnrl.optim import WeightNormalized, layer_weights
 
-Owned = list[tuple[nn.Module, Optimizer]]
 
-
-def find_optimizers(policy: nn.Module) -> Owned:
+def find_optimizers(policy: nn.Module) -> list[tuple[nn.Module, Optimizer]]:
     """The optimizers of a policy, each with the part of it that has it."""
     owned = [(part, getattr(part, "optimizer", None)) for part in policy.modules()]
     return [(part, found) for part, found in owned if isinstance(found, Optimizer)]
@@ -37,14 +35,10 @@ def spare_from_decay(optimizer: Optimizer, module: nn.Module) -> None:
     group, *others = optimizer.param_groups
     if others or not group.get("weight_decay") or isinstance(optimizer, WeightNormalized):
         return
-    plain = {
-        id(parameter)
-        for layer in module.modules()
-        if not getattr(layer, "projected", False)
-        for parameter in layer_weights(layer)
-    }
-    decayed = [p for p in group["params"] if id(p) in plain]
-    spared = [p for p in group["params"] if id(p) not in plain]
+    layers = [layer for layer in module.modules() if not getattr(layer, "projected", False)]
+    plain = {weight for layer in layers for weight in layer_weights(layer)}
+    decayed = [p for p in group["params"] if p in plain]
+    spared = [p for p in group["params"] if p not in plain]
     if not decayed:
         group["weight_decay"] = 0.0
     elif spared:

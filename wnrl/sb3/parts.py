@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
@@ -94,6 +94,9 @@ class Stepped(nn.Module):
     """
 
     norm: str = "none"
+    if TYPE_CHECKING:  # the classes of SB3 behind a mixin have what it asks for
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -138,9 +141,7 @@ class Part(Stepped):
         vectors: of a target with spectral layers, their singular vectors.
     """
 
-    origin: ClassVar[tuple[type, ...]]
-    conversion: Conversion
-    heads: Sequence[str] = ()
+    conversion: Any
     norms: Sequence[nn.Module] = ()
     policy: tuple[Any, ...] = ()
     online: tuple[Any, ...] = ()
@@ -152,10 +153,10 @@ class Part(Stepped):
         super().__init__(*args, **kwargs)
         self.convert(conversion, heads)
 
-    def convert(self, conversion: Conversion, heads: Sequence[str]) -> list[str]:
-        """Take the norm, and return the names of the layers that have it."""
+    def convert(self, conversion: Conversion, heads: Sequence[str]) -> None:
+        """Take the norm."""
         self.norm, self.conversion, self.heads = conversion.norm, conversion, heads
-        return conversion.apply(self, list(heads))
+        conversion.apply(self, heads)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         stock: dict[str, Any] = super()._get_constructor_parameters()  # type: ignore[misc]

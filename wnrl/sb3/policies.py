@@ -1,39 +1,45 @@
-"""A norm for a user's own policy class, and a policy class for each norm."""
+"""The policies of each algorithm by name, one for each norm, and a norm for a user's own class."""
 
 from collections.abc import Mapping
 from functools import cache
+from types import ModuleType
 
-from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
-from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
-from sb3_contrib.crossq.policies import CrossQPolicy
-from sb3_contrib.qrdqn.policies import QRDQNPolicy
-from sb3_contrib.tqc.policies import TQCPolicy
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.dqn.policies import DQNPolicy
-from stable_baselines3.sac.policies import SACPolicy
-from stable_baselines3.td3.policies import TD3Policy
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.norms import NORMS
-from wnrl.sb3.actor_critic import NormMixin
+from wnrl.sb3 import actor_critic, continuous, crossq, q_network, recurrent
 from wnrl.sb3.common import NormBase
-from wnrl.sb3.continuous import ContinuousMixin
-from wnrl.sb3.crossq import CrossQMixin
-from wnrl.sb3.q_network import QNormMixin
-from wnrl.sb3.recurrent import RecurrentNormMixin
 
-MIXINS: dict[type, type] = {
-    RecurrentActorCriticPolicy: RecurrentNormMixin,
-    ActorCriticPolicy: NormMixin,
-    MaskableActorCriticPolicy: NormMixin,
-    DQNPolicy: QNormMixin,
-    QRDQNPolicy: QNormMixin,
-    SACPolicy: ContinuousMixin,
-    TD3Policy: ContinuousMixin,
-    TQCPolicy: ContinuousMixin,
-    CrossQPolicy: CrossQMixin,
+KINDS = ("Mlp", "Cnn", "MultiInput")
+FAMILIES: dict[type[BaseAlgorithm], tuple[ModuleType, str]] = {
+    **dict.fromkeys((PPO, A2C, TRPO), (actor_critic, "WN{}Policy")),
+    MaskablePPO: (actor_critic, "WNMaskable{}Policy"),
+    DQN: (q_network, "WNDQN{}Policy"),
+    QRDQN: (q_network, "WNQRDQN{}Policy"),
+    SAC: (continuous, "WNSAC{}Policy"),
+    TD3: (continuous, "WNTD3{}Policy"),
+    TQC: (continuous, "WNTQC{}Policy"),
+    CrossQ: (crossq, "WNCrossQ{}Policy"),
 }
-"""The mixin of each family of policies; of two that fit, the first one counts."""
+"""Where the policies of an algorithm stand, and what each of ``KINDS`` is called there."""
+ALIASES: dict[type[BaseAlgorithm], dict[str, type[BasePolicy]]] = {}
+"""The policies that SB3 knows by name once ``wnrl.sb3`` is imported, by algorithm."""
+MIXINS: dict[type, type] = {}
+"""From SB3's policy for vectors, of each family, to the mixin in front of it."""
+
+for _algorithm, (_module, _name) in FAMILIES.items():
+    _known = {f"WN{kind}Policy": getattr(_module, _name.format(kind), None) for kind in KINDS}
+    ALIASES[_algorithm] = {alias: policy for alias, policy in _known.items() if policy}
+_recurrent = [f"WN{kind}{cell}Policy" for cell in ("Lstm", "Gru") for kind in KINDS]
+ALIASES[RecurrentPPO] = {name: getattr(recurrent, name) for name in _recurrent}
+for _policies in ALIASES.values():
+    _mixin, _stock = next(iter(_policies.values())).__bases__
+    MIXINS[_stock] = _mixin
+POLICIES = {policy.__name__: policy for named in ALIASES.values() for policy in named.values()}
 
 
 def with_norm(policy_class: type[BasePolicy], norm: str = "weight") -> type[BasePolicy]:
@@ -52,28 +58,20 @@ def with_norm(policy_class: type[BasePolicy], norm: str = "weight") -> type[Base
     """
     check_choice("norm", norm, NORMS)
     if not issubclass(policy_class, tuple(MIXINS)):
-        known = ", ".join(family.__name__ for family in MIXINS)
-        got = policy_class.__name__
+        known, got = ", ".join(family.__name__ for family in MIXINS), policy_class.__name__
         raise UsageError(f"policy_class must be a subclass of one of {known}, got {got}")
     bases: tuple[type, ...] = (policy_class,)
     if not issubclass(policy_class, NormBase):
-        mixin = next(mixin for family, mixin in MIXINS.items() if issubclass(policy_class, family))
+        mixin = next(MIXINS[base] for base in policy_class.__mro__ if base in MIXINS)
         bases = (mixin, policy_class)
-    return type(
-        f"WN{policy_class.__name__}",
-        bases,
-        {"default_norm": norm, "__module__": policy_class.__module__},
-    )
-
-
-def _word(norm: str) -> str:
-    return "".join(part.capitalize() for part in norm.split("_"))
+    own = {"default_norm": norm, "__module__": policy_class.__module__}
+    return type(f"WN{policy_class.__name__}", bases, own)
 
 
 @cache
-def policy_of(base: type[BasePolicy], norm: str) -> type[BasePolicy]:
+def policy_of(base: type[BasePolicy], norm: str, word: str) -> type[BasePolicy]:
     """Return one of our policies with another norm: ``LayerMlpPolicy`` of ``WNMlpPolicy``."""
-    name = _word(norm) + base.__name__.removeprefix("WN")
+    name = base.__name__.replace("WN", word, 1)
     text = f"``{base.__name__}`` with norm ``{norm}``, unless told otherwise."
     return type(name, (base,), {"default_norm": norm, "__module__": "wnrl.sb3", "__doc__": text})
 
@@ -86,10 +84,10 @@ def find_policy(name: str, known: Mapping[str, type[BasePolicy]]) -> type[BasePo
         known: our policies by name, ``WNMlpPolicy`` among them.
     """
     for norm in NORMS:
-        word = _word(norm)
+        word = "".join(part.capitalize() for part in norm.split("_"))
         base = known.get("WN" + name.removeprefix(word))
         if name.startswith(word) and base is not None:
-            return policy_of(base, norm)
+            return policy_of(base, norm, word)
     return None
 
 

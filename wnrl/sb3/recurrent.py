@@ -18,11 +18,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from sb3_contrib.common.recurrent.policies import (
-    RecurrentActorCriticCnnPolicy,
-    RecurrentActorCriticPolicy,
-    RecurrentMultiInputActorCriticPolicy,
-)
+from sb3_contrib.common.recurrent import policies
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.policies import BaseModel
 from torch import Tensor, nn
@@ -49,12 +45,6 @@ class RecurrentNormMixin(NormMixin):
             sequences do not fit.
     """
 
-    _get_action_dist_from_latent: Callable[[Tensor], Any]
-    critic: Any
-    value_net: Any
-    lstm_kwargs: dict[str, Any]
-    lstm_actor: Any
-    lstm_critic: Any
     rnn: ClassVar[type[nn.LSTM] | type[nn.GRU]] = nn.LSTM
     """The recurrent layer, which a subclass may change."""
 
@@ -62,10 +52,10 @@ class RecurrentNormMixin(NormMixin):
         for name in self.lstm_kwargs:
             if name not in RNN_OPTIONS:
                 raise UsageError(f"lstm_kwargs may hold {', '.join(RNN_OPTIONS)}; got {name!r}")
-        if self.rnn is not nn.LSTM:
-            self.lstm_actor = self._in_place_of(self.lstm_actor)
-            if self.lstm_critic is not None:
-                self.lstm_critic = self._in_place_of(self.lstm_critic)
+        for name in ("lstm_actor", "lstm_critic") if self.rnn is not nn.LSTM else ():
+            if (lstm := getattr(self, name)) is not None:
+                sizes = (lstm.input_size, lstm.hidden_size, lstm.num_layers)
+                setattr(self, name, self.rnn(*sizes, **self.lstm_kwargs))
         super()._after_init()
 
     def _run_hidden(self, obs: Observations) -> None:
@@ -75,11 +65,6 @@ class RecurrentNormMixin(NormMixin):
 
     def _hidden_layers(self) -> list[str]:
         return [name for name in super()._hidden_layers() if "features_extractor" in name]
-
-    def _in_place_of(self, lstm: nn.LSTM) -> Any:
-        """A recurrent layer of the class's own kind with the sizes of ``lstm``."""
-        sizes = (lstm.input_size, lstm.hidden_size, lstm.num_layers)
-        return self.rnn(*sizes, **self.lstm_kwargs)
 
     def _evaluate(
         self, obs: Any, actions: Tensor, lstm_states: RNNStates, episode_starts: Tensor
@@ -100,17 +85,14 @@ class RecurrentNormMixin(NormMixin):
         extractors = dict.fromkeys((self.pi_features_extractor, self.vf_features_extractor))
         norms = [norm for norm in batch_norms(self) if norm.training]
         costly = norms or any(True for part in extractors for _ in part.parameters())
-        is_own = upstream.__func__ is not RecurrentActorCriticPolicy.evaluate_actions
-        if is_own or not costly:
-            return upstream(obs, actions, lstm_states, episode_starts)
-        rows = find_padding(obs, actions, n_seq=lstm_states.pi[0].shape[1])
-        if not len(rows.padded):
+        is_own = upstream.__func__ is not policies.RecurrentActorCriticPolicy.evaluate_actions
+        n_seq = lstm_states.pi[0].shape[1]
+        if is_own or not costly or not len((rows := find_padding(obs, actions, n_seq)).padded):
             return upstream(obs, actions, lstm_states, episode_starts)
 
         # The real steps, then one for all that pads.
         chosen = map_obs(obs, lambda x: x[torch.cat([rows.real, rows.padded[:1]])])
-        order = torch.arange(len(rows.real) + 1, device=rows.real.device)
-        few = Rows(order[:-1], order[-1:])
+        few = Rows(*torch.arange(len(rows.real) + 1, device=rows.real.device).tensor_split([-1]))
         features = []
         for part in extractors:
             extract = partial(BaseModel.extract_features, self, features_extractor=part)
@@ -154,9 +136,8 @@ class RecurrentNormMixin(NormMixin):
         # (N * T, input_size) -> (T, N, input_size)
         sequence = features.reshape(n_seq, -1, lstm.input_size).swapaxes(0, 1)
         keep = 1.0 - episode_starts.reshape(n_seq, -1).swapaxes(0, 1)  # (T, N)
-        length = sequence.shape[0]
-        cuts = [0, length]
-        if length > 1:
+        cuts = [0, len(sequence)]
+        if len(sequence) > 1:
             resets = (keep[1:] == 0.0).any(dim=1).nonzero().flatten() + 1
             cuts[1:1] = resets.tolist()
         outputs = []
@@ -224,15 +205,15 @@ def _run(rnn: Any, sequence: Tensor, states: States, keep: Tensor) -> tuple[Tens
     return rnn(sequence, (keep * h, keep * c))
 
 
-class WNMlpLstmPolicy(RecurrentNormMixin, RecurrentActorCriticPolicy):
+class WNMlpLstmPolicy(RecurrentNormMixin, policies.RecurrentActorCriticPolicy):
     """sb3-contrib's ``MlpLstmPolicy`` for RecurrentPPO, with a norm."""
 
 
-class WNCnnLstmPolicy(RecurrentNormMixin, RecurrentActorCriticCnnPolicy):
+class WNCnnLstmPolicy(RecurrentNormMixin, policies.RecurrentActorCriticCnnPolicy):
     """sb3-contrib's ``CnnLstmPolicy`` for RecurrentPPO, with a norm."""
 
 
-class WNMultiInputLstmPolicy(RecurrentNormMixin, RecurrentMultiInputActorCriticPolicy):
+class WNMultiInputLstmPolicy(RecurrentNormMixin, policies.RecurrentMultiInputActorCriticPolicy):
     """sb3-contrib's ``MultiInputLstmPolicy`` for RecurrentPPO, with a norm."""
 
 

@@ -21,11 +21,8 @@ from torch.func import functional_call
 from wnrl.errors import UsageError
 from wnrl.nn import fold
 from wnrl.vae import VAE, VAEConfig, build, load
-from wnrl.vae.config import SIZES
 from wnrl.vae.construction import config_of
 
-SHAPING = ("model", "dataset", "norm", "norm_kwargs", "norm_heads", "likelihood", *SIZES)
-"""What decides how a VAE is built; the rest is how it was trained."""
 RECIPES = "_wnrl_vaes"
 """The attribute of an observation space with the configurations of VAEs by folder."""
 
@@ -41,7 +38,8 @@ class VAEExtractor(BaseFeaturesExtractor):
 
     A saved agent does not need the run folder. The weights are in its state dict; the configuration
     goes with the observation space, which SB3 saves with every agent and hands to its extractors.
-    Where the folder is still there, it is read and must hold a VAE that is built alike.
+    Where the folder is still there, it is read; where it holds another VAE by then, which the saved
+    weights do not fit, loading is refused.
 
     Args:
         observation_space: channel-first images with the size and the channels of the VAE's, or
@@ -49,13 +47,9 @@ class VAEExtractor(BaseFeaturesExtractor):
         vae: a run folder of ``scripts/train_vae.py``.
         frozen: whether the weights stay as they are; else they are trained on with the agent's.
 
-    Attributes:
-        n_frames: frames in an observation.
-
     Raises:
-        UsageError: ``frozen`` is no bool, or the folder holds no trained VAE, one of other images,
-            or another one than the saved agent, or another agent on this environment, has had from
-            there.
+        UsageError: ``frozen`` is no bool, or the folder holds no trained VAE, or one of other
+            images.
     """
 
     def __init__(self, observation_space: spaces.Box, vae: str | Path, frozen: bool = True) -> None:
@@ -67,14 +61,12 @@ class VAEExtractor(BaseFeaturesExtractor):
                 f"observation_space must have images of shape {model.image_shape}, or several of "
                 f"them stacked, as the VAE in {vae}, got shape {shape}"
             )
-        n_frames = shape[0] // channels
-        super().__init__(observation_space, n_frames * model.latent_dim)
-        self.n_frames = n_frames
+        super().__init__(observation_space, shape[0] // channels * model.latent_dim)
         encoding = _Encoding(fold(model) if frozen else model)
-        used = _used(encoding, observation_space)
+        trained = set() if frozen else _used(encoding)
         self._keys = {name: name.replace(".", "_") for name in encoding.state_dict()}
         for name, value in encoding.state_dict().items():
-            if name in used and not frozen:
+            if name in trained:
                 self.register_parameter(self._keys[name], nn.Parameter(value.clone()))
             else:
                 self.register_buffer(self._keys[name], value.clone())
@@ -100,28 +92,19 @@ class _Encoding(nn.Module):
         return self.model.encode(x)[0]
 
 
-def _used(encoding: _Encoding, space: spaces.Box) -> set[str]:
-    """The names of the parameters that the features depend on: none of the decoder's."""
-    x = torch.zeros(1, *encoding.model.image_shape)
-    parameters = dict(encoding.named_parameters())
+def _used(encoding: _Encoding) -> set[str]:
+    """Return the names of the parameters that the features depend on: none of the decoder's."""
     with torch.enable_grad():
-        total = encoding(x).sum()
-        slopes = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    return {name for name, slope in zip(parameters, slopes, strict=True) if slope is not None}
+        encoding(torch.zeros(1, *encoding.model.image_shape)).sum().backward()
+    used = {name for name, parameter in encoding.named_parameters() if parameter.grad is not None}
+    encoding.zero_grad()
+    return used
 
 
 def _model(space: spaces.Box, folder: str) -> VAE:
     """In eval mode, the VAE in a folder, or, for weights that will follow, that of the space."""
     recipes: dict[str, dict[str, Any]] = vars(space).setdefault(RECIPES, {})
     if Path(folder).exists() or folder not in recipes:
-        found = asdict(config_of(folder))
-        known = recipes.get(folder, found)
-        if other := [f"{name} {found[name]!r}" for name in SHAPING if found[name] != known[name]]:
-            raise UsageError(
-                f"run_folder {folder} holds another VAE than the one that the agent, or the "
-                f"environment, has had from there: now it has {', '.join(other)}"
-            )
-        recipes[folder] = found
+        recipes[folder] = asdict(config_of(folder))
         return load(folder)
-    with torch.random.fork_rng(devices=[]):
-        return build(VAEConfig.from_json(recipes[folder])).eval()
+    return build(VAEConfig.from_json(recipes[folder])).eval()
