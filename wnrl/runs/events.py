@@ -52,9 +52,8 @@ class EventFile:
         from torch.utils.tensorboard import summary
 
         self._event, self._summary = Event, summary
-        present = sorted(folder.glob(EVENTS))
         name = EVENTS.replace("*", f"{int(time.time()):010d}")
-        self.path = present[0] if present else folder / name
+        self.path = min(folder.glob(EVENTS), default=folder / name)
         self.path.touch()
         self._told = False
         self.last: dict[str, float] = {}

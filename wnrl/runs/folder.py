@@ -246,8 +246,7 @@ def locked(path: Path, name: str = LOCK, seconds: float | None = None) -> Iterat
     from filelock import FileLock, Timeout
 
     try:
-        timeout = LOCK_SECONDS if seconds is None else seconds
-        with FileLock(path / name).acquire(timeout=timeout):
+        with FileLock(path / name).acquire(timeout=LOCK_SECONDS if seconds is None else seconds):
             yield
     except Timeout as error:
         raise InUseError(f"run_dir {path} is in use by another process") from error

@@ -30,6 +30,8 @@ class Present:
         earlier: The configuration of that run; empty where there is none.
         steps: Those that are asked for.
         ended: Steps that the run was to have.
+        longer: Whether more are asked for.
+        shows_result: Whether the run is finished and the call asks for no more.
 
     Raises:
         UsageError: The run there is damaged, of another program, or wants ``resume``.
@@ -50,24 +52,20 @@ class Present:
         self.settings = folder.as_before(settings, earlier, meaning.defaults(settings))
         self.steps = meaning.steps(self.settings)
         self.ended = meaning.steps(earlier) if earlier else self.steps
-        if refusal := self._refusal():
+        self.longer, finished = self.steps > self.ended, folder.is_finished(path)
+        self.shows_result = finished and not (resume and self.longer)
+        if refusal := self._refusal(finished):
             raise UsageError(f"run_dir {path} {refusal}")
 
-    @property
-    def shows_result(self) -> bool:
-        """Whether the run is finished and the call asks for no more."""
-        return folder.is_finished(self.path) and not (self.resume and self.steps > self.ended)
-
-    def _refusal(self) -> str:
+    def _refusal(self, finished: bool) -> str:
         """Return why the call cannot be meant, or an empty string."""
         others = folder.differing(self.earlier, self.settings)
-        finished, longer = folder.is_finished(self.path), self.steps > self.ended
-        if self.resume and finished and longer:
+        if self.resume and finished and self.longer:
             if folder.read_result(self.path).get("status") != "finished":
                 return "holds a run that failed; it cannot go on"
             if not self.checkpoint.is_file():
                 return f"has no {folder.CHECKPOINT}, from which it could go on"
-        elif finished and longer and others <= {*self.length_keys}:
+        elif finished and self.longer and others <= {*self.length_keys}:
             return (
                 f"holds a finished run of {self.ended} steps; --resume extends it to {self.steps}"
             )
@@ -91,19 +89,19 @@ class Present:
         Raises:
             UsageError: The folder or its checkpoint cannot be used; nothing in it has changed.
         """
-        longer, may_change = self.steps > self.ended, None
+        may_change = None
         goes_on = bool(self.resume and self.earlier and self.checkpoint.is_file())
         if goes_on:
             may_change = (*self.length_keys, *WHERE) if self.steps >= self.ended else ()
-            if longer or "extended_from" in self.earlier:
+            if self.longer or "extended_from" in self.earlier:
                 before = self.earlier.get("extended_from", [])
-                settings = {**settings, "extended_from": before + [self.ended] * longer}
+                settings = {**settings, "extended_from": before + [self.ended] * self.longer}
         with folder.open_run(self.path, settings, files=files, may_change=may_change) as run:
             saved = {}
             if self.resume and not goes_on and not run.finished:
                 begins = "nothing to resume, the run begins"
                 print(f"run_dir {self.path} has no {folder.CHECKPOINT}: {begins}", file=sys.stderr)
-            if goes_on and (longer or not run.finished):
+            if goes_on and (self.longer or not run.finished):
                 saved = read_values(self.checkpoint, KIND)
                 told = f"resumed at step {saved['step']} of {self.steps}"
                 try:
@@ -114,7 +112,7 @@ class Present:
                     raise UsageError(f"{what}: {reason}") from error
                 run.begin()
                 folder.clear(self.path, files)
-                if longer:
+                if self.longer:
                     told += f"; schedules are over all {self.steps} steps, not over {self.ended}"
                 print(told + (f"; {clause}" if clause else ""), file=sys.stderr)
             yield run, saved

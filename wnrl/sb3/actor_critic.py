@@ -12,8 +12,6 @@ from wnrl.sb3.common import NormBase
 from wnrl.sb3.data_init import FirstRollout
 from wnrl.sb3.parts import Observations
 
-HEADS = ("action_net", "value_net")
-
 
 class NormMixin(FirstRollout, NormBase):
     """``NormBase`` for policies in which actor and critic have one optimizer.
@@ -37,7 +35,7 @@ class NormMixin(FirstRollout, NormBase):
                 f"{type(self).__name__} has an optimizer of {1 + len(others)} parameter groups; "
                 "a policy with a norm can have only one"
             )
-        self._normed(self, HEADS)
+        self._normed(self, ("action_net", "value_net"))
         optimizer: Any = self.optimizer_class
         self.optimizer = optimizer(self.parameters(), lr=group["lr"], **self.optimizer_kwargs)
 

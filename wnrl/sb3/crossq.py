@@ -130,8 +130,8 @@ class CrossQActor(Actor):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # sb3-contrib's list lacks whether there are places.
-        stock = super()._get_constructor_parameters()
-        return {**stock, "batch_norm": self.conversion.normalizer is not None}
+        placed = self.conversion.normalizer is not None
+        return {**super()._get_constructor_parameters(), "batch_norm": placed}
 
 
 class CrossQMixin(ContinuousMixin):

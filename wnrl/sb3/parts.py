@@ -199,8 +199,7 @@ def _part_class(*origin: Any) -> Any:
 
 
 def _empty_part(*origin: Any) -> Any:
-    part_class = _part_class(*origin)
-    return part_class.__new__(part_class)
+    return _part_class(*origin).__new__(_part_class(*origin))
 
 
 class TargetVectors(nn.Module):

@@ -30,8 +30,7 @@ HEADS = re.compile(r"action_net|value_net|(q_net|quantile_net)\.\1|actor\.mu|cri
 
 def heads(policy: nn.Module) -> list[str]:
     """The names of the output layers of a policy of SB3."""
-    parts = [name for name, _ in policy.named_modules() if HEADS.fullmatch(name)]
-    return output_layers(policy, parts)
+    return output_layers(policy, [n for n, _ in policy.named_modules() if HEADS.fullmatch(n)])
 
 
 def drawer(model: Algorithm) -> Callable[[int | None], Any]:

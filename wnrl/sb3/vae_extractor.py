@@ -21,8 +21,11 @@ from torch.func import functional_call
 from wnrl.errors import UsageError
 from wnrl.nn import fold
 from wnrl.vae import VAE, VAEConfig, build, load
+from wnrl.vae.config import SIZES
 from wnrl.vae.construction import config_of
 
+SHAPING = ("model", "dataset", "norm", "norm_kwargs", "norm_heads", "likelihood", *SIZES)
+"""What decides how a VAE is built; the rest is how it was trained."""
 RECIPES = "_wnrl_vaes"
 """The attribute of an observation space with the configurations of VAEs by folder."""
 
@@ -38,8 +41,7 @@ class VAEExtractor(BaseFeaturesExtractor):
 
     A saved agent does not need the run folder. The weights are in its state dict; the configuration
     goes with the observation space, which SB3 saves with every agent and hands to its extractors.
-    Where the folder is still there, it is read; where it holds another VAE by then, which the saved
-    weights do not fit, loading is refused.
+    Where the folder is still there, it is read and must hold a VAE that is built alike.
 
     Args:
         observation_space: channel-first images with the size and the channels of the VAE's, or
@@ -48,15 +50,15 @@ class VAEExtractor(BaseFeaturesExtractor):
         frozen: whether the weights stay as they are; else they are trained on with the agent's.
 
     Raises:
-        UsageError: ``frozen`` is no bool, or the folder holds no trained VAE, or one of other
-            images.
+        UsageError: ``frozen`` is no bool, or the folder holds no trained VAE, one of other images,
+            or another one than the saved agent, or another agent on this environment, has had from
+            there.
     """
 
     def __init__(self, observation_space: spaces.Box, vae: str | Path, frozen: bool = True) -> None:
         model = _model(observation_space, str(vae))
-        channels, height, width = model.image_shape
-        shape = observation_space.shape
-        if len(shape) != 3 or shape[1:] != (height, width) or shape[0] % channels:
+        shape, (channels, *size) = observation_space.shape, model.image_shape
+        if [*shape[1:]] != size or shape[0] % channels:
             raise UsageError(
                 f"observation_space must have images of shape {model.image_shape}, or several of "
                 f"them stacked, as the VAE in {vae}, got shape {shape}"
@@ -105,6 +107,13 @@ def _model(space: spaces.Box, folder: str) -> VAE:
     """In eval mode, the VAE in a folder, or, for weights that will follow, that of the space."""
     recipes: dict[str, dict[str, Any]] = vars(space).setdefault(RECIPES, {})
     if Path(folder).exists() or folder not in recipes:
-        recipes[folder] = asdict(config_of(folder))
+        found = asdict(config_of(folder))
+        known = recipes.get(folder, found)
+        if other := [f"{name} {found[name]!r}" for name in SHAPING if found[name] != known[name]]:
+            raise UsageError(  # SB3 would load what fits, and say that it is an older agent's
+                f"run_folder {folder} holds another VAE than the one that the agent, or the "
+                f"environment, has had from there: now it has {', '.join(other)}"
+            )
+        recipes[folder] = found
         return load(folder)
     return build(VAEConfig.from_json(recipes[folder])).eval()
