@@ -23,7 +23,8 @@ OFF_POLICY = {"learning_starts": 16, "buffer_size": 200, "train_freq": 4, "gradi
 def agent(algo, norm="weight", device="cpu", **changes):
     row = AGENTS[algo]
     env_id = "Pendulum-v1" if issubclass(row.config, ContinuousConfig) else "CartPole-v1"
-    env_id = "Taxi-v4" if algo == "maskable_ppo" else env_id
+    if algo == "maskable_ppo":
+        env_id = next(known for known in gym.registry if known.startswith("Taxi-"))
     sizes = SIZES | (OFF_POLICY if issubclass(row.config, OffPolicyConfig) else ON_POLICY)
     config = row.config()
     sizes = {name: size for name, size in sizes.items() if hasattr(config, name)}

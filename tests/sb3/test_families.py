@@ -179,8 +179,9 @@ def test_policy_save_and_load_keep_every_argument(tmp_path, name):
 
 LOAD = """
 import sys, warnings
+import numpy as np, stable_baselines3, sb3_contrib
 warnings.simplefilter("error")
-import numpy as np, wnrl.sb3, stable_baselines3, sb3_contrib
+import wnrl.sb3
 for name in sys.argv[2:]:
     algorithm = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
     model = algorithm.load(f"{sys.argv[1]}/{name}", device="cpu")

@@ -196,7 +196,7 @@ def test_an_agent_of_an_earlier_sb3_acts_in_the_spaces_of_its_environment(zips, 
             returns.append(json.loads(shown.out)["returns"])
         assert "was written by another SB3 or Python (No module named 'gym')" in shown.err
         assert returns[0] == returns[1]
-    for env_id in ("Acrobot-v1", "Taxi-v4"):
+    for env_id in ("Acrobot-v1", "Blackjack-v1"):
         assert leave("--model", tmp_path / "ppo.zip", "--env-id", env_id) == 2
         told = capsys.readouterr().err
         assert "does not fit observations" in told
