@@ -35,7 +35,7 @@ from typing import Annotated, Any
 from scripts import _cli
 from wnrl.limits import Limited, NormKey, Positive, Sizes, one_of, some
 
-WAYS = ("auto", "hot", "vmap", "eager")
+WAYS = ("auto", "vmap", "eager")
 AIMS = {"none": 10.0, "weight": 9.0, "layer": 5.5, "rms": 5.5, "batch": 5.5}
 """Least ratios to stock, at ``AIM_MEMBERS`` or more."""
 AIM_ELSE, AIM_MEMBERS = 3.0, 64
@@ -68,7 +68,7 @@ class Args(Limited):
     members: Annotated[Sizes, some] = (1, 8, 64)
     """Sizes of cohorts."""
     ways: Annotated[tuple[Annotated[str, one_of(WAYS)], ...], some] = ("auto",)
-    """How a cohort computes: auto, hot, vmap or eager."""
+    """How a cohort computes: auto, vmap (PPO alone) or eager."""
     growth: bool = False
     """Measure how time and memory grow, of cohorts alone."""
     seconds: Positive = 20.0
@@ -114,7 +114,7 @@ def made(norm: str, n_members: int, way: str, args: Args, **changes: Any) -> PPO
     preset = replace(AGENTS[args.algo].preset(env_id), total_timesteps=10**9)
     member = kind.member({**vars(preset), "norm": norm, **changes})
     members = [replace(member, seed=seed) for seed in range(n_members)]
-    how = {"way": "auto", "graph": False} if way == "eager" else {"way": way}
+    how = {"formulas": way != "vmap", "graph": way != "eager"}
     return kind(make(env_id), members, device=resolve_device(args.device), **how)
 
 

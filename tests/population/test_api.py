@@ -73,7 +73,7 @@ def test_an_sb3_model_of_a_run_acts_alike_and_saves_as_a_zip(tmp_path, env_id, n
     cohort.train()
     obs = torch.rand(6, *cohort.env.observation_space.shape)
     expected = cohort.distribution.mode(
-        cohort.networks.act(cohort.params, cohort.buffers)(obs[None])[0]
+        cohort.networks.act(cohort.params, cohort.buffers)(obs[None], None)[0]
     )
     model = member.to_sb3()
     assert model.learning_rate == 1e-3

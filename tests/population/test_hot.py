@@ -8,7 +8,6 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from wnrl.errors import UsageError
 from wnrl.norms import NORMS
 from wnrl.population.hot import HotNetworks
 from wnrl.population.layers import HOT
@@ -71,7 +70,10 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_both_ways_lead_to_the_same_parameters(case, env):
     members = [replace(SMALL, seed=seed, **CASES[case]) for seed in range(3)]
-    ways = [PPO(env, members, dtype=torch.float64, chunk=2, way=way) for way in ("hot", "vmap")]
+    ways = [
+        PPO(env, members, dtype=torch.float64, chunk=2, formulas=formulas)
+        for formulas in (True, False)
+    ]
     assert isinstance(ways[0].networks, HotNetworks)
     assert isinstance(ways[1].networks, VmappedNetworks)
     start = ways[0].params.clone()
@@ -85,7 +87,7 @@ def test_both_ways_lead_to_the_same_parameters(case, env):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_auto_takes_the_formulas_where_there_are_some(norm):
+def test_formulas_are_taken_where_there_are_some(norm):
     cohort = PPO(CartPole(), [replace(SMALL, norm=norm)])
     kind = HotNetworks if norm in HOT else VmappedNetworks
     assert isinstance(cohort.networks, kind)
@@ -99,11 +101,9 @@ def test_auto_takes_the_formulas_where_there_are_some(norm):
         {"norm": "weight", "norm_kwargs": {"g_rate": 8.0}},
     ],
 )
-def test_without_formulas_the_way_is_vmap_and_hot_is_refused(change):
+def test_without_formulas_the_way_is_vmap(change):
     config = replace(SMALL, **change)
     assert isinstance(PPO(CartPole(), [config]).networks, VmappedNetworks)
-    with pytest.raises(UsageError, match="way 'hot' is for norms none, projected"):
-        PPO(CartPole(), [config], way="hot")
 
 
 def test_the_padding_of_the_critics_head_stays_zero():

@@ -1,6 +1,5 @@
 """Layers by formula: the modules' outputs, and the gradients that differences have."""
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from torch.autograd import gradcheck
 
 from wnrl.networks import mlp
-from wnrl.population.hot import SHORT
+from wnrl.population.hot import _short
 from wnrl.population.layers import ACTIVATIONS, HOT, Layer
 
 N, IN, OUT, B = 3, 4, 5, 7
@@ -45,21 +44,16 @@ def networks(norm, activation):
 
 
 def stacked(nets, which):
-    tensors = [dict(getattr(net[0], f"named_{which}")()) for net in nets]
-    return {
-        SHORT.get(name, name.removeprefix("norm.")): torch.stack([t[name] for t in tensors])
-        .detach()
-        .double()
-        for name in tensors[0]
-    }
+    tensors = [_short(dict(getattr(net[0], f"named_{which}")())) for net in nets]
+    return {name: torch.stack([t[name] for t in tensors]).detach().double() for name in tensors[0]}
 
 
 def made(norm, activation):
+    """Return networks of one layer and the same layers by formula."""
     nets = networks(norm, activation)
-    layer = Layer(norm, activation, EPS.get(norm, 0.0), momentum=0.1)
-    if norm == "batch_renorm":
-        layer = replace(layer, limits=nets[0][0].norm.limits)
-    return nets, layer, stacked(nets, "parameters"), stacked(nets, "buffers")
+    options = {"limits": nets[0][0].norm.limits} if norm == "batch_renorm" else {}
+    numbers = {"params": stacked(nets, "parameters"), "buffers": stacked(nets, "buffers")}
+    return nets, Layer(norm, activation, EPS.get(norm, 0.0), 0.1, **options, **numbers)
 
 
 def copied(tensors):
@@ -69,15 +63,15 @@ def copied(tensors):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("norm", HOT)
 def test_outputs_and_running_statistics_are_those_of_the_modules(norm, activation):
-    nets, layer, params, buffers = made(norm, activation)
+    nets, layer = made(norm, activation)
     for _ in range(3):
         x = torch.randn(N, IN, B, dtype=torch.float64)
-        y = layer.forward(params, x, buffers)
+        y = layer.forward(x)
         for k, net in enumerate(nets):
             torch.testing.assert_close(y[k].T, net.train()(x[k].T), rtol=1e-10, atol=1e-10)
     for name, value in stacked(nets, "buffers").items():
-        torch.testing.assert_close(buffers[name], value)
-    acting = layer.acting(params, buffers)
+        torch.testing.assert_close(layer.buffers[name], value)
+    acting = layer.acting()
     for k, net in enumerate(nets):
         torch.testing.assert_close(acting(x)[k].T, net.eval()(x[k].T), rtol=1e-10, atol=1e-10)
 
@@ -85,39 +79,41 @@ def test_outputs_and_running_statistics_are_those_of_the_modules(norm, activatio
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, None])
 @pytest.mark.parametrize("norm", HOT)
 def test_gradients_are_those_of_differences(norm, activation):
-    _, layer, params, buffers = made(norm, activation or "tanh")
-    layer = copy.copy(layer)
-    object.__setattr__(layer, "activation", activation)
-    names = list(params)
+    layer = replace(made(norm, activation or "tanh")[1], activation=activation)
+    names = list(layer.params)
+
+    def bound(values):
+        params = dict(zip(names, values, strict=True))
+        grads = {name: torch.full_like(value, torch.nan) for name, value in params.items()}
+        return replace(layer, params=params, buffers=copied(layer.buffers), grads=grads)
 
     class OnTape(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, *values):
-            y = layer.forward(dict(zip(names, values, strict=True)), x, copied(buffers))
             ctx.save_for_backward(x, *values)
-            return y.clone()
+            return bound(values).forward(x).clone()
 
         @staticmethod
         def backward(ctx, d):
             x, *values = ctx.saved_tensors
-            given = dict(zip(names, values, strict=True))
-            y = layer.forward(given, x, copied(buffers))
-            grads = {name: torch.full_like(value, torch.nan) for name, value in given.items()}
-            dx = torch.empty_like(x)
-            layer.backward(given, x, y, d.clone(), grads, dx)
-            return dx, *grads.values()
+            given, dx = bound(values), torch.empty_like(x)
+            given.backward(x, given.forward(x), d.clone(), dx)
+            return dx, *given.grads.values()
 
     x = torch.randn(N, IN, B, dtype=torch.float64)
-    inputs = [t.requires_grad_() for t in (x, *params.values())]
+    inputs = [t.requires_grad_() for t in (x, *layer.params.values())]
     assert gradcheck(OnTape.apply, inputs, eps=1e-6, atol=1e-6)
 
 
 def test_a_row_without_length_gives_zero_and_no_gradient():
-    layer = Layer("weight", None, eps=1e-30)
-    params = {"v": torch.zeros(1, 2, 3), "g": torch.zeros(1, 2, 1), "bias": torch.zeros(1, 2)}
-    grads = {name: torch.full_like(value, torch.nan) for name, value in params.items()}
+    shapes = {"weight_v": (1, 2, 3), "weight_g": (1, 2, 1), "bias": (1, 2)}
+    params, grads = (
+        {name: torch.full(shape, value) for name, shape in shapes.items()}
+        for value in (0.0, torch.nan)
+    )
+    layer = Layer("weight", None, eps=1e-30, params=params, grads=grads)
     x, d = torch.randn(1, 3, 4), torch.zeros(1, 2, 4)
-    y = layer.forward(params, x, {})
-    layer.backward(params, x, y, d, grads, None)
+    y = layer.forward(x)
+    layer.backward(x, y, d, None)
     assert y.abs().sum() == 0
     assert all(grad.abs().sum() == 0 for grad in grads.values())

@@ -174,7 +174,8 @@ def test_an_sb3_model_of_a_run_acts_alike_and_saves_as_a_zip(cell, tmp_path):
     member = runs.members[1]
     cohort = RecurrentPPO(member.env, [member.config])
     cohort.train()
-    act, memory = cohort._act(cohort.params, cohort.buffers), cohort._no_memory(1, 4)
+    act = cohort.networks.act(cohort.params, cohort.buffers)
+    memory = torch.zeros(1, 4, *cohort.networks.memory)
     member.to_sb3().save(tmp_path / "agent.zip")
     model, states, starts = ContribPPO.load(tmp_path / "agent.zip"), None, np.ones(4)
     for obs in torch.rand(5, 4, *member.env.observation_space.shape):

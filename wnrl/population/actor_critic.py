@@ -183,6 +183,11 @@ def _tensors(module: nn.Module) -> Tensors:
     return dict((*module.named_parameters(), *module.named_buffers()))
 
 
+def below(tensors: Tensors, prefix: str) -> Tensors:
+    """Return what has names with a prefix, under the rest of their names."""
+    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+
+
 def _views(shapes: Shapes, rows: Tensor) -> Tensors:
     halves = rows.view(2 * len(rows), rows.shape[1] // 2)
     parts = halves.split([shape.numel() for shape in shapes.values()], 1)

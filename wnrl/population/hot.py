@@ -3,35 +3,27 @@
 Equal to ``VmappedNetworks``, and several times as fast on a CPU.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from wnrl.errors import UsageError, check_choice
 from wnrl.nn import WNLinear
-from wnrl.nn.normalizers import Normalized
 from wnrl.nn.spectral import SpectralLinear
-from wnrl.population.actor_critic import LOG_STD, Layout
+from wnrl.population.actor_critic import LOG_STD, Layout, Tensors, below
 from wnrl.population.distributions import Distribution
-from wnrl.population.layers import ACTIVATIONS, HOT, Layer, Room, Tensors
+from wnrl.population.layers import ACTIVATIONS, HOT, Layer
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.rollout import Act
 from wnrl.population.samples import Batch
-from wnrl.population.vmapped import Goal, VmappedNetworks, standardised
+from wnrl.population.vmapped import Goal, standardised
 
-SHORT = {
-    "layer.weight": "weight",
-    "layer.bias": "bias",
-    "norm.weight": "gain",
-    "norm.bias": "shift",
-    "layer.weight_v": "v",
-    "layer.weight_g": "g",
-    "weight_v": "v",
-    "weight_g": "g",
-}
-"""Names of ``wnrl.population.layers`` for those of modules, where they differ."""
+SHORT = {"norm.weight": "gain", "norm.bias": "shift"}
+"""Names in a ``Layer`` for those in a module, where they are not their last part."""
+BY_TYPE = {nn.Linear: "none", WNLinear: "weight", SpectralLinear: "spectral"}
+"""Keys of ``HOT`` by modules; any other has the norm of the network."""
 
 
 class Samples(NamedTuple):
@@ -57,24 +49,30 @@ class HotNetworks:
     """Formulas for networks of a plain MLP's shape.
 
     Args:
-        config: what the members have in common.
+        members: their hyperparameters.
         plan: the layout of the members.
         distribution: of actions.
-        entropy: whether any member has an entropy bonus.
         dtype: of all real numbers.
     """
 
+    memory = (0,)
+    """The shape of what a network remembers of one environment: nothing."""
+
     def __init__(
         self,
-        config: PPOConfig,
+        members: Sequence[PPOConfig],
         plan: Layout,
         distribution: Distribution,
-        entropy: bool,
         dtype: torch.dtype,
     ) -> None:
-        self.plan, self.distribution, self.entropy = plan, distribution, entropy
-        self.layers = _layers(config, plan, dtype)
-        self.room = Room()
+        self.plan, self.distribution = plan, distribution
+        self.entropy = any(member.ent_coef for member in members)
+        config, parts = members[0], [*plan.net.network()]
+        self.layers = {
+            k: _layer(part, config, k == len(parts) - 1, dtype)
+            for k, part in enumerate(parts)
+            if [*part.parameters()]
+        }
 
     @staticmethod
     def fit(config: PPOConfig, plan: Layout) -> bool:
@@ -88,42 +86,36 @@ class HotNetworks:
 
     def act(self, params: Tensor, buffers: Tensor) -> Act:
         """Return the networks in evaluation mode, for a rollout."""
-        views = self.plan.views(params), self.plan.buffer_views(buffers)
-        each = zip(self.layers, *map(self._by_layer, views), strict=True)
-        steps = [layer.acting(*tensors) for layer, *tensors in each]
+        steps = [layer.acting() for layer in self._bound(params, buffers, params)]
 
-        def act(obs: Tensor) -> tuple[Tensor, Tensor]:
+        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             y = _for_both(obs)
             for step in steps:
                 y = step(y)
             outputs = y.unflatten(0, (-1, 2)).clone()
-            return outputs[:, 0].transpose(1, 2), outputs[:, 1, 0]
+            return outputs[:, 0].transpose(1, 2), outputs[:, 1, 0], memory
 
         return act
 
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> "HotLearner":
         """Return what computes gradients of these members."""
-        plan = self.plan
-        by_log_std = plan.views(grads).get(LOG_STD)
+        by_log_std = self.plan.views(grads).get(LOG_STD)
         return HotLearner(
             self,
             goal,
-            self._by_layer(plan.views(params)),
-            self._by_layer(plan.buffer_views(buffers)),
-            self._by_layer(plan.views(grads)),
-            plan.log_std(params),
+            self._bound(params, buffers, grads),
+            self.plan.log_std(params),
             None if by_log_std is None else by_log_std.unflatten(0, (-1, 2)),
         )
 
-    def _by_layer(self, views: Tensors) -> list[Tensors]:
-        """Return the views of the layout, layer by layer, under short names."""
-        places = [str(k) for k, part in enumerate(self.plan.net.network()) if [*part.parameters()]]
-        split: dict[str, dict[str, Tensor]] = {place: {} for place in places}
-        for name, view in views.items():
-            place, _, rest = name.partition(".")
-            if name != LOG_STD:
-                split[place][SHORT.get(rest, rest.removeprefix("norm."))] = view
-        return [split[place] for place in places]
+    def _bound(self, params: Tensor, buffers: Tensor, grads: Tensor) -> list[Layer]:
+        """Return the layers with the numbers of some members."""
+        plan, layers = self.plan, []
+        views = plan.views(params), plan.buffer_views(buffers), plan.views(grads)
+        for k, layer in self.layers.items():
+            p, b, g = (_short(below(each, f"{k}.")) for each in views)
+            layers.append(replace(layer, params=p, buffers=b, grads=g))
+        return layers
 
 
 @dataclass(frozen=True)
@@ -132,9 +124,7 @@ class HotLearner:
 
     networks: HotNetworks
     goal: Goal
-    params: list[Tensors]
-    buffers: list[Tensors]
-    grads: list[Tensors]
+    layers: list[Layer]
     log_std: Tensor | None
     """``(P, A)``."""
     by_log_std: Tensor | None
@@ -142,7 +132,7 @@ class HotLearner:
 
     def prepare(self, batch: Batch) -> Samples:
         """Lay samples out; the same ones may be learnt from many times."""
-        n_outputs = next(iter(self.params[-1].values())).shape[1]
+        n_outputs = self.layers[-1].params["bias"].shape[1]
         advantages = batch.advantages
         if self.goal.normalize_advantage:
             advantages = standardised(advantages)
@@ -160,20 +150,19 @@ class HotLearner:
 
     def gradient_(self, samples: Samples) -> None:
         """Write the gradients of the loss, and let running statistics move."""
-        layers, room = self.networks.layers, self.networks.room
         values = [samples.x]
-        for layer, params, buffers in zip(layers, self.params, self.buffers, strict=True):
-            values.append(layer.forward(params, values[-1], buffers))
+        for layer in self.layers:
+            values.append(layer.forward(values[-1]))
         outputs = values[-1].unflatten(0, (-1, 2))
-        d = room.get("d outputs", outputs, *outputs.shape)
+        d = self.layers[-1].room.get("d", outputs)
         self._loss_gradient_(outputs, samples, d)
         d = d.flatten(0, 1)
-        for k in reversed(range(len(layers))):
-            x, y = values[k], values[k + 1]
+        for k in reversed(range(len(self.layers))):
+            x, y, layer = values[k], values[k + 1], self.layers[k]
             dx = None
             if k:  # y is not needed any more: the less memory is in use, the more is in the cache
-                dx = y if x.shape == y.shape else room.get(f"d{k}", x, *x.shape)
-            layers[k].backward(self.params[k], x, y, d, self.grads[k], dx)
+                dx = y if x.shape == y.shape else layer.room.get("dx", x)
+            layer.backward(x, y, d, dx)
             if dx is not None:
                 d = dx
 
@@ -189,7 +178,7 @@ class HotLearner:
         flows = ratio * samples.sign <= samples.bound
         by_log_prob = ratio.mul_(flows).mul_(samples.advantages)
         torch.mul(of.by_head, by_log_prob[:, None], out=d[:, 0])
-        if of.entropy_by_head is not None and networks.entropy:
+        if of.entropy_by_head is not None:
             d[:, 0].sub_(of.entropy_by_head * (ent_coef / n_samples))
         d[:, 1].zero_()
         torch.mul(outputs[:, 1, 0] - samples.returns, 2 * goal.vf_coef / n_samples, out=d[:, 1, 0])
@@ -199,30 +188,6 @@ class HotLearner:
             self.by_log_std[:, 1] = 0.0
 
 
-def networks(
-    way: str,
-    config: PPOConfig,
-    plan: Layout,
-    distribution: Distribution,
-    entropy: bool,
-    dtype: torch.dtype,
-) -> HotNetworks | VmappedNetworks:
-    """Return the networks by formula, or by ``torch.func``, or as ``"auto"`` has them.
-
-    Raises:
-        UsageError: there is no such way, or no formula.
-    """
-    fit = HotNetworks.fit(config, plan)
-    if check_choice("way", way, ("auto", "hot", "vmap")) == "hot" and not fit:
-        raise UsageError(
-            f"way 'hot' is for norms {', '.join(HOT)} with activations {', '.join(ACTIVATIONS)}, "
-            f"got {config.norm!r} with {config.activation_fn!r} and {config.norm_kwargs}"
-        )
-    if way == "vmap" or not fit:
-        return VmappedNetworks(plan, distribution)
-    return HotNetworks(config, plan, distribution, entropy, dtype)
-
-
 def _for_both(obs: Tensor) -> Tensor:
     """``(P, B, n_inputs) -> (2P, n_inputs, B)``: each member's observations for both networks."""
     n, samples, inputs = obs.shape
@@ -230,22 +195,19 @@ def _for_both(obs: Tensor) -> Tensor:
     return both.contiguous()  # one member's could be a view, and sums in another order
 
 
-def _layers(config: PPOConfig, plan: Layout, dtype: torch.dtype) -> list[Layer]:
-    """Return the layers of one network, with the options that its modules have."""
-    layers = []
-    parts = [part for part in plan.net.network() if [*part.parameters()]]
-    for part in parts:
-        activation = config.activation_fn if part is not parts[-1] else None
-        if isinstance(part, Normalized):
-            norm: Any = part.norm
-            eps = getattr(norm, "eps", getattr(part.layer, "eps", 0.0))
-            eps = torch.finfo(dtype).eps if eps is None else eps  # as RMS norm has it
-            momentum, limits = getattr(norm, "momentum", 0.0), getattr(norm, "limits", Layer.limits)
-            layers.append(Layer(config.norm, activation, eps, momentum, limits))
-        elif isinstance(part, SpectralLinear):
-            layers.append(Layer("spectral", activation))
-        elif isinstance(part, WNLinear):
-            layers.append(Layer("weight", activation, part.eps))
-        else:
-            layers.append(Layer("none", activation))
-    return layers
+def _layer(part: Any, config: PPOConfig, is_head: bool, dtype: torch.dtype) -> Layer:
+    """Return the layer with the options that a module has."""
+    normalizer = getattr(part, "norm", part)
+    eps = getattr(normalizer, "eps", getattr(getattr(part, "layer", part), "eps", 0.0))
+    return Layer(
+        BY_TYPE.get(type(part), config.norm),
+        None if is_head else config.activation_fn,
+        torch.finfo(dtype).eps if eps is None else eps,  # as RMS norm has it
+        getattr(normalizer, "momentum", 0.0),
+        getattr(normalizer, "limits", Layer.limits),
+    )
+
+
+def _short(tensors: Tensors) -> Tensors:
+    """Return what a layer has by the names of ``Layer`` instead of those in modules."""
+    return {SHORT.get(name, name.rpartition(".")[2]): value for name, value in tensors.items()}

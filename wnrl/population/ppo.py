@@ -20,7 +20,7 @@ from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
 from wnrl.population.actor_critic import HEADS, ActorCritic, build, initialise
 from wnrl.population.distributions import distribution
-from wnrl.population.hot import HotNetworks, networks
+from wnrl.population.hot import HotNetworks
 from wnrl.population.memory import bytes_of, check_memory
 from wnrl.population.optim import clip_
 from wnrl.population.ppo_config import PPOConfig, shared
@@ -29,7 +29,6 @@ from wnrl.population.rollout import (
     EVALUATION,
     INIT,
     RESETS,
-    ActWithMemory,
     Draws,
     Ended,
     Match,
@@ -68,8 +67,8 @@ class PPO:
         device: where everything is.
         dtype: of all real numbers.
         chunk: members that are updated together; None: ``CHUNK`` on a CPU, else all.
-        way: ``"hot"`` computes by formula, ``"vmap"`` by ``torch.func``, ``"auto"`` by formula
-            where there is one.
+        formulas: compute by formula where there is one, and not by ``torch.func``; of recurrent
+            networks, LSTMs alone, always.
         graph: replay iterations as a CUDA graph, on a GPU.
 
     Attributes:
@@ -97,7 +96,7 @@ class PPO:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         chunk: int | None = None,
-        way: str = "auto",
+        formulas: bool = True,
         graph: bool = True,
     ) -> None:
         self.env, self.members, self.config = env, tuple(members), shared(members)
@@ -111,7 +110,7 @@ class PPO:
         self.params, self.buffers = params.to(device, dtype), buffers.to(device, dtype)
         self.keys = member_keys([member.seed for member in members], device)
         self.distribution = distribution(env.action_space, self.params)
-        self.networks = self._networks(way)
+        self.networks = self._networks(formulas)
         self.optimizer = optimizer_of(self.config, self.plan, self.params)
         self.optimizer_state = self.optimizer.init(self.params)
         self.projected = projected_names(self.config, self.plan)
@@ -122,10 +121,10 @@ class PPO:
         streams = fork(self.keys, RESETS)
         self.start(first_episodes(env, streams, 0, self.config.n_envs, dtype))
 
-    def _networks(self, way: str) -> HotNetworks | VmappedNetworks:
-        entropy = any(member.ent_coef for member in self.members)
-        dtype = self.params.dtype
-        return networks(way, self.config, self.plan, self.distribution, entropy, dtype)
+    def _networks(self, formulas: bool) -> HotNetworks | VmappedNetworks:
+        if formulas and HotNetworks.fit(self.config, self.plan):
+            return HotNetworks(self.members, self.plan, self.distribution, self.params.dtype)
+        return VmappedNetworks(self.plan, self.distribution)
 
     def _each(self, name: str) -> Tensor:
         return torch.tensor([getattr(member, name) for member in self.members]).to(self.params)
@@ -146,12 +145,7 @@ class PPO:
 
     def _no_memory(self, n_members: int, n_envs: int) -> Tensor:
         """Return the memory at the start of an episode, ``(n_members, n_envs, ...)``."""
-        return self.params.new_zeros(n_members, n_envs, 0)
-
-    def _act(self, params: Tensor, buffers: Tensor) -> ActWithMemory:
-        """Return the networks in evaluation mode."""
-        act = self.networks.act(params, buffers)
-        return lambda obs, memory: (*act(obs), memory)
+        return self.params.new_zeros(n_members, n_envs, *self.networks.memory)
 
     def _orders(self, iteration: int | Tensor) -> Tensor | None:
         """Return the orders of the samples in an iteration, as ``Draws`` has them."""
@@ -212,7 +206,7 @@ class PPO:
                 self.keys, iteration, self.env, self.distribution, config,
                 self.params.dtype, self._orders(iteration),
             )  # fmt: skip
-        act = self._act(self.params, self.buffers)
+        act = self.networks.act(self.params, self.buffers)
         log_std = self.plan.log_std(self.params)
         running, batch, past, ended = rollout(
             act, log_std, self.env, self.distribution, self.running,
@@ -223,7 +217,7 @@ class PPO:
         n_observed = self.observed.shape[1]
         self.observed.copy_(batch.obs[:, :: config.samples // n_observed][:, :n_observed])
         if config.data_init is not None and self.iteration == 0:
-            batch = self._initialise(batch, config.data_init)
+            batch = self._initialise(batch, past, config.data_init)
         for first in range(0, len(self.params), self.chunk):
             chunk = slice(first, first + self.chunk)
             self._update(
@@ -236,7 +230,7 @@ class PPO:
             )
         return ended
 
-    def _initialise(self, batch: Batch, count: int) -> Batch:
+    def _initialise(self, batch: Batch, past: Past, count: int) -> Batch:
         """Initialise hidden layers on some observations of the first rollout.
 
         The samples were acted by the networks as they were: their log-probabilities become those
@@ -251,7 +245,7 @@ class PPO:
         chosen = permutation(fork(self.keys, INIT), 0, self.config.samples)[:, :count]
         obs = pick(batch.obs, chosen)
         initialise(self.plan, self.params, self.buffers, obs, warnings.warn)
-        head, _ = self.networks.act(self.params, self.buffers)(batch.obs)
+        head, *_ = self.networks.act(self.params, self.buffers)(batch.obs, past.memory)
         log_std = self.plan.log_std(self.params)
         spread = None if log_std is None else log_std[:, None]
         return batch._replace(log_probs=self.distribution.log_prob(head, spread, batch.actions))
@@ -340,7 +334,7 @@ class PPO:
         """Play part ``k`` of a match, in place."""
         env, (params, buffers, statistics) = self.env, match.agents
         episodes, returns, memory = match.running
-        act, each = self._act(params, buffers), env.step_draws + env.reset_draws
+        act, each = self.networks.act(params, buffers), env.step_draws + env.reset_draws
         n, n_steps = returns.shape[1] * each, steps_of_a_part(env.max_episode_steps)
         for t in range(n_steps):
             u = uniform(match.streams, (k * n_steps + t) * n, n, params.dtype)

@@ -15,8 +15,7 @@ from wnrl.nn.normed_lstm import NormedLSTM
 from wnrl.nn.recurrence import RECURRENCES, Recurrence, gates_by_row
 from wnrl.nn.recurrent import WNRecurrent
 from wnrl.nn.spectral import Spectral
-
-Tensors = dict[str, Tensor]
+from wnrl.population.actor_critic import Tensors
 
 
 class _Weights(nn.Module):

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from wnrl.norms import NORMS
-from wnrl.population.actor_critic import LOG_STD, ActorCritic
-from wnrl.population.recurrence import Memories, Tensors
-from wnrl.population.rollout import ActWithMemory
+from wnrl.population.actor_critic import LOG_STD, ActorCritic, Layout, Tensors, below
+from wnrl.population.distributions import Distribution
+from wnrl.population.recurrence import Memories
+from wnrl.population.rollout import Act
 from wnrl.population.samples import Batch
 from wnrl.population.vmapped import ByAutograd, Goal, Modules, ppo_loss
 
@@ -79,7 +80,11 @@ class RecurrentNetworks(Modules):
     The layers are run by ``torch.func``; LSTMs step through time by formula.
     """
 
-    def act(self, params: Tensor, buffers: Tensor) -> ActWithMemory:
+    def __init__(self, config: Any, plan: Layout, distribution: Distribution) -> None:
+        super().__init__(plan, distribution)
+        self.memory = (2, config.n_lstm_layers, CELLS[config.cell][1], config.lstm_hidden_size)
+
+    def act(self, params: Tensor, buffers: Tensor) -> Act:
         """Return the networks in evaluation mode, for a rollout."""
         run = runner(self.acting, self.plan.views(params), self.plan.buffer_views(buffers))
 
@@ -140,8 +145,8 @@ def runner(
     It gives the outputs ``(2P, T * N, A)`` and the states at the end.
     """
     mlp = net.get_submodule("mlp")
-    memories = Memories(net.get_submodule("rnn"), _below(params, "rnn."), _below(buffers, "rnn."))
-    tensors = _below(params, "mlp."), _below(buffers, "mlp.")
+    memories = Memories(net.get_submodule("rnn"), below(params, "rnn."), below(buffers, "rnn."))
+    tensors = below(params, "mlp."), below(buffers, "mlp.")
 
     def run(x: Tensor, given: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
         y, states = memories.run(x, given, continues)
@@ -151,11 +156,6 @@ def runner(
         return outputs, states
 
     return run
-
-
-def _below(tensors: Tensors, prefix: str) -> Tensors:
-    """Return what has names with a prefix, under the rest of their names."""
-    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 
 def _twice(value: Tensor) -> Tensor:

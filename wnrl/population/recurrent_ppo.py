@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from wnrl.errors import UsageError, check_choice
+from wnrl.errors import UsageError
 from wnrl.limits import TwoOrMore, Whole, one_of
 from wnrl.population.actor_critic import ActorCritic
 from wnrl.population.ppo import PPO
@@ -28,7 +28,7 @@ from wnrl.population.recurrent_networks import (
     RecurrentNetworks,
     Sequences,
 )
-from wnrl.population.rollout import ORDERS, ActWithMemory
+from wnrl.population.rollout import ORDERS
 from wnrl.population.samples import Batch, Past, pick
 from wnrl.tensor_envs.core import beside
 
@@ -79,17 +79,8 @@ class RecurrentPPO(PPO):
     config: RecurrentPPOConfig
     networks: RecurrentNetworks  # type: ignore[assignment]
 
-    def _networks(self, way: str) -> RecurrentNetworks:  # type: ignore[override]
-        check_choice("way", way, ("auto",))
-        return RecurrentNetworks(self.plan, self.distribution)
-
-    def _no_memory(self, n_members: int, n_envs: int) -> Tensor:
-        config = self.config
-        shape = (2, config.n_lstm_layers, CELLS[config.cell][1], config.lstm_hidden_size)
-        return self.params.new_zeros(n_members, n_envs, *shape)
-
-    def _act(self, params: Tensor, buffers: Tensor) -> ActWithMemory:
-        return self.networks.act(params, buffers)
+    def _networks(self, formulas: bool) -> RecurrentNetworks:  # type: ignore[override]
+        return RecurrentNetworks(self.config, self.plan, self.distribution)
 
     def _orders(self, iteration: int | Tensor) -> Tensor:
         """Return the first sample of each epoch, ``(n_epochs, P)``."""

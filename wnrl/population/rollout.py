@@ -21,10 +21,9 @@ from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin, beside
 RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION = range(6)
 """Streams of random numbers of a member."""
 
-Act = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From observations ``(P, N, D)`` to the actor's head ``(P, N, A)`` and the values ``(P, N)``."""
-ActWithMemory = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""The same from observations and a memory ``(P, N, ...)``, which comes back as it is then."""
+Act = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""From observations ``(P, N, D)`` and a memory ``(P, N, ...)`` to the actor's head ``(P, N, A)``,
+the values ``(P, N)`` and the memory as it is then."""
 
 
 class Draws(NamedTuple):
@@ -139,7 +138,7 @@ def first_episodes(
 
 
 def rollout(
-    act: ActWithMemory,
+    act: Act,
     log_std: Tensor | None,
     env: TensorEnv,
     distribution: Distribution,
@@ -201,7 +200,7 @@ def rollout(
 
 
 def values_at_limits(
-    act: ActWithMemory, final_obs: Tensor, memory: Tensor, truncated: Tensor, limit: int
+    act: Act, final_obs: Tensor, memory: Tensor, truncated: Tensor, limit: int
 ) -> Tensor:
     """Return the values of final observations where the time limit cut an episode, else zero.
 

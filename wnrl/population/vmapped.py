@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from wnrl.population.actor_critic import LOG_STD, Layout
+from wnrl.population.actor_critic import LOG_STD, Layout, Tensors
 from wnrl.population.distributions import Distribution
 from wnrl.population.rollout import Act
 from wnrl.population.samples import Batch
-
-Tensors = dict[str, Tensor]
 
 
 class Goal(NamedTuple):
@@ -76,6 +74,9 @@ class Modules:
         distribution: of actions.
     """
 
+    memory: tuple[int, ...] = (0,)
+    """The shape of what a network remembers of one environment."""
+
     def __init__(self, plan: Layout, distribution: Distribution) -> None:
         self.plan, self.distribution = plan, distribution
         self.learning: nn.Module = copy.deepcopy(plan.net.network()).train()
@@ -89,9 +90,9 @@ class VmappedNetworks(Modules):
         """Return the networks in evaluation mode, for a rollout."""
         tensors = self.views(params, buffers)
 
-        def act(obs: Tensor) -> tuple[Tensor, Tensor]:
+        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             outputs = vmap(self.run, in_dims=(None, 0, 0, 0))(self.acting, *tensors, obs)
-            return outputs[:, 0], outputs[:, 1, :, 0]
+            return outputs[:, 0], outputs[:, 1, :, 0], memory
 
         return act
 

@@ -15,10 +15,10 @@ def test_a_small_run_prints_a_line_for_each_size_and_way(monkeypatch, capsys):
     monkeypatch.setattr(bench, "ROUNDS", 1)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     monkeypatch.setattr(bench, "AIM_MEMBERS", 2)
-    bench.main(bench.Args(norms=("weight",), members=(1, 2), ways=("auto", "hot"), seconds=0.01))
+    bench.main(bench.Args(norms=("weight",), members=(1, 2), ways=("auto", "vmap"), seconds=0.01))
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
     assert [line[:3] for line in lines] == [
-        ["| weight", n_members, way] for n_members in "12" for way in ("auto", "hot")
+        ["| weight", n_members, way] for n_members in "12" for way in ("auto", "vmap")
     ]
     for line in lines:
         assert all(re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d", cell) for cell in line[3:5])
