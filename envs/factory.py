@@ -145,22 +145,5 @@ class EnvFactory(Limited):
         )
 
 
-def factory(
-    env_id: str,
-    render_mode: str | None = None,
-    max_episode_steps: int | None = None,
-    env_kwargs: Mapping[str, Any] | None = None,
-) -> EnvFactory:
-    """A function that makes ``env_id``, with Gymnasium's ``render_mode``.
-
-    Args:
-        env_id: see ``EnvFactory``, as for the others.
-        render_mode: rgb_array, or None.
-        max_episode_steps: steps after which episodes are cut; the environment's own if None.
-        env_kwargs: arguments of the environment.
-
-    Raises:
-        UsageError: no environment has that id (the message has the nearest one), or it cannot be
-            made here (the message says which extra it needs, or why not).
-    """
-    return EnvFactory(env_id, render_mode, max_episode_steps, env_kwargs or {})
+factory = EnvFactory
+"""What makes an environment, for its id and what else ``EnvFactory`` is told."""

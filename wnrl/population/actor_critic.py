@@ -6,7 +6,8 @@ members is thus a matrix ``(2P, D / 2)`` of like networks, which one batched pro
 """
 
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -236,9 +237,7 @@ def build(
     return plan, params, buffers
 
 
-def initialise(
-    plan: Layout, params: Tensor, buffers: Tensor, obs: Tensor, warn: Callable[[str], None]
-) -> None:
+def initialise(plan: Layout, params: Tensor, buffers: Tensor, obs: Tensor) -> None:
     """Initialise the hidden layers of each member on its observations, in place.
 
     Args:
@@ -246,7 +245,6 @@ def initialise(
         params: ``(P, D)``.
         buffers: ``(P, D')``.
         obs: ``(P, B, n_inputs)``.
-        warn: told which layers stayed as they were, once.
     """
     told: set[str] = set()
     for k, batch in enumerate(obs):
@@ -257,4 +255,5 @@ def initialise(
             told.update(f"{side}.{name}: {reason}" for name, reason in report.skipped.items())
         plan.save(net, *rows)
     if told:
-        warn(f"data_init left layers as they were: {'; '.join(sorted(told))}")
+        layers = "; ".join(sorted(told))
+        warnings.warn(f"data_init left layers as they were: {layers}", stacklevel=2)

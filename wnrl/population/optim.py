@@ -15,6 +15,10 @@ State = dict[str, Tensor]
 """What an optimizer keeps, ``(P, D)`` each: a chunk of members is a slice of all of them."""
 
 
+BETAS = 0.9, 0.999
+"""torch's defaults."""
+
+
 def clip_(grads: Tensor, max_norm: float) -> None:
     """Scale each row of ``(P, D)`` down to a length, as ``clip_grad_norm_`` does with a network."""
     lengths = torch.linalg.vector_norm(grads, dim=1)
@@ -25,7 +29,6 @@ def clip_(grads: Tensor, max_norm: float) -> None:
 class Adam:
     """``torch.optim.Adam``, and with ``weight_decay`` ``torch.optim.AdamW``."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
     """Decoupled."""
@@ -33,8 +36,8 @@ class Adam:
     """The columns that decay, ``(D,)`` of zeros and ones; None: all."""
 
     def init(self, params: Tensor) -> State:
-        """Return the state before the first step."""
-        return {"mean": torch.zeros_like(params), "square": torch.zeros_like(params)}
+        """Return the state before the first step: of the gradients, and of their sizes."""
+        return {"mean": torch.zeros_like(params), "size": torch.zeros_like(params)}
 
     def step_(
         self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
@@ -48,8 +51,8 @@ class Adam:
             t: the number of the step, from 1 on.
             learning_rate: ``(P,)``.
         """
-        mean, square, rate = state["mean"], state["square"], learning_rate[:, None]
-        first, second = self.betas
+        mean, square, rate = state["mean"], state["size"], learning_rate[:, None]
+        first, second = BETAS
         if self.weight_decay:
             share = rate * self.weight_decay
             params.mul_(1 - (share if self.decayed is None else share * self.decayed))
@@ -63,30 +66,20 @@ class Adam:
 
 
 @dataclass(frozen=True)
-class Adamax:
-    """``torch.optim.Adamax``."""
-
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-
-    def init(self, params: Tensor) -> State:
-        """Return the state before the first step."""
-        return {"mean": torch.zeros_like(params), "largest": torch.zeros_like(params)}
+class Adamax(Adam):
+    """``torch.optim.Adamax``, without a decay."""
 
     def step_(
         self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
     ) -> None:
         """Make a step."""
-        mean, largest = state["mean"], state["largest"]
-        first, second = self.betas
+        mean, largest = state["mean"], state["size"]
+        first, second = BETAS
         mean.lerp_(grads, 1 - first)
         torch.maximum(largest.mul_(second), grads.abs_().add_(self.eps), out=largest)
         inverse = (learning_rate[:, None] / _seen(first, t)).reciprocal_()
         divisor = torch.mul(largest, inverse, out=grads)
         params.addcdiv_(mean, divisor, value=-1)
-
-
-Optimizer = Adam | Adamax
 
 
 def _seen(beta: float, t: int | Tensor) -> Any:

@@ -25,26 +25,16 @@ from wnrl.population.memory import bytes_of, check_memory
 from wnrl.population.optim import clip_
 from wnrl.population.ppo_config import PPOConfig, shared
 from wnrl.population.random import fork, member_keys, permutation, uniform
-from wnrl.population.rollout import (
-    EVALUATION,
-    INIT,
-    RESETS,
-    Draws,
-    Ended,
-    Match,
-    Running,
-    draw,
-    draw_orders,
-    first_episodes,
-    rollout,
-)
+from wnrl.population.rollout import Draws, Ended, Match, Running, rollout
 from wnrl.population.samples import Batch, Past, minibatches, pick
 from wnrl.population.states import Agents, clone, copy_, part
 from wnrl.population.statistics import Scaling
 from wnrl.population.updates import optimizer_of, project_members_, projected_names
 from wnrl.population.vmapped import Goal, VmappedNetworks
-from wnrl.tensor_envs.core import Episodes, TensorEnv, advance
+from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
 
+RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION = range(6)
+"""Streams of random numbers of a member."""
 CHUNK = 8
 """Members that a CPU updates together: what they need stays in its cache."""
 OBSERVED = 512
@@ -118,8 +108,7 @@ class PPO:
         self.scaling = Scaling(self.config.normalize)
         self.graph = graph and self.params.is_cuda
         self._matches: dict[torch.Size, tuple[Match, Replayed]] = {}
-        streams = fork(self.keys, RESETS)
-        self.start(first_episodes(env, streams, 0, self.config.n_envs, dtype))
+        self.start(self._first_episodes(fork(self.keys, RESETS), 0, self.config.n_envs))
 
     def _networks(self, formulas: bool) -> HotNetworks | VmappedNetworks:
         if formulas and HotNetworks.fit(self.config, self.plan):
@@ -131,25 +120,54 @@ class PPO:
 
     def start(self, episodes: Episodes) -> None:
         """Begin training with these episodes, ``(P, n_envs)``, copies of them."""
-        shape = episodes.steps.shape
-        self.running = clone(
-            Running(episodes, self.params.new_zeros(shape), self._no_memory(*shape))
-        )
+        self.running = self._running(episodes)
         self.statistics = self.scaling.init(episodes.obs)
         rows = min(OBSERVED, self.config.samples)
-        self.observed = self.params.new_zeros(shape[0], rows, episodes.obs.shape[-1])
+        self.observed = self.params.new_zeros(len(episodes.obs), rows, episodes.obs.shape[-1])
         self.iteration = 0
         self._replayed: Callable[..., Ended] = (
             Replayed(self._learn, self.params.device) if self.graph else self._learn
         )
 
-    def _no_memory(self, n_members: int, n_envs: int) -> Tensor:
-        """Return the memory at the start of an episode, ``(n_members, n_envs, ...)``."""
-        return self.params.new_zeros(n_members, n_envs, *self.networks.memory)
+    def _first_episodes(self, streams: Tensor, start: int, n_envs: int) -> Episodes:
+        """Return environments at the start of an episode, ``(P, n_envs)``.
+
+        Args:
+            streams: keys of random numbers, ``(P,)``.
+            start: how many starts of these streams were used before.
+            n_envs: of each member.
+        """
+        each = self.env.reset_draws
+        u = uniform(streams, start * each, n_envs * each, self.params.dtype)
+        return begin(self.env, u.view(len(u), n_envs, each))
+
+    def _running(self, episodes: Episodes) -> Running:
+        """Return copies of environments at the start of an episode, with nothing remembered."""
+        shape = episodes.steps.shape
+        memory = self.params.new_zeros(*shape, *self.networks.memory)
+        return clone(Running(episodes, self.params.new_zeros(shape), memory))
+
+    def _draws(self, iteration: int | Tensor) -> Draws:
+        """Return the random numbers of an iteration, which is counted from zero."""
+        config, env = self.config, self.env
+        shape = len(self.keys), config.n_steps, config.n_envs
+
+        def numbers(stream: int, each: int) -> Tensor:
+            n = config.samples * each
+            drawn = uniform(fork(self.keys, stream), iteration * n, n, self.params.dtype)
+            return drawn.view(*shape, each).transpose(0, 1)  # (P, T, N, ·) -> (T, P, N, ·)
+
+        actions = numbers(ACTIONS, self.distribution.draws)
+        steps = numbers(STEPS, env.step_draws + env.reset_draws)
+        return Draws(actions, steps, self._orders(iteration))
 
     def _orders(self, iteration: int | Tensor) -> Tensor | None:
         """Return the orders of the samples in an iteration, as ``Draws`` has them."""
-        return draw_orders(self.keys, iteration, self.config)
+        n, n_epochs = self.config.samples, self.config.n_epochs
+        if self.config.minibatches == 1:
+            return None
+        streams, first = fork(self.keys, ORDERS), iteration * n_epochs
+        return torch.stack([permutation(streams, (first + k) * n, n) for k in range(n_epochs)])
 
     def _minibatches(
         self, batch: Batch, past: Past, orders: Tensor | None, epoch: int
@@ -202,10 +220,7 @@ class PPO:
         """
         config = self.config
         if draws is None:
-            draws = draw(
-                self.keys, iteration, self.env, self.distribution, config,
-                self.params.dtype, self._orders(iteration),
-            )  # fmt: skip
+            draws = self._draws(iteration)
         act = self.networks.act(self.params, self.buffers)
         log_std = self.plan.log_std(self.params)
         running, batch, past, ended = rollout(
@@ -220,14 +235,8 @@ class PPO:
             batch = self._initialise(batch, past, config.data_init)
         for first in range(0, len(self.params), self.chunk):
             chunk = slice(first, first + self.chunk)
-            self._update(
-                chunk,
-                part(batch, chunk),
-                part(past, chunk),
-                None if draws.orders is None else draws.orders[:, chunk],
-                iteration,
-                left,
-            )
+            orders = None if draws.orders is None else draws.orders[:, chunk]
+            self._update(chunk, part(batch, chunk), part(past, chunk), orders, iteration, left)
         return ended
 
     def _initialise(self, batch: Batch, past: Past, count: int) -> Batch:
@@ -244,7 +253,7 @@ class PPO:
             )
         chosen = permutation(fork(self.keys, INIT), 0, self.config.samples)[:, :count]
         obs = pick(batch.obs, chosen)
-        initialise(self.plan, self.params, self.buffers, obs, warnings.warn)
+        initialise(self.plan, self.params, self.buffers, obs)
         head, *_ = self.networks.act(self.params, self.buffers)(batch.obs, past.memory)
         log_std = self.plan.log_std(self.params)
         spread = None if log_std is None else log_std[:, None]
@@ -307,11 +316,10 @@ class PPO:
         agents = agents or self.agents
         shape, limit = (len(agents.params), n_episodes), self.env.max_episode_steps
         streams = fork(self.keys.repeat(shape[0] // len(self.keys)), EVALUATION)
-        episodes = first_episodes(self.env, streams, start, n_episodes, self.params.dtype)
-        running = clone(Running(episodes, self.params.new_zeros(shape), self._no_memory(*shape)))
+        running = self._running(self._first_episodes(streams, start, n_episodes))
         alive = torch.ones(shape, dtype=torch.bool, device=self.params.device)
         match, play = self._begun(
-            Match(agents, fork(streams, start), running, torch.zeros_like(episodes.steps), alive)
+            Match(agents, fork(streams, start), running, alive.long().zero_(), alive)
         )
         for k in range(math.ceil(limit / steps_of_a_part(limit))):
             play(k)

@@ -1,7 +1,7 @@
 """PPO's hyperparameters by SB3's names, and which of them may differ within a cohort."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from wnrl.errors import UsageError
@@ -165,16 +165,15 @@ def shared(configs: Sequence[PPOConfig]) -> PPOConfig:
     if not configs:
         raise UsageError("a cohort must have one member or more, got none")
     first = configs[0]
-    own = {name: getattr(first, name) for name in first.members}
-    for config in configs:
-        if replace(config, **own) != first:
-            differing = [
-                f.name
-                for f in fields(first)
-                if f.name not in own and getattr(config, f.name) != getattr(first, f.name)
-            ]
-            raise UsageError(
-                f"members of a cohort may differ in {', '.join(first.members)}; "
-                f"got different {', '.join(differing)}"
-            )
+    differing = [
+        f.name
+        for f in fields(first)
+        if f.name not in first.members
+        and any(getattr(config, f.name) != getattr(first, f.name) for config in configs)
+    ]
+    if differing:
+        raise UsageError(
+            f"members of a cohort may differ in {', '.join(first.members)}; "
+            f"got different {', '.join(differing)}"
+        )
     return first

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from wnrl.population.distributions import Distribution
 from wnrl.population.recurrence import Memories
 from wnrl.population.rollout import Act
 from wnrl.population.samples import Batch
-from wnrl.population.vmapped import ByAutograd, Goal, Modules, ppo_loss
+from wnrl.population.vmapped import Goal, Modules, ppo_loss
 
 CELLS: dict[str, tuple[type[nn.Module], int]] = {"lstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}
 """Recurrent layers and their numbers of states."""
@@ -97,18 +98,6 @@ class RecurrentNetworks(Modules):
 
         return act
 
-    def learner(
-        self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal
-    ) -> "RecurrentLearner":
-        """Return what computes gradients of these members."""
-        plan = self.plan
-        views = plan.views(params), plan.buffer_views(buffers), plan.views(grads)
-        return RecurrentLearner(self, goal, *views)
-
-
-class RecurrentLearner(ByAutograd):
-    """From views ``(2P, *shape)``."""
-
     def prepare(self, sequences: Sequences) -> Samples:
         """Lay samples out; the same ones may be learnt from many times."""
         batch, given, continues = sequences
@@ -119,20 +108,17 @@ class RecurrentLearner(ByAutograd):
             _twice(continues[..., None]),
         )
 
-    def gradients(self, samples: Samples, buffers: Tensors) -> Tensors:
-        """Do as the base class says."""
-        networks = self.networks
+    def gradients(self, params: Tensors, buffers: Tensors, samples: Samples, goal: Goal) -> Tensors:
+        """Return gradients by name; running statistics move in ``buffers``."""
         with torch.enable_grad():
-            leaves = {name: v.detach().requires_grad_() for name, v in self.params.items()}
-            run = runner(networks.learning, leaves, buffers)
+            leaves = {name: v.detach().requires_grad_() for name, v in params.items()}
+            run = runner(self.learning, leaves, buffers)
             outputs = run(samples.x, samples.given, samples.continues)[0].unflatten(0, (-1, 2))
             log_std = leaves[LOG_STD].unflatten(0, (-1, 2))[:, 0] if LOG_STD in leaves else None
             loss = vmap(
-                lambda head, values, log_std, batch, goal: ppo_loss(
-                    head, values, log_std, batch, goal, networks.distribution
-                ),
+                partial(ppo_loss, distribution=self.distribution),
                 in_dims=(0, 0, None if log_std is None else 0, 0, Goal(0, 0, None, None)),  # type: ignore[arg-type]
-            )(outputs[:, 0], outputs[:, 1, :, 0], log_std, samples.batch, self.goal)
+            )(outputs[:, 0], outputs[:, 1, :, 0], log_std, samples.batch, goal)
             computed = torch.autograd.grad(loss.sum(), [*leaves.values()])
         return dict(zip(leaves, computed, strict=True))
 

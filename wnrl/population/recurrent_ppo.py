@@ -19,7 +19,7 @@ from torch import Tensor
 from wnrl.errors import UsageError
 from wnrl.limits import TwoOrMore, Whole, one_of
 from wnrl.population.actor_critic import ActorCritic
-from wnrl.population.ppo import PPO
+from wnrl.population.ppo import ORDERS, PPO
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.random import fork, uniform
 from wnrl.population.recurrent_networks import (
@@ -28,7 +28,6 @@ from wnrl.population.recurrent_networks import (
     RecurrentNetworks,
     Sequences,
 )
-from wnrl.population.rollout import ORDERS
 from wnrl.population.samples import Batch, Past, pick
 from wnrl.tensor_envs.core import beside
 

@@ -11,15 +11,10 @@ import torch
 from torch import Tensor
 
 from wnrl.population.distributions import Distribution
-from wnrl.population.ppo_config import PPOConfig
-from wnrl.population.random import fork, permutation, uniform
 from wnrl.population.samples import Batch, Past
 from wnrl.population.states import Agents
 from wnrl.population.statistics import Scaling, Statistics
-from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin, beside
-
-RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION = range(6)
-"""Streams of random numbers of a member."""
+from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, beside
 
 Act = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """From observations ``(P, N, D)`` and a memory ``(P, N, ...)`` to the actor's head ``(P, N, A)``,
@@ -70,71 +65,6 @@ class Ended(NamedTuple):
     """NaN where no episode ended."""
     lengths: Tensor
     """Zero where no episode ended."""
-
-
-def draw(
-    keys: Tensor,
-    iteration: int | Tensor,
-    env: TensorEnv,
-    distribution: Distribution,
-    config: PPOConfig,
-    dtype: torch.dtype,
-    orders: Tensor | None,
-) -> Draws:
-    """Return the random numbers of one iteration, which is counted from zero.
-
-    Args:
-        keys: of the members.
-        iteration: its number.
-        env: the environment.
-        distribution: of actions.
-        config: of the members.
-        dtype: of the numbers.
-        orders: as ``Draws`` has them.
-    """
-    shape = (len(keys), config.n_steps, config.n_envs)
-
-    def numbers(stream: int, each: int) -> Tensor:
-        n = config.samples * each
-        return (
-            uniform(fork(keys, stream), iteration * n, n, dtype)
-            .view(*shape, each)
-            .transpose(0, 1)  # (P, T, N, ·) -> (T, P, N, ·)
-        )
-
-    per_step = env.step_draws + env.reset_draws
-    return Draws(numbers(ACTIONS, distribution.draws), numbers(STEPS, per_step), orders)
-
-
-def draw_orders(keys: Tensor, iteration: int | Tensor, config: PPOConfig) -> Tensor | None:
-    """Return the orders of the samples in one iteration, as ``Draws`` has them."""
-    if config.minibatches == 1:
-        return None
-    start = iteration * (config.n_epochs * config.samples)
-    streams = fork(keys, ORDERS)
-    return torch.stack(
-        [
-            permutation(streams, start + epoch * config.samples, config.samples)
-            for epoch in range(config.n_epochs)
-        ]
-    )
-
-
-def first_episodes(
-    env: TensorEnv, keys: Tensor, start: int, n_envs: int, dtype: torch.dtype
-) -> Episodes:
-    """Return environments at the start of an episode, ``(P, n_envs)``.
-
-    Args:
-        env: the environment.
-        keys: of streams, ``(P,)``.
-        start: how many starts of these streams were used before.
-        n_envs: of each member.
-        dtype: of all real numbers.
-    """
-    each = env.reset_draws
-    u = uniform(keys, start * each, n_envs * each, dtype)
-    return begin(env, u.view(len(u), n_envs, each))
 
 
 def rollout(

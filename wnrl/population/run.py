@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,6 @@ class CohortRun:
         self._ended: list[Ended] = []  # since they were noted
         self._waiting: list[Agents] = []  # those of the last points
         self._sliced: tuple[int, dict[str, Any]] = (-1, {})
-        self._returns: list[list[float]] = []
-
-    @property
-    def total_steps(self) -> int:
-        """Environment steps of each member."""
-        return self.plan.total_timesteps
 
     @property
     def step(self) -> int:
@@ -97,18 +92,13 @@ class CohortRun:
             self._sliced = (self.step, state)
         return clone(part(self._sliced[1], slice(place, place + 1)))
 
-    def returns(self, best: bool) -> list[list[float]]:
-        """Return the returns of the evaluation after training, of all members.
-
-        Args:
-            best: of the agents that were best on their curves, or of the last.
-        """
-        n_members = len(self.members)
-        if not self._returns:
-            agents = joined([self.cohort.agents, self.best])
-            played, _ = self.cohort.evaluate(self.plan.eval_episodes, FINAL_START, agents)
-            self._returns = played.tolist()
-        return self._returns[n_members:] if best else self._returns[:n_members]
+    @cached_property
+    def returns(self) -> tuple[list[list[float]], list[list[float]]]:
+        """The returns of the evaluation after training: of all last agents, and of all best."""
+        agents = joined([self.cohort.agents, self.best])
+        played, _ = self.cohort.evaluate(self.plan.eval_episodes, FINAL_START, agents)
+        last, best = played.unflatten(0, (2, -1)).tolist()
+        return last, best
 
     def _restore(self) -> None:
         """Go to where the members were saved, if any was; all of them were at one step."""
@@ -120,7 +110,9 @@ class CohortRun:
         self.best, *self._waiting = (clone(self.cohort.agents) for _ in saved)
         copy_([self.best, *self._waiting], saved)
         for member in self.members:
-            member.become(member.saved)
+            if state := member.saved:
+                member.curve, member.best_step = Curve(**state["curve"]), state["best_step"]
+                member.recent.extend((r, n) for r, n in state["recent"])
         self.points = max((member.saved.get("points", []) for member in self.members), key=len)
         self.seconds = max(member.saved.get("seconds", 0.0) for member in self.members)
 
@@ -187,7 +179,7 @@ class CohortMember:
     @property
     def total_steps(self) -> int:
         """Environment steps of the whole run."""
-        return self.run.total_steps
+        return self.run.plan.total_timesteps
 
     @property
     def step(self) -> int:
@@ -219,13 +211,6 @@ class CohortMember:
         self.saved = state
         return ""
 
-    def become(self, state: Mapping[str, Any]) -> None:
-        """Go to where ``state`` was taken; the cohort is there already."""
-        if not state:
-            return
-        self.curve, self.best_step = Curve(**state["curve"]), state["best_step"]
-        self.recent.extend((r, n) for r, n in state["recent"])
-
     def report(self) -> dict[str, Any]:
         """Return what the result has of training.
 
@@ -246,9 +231,8 @@ class CohortMember:
         """Write the agent and the best one on its curve into ``folder``, and evaluate both."""
         self._check_finite()
         cohort, place = self.run.cohort, self.place
-        returns = self.run.returns(best=False)[place]
+        returns, best = (each[place] for each in self.run.returns)
         self._save(folder, "", self.step, cohort.agents)
-        best = returns if self.best_step == self.step else self.run.returns(best=True)[place]
         self._save(folder, BEST, self.best_step, self.run.best)
         return {
             "final_return": float(np.mean(returns)),

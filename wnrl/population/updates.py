@@ -10,11 +10,11 @@ from wnrl.nn.projection import is_projected, project_, projected_weights, to_len
 from wnrl.norms import NORMS
 from wnrl.optim import layer_weights
 from wnrl.population.actor_critic import LOG_STD, Layout
-from wnrl.population.optim import Adam, Adamax, Optimizer
+from wnrl.population.optim import Adam, Adamax
 from wnrl.population.ppo_config import PPOConfig
 
 
-def optimizer_of(config: PPOConfig, plan: Layout, like: Tensor) -> Optimizer:
+def optimizer_of(config: PPOConfig, plan: Layout, like: Tensor) -> Adam:
     """Return the optimizer with the options that SB3's policy gives it."""
     if config.optimizer == "adamax":
         return Adamax()

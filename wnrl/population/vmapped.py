@@ -5,7 +5,6 @@ is the oracle of ``wnrl.population.hot``, which computes the same faster for som
 """
 
 import copy
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from wnrl.population.actor_critic import LOG_STD, Layout, Tensors
 from wnrl.population.distributions import Distribution
 from wnrl.population.rollout import Act
 from wnrl.population.samples import Batch
+from wnrl.population.states import clone, copy_
 
 
 class Goal(NamedTuple):
@@ -82,23 +82,7 @@ class Modules:
         self.learning: nn.Module = copy.deepcopy(plan.net.network()).train()
         self.acting: nn.Module = copy.deepcopy(plan.net.network()).eval()
 
-
-class VmappedNetworks(Modules):
-    """``vmap(grad(loss))`` over modules of ``wnrl.networks``."""
-
-    def act(self, params: Tensor, buffers: Tensor) -> Act:
-        """Return the networks in evaluation mode, for a rollout."""
-        tensors = self.views(params, buffers)
-
-        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            outputs = vmap(self.run, in_dims=(None, 0, 0, 0))(self.acting, *tensors, obs)
-            return outputs[:, 0], outputs[:, 1, :, 0], memory
-
-        return act
-
-    def learner(
-        self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal
-    ) -> "VmappedLearner":
+    def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> "Learner":
         """Return what computes gradients of these members.
 
         Args:
@@ -107,36 +91,14 @@ class VmappedNetworks(Modules):
             grads: where the gradients go, ``(P, D)``.
             goal: what the loss is made of.
         """
-        by_name = self.views(grads, buffers)[0]
-        return VmappedLearner(self, goal, *self.views(params, buffers), by_name)
-
-    def views(self, params: Tensor, buffers: Tensor) -> tuple[Tensors, Tensors]:
-        """Return what the rows hold by names of a half, ``(P, 2, *shape)``, views."""
-        views = self.plan.views(params), self.plan.buffer_views(buffers)
-        by_name, buffers_by_name = (
-            {name: view.unflatten(0, (-1, 2)) for name, view in each.items()} for each in views
-        )
-        return by_name, buffers_by_name
-
-    def run(self, net: nn.Module, params: Tensors, buffers: Tensors, obs: Tensor) -> Tensor:
-        """Return the outputs of both networks of one member, ``(2, B, A)``."""
-        params = {name: value for name, value in params.items() if name != LOG_STD}
-
-        def one(params: Tensors, buffers: Tensors) -> Tensor:
-            return functional_call(net, (params, buffers), (obs,))
-
-        return vmap(one)(params, buffers)
-
-    def loss(self, params: Tensors, buffers: Tensors, batch: Batch, goal: Goal) -> Tensor:
-        """Return the loss of one member."""
-        outputs = self.run(self.learning, params, buffers, batch.obs)
-        log_std = params[LOG_STD][0] if LOG_STD in params else None
-        return ppo_loss(outputs[0], outputs[1, :, 0], log_std, batch, goal, self.distribution)
+        plan = self.plan
+        views = plan.views(params), plan.buffer_views(buffers), plan.views(grads)
+        return Learner(self, goal, *views)
 
 
 @dataclass(frozen=True)
-class ByAutograd(ABC):
-    """Gradients of some members by automatic differentiation, from views of their rows."""
+class Learner:
+    """Gradients of some members by automatic differentiation, from views ``(2P, *shape)``."""
 
     networks: Any
     goal: Goal
@@ -144,30 +106,54 @@ class ByAutograd(ABC):
     buffers: Tensors
     grads: Tensors
 
+    def prepare(self, minibatch: Any) -> Any:
+        """Lay samples out; the same ones may be learnt from many times."""
+        return self.networks.prepare(minibatch)
+
     def gradient_(self, samples: Any) -> None:
         """Write the gradients of the loss, and let running statistics move."""
         # Under vmap, torch's batch norm writes statistics that are not contiguous into a copy.
-        moved = {name: value.clone() for name, value in self.buffers.items()}
-        computed = self.gradients(samples, moved)
-        for name, view in self.grads.items():
-            view.copy_(computed[name])
-        for name, view in self.buffers.items():
-            view.copy_(moved[name])
-
-    @abstractmethod
-    def gradients(self, samples: Any, buffers: Tensors) -> Tensors:
-        """Return gradients by name; running statistics move in ``buffers``."""
+        moved = clone(self.buffers)
+        copy_(self.grads, self.networks.gradients(self.params, moved, samples, self.goal))
+        copy_(self.buffers, moved)
 
 
-class VmappedLearner(ByAutograd):
-    """From views ``(P, 2, *shape)``."""
+class VmappedNetworks(Modules):
+    """``vmap(grad(loss))`` over modules of ``wnrl.networks``."""
+
+    def act(self, params: Tensor, buffers: Tensor) -> Act:
+        """Return the networks in evaluation mode, for a rollout."""
+        tensors = _by_member(self.plan.views(params)), _by_member(self.plan.buffer_views(buffers))
+
+        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            outputs = vmap(_run, in_dims=(None, 0, 0, 0))(self.acting, *tensors, obs)
+            return outputs[:, 0], outputs[:, 1, :, 0], memory
+
+        return act
 
     def prepare(self, batch: Batch) -> Batch:
         """Return samples as they are."""
         return batch
 
-    def gradients(self, samples: Batch, buffers: Tensors) -> Tensors:
-        """Do as the base class says."""
+    def gradients(self, params: Tensors, buffers: Tensors, samples: Batch, goal: Goal) -> Tensors:
+        """Return gradients by name; running statistics move in ``buffers``."""
         each = Goal(0, 0, None, None)  # type: ignore[arg-type]  # the axis of members, or none
-        gradient = vmap(grad(self.networks.loss), in_dims=(0, 0, 0, each))
-        return gradient(self.params, buffers, samples, self.goal)
+        gradient = vmap(grad(self._loss), in_dims=(0, 0, 0, each))
+        computed = gradient(_by_member(params), _by_member(buffers), samples, goal)
+        return {name: value.flatten(0, 1) for name, value in computed.items()}
+
+    def _loss(self, params: Tensors, buffers: Tensors, batch: Batch, goal: Goal) -> Tensor:
+        """Return the loss of one member."""
+        outputs = _run(self.learning, params, buffers, batch.obs)
+        log_std = params[LOG_STD][0] if LOG_STD in params else None
+        return ppo_loss(outputs[0], outputs[1, :, 0], log_std, batch, goal, self.distribution)
+
+
+def _by_member(views: Tensors) -> Tensors:
+    """``(2P, *shape) -> (P, 2, *shape)``."""
+    return {name: view.unflatten(0, (-1, 2)) for name, view in views.items()}
+
+
+def _run(net: nn.Module, params: Tensors, buffers: Tensors, obs: Tensor) -> Tensor:
+    """Return the outputs of both networks of one member, ``(2, B, A)``."""
+    return vmap(lambda *tensors: functional_call(net, tensors, (obs,)))(params, buffers)
