@@ -73,7 +73,7 @@ def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, env_id, normaliz
     obs = torch.rand(5, *env.observation_space.shape)
     scaled = cohort.scaling.obs(cohort.statistics, obs.expand(3, -1, -1))
     actions = cohort.distribution.mode(
-        cohort.networks.act(cohort.params, cohort.buffers)(scaled)[0]
+        cohort.networks.act(cohort.params, cohort.buffers)(scaled, None)[0]
     )
     for folder, expected in zip(folders, actions, strict=True):
         model, statistics, settings = load_run(folder)
