@@ -114,8 +114,8 @@ def made(norm: str, n_members: int, way: str, args: Args, **changes: Any) -> PPO
     preset = replace(AGENTS[args.algo].preset(env_id), total_timesteps=10**9)
     member = kind.member({**vars(preset), "norm": norm, **changes})
     members = [replace(member, seed=seed) for seed in range(n_members)]
-    how = {"formulas": way != "vmap", "graph": way != "eager"}
-    return kind(make(env_id), members, device=resolve_device(args.device), **how)
+    device, formulas, graph = resolve_device(args.device), way != "vmap", way != "eager"
+    return kind(make(env_id), members, device=device, formulas=formulas, graph=graph)
 
 
 def growth(norm: str, args: Args) -> Iterator[tuple[str, ...]]:
