@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import envs
 from agents import AGENTS
-from agents.settings import Settings, check_known, config_of, joined, settings_of
+from agents.settings import Settings, config_of, joined, settings_of
 from wnrl import tensor_envs
 from wnrl.errors import UsageError, check_choice, printable
 from wnrl.nn.conversion import check_options
@@ -236,7 +236,7 @@ def load_run(
     prefix, settings = PREFIXES[check_choice("which", which, PREFIXES)], read_config(folder, "algo")
     if not (settings and is_finished(folder)):
         raise UsageError(f"run_dir {folder} is no folder of a finished run")
-    check_known("norm", settings, NORMS)
+    check_choice("norm", settings["norm"], NORMS)
     config = config_of(settings)
     result, path = read_result(folder), checked_file(folder, prefix + MODEL)
     scaled = settings["normalize"] != "none"

@@ -1,14 +1,14 @@
 """What a run is told besides the hyperparameters of its algorithm."""
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from agents import AGENTS
 from agents.config import Keywords
-from wnrl.errors import UsageError
+from wnrl.errors import check_choice
 from wnrl.limits import Count, Limited, Threads, limit
 
 Seed = Annotated[int, limit(lambda n: 0 <= n < 2**31, "from 0 to 2**31 - 1")]
@@ -73,17 +73,8 @@ def config_of(settings: Mapping[str, Any]) -> Any:
     Raises:
         UsageError: there is no such algorithm, or a value cannot be used.
     """
-    check_known("algo", settings, AGENTS)
-    kind = AGENTS[settings["algo"]].config
+    kind = AGENTS[check_choice("algo", settings["algo"], AGENTS)].config
     return kind(**{f.name: settings[f.name] for f in fields(kind) if f.name in settings})
-
-
-def check_known(word: str, settings: Mapping[str, Any], table: Container[str]) -> None:
-    """Raise UsageError where a run has a word that no table has here."""
-    if settings[word] not in table:
-        raise UsageError(
-            f"{word} {settings[word]!r} is not known: --import names the module that adds it"
-        )
 
 
 def settings_of(settings: Mapping[str, Any]) -> Settings:

@@ -30,7 +30,12 @@ def test_wrong_case_is_told_the_right_one():
 
 def test_word_like_no_other_gets_no_guess():
     with pytest.raises(UsageError, match=r"got 'xyzzy'$"):
-        check_choice("norm", "xyzzy", ["none", "weight"])
+        check_choice("device", "xyzzy", ["cpu", "cuda"])
+
+
+def test_a_word_of_a_table_that_can_be_added_to_is_told_how():
+    with pytest.raises(UsageError, match=r"got 'mine'; for one of your own, --import its module$"):
+        check_choice("norm", "mine", ["none", "weight"])
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan")])

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Real
 
+EXTENDED = ("algo", "model", "norm")  # words of tables that a module of one's own adds to
+
 
 class UsageError(ValueError):
     """A caller's mistake, told in one line; programs print it and exit with 2."""
@@ -70,7 +72,9 @@ def check_choice(name: str, value: str, options: Iterable[str]) -> str:
     if not known:
         raise UsageError(f"{name} has no choice here, got {value!r}")
     shown = ", ".join(known) if len(known) <= 20 else f"{len(known)} known words"
-    raise UsageError(f"{name} must be one of {shown}, got {value!r}{did_you_mean(value, known)}")
+    own = "; for one of your own, --import its module" if name in EXTENDED else ""
+    guess = did_you_mean(value, known)
+    raise UsageError(f"{name} must be one of {shown}, got {value!r}{guess}{own}")
 
 
 def did_you_mean(value: object, options: Iterable[object]) -> str:

@@ -406,7 +406,9 @@ def test_what_a_module_of_ones_own_added_to_a_run_is_named_with_the_flag_that_im
     monkeypatch.setattr(module, table, fewer)
     assert leave("--run-dir", folder) == 2
     told = capsys.readouterr().err
-    assert re.search(rf"^error: {word} '{name}' is not known: --import names the module", told)
+    assert re.search(
+        rf"^error: {word} must be .* got '{name}'.*; for one of your own, --import", told
+    )
     if word == "algo":
-        with pytest.raises(UsageError, match=r"algo 'recurrent_ppo' is not known: --import names"):
+        with pytest.raises(UsageError, match=r"got 'recurrent_ppo'.*--import its module"):
             defaults.Given(config=folder / "config.json").defaults()

@@ -119,7 +119,7 @@ def train(
     Raises:
         UsageError: A word, a value or a hyperparameter that the engine does not have.
     """
-    cohort_class = COHORTS[check_choice("algo", algo, COHORTS)]
+    cohort_class = COHORTS[check_choice("algo of a population", algo, COHORTS)]
     env = make(env_id) if isinstance(env_id, str) else env_id
     norms, rates, seeds = list(norms), list(learning_rates), list(seeds)
     for name, values in (("norms", norms), ("learning_rates", rates), ("seeds", seeds)):
