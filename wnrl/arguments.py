@@ -1,7 +1,7 @@
 """Arguments of public functions and constructors, checked against their annotations at the call.
 
-A room's ``__init__`` ends with ``guard(globals(), __all__)``: what is imported from the room tells
-a wrong argument in words. Calls within the room do not pass its door, and cost nothing.
+A room's ``__init__`` ends with ``guard(globals())``: what is imported from the room tells a wrong
+argument in words. Calls within the room do not pass its door, and cost nothing.
 """
 
 import inspect
@@ -30,8 +30,18 @@ READABLE = (str, int, float, type(None), list, tuple, dict, set)
 """Types whose values a message shows; of others it names the type."""
 
 
-def guard(namespace: MutableMapping[str, Any], names: Iterable[str]) -> None:
-    """Check the arguments of the functions and constructors with these names from now on."""
+def guard(namespace: MutableMapping[str, Any], names: Iterable[str] | None = None) -> None:
+    """Check the arguments of functions and constructors in a room's namespace from now on.
+
+    Args:
+        namespace: the room's ``globals()``.
+        names: of some of them; None takes all that come from files of the room.
+    """
+    if names is None:
+        homes = {name: str(getattr(value, "__module__", "")) for name, value in namespace.items()}
+        names = [
+            name for name, home in homes.items() if home.startswith(namespace["__name__"] + ".")
+        ]
     for name in names:
         value = namespace[name]
         if inspect.isfunction(value):

@@ -28,34 +28,20 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 """Nonlinearities by name, with torch's default arguments."""
 
 
-def _normal(variance: Callable[[int, int], float]) -> Callable[[Tensor, int, int], Any]:
-    def fill(weight: Tensor, fan_in: int, fan_out: int) -> None:
-        nn.init.normal_(weight, std=variance(fan_in, fan_out) ** 0.5)
-
-    return fill
+Fill = Callable[[Tensor, int, int], object]
+"""Fills a weight in place, given the numbers of its inputs and outputs, as ``fans`` counts them."""
 
 
-def _orthogonal(weight: Tensor, fan_in: int, fan_out: int) -> None:
-    nn.init.orthogonal_(weight)
+def _normal(variance: Callable[[int, int], float]) -> Fill:
+    return lambda w, fan_in, fan_out: nn.init.normal_(w, std=variance(fan_in, fan_out) ** 0.5)
 
 
-@checked
-@dataclass(frozen=True)
-class Init:
-    """One initialisation of the weights of linear layers and convolutions."""
-
-    meaning: str
-    """One line, for help texts."""
-    fill: Callable[[Tensor, int, int], Any] | None
-    """Fills a weight in place, given its fans; None leaves weights and biases to torch."""
-
-
-INITS: dict[str, Init] = {
-    "torch": Init("torch's default, uniform within ±1/√k", None),
-    "xavier": Init("normal, variance 1/k", _normal(lambda k, _: 1 / k)),
-    "he": Init("normal, variance 2/k", _normal(lambda k, _: 2 / k)),
-    "fan_sum": Init("normal, variance 1/(d_in + d_out)", _normal(lambda k, out: 1 / (k + out))),
-    "orthogonal": Init("orthogonal rows or columns, gain 1", _orthogonal),
+INITS: dict[str, Fill | None] = {
+    "torch": None,  # torch's default, uniform within ±1/√k
+    "xavier": _normal(lambda k, _: 1 / k),
+    "he": _normal(lambda k, _: 2 / k),
+    "fan_sum": _normal(lambda k, out: 1 / (k + out)),
+    "orthogonal": lambda w, _, __: nn.init.orthogonal_(w),
 }
 """Initialisations by name; k = d_in is the number of inputs that one output unit adds up."""
 
@@ -77,7 +63,7 @@ def init_weights(module: nn.Module, init: str) -> None:
     Raises:
         UsageError: an unknown word, no such layer in ``module``, or one without a weight yet.
     """
-    fill = INITS[check_choice("init", init, INITS)].fill
+    fill = INITS[check_choice("init", init, INITS)]
     layers: list[Any] = [
         part
         for part in module.modules()

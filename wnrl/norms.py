@@ -7,36 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from wnrl.nn.normalizers import (
-    BatchRenorm1d,
-    BatchRenorm2d,
-    BatchRenorm3d,
-    ChannelRMSNorm,
-    FeatureRMSNorm,
-    MeanOnlyBatchNorm1d,
-    MeanOnlyBatchNorm2d,
-    MeanOnlyBatchNorm3d,
-)
-from wnrl.nn.normed_lstm import (
-    LayerNormLSTM,
-    LayerNormLSTMCell,
-    RMSNormLSTM,
-    RMSNormLSTMCell,
-)
+from wnrl.nn.normalizers import BatchRenorm, ChannelRMSNorm, FeatureRMSNorm, MeanOnlyBatchNorm
+from wnrl.nn.normed_lstm import LAYER_NORMED, RMS_NORMED
 from wnrl.nn.projection import is_projected, mark_projected, project_
 from wnrl.nn.sites import WEIGHT_NORMED
 from wnrl.nn.spectral import SPECTRAL, step_vectors
 
-Normalizers = tuple[
-    Callable[..., nn.Module],
-    Callable[..., nn.Module],
-    Callable[..., nn.Module],
-    Callable[..., nn.Module],
-]
+Normalizers = tuple[Callable[..., nn.Module], ...]
 """What normalises C features behind a linear layer, and C channels with 1, 2 and 3 spatial axes."""
 
-_MEAN_ONLY = (MeanOnlyBatchNorm1d, MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d)
-_MEAN_ONLY_OPTIONS = ("momentum",)
 _WEIGHT_OPTIONS = ("scale", "v_init_std", "eps", "g_rate")
 # One group: statistics over all channels and positions of one example, as layer norm has them,
 # and independent of the size of the image.
@@ -112,9 +91,9 @@ NORMS: dict[str, Norm] = {
         dash="--",
         batch_statistics=True,
         layers=WEIGHT_NORMED,
-        normalizers=_MEAN_ONLY,
+        normalizers=(MeanOnlyBatchNorm,) * 4,
         absorbs_bias=True,
-        options=_MEAN_ONLY_OPTIONS,
+        options=("momentum",),
         layer_options=_WEIGHT_OPTIONS,
     ),
     "mean": Norm(
@@ -122,9 +101,9 @@ NORMS: dict[str, Norm] = {
         colour="#CC79A7",
         dash=":",
         batch_statistics=True,
-        normalizers=_MEAN_ONLY,
+        normalizers=(MeanOnlyBatchNorm,) * 4,
         absorbs_bias=True,
-        options=_MEAN_ONLY_OPTIONS,
+        options=("momentum",),
     ),
     "projected": Norm(
         "rows of w put back on the unit sphere after each step",
@@ -150,7 +129,7 @@ NORMS: dict[str, Norm] = {
         colour="#E69F00",
         dash=":",
         batch_statistics=True,
-        normalizers=(BatchRenorm1d, BatchRenorm1d, BatchRenorm2d, BatchRenorm3d),
+        normalizers=(BatchRenorm,) * 4,
         absorbs_bias=True,
         options=("momentum", "eps", "r_max", "d_max", "warmup_steps", "r_steps", "d_steps"),
     ),
@@ -158,8 +137,8 @@ NORMS: dict[str, Norm] = {
         "layer norm",
         colour="#009E73",
         dash="-.",
-        layers={nn.LSTM: LayerNormLSTM, nn.LSTMCell: LayerNormLSTMCell},
-        normalizers=(nn.LayerNorm, _group_of_all, _group_of_all, _group_of_all),
+        layers=LAYER_NORMED,
+        normalizers=(nn.LayerNorm, *(_group_of_all,) * 3),
         options=("eps",),
         layer_options=("eps",),
     ),
@@ -167,8 +146,8 @@ NORMS: dict[str, Norm] = {
         "RMS norm",
         colour="#8C8C00",
         dash=(0, (5, 1, 1, 1, 1, 1)),
-        layers={nn.LSTM: RMSNormLSTM, nn.LSTMCell: RMSNormLSTMCell},
-        normalizers=(FeatureRMSNorm, ChannelRMSNorm, ChannelRMSNorm, ChannelRMSNorm),
+        layers=RMS_NORMED,
+        normalizers=(FeatureRMSNorm, *(ChannelRMSNorm,) * 3),
         options=("eps",),
         layer_options=("eps",),
     ),
@@ -185,11 +164,8 @@ NORMS: dict[str, Norm] = {
 
 def origin(kind: type[nn.Module]) -> type[nn.Module] | None:
     """Return the plain class that ``kind`` takes the place of under some norm."""
-    for norm in NORMS.values():
-        for plain, ours in norm.layers.items():
-            if ours is kind:
-                return plain
-    return None
+    pairs = (pair for norm in NORMS.values() for pair in norm.layers.items())
+    return next((plain for plain, ours in pairs if ours is kind), None)
 
 
 def fixes_length(layer: nn.Module) -> bool:

@@ -28,11 +28,9 @@ from wnrl.nn.functional import (
 )
 from wnrl.nn.normed_lstm import NormedRecurrent
 from wnrl.nn.projection import project_ as project_  # what the loop calls after each step
+from wnrl.nn.sites import EMBEDDINGS, WEIGHTED
 
-WEIGHTED = (
-    *(nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag),
-    *(nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, NormedRecurrent),
-)
+WITH_WEIGHTS = (*WEIGHTED, *EMBEDDINGS, NormedRecurrent)
 """Types of layers that multiply with a weight."""
 WEIGHT_NAMES = re.compile(r"weight(_(ih|hh|hr)(_l\d+(_reverse)?)?)?|(in|q|k|v)_proj_weight")
 """Names of the weights of these layers."""
@@ -47,7 +45,7 @@ def layer_weights(layer: nn.Module) -> Iterator[nn.Parameter]:
     The scales and biases of normalizers, embeddings of positions and other parameters of a
     module's own, the v and g of weight norm, and what torch parametrizes are none.
     """
-    if isinstance(layer, WEIGHTED):
+    if isinstance(layer, WITH_WEIGHTS):
         for name, parameter in layer.named_parameters(recurse=False):
             if WEIGHT_NAMES.fullmatch(name):
                 yield parameter
@@ -79,27 +77,30 @@ def param_groups(
     check_positive(lr=lr, g_lr_scale=g_lr_scale)
     if weight_decay < 0:
         raise UsageError(f"weight_decay must not be below zero, got {weight_decay!r}")
-    shared = {"lr": lr, "weight_decay": 0.0, "weight_norm": False}
-    lengths: dict[str, Any] = {**shared, "lr": lr * g_lr_scale, "params": []}
-    undecayed: dict[str, Any] = {**shared, "params": []}
-    weights: dict[int, dict[str, Any]] = {}
+    groups: dict[int | str, dict[str, Any]] = {}
     seen: set[nn.Parameter] = set()
+
+    def put(parameter: nn.Parameter, kind: int | str, **options: Any) -> None:
+        if parameter not in seen:
+            group = groups.setdefault(kind, {"lr": lr, "params": [], **options})
+            group["params"].append(parameter)
+            seen.add(parameter)
+
+    decayed = {"weight_decay": weight_decay, "g_lr_scale": g_lr_scale}
     for layer in module.modules():
-        groups = transposed_groups(layer)
         for weight in layer_weights(layer):
-            if weight not in seen:
-                plain = {"lr": lr, "weight_decay": weight_decay, "g_lr_scale": g_lr_scale}
-                options = {**plain, "transposed": groups, "plain": [], "params": []}
-                weights.setdefault(groups, options)["params"].append(weight)
-                seen.add(weight)
+            transposed = transposed_groups(layer)
+            put(weight, transposed, **decayed, transposed=transposed, plain=[])
+    undecayed = {"weight_decay": 0.0, "weight_norm": False}
     for layer in module.modules():
         members = dict(layer.named_parameters(recurse=False))
         for name, parameter in members.items():
-            if parameter not in seen:
-                is_length = name.endswith("_g") and f"{name.removesuffix('_g')}_v" in members
-                (lengths if is_length else undecayed)["params"].append(parameter)
-                seen.add(parameter)
-    return [group for group in (*weights.values(), undecayed, lengths) if group["params"]]
+            if name.endswith("_g") and f"{name.removesuffix('_g')}_v" in members:
+                put(parameter, "lengths", **undecayed, lr=lr * g_lr_scale)
+            else:
+                put(parameter, "others", **undecayed)
+    last = [groups.pop(kind) for kind in ("others", "lengths") if kind in groups]
+    return [*groups.values(), *last]
 
 
 @checked

@@ -12,8 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import agents.run
 from agents.run import batching, factory_of, load_run, train, train_batch
 from wnrl import tensor_envs
-from wnrl.diagnostics import recorded, to_floats
-from wnrl.diagnostics.weights import length_tensors
+from wnrl.diagnostics import recorded, to_floats, weight_lengths
 from wnrl.population.ppo import PPO
 from wnrl.rl.environments import vectorize
 from wnrl.rl.members import to_sb3
@@ -101,7 +100,7 @@ def test_layers_of_a_member_are_measured_as_those_of_sb3s_agent(norm):
     assert obs.unique(dim=0).shape == (32, 4)  # all of the rollout
     with torch.no_grad(), recorded(policy, ("action_net", "value_net")) as seen:
         policy(obs)
-    expected = to_floats(length_tensors(policy) | seen.measures())
+    expected = to_floats(weight_lengths(policy) | seen.measures())
     assert len(expected) == 6 + 4 * (norm == "weight")
     assert cohort.diagnostics(1) == pytest.approx(expected, rel=1e-6)
 

@@ -5,10 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from wnrl import convert
-from wnrl.diagnostics import effective_weights, relative_change, weight_lengths
+from wnrl import convert, diagnostics
+from wnrl.diagnostics import effective_weights, relative_change, to_floats
 from wnrl.errors import UsageError
 from wnrl.nn import WNConvTranspose2d, WNLinear
+
+
+def weight_lengths(network):
+    return to_floats(diagnostics.weight_lengths(network))
 
 
 def test_lengths_of_a_fresh_conversion_are_those_of_the_plain_rows():

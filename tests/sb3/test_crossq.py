@@ -9,7 +9,7 @@ from torch import nn
 
 from wnrl import NORMS, WNLinear
 from wnrl.errors import UsageError
-from wnrl.nn import BatchRenorm1d
+from wnrl.nn import BatchRenorm
 from wnrl.sb3.optimizers import use_fused
 from wnrl.sb3.parts import batch_norms
 
@@ -126,14 +126,14 @@ def test_norms_without_a_normalizer_have_none(norm):
 
 
 def test_projected_keeps_batch_renorm_unless_told_otherwise():
-    assert all(type(norm) is BatchRenorm1d for norm in batch_norms(make(norm="projected").policy))
+    assert all(type(norm) is BatchRenorm for norm in batch_norms(make(norm="projected").policy))
     assert len(batch_norms(make(norm="projected").policy)) == 8
     assert batch_norms(make(norm="projected", batch_norm=False).policy) == []
 
 
 def test_batch_renorm_can_stand_beside_weight_norm():
     policy = make(norm="weight", batch_norm=True).policy
-    assert isinstance(policy.critic.qf0[0], BatchRenorm1d)
+    assert isinstance(policy.critic.qf0[0], BatchRenorm)
     assert isinstance(policy.critic.qf0[1], WNLinear)
 
 

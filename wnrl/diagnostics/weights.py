@@ -6,30 +6,24 @@ import torch
 from torch import Tensor, nn
 
 from wnrl import tags
-from wnrl.diagnostics.transfer import to_floats
 from wnrl.errors import UsageError
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.functional import row_norm, transposed_groups
+from wnrl.nn.functional import row_norm
 from wnrl.nn.normalizers import Normalized
-from wnrl.nn.spectral import spectral_norm
+from wnrl.nn.spectral import Spectral
 
 
-def weight_lengths(module: nn.Module) -> dict[str, float]:
-    """Return mean g and mean ‖v‖ of each weight-normalized weight, with one synchronisation.
+@torch.no_grad()
+def weight_lengths(module: nn.Module) -> dict[str, Tensor]:
+    """Return mean g and mean ‖v‖ of each weight-normalized weight.
 
     Under plain gradient descent ‖v‖ can only grow, which lowers the effective learning rate; under
     Adam it need not.
 
     Returns:
-        ``norm/g/<weight>`` and ``norm/v/<weight>`` to their means over the output units; empty
-        where no weight is normalized.
+        ``norm/g/<weight>`` and ``norm/v/<weight>`` to their means over the output units, scalars;
+        empty where no weight is normalized.
     """
-    return to_floats(length_tensors(module))
-
-
-@torch.no_grad()
-def length_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return what ``weight_lengths`` does, still on the device."""
     lengths: dict[str, Tensor] = {}
     for path, layer in named_layers(module):
         if isinstance(layer, WeightNormed):
@@ -87,22 +81,16 @@ def effective_weights(
         parameters = dict(layer.named_parameters(recurse=False))
         if held is not None and not any(p in held for p in parameters.values()):
             continue
-        if isinstance(layer, WeightNormed):
-            weights |= {joined(path, name): layer.compute_weight(name) for name in layer.pairs}
-        else:
-            weights |= {
-                joined(path, name): _applied(layer, name, parameter)
-                for name, parameter in parameters.items()
-                if name.startswith("weight") and parameter.dim() > 1
-            }
+        own = {n: p for n, p in parameters.items() if n.startswith("weight") and p.dim() > 1}
+        for name in layer.pairs if isinstance(layer, WeightNormed) else own:
+            if isinstance(layer, WeightNormed):
+                weight = layer.compute_weight(name)
+            elif isinstance(layer, Spectral) and name in layer.normalized_names():
+                weight = layer.compute_weight(name, learning=False)
+            else:
+                weight = own[name].clone()
+            weights[joined(path, name)] = weight
     return weights
-
-
-def _applied(layer: nn.Module, name: str, weight: Tensor) -> Tensor:
-    u = getattr(layer, f"running_u_{name}", None)
-    if u is None:
-        return weight.clone()
-    return weight / spectral_norm(weight, u, min(1, transposed_groups(layer)))
 
 
 @torch.no_grad()

@@ -4,84 +4,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from wnrl.arguments import guard
-from wnrl.nn.base import WeightNormed
-from wnrl.nn.cache import StaleWeightError, frozen, invalidate, shared_weights
-from wnrl.nn.functional import row_norm, weight_norm
-from wnrl.nn.layers import (
-    MaskedLinear,
-    WNConv1d,
-    WNConv2d,
-    WNConv3d,
-    WNConvTranspose1d,
-    WNConvTranspose2d,
-    WNConvTranspose3d,
-    WNEmbedding,
-    WNLinear,
-    WNMaskedLinear,
-)
-from wnrl.nn.normalizers import (
-    BatchRenorm1d,
-    BatchRenorm2d,
-    BatchRenorm3d,
-    MeanOnlyBatchNorm1d,
-    MeanOnlyBatchNorm2d,
-    MeanOnlyBatchNorm3d,
-)
-from wnrl.nn.normed_lstm import (
-    LayerNormLSTM,
-    LayerNormLSTMCell,
-    RMSNormLSTM,
-    RMSNormLSTMCell,
-)
-from wnrl.nn.plain import fold, load_weights, state_dict_as
-from wnrl.nn.recurrent import WNGRU, WNLSTM, WNGRUCell, WNLSTMCell
-from wnrl.nn.sites import WEIGHT_NORMED
+from wnrl.nn.base import WeightNormed as WeightNormed
+from wnrl.nn.cache import StaleWeightError as StaleWeightError
+from wnrl.nn.cache import frozen as frozen
+from wnrl.nn.cache import invalidate as invalidate
+from wnrl.nn.cache import shared_weights as shared_weights
+from wnrl.nn.functional import row_norm as row_norm
+from wnrl.nn.functional import weight_norm as weight_norm
+from wnrl.nn.layers import MaskedLinear as MaskedLinear
+from wnrl.nn.layers import WNConv1d as WNConv1d
+from wnrl.nn.layers import WNConv2d as WNConv2d
+from wnrl.nn.layers import WNConv3d as WNConv3d
+from wnrl.nn.layers import WNConvTranspose1d as WNConvTranspose1d
+from wnrl.nn.layers import WNConvTranspose2d as WNConvTranspose2d
+from wnrl.nn.layers import WNConvTranspose3d as WNConvTranspose3d
+from wnrl.nn.layers import WNEmbedding as WNEmbedding
+from wnrl.nn.layers import WNLinear as WNLinear
+from wnrl.nn.layers import WNMaskedLinear as WNMaskedLinear
+from wnrl.nn.normalizers import BatchRenorm as BatchRenorm
+from wnrl.nn.normalizers import MeanOnlyBatchNorm as MeanOnlyBatchNorm
+from wnrl.nn.normed_lstm import LayerNormLSTM as LayerNormLSTM
+from wnrl.nn.normed_lstm import LayerNormLSTMCell as LayerNormLSTMCell
+from wnrl.nn.normed_lstm import RMSNormLSTM as RMSNormLSTM
+from wnrl.nn.normed_lstm import RMSNormLSTMCell as RMSNormLSTMCell
+from wnrl.nn.plain import fold as fold
+from wnrl.nn.plain import load_weights as load_weights
+from wnrl.nn.plain import state_dict_as as state_dict_as
+from wnrl.nn.recurrent import WNGRU as WNGRU
+from wnrl.nn.recurrent import WNLSTM as WNLSTM
+from wnrl.nn.recurrent import WNGRUCell as WNGRUCell
+from wnrl.nn.recurrent import WNLSTMCell as WNLSTMCell
+from wnrl.nn.sites import WEIGHT_NORMED as WEIGHT_NORMED
 
 if TYPE_CHECKING:
-    from wnrl.nn.conversion import convert, plain_parts
-    from wnrl.nn.initialization import DataInitReport, data_init
-
-__all__ = [
-    "WEIGHT_NORMED",
-    "WNGRU",
-    "WNLSTM",
-    "BatchRenorm1d",
-    "BatchRenorm2d",
-    "BatchRenorm3d",
-    "DataInitReport",
-    "LayerNormLSTM",
-    "LayerNormLSTMCell",
-    "MaskedLinear",
-    "MeanOnlyBatchNorm1d",
-    "MeanOnlyBatchNorm2d",
-    "MeanOnlyBatchNorm3d",
-    "RMSNormLSTM",
-    "RMSNormLSTMCell",
-    "StaleWeightError",
-    "WNConv1d",
-    "WNConv2d",
-    "WNConv3d",
-    "WNConvTranspose1d",
-    "WNConvTranspose2d",
-    "WNConvTranspose3d",
-    "WNEmbedding",
-    "WNGRUCell",
-    "WNLSTMCell",
-    "WNLinear",
-    "WNMaskedLinear",
-    "WeightNormed",
-    "convert",
-    "data_init",
-    "fold",
-    "frozen",
-    "invalidate",
-    "load_weights",
-    "plain_parts",
-    "row_norm",
-    "shared_weights",
-    "state_dict_as",
-    "weight_norm",
-]
+    from wnrl.nn.conversion import convert as convert
+    from wnrl.nn.conversion import plain_parts as plain_parts
+    from wnrl.nn.initialization import DataInitReport as DataInitReport
+    from wnrl.nn.initialization import data_init as data_init
 
 LATER = {
     "convert": "conversion",
@@ -102,4 +61,4 @@ if not TYPE_CHECKING:
         raise AttributeError(f"module 'wnrl.nn' has no attribute {name!r}")
 
 
-guard(globals(), set(__all__) - set(LATER))
+guard(globals())

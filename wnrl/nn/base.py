@@ -3,22 +3,20 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.fx import _symbolic_trace as tracing
 
-from wnrl.errors import StateError, UsageError, check_choice, check_positive, is_real
+from wnrl.errors import StateError, UsageError, check_choice, check_positive, first_line, is_real
 from wnrl.nn.cache import WeightCache
 from wnrl.nn.computed import read_computed, read_from
 from wnrl.nn.functional import (
     EPS,
     check_directions,
-    fused_weight_norm,
     in_transform,
-    may_fuse,
     refuse_script,
     row_norm,
     split_weight,
@@ -49,24 +47,13 @@ def _torch_parameters(plain: Any) -> list[inspect.Parameter]:
 
 
 def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Return a layer of torch.
-
-    Raises:
-        UsageError: a size is negative, or torch refuses another value.
-    """
-    names = [parameter.name for parameter in _torch_parameters(plain)]
-    for name, value in {**dict(zip(names, args, strict=False)), **options}.items():
-        if isinstance(value, int) and value < 0 and name != "padding_idx":
-            raise UsageError(f"{name} must not be negative, got {value}")
-    dtype = options.get("dtype")
-    if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
-        raise UsageError(f"dtype must be one of floating point, got {dtype}")
+    """Return a layer of torch; raise UsageError for values that torch refuses."""
     try:
         with warnings.catch_warnings():  # a weight norm refuses an empty dimension itself
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             return plain(*args, **options)
-    except ValueError as error:
-        raise UsageError(f"{plain.__name__}: {error}") from error
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"{plain.__name__}: {first_line(error)}") from error
 
 
 def torch_parameters(plain: nn.Module) -> dict[str, nn.Parameter | None]:
@@ -204,11 +191,15 @@ class Counterpart(nn.Module):
         layer._replace(plain, options)
         return layer
 
-    def _as_plain(self, parameters: dict[str, nn.Parameter | None]) -> Any:
-        """Return torch's layer with these parameters, and all else that this one has of it."""
+    def _as_plain(self, values: Mapping[str, Tensor | None]) -> Any:
+        """Return torch's layer with values of its own, and all else that this one has of it."""
         plain: Any = self.plain_type.__new__(self.plain_type)
         plain.__dict__ |= _without(self, (*self.options, *self.own_settings))
-        plain._parameters, plain._buffers, plain._modules = parameters, {}, {}
+        plain._parameters, plain._buffers, plain._modules = dict.fromkeys(values), {}, {}
+        for name, value in values.items():
+            if value is not None:
+                own = value.detach().clone()
+                plain._parameters[name] = nn.Parameter(own, value.requires_grad)
         if isinstance(plain, nn.RNNBase):
             plain._init_flat_weights()
         return plain
@@ -279,7 +270,6 @@ class WeightNormed(Counterpart):
         eps: float = EPS,
         g_rate: float = 1.0,
     ) -> None:
-        super()._adopt()
         self.scale = check_choice("scale", scale, SCALES)
         check_positive(eps=eps, g_rate=g_rate)
         if v_init_std is not None and not (is_real(v_init_std) and 0 < v_init_std < math.inf):
@@ -355,16 +345,11 @@ class WeightNormed(Counterpart):
 
     def compute_weight(self, name: str = "weight") -> Tensor:
         """The computed weight ``name``, computed now, with its graph where grad is on."""
-        v = self._parameter(f"{name}_v")
-        return self._normalized(v, self._parameter(f"{name}_g"), type(v) is nn.Parameter)
+        return self._normalized(self._parameter(f"{name}_v"), self._parameter(f"{name}_g"))
 
-    def _normalized(self, v: Tensor, g: Tensor, checked: bool) -> Tensor:
-        """Return the weight for the parameter g and v, ``checked`` to have a direction a row."""
+    def _normalized(self, v: Tensor, g: Tensor) -> Tensor:
         dim, groups = self.unit_axis
-        length = self.length(g)
-        if checked and may_fuse(v, length, dim, self.eps):
-            return fused_weight_norm(v, length)
-        return weight_norm(v, length, dim, self.eps, groups)
+        return weight_norm(v, self.length(g), dim, self.eps, groups)
 
     def _parameter(self, name: str) -> Any:
         """``getattr``, by a way that is three times as fast where nothing has replaced it."""
@@ -443,13 +428,8 @@ class WeightNormed(Counterpart):
 
     def to_plain(self) -> nn.Module:
         """The plain torch layer with the same function and parameters of its own."""
-        parameters: dict[str, nn.Parameter | None] = dict.fromkeys(self.order)
-        for name in self.order:
-            source = self.pair(name)[0] if name in self.pairs else getattr(self, name)
-            if source is not None:
-                value = self.compute_weight(name) if name in self.pairs else source
-                parameters[name] = nn.Parameter(value.detach().clone(), source.requires_grad)
-        return self._as_plain(parameters)
+        with torch.enable_grad():  # so that a value requires grad where its parameters do
+            return self._as_plain(dict(zip(self.order, self._compute(), strict=True)))
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew, as the constructor does."""
@@ -457,10 +437,7 @@ class WeightNormed(Counterpart):
         shell.reset_parameters()  # type: ignore[operator]
         with torch.no_grad():
             for name, value in shell.named_parameters():
-                if name in self.pairs:
-                    self.assign(name, value)
-                else:
-                    getattr(self, name).copy_(value)
+                getattr(self, name).copy_(value)
         self._draw_directions()
 
     def _load_from_state_dict(

@@ -86,6 +86,8 @@ def convert(
     check_choice("placement", placement, PLACEMENTS)
     chosen = dict(norm_kwargs or {})
     check_options(norm, choice, chosen)
+    for_layers = {name: value for name, value in chosen.items() if name in choice.layer_options}
+    for_normalizers = {name: value for name, value in chosen.items() if name in choice.options}
     skip = tuple(skip)  # which may be an iterator
     sites = layer_sites(module, skip, activations)
     if norm == "none":
@@ -107,24 +109,28 @@ def convert(
             # weight has one parametrisation, and one normalizer stands behind a layer; one of each
             # may be combined (weight after batch). What has nothing to do is no matter.
             if isinstance(site.layer, Normalized):
-                _check_normalizer(site.layer, choice, placement, chosen)
+                _check_normalizer(site.layer, choice, placement, for_normalizers)
             else:
-                _check_layer(site.layer, choice, chosen, hidden=site in places)
-    counterparts = _counterparts(sites, choice, chosen)
-    normalizers = _normalizers(places, choice, chosen)
+                _check_layer(site.layer, choice, for_layers, hidden=site in places)
+    counterparts = _counterparts(sites, choice, for_layers)
+    normalized = _normalized(places, counterparts, choice, placement, for_normalizers)
     changed = [
         site.layer
         for site in sites
-        if id(site.layer) in counterparts or site.name in normalizers or site in marked
+        if id(site.layer) in counterparts or site.name in normalized or site in marked
     ]
-    made = nn.ModuleList([*counterparts.values(), *normalizers.values()])
-    _check_optimizers(module, choice, made, changed)
-    _attach_normalizers(places, normalizers, counterparts, choice, placement)
-    done = {*normalizers}
-    for site in layer_sites(module):  # wherever the layers still stand
+    _check_optimizers(module, choice, [*counterparts.values(), *normalized.values()], changed)
+    done = {*normalized}
+    for site in sites:
         if id(site.layer) in counterparts:
             setattr(site.parent, site.key, counterparts[id(site.layer)])
             done.add(site.name.removesuffix(".layer"))
+    for site in places if normalized else ():
+        both = normalized[site.name]
+        if placement == "pre" and choice.absorbs_bias and both.layer.bias is not None:
+            both.norm.bias, both.layer.bias = both.layer.bias, None
+        target = _place(site, placement)
+        setattr(target.parent, target.key, both)
     if choice.mark:
         done |= {site.name for site in marked if choice.mark(site.layer)}
         if choice.after_step and done:
@@ -211,7 +217,7 @@ def _left_plain(sites: list[LayerSite], choice: Norm) -> list[LayerSite]:
 
 
 def _check_optimizers(
-    module: nn.Module, choice: Norm, made: nn.ModuleList, changed: list[nn.Module]
+    module: nn.Module, choice: Norm, made: list[nn.Module], changed: list[nn.Module]
 ) -> None:
     """Refuse to leave a part of ``module`` with an optimizer that does not fit it any more.
 
@@ -221,7 +227,7 @@ def _check_optimizers(
         made: what will be added.
         changed: the layers that will be replaced, normalized or marked.
     """
-    new = set(made.parameters()) - set(module.parameters())
+    new = set(nn.ModuleList(made).parameters()) - set(module.parameters())
     if choice.after_step is None and not new:
         return
     touched = {parameter for layer in changed for parameter in layer.parameters()}
@@ -315,7 +321,7 @@ def _check_normalizer(
     stands = "post" if n_spatial(part.layer) is None else "pre"
     if stands != placement:
         raise UsageError(f"has a {kind} already, with placement {stands!r}, not {placement!r}")
-    _check_same(part.norm, {name: options[name] for name in choice.options if name in options})
+    _check_same(part.norm, options)
 
 
 def _check_layer(layer: nn.Module, choice: Norm, options: Mapping[str, Any], hidden: bool) -> None:
@@ -329,9 +335,7 @@ def _check_layer(layer: nn.Module, choice: Norm, options: Mapping[str, Any], hid
     if (choice.mark and (hidden or issubclass(plain, RECURRENT))) or ours not in (None, kind):
         raise UsageError(f"is a {kind.__name__} already, and its weight can have no second norm")
     if ours is kind:
-        _check_same(
-            layer, {name: options[name] for name in choice.layer_options if name in options}
-        )
+        _check_same(layer, options)
 
 
 def _check_same(part: nn.Module, options: Mapping[str, Any]) -> None:
@@ -345,7 +349,6 @@ def _check_same(part: nn.Module, options: Mapping[str, Any]) -> None:
 
 def _counterparts(sites: list[LayerSite], choice: Norm, options: dict[str, Any]) -> dict[int, Any]:
     """Return what takes the place of each layer, by its id; what was tied stays so."""
-    ours = {name: value for name, value in options.items() if name in choice.layer_options}
     made: dict[int, Any] = {}
     first: dict[int, tuple[str, Any]] = {}
     for site in sites:
@@ -353,7 +356,7 @@ def _counterparts(sites: list[LayerSite], choice: Norm, options: dict[str, Any])
         if type(layer) not in choice.layers or id(layer) in made:
             continue
         with _naming(site):
-            counterpart = choice.layers[type(layer)].from_plain(layer, **ours)
+            counterpart = choice.layers[type(layer)].from_plain(layer, **options)
         made[id(layer)] = counterpart
         for name in getattr(counterpart, "pairs", ()):
             weight = f"{site.name}.{name}"
@@ -369,46 +372,40 @@ def _counterparts(sites: list[LayerSite], choice: Norm, options: dict[str, Any])
     return made
 
 
-def _normalizers(hidden: list[LayerSite], choice: Norm, options: dict[str, Any]) -> dict[str, Any]:
-    """Return a normalizer for each of the places, by its name."""
-    if choice.normalizers is None:
-        return {}
-    ours = {name: value for name, value in options.items() if name in choice.options}
-    made: dict[str, Any] = {}
-    for site in hidden:
-        layer: Any = site.layer
-        axes = n_spatial(layer) or 0
-        weight = next(layer.parameters())
-        with _naming(site):
-            norm = choice.normalizers[axes](
-                layer.out_channels if axes else layer.out_features, **ours
-            )
-        made[site.name] = norm.to(weight.device, weight.dtype)
-    return made
+def _place(site: LayerSite, placement: str) -> LayerSite:
+    """Return what a normalizer stands behind, in its place."""
+    target = site if placement == "pre" else site.following
+    assert target is not None
+    return target
 
 
-def _attach_normalizers(
+def _normalized(
     hidden: list[LayerSite],
-    normalizers: Mapping[str, Any],
     counterparts: Mapping[int, Any],
     choice: Norm,
     placement: str,
-) -> None:
-    attached: dict[tuple[int, int], Normalized] = {}
-    for site in hidden if normalizers else ():
-        target = site if placement == "pre" else site.following
-        assert target is not None
-        pair = (id(site.layer), id(target.layer))
-        if pair not in attached:
-            norm: Any = normalizers[site.name]
-            layer: Any = counterparts.get(id(site.layer), site.layer)
-            held = layer if placement == "pre" else target.layer
-            attached[pair] = Normalized(held, norm, features_last=not n_spatial(site.layer)).train(
-                target.layer.training
-            )
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what stands with its normalizer in each of the places, by the name of its layer."""
+    if choice.normalizers is None:
+        return {}
+    made: dict[str, Any] = {}
+    shared: dict[tuple[int, int], Normalized] = {}
+    for site in hidden:
+        layer: Any = site.layer
+        held = _place(site, placement).layer
+        if (pair := (id(layer), id(held))) not in shared:
+            axes = n_spatial(layer) or 0
+            with _naming(site):
+                units = layer.out_channels if axes else layer.out_features
+                norm = choice.normalizers[axes](units, **options)
+            weight = next(layer.parameters())
+            norm = norm.to(weight.device, weight.dtype).train(held.training)
+            both = Normalized(counterparts.get(id(held), held), norm, features_last=not axes)
+            both.training = held.training
             for name, value in vars(held).items():  # are found in this place, as before
-                if not hasattr(attached[pair], name):
-                    attached[pair].__dict__[name] = value
-            if placement == "pre" and choice.absorbs_bias and layer.bias is not None:
-                norm.bias, layer.bias = layer.bias, None
-        setattr(target.parent, target.key, attached[pair])
+                if not hasattr(both, name):
+                    both.__dict__[name] = value
+            shared[pair] = both
+        made[site.name] = shared[pair]
+    return made

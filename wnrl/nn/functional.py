@@ -102,6 +102,8 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: in
     Raises:
         UsageError: ``g`` has another shape; broadcasting would give wrong numbers.
     """
+    if type(v) is nn.Parameter and may_fuse(v, g, dim, eps):
+        return fused_weight_norm(v, g)
     size = v.size(dim)
     fits = g.dim() == v.dim() and g.numel() == size * groups and g.size(dim) == size
     if not fits or (groups > 1 and g.size(0) != groups):
@@ -109,8 +111,6 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: in
             "g must have one length for each output unit and as many axes as v, with shape "
             f"{tuple(v.shape)}; got {tuple(g.shape)}"
         )
-    if type(v) is nn.Parameter and may_fuse(v, g, dim, eps):
-        return fused_weight_norm(v, g)
     return (v * over_rows(g / row_norm(v, dim, eps, groups), v, groups)).to(v.dtype)
 
 

@@ -55,18 +55,15 @@ def explain(reasons: dict[str, str], name: str, reason: str) -> None:
 
 @dataclass(eq=False)
 class Target:
-    """A layer, or the normalizer behind one, whose output is to be standardised.
-
-    Of a normalizer behind a nonlinearity only the running statistics are set.
-    """
+    """A layer, or the normalizer behind one, whose output is to be standardised."""
 
     name: str
     """How it is reported."""
     module: Any
     n_spatial: int
     """The number of axes of its output behind that of the features."""
-    goal: float | None
-    """The standard deviation that its output gets; None leaves the output as it is."""
+    goal: float
+    """The standard deviation that its output gets."""
     behind: nn.Module | None = None
     """The normalizer behind a layer."""
     normalizes: bool = False
@@ -78,33 +75,25 @@ class Target:
     def hook(self, report: DataInitReport) -> list[RemovableHandle]:
         """Standardise at the first call: a layer that is used twice is initialised once."""
 
-        def before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            x = (*args, *kwargs.values())[0]
-            if self.goal is None and not self.done:
-                set_statistics(self.module, x, 1, self.name)
-            elif not self.done:
-                self.length = self.to_unit(x)
+        def before(*_: Any) -> None:
+            if not self.done:
+                self.length = self.to_unit()
 
         def after(_: nn.Module, args: tuple[Tensor, ...], t: Tensor) -> Tensor | None:
-            first, self.done = not self.done, True
-            if self.goal is None:
+            if self.done:
+                explain(report.incomplete, self.name, REUSED)
                 return None
-            if first:
-                return self.standardise(t, self.goal, report)
-            explain(report.incomplete, self.name, REUSED)
-            return None
+            self.done = True
+            return self.standardise(t, report)
 
-        pre = self.module.register_forward_pre_hook(before, with_kwargs=True)
-        return [pre, self.module.register_forward_hook(after)]
+        return [
+            self.module.register_forward_pre_hook(before),
+            self.module.register_forward_hook(after),
+        ]
 
-    def to_unit(self, x: Tensor) -> Tensor | None:
-        """Take bias and length away, for an input ``x``; return the length to be.
-
-        A normalizer gets the running statistics of ``x``, and a plain weight stays as it is.
-        """
+    def to_unit(self) -> Tensor | None:
+        """Take bias and length away, but for a plain weight's; return the length to be."""
         module = self.module
-        if self.normalizes:
-            set_statistics(module, x, x.dim() - 1 - self.n_spatial, self.name)
         if getattr(module, "bias", None) is not None:
             module.bias.zero_()
         if isinstance(module, WeightNormed):
@@ -119,12 +108,12 @@ class Target:
             weight.fill_(1.0)
         return weight.new_ones(())
 
-    def standardise(self, t: Tensor, goal: float, report: DataInitReport) -> Tensor:
+    def standardise(self, t: Tensor, report: DataInitReport) -> Tensor:
         """Set scale and shift by equation 6; return what the output becomes."""
         mean, std = statistics(t, t.dim() - 1 - self.n_spatial, self.name)
         scale, shift = torch.ones_like(mean), torch.zeros_like(mean)
         if self.length is not None:
-            scale = goal / std
+            scale = self.goal / std
             constant = std <= CONSTANT * (mean.square() + std.square()).sqrt()
             beyond = ~constant & ~_fits(scale, mean * scale, self.length.dtype)
             if constant.any():
@@ -166,10 +155,10 @@ def _fits(scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
     return (scale <= limits.max) & (scale >= limits.tiny) & (shift.abs() <= limits.max)
 
 
-def set_statistics(norm: Any, x: Tensor, axis: int, name: str) -> None:
-    """Set the running statistics of ``norm``, where it has some, to those of ``x``."""
+def set_statistics(norm: Any, x: Tensor, name: str) -> None:
+    """Set the running statistics of ``norm``, where it has some, to those of ``x``, (B, C, …)."""
     if getattr(norm, "running_mean", None) is not None:
-        mean, std = statistics(x, axis, name)
+        mean, std = statistics(x, 1, name)
         norm.running_mean.copy_(mean)
         if hasattr(norm, "running_var"):
             norm.running_var.copy_(std.square())
@@ -234,9 +223,15 @@ def data_init(
     skipped = skipped_modules(net, skip)
     check_values(net)
     report = DataInitReport()
-    targets = _targets(net, skipped, init_scale, report)
+    targets, normalizers = _targets(net, skipped, init_scale, report)
     saved = copy.deepcopy(net.state_dict())  # with what is no tensor, such as extra state
     handles = [handle for target in targets for handle in target.hook(report)]
+
+    def before(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if norm in normalizers:  # for the first time
+            set_statistics(norm, args[0], normalizers.pop(norm))
+
+    handles += [norm.register_forward_pre_hook(before) for norm in normalizers]
     try:
         net(*inputs)
     except BaseException:
@@ -246,23 +241,27 @@ def data_init(
         for handle in handles:
             handle.remove()
     for target in targets:
-        if not target.done and target.goal is not None:
+        if not target.done:
             report.skipped.setdefault(target.name, "these inputs did not reach it")
     return report
 
 
 def _targets(
     net: nn.Module, skipped: set[int], init_scale: float, report: DataInitReport
-) -> list[Target]:
-    """Return what will be standardised; ``report`` takes what cannot be."""
+) -> tuple[list[Target], dict[nn.Module, str]]:
+    """Return what will be standardised, and normalizers whose statistics will be set, with names.
+
+    ``report`` takes what cannot be standardised.
+    """
     targets: list[Target] = []
+    normalizers: dict[nn.Module, str] = {}
     behind: dict[int, nn.Module] = {}  # the normalizer behind a layer
     owners: dict[int, str] = {}  # the module of each parameter that must stay as it is
     for path, part in net.named_modules():
         if isinstance(part, Normalized) and n_spatial(part.layer) is not None:
             behind[id(part.layer)] = part.norm
         elif isinstance(part, Normalized) and id(part.norm) not in skipped:
-            targets.append(Target(path, part.norm, 0, None))
+            normalizers[part.norm] = path
         if id(part) in skipped or n_spatial(part) is None:
             owners |= dict.fromkeys(map(id, part.parameters(recurse=False)), path)
     for path, part in net.named_modules():
@@ -287,4 +286,5 @@ def _targets(
         targets.append(Target(name, part, axes, 1.0 if scaled_later else init_scale, norm))
         if norm is not None:
             targets.append(Target(name, norm, axes, init_scale, normalizes=True))
-    return targets
+            normalizers[norm] = name
+    return targets, normalizers

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.base import WeightNormed
+from wnrl.nn.functional import fused_weight_norm, may_fuse
 
 
 class WNLinear(WeightNormed):
@@ -128,7 +129,7 @@ class WNMaskedLinear(WNLinear):
     def compute_weight(self, name: str = "weight") -> Tensor:
         """Return the weight, computed now, with its graph where grad is on."""
         v, g = self._parameter(f"{name}_v"), self._parameter(f"{name}_g")
-        return self._normalized(v * self.mask, g, checked=False)
+        return self._normalized(v * self.mask, g)
 
     def to_plain(self) -> nn.Module:
         """The ``MaskedLinear`` with the same function and parameters of its own."""
@@ -201,21 +202,19 @@ class WNConvTransposed(WeightNormed):
             input: ``(N, C, *spatial)`` or ``(C, *spatial)``.
             output_size: spatial shape of the output, where the stride leaves a choice; may have
                 the leading axes of the output too.
+
+        Raises:
+            ValueError: no padding gives ``output_size``.
         """
         weight, bias = self._weights()
-        extra = self.output_padding if output_size is None else self._extra(input, output_size)
+        extra = self.output_padding
+        if output_size is not None:
+            sizes = (self.stride, self.padding, self.kernel_size, len(self.kernel_size))
+            find: Any = nn.ConvTranspose1d._output_padding
+            extra = find(self, input, output_size, *sizes, self.dilation)
         return self.convolve(
             input, weight, bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
-
-    def _extra(self, input: Tensor, output_size: Sequence[int]) -> list[int]:
-        """Return the output padding that gives ``output_size``."""
-        sizes = (self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation)
-        find: Any = nn.ConvTranspose1d._output_padding
-        try:
-            return find(self, input, output_size, *sizes)
-        except ValueError as error:
-            raise UsageError(f"output_size: {error}") from error
 
 
 class WNConvTranspose1d(WNConvTransposed):
@@ -274,8 +273,10 @@ class WNEmbedding(WeightNormed):
             # Fewer rows than the table has: normalise those alone.
             rows = self._look_up(input, self.weight_v).reshape(-1, self.embedding_dim)
             lengths = self._look_up(input, self.weight_g).reshape(-1, 1)
-            checked = type(self.weight_v) is nn.Parameter
-            weight = self._normalized(rows, lengths, checked)
+            if type(self.weight_v) is nn.Parameter and may_fuse(rows, lengths, 0, self.eps):
+                weight = fused_weight_norm(rows, self.length(lengths))
+            else:
+                weight = self._normalized(rows, lengths)
             return weight.reshape(*input.shape, self.embedding_dim)
         (weight,) = self._weights()
         return self._look_up(input, weight)

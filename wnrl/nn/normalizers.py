@@ -28,13 +28,13 @@ def along_channels(value: Tensor, x: Tensor) -> Tensor:
     return value.view(1, -1, *[1] * (x.dim() - 2))
 
 
-def wide_dtype(dtype: torch.dtype | None) -> torch.dtype:
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type of running statistics: in half precision, 256 + 1 is 256."""
-    return torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
+    return torch.promote_types(dtype, torch.float32)
 
 
 class BatchStatistics(nn.Module, ABC):
-    """What the normalizers of batches share: float buffers ``running_*``, or None in their places.
+    """What the normalizers of batches share: a bias, and float buffers ``running_*``.
 
     ``torch.optim.swa_utils.update_bn`` and ``nn.SyncBatchNorm.convert_sync_batchnorm`` know torch's
     batch norms alone, and pass these over.
@@ -42,30 +42,29 @@ class BatchStatistics(nn.Module, ABC):
     Args:
         num_features: number of channels C.
         momentum: share of the newest batch in the running statistics; None averages all equally.
-        track_running_stats: whether there are any.
+        scaled: whether there are a scale and a running variance.
     """
 
-    _spatial: tuple[int, ...] = ()
-    _shown: tuple[str, ...] = ("eps", "momentum", "track_running_stats", "r_max", "d_max")
-    bias: nn.Parameter | None
+    _shown: tuple[str, ...] = ("eps", "momentum", "r_max", "d_max")
+    weight: Any
+    bias: Any
     running_mean: Any
     running_steps: Any
     __prepare_scriptable__ = refuse_script
 
-    def __init__(
-        self, num_features: int, momentum: float | None, track_running_stats: bool
-    ) -> None:
+    def __init__(self, num_features: int, momentum: float | None, *, scaled: bool) -> None:
         super().__init__()
         check_positive(num_features=num_features)
         check_momentum(momentum)
         self.num_features, self.momentum = num_features, momentum
-        self.track_running_stats = track_running_stats
-
-    def _track(self, **buffers: Tensor) -> None:
-        """Register what is tracked, in float32 or wider: in half precision, 256 + 1 is 256."""
-        for name, value in buffers.items():
-            wide = value.to(wide_dtype(value.dtype))
-            self.register_buffer(name, wide if self.track_running_stats else None)
+        ones = torch.ones(num_features)
+        running = ones.to(wide_dtype(ones.dtype), copy=True)
+        self.register_buffer("running_mean", torch.zeros_like(running))
+        if scaled:
+            self.weight = nn.Parameter(ones)
+            self.register_buffer("running_var", running)
+        self.register_buffer("running_steps", running.new_zeros(()))
+        self.bias = nn.Parameter(torch.zeros_like(ones))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = dict(self._buffers)
@@ -78,25 +77,23 @@ class BatchStatistics(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …) -> (B, C, …)``."""
-        if x.dim() - 2 not in self._spatial or x.shape[1] != self.num_features:
-            wanted = " or ".join(f"{n + 2}" for n in self._spatial)
+        if x.dim() < 2 or x.shape[1] != self.num_features:
             raise UsageError(
-                f"expected an input of {wanted} axes with {self.num_features} channels in axis 1, "
+                f"expected an input with {self.num_features} channels in axis 1, "
                 f"got shape {tuple(x.shape)}"
             )
         if not x.numel():  # with a gradient, of zero, for the parameters, as torch's batch norm has
             return x + sum(p.sum() for p in self.parameters())
-        from_batch = self.training or self.running_mean is None
-        if from_batch and x.numel() == self.num_features:
+        if self.training and x.numel() == self.num_features:
             raise UsageError(
                 "statistics of a batch need more than one value for each channel, "
                 f"got shape {tuple(x.shape)}"
             )
         wide = x.to(wide_dtype(x.dtype))  # bf16 sums lose whole digits
-        return self._normalise(wide, from_batch).to(x.dtype)
+        return self._normalise(wide).to(x.dtype)
 
     @abstractmethod
-    def _normalise(self, x: Tensor, from_batch: bool) -> Tensor:
+    def _normalise(self, x: Tensor) -> Tensor:
         """Return what ``x``, in float32 or wider, becomes by the batch's or running statistics."""
 
     def extra_repr(self) -> str:
@@ -111,17 +108,15 @@ class BatchStatistics(nn.Module, ABC):
 
     def reset_running_stats(self) -> None:
         """Forgets all batches."""
-        for name, buffer in self._buffers.items():
-            if buffer is not None:
-                buffer.fill_(1.0 if name == "running_var" else 0.0)
+        for name, buffer in self.named_buffers():
+            buffer.fill_(1.0 if name == "running_var" else 0.0)
 
     def reset_parameters(self) -> None:
         """Forgets all batches, and sets scale and shift to one and zero."""
         self.reset_running_stats()
-        if getattr(self, "weight", None) is not None:
-            nn.init.ones_(self.weight)  # type: ignore[arg-type]
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.bias)
+        if "weight" in self._parameters:
+            nn.init.ones_(self.weight)
 
 
 class MeanOnlyBatchNorm(BatchStatistics):
@@ -136,18 +131,14 @@ class MeanOnlyBatchNorm(BatchStatistics):
     Args:
         num_features: number of channels C.
         momentum: share of the newest mean in the running one; None averages all batches equally.
-        bias: whether to add b.
-        track_running_stats: False uses the mean of the batch in evaluation too.
-        device: where the parameters live.
-        dtype: their type.
 
     Shape:
         ``(B, C)`` or ``(B, C, …)``, the same out.
 
     Attributes:
-        bias: ``(C,)`` or None.
-        running_mean: ``(C,)`` or None.
-        running_steps: ``()``, the training batches seen so far, or None.
+        bias: ``(C,)``.
+        running_mean: ``(C,)``.
+        running_steps: ``()``, the training batches seen so far.
 
     Raises:
         UsageError: ``num_features`` is not above zero, ``momentum`` is not in [0, 1], an input has
@@ -155,45 +146,15 @@ class MeanOnlyBatchNorm(BatchStatistics):
             channel.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        *,
-        momentum: float | None = 0.1,
-        bias: bool = True,
-        track_running_stats: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(num_features, momentum, track_running_stats)
-        zeros = torch.zeros(num_features, device=device, dtype=dtype)
-        self.bias = nn.Parameter(zeros.clone()) if bias else None
-        self._track(running_mean=zeros, running_steps=zeros.new_zeros(()))
+    def __init__(self, num_features: int, *, momentum: float | None = 0.1) -> None:
+        super().__init__(num_features, momentum, scaled=False)
 
-    def _normalise(self, x: Tensor, from_batch: bool) -> Tensor:
-        mean = x.mean(batch_axes(x)) if from_batch else self.running_mean
-        if from_batch and self.running_mean is not None and not in_backward():
+    def _normalise(self, x: Tensor) -> Tensor:
+        mean = x.mean(batch_axes(x)) if self.training else self.running_mean
+        if self.training and not in_backward():
             with torch.no_grad():
                 self.running_mean += self._share() * (mean - self.running_mean)
-        return x + along_channels(-mean if self.bias is None else self.bias - mean, x)
-
-
-class MeanOnlyBatchNorm1d(MeanOnlyBatchNorm):
-    """:class:`MeanOnlyBatchNorm` of ``(B, C)`` or ``(B, C, L)``."""
-
-    _spatial = (0, 1)
-
-
-class MeanOnlyBatchNorm2d(MeanOnlyBatchNorm):
-    """:class:`MeanOnlyBatchNorm` of ``(B, C, H, W)``."""
-
-    _spatial = (2,)
-
-
-class MeanOnlyBatchNorm3d(MeanOnlyBatchNorm):
-    """:class:`MeanOnlyBatchNorm` of ``(B, C, D, H, W)``."""
-
-    _spatial = (3,)
+        return x + along_channels(self.bias - mean, x)
 
 
 class BatchRenorm(BatchStatistics):
@@ -211,22 +172,19 @@ class BatchRenorm(BatchStatistics):
         eps: added to variances.
         momentum: share of the newest batch in the running statistics; None averages all batches
             equally.
-        affine: whether to scale by ``weight`` and shift by ``bias``.
-        track_running_stats: False has no running statistics to agree with: it is plain batch norm
-            by the statistics of the batch, in evaluation too.
         r_max: final limit of r.
         d_max: final limit of d.
         warmup_steps: training batches before r and d start to act.
         r_steps: batches after which r_max is reached.
         d_steps: batches after which d_max is reached.
-        device: where the parameters live.
-        dtype: their type.
 
     Shape:
         ``(B, C)`` or ``(B, C, …)``, the same out.
 
     Attributes:
-        running_mean: ``(C,)``; None, as those below, if nothing is tracked.
+        weight: ``(C,)``.
+        bias: ``(C,)``.
+        running_mean: ``(C,)``.
         running_var: ``(C,)``, of the population (divided by n, not n − 1), so that r is 1 for a
             batch that is like the ones before it.
         running_steps: ``()``, the training batches seen so far.
@@ -245,18 +203,14 @@ class BatchRenorm(BatchStatistics):
         num_features: int,
         eps: float = 1e-5,
         momentum: float | None = 0.01,
-        affine: bool = True,
-        track_running_stats: bool = True,
         *,
         r_max: float = 3.0,
         d_max: float = 5.0,
         warmup_steps: int = 5_000,
         r_steps: int = 40_000,
         d_steps: int = 25_000,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, momentum, track_running_stats)
+        super().__init__(num_features, momentum, scaled=True)
         check_positive(eps=eps)
         if r_max < 1 or d_max < 0:
             raise UsageError(f"r_max must be at least 1 and d_max 0, got {r_max!r} and {d_max!r}")
@@ -265,27 +219,19 @@ class BatchRenorm(BatchStatistics):
                 "warmup_steps must be at least 0 and below r_steps and d_steps, "
                 f"got {warmup_steps}, {r_steps} and {d_steps}"
             )
-        self.eps, self.affine = eps, affine
-        self.r_max, self.d_max = r_max, d_max
+        self.eps, self.r_max, self.d_max = eps, r_max, d_max
         self.warmup_steps, self.r_steps, self.d_steps = warmup_steps, r_steps, d_steps
-        ones = torch.ones(num_features, device=device, dtype=dtype)
-        self.weight = nn.Parameter(ones.clone()) if affine else None
-        self.bias = nn.Parameter(torch.zeros_like(ones)) if affine else None
-        zeros = torch.zeros_like(ones)
-        self._track(running_mean=zeros, running_var=ones, running_steps=zeros.new_zeros(()))
 
-    def _normalise(self, x: Tensor, from_batch: bool) -> Tensor:
-        if from_batch:
+    def _normalise(self, x: Tensor) -> Tensor:
+        if self.training:
             var, mean = torch.var_mean(x, batch_axes(x), correction=0)
             std = (var + self.eps).sqrt()
-            tracked = self.running_mean is not None
-            r, d = self._correction(mean, var, std) if tracked else (1.0, torch.zeros_like(mean))
-            scale, shift = r / std, d
+            r, shift = self._correction(mean, var, std)
+            scale = r / std
         else:
             mean, shift = self.running_mean, torch.zeros_like(self.running_mean)
             scale = (self.running_var + self.eps).rsqrt()
-        if self.weight is not None and self.bias is not None:
-            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        scale, shift = scale * self.weight, shift * self.weight + self.bias
         # The mean first: where it is large, the digits that matter are those of the difference.
         centred = x - along_channels(mean, x)
         return centred * along_channels(scale, x) + along_channels(shift, x)
@@ -321,24 +267,6 @@ class BatchRenorm(BatchStatistics):
         """From 0 (up to ``warmup_steps``) to 1 (from ``last_step`` on)."""
         done = steps - self.warmup_steps
         return (done / (last_step - self.warmup_steps)).clamp(0, 1)
-
-
-class BatchRenorm1d(BatchRenorm):
-    """:class:`BatchRenorm` of ``(B, C)`` or ``(B, C, L)``."""
-
-    _spatial = (0, 1)
-
-
-class BatchRenorm2d(BatchRenorm):
-    """:class:`BatchRenorm` of ``(B, C, H, W)``."""
-
-    _spatial = (2,)
-
-
-class BatchRenorm3d(BatchRenorm):
-    """:class:`BatchRenorm` of ``(B, C, D, H, W)``."""
-
-    _spatial = (3,)
 
 
 class Normalized(nn.Module):

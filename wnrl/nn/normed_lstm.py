@@ -53,7 +53,6 @@ class NormedRecurrent(Counterpart):
     """Of the names of parameters, by layers, and by directions in a layer."""
 
     def _adopt(self, *, eps: float = 1e-5) -> None:
-        super()._adopt()
         check_positive(eps=eps)
         self.eps = eps
         self._parameters = plain = torch_parameters(self)
@@ -158,3 +157,7 @@ class RMSNormLSTMCell(NormedLSTMCell):
     """One step of ``RMSNormLSTM``, called like ``nn.LSTMCell``."""
 
     centred = False
+
+
+LAYER_NORMED = {nn.LSTM: LayerNormLSTM, nn.LSTMCell: LayerNormLSTMCell}
+RMS_NORMED = {nn.LSTM: RMSNormLSTM, nn.LSTMCell: RMSNormLSTMCell}

@@ -174,27 +174,30 @@ def load_weights(
             )
     layouts = list(LAYOUTS) if layout is None else [check_choice("layout", layout, LAYOUTS)]
     left = {key: _as_tensor(value) for key, value in state_dict.items()}
-    loaded: dict[str, Any] = {}
-    for stem, (layer, name) in _computed_weights(module).items():
+    computed = _computed_weights(module)
+    for stem, (layer, _) in computed.items():
         if layout is None and not layer.holds_lengths and f"{stem}_g" in left:
             raise UsageError(
                 f"{stem}_g is a length, or stands for one as scale={layer.scale!r} and g_rate="
                 f"{layer.g_rate} say: give layout='weight_norm' for what torch wrote, and use "
                 "load_state_dict for what this layer wrote"
             )
-        if (found := _pop_layout(left, stem, layouts)) is None:
-            forms = " or ".join(" with ".join(_keys(stem, known)) for known in layouts)
-            raise UsageError(f"state_dict lacks {forms}{_there(left, stem)}")
-        loaded[f"{stem}_v"], loaded[f"{stem}_g"] = _pair_from(stem, *found, layer, name)
+    halves = {f"{stem}{end}" for stem in computed for end in ("_v", "_g")}
+    loaded: dict[str, Any] = {}
     missing = []
-    for key, target in current.items():
-        if key in loaded:
-            continue
-        if (found := _pop_layout(left, key, ["plain", *layouts])) is None:
-            missing.append(key)
-            continue
-        value = found[1][0] if found[0] == "plain" else _weight_of(key, *found[1])
-        loaded[key] = _checked(key, value, target) if isinstance(target, Tensor) else value
+    for key in (*computed, *(key for key in current if key not in halves)):
+        known = layouts if key in computed else ["plain", *layouts]
+        standing_for = _pop_layout(left, key, known)
+        if standing_for is None:
+            forms = (" with ".join(_keys(key, name)) for name in known)
+            missing.append(" or ".join(forms) if key in computed else key)
+        elif key in computed:
+            pair = _pair_from(key, *standing_for, *computed[key])
+            loaded[f"{key}_v"], loaded[f"{key}_g"] = pair
+        else:
+            name, values = standing_for
+            value = values[0] if name == "plain" else _weight_of(key, *values)
+            loaded[key] = _checked(key, value, current[key])
     if missing:
         raise UsageError(
             f"state_dict lacks {', '.join(missing)}{_there(left, missing[0])}"
@@ -326,14 +329,15 @@ def _weight_of(stem: str, g: Tensor, v: Tensor) -> Tensor:
     return weight_norm(*exchange_eps(v, g, 0.0, EPS, dims[0]), dims[0])
 
 
-def _checked(key: str, value: Any, target: Tensor) -> Tensor:
+def _checked(key: str, value: Any, target: Any) -> Any:
+    """Return a value for what has ``target`` now; of what is no tensor it is not looked at."""
+    if not isinstance(target, Tensor):
+        return value
     dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
     if not dense or (value.is_complex() and not target.is_complex()):
-        got = (
-            f"{value.layout} of {value.dtype}"
-            if isinstance(value, Tensor)
-            else type(value).__name__
-        )
+        got: Any = type(value).__name__
+        if isinstance(value, Tensor):
+            got = f"{value.layout} of {value.dtype}"
         raise UsageError(f"{key} must be a dense tensor of numbers like {target.dtype}, got {got}")
     if value.shape != target.shape:
         raise UsageError(f"{key} must have shape {tuple(target.shape)}, got {tuple(value.shape)}")

@@ -129,16 +129,6 @@ def run_torch(
     return out, tuple(finals)
 
 
-class Gates(NamedTuple):
-    """Weights of one layer in one direction, as torch stores them."""
-
-    w_ih: Tensor
-    w_hh: Tensor
-    b_ih: Tensor | None = None
-    b_hh: Tensor | None = None
-    w_hr: Tensor | None = None
-
-
 class Recurrence(NamedTuple):
     """One layer in one direction, in the two parts that cost differently."""
 
@@ -150,17 +140,6 @@ class Recurrence(NamedTuple):
     def once(self, x: Tensor, states: States) -> States:
         """Return the states after a step; ``x`` is ``(N, F)``, the states are ``(N, width)``."""
         return self.step(self.prepare(x), states)
-
-
-def gates_by_row(flat: Sequence[Tensor], bias: bool, projected: bool) -> list[Gates]:
-    """Split torch's flat list of weights by layer and direction."""
-    size = 2 + 2 * bias + projected
-
-    def gates(row: Sequence[Tensor]) -> Gates:
-        b_ih, b_hh = row[2:4] if bias else (None, None)
-        return Gates(row[0], row[1], b_ih, b_hh, row[-1] if projected else None)
-
-    return [gates(flat[start : start + size]) for start in range(0, len(flat), size)]
 
 
 def unroll(
@@ -201,14 +180,20 @@ def _over_time(
     return (torch.stack(outputs) if batch_sizes is None else torch.cat(outputs)), states
 
 
-def lstm_recurrence(weights: Gates) -> Recurrence:
+def lstm_recurrence(
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    w_hr: Tensor | None = None,
+) -> Recurrence:
     """The LSTM; states are h and c."""
 
     def step(given: Tensor, states: States) -> States:
         h, c = states
-        return lstm_step(given + F.linear(h, weights.w_hh, weights.b_hh), c, weights.w_hr)
+        return lstm_step(given + F.linear(h, w_hh, b_hh), c, w_hr)
 
-    return Recurrence(lambda x: F.linear(x, weights.w_ih, weights.b_ih), step)
+    return Recurrence(lambda x: F.linear(x, w_ih, b_ih), step)
 
 
 def lstm_step(
@@ -224,20 +209,30 @@ def lstm_step(
     return (h if w_hr is None else F.linear(h, w_hr)), c
 
 
-def gru_recurrence(weights: Gates) -> Recurrence:
+def gru_recurrence(
+    w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+) -> Recurrence:
     """The GRU; the only state is h."""
 
     def step(given: Tensor, states: States) -> States:
         (h,) = states
         r, z, n = given.chunk(3, -1)
-        r_h, z_h, n_h = F.linear(h, weights.w_hh, weights.b_hh).chunk(3, -1)
+        r_h, z_h, n_h = F.linear(h, w_hh, b_hh).chunk(3, -1)
         n = (n + (r + r_h).sigmoid() * n_h).tanh()
         return (n + (z + z_h).sigmoid() * (h - n),)
 
-    return Recurrence(lambda x: F.linear(x, weights.w_ih, weights.b_ih), step)
+    return Recurrence(lambda x: F.linear(x, w_ih, b_ih), step)
 
 
-RECURRENCES = {"LSTM": lstm_recurrence, "GRU": gru_recurrence}
+RECURRENCES: dict[str, Callable[..., Recurrence]] = {"LSTM": lstm_recurrence, "GRU": gru_recurrence}
+
+
+def recurrences(mode: str, flat: Sequence[Tensor], bias: bool, projected: bool) -> list[Recurrence]:
+    """Return those of torch's flat list of weights: by layers, and by directions in a layer."""
+    end = 2 + 2 * bias  # of the weights that come before that of a projection
+    rows = [flat[start : start + end + projected] for start in range(0, len(flat), end + projected)]
+    of_row = RECURRENCES[mode]
+    return [of_row(*r[:2], *(r[2:4] if bias else (None, None)), *r[end:]) for r in rows]
 
 
 CUDNN_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

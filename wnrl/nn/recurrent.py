@@ -11,10 +11,9 @@ from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import in_transform
 from wnrl.nn.recurrence import (
     RECURRENCES,
-    Gates,
     States,
-    gates_by_row,
     lay_out,
+    recurrences,
     run,
     run_cell,
     run_torch,
@@ -68,8 +67,7 @@ class WNRecurrent(WeightNormed):
         weights = self._weights()
         if self.backend == "torch" and not in_transform():  # torch's recurrence has no vmap
             return run_torch(self, weights, data, states, sizes)
-        gates = gates_by_row(weights, self.bias, self.proj_size > 0)
-        rows = [RECURRENCES[self.mode](of_row) for of_row in gates]
+        rows = recurrences(self.mode, weights, self.bias, self.proj_size > 0)
         return unroll(self, rows, data, states, sizes)
 
     def flatten_parameters(self) -> None:
@@ -115,7 +113,7 @@ class WNCell(WeightNormed):
 
         def step(x: Tensor, states: States) -> States:
             if in_transform():  # torch's cells have no vmap
-                return RECURRENCES[self.mode](Gates(*weights)).once(x, states)
+                return RECURRENCES[self.mode](*weights).once(x, states)
             if self.mode == "LSTM":
                 return torch.lstm_cell(x, states, *weights)
             return (torch.gru_cell(x, *states, *weights),)

@@ -109,24 +109,23 @@ def layer_sites(
         UsageError: a name that no submodule has.
     """
     left_alone = skipped_modules(module, skip)
-    places: dict[str, tuple[str, nn.Module, str, nn.Module]] = {}
-    following: dict[str, str] = {}
     parts = dict(module.named_modules(remove_duplicate=False))
+    following: dict[str, str] = {}
     for name, part in parts.items():
-        if name:
-            path, _, key = name.rpartition(".")
-            places[name] = (name, parts[path], key, part)
         if runs_in_order(part):
             following |= pairwise(_in_turn(name, part))
     nonlinearities = (*NONLINEARITIES, *activations)
-    sites = []
-    for name, place in places.items():
-        layer, after = place[-1], places.get(following.get(name, ""))
-        hidden = after is not None and isinstance(after[-1], nonlinearities)
-        if id(layer) not in left_alone:
-            behind = None if after is None else LayerSite(*after)
-            sites.append(LayerSite(*place, behind, hidden and n_spatial(layer) is not None))
-    return sites
+
+    def site(name: str, after: LayerSite | None = None) -> LayerSite:
+        path, _, key = name.rpartition(".")
+        hidden = after is not None and isinstance(after.layer, nonlinearities)
+        layer = parts[name]
+        return LayerSite(
+            name, parts[path], key, layer, after, hidden and n_spatial(layer) is not None
+        )
+
+    names = [name for name, part in parts.items() if name and id(part) not in left_alone]
+    return [site(name, site(following[name]) if name in following else None) for name in names]
 
 
 def _in_turn(path: str, sequence: nn.Module) -> Iterator[str]:
@@ -154,18 +153,18 @@ def hidden_sites(
         UsageError: a name of no linear layer or convolution, or of one without room for
             ``placement``.
     """
+    told = None if names is None else set(names)
     uses = Counter(site.place for site in found)
     pairs = Counter((id(s.layer), s.following.place) for s in found if s.following is not None)
 
     def fits(site: LayerSite) -> bool:
         after = site.following
-        if placement == "pre" and told is not None:
-            return site.name in told
-        if after is None or not site.hidden or (told is not None and site.name not in told):
+        if told is not None and site.name not in told:
             return False
-        return placement == "pre" or pairs[id(site.layer), after.place] == uses[after.place]
+        if placement == "pre" or after is None:
+            return site.hidden or (placement == "pre" and told is not None)
+        return site.hidden and pairs[id(site.layer), after.place] == uses[after.place]
 
-    told = None if names is None else set(names)
     elsewhere = {id(site.layer) for site in found if not fits(site)}
     hidden = [site for site in found if id(site.layer) not in elsewhere]
     if told is not None:

@@ -78,7 +78,6 @@ class Spectral(Counterpart):
         return min(1, transposed_groups(self))
 
     def _adopt(self) -> None:
-        super()._adopt()
         if isinstance(self, nn.RNNBase):
             self._init_flat_weights()
         self.find_vectors()
@@ -121,15 +120,17 @@ class Spectral(Counterpart):
                     buffer.copy_(u)  # the graph keeps u: a second forward does not spoil it
             return spectral_norm(weight, u, self.rows_dim)
 
+    def compute_weight(self, name: str = "weight", learning: bool | None = None) -> Tensor:
+        """Return W/σ(W) for the weight ``name``, as ``sigma`` computes it."""
+        return getattr(self, name) / self.sigma(name, learning)
+
     def to_plain(self) -> nn.Module:
         """The plain layer with the same function in evaluation, and parameters of its own."""
-        parameters: dict[str, nn.Parameter | None] = dict(self._parameters)
-        for name, value in self._parameters.items():
-            if value is not None:
-                is_normal = name in self.normalized_names()
-                new = value / self.sigma(name, learning=False) if is_normal else value
-                parameters[name] = nn.Parameter(new.detach().clone(), value.requires_grad)
-        return self._as_plain(parameters)
+        values: dict[str, Tensor | None] = dict(self._parameters)
+        with torch.enable_grad():  # as ``WeightNormed.to_plain``
+            for name in self.normalized_names():
+                values[name] = self.compute_weight(name, learning=False)
+        return self._as_plain(values)
 
 
 class _SpectralFeedForward(Spectral):
@@ -186,13 +187,14 @@ class _SpectralRecurrent(Spectral):
         """As the plain layer."""
         return run(self, input, hx, self._recur)
 
+    def _weights(self) -> tuple[Tensor, ...]:
+        """Return what the layer computes with, ordered as the plain layer's parameters."""
+        computed = self.normalized_names()
+        names = self._flat_weights_names
+        return tuple(self.compute_weight(n) if n in computed else getattr(self, n) for n in names)
+
     def _recur(self, data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
-        names = self.normalized_names()
-        weights = tuple(
-            getattr(self, name) / self.sigma(name) if name in names else getattr(self, name)
-            for name in self._flat_weights_names
-        )
-        return run_torch(self, lay_out(self, weights), data, states, sizes)
+        return run_torch(self, lay_out(self, self._weights()), data, states, sizes)
 
 
 class SpectralLSTM(_SpectralRecurrent, nn.LSTM):

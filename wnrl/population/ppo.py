@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from wnrl.diagnostics import recorded, to_floats
-from wnrl.diagnostics.weights import length_tensors
+from wnrl.diagnostics import recorded, to_floats, weight_lengths
 from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
 from wnrl.population.actor_critic import HEADS, ActorCritic, build, initialise
@@ -371,7 +370,7 @@ class PPO:
         net = self.plan.load(
             *(rows[index : index + 1] for rows in (self.params, self.buffers))
         ).eval()
-        measures = length_tensors(net)
+        measures = weight_lengths(net)
         if not self.running.memory.shape[-1]:
             obs = self.observed[index].to(next(net.parameters()))
             with torch.no_grad(), recorded(net, HEADS) as seen:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from wnrl.nn.normed_lstm import NormedLSTM
-from wnrl.nn.recurrence import RECURRENCES, Recurrence, gates_by_row
+from wnrl.nn.recurrence import Recurrence, recurrences
 from wnrl.nn.recurrent import WNRecurrent
 from wnrl.nn.spectral import Spectral
 from wnrl.population.actor_critic import Tensors
@@ -27,13 +27,9 @@ class _Weights(nn.Module):
 
     def forward(self) -> tuple[Tensor, ...]:
         rnn: Any = self.rnn
-        if isinstance(rnn, WNRecurrent):
+        if isinstance(self.rnn, WNRecurrent | Spectral):
             return tuple(rnn._weights())
-        normalized = rnn.normalized_names() if isinstance(rnn, Spectral) else ()
-        return tuple(
-            getattr(rnn, name) / rnn.sigma(name) if name in normalized else getattr(rnn, name)
-            for name in rnn._flat_weights_names
-        )
+        return tuple(getattr(rnn, name) for name in rnn._flat_weights_names)
 
 
 class _Unrolled(_Weights):
@@ -60,7 +56,7 @@ class _Unrolled(_Weights):
         rnn: Any = self.rnn
         if isinstance(rnn, NormedLSTM):
             return [rnn.recurrence(suffix) for suffix in rnn.suffixes]
-        return list(map(RECURRENCES[rnn.mode], gates_by_row(super().forward(), True, False)))
+        return recurrences(rnn.mode, super().forward(), bias=True, projected=False)
 
 
 class Memories:

@@ -242,7 +242,7 @@ class CrossQMixin(ContinuousMixin):
         norms = batch_norms(net)
         for part in net:
             if part in norms:
-                set_statistics(part, x, 1, "a batch norm")
+                set_statistics(part, x, "a batch norm")
             x = part(x)
         return x
 

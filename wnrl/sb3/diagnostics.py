@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wnrl import tags
 from wnrl.diagnostics import Step, curvature, first_step, preserve_state, recorded, to_floats
-from wnrl.diagnostics.weights import effective_weights, length_tensors, relative_change
+from wnrl.diagnostics.weights import effective_weights, relative_change, weight_lengths
 from wnrl.errors import UsageError, check_positive
 from wnrl.sb3 import probe
 from wnrl.sb3.optimizers import find_optimizers
@@ -124,7 +124,7 @@ class Diagnostics(BaseCallback):
             draw = probe.drawer(model)
             first, some = draw(probe.update_rows(model)), draw(ROWS)
             with torch.no_grad():
-                self._scalars = length_tensors(trained) | activations(model, some)
+                self._scalars = weight_lengths(trained) | activations(model, some)
                 if isinstance(model, OnPolicyAlgorithm):
                     with preserve_state(model.policy):  # the update begins with its statistics
                         self._scalars |= pre_update(model, first)

@@ -15,8 +15,8 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from wnrl import tags
 from wnrl.data import Images
-from wnrl.diagnostics import effective_weights, gradient_norms, relative_change, to_floats
-from wnrl.diagnostics.weights import length_tensors
+from wnrl.diagnostics import gradient_norms, to_floats
+from wnrl.diagnostics.weights import effective_weights, relative_change, weight_lengths
 from wnrl.errors import NonFiniteError
 from wnrl.graphs import Replayed
 from wnrl.norms import NORMS
@@ -241,7 +241,7 @@ class Trainer:
                 **means,
                 **measured,
                 PARAMETERS: self._parameter_norm(),
-                **length_tensors(self.model),
+                **weight_lengths(self.model),
                 **update,
             }
         )
