@@ -112,9 +112,7 @@ def _outcome(event: Event) -> str:
 
 def show_tables(rows: Sequence[Row], baseline: str) -> None:
     """Print a table for each task, the verdicts on it, and the runs that have no score."""
-    # A pipe has no width to wrap at; a narrow terminal wraps lines rather than loses digits.
-    console = Console()
-    console = Console(width=max(console.width, 100))
+    console = Console(width=1000)  # wider than any table: a terminal may wrap, no cell is cut
     for task, of_task in by_task(rows).items():
         console.print(as_table(task, of_task, baseline))
         for row in of_task:

@@ -103,6 +103,8 @@ def compare(args: Args, limit: float | None) -> int:
     from wnrl.study.tuning import conduct
 
     study, module = asked(args)
+    if args.norms and study.baseline not in args.norms:
+        print(f"without {study.baseline}, the baseline, arms are not compared", file=sys.stderr)
     shard, workers = Shard.parse(args.shard), args.workers or usable_cores()
     planned = [*study.tuning_trials(), *study.trials()]
     jobs(planned, args.engine, workers)  # which refuses what the engine cannot train

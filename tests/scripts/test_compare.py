@@ -275,6 +275,14 @@ def test_a_study_file_from_outside_brings_its_own_norm_runner_arms_and_axes(tmp_
     assert "minus plain" in shown.stdout
 
 
+def test_no_cell_of_a_table_is_cut(tmp_path):
+    name = "an_arm_with_a_name_" + "long_" * 8
+    arms = f"[*STUDY.arms, Arm('{name}', 'mine')]"
+    shown = call(tmp_path / "study", *own_study(tmp_path, arms=arms), "--seeds", "1")
+    assert (shown.returncode, "…" in shown.stdout) == (0, False)
+    assert any(line.startswith(name) for line in shown.stdout.splitlines())
+
+
 def test_a_tuned_study_from_another_seed_says_what_was_chosen_and_its_verdicts(tmp_path):
     words = own_study(tmp_path, tuned="{'rate': (1.0, 2.0, 4.0)}", seeds="range(8)")
     words += ["--first-seed", "20", "--norms", "plain", "mine"]
@@ -323,7 +331,8 @@ def test_what_a_study_file_asks_for_in_vain_is_one_line_before_anything_runs(
 def test_more_seeds_later_add_runs_and_redo_none_and_the_duration_stays(tmp_path):
     words = own_study(tmp_path, settings="{'seconds': 0.7}")
     folder = tmp_path / "study"
-    assert call(folder, *words, "--seeds", "1", "--norms", "mine").returncode == 0
+    first = call(folder, *words, "--seeds", "1", "--norms", "mine")
+    assert (first.returncode, "without plain, the baseline" in first.stderr) == (0, True)
     before = results(folder)
     assert call(folder, *words, "--seeds", "2", "--norms", "mine").returncode == 0
     assert len(results(folder)) == 2
