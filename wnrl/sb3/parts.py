@@ -147,13 +147,11 @@ class Part(Stepped):
     online: tuple[Any, ...] = ()
     vectors: "tuple[TargetVectors, ...]" = ()
 
-    def __init__(
-        self, *args: Any, conversion: Conversion, heads: Sequence[str], **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, conversion: Conversion, heads: list[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.convert(conversion, heads)
 
-    def convert(self, conversion: Conversion, heads: Sequence[str]) -> None:
+    def convert(self, conversion: Conversion, heads: list[str]) -> None:
         """Take the norm."""
         self.norm, self.conversion, self.heads = conversion.norm, conversion, heads
         conversion.apply(self, heads)
