@@ -63,6 +63,17 @@ def test_a_buffer_comes_back_bit_for_bit(tmp_path, kind, space, others, steps):
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
 
 
+@pytest.mark.parametrize("space", [VECTOR, PIXELS])
+def test_a_buffer_that_an_earlier_version_saved_comes_back(space):
+    buffer, fresh = filled(ReplayBuffer, space, 7), filled(ReplayBuffer, space, 0)
+    values = replay_values(buffer)
+    marks = values["arrays"]["next_observations.differs"]
+    values["arrays"]["next_observations.differs"] = np.packbits(marks)
+    restore_replay(fresh, values)
+    for name, array in arrays(buffer).items():
+        np.testing.assert_array_equal(arrays(fresh)[name], array, err_msg=name)
+
+
 def test_signs_of_zeros_and_nans_are_kept(tmp_path):
     space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     buffer = ReplayBuffer(8, space, ACTIONS, "cpu")

@@ -193,7 +193,11 @@ def restore_replay(buffer: ReplayBuffer, saved: Mapping[str, Any]) -> None:
         rows = parts[name][:n]
         if name.startswith(NEXT):
             rows[:-1] = parts[name.removeprefix("next_")][1:n]
-            rows[values[name + DIFFERS]] = values[name]
+            differs = values[name + DIFFERS]
+            if differs.dtype != bool:  # bits, in checkpoints of earlier versions
+                bits = np.unpackbits(differs, count=n * buffer.n_envs)
+                differs = bits.astype(bool).reshape(rows.shape[:2])
+            rows[differs] = values[name]
         else:
             rows[:] = values[name]
 
