@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from scripts import _interrupt, _lists
-from wnrl.errors import UsageError
+from wnrl.errors import NonFiniteError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -62,9 +62,9 @@ def run(
 
     ``default`` returns, of the flags, the arguments that those that are not given have.
 
-    Exit codes: what ``main`` returns (None is 0), 2 for a bad flag or value, 130 for Ctrl-C, that
-    of ``Stopped``, which says why, 141 where nobody reads the output any more, as behind
-    ``| head``.
+    Exit codes: what ``main`` returns (None is 0), 1 for a number that is not finite, 2 for a bad
+    flag or value, 130 for Ctrl-C, that of ``Stopped``, which says why, 141 where nobody reads the
+    output any more, as behind ``| head``.
     """
     with _exit_codes(), _interrupt.raised():
         code = main(parse(args_type, description, default, argv))
@@ -81,6 +81,9 @@ def _exit_codes() -> Iterator[None]:
             sys.stdout.flush()  # at exit, nothing could catch what it raises
     except UsageError as error:
         sys.exit(refused(error))
+    except NonFiniteError as error:
+        print(f"failed: {error}")
+        sys.exit(1)
     except ModuleNotFoundError as error:
         if not (told := missing(error)):
             raise

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 from agents.settings import ENVIRONMENT, Seed
 from scripts import _cli
-from wnrl.errors import NonFiniteError, UsageError
+from wnrl.errors import UsageError
 from wnrl.limits import Count, Frames, Limited, one_of
 
 
@@ -134,14 +134,9 @@ def evaluated(args: Args) -> dict[str, Any]:
     }
 
 
-def main(args: Args) -> int:
-    """Print the result; return 1 where a number is not finite."""
-    try:
-        print(json.dumps(evaluated(args), allow_nan=False))
-    except NonFiniteError as error:
-        print(f"failed: {error}")
-        return 1
-    return 0
+def main(args: Args) -> None:
+    """Print the result."""
+    print(json.dumps(evaluated(args), allow_nan=False))
 
 
 if __name__ == "__main__":

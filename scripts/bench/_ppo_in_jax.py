@@ -211,26 +211,20 @@ def train(config: PPOConfig, key: Array) -> tuple[Array, Array]:
     return lax.scan(iterate, start, (jnp.arange(config.iterations), keys))[1]
 
 
-def place_of(device: torch.device) -> Any:
-    """Return what JAX calls a device.
-
-    Raises:
-        UsageError: JAX does not find it.
-    """
-    try:
-        return jax.devices(device.type)[device.index or 0]
-    except RuntimeError as error:
-        remedy = "pip install 'jax[cuda13]', or 'jax[cuda12]'"
-        raise UsageError(f"JAX finds no {device.type} here: {remedy}") from error
-
-
 def compiled(config: PPOConfig, n_members: int, device: torch.device) -> Callable[[int], Any]:
     """Return the training of so many runs, compiled: of 0 or 1, each with seeds of its own.
 
     What it returns is what ``train`` does, ``(P, iterations)``.
+
+    Raises:
+        UsageError: JAX does not find the device.
     """
-    keys = jax.random.split(jax.random.PRNGKey(0), (2, n_members))
-    keys = jax.device_put(keys, place_of(device))
+    try:
+        place = jax.devices(device.type)[device.index or 0]
+    except RuntimeError as error:
+        remedy = "pip install 'jax[cuda13]', or 'jax[cuda12]'"
+        raise UsageError(f"JAX finds no {device.type} here: {remedy}") from error
+    keys = jax.device_put(jax.random.split(jax.random.PRNGKey(0), (2, n_members)), place)
     with jax.default_matmul_precision("highest"):
         program = jax.jit(jax.vmap(partial(train, config))).lower(keys[0]).compile()
     return lambda call: jax.block_until_ready(program(keys[call]))

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Annotated
 
 from scripts import _cli
@@ -118,7 +119,7 @@ class PlainVAE(nn.Module):
         """Return the importance-weighted bound, ``(B,)``."""
         reconstruction, mu, log_var, z = self.terms(x, n_samples)
         q = torch.distributions.Normal(mu, (0.5 * log_var).exp())
-        prior = torch.distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
+        prior = torch.distributions.Normal(0.0, 1.0)
         log_w = reconstruction + (prior.log_prob(z) - q.log_prob(z)).sum(-1)
         return log_w.logsumexp(0) - np.log(n_samples)
 
@@ -141,8 +142,7 @@ def our_arms(args: Args, norm: str, images: Images, device: torch.device) -> dic
 
     def train() -> None:
         until = trainer.step + args.steps
-        for _ in trainer.run(lambda: trainer.step >= until):
-            pass
+        list(trainer.run(lambda: trainer.step >= until))
 
     def measure() -> None:
         vae.nll(model, images, vae.Protocol("mnist", n_samples=args.n_samples))
@@ -159,12 +159,7 @@ def loop_arms(args: Args, images: Images, device: torch.device) -> dict[str, Arm
     loader = DataLoader(Pictures(images.train), preset.batch_size, shuffle=True, drop_last=True)
     test = DataLoader(Pictures(images.test), batch_size=20)
 
-    def forever() -> Iterator[Tensor]:
-        while True:
-            for x, _ in loader:
-                yield x
-
-    batches = forever()
+    batches = (x for _ in count() for x, _ in loader)  # epoch behind epoch
 
     def train() -> None:
         model.train()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts import evaluate_vae, sample_vae
+from scripts import _cli, evaluate_vae, sample_vae
 from tests.vae.written import write_run
 from wnrl import vae
 from wnrl.errors import NonFiniteError, UsageError
@@ -208,5 +208,7 @@ def test_a_likelihood_that_is_not_finite_is_told_and_exits_with_1(runs, monkeypa
         raise NonFiniteError("log p(x) of 1 of 300 test images is not finite")
 
     monkeypatch.setattr("wnrl.vae.evaluation.nll", infinite)
-    assert evaluate_vae.main(evaluate_vae.Args(run_dir=runs["weight"][0], device="cpu")) == 1
+    flags = ["--run-dir", str(runs["weight"][0]), "--device", "cpu"]
+    with pytest.raises(SystemExit, match="1"):
+        _cli.run(evaluate_vae.main, evaluate_vae.Args, argv=flags)
     assert capsys.readouterr().out == "failed: log p(x) of 1 of 300 test images is not finite\n"
