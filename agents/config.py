@@ -118,7 +118,7 @@ class Config(Limited):
         check_optimizer(self)
         further = self.algorithm_kwargs or self.policy_kwargs or self.optimizer_kwargs
         if further or self.activation_fn not in ("tanh", "relu"):  # for which torch is imported
-            from wnrl.rl.arguments import OPTIMIZERS, plain_policy
+            from wnrl.rl.models import OPTIMIZERS, plain_policy
 
             self._check_further("algorithm_kwargs", self.algorithm)
             self._check_further("policy_kwargs", plain_policy(self.algorithm))
@@ -133,7 +133,7 @@ class Config(Limited):
 
     def algorithm_arguments(self) -> dict[str, Any]:
         """Return the arguments that SB3's algorithm takes."""
-        from wnrl.rl.arguments import algorithm_arguments
+        from wnrl.rl.models import algorithm_arguments
 
         return {**algorithm_arguments(self.algorithm, vars(self)), **self.algorithm_kwargs}
 
@@ -143,7 +143,7 @@ class Config(Limited):
 
     def policy_arguments(self) -> dict[str, Any]:
         """Return the arguments that the policy takes, less the norm."""
-        from wnrl.rl.arguments import policy_arguments
+        from wnrl.rl.models import policy_arguments
 
         return {**policy_arguments(self.algorithm, vars(self)), **self.policy_kwargs}
 

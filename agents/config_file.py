@@ -121,14 +121,12 @@ def settings_of_entry(algo: str, entry: Mapping[str, Any]) -> dict[str, Any]:
             remedy = "; register an environment that has it" if name == "env_wrapper" else ""
             raise UsageError(f"{name} cannot be taken over{remedy}")
     policy = _mapping(POLICY, entry.pop(POLICY, None))
-    word = str(entry.pop("policy", ""))
-    if "Cnn" in word:
-        settings["net_arch"] = ()
-    if word:
-        settings |= _norm_of(algo, word)
+    if word := str(entry.pop("policy", "")):
+        settings |= ({"net_arch": ()} if "Cnn" in word else {}) | _norm_of(algo, word)
     if "n_timesteps" in entry:
-        steps = _number("n_timesteps", entry.pop("n_timesteps"))
-        settings["total_timesteps"] = int(steps) if steps.is_integer() else steps
+        steps = entry.pop("n_timesteps")
+        is_whole = isinstance(steps, float) and steps.is_integer()
+        settings["total_timesteps"] = int(steps) if is_whole else steps
     further = _mapping("normalize_kwargs", entry.pop("normalize_kwargs", None))
     if "normalize" in entry:
         settings["normalize"] = _normalize(entry.pop("normalize"), further)
@@ -138,7 +136,7 @@ def settings_of_entry(algo: str, entry: Mapping[str, Any]) -> dict[str, Any]:
             del entry["train_freq"]
     for name in ("learning_rate", "clip_range"):
         if str(entry.get(name)).startswith("lin_"):
-            settings[name] = _number(name, entry.pop(name).removeprefix("lin_"))
+            settings[name] = _literal(name, entry.pop(name).removeprefix("lin_"))
             settings[f"{name}_schedule"] = "linear"
     for name, part in ((POLICY, _policy(policy)), ("algorithm_kwargs", entry)):
         settings |= {key: value for key, value in part.items() if key in known}
@@ -158,13 +156,6 @@ def _norm_of(algo: str, word: str) -> dict[str, str]:
     return {} if norm is None else {"norm": norm}
 
 
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{name} must be a number, got {value!r}") from error
-
-
 def _mapping(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping | None):
         raise UsageError(f"{name} must be a dict, got {value!r}")
@@ -172,20 +163,21 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def _normalize(value: Any, further: Mapping[str, Any]) -> str:
-    told = {} if isinstance(value, bool) else _mapping("normalize", value)
     if value is False:
         return "none"
-    asked = {"norm_obs": True, "norm_reward": True, **told, **further}
-    if others := asked.keys() - {"norm_obs", "norm_reward"}:
-        raise UsageError(f"normalize: {min(others)} has no flag here")
+    asked = {} if value is True else _mapping("normalize", value)
+    asked = {"norm_obs": True, "norm_reward": True, **asked, **further}
     words = {(0, 0): "none", (1, 0): "obs", (0, 1): "reward", (1, 1): "both"}
-    return words[bool(asked["norm_obs"]), bool(asked["norm_reward"])]
+    word = words[bool(asked.pop("norm_obs")), bool(asked.pop("norm_reward"))]
+    if asked:
+        raise UsageError(f"normalize: {min(asked)} has no flag here")
+    return word
 
 
 def _policy(policy: dict[str, Any]) -> dict[str, Any]:
     """Return what the arguments of a policy say in our words."""
     from wnrl.networks import ACTIVATIONS
-    from wnrl.rl.arguments import OPTIMIZERS
+    from wnrl.rl.models import OPTIMIZERS
 
     told = dict(policy)
     arch = told.get("net_arch")

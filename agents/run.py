@@ -23,7 +23,7 @@ from wnrl.population.ppo import PPO
 from wnrl.population.run import CohortRun
 from wnrl.rl.environments import first_env_seed, vectorize
 from wnrl.rl.hardware import choose_device, choose_threads, is_small
-from wnrl.rl.members import to_sb3
+from wnrl.rl.models import to_sb3
 from wnrl.rl.run import BEST, FILES, MODEL, STATISTICS, AgentRun, Plan, save_model
 from wnrl.rl.training import Model
 from wnrl.runs import (

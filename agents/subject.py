@@ -25,8 +25,6 @@ class Subject:
     """Who is evaluated, and where."""
 
     model: Model
-    path: Path
-    """The run's folder, or the zip."""
     environment: Mapping[str, Any]
     """Values of ``ENVIRONMENT``."""
     statistics: Path | None
@@ -45,7 +43,7 @@ class Subject:
         about = {"run_dir": str(folder), "which": which, "algo": settings["algo"]}
         about |= {"norm": settings["norm"], "trained_seed": settings["seed"]}
         environment = {name: settings[name] for name in ENVIRONMENT}
-        return cls(model, folder, environment, statistics, about)
+        return cls(model, environment, statistics, about)
 
     @classmethod
     def of_zip(
@@ -73,7 +71,7 @@ class Subject:
         with closing(_raw(environment, 1)) as env:
             model = load_agent(path, algorithms, device, env)
             check_fits(model, env, path, environment["env_id"])
-        return cls(model, path, environment, statistics, {"model": str(path)})
+        return cls(model, environment, statistics, {"model": str(path)})
 
     def environments(self, n_envs: int, render_mode: str | None = None) -> VecEnv:
         """Return environments as the agent knows them, with raw rewards.

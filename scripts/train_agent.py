@@ -104,11 +104,11 @@ def preset_of(argv: Sequence[str]) -> Args:
     """Return what the flags that are not given mean.
 
     Raises:
-        UsageError: As ``Given.defaults``.
+        UsageError: As ``defaults.of_flags``.
     """
     names = ("algo", "env_id", "variant", "norm", "seed", "run_dir", "config")
     words = _cli.scanned(argv, names)
-    given = defaults.Given(
+    settings, config = defaults.of_flags(
         algo=words.algo,
         env_id=words.env_id,
         variant=words.variant,
@@ -118,7 +118,6 @@ def preset_of(argv: Sequence[str]) -> Args:
         config=Path(words.config) if words.config else None,
         resume=bool(words.resume) and not words.help and words.run_dir != "",
     )
-    settings, config = given.defaults()
     return Args(**vars(settings), config=config)
 
 

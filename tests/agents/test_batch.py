@@ -15,7 +15,7 @@ from wnrl import tensor_envs
 from wnrl.diagnostics import recorded, to_floats, weight_lengths
 from wnrl.population.ppo import PPO
 from wnrl.rl.environments import vectorize
-from wnrl.rl.members import to_sb3
+from wnrl.rl.models import to_sb3
 from wnrl.rl.statistics import load_statistics
 from wnrl.runs import Stopped, read_config, read_json
 from wnrl.study import RETURN, Arm, Study, Task

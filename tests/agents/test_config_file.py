@@ -3,7 +3,7 @@ import json
 import pytest
 
 from agents.config_file import read_config_file, settings_of_entry
-from agents.defaults import Given
+from agents.defaults import of_flags
 from agents.run import complete
 from agents.settings import config_of, settings_of
 from wnrl.errors import UsageError
@@ -142,8 +142,8 @@ def test_other_ways_to_write_an_entry_are_understood(entry, told):
     [
         ({"learning_rate": "lin_abc"}, "learning_rate must be a number, got 'abc'"),
         ({"learning_rate": "linear_1"}, "learning_rate must be a number, got 'linear_1'"),
-        ({"n_timesteps": "many"}, "n_timesteps .*'many'"),
-        ({"n_timesteps": None}, "n_timesteps .*None"),
+        ({"n_timesteps": "many"}, "total_timesteps .*'many'"),
+        ({"n_timesteps": None}, "total_timesteps .*None"),
         ({"policy_kwargs": "dict(net_arch=-64)"}, "net_arch must be .*-64"),
         ({"gamma": [1]}, "gamma must be a number, got"),
         ({"use_sde": "yes"}, "use_sde must be True or False, got 'yes'"),
@@ -158,16 +158,16 @@ def test_other_ways_to_write_an_entry_are_understood(entry, told):
 def test_values_that_make_no_sense_are_refused_in_one_line(tmp_path, entry, told):
     (tmp_path / "ppo.yml").write_text(json.dumps({"CartPole-v1": entry}))
     with pytest.raises(UsageError, match=told) as refused:
-        Given(config=tmp_path / "ppo.yml", env_id="CartPole-v1").defaults()
+        of_flags(config=tmp_path / "ppo.yml", env_id="CartPole-v1")
     assert "\n" not in str(refused.value)
 
 
 def test_what_an_entry_leaves_out_is_as_sb3_has_it(zoo):
     assert settings_of_entry("td3", {}) == {"n_envs": 1, "noise_std": 0.0}
     assert settings_of_entry("td3", {"noise_type": "normal", "noise_std": 0.3})["noise_std"] == 0.3
-    known, config = Given(config=zoo, algo="a2c", env_id="ALE/Pong-v5").defaults()
+    known, config = of_flags(config=zoo, algo="a2c", env_id="ALE/Pong-v5")
     assert (known.algo, config.n_envs, config.net_arch) == ("a2c", 1, ())
-    _, config = Given(config=zoo, algo="dqn", env_id="Acrobot-v1").defaults()
+    _, config = of_flags(config=zoo, algo="dqn", env_id="Acrobot-v1")
     assert (config.train_freq, config.net_arch) == (4, (64, 64))  # not those of our preset
 
 
@@ -212,12 +212,12 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, zoo, name, 
 def test_a_runs_own_file_gives_its_settings_again(tmp_path):
     settings = complete("ppo", "Acrobot-v1", "layer", 3, n_steps=64, norm_kwargs={"eps": 1e-4})
     write_json(tmp_path / "config.json", json.loads(json.dumps(settings)))
-    known, config = Given(config=tmp_path / "config.json").defaults()
+    known, config = of_flags(config=tmp_path / "config.json")
     assert complete(**{**vars(known), **vars(config)}) == settings
-    known, config = Given(config=tmp_path / "config.json", env_id="CartPole-v1").defaults()
+    known, config = of_flags(config=tmp_path / "config.json", env_id="CartPole-v1")
     assert (known.env_id, config.n_steps, config.n_envs) == ("CartPole-v1", 64, 16)
 
 
 def test_a_variant_is_none_of_a_file(zoo):
     with pytest.raises(UsageError, match="variant goes over a preset, and --config is given"):
-        Given(config=zoo, algo="dqn", env_id="CartPole-v1", variant="salimans2016").defaults()
+        of_flags(config=zoo, algo="dqn", env_id="CartPole-v1", variant="salimans2016")

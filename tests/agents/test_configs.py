@@ -27,7 +27,7 @@ from agents.td3 import NOISES, TD3Config
 from agents.tqc import TQCConfig
 from agents.trpo import TRPOConfig
 from wnrl.errors import UsageError
-from wnrl.rl.arguments import OPTIMIZERS
+from wnrl.rl.models import OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {algo: agent.config for algo, agent in AGENTS.items()}

@@ -11,7 +11,7 @@ import yaml
 from agents import AGENTS
 from agents.config import OffPolicyConfig
 from agents.config_file import ZOO_NAMES
-from agents.defaults import Given
+from agents.defaults import of_flags
 from agents.run import factory_of
 from wnrl.errors import UsageError
 from wnrl.nn import WNLinear
@@ -47,7 +47,7 @@ def read(folder, algo, env_id, entry):
     """Return settings and hyperparameters as ``--config`` has them."""
     path = folder / f"{algo}.yml"
     path.write_text(yaml.safe_dump({env_id: entry}), encoding="utf-8")
-    return Given(config=path, env_id=env_id).defaults()
+    return of_flags(config=path, env_id=env_id)
 
 
 def test_every_entry_is_understood(tmp_path):

@@ -411,4 +411,4 @@ def test_what_a_module_of_ones_own_added_to_a_run_is_named_with_the_flag_that_im
     )
     if word == "algo":
         with pytest.raises(UsageError, match=r"got 'recurrent_ppo'.*--import its module"):
-            defaults.Given(config=folder / "config.json").defaults()
+            defaults.of_flags(config=folder / "config.json")

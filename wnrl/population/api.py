@@ -47,7 +47,7 @@ class Member:
         are scaled, its environment is a ``VecNormalize`` with the member's statistics, whose
         ``normalize_obs`` gives what the agent acts on.
         """
-        from wnrl.rl.members import to_sb3
+        from wnrl.rl.models import to_sb3
 
         spaces = (self.env.observation_space, self.env.action_space)
         return to_sb3(self.algo, self.config, *spaces, self.state, self.statistics)

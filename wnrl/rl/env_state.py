@@ -24,10 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 SCALARS = (type(None), bool, int, float, str, bytes)
 CONTAINERS: dict[str, Any] = {kind.__name__: kind for kind in (list, tuple, set, deque, dict)}
-BIT_GENERATORS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox)
-}
+BIT_GENERATORS = {kind.__name__: kind for kind in np.random.BitGenerator.__subclasses__()}
 RANDOM: dict[str, Any] = {kind.__name__: kind for kind in (random.Random, np.random.RandomState)}
 STATELESS = (ModuleType, type, EnvSpec, np.dtype, Enum)
 NOT_STATE = ("venv", "class_attributes")  # of a wrapper
@@ -37,19 +34,18 @@ class UnsavableError(ValueError):
     """The state of an environment cannot be saved, or does not fit the environment here."""
 
 
-class _Plain:
-    """An instance of no more than attributes."""
-
-
 def _has_attributes_alone(value: Any) -> bool:
-    """Return False for an instance with state of C code, or that says how it is pickled."""
-    kind, ways = type(value), ("__getstate__", "__reduce__", "__reduce_ex__")
-    return (
-        hasattr(value, "__dict__")
-        and kind.__basicsize__ <= _Plain.__basicsize__
-        and kind.__itemsize__ == 0
-        and all(getattr(kind, name) is getattr(object, name) for name in ways)
-    )
+    """Return True for an instance whose attributes are all that pickle would write of it."""
+    try:
+        make, arguments, state, *items = value.__reduce_ex__(4)
+        made_anew = (make.__name__, arguments, items) == (
+            "__newobj__",
+            (type(value),),
+            [None, None],
+        )
+        return made_anew and state is (vars(value) or None)
+    except Exception:  # it has state of C code, or says itself how it is pickled
+        return False
 
 
 def _stateless_name(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The environments of a run: how they step together, and the seeds that are theirs."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +26,6 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 )
 
 from wnrl.errors import NonFiniteError, UsageError, first_line
-from wnrl.rl.masks import with_masks
 
 # Of environments: a run with seed k owns the numbers from k * SEED_STRIDE on; the starts of its
 # evaluations are numbered from these places behind them.
@@ -153,31 +152,57 @@ class Finite(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """Reset all environments."""
-        return _finite_obs(self.venv.reset())
+        obs = self.venv.reset()
+        _check_finite("observation", obs)
+        return obs
 
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for the step taken with ``step_async``."""
         obs, rewards, dones, infos = self.venv.step_wait()
         _check_finite("reward", rewards)
         for k in np.flatnonzero(dones):
-            _finite_obs(infos[k]["terminal_observation"])
-        return _finite_obs(obs), rewards, dones, infos
+            _check_finite("observation", infos[k]["terminal_observation"])
+        _check_finite("observation", obs)
+        return obs, rewards, dones, infos
 
 
-def _finite_obs(obs: VecEnvObs) -> VecEnvObs:
-    for part in obs.values() if isinstance(obs, dict) else (obs,):
-        _check_finite("observation", np.asarray(part))
-    return obs
-
-
-def _check_finite(word: str, array: np.ndarray) -> None:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        broken = array[~np.isfinite(array)].flat[0]
-        raise NonFiniteError(f"{broken} in what the environment gives as {word}")
+def _check_finite(word: str, given: Any) -> None:
+    for array in map(np.asarray, given.values() if isinstance(given, dict) else (given,)):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            broken = array[~np.isfinite(array)].flat[0]
+            raise NonFiniteError(f"{broken} in what the environment gives as {word}")
 
 
 def _prepared(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    return Atari(env) if is_atari(env) else with_masks(env)
+    if hasattr(env.unwrapped, "action_mask"):
+        return ActionMasks(env)
+    return Atari(env) if is_atari(env) else env
+
+
+class ActionMasks(gym.Wrapper[Any, Any, Any, Any]):
+    """Give the mask that Gymnasium's environments put into ``info`` as sb3-contrib asks for it."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._mask: Any = ()
+
+    def action_masks(self) -> np.ndarray:
+        """Return True for each action that can be taken now."""
+        return np.asarray(self._mask, bool)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        obs, info = super().reset(seed=seed, options=options)
+        self._mask = info["action_mask"]
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Play a step."""
+        obs, reward, terminated, truncated, info = super().step(action)
+        self._mask = info["action_mask"]
+        return obs, reward, terminated, truncated, info
 
 
 class Atari(AtariWrapper):

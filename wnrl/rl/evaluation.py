@@ -7,14 +7,15 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable import evaluation as masked
+from sb3_contrib.common.maskable.utils import get_action_masks
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
 from wnrl.rl.environments import LONGEST_EPISODE, Bounded
-from wnrl.rl.masks import uses_masks
 from wnrl.rl.training import telling_non_finite
 from wnrl.sb3 import check_finite
 
@@ -51,6 +52,16 @@ def evaluate(
     if max(lengths) >= LONGEST_EPISODE and env.env_is_wrapped(Bounded)[0]:
         _tell_cut()
     return [*map(float, returns)], [*map(int, lengths)]
+
+
+def uses_masks(model: BaseAlgorithm, env: VecEnv) -> bool:
+    """Return True where the agent takes masks, and ``env`` has some."""
+    return isinstance(model, MaskablePPO) and env.has_attr("action_masks")
+
+
+def mask_arguments(model: BaseAlgorithm, env: VecEnv) -> dict[str, Any]:
+    """Return what ``predict`` of the agent takes besides observations."""
+    return {"action_masks": get_action_masks(env)} if uses_masks(model, env) else {}
 
 
 @cache

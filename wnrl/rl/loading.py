@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
 from wnrl.errors import UsageError, first_line, printable
-from wnrl.rl.arguments import plain_policy
+from wnrl.rl.models import plain_policy
 
 STAND_INS: dict[str, Any] = {
     **dict.fromkeys(("learning_rate", "clip_range"), 0.0),
@@ -126,8 +126,6 @@ def load_pickled_statistics(env: VecEnv, path: Path) -> VecNormalize:
     Raises:
         UsageError: there is no such file, it is damaged, or of other observations.
     """
-    if not path.is_file():
-        raise UsageError(f"the statistics of observations, {path}, do not exist")
     try:
         with path.open("rb") as file:
             normalizer = _OfGym(file).load()
@@ -135,7 +133,9 @@ def load_pickled_statistics(env: VecEnv, path: Path) -> VecNormalize:
             raise TypeError(f"it holds a {type(normalizer).__name__}, no VecNormalize")
         normalizer.set_venv(env)
     except Exception as error:  # whatever unpickling and SB3 raise
-        raise UsageError(f"{path} is damaged or does not fit: {first_line(error)}") from error
+        raise UsageError(
+            f"{path} is not there, damaged or does not fit: {first_line(error)}"
+        ) from error
     normalizer.training = normalizer.norm_reward = False
     return normalizer
 

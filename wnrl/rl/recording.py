@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl.errors import UsageError, check_choice, printable
-from wnrl.rl.masks import mask_arguments
+from wnrl.rl.evaluation import mask_arguments
 from wnrl.runs import whole_file
 
 Frames = list[NDArray[np.uint8]]

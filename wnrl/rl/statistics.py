@@ -82,8 +82,6 @@ def load_statistics(env: VecEnv, path: Path) -> VecNormalize:
     try:
         with np.load(path, allow_pickle=False) as archive:
             numbers = dict(archive)
-    except OSError as error:
-        raise UsageError(f"{path} holds no statistics: {printable(error)}") from error
     except Exception as error:  # of a damaged file, any part of the reader may stumble
         raise UsageError(
             f"{path} holds no statistics: it is damaged, or neither a .npz of numbers nor a "
