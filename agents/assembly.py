@@ -50,8 +50,7 @@ def assemble(
             policy_kwargs={**config.policy_arguments(), **extractor(seen), "norm": norm},
             seed=seed,
             device=device,
-            **config.algorithm_arguments(),
-            **config.arguments_for(env.action_space),
+            **config.algorithm_arguments(env.action_space),
         )
     except UsageError:
         raise

@@ -131,15 +131,11 @@ class Config(Limited):
         """Environment steps that training has a whole number of times."""
         return self.n_envs
 
-    def algorithm_arguments(self) -> dict[str, Any]:
-        """Return the arguments that SB3's algorithm takes."""
+    def algorithm_arguments(self, actions: Any = None) -> dict[str, Any]:
+        """Return the arguments that SB3's algorithm takes, for actions in a space if it is given."""
         from wnrl.rl.models import algorithm_arguments
 
         return {**algorithm_arguments(self.algorithm, vars(self)), **self.algorithm_kwargs}
-
-    def arguments_for(self, actions: Any) -> dict[str, Any]:
-        """Return further arguments of the algorithm, for actions in a space."""
-        return {}
 
     def policy_arguments(self) -> dict[str, Any]:
         """Return the arguments that the policy takes, less the norm."""
@@ -247,9 +243,9 @@ class OffPolicyConfig(Config):
         """Environment steps between updates; 1 where that is said in episodes."""
         return 1 if self.train_freq_unit == "episode" else self.n_envs * self.train_freq
 
-    def algorithm_arguments(self) -> dict[str, Any]:
-        """Return the arguments that SB3's algorithm takes."""
-        arguments = super().algorithm_arguments()
+    def algorithm_arguments(self, actions: Any = None) -> dict[str, Any]:
+        """Return the arguments that SB3's algorithm takes, for actions in a space if it is given."""
+        arguments = super().algorithm_arguments(actions)
         if self.train_freq_unit == "episode":
             arguments["train_freq"] = (self.train_freq, "episode")
         if self.optimize_memory_usage:  # SB3's buffer cannot have both

@@ -23,8 +23,7 @@ from wnrl.population.ppo import PPO
 from wnrl.population.run import CohortRun
 from wnrl.rl.environments import first_env_seed, vectorize
 from wnrl.rl.hardware import choose_device, choose_threads, is_small
-from wnrl.rl.models import to_sb3
-from wnrl.rl.run import BEST, FILES, MODEL, STATISTICS, AgentRun, Plan, save_model
+from wnrl.rl.run import BEST, FILES, MODEL, STATISTICS, AgentRun, Plan
 from wnrl.rl.training import Model
 from wnrl.runs import (
     Batching,
@@ -124,23 +123,11 @@ def train_batch(
     torch.set_num_threads(1)
 
     def build(places: Sequence[int]) -> CohortRun:
-        cohort = _cohort([values[place] for place in places], device)
-        first, env = values[places[0]], cohort.env
-
-        def model(place: int, state: Mapping[str, Any]) -> Any:
-            spaces = (env.observation_space, env.action_space)
-            return to_sb3(first["algo"], cohort.members[place], *spaces, state)
-
-        def save(place: int, state: Mapping[str, Any], steps: int, path: Path) -> None:
-            agent = model(place, state)
-            agent.num_timesteps = steps
-            save_model(agent, path)
-
+        first = values[places[0]]
         return CohortRun(
-            cohort,
+            _cohort([values[place] for place in places], device),
+            first["algo"],
             _plan(first),
-            save,
-            model(0, cohort.member_state(0)).policy.plain_parts,
             machine={"device": str(device), "threads": 1},
             identity={"task": first["env_id"]},
         )

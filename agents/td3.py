@@ -36,15 +36,15 @@ class DeterministicConfig(ContinuousConfig):
     noise_std: FromZero = 0.1
     """Deviation of that noise; 1 is half the range of an action, 0 is without."""
 
-    def arguments_for(self, actions: Any) -> dict[str, Any]:
-        """Return the noise on actions in a space, if there is any."""
-        import numpy as np
+    def algorithm_arguments(self, actions: Any = None) -> dict[str, Any]:
+        """Return the arguments that SB3's algorithm takes, for actions in a space if it is given."""
+        arguments = super().algorithm_arguments(actions)
+        if self.noise_std and getattr(actions, "shape", None) is not None:
+            import numpy as np
 
-        if self.noise_std == 0 or actions.shape is None:
-            return {}
-        deviation = np.full(actions.shape, self.noise_std)
-        kind = resolve_name(NOISES[self.noise_type])
-        return {"action_noise": kind(mean=np.zeros(actions.shape), sigma=deviation)}
+            kind, mean = resolve_name(NOISES[self.noise_type]), np.zeros(actions.shape)
+            arguments["action_noise"] = kind(mean=mean, sigma=mean + self.noise_std)
+        return arguments
 
 
 @dataclass(frozen=True)

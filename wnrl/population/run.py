@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from wnrl import tags
 from wnrl.errors import NonFiniteError
@@ -18,7 +17,8 @@ from wnrl.population.ppo import PPO
 from wnrl.population.rollout import Ended
 from wnrl.population.states import Agents, clone, copy_, joined, part
 from wnrl.rl.evaluation import Curve
-from wnrl.rl.run import BEST, MODEL, STATISTICS, AgentRun, Plan
+from wnrl.rl.models import to_sb3
+from wnrl.rl.run import BEST, MODEL, STATISTICS, AgentRun, Plan, save_model
 from wnrl.rl.statistics import save_statistics
 from wnrl.runs import EventFile
 
@@ -26,8 +26,6 @@ TOGETHER = 5  # points of the curves whose evaluations are one
 RECENT = 100  # episodes whose mean return is the training curve, as in SB3
 CURVE_START, FINAL_START = 0, 1_000_000
 """Numbers of the first starts of the curve's evaluations and of those after training."""
-Save = Callable[[int, Mapping[str, Tensor], int, Path], None]
-"""From a member's place, its state, its steps and a path to a file with the agent."""
 
 
 class CohortRun:
@@ -35,9 +33,8 @@ class CohortRun:
 
     Args:
         cohort: Members, not yet trained.
+        algo: Their algorithm, a key of ``wnrl.rl.models.MODELS``.
         plan: How they are evaluated.
-        save: Writes the agent of a member.
-        plain_parts: Names of the layers that the norm was not applied to.
         machine: ``device`` and ``threads`` as they were settled.
         identity: What TensorBoard's HParams tab says of all of them besides their settings.
     """
@@ -45,14 +42,13 @@ class CohortRun:
     def __init__(
         self,
         cohort: PPO,
+        algo: str,
         plan: Plan,
-        save: Save,
-        plain_parts: Sequence[str],
         machine: Mapping[str, Any],
         identity: Mapping[str, Any],
     ) -> None:
-        self.cohort, self.plan, self.save = cohort, plan, save
-        self.plain_parts = list(plain_parts)
+        self.cohort, self.algo, self.plan = cohort, algo, plan
+        self.plain_parts = self.to_sb3(0, cohort.agents).policy.plain_parts
         self.machine, self.identity = machine, identity
         self.members = [CohortMember(self, place) for place in range(len(cohort.members))]
         self.best = clone(cohort.agents)
@@ -61,6 +57,12 @@ class CohortRun:
         self._ended: list[Ended] = []  # since they were noted
         self._waiting: list[Agents] = []  # those of the last points
         self._sliced: tuple[int, dict[str, Any]] = (-1, {})
+
+    def to_sb3(self, place: int, agents: Agents) -> Any:
+        """Return the model of a member, as it is in ``agents``."""
+        cohort, env = self.cohort, self.cohort.env
+        spaces = (env.observation_space, env.action_space)
+        return to_sb3(self.algo, cohort.members[place], *spaces, cohort.member_state(place, agents))
 
     @property
     def step(self) -> int:
@@ -244,7 +246,9 @@ class CohortMember:
 
     def _save(self, folder: Path, prefix: str, step: int, agents: Agents) -> None:
         cohort, place = self.run.cohort, self.place
-        self.run.save(place, cohort.member_state(place, agents), step, folder / (prefix + MODEL))
+        model = self.run.to_sb3(place, agents)
+        model.num_timesteps = step
+        save_model(model, folder / (prefix + MODEL))
         statistics = cohort.member_statistics(place, agents)
         if statistics is not None:
             save_statistics(folder / (prefix + STATISTICS), statistics)

@@ -176,7 +176,7 @@ class _Reader:
                 if id(here) in self.changes:
                     raise UnsavableError(f"two objects were one {name} here")
                 attributes: dict[str, Any] = {}
-                self.changes[id(here)] = lambda: _set_attributes(here, attributes)
+                self.changes[id(here)] = lambda: object.__setattr__(here, "__dict__", attributes)
                 for key, part in pairs:
                     attributes[key] = self.read(part, vars(here).get(key))
             case _:
@@ -188,11 +188,6 @@ class _Reader:
         inside = [*here] if type(here) is kind and kind is not set else []
         inside += [None] * (len(parts) - len(inside))
         return [self.read(*pair) for pair in zip(parts, inside, strict=False)]
-
-
-def _set_attributes(value: Any, attributes: dict[str, Any]) -> None:
-    vars(value).clear()
-    vars(value).update(attributes)
 
 
 def _set_emulator(env: Any, data: bytes, generator: np.random.Generator) -> None:

@@ -14,16 +14,13 @@ from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
     VecEnv,
+    VecEnvWrapper,
     VecFrameStack,
     VecNormalize,
     VecTransposeImage,
     unwrap_vec_normalize,
 )
-from stable_baselines3.common.vec_env.base_vec_env import (
-    VecEnvObs,
-    VecEnvStepReturn,
-    VecEnvWrapper,
-)
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from wnrl.errors import NonFiniteError, UsageError, first_line
 
@@ -190,19 +187,17 @@ class ActionMasks(gym.Wrapper[Any, Any, Any, Any]):
         """Return True for each action that can be taken now."""
         return np.asarray(self._mask, bool)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
-        obs, info = super().reset(seed=seed, options=options)
+        obs, info = super().reset(**options)
         self._mask = info["action_mask"]
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Play a step."""
-        obs, reward, terminated, truncated, info = super().step(action)
-        self._mask = info["action_mask"]
-        return obs, reward, terminated, truncated, info
+        seen = super().step(action)
+        self._mask = seen[-1]["action_mask"]
+        return seen
 
 
 class Atari(AtariWrapper):
@@ -212,13 +207,11 @@ class Atari(AtariWrapper):
     same seeds, would begin where the one before ended.
     """
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Go on with the next life, or start a new game if ``seed`` is given."""
-        if seed is not None:
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Go on with the next life, or start a new game if a ``seed`` is given."""
+        if options.get("seed") is not None:
             self.set_wrapper_attr("was_real_done", True)
-        return super().reset(seed=seed, options=options)
+        return super().reset(**options)
 
 
 def is_atari(env: gym.Env[Any, Any]) -> bool:

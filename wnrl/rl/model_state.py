@@ -23,13 +23,9 @@ from torch.utils import _pytree as pytree
 
 # Of an algorithm's attributes, those that training changes; each has only some of them.
 COUNTERS = (
-    "num_timesteps",
-    "_n_updates",
-    "_episode_num",
-    "_n_calls",
-    "_current_progress_remaining",
+    "num_timesteps", "_n_updates", "_episode_num", "_n_calls", "_current_progress_remaining",
     "exploration_rate",
-)
+)  # fmt: skip
 MEMORY = ("ep_info_buffer", "ep_success_buffer")
 # What holds for episodes that go on, and is made anew where they cannot.
 EPISODES = ("_last_obs", "_last_original_obs", "_last_episode_starts")

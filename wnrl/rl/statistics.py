@@ -22,9 +22,9 @@ MOMENTS = ("mean", "var", "count")
 def _moments(normalizer: VecNormalize) -> dict[str, RunningMeanStd]:
     """Return what holds running means, by the name that it has in a file."""
     scaled = normalizer.obs_rms if normalizer.norm_obs else {}
-    named = {f"/{key}": part for key, part in scaled.items()} if isinstance(scaled, dict) else {}
-    obs = named if isinstance(scaled, dict) else {"": scaled}
-    return {"return": normalizer.ret_rms, **{f"obs{key}": part for key, part in obs.items()}}
+    if not isinstance(scaled, dict):
+        return {"return": normalizer.ret_rms, "obs": scaled}
+    return {"return": normalizer.ret_rms, **{f"obs/{key}": part for key, part in scaled.items()}}
 
 
 def statistics_of(normalizer: VecNormalize) -> dict[str, Any]:
