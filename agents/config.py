@@ -132,7 +132,7 @@ class Config(Limited):
         return self.n_envs
 
     def algorithm_arguments(self, actions: Any = None) -> dict[str, Any]:
-        """Return the arguments that SB3's algorithm takes, for actions in a space if it is given."""
+        """Return the arguments of SB3's algorithm, for actions in a space where it is given."""
         from wnrl.rl.models import algorithm_arguments
 
         return {**algorithm_arguments(self.algorithm, vars(self)), **self.algorithm_kwargs}
@@ -244,7 +244,7 @@ class OffPolicyConfig(Config):
         return 1 if self.train_freq_unit == "episode" else self.n_envs * self.train_freq
 
     def algorithm_arguments(self, actions: Any = None) -> dict[str, Any]:
-        """Return the arguments that SB3's algorithm takes, for actions in a space if it is given."""
+        """Return the arguments of SB3's algorithm, for actions in a space where it is given."""
         arguments = super().algorithm_arguments(actions)
         if self.train_freq_unit == "episode":
             arguments["train_freq"] = (self.train_freq, "episode")

@@ -37,7 +37,7 @@ class DeterministicConfig(ContinuousConfig):
     """Deviation of that noise; 1 is half the range of an action, 0 is without."""
 
     def algorithm_arguments(self, actions: Any = None) -> dict[str, Any]:
-        """Return the arguments that SB3's algorithm takes, for actions in a space if it is given."""
+        """Return the arguments of SB3's algorithm, for actions in a space where it is given."""
         arguments = super().algorithm_arguments(actions)
         if self.noise_std and getattr(actions, "shape", None) is not None:
             import numpy as np
