@@ -121,17 +121,17 @@ class Layout:
     """Of one network, under the names of ``net.network()``."""
     buffers: Shapes
     """The like, kept as real numbers."""
-    names: dict[str, tuple[str, int]]
-    """From SB3's name of each tensor to its name in a network, and 0 for the actor's, 1 for the
-    critic's."""
+    places: dict[str, tuple[str, int, torch.Size]]
+    """From SB3's name of each tensor to its name in a network, 0 for the actor's or 1 for the
+    critic's, and its shape."""
 
     @classmethod
     def of(cls, net: ActorCritic) -> Self:
         """Return the layout for networks like ``net``."""
         actor, critic = net.network(), net.network(critic=True)
-        params, buffers = dict(actor.named_parameters()), dict(actor.named_buffers())
-        if hasattr(net, LOG_STD):
-            params[LOG_STD] = net.log_std
+        params: Tensors = dict(actor.named_parameters())
+        params[LOG_STD] = getattr(net, LOG_STD, torch.empty(0))
+        buffers = dict(actor.named_buffers())
         places = {
             id(tensor): (name, side)
             for side, tensors in enumerate((params | buffers, _tensors(critic)))
@@ -141,7 +141,7 @@ class Layout:
             net,
             {name: tensor.shape for name, tensor in params.items()},
             {name: tensor.shape for name, tensor in buffers.items()},
-            {name: places[id(tensor)] for name, tensor in _tensors(net).items()},
+            {name: (*places[id(t)], t.shape) for name, t in _tensors(net).items()},
         )
 
     def views(self, params: Tensor) -> Tensors:
@@ -152,16 +152,16 @@ class Layout:
         """Return the like for buffers."""
         return _views(self.buffers, buffers)
 
-    def log_std(self, params: Tensor) -> Tensor | None:
-        """Return the log standard deviations ``(P, A)``, a view, or None for discrete actions."""
-        return self.views(params)[LOG_STD][::2] if LOG_STD in self.params else None
+    def log_std(self, params: Tensor) -> Tensor:
+        """Return the log standard deviations ``(P, A)``, a view; of discrete actions ``(P, 0)``."""
+        return self.views(params)[LOG_STD][::2]
 
     def by_sb3s_names(self, params: Tensor, buffers: Tensor) -> Tensors:
         """Return all that members have, ``(P, *shape)``, views."""
         views = self.views(params) | self.buffer_views(buffers)
         return {
-            name: views[self.names[name][0]][self.names[name][1] :: 2][:, *map(slice, tensor.shape)]
-            for name, tensor in _tensors(self.net).items()
+            name: views[place][side::2][:, *map(slice, shape)]
+            for name, (place, side, shape) in self.places.items()
         }
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """Distributions of actions, from the outputs of an actor's head and from uniform numbers.
 
-``*B`` is any batch shape, usually ``(members, envs)``; ``log_std`` broadcasts to the head and is
-None for discrete actions.
+``*B`` is any batch shape, usually ``(members, envs)``; ``log_std`` broadcasts to the head, and is
+of no interest to discrete actions.
 """
 
 import math
@@ -37,12 +37,12 @@ class Categorical:
         """Uniform numbers that one action takes."""
         return 1
 
-    def sample(self, head: Tensor, log_std: Tensor | None, u: Tensor) -> Tensor:
+    def sample(self, head: Tensor, log_std: Tensor, u: Tensor) -> Tensor:
         """Return the first action at which the summed probabilities exceed ``u``.
 
         Args:
             head: ``(*B, n)``.
-            log_std: None.
+            log_std: of nothing.
             u: uniform in the open (0, 1), ``(*B, draws)``.
         """
         below = head.softmax(-1).cumsum(-1)[..., :-1]
@@ -52,11 +52,11 @@ class Categorical:
         """Return the likeliest actions."""
         return head.argmax(-1)
 
-    def log_prob(self, head: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
+    def log_prob(self, head: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
         """Return the log-probabilities of actions, ``(*B)``."""
         return head.log_softmax(-1).gather(-1, actions[..., None])[..., 0]
 
-    def entropy(self, head: Tensor, log_std: Tensor | None) -> Tensor:
+    def entropy(self, head: Tensor, log_std: Tensor) -> Tensor:
         """Return the entropies, ``(*B)``."""
         log_probs = head.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
@@ -77,13 +77,13 @@ class Categorical:
         return (actions[:, None] == choices[:, None]).to(dtype)
 
     def derivatives(
-        self, head: Tensor, log_std: Tensor | None, spread: Tensor, entropy: bool
+        self, head: Tensor, log_std: Tensor, spread: Tensor, entropy: bool
     ) -> Derivatives:
         """Return log-probabilities and, by a logit, 1ₐ − p, and of the entropy −p (log p + H).
 
         Args:
             head: ``(P, A, B)``.
-            log_std: ``(P, A)`` or None.
+            log_std: ``(P, A)``.
             spread: from ``spread``.
             entropy: whether that of the entropies is wanted.
         """
@@ -114,24 +114,21 @@ class Gaussian:
         """Uniform numbers that one action takes."""
         return len(self.low)
 
-    def sample(self, head: Tensor, log_std: Tensor | None, u: Tensor) -> Tensor:
+    def sample(self, head: Tensor, log_std: Tensor, u: Tensor) -> Tensor:
         """Return the numbers whose distribution function is ``u``."""
-        assert log_std is not None
         return head + log_std.exp() * torch.special.ndtri(u)
 
     def mode(self, head: Tensor) -> Tensor:
         """Return the means."""
         return head
 
-    def log_prob(self, head: Tensor, log_std: Tensor | None, actions: Tensor) -> Tensor:
+    def log_prob(self, head: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
         """Return the log-densities of actions, ``(*B)``."""
-        assert log_std is not None
         z = (actions - head) * (-log_std).exp()
         return -(z.square() * 0.5 + log_std + 0.5 * _LOG_2PI).sum(-1)
 
-    def entropy(self, head: Tensor, log_std: Tensor | None) -> Tensor:
+    def entropy(self, head: Tensor, log_std: Tensor) -> Tensor:
         """Return the entropies, ``(*B)``."""
-        assert log_std is not None
         return (log_std + 0.5 * (1 + _LOG_2PI)).expand(head.shape).sum(-1)
 
     def to_env(self, actions: Tensor) -> Tensor:
@@ -143,10 +140,9 @@ class Gaussian:
         return actions.transpose(1, 2).contiguous()
 
     def derivatives(
-        self, head: Tensor, log_std: Tensor | None, spread: Tensor, entropy: bool
+        self, head: Tensor, log_std: Tensor, spread: Tensor, entropy: bool
     ) -> Derivatives:
         """Return log-probabilities and, with z = (a − μ)/σ, z/σ by μ and z² − 1 by log σ."""
-        assert log_std is not None
         inverse = (-log_std).exp()[..., None]
         z = (spread - head) * inverse
         squares = z.square()

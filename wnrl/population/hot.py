@@ -99,13 +99,12 @@ class HotNetworks:
 
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> "HotLearner":
         """Return what computes gradients of these members."""
-        by_log_std = self.plan.views(grads).get(LOG_STD)
         return HotLearner(
             self,
             goal,
             self._bound(params, buffers, grads),
             self.plan.log_std(params),
-            None if by_log_std is None else by_log_std.unflatten(0, (-1, 2)),
+            self.plan.views(grads)[LOG_STD].unflatten(0, (-1, 2)),
         )
 
     def _bound(self, params: Tensor, buffers: Tensor, grads: Tensor) -> list[Layer]:
@@ -125,9 +124,9 @@ class HotLearner:
     networks: HotNetworks
     goal: Goal
     layers: list[Layer]
-    log_std: Tensor | None
+    log_std: Tensor
     """``(P, A)``."""
-    by_log_std: Tensor | None
+    by_log_std: Tensor
     """Its gradient, and that of the critic's half, which has none, ``(P, 2, A)``."""
 
     def prepare(self, batch: Batch) -> Samples:
@@ -182,7 +181,7 @@ class HotLearner:
             d[:, 0].sub_(of.entropy_by_head * (ent_coef / n_samples))
         d[:, 1].zero_()
         torch.mul(outputs[:, 1, 0] - samples.returns, 2 * goal.vf_coef / n_samples, out=d[:, 1, 0])
-        if self.by_log_std is not None and of.by_log_std is not None:
+        if of.by_log_std is not None:
             by_log_std = (of.by_log_std * by_log_prob[:, None]).sum(2)
             self.by_log_std[:, 0] = by_log_std - ent_coef[..., 0]
             self.by_log_std[:, 1] = 0.0

@@ -254,9 +254,8 @@ class PPO:
         obs = pick(batch.obs, chosen)
         initialise(self.plan, self.params, self.buffers, obs)
         head, *_ = self.networks.act(self.params, self.buffers)(batch.obs, past.memory)
-        log_std = self.plan.log_std(self.params)
-        spread = None if log_std is None else log_std[:, None]
-        return batch._replace(log_probs=self.distribution.log_prob(head, spread, batch.actions))
+        log_std = self.plan.log_std(self.params)[:, None]
+        return batch._replace(log_probs=self.distribution.log_prob(head, log_std, batch.actions))
 
     def _update(
         self,

@@ -114,12 +114,12 @@ class RecurrentNetworks(Modules):
             leaves = {name: v.detach().requires_grad_() for name, v in params.items()}
             run = runner(self.learning, leaves, buffers)
             outputs = run(samples.x, samples.given, samples.continues)[0].unflatten(0, (-1, 2))
-            log_std = leaves[LOG_STD].unflatten(0, (-1, 2))[:, 0] if LOG_STD in leaves else None
             loss = vmap(
                 partial(ppo_loss, distribution=self.distribution),
-                in_dims=(0, 0, None if log_std is None else 0, 0, Goal(0, 0, None, None)),  # type: ignore[arg-type]
-            )(outputs[:, 0], outputs[:, 1, :, 0], log_std, samples.batch, goal)
-            computed = torch.autograd.grad(loss.sum(), [*leaves.values()])
+                in_dims=(0, 0, 0, 0, Goal(0, 0, None, None)),  # type: ignore[arg-type]
+            )(outputs[:, 0], outputs[:, 1, :, 0], leaves[LOG_STD][::2], samples.batch, goal)
+            # Discrete actions have no deviation.
+            computed = torch.autograd.grad(loss.sum(), [*leaves.values()], materialize_grads=True)
         return dict(zip(leaves, computed, strict=True))
 
 

@@ -69,7 +69,7 @@ class Ended(NamedTuple):
 
 def rollout(
     act: Act,
-    log_std: Tensor | None,
+    log_std: Tensor,
     env: TensorEnv,
     distribution: Distribution,
     running: Running,
@@ -86,7 +86,7 @@ def rollout(
 
     Args:
         act: the networks as they act.
-        log_std: of actions, ``(P, A)``, or None.
+        log_std: of actions, ``(P, A)``.
         env: the environment.
         distribution: of actions.
         running: where the environments stand.
@@ -97,8 +97,7 @@ def rollout(
         gae_lambda: ``(P,)``.
     """
     episodes, rewards_so_far, memory = running
-    if log_std is not None:
-        log_std = log_std[:, None]  # (P, 1, A)
+    log_std = log_std[:, None]  # (P, 1, A)
     columns: list[tuple[Tensor, ...]] = []
     for u_actions, u_steps in zip(draws.actions, draws.steps, strict=True):
         obs = scaling.obs(statistics, episodes.obs)
@@ -117,7 +116,7 @@ def rollout(
     whole = [torch.stack(column, 2) for column in zip(*columns, strict=True)]  # (P, N, T, ...)
     obs, actions, head, values, rewards, ended, truncated, final_obs, *others = whole
     totals, lengths, starts, before, after = others
-    log_probs = distribution.log_prob(head, None if log_std is None else log_std[:, None], actions)
+    log_probs = distribution.log_prob(head, log_std[:, None], actions)
     at_limits = values_at_limits(act, final_obs, after, truncated, env.max_episode_steps)
     rewards = rewards + gamma[:, None, None] * at_limits
     last_values = act(scaling.obs(statistics, episodes.obs), memory)[1]

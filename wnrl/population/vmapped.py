@@ -39,7 +39,7 @@ def standardised(advantages: Tensor) -> Tensor:
 def ppo_loss(
     head: Tensor,
     values: Tensor,
-    log_std: Tensor | None,
+    log_std: Tensor,
     batch: Batch,
     goal: Goal,
     distribution: Distribution,
@@ -49,7 +49,7 @@ def ppo_loss(
     Args:
         head: of the actor, ``(B, A)``.
         values: ``(B,)``.
-        log_std: ``(A,)`` or None.
+        log_std: ``(A,)``.
         batch: samples ``(B, ...)``.
         goal: of this member.
         distribution: of actions.
@@ -145,8 +145,8 @@ class VmappedNetworks(Modules):
     def _loss(self, params: Tensors, buffers: Tensors, batch: Batch, goal: Goal) -> Tensor:
         """Return the loss of one member."""
         outputs = _run(self.learning, params, buffers, batch.obs)
-        log_std = params[LOG_STD][0] if LOG_STD in params else None
-        return ppo_loss(outputs[0], outputs[1, :, 0], log_std, batch, goal, self.distribution)
+        head, values, log_std = outputs[0], outputs[1, :, 0], params[LOG_STD][0]
+        return ppo_loss(head, values, log_std, batch, goal, self.distribution)
 
 
 def _by_member(views: Tensors) -> Tensors:
