@@ -129,11 +129,11 @@ def test_minibatches_begin_at_a_sample_and_have_every_sample_once():
     n_steps = 4  # of three environments
     numbers = torch.arange(12).expand(2, -1)
     starts = numbers == 6
-    memory = numbers[..., None].double() + 1
+    memory = numbers[..., None].expand(-1, -1, 2).double() + 1  # of two networks
     batch = Batch(numbers[..., None], *[numbers] * 4)
     first = torch.tensor([5, 8])
     pieces = sequences(batch, Past(memory, starts), first, n_steps, 8)
-    assert [piece.continues.shape for piece in pieces] == [(2, n_steps, 2), (2, n_steps, 1)]
+    assert [piece.continues.shape for piece in pieces] == [(4, n_steps, 2, 1), (4, n_steps, 1, 1)]
     for p in range(2):
         order = np.roll(np.arange(12), -int(first[p]))
         for piece, samples in zip(pieces, (order[:8], order[8:]), strict=True):
@@ -141,8 +141,10 @@ def test_minibatches_begin_at_a_sample_and_have_every_sample_once():
             assert sorted(places.flatten().tolist()) == sorted(samples.tolist())
             assert torch.equal(places % n_steps, torch.arange(n_steps)[:, None].expand_as(places))
             begins = (places % n_steps == 0) | (places == 6) | (places == samples[0])
-            assert torch.equal(piece.continues[p] == 0, begins)
-            assert torch.equal(piece.given[p, ..., 0], (places + 1.0) * begins)
+            for k in (2 * p, 2 * p + 1):
+                assert torch.equal(piece.continues[k, ..., 0] == 0, begins)
+                assert torch.equal(piece.given[k], (places + 1.0) * begins)
+                assert torch.equal(piece.x[k, ..., 0], places)
             follows = (places[1:] == places[:-1] + 1) | begins[1:]
             assert follows.all()
 

@@ -54,25 +54,16 @@ class RecurrentActorCritic(ActorCritic):
 
 
 class Sequences(NamedTuple):
-    """A minibatch of whole sequences of T steps, ``(P, T * N, ...)`` with time first."""
+    """A minibatch of whole sequences of T steps, for both networks of each member."""
 
     batch: Batch
-    given: Tensor
-    """States with which sequences begin, and zero elsewhere, ``(P, T, N, 2, L, S, H)``."""
-    continues: Tensor
-    """Zero where a sequence begins, else one, ``(P, T, N)``."""
-
-
-class Samples(NamedTuple):
-    """What a gradient is made of, for both networks of each member."""
-
-    batch: Batch
+    """``(P, T * N, ...)`` with time first."""
     x: Tensor
     """``(2P, T, N, n_inputs)``."""
     given: Tensor
-    """``(2P, T, N, L, S, H)``."""
+    """States with which sequences begin, and zero elsewhere, ``(2P, T, N, L, S, H)``."""
     continues: Tensor
-    """``(2P, T, N, 1)``."""
+    """Zero where a sequence begins, else one, ``(2P, T, N, 1)``."""
 
 
 class RecurrentNetworks(Modules):
@@ -90,25 +81,17 @@ class RecurrentNetworks(Modules):
         run = runner(self.acting, self.plan.views(params), self.plan.buffer_views(buffers))
 
         def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            given = _for_both(memory.movedim(2, 1))
+            given = for_both(memory.movedim(2, 1))
             continues = obs.new_zeros(len(given), 1, obs.shape[1], 1)
-            outputs, states = run(_twice(obs)[:, None], given[:, None], continues)
+            outputs, states = run(twice(obs)[:, None], given[:, None], continues)
             outputs = outputs.unflatten(0, (-1, 2))
             return outputs[:, 0], outputs[:, 1, :, 0], states.unflatten(0, (-1, 2)).movedim(1, 2)
 
         return act
 
-    def prepare(self, sequences: Sequences) -> Samples:
-        """Lay samples out; the same ones may be learnt from many times."""
-        batch, given, continues = sequences
-        return Samples(
-            batch,
-            _twice(batch.obs.unflatten(1, continues.shape[1:])),
-            _for_both(given.movedim(3, 1)),
-            _twice(continues[..., None]),
-        )
-
-    def gradients(self, params: Tensors, buffers: Tensors, samples: Samples, goal: Goal) -> Tensors:
+    def gradients(
+        self, params: Tensors, buffers: Tensors, samples: Sequences, goal: Goal
+    ) -> Tensors:
         """Return gradients by name; running statistics move in ``buffers``."""
         with torch.enable_grad():
             leaves = {name: v.detach().requires_grad_() for name, v in params.items()}
@@ -144,11 +127,11 @@ def runner(
     return run
 
 
-def _twice(value: Tensor) -> Tensor:
+def twice(value: Tensor) -> Tensor:
     """``(P, ...) -> (2P, ...)``: the same for both networks of a member."""
-    return _for_both(value[:, None].expand(-1, 2, *value.shape[1:]))
+    return for_both(value[:, None].expand(-1, 2, *value.shape[1:]))
 
 
-def _for_both(value: Tensor) -> Tensor:
+def for_both(value: Tensor) -> Tensor:
     """``(P, 2, ...) -> (2P, ...)``, a contiguous tensor: sums in one order for any P."""
     return value.flatten(0, 1).contiguous()

@@ -27,6 +27,8 @@ from wnrl.population.recurrent_networks import (
     RecurrentActorCritic,
     RecurrentNetworks,
     Sequences,
+    for_both,
+    twice,
 )
 from wnrl.population.samples import Batch, Past, pick
 from wnrl.tensor_envs.core import beside
@@ -114,10 +116,12 @@ def sequences(batch: Batch, past: Past, first: Tensor, n_steps: int, size: int) 
         at_front = (rows == rows[0]) & (steps < cut)
         envs = (env + rows + at_front * len(rows)) % n_envs
         places = (envs * n_steps + steps).flatten(1)  # (P, T, rows) -> (P, T * rows)
-        picked, before = ([pick(value, places) for value in values] for values in (batch, past))
+        picked = Batch(*(pick(value, places) for value in batch))
         begins = (steps == 0) | ((rows == rows[0]) & (steps == cut))
-        memory, starts = (value.unflatten(1, (n_steps, len(rows))) for value in before)
+        shape = n_steps, len(rows)
+        memory, starts = (pick(value, places).unflatten(1, shape) for value in past)
         begins = begins | starts
-        given = memory * beside(begins, memory)
-        pieces.append(Sequences(Batch(*picked), given, (~begins).to(memory.dtype)))
+        x, given = picked.obs.unflatten(1, shape), memory * beside(begins, memory)
+        continues = twice((~begins).to(memory.dtype)[..., None])
+        pieces.append(Sequences(picked, twice(x), for_both(given.movedim(3, 1)), continues))
     return pieces

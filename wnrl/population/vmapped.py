@@ -107,8 +107,8 @@ class Learner:
     grads: Tensors
 
     def prepare(self, minibatch: Any) -> Any:
-        """Lay samples out; the same ones may be learnt from many times."""
-        return self.networks.prepare(minibatch)
+        """Return a minibatch, as it is."""
+        return minibatch
 
     def gradient_(self, samples: Any) -> None:
         """Write the gradients of the loss, and let running statistics move."""
@@ -130,10 +130,6 @@ class VmappedNetworks(Modules):
             return outputs[:, 0], outputs[:, 1, :, 0], memory
 
         return act
-
-    def prepare(self, batch: Batch) -> Batch:
-        """Return samples as they are."""
-        return batch
 
     def gradients(self, params: Tensors, buffers: Tensors, samples: Batch, goal: Goal) -> Tensors:
         """Return gradients by name; running statistics move in ``buffers``."""
