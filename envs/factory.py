@@ -107,7 +107,10 @@ class EnvFactory(Limited):
         if ":" in self.env_id:
             self._import()
         elif ATARI.search(World.from_id(self.env_id).base):
-            self._import_atari()
+            try:
+                importlib.import_module("ale_py")  # which registers its games
+            except ImportError as error:
+                raise self._needs("atari") from error
         register_world(self._registered_id)
 
     def _import(self) -> None:
@@ -124,12 +127,6 @@ class EnvFactory(Limited):
                 f"env_id {self.env_id!r}: module {module} registers no environment {name!r}"
                 f"{did_you_mean(name, gym.registry)}"
             )
-
-    def _import_atari(self) -> None:
-        try:
-            importlib.import_module("ale_py")  # which registers its games
-        except ImportError as error:
-            raise self._needs("atari") from error
 
     def _impossible(self, error: Exception) -> UsageError:
         entry_point = gym.spec(self._registered_id).entry_point

@@ -6,7 +6,7 @@ of no interest to discrete actions.
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -32,10 +32,8 @@ class Derivatives(NamedTuple):
 class Categorical:
     """One of n actions, ``(*B)`` int64; the head has their logits, ``(*B, n)``."""
 
-    @property
-    def draws(self) -> int:
-        """Uniform numbers that one action takes."""
-        return 1
+    draws: ClassVar[int] = 1
+    """Uniform numbers that one action takes."""
 
     def sample(self, head: Tensor, log_std: Tensor, u: Tensor) -> Tensor:
         """Return the first action at which the summed probabilities exceed ``u``.

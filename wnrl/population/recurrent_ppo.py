@@ -45,7 +45,6 @@ class RecurrentPPOConfig(PPOConfig):
     algorithm: ClassVar[str] = "RecurrentPPO"
     elsewhere: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **PPOConfig.elsewhere,
-        "data_init": (None,),
         "shared_lstm": (False,),
         "enable_critic_lstm": (True,),
     }

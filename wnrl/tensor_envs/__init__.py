@@ -8,19 +8,9 @@ from wnrl.tensor_envs.table import TENSOR_ENVS
 from wnrl.tensor_envs.world import WORLDS, World
 
 __all__ = [
-    "TENSOR_ENVS",
-    "WORLDS",
-    "Acrobot",
-    "CartPole",
-    "DelayedMatch",
-    "MountainCar",
-    "MountainCarContinuous",
-    "Pendulum",
-    "RepeatPrevious",
-    "TMaze",
-    "World",
-    "make",
-]
+    "TENSOR_ENVS", "WORLDS", "Acrobot", "CartPole", "DelayedMatch", "MountainCar",
+    "MountainCarContinuous", "Pendulum", "RepeatPrevious", "TMaze", "World", "make",
+]  # fmt: skip
 
 
 def make(env_id: str) -> TensorEnv:
