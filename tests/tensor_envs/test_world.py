@@ -77,7 +77,7 @@ def test_a_world_without_dials_is_its_environment():
         ({"sticky": -0.5}, "sticky must be in [0, 1), got -0.5"),
         ({"delay": -1}, "delay must be a whole number from zero on, got -1"),
         ({"delay": 1.5}, "delay must be a whole number, got 1.5"),
-        ({"hidden": (-1,)}, "hidden must be a whole number from zero on, got -1"),
+        ({"hidden": (-1,)}, "hidden[0] must be a whole number from zero on, got -1"),
         ({"memory": -1}, "memory must be a whole number from zero on, got -1"),
     ],
 )
