@@ -45,7 +45,7 @@ class Norm:
     """Whether the normalizer removes the layer's bias and brings its own."""
     mark: Callable[[nn.Module], bool] | None = None
     """What is done to hidden and recurrent layers in place; it tells whether that is new."""
-    marked: Callable[[nn.Module], bool] | None = None
+    marked: Callable[[nn.Module], bool] = lambda layer: False
     """Whether ``mark`` was done to a layer."""
     fixes_length: bool = False
     """Whether it leaves no length of w to choose."""
@@ -70,17 +70,14 @@ class Norm:
 
     def reached(self, layer: nn.Module) -> bool:
         """Return whether ``layer`` has its weight from this norm."""
-        return type(layer) in self.layers.values() or (
-            self.marked is not None and self.marked(layer)
-        )
+        return type(layer) in self.layers.values() or self.marked(layer)
 
 
 NORMS: dict[str, Norm] = {
-    "none": Norm("plain layers", colour="#555555", dash="-", paired=True),
+    "none": Norm("plain layers", colour="#555555", paired=True),
     "weight": Norm(
         "w = g v/‖v‖, g and v trained",
         colour="#0072B2",
-        dash="-",
         paired=True,
         layers=WEIGHT_NORMED,
         layer_options=_WEIGHT_OPTIONS,

@@ -477,7 +477,8 @@ def test_hidden_layers_that_are_named_need_no_module_behind_them(key):
     converted = convert(net, key, hidden=("fc1", "fc2"))
     assert converted[:2] == ["fc1", "fc2"]
     assert net(torch.randn(5, 6)).isfinite().all()
-    touched = NORMS[key].marked or (lambda layer: isinstance(layer, Normalized))
+    choice = NORMS[key]
+    touched = choice.marked if choice.mark else (lambda layer: isinstance(layer, Normalized))
     assert touched(net.fc2)
     assert not touched(net.out)
 

@@ -32,7 +32,7 @@ def test_a_symbolic_trace_keeps_v_and_g_as_parameters(name, options):
 
 
 def test_what_cannot_be_traced_is_an_error():
-    with pytest.raises(UsageError, match="input must be a tensor or a packed sequence, got Proxy"):
+    with pytest.raises(UsageError, match="got Proxy"):
         torch.fx.symbolic_trace(WNLSTM(3, 4))
 
 

@@ -215,9 +215,8 @@ def _without(layer: nn.Module, names: tuple[str, ...]) -> dict[str, Any]:
     """Return a copy of the attributes of a layer but these, with registries of its own."""
     names = (*names, "_flat_weights", "_flat_weight_refs")  # which torch makes of the parameters
     held = {name: value for name, value in vars(layer).items() if name not in names}
-    return {
-        n: value.copy() if isinstance(value, dict | set) else value for n, value in held.items()
-    }
+    registries = {n: v for n, v in held.items() if n.startswith("_") and isinstance(v, dict | set)}
+    return held | {name: registry.copy() for name, registry in registries.items()}
 
 
 SCALES = ("linear", "exp")
@@ -429,7 +428,8 @@ class WeightNormed(Counterpart):
     def to_plain(self) -> nn.Module:
         """The plain torch layer with the same function and parameters of its own."""
         with torch.enable_grad():  # so that a value requires grad where its parameters do
-            return self._as_plain(dict(zip(self.order, self._compute(), strict=True)))
+            values = WeightNormed._compute(self)  # before they are laid out for cuDNN
+        return self._as_plain(dict(zip(self.order, values, strict=True)))
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew, as the constructor does."""

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils import _pytree as pytree
 
 from wnrl.errors import UsageError, check_choice, check_positive, is_real
 from wnrl.nn.base import WeightNormed, torch_parameters
@@ -104,14 +105,18 @@ def convert(
     _check_ties(module, choice, sites)
     for site in sites:
         with _naming(site):
-            _check_parameters(site, choice, hidden=site in places, marked=site in marked)
+            is_hidden = site in places
+            if is_hidden or type(site.layer) in choice.layers:
+                _check_types(site.layer)
+            if site in marked and isinstance(site.layer, (*PLAIN, *RECURRENT)):
+                torch_parameters(site.layer)
             # A second norm is refused where the first one stands, or the same with other options. A
             # weight has one parametrisation, and one normalizer stands behind a layer; one of each
             # may be combined (weight after batch). What has nothing to do is no matter.
             if isinstance(site.layer, Normalized):
                 _check_normalizer(site.layer, choice, placement, for_normalizers)
             else:
-                _check_layer(site.layer, choice, for_layers, hidden=site in places)
+                _check_layer(site.layer, choice, for_layers, is_hidden)
     counterparts = _counterparts(sites, choice, for_layers)
     normalized = _normalized(places, counterparts, choice, placement, for_normalizers)
     changed = [
@@ -189,16 +194,11 @@ def plain_parts(module: nn.Module, norm: str, *, skip: Iterable[str] = ()) -> li
 
 def _left_plain(sites: list[LayerSite], choice: Norm) -> list[LayerSite]:
     """Return the sites that are to be reported."""
-    before = {site.following.place: site for site in sites if site.following is not None}
-
-    def behind_a_hidden_layer(site: LayerSite) -> bool:
-        seen = set()
-        while site.place in before and site.place not in seen:
-            seen.add(site.place)
-            site = before[site.place]
-            if isinstance(site.layer, Normalized) or (choice.marked and choice.marked(site.layer)):
-                return True
-        return False
+    behind_hidden = set()  # in the order in which they run
+    for site in sites:
+        is_hidden = isinstance(site.layer, Normalized) or choice.marked(site.layer)
+        if site.following is not None and (is_hidden or site.place in behind_hidden):
+            behind_hidden.add(site.following.place)
 
     def left(site: LayerSite) -> bool:
         layer, after = site.layer, site.following
@@ -207,10 +207,10 @@ def _left_plain(sites: list[LayerSite], choice: Norm) -> list[LayerSite]:
             return has_weight(layer, embeddings=True)
         if n_spatial(layer) is None or not choice.for_hidden_layers:
             return has_weight(layer, embeddings=False) and not reached
-        if isinstance(site.parent, Normalized) or (choice.marked and choice.marked(layer)):
+        if isinstance(site.parent, Normalized) or choice.marked(layer):
             return False
         if after is None:
-            return not behind_a_hidden_layer(site)
+            return site.place not in behind_hidden
         return not (isinstance(after.layer, Normalized) and n_spatial(after.layer.layer) is None)
 
     return [site for site in sites if left(site)]
@@ -233,7 +233,10 @@ def _check_optimizers(
     touched = {parameter for layer in changed for parameter in layer.parameters()}
     for path, part in module.named_modules():
         for name, value in vars(part).items():
-            for optimizer in _optimizers(value):
+            for held in pytree.tree_leaves(value):  # of collections of any depth
+                optimizer = held.optimizer if isinstance(held, LRScheduler) else held
+                if not isinstance(optimizer, Optimizer):
+                    continue
                 if touched & {p for group in optimizer.param_groups for p in group["params"]}:
                     raise UsageError(
                         f"module has an optimizer already ({path}{'.' * bool(path)}{name}), which "
@@ -241,17 +244,6 @@ def _check_optimizers(
                         "stable-baselines3 take a policy with a norm (WNMlpPolicy) and give it the "
                         "weights with load_weights"
                     )
-
-
-def _optimizers(value: object) -> Iterator[Optimizer]:
-    """Yield the optimizers in an attribute: itself, those of collections and schedules."""
-    if isinstance(value, Optimizer):
-        yield value
-    elif isinstance(value, LRScheduler):
-        yield value.optimizer
-    elif isinstance(value, dict | list | tuple):
-        for member in value.values() if isinstance(value, dict) else value:
-            yield from _optimizers(member)
 
 
 @contextmanager
@@ -277,16 +269,12 @@ def check_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> None:
         check_momentum(options["momentum"])
 
 
-def _check_parameters(site: LayerSite, choice: Norm, hidden: bool, marked: bool) -> None:
-    """Refuse parameters that the norm cannot take, and what a replaced layer would lose."""
-    layer, replaced = site.layer, type(site.layer) in choice.layers
-    for parameter in layer.parameters(recurse=False) if replaced or hidden else ():
+def _check_types(layer: nn.Module) -> None:
+    for parameter in layer.parameters(recurse=False):
         if not parameter.is_floating_point() or parameter.itemsize < 2:
             raise UsageError(
                 f"its parameters must be real numbers of 16 bits or more, got {parameter.dtype}"
             )
-    if marked and isinstance(layer, (*PLAIN, *RECURRENT)):
-        torch_parameters(layer)
 
 
 def _check_ties(module: nn.Module, choice: Norm, sites: list[LayerSite]) -> None:
@@ -311,7 +299,7 @@ def _check_normalizer(
     part: Normalized, choice: Norm, placement: str, options: Mapping[str, Any]
 ) -> None:
     kind = type(part.norm).__name__
-    if choice.marked and not choice.marked(part.layer):
+    if choice.mark and not choice.marked(part.layer):
         raise UsageError(f'has a {kind} already: convert to "projected" before')
     if choice.normalizers is None:
         return
@@ -326,7 +314,7 @@ def _check_normalizer(
 
 def _check_layer(layer: nn.Module, choice: Norm, options: Mapping[str, Any], hidden: bool) -> None:
     kind = type(layer)
-    if kind in choice.layers and any(n.marked and n.marked(layer) for n in NORMS.values()):
+    if kind in choice.layers and any(norm.marked(layer) for norm in NORMS.values()):
         raise UsageError("is projected already, and its weight can have no second norm")
     plain = origin(kind)
     if plain is None:

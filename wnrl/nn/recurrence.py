@@ -35,15 +35,14 @@ def run(layer: Any, input: Tensor | PackedSequence, hx: Any, recur: Recur) -> tu
     """
     lstm = layer.mode == "LSTM"
     packed = isinstance(input, PackedSequence)
-    data, sizes, order, back = input if packed else (input, None, None, None)
-    if not isinstance(data, Tensor):
-        raise UsageError(f"input must be a tensor or a packed sequence, got {type(data).__name__}")
-    if data.shape[-1] != layer.input_size:
+    parts: Any = input if packed else (input, None, None, None)
+    data, sizes, order, back = parts
+    shape = tuple(data.shape) if isinstance(data, Tensor) else ()
+    if len(shape) not in (2, 3) or shape[-1] != layer.input_size:
         raise UsageError(
-            f"input must have {layer.input_size} features in its last axis, got {data.shape[-1]}"
+            f"input must be packed, or have 2 or 3 axes, with {layer.input_size} features in the "
+            f"last, got {shape or type(data).__name__}"
         )
-    if not packed and data.dim() not in (2, 3):
-        raise UsageError(f"input must have 2 or 3 axes, got shape {tuple(data.shape)}")
     batched = packed or data.dim() == 3
     if not batched:
         data = data.unsqueeze(1)
