@@ -355,10 +355,14 @@ def test_an_empty_dimension_is_an_error_that_names_the_layer():
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool])
 def test_a_type_that_cannot_learn_is_refused(dtype):
-    with pytest.raises(
-        wn.functional.UsageError, match=f"dtype must be .* floating point, got {dtype}"
-    ):
+    with pytest.raises(wn.functional.UsageError, match=r"^Linear: Only .* of floating point"):
         wn.WNLinear(3, 4, dtype=dtype)
+
+
+@pytest.mark.parametrize("sizes", [(-1, 4), (3, -4)])
+def test_a_size_below_zero_is_refused_in_torchs_words(sizes):
+    with pytest.raises(wn.functional.UsageError, match=r"^Linear: .* negative dimension"):
+        wn.WNLinear(*sizes)
 
 
 def test_a_parameter_of_the_wrong_shape_or_without_direction_is_refused_where_it_is_set():
