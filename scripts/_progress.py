@@ -8,14 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.markup import escape
+from rich.progress import Progress, TaskID, TimeElapsedColumn
 from rich.table import Table
 
 from scripts import _cli
@@ -69,11 +63,8 @@ def show_progress(events: Iterable[Event], total: int, done: int) -> int:
     console = Console(stderr=True)
     n_crashed = 0
     with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
+        *Progress.get_default_columns(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -82,7 +73,7 @@ def show_progress(events: Iterable[Event], total: int, done: int) -> int:
         running: dict[Trial, TaskID] = {}
         for event in events:
             if event.kind == "started":
-                running[event.trial] = bars.add_task(event.trial.title, total=1.0)
+                running[event.trial] = bars.add_task(escape(event.trial.title), total=1.0)
             elif event.kind == "progress":
                 bars.update(running[event.trial], completed=event.fraction)
             else:
