@@ -4,8 +4,7 @@
     python scripts/evaluate_vae.py --run-dir <run> --against <other run> --split valid
 
 The result is one line of JSON. Against another run it has the mean difference image by image, on
-the same binary images and with the same K: below zero, the first run is better. The results of
-each image stand beside the model, in ``nll_<split>_K<K>_<weights>.npz``.
+the same binary images and with the same K: below zero, the first run is better.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Draw what a trained VAE sees and dreams, as a PNG, or how DRAW draws, as a GIF too.
+"""Draw what a trained VAE sees and dreams, or how DRAW draws, as a PNG.
 
     python scripts/sample_vae.py --run-dir runs/single/digits/mlp/weight/seed0
-    python scripts/sample_vae.py --run-dir <run of draw> --kind canvas --out canvas.gif
+    python scripts/sample_vae.py --run-dir <run of draw> --kind canvas --out canvas.png
 
 The path of the picture is the only line printed.
 """
@@ -18,7 +18,6 @@ from wnrl.errors import UsageError
 from wnrl.limits import Limited, one_of
 
 KINDS = ("samples", "reconstructions", "traversals", "canvas")
-FORMATS = (".png", ".gif")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class Args(Limited):
     """samples, reconstructions (of validation images), traversals (a latent variable a row), or
     canvas (of DRAW, over its steps)."""
     out: Path | None = None
-    """The file, .png, or .gif for canvas; <kind>.png in the run folder if not given."""
+    """The file, .png; <kind>.png in the run folder if not given."""
     weights: str | None = None
     """raw or averaged; what the run reports if not given."""
     data_dir: Path | None = None
@@ -39,11 +38,8 @@ class Args(Limited):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ending = self.path.suffix.lower()
-        if ending not in FORMATS:
-            raise UsageError(f"out must end with {' or '.join(FORMATS)}, got {self.path.name!r}")
-        if ending == ".gif" and self.kind != "canvas":
-            raise UsageError(f"out can be a .gif for kind 'canvas' alone, got {self.kind!r}")
+        if self.path.suffix.lower() != ".png":
+            raise UsageError(f"out must end with .png, got {self.path.name!r}")
 
     @property
     def path(self) -> Path:
@@ -56,7 +52,7 @@ def main(args: Args) -> int:
     from wnrl.vae.pictures import draw, save
 
     try:
-        save(draw(args.kind, args.run_dir, args.path, args.weights, args.data_dir), args.path)
+        save(draw(args.kind, args.run_dir, args.weights, args.data_dir), args.path)
     except OSError as error:
         raise UsageError(f"out {args.path} cannot be written: {error.strerror}") from error
     print(args.path)

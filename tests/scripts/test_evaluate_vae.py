@@ -63,14 +63,11 @@ def test_evaluating_a_run_gives_the_numbers_that_it_reported(runs):
     assert found["protocol"]["weights"] == "averaged"
 
 
-def test_results_of_each_image_are_saved_beside_the_model(runs):
+def test_a_whole_split_is_measured_and_the_folder_is_left_as_it_is(runs):
     folder, _ = runs["weight"]
-    found = evaluated(folder, split="valid", n_samples=3)
-    with np.load(folder / "nll_valid_K3_averaged.npz") as saved:
-        assert saved["nll"].mean() == pytest.approx(found["nll"])
-        assert saved["elbo"].mean() == pytest.approx(found["elbo"])
-        assert json.loads(str(saved["protocol"])) == found["protocol"]
-    assert found["protocol"]["N"] == 200
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert evaluated(folder, split="valid", n_samples=3)["protocol"]["N"] == 200
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 def test_raw_and_averaged_weights_are_different_models(runs):
@@ -129,14 +126,6 @@ def test_wrong_flags_are_refused(changes, message, runs):
         )
 
 
-def test_results_that_cannot_be_saved_are_told_in_one_line(runs, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(runs["none"][0], folder)
-    (folder / "nll_test_K2_raw.npz").mkdir()
-    with pytest.raises(UsageError, match=r"run_dir .* cannot hold nll_test_K2_raw.npz: Is a dir"):
-        evaluated(folder, n_samples=2, weights="raw")
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -181,20 +170,12 @@ def test_pictures_are_written_into_the_run_folder(name, kind, runs, capsys):
         assert picture.size[0] % 54 == picture.size[1] % 54 == 6
 
 
-def test_canvas_as_a_gif_has_a_frame_for_each_step(runs, tmp_path):
-    out = tmp_path / "canvas.GIF"
-    sample_vae.main(sample_vae.Args(run_dir=runs["draw"][0], kind="canvas", out=out))
-    with Image.open(out) as picture:
-        assert picture.n_frames == 3
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"kind": "sample"}, "did you mean 'samples'"),
-        ({"out": Path("a.jpg")}, "out must end with .png or .gif, got 'a.jpg'"),
-        ({"out": Path("a.gif")}, r"a .gif for kind 'canvas' alone, got 'samples'"),
-        ({"kind": "canvas"}, "kind 'canvas' is for DRAW, and run_dir holds a MLPVAE"),
+        ({"out": Path("a.jpg")}, "out must end with .png, got 'a.jpg'"),
+        ({"kind": "canvas"}, "canvas is for DRAW, got a MLPVAE"),
         ({"out": Path("/nowhere/a.png")}, "out /nowhere/a.png cannot be written"),
     ],
 )

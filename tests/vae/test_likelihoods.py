@@ -314,7 +314,6 @@ def test_every_map_of_parameters_has_a_say(key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Bernoulli(1, 256), "of 2 levels, got levels=256: binarise"),
         (lambda: DiscretisedLogistic(0), "channels must be above zero, got 0"),
         (lambda: DiscretisedLogistic(1, 1), "levels must be at least 2, got 1"),
         (lambda: LogisticMixture(3, components=0), "components must be above zero, got 0"),

@@ -10,7 +10,6 @@ from wnrl.vae.inputs import fixed_draw
 from wnrl.vae.pictures import (
     all_pictures,
     canvas,
-    canvases,
     grid,
     reconstructions,
     samples,
@@ -101,17 +100,24 @@ def test_traversals_are_refused_for_a_sequence_of_latents(drawing):
 
 
 def test_the_last_canvas_is_what_draw_samples(drawing):
-    shown = canvases(drawing, rows=4)
-    assert shown.shape == (4, 3, 1, 8, 8)
+    shown = canvas(drawing, rows=4)
+    assert shown.shape == (1, 4 * 54 + 6, 3 * 54 + 6)
     z = drawing.draw_prior(4, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(shown[:, -1], drawing.decode(z).sigmoid().detach())
-    assert canvas(drawing).shape == (1, 8 * 54 + 6, 3 * 54 + 6)
+    for row, last in enumerate(drawing.decode(z).sigmoid().detach()):
+        torch.testing.assert_close(tile(shown, row, 2), last)
 
 
 def test_canvases_of_many_steps_are_thinned_out_to_the_last(drawing):
-    shown = canvases(drawing, rows=2, most=2)
-    assert shown.shape[1] == 2
-    assert torch.equal(shown, canvases(drawing, rows=2)[:, [0, 2]])
+    shown, whole = canvas(drawing, rows=2, most=2), canvas(drawing, rows=2)
+    assert shown.shape == (1, 2 * 54 + 6, 2 * 54 + 6)
+    for row in range(2):
+        assert torch.equal(tile(shown, row, 0), tile(whole, row, 0))
+        assert torch.equal(tile(shown, row, 1), tile(whole, row, 2))
+
+
+def test_a_canvas_is_drawn_by_draw_alone(model):
+    with pytest.raises(UsageError, match="canvas is for DRAW, got a MLPVAE"):
+        canvas(model)
 
 
 def test_every_model_has_its_pictures(model, drawing, digits):

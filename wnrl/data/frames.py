@@ -3,7 +3,8 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -60,10 +61,10 @@ def _render_all(env_id: str, path: Path) -> None:
         from filelock import FileLock
         from tqdm import tqdm
 
-    _make(env_id).close()
     parts = {"train": (N_TRAIN, 0), "valid": (N_VALID, 1_000_000), "test": (N_TEST, 2_000_000)}
     n = sum(size for size, _ in parts.values())
     try:
+        _make(env_id).close()
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if path.is_file():
@@ -77,12 +78,17 @@ def _render_all(env_id: str, path: Path) -> None:
             f"frames cannot be kept in {path.parent}: {error.strerror}; say where they can with "
             "data_dir or XDG_CACHE_HOME"
         ) from error
+    except (gym.error.Error, ImportError, ValueError, TypeError) as error:
+        raise UsageError(f"dataset 'frames:{env_id}': {first_line(error)}") from error
 
 
 def _collect(env_id: str, n: int, first_seed: int, progress: Callable[[], Any]) -> np.ndarray:
     """Return the first ``n`` frames of random episodes, uint8, ``(n, 3, SIDE, SIDE)``."""
     frames = torch.empty(n, 3, SIDE, SIDE, dtype=torch.uint8)
     for k, frame in zip(range(n), _random_play(env_id, first_seed), strict=False):
+        if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
+            what = getattr(frame, "shape", type(frame).__name__)
+            raise TypeError(f"render() must give an image (height, width, 3), got {what}")
         pixels = torch.from_numpy(frame).permute(2, 0, 1).unsqueeze(0).float()
         small = nn.functional.interpolate(pixels, size=(SIDE, SIDE), mode="area")
         frames[k] = small.round().to(torch.uint8)[0]
@@ -90,39 +96,21 @@ def _collect(env_id: str, n: int, first_seed: int, progress: Callable[[], Any]) 
     return frames.numpy()
 
 
-def _random_play(env_id: str, first_seed: int) -> Iterator[np.ndarray]:
+def _random_play(env_id: str, first_seed: int) -> Iterator[Any]:
+    """Yield what an environment renders, step by step, of one episode after the other."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame asks for a display, and complains
     with closing(_make(env_id)) as env:
-        seed = first_seed
-        env.action_space.seed(seed)
-        while True:
+        env.action_space.seed(first_seed)
+        for seed in count(first_seed):
             env.reset(seed=seed)
             done = False
             while not done:
-                yield _render(env, env_id)
+                yield env.render()
                 *_, terminated, truncated, _ = env.step(env.action_space.sample())
                 done = terminated or truncated
-            seed += 1
-
-
-@contextmanager
-def _in_words(env_id: str) -> Iterator[None]:
-    try:
-        yield
-    except (gym.error.Error, ImportError, ValueError, TypeError) as error:
-        raise UsageError(f"dataset 'frames:{env_id}': {first_line(error)}") from error
 
 
 def _make(env_id: str) -> gym.Env:
-    with _in_words(env_id), warnings.catch_warnings():  # Gymnasium's, of a newer version
+    with warnings.catch_warnings():  # Gymnasium's, of a newer version
         warnings.simplefilter("ignore", DeprecationWarning)
         return gym.make(env_id, render_mode="rgb_array", disable_env_checker=True)
-
-
-def _render(env: gym.Env, env_id: str) -> np.ndarray:
-    with _in_words(env_id):
-        frame = env.render()
-        if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3):
-            what = getattr(frame, "shape", type(frame).__name__)
-            raise TypeError(f"render() must give an image (height, width, 3), got {what}")
-    return frame

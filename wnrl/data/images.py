@@ -73,7 +73,9 @@ class Images:
         """``train``, ``valid`` or ``test`` by its name.
 
         Raises:
-            UsageError: ``name`` is another word.
+            UsageError: ``name`` is another word, or the part has no images.
         """
         part: Tensor = getattr(self, check_choice("split", name, PARTS))
+        if not len(part):
+            raise UsageError(f"split {name!r} of dataset {self.name!r} has no images")
         return part

@@ -12,8 +12,8 @@ from wnrl.errors import UsageError, check_choice, first_line, printable
 from wnrl.nn import convert
 from wnrl.runs import CONFIG, checked_file, is_finished, read_config, whole_file
 from wnrl.vae.config import SIZES, VAEConfig
-from wnrl.vae.inputs import check_levels, training_inputs
-from wnrl.vae.likelihoods import LIKELIHOODS, Bernoulli
+from wnrl.vae.inputs import training_inputs
+from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.model import VAE
 from wnrl.vae.models import MODELS
 
@@ -39,18 +39,15 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
     Warns:
         UserWarning: the norm found no place in the model.
     """
-    if images is not None and not len(images.train):
-        raise UsageError(f"split 'train' of dataset {images.name!r} has no images")
     sizes = {argument: getattr(config, name) for name, argument in SIZES.items()}
     sizes = {argument: size for argument, size in sizes.items() if size is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        kind = LIKELIHOODS[str(config.likelihood)]
-        likelihood = kind(config.images.shape[0], 2 if kind is Bernoulli else config.images.levels)
-        model = MODELS[config.model](config.images.shape, likelihood=likelihood, **sizes)
+        shape, levels = config.images.shape, config.images.levels
+        likelihood = LIKELIHOODS[str(config.likelihood)](shape[0], levels)
+        model = MODELS[config.model](shape, likelihood=likelihood, **sizes)
         if images is not None:
-            check_levels(likelihood, images)
-            total = images.train.sum(0, dtype=torch.int64)
+            total = images.part("train").sum(0, dtype=torch.int64)
             model.start_at(total / (len(images.train) * (images.levels - 1)))
         plain = () if config.norm_heads else model.output_layers()
         hidden = model.hidden_layers() or None

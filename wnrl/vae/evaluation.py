@@ -1,18 +1,15 @@
 """Trained VAEs measured under a stated protocol, alone or against one another."""
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from wnrl import data
 from wnrl.errors import UsageError
-from wnrl.runs import resolve_device, whole_file
+from wnrl.runs import resolve_device
 from wnrl.vae.construction import config_of, load, read_weights
-from wnrl.vae.measure import Likelihood, Protocol, difference, nll
+from wnrl.vae.measure import Protocol, difference, nll
 
 
 def evaluate(
@@ -27,7 +24,7 @@ def evaluate(
     device: str = "auto",
     data_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure one run, or two on the same images; each image's result is saved beside the model.
+    """Measure one run, or two on the same images.
 
     Args:
         run_dir: a run folder of ``scripts/train_vae.py``.
@@ -71,7 +68,6 @@ def evaluate(
         n = len(images.part(split))
         print(f"measuring {folder}: K = {k}, {n} images", file=sys.stderr)
         measured.append(nll(model.to(place), images, protocol))
-        _save(measured[-1], folder)
     result = {"run_dir": str(run_dir), **measured[0].numbers()}
     if against is not None:
         paired = difference(*measured)
@@ -83,15 +79,3 @@ def evaluate(
             "difference": {**asdict(paired), "interval95": interval},
         }
     return result
-
-
-def _save(measured: Likelihood, folder: Path) -> None:
-    protocol = measured.protocol
-    name = f"nll_{protocol.split}_K{protocol.n_samples}_{protocol.weights}.npz"
-    arrays = {"nll": measured.per_image_nll.numpy(), "elbo": measured.per_image_elbo.numpy()}
-    record = np.array(json.dumps(measured.record()))
-    try:
-        with whole_file(folder / name) as file:
-            np.savez(file, allow_pickle=False, protocol=record, **arrays)
-    except OSError as error:
-        raise UsageError(f"run_dir {folder} cannot hold {name}: {error.strerror}") from error

@@ -23,17 +23,15 @@ LOG_VAR_RANGE = (-10.0, 10.0)
 class Bernoulli(PixelLikelihood):
     """Binary images; P = C logits (log p / (1 − p)).
 
-    Grey levels under a Bernoulli are no likelihood: binarise them first. On a CPU, where values can
-    be looked at, ``log_prob`` refuses them.
+    Grey levels under a Bernoulli are no likelihood: binarise them first, whatever their number. On
+    a CPU, where values can be looked at, ``log_prob`` refuses them.
     """
 
     meaning = "Bernoulli, from logits"
 
     def __init__(self, channels: int, levels: int = 2) -> None:
         super().__init__(channels, levels)
-        if levels != 2:
-            raise UsageError(f"a Bernoulli is of 2 levels, got levels={levels}: binarise the data")
-        self.maps = channels
+        self.levels, self.maps = 2, channels
 
     def pixel_log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """Do as the base class says."""

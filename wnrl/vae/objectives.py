@@ -7,7 +7,6 @@ from torch import Tensor
 
 from wnrl import tags
 from wnrl.data import Images
-from wnrl.errors import UsageError
 from wnrl.vae.bounds import beta_elbo, dreg, elbo, iwae
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.inputs import fixed_inputs
@@ -80,10 +79,9 @@ class Validation:
     """
 
     def __init__(self, model: VAE, images: Images, config: VAEConfig) -> None:
-        if not len(images.valid):
-            raise UsageError(f"split 'valid' of dataset {images.name!r} has no images")
         self.model, self.config = model, config
-        pixels, self.scale = fixed_inputs(model.likelihood, images.valid, images.levels, seed=0)
+        split = images.part("valid")
+        pixels, self.scale = fixed_inputs(model.likelihood, split, images.levels, seed=0)
         self.pixels = pixels.to(next(model.parameters()).device)
         weighted = config.objective != "elbo"
         self.criterion = tags.VAE_VALID_IWAE if weighted else tags.VAE_VALID_ELBO

@@ -1,7 +1,6 @@
 """What a VAE sees and dreams, as image tensors for TensorBoard and PNG files."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from wnrl.vae.measure import evaluating
 from wnrl.vae.model import VAE
 from wnrl.vae.models import DRAW
 
-FRAME_MS, GIF_COLUMNS, GIF_ROWS = 200, 8, 4
 TILE_PIXELS = 48  # smaller images are magnified to at least this size
 
 
@@ -101,25 +99,25 @@ def traversals(model: VAE, columns: int = 11, rows: int = 8) -> Tensor:
 
 
 @torch.no_grad()
-def canvases(model: DRAW, rows: int = 8, most: int = 16) -> Tensor:
-    """Return DRAW's canvases of samples from the prior, ``(rows, steps, C, H, W)``.
+def canvas(model: VAE, rows: int = 8, most: int = 16) -> Tensor:
+    """Show DRAW's canvas over the steps of samples from the prior, a sample a row.
 
     Args:
         model: the model.
         rows: samples.
         most: steps that are shown, evenly spaced up to the last.
+
+    Raises:
+        UsageError: the model is not DRAW.
     """
+    if not isinstance(model, DRAW):
+        raise UsageError(f"canvas is for DRAW, got a {type(model).__name__}")
     generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
     with evaluating(model):
         drawn = model.canvases(model.draw_prior(rows, generator))  # (T, rows, P, H, W)
         steps = torch.linspace(0, len(drawn) - 1, min(most, len(drawn))).round().long()
-        return model.likelihood.mean(drawn[steps.to(drawn.device)]).transpose(0, 1).cpu()
-
-
-def canvas(model: DRAW) -> Tensor:
-    """Return ``canvases`` as one picture, a sample a row."""
-    shown = canvases(model)
-    return grid(shown.flatten(0, 1), columns=shown.shape[1])
+        shown = model.likelihood.mean(drawn[steps.to(drawn.device)]).transpose(0, 1).cpu()
+    return grid(shown.flatten(0, 1), columns=len(steps))
 
 
 def all_pictures(model: VAE, images: Images) -> dict[str, Tensor]:
@@ -133,15 +131,12 @@ def all_pictures(model: VAE, images: Images) -> dict[str, Tensor]:
     return {**shots, tags.VAE_TRAVERSALS: traversals(model)}
 
 
-def draw(
-    kind: str, run_folder: Path, path: Path, weights: str | None, data_dir: Path | None
-) -> list[Tensor]:
-    """Return a picture of a trained VAE, or for a GIF several.
+def draw(kind: str, run_folder: Path, weights: str | None, data_dir: Path | None) -> Tensor:
+    """Return a picture of a trained VAE.
 
     Args:
         kind: samples, reconstructions, traversals or canvas.
         run_folder: the run's.
-        path: where it goes; a ``.gif`` of canvases has a picture a step, of samples side by side.
         weights: raw or averaged; None for those that the run reports.
         data_dir: the folder with the files of the data set, for reconstructions.
 
@@ -150,29 +145,20 @@ def draw(
     """
     model = load(run_folder, weights)
     if kind == "reconstructions":
-        return [reconstructions(model, data.load(config_of(run_folder).dataset, data_dir))]
-    if kind != "canvas":
-        return [{"samples": samples, "traversals": traversals}[kind](model)]
-    if not isinstance(model, DRAW):
-        raise UsageError(f"kind 'canvas' is for DRAW, and run_dir holds a {type(model).__name__}")
-    if path.suffix.lower() != ".gif":
-        return [canvas(model)]
-    steps = canvases(model, GIF_COLUMNS * GIF_ROWS, most=model.n_steps)
-    return [grid(step, GIF_COLUMNS) for step in steps.unbind(1)]
+        return reconstructions(model, data.load(config_of(run_folder).dataset, data_dir))
+    return {"samples": samples, "traversals": traversals, "canvas": canvas}[kind](model)
 
 
-def save(frames: Sequence[Tensor], path: Path) -> None:
-    """Write pictures ``(C, H, W)`` with values in [0, 1] to a PNG, or several to a GIF.
+def save(picture: Tensor, path: Path) -> None:
+    """Write a picture ``(C, H, W)`` with values in [0, 1] to a PNG.
 
     Raises:
         OSError: The file cannot be written.
     """
     from PIL import Image
 
-    first, *others = [Image.fromarray(to_pixels(frame)) for frame in frames]
-    animation = {"save_all": True, "append_images": others, "duration": FRAME_MS, "loop": 0}
     with whole_file(path) as file:
-        first.save(file, path.suffix[1:].upper(), **(animation if others else {}))
+        Image.fromarray(to_pixels(picture)).save(file, "PNG")
 
 
 def to_pixels(picture: Tensor) -> np.ndarray:

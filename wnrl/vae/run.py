@@ -18,6 +18,7 @@ from wnrl.limits import Limited, Threads
 from wnrl.nn import plain_parts
 from wnrl.runs import EventFile, Meaning, Options, carry_out, resolve_device, seed_everything
 from wnrl.runs.files import whole_file
+from wnrl.runs.session import AS_USUAL
 from wnrl.vae import pictures
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.construction import MODEL, build, save_weights
@@ -26,7 +27,7 @@ from wnrl.vae.presets import USUAL, preset
 from wnrl.vae.training import LogStep, Trainer
 
 FILES = (MODEL, "samples.png", "per_image_nll.npy", "nll_*_K*_*.npz")
-"""What belongs to a trained model; the last are those of ``wnrl.vae.evaluation``."""
+"""What belongs to a trained model; the last, which evaluations left beside it once, is not made."""
 N_PICTURES = 5  # how often pictures are logged over the run
 CURVES = (tags.VAE_TRAIN_ELBO, tags.VAE_VALID_ELBO, tags.VAE_TRAIN_IWAE, tags.VAE_VALID_IWAE)
 
@@ -43,15 +44,12 @@ class Machine(Limited):
     """Compile the model for training."""
 
 
-ANYWHERE, USUALLY = Machine(), Options()
-
-
 def train_in(
     folder: Path,
     config: VAEConfig,
-    machine: Machine = ANYWHERE,
+    machine: Machine,
     data_dir: Path | None = None,
-    options: Options = USUALLY,
+    options: Options = AS_USUAL,
     progress: Callable[[float], None] = lambda fraction: None,
     accepted: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -259,5 +257,5 @@ class VAEWork:
         save_weights(config.weights, kinds, folder)
         with whole_file(folder / "per_image_nll.npy") as file:
             np.save(file, measured.per_image_nll.numpy())
-        pictures.save([pictures.samples(model)], folder / "samples.png")
+        pictures.save(pictures.samples(model), folder / "samples.png")
         return measured.numbers() | {"selected": f"{config.select}: step {step}"}

@@ -125,18 +125,6 @@ class DRAW(VAE):
         Raises:
             UsageError: latents of another size.
         """
-        return torch.stack(self._canvases(z, keep=0))
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Map latents of all steps ``(..., T, Z)`` to parameters of the likelihood.
-
-        Raises:
-            UsageError: latents of another size.
-        """
-        return self._canvases(z, keep=1)[-1]
-
-    def _canvases(self, z: Tensor, keep: int) -> list[Tensor]:
-        """Return the last ``keep`` canvases, or with 0 all; the others need not stay in memory."""
         if z.dim() < 2 or z.shape[-1] != self.latent_dim or not z.shape[-2]:
             raise UsageError(f"z must have shape (..., T, {self.latent_dim}), got {tuple(z.shape)}")
         self._check_home("z", z)
@@ -145,9 +133,16 @@ class DRAW(VAE):
         with self._weights_once():
             for step_z in z.reshape(-1, *z.shape[-2:]).unbind(1):
                 canvas, decoded = self._step(step_z, canvas, decoded)
-                shaped = canvas.reshape(*z.shape[:-2], *self.params_shape)
-                canvases = [*canvases, shaped][-keep:]
-        return canvases
+                canvases.append(canvas.reshape(*z.shape[:-2], *self.params_shape))
+        return torch.stack(canvases)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Map latents of all steps ``(..., T, Z)`` to the last canvas, ``(..., P, H, W)``.
+
+        Raises:
+            UsageError: latents of another size.
+        """
+        return self.canvases(z)[-1]
 
     def _start(self, rows: int) -> tuple[Tensor, States, States]:
         """Return the canvas and states before the first step."""
