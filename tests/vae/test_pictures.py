@@ -6,7 +6,7 @@ import torch
 from wnrl import data, tags
 from wnrl.errors import UsageError
 from wnrl.vae import VAEConfig, build
-from wnrl.vae.inputs import fixed_draw
+from wnrl.vae.inputs import fixed_inputs
 from wnrl.vae.pictures import (
     all_pictures,
     canvas,
@@ -54,7 +54,7 @@ def test_a_short_validation_split_has_a_smaller_picture(n, rows, columns, model,
 
 def test_reconstructions_stand_below_their_inputs(model, digits):
     picture = reconstructions(model, digits, columns=4, rows=2)
-    x = fixed_draw(digits.valid[:8], 17, seed=0).float()
+    x = fixed_inputs(model.likelihood, digits.valid[:8], 17, seed=0)[0].float()
     decoded = model.decode(model.encode(x)[0]).sigmoid()
     for i in range(8):
         row, column = divmod(i, 4)

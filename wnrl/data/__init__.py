@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from wnrl.arguments import guard
-from wnrl.data import arrays, frames, pictures, sets
+from wnrl.data import frames, own, sets
 from wnrl.data.images import Images
 from wnrl.errors import UsageError, check_choice
 
@@ -61,9 +61,9 @@ def dataset(name: str) -> Dataset:
     if rest and f"{form}:" == FRAMES:
         return Dataset((3, frames.SIDE, frames.SIDE), 256, partial(frames.load_frames, rest))
     if rest and f"{form}:" == FOLDER:
-        return Dataset(pictures.look(path), pictures.LEVELS, lambda _: pictures.load(path))
+        return Dataset(own.look_at_pictures(path), own.LEVELS, lambda _: own.load_pictures(path))
     if rest and f"{form}:" == NPZ:
-        images = arrays.load(path)
+        images = own.load_arrays(path)
         return Dataset(images.shape, images.levels, lambda _: images)
     return DATASETS[check_choice("dataset", name, [*DATASETS, *FORMS])]
 

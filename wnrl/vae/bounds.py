@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from wnrl.errors import UsageError, check_from_zero, check_positive
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.pixels import wide
+from wnrl.vae.posteriors import Source
 
 
 class Elbo(NamedTuple):
@@ -37,10 +38,7 @@ class Elbo(NamedTuple):
 
 
 def elbo(
-    model: Callable[..., Terms],
-    x: Tensor,
-    n_samples: int = 1,
-    generator: torch.Generator | None = None,
+    model: Callable[..., Terms], x: Tensor, n_samples: int = 1, generator: Source = None
 ) -> Elbo:
     """Return the ELBO at reparametrised samples (Kingma & Welling 2014, arXiv:1312.6114, eq. 10).
 
@@ -107,7 +105,7 @@ def iwae(
     model: Callable[..., Terms],
     x: Tensor,
     n_samples: int,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     *,
     chunk: int | None = None,
 ) -> Tensor:
@@ -154,7 +152,7 @@ def iwae(
     return log_mean_exp(torch.cat(parts))
 
 
-def dreg(model: VAE, x: Tensor, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
+def dreg(model: VAE, x: Tensor, n_samples: int, generator: Source = None) -> Tensor:
     """Return the importance-weighted bound, its gradient for the encoder doubly reparametrised.
 
     The gradient of the encoder's parameters has the same expectation as that of ``iwae``, and a
@@ -177,7 +175,13 @@ def dreg(model: VAE, x: Tensor, n_samples: int, generator: torch.Generator | Non
             samples only, or statistics of the batch couple the samples.
     """
     check_positive(n_samples=n_samples)
-    _check_independent(model)
+    for name, part in model.named_modules():
+        # As torch's have them, and ours.
+        if part.training and not {"running_mean", "running_var"}.isdisjoint(part._buffers):
+            raise UsageError(
+                "dreg needs samples that do not see each other, got a model in train mode whose "
+                f"{name} takes statistics of the batch"
+            )
     q = model.posterior(x)
     z = q.sample((n_samples,), generator)
     with torch.enable_grad():
@@ -189,14 +193,3 @@ def dreg(model: VAE, x: Tensor, n_samples: int, generator: torch.Generator | Non
     slope = shares.unsqueeze(-1) * slope  # the second factor of the weights
     surrogate = (shares * log_joint).sum(0) + (slope * z).sum((0, -1))
     return log_mean_exp(log_weights.detach()) + surrogate - surrogate.detach()
-
-
-def _check_independent(model: nn.Module) -> None:
-    """Raise UsageError if log p(x, z_k) depends on the other samples of a batch too."""
-    for name, part in model.named_modules():
-        # As torch's have them, and ours.
-        if part.training and not {"running_mean", "running_var"}.isdisjoint(part._buffers):
-            raise UsageError(
-                "dreg needs samples that do not see each other, got a model in train mode whose "
-                f"{name} takes statistics of the batch"
-            )

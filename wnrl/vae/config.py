@@ -185,11 +185,6 @@ class VAEConfig(Limited):
         """Return every value that decides what a model is and how it is trained."""
         return {**asdict(self), "image_shape": self.images.shape, "levels": self.images.levels}
 
-    @property
-    def weights(self) -> str:
-        """Which weights are measured: ``raw`` or ``averaged``."""
-        return "averaged" if self.ema_epochs else "raw"
-
     def steps_per_epoch(self, n_train: int) -> int:
         """Return the gradient steps of a pass over the training set.
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from wnrl.data import Images
 from wnrl.errors import UsageError
 from wnrl.vae.pixels import PixelLikelihood
+from wnrl.vae.posteriors import Source
 
 
-def binarise(pixels: Tensor, levels: int, generator: torch.Generator | None = None) -> Tensor:
+def binarise(pixels: Tensor, levels: int, generator: Source = None) -> Tensor:
     """Draw every pixel from a Bernoulli with p = grey level / (levels − 1).
 
     Args:
@@ -31,17 +32,8 @@ def binarise(pixels: Tensor, levels: int, generator: torch.Generator | None = No
     return u.mul_(levels - 1).lt_(pixels)
 
 
-def fixed_draw(pixels: Tensor, levels: int, seed: int) -> Tensor:
-    """Return the one binary version of ``pixels`` that belongs to ``seed``, uint8, on the CPU."""
-    generator = torch.Generator().manual_seed(seed)
-    return binarise(pixels.cpu(), levels, generator).to(torch.uint8)
-
-
 def training_inputs(
-    likelihood: PixelLikelihood,
-    pixels: Tensor,
-    levels: int,
-    generator: torch.Generator | None = None,
+    likelihood: PixelLikelihood, pixels: Tensor, levels: int, generator: Source = None
 ) -> Tensor:
     """Return images for one use in training: a fresh binary draw, or their grey levels.
 
@@ -69,7 +61,8 @@ def fixed_inputs(
         1, or the grey levels and (levels − 1).
     """
     if likelihood.levels == 2:
-        return fixed_draw(pixels, levels, seed), 1
+        drawn = binarise(pixels.cpu(), levels, torch.Generator().manual_seed(seed))
+        return drawn.to(torch.uint8), 1
     return pixels.cpu(), levels - 1
 
 

@@ -16,7 +16,7 @@ from wnrl.nn.base import WeightNormed
 from wnrl.nn.sites import WEIGHTED
 from wnrl.vae.likelihoods import Bernoulli
 from wnrl.vae.pixels import PixelLikelihood
-from wnrl.vae.posteriors import DiagonalNormal, Posterior, standard_normal_log_prob
+from wnrl.vae.posteriors import DiagonalNormal, Posterior, Source, standard_normal_log_prob
 
 ImageShape = tuple[int, int, int]
 
@@ -137,9 +137,7 @@ class VAE(nn.Module):
         params = self.decoder(z.reshape(-1, z.shape[-1]))
         return params.reshape(*z.shape[:-1], *self.params_shape)
 
-    def forward(
-        self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
-    ) -> Terms:
+    def forward(self, x: Tensor, n_samples: int = 1, generator: Source = None) -> Terms:
         """Return the terms of the bounds on log p(x).
 
         Args:
@@ -174,9 +172,7 @@ class VAE(nn.Module):
         log_prior = standard_normal_log_prob(z).flatten(2).sum(-1)
         return self.likelihood.log_prob(x, self.decode(z)) + log_prior
 
-    def log_weights(
-        self, x: Tensor, n_samples: int, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def log_weights(self, x: Tensor, n_samples: int, generator: Source = None) -> Tensor:
         """Return log importance weights log p(x, z_k) − log q(z_k | x) of samples from q.
 
         Args:
@@ -193,7 +189,7 @@ class VAE(nn.Module):
         check_positive(n_samples=n_samples)
         return self(x, n_samples, generator).log_weights
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Source = None) -> Tensor:
         """Return expected images given draws of z from the prior, within [0, 1], ``(n, C, H, W)``.
 
         Raises:
@@ -202,7 +198,7 @@ class VAE(nn.Module):
         check_positive(n=n)
         return self.likelihood.mean(self.decode(self.draw_prior(n, generator)))
 
-    def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_prior(self, n: int, generator: Source = None) -> Tensor:
         """Draw ``n`` of what ``decode`` takes from the prior, ``(n, Z)``."""
         return self.standard_noise((n, self.latent_dim), generator)
 
@@ -223,7 +219,7 @@ class VAE(nn.Module):
         """
         data_init(self, self.checked(x), skip=self.output_layers()[-1:])
 
-    def standard_noise(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    def standard_noise(self, shape: Sequence[int], generator: Source) -> Tensor:
         """Draw from N(0, 1) on the device of the model and in its type."""
         like = next(self.parameters())
         return torch.randn(tuple(shape), generator=generator, device=like.device, dtype=like.dtype)

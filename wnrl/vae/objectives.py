@@ -13,12 +13,13 @@ from wnrl.vae.inputs import fixed_inputs
 from wnrl.vae.likelihoods import bits_per_dim
 from wnrl.vae.measure import IMAGES, evaluating
 from wnrl.vae.model import VAE, Terms
+from wnrl.vae.posteriors import Source
 
 
 def loss(
     model: Callable[..., Terms],
     x: Tensor,
-    generator: torch.Generator | None,
+    generator: Source,
     config: VAEConfig,
     kl_weight: float | Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from wnrl.vae.pixels import wide
 
+Source = torch.Generator | None
+"""Where noise is drawn from, on the device that it is for; None for torch's global generator."""
+
 
 def normal_log_prob(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
     """Return the log-density of each ``z`` under N(mu, exp(log_var)): nats, elementwise."""
@@ -21,19 +24,10 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
     return -0.5 * (z.square() + math.log(2 * math.pi))
 
 
-def kl_from_standard_normal(mu: Tensor, log_var: Tensor) -> Tensor:
-    """Return KL(N(mu, exp(log_var)) ‖ N(0, 1)) (Kingma & Welling 2014, arXiv:1312.6114, B).
-
-    Returns:
-        Nats, elementwise, never below zero but for rounding.
-    """
-    return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
-
-
 class Posterior(Protocol):
     """q(z | x) of B images, over all latent variables."""
 
-    def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, shape: Sequence[int] = (), generator: Source = None) -> Tensor:
         """Return reparametrised samples, ``(*shape, B, Z)``."""
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -52,14 +46,10 @@ class DiagonalNormal(NamedTuple):
         mu, log_var = wide(output).chunk(2, -1)
         return cls(mu, log_var)
 
-    def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, shape: Sequence[int] = (), generator: Source = None) -> Tensor:
         """Return reparametrised samples, ``(*shape, *mu.shape)``."""
-        noise = torch.randn(
-            (*shape, *self.mu.shape),
-            generator=generator,
-            device=self.mu.device,
-            dtype=self.mu.dtype,
-        )
+        like, shape = self.mu, (*shape, *self.mu.shape)
+        noise = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
         return self.mu + (0.5 * self.log_var).exp() * noise
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -67,5 +57,9 @@ class DiagonalNormal(NamedTuple):
         return normal_log_prob(z, self.mu, self.log_var)
 
     def kl(self) -> Tensor:
-        """Return the KL from N(0, I) by variable in nats."""
-        return kl_from_standard_normal(self.mu, self.log_var)
+        """Return KL(N(mu, exp(log_var)) ‖ N(0, 1)) (Kingma & Welling 2014, arXiv:1312.6114, B).
+
+        Returns:
+            Nats by variable, never below zero but for rounding.
+        """
+        return 0.5 * (self.mu.square() + self.log_var.exp() - 1 - self.log_var)

@@ -113,8 +113,7 @@ def defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 def settings(trial: Any) -> dict[str, Any]:
     """Return what ``config.json`` of a trial's run will hold; see ``train``."""
     config, machine, _ = _values(trial)
-    device, threads = str(resolve_device(machine.device)), machine.threads or 1
-    return {**settings_of(config, machine), "device": device, "threads": threads}
+    return settings_of(config, machine)
 
 
 def train(
@@ -210,12 +209,7 @@ class VAEWork:
 
     def train(self, events: EventFile, between: Callable[[], None]) -> None:
         """Train to the last step, with logs, calling ``between`` after every one."""
-
-        def pause() -> bool:
-            between()
-            return False
-
-        for log in self.trainer.run(pause):
+        for log in self.trainer.run(between):
             self._log(log, events)
 
     def _log(self, log: LogStep, events: EventFile) -> None:
@@ -250,11 +244,12 @@ class VAEWork:
         """Measure the chosen weights on the test split and write what belongs to them."""
         config, model = self.config, self.trainer.model
         step, kinds = self.trainer.selected()
-        model.load_state_dict(kinds[config.weights])
-        protocol = Protocol(config.dataset, n_samples=config.n_samples, weights=config.weights)
+        reported = "averaged" if config.ema_epochs else "raw"
+        model.load_state_dict(kinds[reported])
+        protocol = Protocol(config.dataset, n_samples=config.n_samples, weights=reported)
         print(f"measuring: K = {config.n_samples}, {len(self.images.test)} images", file=sys.stderr)
         measured = nll(model, self.images, protocol)
-        save_weights(config.weights, kinds, folder)
+        save_weights(reported, kinds, folder)
         with whole_file(folder / "per_image_nll.npy") as file:
             np.save(file, measured.per_image_nll.numpy())
         pictures.save(pictures.samples(model), folder / "samples.png")

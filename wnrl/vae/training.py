@@ -123,7 +123,7 @@ class Trainer:
             return self._gradient_step
         return Replayed(self._gradient_step, self.device, [self.generator])
 
-    def run(self, pause: Callable[[], bool] = lambda: False) -> Iterator[LogStep]:
+    def run(self, pause: Callable[[], bool | None] = lambda: False) -> Iterator[LogStep]:
         """Train to the end, or until ``pause`` says so.
 
         Args:

@@ -11,7 +11,7 @@ from wnrl.nn import data_init, shared_weights
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.models.attention import Read, Write
 from wnrl.vae.pixels import PixelLikelihood, wide
-from wnrl.vae.posteriors import DiagonalNormal, standard_normal_log_prob
+from wnrl.vae.posteriors import DiagonalNormal, Source, standard_normal_log_prob
 
 INIT_STD = 0.01
 PASSES = 3  # of data_init: behind them, deviations are right to 1 %
@@ -162,9 +162,7 @@ class DRAW(VAE):
         first = self.draw(self.checked(x), x.new_zeros(1, len(x), self.latent_dim)).q
         return first.mu.squeeze(1), first.log_var.squeeze(1)
 
-    def forward(
-        self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
-    ) -> Terms:
+    def forward(self, x: Tensor, n_samples: int = 1, generator: Source = None) -> Terms:
         """Do as ``VAE.forward``; the KL of a step is in closed form given the steps before."""
         rows = self.checked(x).repeat(n_samples, 1, 1, 1)  # (K · B, C, H, W)
         noise = self.standard_noise((self.n_steps, len(rows), self.latent_dim), generator)
@@ -177,7 +175,7 @@ class DRAW(VAE):
             drawing.q.kl().sum(-1).reshape(shape),
         )
 
-    def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_prior(self, n: int, generator: Source = None) -> Tensor:
         """Draw the latents of all steps ``n`` times from the prior, ``(n, T, Z)``."""
         return self.standard_noise((n, self.n_steps, self.latent_dim), generator)
 

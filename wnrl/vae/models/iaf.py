@@ -11,7 +11,7 @@ from wnrl.nn.layers import MaskedLinear
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.models.conv import conv_decoder, conv_encoder, conv_hidden
 from wnrl.vae.pixels import PixelLikelihood, wide
-from wnrl.vae.posteriors import DiagonalNormal, standard_normal_log_prob
+from wnrl.vae.posteriors import DiagonalNormal, Source, standard_normal_log_prob
 
 KEEP = 2.0
 """Added to the gates before the sigmoid: at first a step keeps 88 % of z (the paper's 1 to 2)."""
@@ -125,9 +125,7 @@ class ConvIAFVAE(VAE):
             z, log_det = z.flip(-1), (log_det + log_keep).flip(-1)
         return z, log_det
 
-    def forward(
-        self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
-    ) -> Terms:
+    def forward(self, x: Tensor, n_samples: int = 1, generator: Source = None) -> Terms:
         """Do as ``VAE.forward``."""
         q, context = self._encode(x)
         start = q.sample((n_samples,), generator)

@@ -1,6 +1,7 @@
 """MLPs: Kingma & Welling's VAE in the sizes of Burda et al. (2016), one and two layers of z."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from wnrl.errors import check_positive
 from wnrl.networks import mlp
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.pixels import PixelLikelihood
-from wnrl.vae.posteriors import DiagonalNormal, standard_normal_log_prob
+from wnrl.vae.posteriors import DiagonalNormal, Source, standard_normal_log_prob
 
 
 def hidden_layers(model: VAE) -> list[str]:
@@ -63,7 +64,7 @@ class Chain(NamedTuple):
     upper: nn.Module
     """From z1 to mu and log_var of z2."""
 
-    def sample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, shape: Sequence[int] = (), generator: Source = None) -> Tensor:
         """Return reparametrised samples, ``(*shape, B, Z1 + Z2)``."""
         z1 = self.first.sample(shape, generator)
         z2 = DiagonalNormal.from_output(self.upper(z1)).sample((), generator)
@@ -115,9 +116,7 @@ class TwoLayerVAE(VAE):
         super().__init__(image_shape, first, likelihood)
         self.upper_dim = second
 
-        def net(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
-            return mlp(inputs, hidden, outputs, activation=activation)
-
+        net = partial(mlp, activation=activation)
         self.encoder = net(prod(self.image_shape), hidden_below, 2 * first)
         self.upper_encoder = net(first, hidden_above, 2 * second)
         self.upper_decoder = net(second, hidden_above[::-1], 2 * first)
@@ -127,9 +126,7 @@ class TwoLayerVAE(VAE):
         """Return the prior p(z1 | z2), from ``(..., Z2)``."""
         return DiagonalNormal.from_output(self.upper_decoder(z2))
 
-    def forward(
-        self, x: Tensor, n_samples: int = 1, generator: torch.Generator | None = None
-    ) -> Terms:
+    def forward(self, x: Tensor, n_samples: int = 1, generator: Source = None) -> Terms:
         """Do as ``VAE.forward``."""
         q1 = DiagonalNormal(*self.encode(x))
         z1 = q1.sample((n_samples,), generator)
@@ -153,7 +150,7 @@ class TwoLayerVAE(VAE):
         log_prior = self.prior_below(z2).log_prob(z1).sum(-1) + standard_normal_log_prob(z2).sum(-1)
         return self.likelihood.log_prob(x, self.decode(z1)) + log_prior
 
-    def draw_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_prior(self, n: int, generator: Source = None) -> Tensor:
         """Draw ``n`` of z1 from the prior, ``(n, Z1)``."""
         z2 = self.standard_noise((n, self.upper_dim), generator)
         return self.prior_below(z2).sample((), generator)

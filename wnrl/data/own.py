@@ -1,0 +1,188 @@
+"""Data sets of one's own: pictures in a folder, arrays in a file of numpy."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wnrl.data.images import PARTS, Images
+from wnrl.errors import UsageError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+SYNONYMS = {"training": "train", "val": "valid", "validation": "valid", "testing": "test"}
+"""From other names of subfolders and arrays to the parts that they are."""
+GREY = ("1", "L", "LA")
+WIDE = ("I", "F")
+"""Modes of PIL without colour, and those with more than 8 bits."""
+LEVELS = 256
+
+
+def look_at_pictures(folder: Path) -> tuple[int, int, int]:
+    """Return the shape of the pictures in a folder, that of the first one.
+
+    Raises:
+        UsageError: there is no such folder, or no picture in it, or the first one is damaged.
+    """
+    with _opened(_picture_paths(folder)[0]) as picture:
+        return 1 if picture.mode in GREY else 3, picture.height, picture.width
+
+
+def load_pictures(folder: Path) -> Images:
+    """Return all pictures in a folder, in the order of their paths.
+
+    Subfolders that are called as the parts, or as ``SYNONYMS`` says, are the three parts. Else the
+    path of a picture below the folder decides, whatever other pictures there are: its SHA-256's
+    first byte modulo ten is 0 for testing, 1 for validation, 2 to 9 for training. Where there are
+    ``train`` and ``test`` alone, those of ``train`` with a 1 are for validation.
+
+    Raises:
+        UsageError: as ``look_at_pictures``; or pictures differ in size, one has colour where the
+            first has none, one is damaged, or a part has none.
+    """
+    paths, shape = _picture_paths(folder), look_at_pictures(folder)
+    names = [path.relative_to(folder) for path in paths]
+    tops = {_top(name) for name in names if len(name.parts) > 1}
+    in_folders = tops >= {"train", "test"}
+    parts: dict[str, list[Tensor]] = {name: [] for name in PARTS}
+    for path, name in zip(paths, names, strict=True):
+        place = hashlib.sha256(name.as_posix().encode()).digest()[0] % 10
+        part = {0: "test", 1: "valid"}.get(place, "train")
+        if in_folders and not (_top(name) == "train" and part == "valid" and "valid" not in tops):
+            part = _top(name)
+        if part not in parts:
+            told = "is in none of the folders train, valid and test, which are there"
+            raise UsageError(f"{path} {told}")
+        parts[part].append(_pixels(path, shape, paths[0]))
+    for part, pictures in parts.items():
+        if not pictures:
+            raise UsageError(
+                f"folder {folder} has no picture for {part!r}: give it subfolders train, valid and "
+                f"test, got {len(paths)} pictures whose paths decide"
+            )
+    rule = "by their folders" if in_folders else "by the SHA-256 of their paths"
+    sizes = " / ".join(str(len(pictures)) for pictures in parts.values())
+    train, valid, test = (torch.stack(pictures) for pictures in parts.values())
+    return Images(f"folder:{folder}", train, valid, test, LEVELS, f"{sizes} pictures, {rule}")
+
+
+def _top(name: Path) -> str:
+    """Return what the first folder of a path says."""
+    top = name.parts[0].lower()
+    return SYNONYMS.get(top, top)
+
+
+def _picture_paths(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UsageError(f"dataset 'folder:{folder}' is not there: no folder {folder.absolute()}")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    # Systems keep hidden files of their own.
+    paths = [p for p in paths if not any(q.startswith(".") for q in p.relative_to(folder).parts)]
+    if not paths:
+        raise UsageError(f"folder {folder} has no pictures ({', '.join(ENDINGS)})")
+    return paths
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{path} is damaged or no picture") from error
+
+
+def _pixels(path: Path, shape: tuple[int, int, int], first: Path) -> Tensor:
+    """Return a picture as uint8, ``(C, height, width)``."""
+    channels, height, width = shape
+    with _opened(path) as picture:
+        if picture.size != (width, height):
+            raise UsageError(
+                f"pictures must have one size: {first} is {width} × {height}, "
+                f"{path} is {picture.width} × {picture.height}; resize them"
+            )
+        if picture.mode.startswith(WIDE):
+            raise UsageError(f"{path} must have 8 bits a colour, got PIL's mode {picture.mode!r}")
+        if channels == 1 and picture.mode not in GREY:
+            raise UsageError(f"{path} has colour, which {first} has not: make them alike")
+        pixels = np.array(picture.convert("L" if channels == 1 else "RGB"))
+    return torch.from_numpy(pixels).reshape(height, width, channels).permute(2, 0, 1).contiguous()
+
+
+def load_arrays(path: Path) -> Images:
+    """Return the images of an ``.npz`` file.
+
+    Its arrays ``train``, ``valid`` (or ``val``) and ``test`` are the three parts; ``x_train`` and
+    so on, as Keras calls them, will do, and there may be no other images. Without ``valid``, the
+    last tenth of ``train`` is for validation. A single array is split by its rows: of ten, the
+    ninth is for validation, the tenth for testing. Values are uint8, or truth values, which are two
+    levels; a number ``levels`` in the file says that there are fewer levels than 256.
+
+    Raises:
+        UsageError: there is no such file, it is damaged, or its arrays are no images.
+    """
+    try:
+        return _read_arrays(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise UsageError(f"dataset 'npz:{path}': no file {path.absolute()}") from error
+
+
+@lru_cache(maxsize=1)  # a configuration looks at it several times before it is trained on
+def _read_arrays(path: Path, changed: int) -> Images:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in saved if not name.startswith("y_")}
+    except Exception as error:  # zipfile, zlib, numpy: each has its own
+        raise UsageError(f"{path} is damaged or no .npz file of arrays") from error
+    levels = arrays.pop("levels", np.array(256))
+    if levels.shape or levels.dtype.kind not in "ui" or not 2 <= levels <= 256:
+        raise UsageError(f"{path} must have levels from 2 to 256, one number, got {levels!r}")
+    bare = {name: name.removeprefix("x_") for name in arrays}  # with an x in Keras's words
+    named = {name: SYNONYMS.get(word, word) for name, word in bare.items()}
+    parts = {part: arrays[name] for name, part in named.items() if part in PARTS}
+    images = [name for name, part in named.items() if part in parts or arrays[name].ndim > 2]
+    if not parts and len(arrays) == 1:
+        rows = np.atleast_1d(*arrays.values())
+        place = np.arange(len(rows)) % 10
+        parts = {"train": rows[place < 8], "valid": rows[place == 8], "test": rows[place == 9]}
+        rule = "by row: of ten the ninth / the tenth for validation / testing"
+    elif parts.keys() >= {"train", "test"} and len(parts) == len(images):
+        rule = "as in the file"
+        if "valid" not in parts:
+            n = len(parts["train"]) - len(parts["train"]) // 10
+            parts["train"], parts["valid"] = parts["train"][:n], parts["train"][n:]
+            rule += ", the last tenth of train for validation"
+    else:
+        raise UsageError(
+            f"{path} must have arrays train, test and perhaps valid, each once and no other "
+            f"images, or a single array, got {', '.join(arrays) or 'none'}"
+        )
+    train, valid, test = (_levels_of(path, name, parts[name]) for name in PARTS)
+    if parts["train"].dtype == np.bool_:
+        levels = np.array(2)
+    elif levels == 256 and train.max() == 1:
+        raise UsageError(f"{path} has zeros and ones alone: say so with an array levels=2")
+    split = f"{len(train)} / {len(valid)} / {len(test)} images, {rule}"
+    return Images(f"npz:{path}", train, valid, test, int(levels), split)
+
+
+def _levels_of(path: Path, name: str, values: np.ndarray) -> Tensor:
+    """Return an array as grey levels, ``(N, C, height, width)``."""
+    if values.ndim == 3:
+        values = values[:, None]
+    if values.ndim != 4 or not values.size:
+        raise UsageError(
+            f"{path} must have images (N, C, height, width) or (N, height, width) for {name!r}, "
+            f"got an array {values.shape}"
+        )
+    if values.dtype not in (np.uint8, np.bool_):
+        raise UsageError(
+            f"{path} must have uint8, whole numbers from 0 to 255, for {name!r}, got "
+            f"{values.dtype}; of x from 0 to 1 they are (255 * x).round().astype('uint8')"
+        )
+    return torch.from_numpy(np.ascontiguousarray(values, np.uint8))
