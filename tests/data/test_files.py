@@ -215,11 +215,6 @@ def test_a_file_put_where_the_message_says_is_found(below, file, content, capfd)
     assert len(fetch("set", file, None)) == 3
 
 
-def test_what_cannot_be_downloaded_is_not_tried(tmp_path):
-    with pytest.raises(UsageError, match=r"needs omniglot_small.*see https://github.com"):
-        data.load("omniglot-small", tmp_path)
-
-
 def test_idx_files_are_read_pixel_by_pixel_in_order():
     read = read_idx(idx(pixels(3)))
     assert read.shape == (3, 28, 28)
@@ -235,7 +230,7 @@ def test_what_is_no_idx_file_of_bytes_is_refused(raw):
 
 
 def test_every_published_file_has_a_checksum_of_a_known_kind():
-    files = [*sets.MNIST, *sets.FASHION, *sets.STATIC, sets.CIFAR10, sets.OMNIGLOT_SMALL]
+    files = [*sets.MNIST, *sets.FASHION, *sets.STATIC, sets.CIFAR10]
     for file in files:
         kind, _, value = file.checksum.partition(":")
         assert len(value) == 2 * hashlib.new(kind).digest_size

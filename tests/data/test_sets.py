@@ -18,12 +18,10 @@ CHECKSUMS = [2204355587, 2356445317, 645888276]
 FILES = {
     "mnist": sets.MNIST,
     "mnist-static": sets.STATIC,
-    "omniglot-small": (sets.OMNIGLOT_SMALL,),
 }
 SIZES = {
     "mnist": [59_600, 400, 10_000],
     "mnist-static": [50_000, 10_000, 10_000],
-    "omniglot-small": [3872, 484, 484],
 }
 
 
@@ -143,18 +141,6 @@ def test_the_last_400_training_images_of_mnist_are_for_validation():
     images = data.load("mnist")
     everything = fetch("mnist", sets.MNIST[0], None).unsqueeze(1)
     assert torch.equal(torch.cat([images.train, images.valid]), everything)
-
-
-@needs("omniglot-small")
-def test_every_part_of_omniglot_has_every_character_by_writers_of_its_own():
-    drawings = fetch("omniglot-small", sets.OMNIGLOT_SMALL, None)
-    images = data.load("omniglot-small")
-    # The second character's writer 16 is the third validation image.
-    drawing = torch.nn.functional.pad(drawings[20 + 16], (3, 4, 3, 4))
-    rows = [drawing[4 * i : 4 * i + 4, :].amax(0) for i in range(28)]
-    by_hand = torch.stack([torch.stack([r[4 * j : 4 * j + 4].amax() for j in range(28)])
-                           for r in rows])  # fmt: skip
-    assert torch.equal(images.valid[2, 0], by_hand)
 
 
 def test_cifar_is_read_plane_by_plane(tmp_path, monkeypatch):

@@ -31,7 +31,6 @@ DATASETS: dict[str, Dataset] = {
     "digits": Dataset((1, 8, 8), 17, sets.load_digits),
     "mnist": Dataset((1, 28, 28), 256, sets.load_mnist),
     "mnist-static": Dataset((1, 28, 28), 2, sets.load_mnist_static),
-    "omniglot-small": Dataset((1, 28, 28), 2, sets.load_omniglot_small),
     "fashion-mnist": Dataset((1, 28, 28), 256, sets.load_fashion_mnist),
     "cifar10": Dataset((3, 32, 32), 256, sets.load_cifar10),
 }

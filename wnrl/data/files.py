@@ -39,8 +39,6 @@ class File:
     """Where it can be had."""
     others: tuple[str, ...] = ()
     """Other names for the same images: ``name.npz:key`` is an array of an archive of numpy."""
-    downloadable: bool = True
-    """Whether ``url`` is the file itself, rather than a page about it."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,8 +182,6 @@ def _downloaded(dataset: str, file: File, data_dir: Path | None) -> Tensor:
         f"dataset {dataset!r} needs {file.name}, which is not in {looked} (or {dataset}/ below)"
     )
     put = "put it there, or say where it is with data_dir or WNRL_DATA"
-    if not file.downloadable:
-        raise UsageError(f"{missing}; see {file.url}, and {put}")
     with extra("lab", f"{missing}; get it from {file.url} and {put}; downloading it"):
         from pooch import HTTPDownloader  # type: ignore[import-untyped]
     try:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from wnrl.data.files import File, fetch
 from wnrl.data.images import Images
@@ -44,12 +43,6 @@ STATIC = tuple(
         ("valid", "069b4f0beb389b776478c3e872b4df71c95ac4be64d7cbe6d32e24ebac8e6d5e"),
         ("test", "ca0294c3b8d984c7a1dc891015a8eea6f37bae59a34e35ea0fc8c47110a8dd86"),
     )
-)
-OMNIGLOT_SMALL = File(
-    "omniglot_small-images-idx3-ubyte.gz",
-    "sha256:9b55cf85e22eef0fdafaa9095c5e290b11073fff7a9c9c97f2c3614d56d6350b",
-    "https://github.com/brendenlake/omniglot (data_background_small1.mat and small2.mat, as idx)",
-    downloadable=False,
 )
 CIFAR10 = File(
     "cifar-10-binary.tar.gz",
@@ -135,30 +128,6 @@ def load_mnist_static(data_dir: Path | None = None) -> Images:
     name = "mnist-static"
     train, valid, test = (fetch(name, file, data_dir).unsqueeze(1) for file in STATIC)
     split = f"{len(train)} / {len(valid)} / {len(test)} images, as published"
-    return Images(name, train, valid, test, levels=2, split=split)
-
-
-def load_omniglot_small(data_dir: Path | None = None) -> Images:
-    """Handwritten characters of 8 alphabets: 242 characters by 20 writers each, binary, 28 × 28.
-
-    From the drawings of 105 × 105 pixels of Omniglot's two small background sets (Lake et al.,
-    2015): padded to 112, then the maximum of every 4 × 4, so that strokes stay whole. Writers
-    0 … 15 of each character are for training, 16 and 17 for validation, 18 and 19 for testing. It
-    is not the set of 28 × 28 that likelihoods are published for; no number compares with those.
-
-    Args:
-        data_dir: where the file is; None: the usual places.
-
-    Raises:
-        UsageError: the file is nowhere, or is another one.
-    """
-    name = "omniglot-small"
-    drawings = fetch(name, OMNIGLOT_SMALL, data_dir).unsqueeze(1)
-    padded = nn.functional.pad(drawings, (3, 4, 3, 4))
-    small = nn.functional.max_pool2d(padded.float(), 4).to(torch.uint8)
-    writers = small.unflatten(0, (-1, 20))  # (242 * 20, 1, 28, 28) -> (242, 20, 1, 28, 28)
-    train, valid, test = (part.flatten(0, 1) for part in writers.split([16, 2, 2], dim=1))
-    split = "writers 0 to 15 / 16 and 17 / 18 and 19 of each character"
     return Images(name, train, valid, test, levels=2, split=split)
 
 

@@ -60,7 +60,7 @@ class VAEConfig(Limited):
     """The kind of VAE: mlp, mlp2, conv, conv_iaf, draw, draw_attention or frames; a key of
     wnrl.vae.models.MODELS."""
     dataset: str = "digits"
-    """digits, mnist, mnist-static, omniglot-small, fashion-mnist or cifar10; frames:<env id>;
+    """digits, mnist, mnist-static, fashion-mnist or cifar10; frames:<env id>;
     folder:<path> of pictures; npz:<path> of arrays; a key of wnrl.data.DATASETS."""
     norm: NormKey = "weight"
     """Normalisation: none, weight, weight_mean, mean, projected, batch, batch_renorm, layer, rms or

@@ -29,10 +29,7 @@ _ADAMAX: Mapping[str, Any] = {
     "epochs": 5, "batch_size": 100, "optimizer": "adamax", "learning_rate": 2e-3,
     "schedule": "constant", "ema_epochs": 1.0, "n_samples": 100,
 }  # fmt: skip
-_CONV = {
-    USUAL: _ADAMAX,
-    "long": {**_ADAMAX, "epochs": 300, "ema_epochs": 10.0, "n_samples": 1000},
-}
+_CONV = {USUAL: _ADAMAX, "long": {**_ADAMAX, "epochs": 300, "ema_epochs": 10.0, "n_samples": 1000}}
 # The code that their DRAW started from has 100 epochs, and 64 steps with attention.
 _CLIPPED: Mapping[str, Any] = {
     "epochs": 10, "batch_size": 100, "learning_rate": 1e-3, "schedule": "constant",

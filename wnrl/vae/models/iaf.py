@@ -101,8 +101,7 @@ class ConvIAFVAE(VAE):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Do as ``VAE.encode``, for z_0, before the flow."""
-        start, _ = self._encode(x)
-        return start.mu, start.log_var
+        return self._encode(x)[0]
 
     def _encode(self, x: Tensor) -> tuple[DiagonalNormal, Tensor]:
         output = self.encoder(self.checked(x))
