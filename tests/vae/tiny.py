@@ -13,8 +13,8 @@ SIZES = {
     "mlp2": {"hidden_below": (9, 8), "hidden_above": (7,), "latent_dims": (4, 3)},
     "conv": {"latent_dim": 3},
     "conv_iaf": {"latent_dim": 3, "width": 11},
-    "draw": {"latent_dim": 3, "n_steps": 3, "hidden_size": 7},
-    "draw_attention": {"latent_dim": 3, "n_steps": 3, "hidden_size": 7},
+    "draw": {"latent_dim": 3, "draw_steps": 3, "hidden_size": 7},
+    "draw_attention": {"latent_dim": 3, "draw_steps": 3, "hidden_size": 7},
     "frames": {"latent_dim": 3},
 }
 # DRAW has no hidden layer, so these norms find no place in it.

@@ -22,12 +22,9 @@ MNIST = tuple(
     )
 )
 _ZALANDO = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-FASHION = tuple(
-    File(name, f"md5:{md5}", _ZALANDO + name)
-    for name, md5 in (
-        (_TRAIN, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
-        (_TEST, "bef4ecab320f06d8554ea6380940ec79"),
-    )
+FASHION = (
+    File(_TRAIN, "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d", _ZALANDO + _TRAIN),
+    File(_TEST, "md5:bef4ecab320f06d8554ea6380940ec79", _ZALANDO + _TEST),
 )
 _LAROCHELLE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
 # The files as published, one line of zeros and ones an image, and the same bits as idx files.

@@ -15,13 +15,8 @@ from wnrl.runs.present import WHERE
 from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.models import MODELS
 
-# Settings that only some models have, and what their arguments are called there.
-SIZES = {
-    "hidden": "hidden",
-    "latent_dim": "latent_dim",
-    "activation": "activation",
-    "draw_steps": "n_steps",
-}
+SIZES = ("hidden", "latent_dim", "activation", "draw_steps")
+"""Settings that only some models have: arguments of their constructors."""
 Widths = Annotated[tuple[int, ...], limit(lambda ns: len(ns) and min(ns) > 0, "widths above zero")]
 SAMPLES_ONLY = ("conv_iaf", "draw", "draw_attention")
 """Models whose posterior has a density at its own samples alone."""
@@ -140,13 +135,13 @@ class VAEConfig(Limited):
     def _settle_sizes(self) -> None:
         """Fill what was not given with the model's own; refuse what it does not have."""
         arguments = inspect.signature(MODELS[self.model]).parameters
-        for name, argument in SIZES.items():
+        for name in SIZES:
             value = getattr(self, name)
-            if argument not in arguments:
+            if name not in arguments:
                 if value is not None:
                     raise UsageError(f"{name} is no setting of model {self.model!r}, got {value!r}")
             elif value is None:
-                object.__setattr__(self, name, arguments[argument].default)
+                object.__setattr__(self, name, arguments[name].default)
 
     def _check_together(self) -> None:
         """Refuse settings that do not go together, or that would be ignored."""

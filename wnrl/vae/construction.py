@@ -39,8 +39,7 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
     Warns:
         UserWarning: the norm found no place in the model.
     """
-    sizes = {argument: getattr(config, name) for name, argument in SIZES.items()}
-    sizes = {argument: size for argument, size in sizes.items() if size is not None}
+    sizes = {name: size for name in SIZES if (size := getattr(config, name)) is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         shape, levels = config.images.shape, config.images.levels

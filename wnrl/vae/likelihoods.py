@@ -121,11 +121,9 @@ class LogisticMixture(DiscretisedLogistic):
 
     def start(self, pixel_means: Tensor) -> Tensor:
         """Do as the base class says; all components are alike."""
-        y = 2 * pixel_means - 1
-        logit, log_scales, couplings = (
-            y.new_zeros(size, *y.shape[1:]) for size in (1, *self._sizes[2:])
-        )
-        return torch.cat([logit, y, log_scales, couplings]).repeat(self.components, 1, 1)
+        component = pixel_means.new_zeros(sum(self._sizes), *pixel_means.shape[1:])
+        component[1 : 1 + self.channels] = 2 * pixel_means - 1
+        return component.repeat(self.components, 1, 1)
 
     def _split(self, params: Tensor) -> tuple[Tensor, ...]:
         """Split P into logits, means, log-scales and couplings, ``(..., N, ·, H, W)`` each."""

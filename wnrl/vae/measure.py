@@ -210,16 +210,16 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
         )
     log_p, elbo = bounds
     spread = means.cpu().var(0)
-    per_image = -log_p
+    per_image, bits = -log_p, None
+    if likelihood.levels not in (2, None):
+        bits = bits_per_dim(per_image.mean().item(), images.shape, likelihood)
     return Likelihood(
         protocol,
         per_image,
         elbo,
         active_units=int((spread > ACTIVE).sum()),
         latent_units=len(spread),
-        bits_per_dim=bits_per_dim(per_image.mean().item(), images.shape, likelihood)
-        if likelihood.levels not in (2, None)
-        else None,
+        bits_per_dim=bits,
         images_crc32=f"{zlib.crc32(pixels.numpy().tobytes()):08x}",
         kind=likelihood.meaning,
         scores="density" if likelihood.levels is None else "probability",

@@ -48,11 +48,8 @@ class Witness:
                     if t.requires_grad:
                         t.register_hook(lambda g: self.look(f"gradient of the output of {name}", g))
 
-        looks = {
-            layer: lambda _, __, output, name=name: after(name, output)
-            for name, layer in self.model.named_modules()
-            if not any(True for _ in layer.children())
-        }
+        leaves = [(name, part) for name, part in self.model.named_modules() if not part._modules]
+        looks = {part: lambda _, __, t, name=name: after(name, t) for name, part in leaves}
         with hooked("forward", looks):
             yield
 

@@ -236,15 +236,8 @@ class Trainer:
     def _log(self, means: dict[str, Tensor], update: dict[str, Tensor]) -> LogStep:
         with self.measured_weights():
             measured = self.validation.bounds()
-        scalars = to_floats(
-            {
-                **means,
-                **measured,
-                PARAMETERS: self._parameter_norm(),
-                **weight_lengths(self.model),
-                **update,
-            }
-        )
+        whole, lengths = self._parameter_norm(), weight_lengths(self.model)
+        scalars = to_floats({**means, **measured, PARAMETERS: whole, **lengths, **update})
         scalars[tags.LEARNING_RATE] = self.optimizer.param_groups[0]["lr"]
         scalars |= self.validation.bits(scalars)
         self._check(scalars)

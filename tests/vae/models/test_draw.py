@@ -161,7 +161,7 @@ def test_the_first_step_does_not_depend_on_later_ones():
 
 
 def test_steps_decide_how_long_it_draws():
-    model, x = build("draw", n_steps=5), images("draw")
+    model, x = build("draw", draw_steps=5), images("draw")
     assert model(x, 2).kl.shape == (2, 3, 5)
     assert model.draw_prior(4).shape == (4, 5, 3)
 
@@ -242,7 +242,7 @@ def test_dreg_is_refused():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"n_steps": 0}, "n_steps must be above zero, got 0"),
+        ({"draw_steps": 0}, "draw_steps must be above zero, got 0"),
         ({"hidden_size": 0}, "hidden_size must be above zero, got 0"),
         ({"read_size": 1}, "must be at least 2, got 1, 5 and"),
     ],

@@ -22,8 +22,8 @@ TWO_LATENTS = {
     "mlp2": ({"latent_dims": (1, 1)}, (2,)),
     "conv": ({"latent_dim": 2}, (2,)),
     "conv_iaf": ({"latent_dim": 2, "depth": 3}, (2,)),
-    "draw": ({"latent_dim": 1, "n_steps": 2}, (2, 1)),
-    "draw_attention": ({"latent_dim": 1, "n_steps": 2}, (2, 1)),
+    "draw": ({"latent_dim": 1, "draw_steps": 2}, (2, 1)),
+    "draw_attention": ({"latent_dim": 1, "draw_steps": 2}, (2, 1)),
 }
 
 

@@ -45,7 +45,7 @@ class DRAW(VAE):
     Args:
         image_shape: C, H, W of the images.
         latent_dim: Z, of each step.
-        n_steps: T; the published results have 64 with attention.
+        draw_steps: T; the published results have 64 with attention.
         hidden_size: units of each LSTM.
         attention: whether windows are read and written, or everything.
         read_size: N of the read window.
@@ -63,7 +63,7 @@ class DRAW(VAE):
         self,
         image_shape: ImageShape,
         latent_dim: int = 100,
-        n_steps: int = 10,
+        draw_steps: int = 10,
         hidden_size: int = 256,
         attention: bool = True,
         read_size: int = 2,
@@ -72,13 +72,13 @@ class DRAW(VAE):
         likelihood: PixelLikelihood | None = None,
     ) -> None:
         super().__init__(image_shape, latent_dim, likelihood)
-        check_positive(n_steps=n_steps, hidden_size=hidden_size)
+        check_positive(draw_steps=draw_steps, hidden_size=hidden_size)
         if min(read_size, write_size) < 2 or max(self.image_shape[1:]) < 2:
             raise UsageError(
                 "read_size, write_size and the image must be at least 2, got "
                 f"{read_size}, {write_size} and {self.image_shape}"
             )
-        self.n_steps, self.hidden_size = n_steps, hidden_size
+        self.n_steps, self.hidden_size = draw_steps, hidden_size
         self.read = Read(self.image_shape, hidden_size, read_size if attention else None)
         self.write = Write(self.params_shape, hidden_size, write_size if attention else None)
         self.encoder = nn.LSTMCell(self.read.n_features + hidden_size, hidden_size)
