@@ -148,7 +148,10 @@ def test_the_likelihood_decides_the_parameters_of_the_decoder(likelihood):
             lambda: MLPVAE(IMAGE, likelihood="logistic"),
             "must be a PixelLikelihood or None, got",
         ),
-        (lambda: small()(torch.zeros(4, *IMAGE).byte()), "as floats, got torch.uint8"),
+        (
+            lambda: small()(torch.zeros(4, *IMAGE).byte()),
+            "x must be torch.float32, as the model is, got torch.uint8",
+        ),
         (
             lambda: small().encode(255 * torch.ones(4, *IMAGE)),
             r"x must be within \[0, 1\], grey levels / \(levels - 1\), got values from 255 to 255",

@@ -129,11 +129,9 @@ class VAE(nn.Module):
         Raises:
             UsageError: latents of another size, type or device.
         """
-        if not isinstance(z, Tensor):
-            raise UsageError(f"z must be a tensor, got {type(z).__name__}")
+        self._check_home("z", z)
         if not z.dim() or z.shape[-1] != self.latent_dim:
             raise UsageError(f"z must have shape (..., {self.latent_dim}), got {tuple(z.shape)}")
-        self._check_home("z", z)
         params = self.decoder(z.reshape(-1, z.shape[-1]))
         return params.reshape(*z.shape[:-1], *self.params_shape)
 
@@ -230,23 +228,23 @@ class VAE(nn.Module):
         Raises:
             UsageError: it is not, or has values that ``PixelLikelihood.check`` refuses.
         """
-        if not isinstance(x, Tensor):
-            raise UsageError(f"x must be a tensor, got {type(x).__name__}")
+        self._check_home("x", x)
         if x.dim() != 4 or x.shape[1:] != self.image_shape:
             wanted = ", ".join(map(str, self.image_shape))
             raise UsageError(f"x must have shape (B, {wanted}), got {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise UsageError(f"x must be grey levels / (levels - 1) as floats, got {x.dtype}")
-        self._check_home("x", x)
         self.likelihood.check(x)
         return x
 
     def _check_home(self, name: str, t: Tensor) -> None:
-        """Raise UsageError if ``t`` is not on the device of the model, or not in its type."""
+        """Raise UsageError if ``t`` is no tensor on the device of the model and of its type."""
+        if not isinstance(t, Tensor):
+            raise UsageError(f"{name} must be a tensor, got {type(t).__name__}")
         like = next(self.parameters())
         if t.device != like.device:
             raise UsageError(f"{name} must be on {like.device}, as the model is, got {t.device}")
-        if t.dtype != like.dtype and not torch.is_autocast_enabled(t.device.type):
+        if t.dtype == like.dtype:
+            return
+        if not (t.is_floating_point() and torch.is_autocast_enabled(t.device.type)):
             raise UsageError(f"{name} must be {like.dtype}, as the model is, got {t.dtype}")
 
     def output_bias(self) -> Tensor:

@@ -24,7 +24,7 @@ from wnrl.vae.config import VAEConfig
 from wnrl.vae.construction import MODEL, build, save_weights
 from wnrl.vae.measure import Protocol, nll
 from wnrl.vae.presets import USUAL, preset
-from wnrl.vae.training import LogStep, Trainer
+from wnrl.vae.training import Trainer
 
 FILES = (MODEL, "samples.png", "per_image_nll.npy", "nll_*_K*_*.npz")
 """What belongs to a trained model; the last, which evaluations left beside it once, is not made."""
@@ -209,22 +209,19 @@ class VAEWork:
 
     def train(self, events: EventFile, between: Callable[[], None]) -> None:
         """Train to the last step, with logs, calling ``between`` after every one."""
-        for log in self.trainer.run(between):
-            self._log(log, events)
-
-    def _log(self, log: LogStep, events: EventFile) -> None:
         steps = self.curve["steps"]
-        shown = int(steps[-1]) * N_PICTURES // log.total_steps if steps else 0
-        steps.append(log.step)
-        for tag, value in log.scalars.items():
-            events.add_scalar(tag, value, log.step)
-            if tag in CURVES:
-                self.curve.setdefault(tag, []).append(value)
-        if log.step * N_PICTURES // log.total_steps > shown:
-            with self.trainer.measured_weights():
-                shots = pictures.all_pictures(self.trainer.model, self.images)
-            for tag, picture in shots.items():
-                events.add_image(tag, picture.numpy(), log.step)
+        for log in self.trainer.run(between):
+            shown = int(steps[-1]) * N_PICTURES // log.total_steps if steps else 0
+            steps.append(log.step)
+            for tag, value in log.scalars.items():
+                events.add_scalar(tag, value, log.step)
+                if tag in CURVES:
+                    self.curve.setdefault(tag, []).append(value)
+            if log.step * N_PICTURES // log.total_steps > shown:
+                with self.trainer.measured_weights():
+                    shots = pictures.all_pictures(self.trainer.model, self.images)
+                for tag, picture in shots.items():
+                    events.add_image(tag, picture.numpy(), log.step)
 
     def report(self) -> dict[str, Any]:
         """Return what the result has of training."""

@@ -125,9 +125,9 @@ class DRAW(VAE):
         Raises:
             UsageError: latents of another size.
         """
+        self._check_home("z", z)
         if z.dim() < 2 or z.shape[-1] != self.latent_dim or not z.shape[-2]:
             raise UsageError(f"z must have shape (..., T, {self.latent_dim}), got {tuple(z.shape)}")
-        self._check_home("z", z)
         canvases: list[Tensor] = []
         canvas, _, decoded = self._start(z.shape[:-2].numel())
         with self._weights_once():
