@@ -227,11 +227,6 @@ def test_an_agent_of_stacked_observations_is_evaluated_with_as_many(tmp_path, ca
     assert json.loads(capsys.readouterr().out)["mean_length"] <= 5
 
 
-def test_what_was_looked_for_beside_a_zip_is_told(zips, capsys):
-    assert leave("--model", zips / "ppo.zip", "--env-id", "CartPole-v1", "--episodes", 1) == 0
-    assert "none are near" in capsys.readouterr().err
-
-
 def test_a_run_folder_is_read_without_running_code_from_it(recurrent, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(recurrent[0], folder)

@@ -34,7 +34,7 @@ from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.rl.loading import load_agent
 from wnrl.rl.statistics import load_statistics
-from wnrl.runs import Stopped, read_config, read_result, write_json
+from wnrl.runs import Stopped, read_result, write_json
 from wnrl.sb3.parts import batch_norms
 
 ALGORITHMS = [row.config.algorithm for row in AGENTS.values()]
@@ -546,27 +546,6 @@ def test_a_resume_repeats_no_evaluation_where_updates_are_rarer_than_points(
     assert_same_run(one.folder, two.folder)
 
 
-def test_what_a_crash_left_after_the_last_checkpoint_is_not_in_the_curves(
-    tmp_path, every_progress, capsys
-):
-    class CrashError(Exception):
-        pass
-
-    def crash(fraction):
-        if fraction > 0.7:
-            raise CrashError
-
-    one, two = tmp_path / "whole", tmp_path / "parts"
-    train(small(one, "ppo"))
-    with pytest.raises(Stopped):
-        train(small(two, "ppo"), InterruptAt(0.2))
-    with pytest.raises(CrashError):
-        train(small(two, "ppo", resume=True), crash)
-    train(small(two, "ppo", resume=True))
-    assert capsys.readouterr().err.count("resumed at step 64 of 128") == 2
-    assert_same_run(one, two)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_last_evaluation_loses_nothing_that_was_learned(
     tmp_path, monkeypatch, number
@@ -611,19 +590,6 @@ def test_a_finished_run_extended_with_constant_schedules_equals_the_long_one(tmp
     assert train(dataclasses.replace(short, config=longer, resume=True)) == result
 
 
-def test_a_finished_run_is_only_extended_with_resume(tmp_path):
-    short = small(tmp_path / "run", "ppo", steps=64)
-    train(short)
-    before = {path: path.read_bytes() for path in short.folder.iterdir()}
-    longer = dataclasses.replace(short.config, total_timesteps=128)
-    with pytest.raises(UsageError, match="finished run of 64 steps; --resume extends it to 128"):
-        train(dataclasses.replace(short, config=longer))
-    shorter = dataclasses.replace(short.config, total_timesteps=32)
-    with pytest.raises(UsageError, match=r"total_timesteps=64 \(asked: 32\)"):
-        train(dataclasses.replace(short, config=shorter, resume=True))
-    assert before == {path: path.read_bytes() for path in short.folder.iterdir()}
-
-
 @pytest.fixture
 def stopped(tmp_path, every_progress):
     """The arguments of a run that was stopped in the middle."""
@@ -651,14 +617,6 @@ def test_a_resume_with_other_hyperparameters_is_refused_and_changes_nothing(stop
     with pytest.raises(UsageError, match=told):
         train(dataclasses.replace(stopped, config=config, resume=True))
     assert contents(stopped.folder) == before
-
-
-@pytest.mark.parametrize("name", ["film", "placement", "algorithm_kwargs"])
-def test_a_run_begun_before_there_was_a_setting_goes_on(stopped, name):
-    older = {key: value for key, value in read_config(stopped.folder).items() if key != name}
-    write_json(stopped.folder / "config.json", older)
-    assert leave("--run-dir", str(stopped.folder), "--resume") == 0
-    assert load_run(stopped.folder)[2][name] == stopped.as_config()[name]
 
 
 def test_resume_begins_where_there_is_nothing_to_go_on_from_and_says_so(tmp_path, capsys):
@@ -729,11 +687,6 @@ def test_a_resume_that_names_no_run_and_finds_none_is_refused(where, tmp_path, m
 def test_help_is_shown_where_there_is_no_run_to_go_on_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert leave("--resume", "--help") == 0
-
-
-def test_a_resume_that_names_its_run_begins_it(tmp_path, capsys):
-    assert leave("--algo", "ppo", "--resume", "--run-dir", str(tmp_path / "run"), *TINY) == 0
-    assert "nothing to resume, the run begins" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("resume", [["--resume"], []])
