@@ -36,7 +36,7 @@ from typing import Annotated, Any, Literal
 
 from scripts import _cli
 from wnrl.errors import UsageError
-from wnrl.limits import Count, Limited, Positive, Sizes, some
+from wnrl.limits import Count, Limited, Sizes, some
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,6 @@ class Args(Limited):
     """Which norms."""
     total_timesteps: Count = 100_000
     """Environment steps of a run."""
-    learning_rate: Positive = 3e-3
-    """At the start; it falls linearly to zero."""
     device: str = "cpu"
     """auto, cpu, cuda or cuda:<k>."""
 
@@ -134,8 +132,7 @@ def main(args: Args) -> None:
     if device.type == "cpu":
         os.environ["NPROC"] = "1"  # which XLA reads when it is first used
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else JAX takes most of a GPU
-    length, rate = args.total_timesteps, args.learning_rate
-    settings = SETTINGS | {"total_timesteps": length, "learning_rate": rate}
+    settings = SETTINGS | {"total_timesteps": args.total_timesteps, "learning_rate": 3e-3}
     configs = [PPOConfig.of({**settings, "norm": norm}) for norm in args.norms]
     rows = (row(config, size, device) for config in configs for size in args.members)
     _rounds.table(COLUMNS, rows)
