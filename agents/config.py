@@ -285,8 +285,6 @@ class Agent:
     """From the name of a published recipe to the hyperparameters that it changes in any preset."""
     compiled: Sequence[str] = ()
     """Methods that ``train`` calls, as <part of the policy>.<method>, for ``torch.compile``."""
-    not_compiled: str = ""
-    """The reason why there are none."""
 
     def build(self, *arguments: Any) -> Any:
         """Return the SB3 model, as ``agents.assembly.assemble`` does."""

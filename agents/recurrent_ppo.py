@@ -52,5 +52,5 @@ AGENT = Agent(
         ),
         "TMaze-v0": _like_ppo("TMaze-v0", lstm_hidden_size=32),  # ours
     },
-    not_compiled="torch.compile has no LSTM with gradients",
+    # Nothing is compiled: torch.compile has no LSTM with gradients.
 )  # fmt: skip

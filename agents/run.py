@@ -187,9 +187,8 @@ def train_agent(
             threads = choose_threads(settings["threads"], small)
             torch.set_num_threads(threads)
             model = row.build(config, env, settings["norm"], settings["seed"], device)
-            if settings["compile"] and row.not_compiled:
-                reason = f"{settings['algo']} is not compiled: {row.not_compiled}"
-                print(f"--compile: {reason}", file=sys.stderr)
+            if settings["compile"] and not row.compiled:
+                print(f"--compile: nothing of {settings['algo']} is compiled", file=sys.stderr)
             return AgentRun(
                 _plan(settings),
                 model,

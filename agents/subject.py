@@ -14,7 +14,7 @@ from agents import AGENTS
 from agents.run import factory_of, load_run
 from agents.settings import ENVIRONMENT
 from wnrl.rl.environments import vectorize_for_evaluation
-from wnrl.rl.loading import check_fits, load_agent, load_pickled_statistics
+from wnrl.rl.loading import load_agent, load_pickled_statistics
 from wnrl.rl.run import STATISTICS
 from wnrl.rl.statistics import load_statistics
 from wnrl.rl.training import Model
@@ -70,7 +70,6 @@ class Subject:
             statistics = beside
         with closing(_raw(environment, 1)) as env:
             model = load_agent(path, algorithms, device, env)
-            check_fits(model, env, path, environment["env_id"])
         return cls(model, environment, statistics, {"model": str(path)})
 
     def environments(self, n_envs: int, render_mode: str | None = None) -> VecEnv:

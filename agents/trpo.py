@@ -53,5 +53,5 @@ AGENT = Agent(
             n_critic_updates=15,
         ),
     },
-    not_compiled="torch.compile has no second derivatives",
+    # Nothing is compiled: torch.compile has no second derivatives.
 )  # fmt: skip

@@ -73,11 +73,6 @@ def test_everything_that_updates_call_is_there_to_be_compiled(algo):
         assert len(calls) == len(AGENTS[algo].compiled)
 
 
-def test_an_algorithm_that_is_not_compiled_has_a_reason():
-    for row in AGENTS.values():
-        assert bool(row.compiled) != bool(row.not_compiled)
-
-
 class Noise(gym.Env):
     """Pictures of nothing."""
 

@@ -36,7 +36,7 @@ def leave(*flags):
     """The exit code of the program, run in this process."""
     with pytest.raises(SystemExit) as left:
         _cli.run(main, Args, argv=[str(flag) for flag in flags])
-    return left.value.code
+    return left.value.code or 0
 
 
 def trained(folder, algo, **changes):

@@ -121,9 +121,8 @@ def _side_by_side(
         if not all(isinstance(part, spaces.Box) for part in _parts(seen).values()):
             raise UsageError(f"frame_stack {frame_stack} needs observations in a Box, got {seen}")
         venv = VecFrameStack(venv, frame_stack)
-    images = [cast(spaces.Box, part) for part in _parts(venv.observation_space).values()]
-    images = [image for image in images if is_image_space(image)]
-    if images and not any(is_image_space_channels_first(image) for image in images):
+    images = [part for part in _parts(venv.observation_space).values() if is_image_space(part)]
+    if images and not any(is_image_space_channels_first(cast(Any, image)) for image in images):
         venv = VecTransposeImage(venv)  # here, because SB3 would do it behind VecNormalize
     return venv
 

@@ -17,6 +17,7 @@ import wnrl.sb3  # noqa: F401 (registers the names of the policies)
 from wnrl.errors import UsageError, first_line, printable
 from wnrl.rl.models import plain_policy
 
+Algorithms = Iterable[type[BaseAlgorithm]]
 STAND_INS: dict[str, Any] = {
     **dict.fromkeys(("learning_rate", "clip_range"), 0.0),
     **dict.fromkeys(("lr_schedule", "exploration_schedule"), float),
@@ -28,10 +29,7 @@ STAND_INS: dict[str, Any] = {
 
 
 def load_agent(
-    path: Path,
-    algorithms: Iterable[type[BaseAlgorithm]],
-    device: torch.device | str = "cpu",
-    env: VecEnv | None = None,
+    path: Path, algorithms: Algorithms, device: torch.device | str, env: VecEnv
 ) -> BaseAlgorithm:
     """Return the agent that SB3's ``model.save`` wrote.
 
@@ -45,22 +43,28 @@ def load_agent(
             or of one that another Python wrote.
 
     Raises:
-        UsageError: there is no such file, it is damaged, or it holds no agent that acts.
+        UsageError: there is no such file, it is damaged, or it holds no agent that acts there.
     """
     if not path.is_file():
         raise UsageError(f"model {path} is no file, or does not exist")
     try:
-        return _load(path, algorithms, device, {})
+        model = _load(path, algorithms, device, {})
+        for word in ("observation_space", "action_space"):
+            trained, here = getattr(model, word), getattr(env, word)
+            if trained != here:
+                raise UsageError(
+                    f"model {path} does not fit the environment: its {word} is "
+                    f"{printable(trained)}, not {printable(here)}"
+                )
+        return model
     except UsageError:
         raise
     except Exception as error:  # whatever unpickling and SB3 raise for what is damaged or old
-        if env is None:
-            raise UsageError(f"model {path} is damaged, or no zip of SB3") from error
         reason = first_line(error)
     obs, actions = env.observation_space, env.action_space
-    spaces = {"observation_space": obs, "action_space": actions}
+    stand_ins = {**STAND_INS, "observation_space": obs, "action_space": actions}
     try:
-        model = _load(path, algorithms, device, STAND_INS | spaces)
+        model = _load(path, algorithms, device, stand_ins)
     except Exception as error:
         raise UsageError(
             f"model {path} is damaged, no zip of SB3, or does not fit observations "
@@ -75,10 +79,7 @@ def load_agent(
 
 
 def _load(
-    path: Path,
-    algorithms: Iterable[type[BaseAlgorithm]],
-    device: torch.device | str,
-    stand_ins: dict[str, Any],
+    path: Path, algorithms: Algorithms, device: torch.device | str, stand_ins: dict[str, Any]
 ) -> BaseAlgorithm:
     data, parameters, _ = load_from_zip_file(path, device="cpu", custom_objects=stand_ins)
     if not data or not parameters or not isinstance(data.get("policy_class"), type):
@@ -92,9 +93,7 @@ def _load(
     return algorithm.load(path, device=device, custom_objects=stand_ins, **small)
 
 
-def acting_with(
-    policy: type[BasePolicy], algorithms: Iterable[type[BaseAlgorithm]]
-) -> type[BaseAlgorithm] | None:
+def acting_with(policy: type[BasePolicy], algorithms: Algorithms) -> type[BaseAlgorithm] | None:
     """Return the algorithm that acts with a policy: the first whose own one is its next of kin.
 
     Algorithms that share a policy, as PPO and A2C do, act alike.
@@ -103,17 +102,6 @@ def acting_with(
     for algorithm in algorithms:
         by_policy.setdefault(plain_policy(algorithm), algorithm)
     return next((by_policy[kind] for kind in policy.__mro__ if kind in by_policy), None)
-
-
-def check_fits(model: BaseAlgorithm, env: VecEnv, path: Path, env_id: str) -> None:
-    """Raise UsageError where the agent of ``path`` has other spaces than ``env``."""
-    for word in ("observation_space", "action_space"):
-        trained, here = getattr(model, word), getattr(env, word)
-        if trained != here:
-            raise UsageError(
-                f"model {path} does not fit env_id {env_id!r}: its {word} is {printable(trained)}, "
-                f"the environment's {printable(here)}"
-            )
 
 
 def load_pickled_statistics(env: VecEnv, path: Path) -> VecNormalize:

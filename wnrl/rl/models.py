@@ -30,9 +30,7 @@ OPTIMIZERS: dict[str, str] = {
     "rmsprop_tf": "stable_baselines3.common.sb2_compat.rmsprop_tf_like:RMSpropTFLike",
 }
 """Importable names of optimizers, which have their default arguments."""
-SCHEDULED = ("learning_rate", "clip_range")
 OURS = ("norm", "norm_kwargs", "norm_heads", "placement", "data_init")
-FURTHER = ("policy_kwargs", "optimizer_kwargs")
 
 
 def plain_policy(algorithm: Any) -> Any:
@@ -43,7 +41,7 @@ def plain_policy(algorithm: Any) -> Any:
 def algorithm_arguments(algorithm: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that an algorithm takes, with schedules as SB3 has them."""
     arguments = _taken_by(algorithm, values)
-    for name in SCHEDULED:
+    for name in ("learning_rate", "clip_range"):
         if values.get(f"{name}_schedule") == "linear":
             arguments[name] = LinearSchedule(values[name], values.get(f"{name}_end", 0.0), 1.0)
     return arguments
@@ -73,7 +71,7 @@ def policy_arguments(algorithm: Any, values: Mapping[str, Any]) -> dict[str, Any
 
 def _taken_by(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that ``function`` has arguments for."""
-    names = inspect.signature(function).parameters.keys() - {*FURTHER}
+    names = inspect.signature(function).parameters.keys() - {"policy_kwargs", "optimizer_kwargs"}
     return {name: value for name, value in values.items() if name in names}
 
 

@@ -85,18 +85,13 @@ class AgentRun:
     ) -> None:
         self.plan, self.model, self.factory, self.compiled = plan, model, factory, compiled
         self.machine, self.identity, self.frame_stack = machine, identity, frame_stack
-        self.drawn = drawn
+        self.drawn, self.total_steps = drawn, plan.total_timesteps
         self.curve = Curve(plan.total_timesteps / plan.eval_points)
         self.best: dict[str, Any] = {}
         self.parts = 1
         self.seconds = 0.0  # of rollouts and updates
         self._late: Mapping[str, Any] | None = None
         self._in_rollout = False
-
-    @property
-    def total_steps(self) -> int:
-        """Environment steps of the whole run."""
-        return self.plan.total_timesteps
 
     @property
     def step(self) -> int:
