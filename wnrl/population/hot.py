@@ -112,8 +112,8 @@ class HotNetworks:
         plan, layers = self.plan, []
         views = plan.views(params), plan.buffer_views(buffers), plan.views(grads)
         for k, layer in self.layers.items():
-            p, b, g = (_short(below(each, f"{k}.")) for each in views)
-            layers.append(replace(layer, params=p, buffers=b, grads=g))
+            weights, running, gradients = (_short(below(each, f"{k}.")) for each in views)
+            layers.append(replace(layer, params=weights, buffers=running, grads=gradients))
         return layers
 
 

@@ -56,8 +56,8 @@ class PPO:
         device: where everything is.
         dtype: of all real numbers.
         chunk: members that are updated together; None: ``CHUNK`` on a CPU, else all.
-        formulas: compute by formula where there is one, and not by ``torch.func``; of recurrent
-            networks, LSTMs alone, always.
+        formulas: compute MLPs by formula where there is one; without, all by ``torch.func``.
+            Recurrent networks are not asked: their LSTMs have one.
         graph: replay iterations as a CUDA graph, on a GPU.
 
     Attributes:
