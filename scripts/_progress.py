@@ -1,9 +1,8 @@
 """A study on the terminal: what trains it, with bars or a line for each run, and its tables."""
 
 import shlex
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +13,29 @@ from rich.table import Table
 
 from scripts import _cli
 from wnrl.errors import UsageError, printable
+from wnrl.study.attempts import Pool
 from wnrl.study.cluster import ray_cluster
 from wnrl.study.execute import Event
 from wnrl.study.folder import REPORT, TABLE
 from wnrl.study.outcomes import read_outcome
 from wnrl.study.overall import overall
 from wnrl.study.plan import Task, Trial
-from wnrl.study.processes import processes
+from wnrl.study.processes import Processes
 from wnrl.study.sensitivity import sensitivities
 from wnrl.study.summary import Row, by_task
-from wnrl.study.table import cells, choice, columns
+from wnrl.study.table import cells, columns
 from wnrl.study.tensorboard import BANDS, view
 
-Execute = Callable[..., Generator[Event]]
-"""Trains jobs, each in at most ``time_limit`` seconds, and yields what happens."""
 
-
-@contextmanager
-def executor(
-    kind: str, address: str | None, workers: int, **where: Any
-) -> Iterator[tuple[int, Execute]]:
-    """Give how many jobs are trained at a time, and what trains them.
+def executor(kind: str, address: str | None, *where: Any) -> AbstractContextManager[Pool]:
+    """Return what gives a pool that trains jobs.
 
     Args:
         kind: ray or processes.
         address: Of the head of a Ray cluster to join.
-        workers: Processes of this machine.
-        **where: What both take: ``root``, ``imports`` and ``log``.
+        *where: As ``Processes`` has it.
     """
-    if kind == "processes":
-        yield workers, partial(processes, workers=workers, **where)
-        return
-    with ray_cluster(cpus=workers, address=address, **where) as cluster:
-        yield cluster.cpus, cluster.train
+    return ray_cluster(*where, address=address) if kind == "ray" else nullcontext(Processes(*where))
 
 
 def show_progress(events: Iterable[Event], total: int, done: int) -> int:
@@ -108,7 +97,7 @@ def show_tables(rows: Sequence[Row], baseline: str) -> None:
         console.print(as_table(task, of_task, baseline))
         for row in of_task:
             if row.choice:
-                print(f"{row.name} has {choice(row)}")
+                print(f"{row.name} has {row.choice}")
         for row in of_task:
             if row.verdict:
                 print(f"{row.name} {row.verdict.sentence}")

@@ -96,6 +96,7 @@ def compare(args: Args, limit: float | None) -> int:
     from scripts._progress import executor, show_places, show_progress, show_tables
     from wnrl.runs import is_finished
     from wnrl.runs.machine import usable_cores
+    from wnrl.study.attempts import carry_out
     from wnrl.study.batches import jobs
     from wnrl.study.execute import noted
     from wnrl.study.folder import add_duration, open_study, publish
@@ -109,12 +110,10 @@ def compare(args: Args, limit: float | None) -> int:
     planned = [*study.tuning_trials(), *study.trials()]
     jobs(planned, args.engine, workers)  # which refuses what the engine cannot train
     root = (args.run_dir or Path("runs") / study.name).absolute()
-    imports, n_crashed = (*_cli.imports(sys.argv[1:]), module), 0
-    log = f"{shard.name}-" if shard.count > 1 else ""
-    where = (args.executor, args.address, workers)
+    where, n_crashed = (root, workers, (*_cli.imports(sys.argv[1:]), module), shard.log), 0
     with (
         open_study(root, study, planned, shard, " ".join(["python", *sys.argv])),
-        executor(*where, root=root, imports=imports, log=log) as (n_jobs, execute),
+        executor(args.executor, args.address, *where) as pool,
     ):
 
         def train(trials: "Sequence[Trial]") -> None:
@@ -124,9 +123,9 @@ def compare(args: Args, limit: float | None) -> int:
             if not waiting:
                 return
             began, done = time.monotonic(), len(trials) - len(waiting)
-            batches = jobs(waiting, args.engine, n_jobs)
+            batches = jobs(waiting, args.engine, pool.size)
             try:
-                with closing(execute(batches, time_limit=limit)) as events:
+                with closing(carry_out(batches, pool, limit)) as events:
                     n_crashed += show_progress(noted(events, root), len(trials), done)
             finally:
                 add_duration(root, time.monotonic() - began)

@@ -104,12 +104,11 @@ def test_every_command_of_the_page_works_as_pasted(my_folder):
 def test_workers_of_a_study_import_what_the_command_names(my_folder, monkeypatch):
     told = []
 
-    def no_workers(trials, root, *, imports, **others):
+    def no_workers(root, size, imports, log):
         told.extend(imports)
         raise Stopped(15, "enough is known")
-        yield
 
-    monkeypatch.setattr("scripts._progress.processes", no_workers)
+    monkeypatch.setattr("wnrl.study.processes.Processes", no_workers)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["compare.py", "my_study.py", "--import", "my_lab"])
     with restored():

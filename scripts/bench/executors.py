@@ -37,6 +37,7 @@ if __name__ == "__main__":
 from scripts._progress import executor
 from wnrl.runs import open_run, read_json
 from wnrl.study import RETURN, Arm, Study, Task, Trial
+from wnrl.study.attempts import carry_out
 from wnrl.study.execute import Job
 
 
@@ -65,8 +66,8 @@ def main(args: Args) -> None:
     for name in args.executors:
         with tempfile.TemporaryDirectory() as folder:
             called = time.time()
-            with executor(name, None, args.workers, root=Path(folder)) as (_, execute):
-                list(execute(jobs))
+            with executor(name, None, Path(folder), args.workers) as pool:
+                list(carry_out(jobs, pool))
             results = [read_json(Path(folder) / t.folder / "result.json") for t in trials]
         waited = min(result["began"] for result in results) - called
         what = f"{args.runs} runs of {args.seconds:g} s on {args.workers} workers"

@@ -1,10 +1,9 @@
-"""Tasks and arms that several of the shipped studies have."""
+"""Tasks that several of the shipped studies have."""
 
 import math
-from collections.abc import Iterable
 from functools import partial
 
-from wnrl.study import NLL, RETURN, Arm, Task
+from wnrl.study import NLL, RETURN, Task
 
 FEED_FORWARD = ("none", "weight", "batch", "layer")
 PPO = {
@@ -24,8 +23,3 @@ cartpole = partial(agent, floor=22.0, solved=475.0)
 pendulum = partial(agent, "Pendulum-v1", floor=-1200.0, solved=-200.0)
 vae = partial(Task, runner="wnrl.vae.run:train", metric=NLL, length="epochs", margin=0.1)
 DIGITS = vae("digits", "mlp", settings={"epochs": 40}, floor=64 * math.log(17))
-
-
-def bare_arms(norms: Iterable[str]) -> list[Arm]:
-    """Return an arm for each norm, as it is."""
-    return [Arm(norm) for norm in norms]

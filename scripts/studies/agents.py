@@ -3,7 +3,7 @@
 from functools import partial
 
 from scripts.studies import _tasks
-from scripts.studies._tasks import FEED_FORWARD, bare_arms
+from scripts.studies._tasks import FEED_FORWARD
 from wnrl.study import BEST_RETURN, Arm, Study
 
 best = {"also": (BEST_RETURN,)}
@@ -25,7 +25,7 @@ STUDY = Study(
         cartpole("CartPole-v1", "ppo", settings=LONG, arms=FEED_FORWARD),
     ],
     arms=[
-        *bare_arms((*FEED_FORWARD, "batch_renorm", "projected")),
+        *map(Arm, (*FEED_FORWARD, "batch_renorm", "projected")),
         # sb3-contrib's warm-up of 100 000 updates outlasts the task: until then it is batch norm.
         Arm("renorm_from_1000", "batch_renorm", {"warmup_steps": 1000}, dash="-"),
     ],

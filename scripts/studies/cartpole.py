@@ -4,8 +4,8 @@ Every arm has its own of five rates and 24 runs of each task, which are trained 
 again with another ``--first-seed`` it shares no random number with the first.
 """
 
-from scripts.studies._tasks import FEED_FORWARD, PPO, bare_arms, cartpole
-from wnrl.study import Study
+from scripts.studies._tasks import FEED_FORWARD, PPO, cartpole
+from wnrl.study import Arm, Study
 from wnrl.tensor_envs import World
 
 STUDY = Study(
@@ -15,7 +15,7 @@ STUDY = Study(
         cartpole(World("CartPole-v1", obs_noise=0.1).id, "ppo", settings=PPO),
         cartpole("CartPoleNoVel-v1", "recurrent_ppo", settings={"total_timesteps": 20_480}),
     ],
-    arms=bare_arms(FEED_FORWARD),
+    arms=list(map(Arm, FEED_FORWARD)),
     baseline="none",
     seeds=range(24),
     tuned={"learning_rate": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)},

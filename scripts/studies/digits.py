@@ -15,18 +15,16 @@ from wnrl.study import Arm, Study
 INIT, HEADS = {"data_init": 500}, {"norm_heads": False}
 
 
-def arms_of(norm: str, options: Mapping[str, Any]) -> list[Arm]:
-    """Return the arms of one norm with options of its own."""
-    arms = [Arm(norm, norm, options), Arm(f"{norm}_init", norm, options, INIT, dash="--")]
-    if NORMS[norm].reparametrizes:
-        arms.append(Arm(f"{norm}_heads", norm, options, HEADS, dash=":"))
-        arms.append(Arm(f"{norm}_paper", norm, options, {**INIT, **HEADS}, dash="-."))
-    return arms
-
-
 def all_arms(options: Mapping[str, Mapping[str, Any]]) -> list[Arm]:
     """Return the arms of every norm; ``options`` are by norm."""
-    return [arm for norm in NORMS for arm in arms_of(norm, options.get(norm, {}))]
+    arms = []
+    for norm, row in NORMS.items():
+        own = options.get(norm, {})
+        arms += [Arm(norm, norm, own), Arm(f"{norm}_init", norm, own, INIT, dash="--")]
+        if row.reparametrizes:
+            arms.append(Arm(f"{norm}_heads", norm, own, HEADS, dash=":"))
+            arms.append(Arm(f"{norm}_paper", norm, own, {**INIT, **HEADS}, dash="-."))
+    return arms
 
 
 STUDY = Study(

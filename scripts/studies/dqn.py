@@ -3,8 +3,8 @@
 ``--algos dqn-breakout --norms none weight --budget 0.1`` is a night on two cores.
 """
 
-from scripts.studies._tasks import agent, bare_arms
-from wnrl.study import BEST_RETURN, Study
+from scripts.studies._tasks import agent
+from wnrl.study import BEST_RETURN, Arm, Study
 
 GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 
@@ -21,7 +21,7 @@ STUDY = Study(
         )
         for game in GAMES
     ],
-    arms=bare_arms(("none", "weight", "layer")),
+    arms=list(map(Arm, ("none", "weight", "layer"))),
     baseline="none",
     seeds=range(10),
     tuned={"learning_rate": (1e-4, 3e-4, 1e-3, 3e-3)},

@@ -3,8 +3,8 @@
 The sign at the start of a T-maze is seen once; who has forgotten it at the junction can only guess.
 """
 
-from scripts.studies._tasks import FEED_FORWARD, agent, bare_arms
-from wnrl.study import Study
+from scripts.studies._tasks import FEED_FORWARD, agent
+from wnrl.study import Arm, Study
 from wnrl.tensor_envs import World
 
 RECURRENT_PPO = {
@@ -34,7 +34,7 @@ STUDY = Study(
         )
         for cells in (4, 8, 16, 32)
     ],
-    arms=bare_arms(FEED_FORWARD),
+    arms=list(map(Arm, FEED_FORWARD)),
     baseline="none",
     seeds=range(20),
     tuned={"learning_rate": (3e-4, 1e-3, 3e-3)},

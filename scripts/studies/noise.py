@@ -4,8 +4,8 @@ Runs of one norm are trained as batches. The noise is normal, of one deviation f
 the pole falls at an angle of 0.21.
 """
 
-from scripts.studies._tasks import FEED_FORWARD, PPO, bare_arms, cartpole
-from wnrl.study import Study
+from scripts.studies._tasks import FEED_FORWARD, PPO, cartpole
+from wnrl.study import Arm, Study
 from wnrl.tensor_envs import World
 
 STUDY = Study(
@@ -19,7 +19,7 @@ STUDY = Study(
         )
         for deviation in (0.0, 0.02, 0.05, 0.1, 0.2)
     ],
-    arms=bare_arms(FEED_FORWARD),
+    arms=list(map(Arm, FEED_FORWARD)),
     baseline="none",
     seeds=range(20),
     tuned={"learning_rate": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)},

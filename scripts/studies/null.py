@@ -6,43 +6,32 @@ is paired in truth. Another study of the kind: ``--first-seed 10000 --run-dir ru
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from agents import run
 from scripts.studies._tasks import cartpole
-from wnrl.runs import Batching
 from wnrl.study import Arm, Study, Trial
 
-defaults = run.defaults
 NAMES = ("none", "none_b", "none_c", "none_d")
 SHORT = {"total_timesteps": 20_480}
 
 
-def settings(trial: Trial) -> dict[str, Any]:
-    """Return the settings of a run with its arm's own seed."""
-    return run.settings(_own(trial))
-
-
-def train(trial: Trial, folder: Path, progress: Callable[[float], None]) -> dict[str, Any]:
-    """Train one agent."""
-    return run.train(_own(trial), folder, progress)
-
-
-def batching(trial: Trial) -> Batching:
-    """Return how agents are trained together."""
-    return run.batching(_own(trial))
-
-
-def train_batch(
-    trials: Sequence[Trial], folders: Sequence[Path], progress: Callable[[float], None]
-) -> list[dict[str, Any]]:
-    """Train several agents."""
-    return run.train_batch([*map(_own, trials)], folders, progress)
-
-
 def _own(trial: Trial) -> Trial:
     return replace(trial, seed=len(NAMES) * trial.seed + NAMES.index(trial.arm.name))
+
+
+def _of_own(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of a trial that gives the trial its arm's own seed."""
+    return lambda trial, *rest: function(_own(trial), *rest)
+
+
+defaults = run.defaults
+settings, train, batching = _of_own(run.settings), _of_own(run.train), _of_own(run.batching)
+
+
+def train_batch(trials: Sequence[Trial], *rest: Any) -> list[dict[str, Any]]:
+    """Train several agents."""
+    return run.train_batch([*map(_own, trials)], *rest)
 
 
 STUDY = Study(

@@ -6,7 +6,7 @@ is from: data-dependent initialisation, and output layers without it.
 
 from dataclasses import replace
 
-from scripts.studies._tasks import DIGITS, FEED_FORWARD, bare_arms, cartpole
+from scripts.studies._tasks import DIGITS, FEED_FORWARD, cartpole
 from wnrl.study import Arm, Study
 
 SHORT, LONG = {"total_timesteps": 10_240}, {"total_timesteps": 20_480}
@@ -20,7 +20,7 @@ STUDY = Study(
         replace(DIGITS, arms=(*FEED_FORWARD, "weight_paper")),
     ],
     arms=[
-        *bare_arms(FEED_FORWARD),
+        *map(Arm, FEED_FORWARD),
         Arm("weight_paper", "weight", settings=PAPER, colour="#56b4e9", dash="--"),
     ],
     baseline="none",

@@ -5,7 +5,7 @@ that scale observations or rewards: ``obs`` and ``reward`` are such. ``wnrl.stud
 the two measures.
 """
 
-from scripts.studies._tasks import FEED_FORWARD, PPO, agent, bare_arms, cartpole
+from scripts.studies._tasks import FEED_FORWARD, PPO, agent, cartpole
 from wnrl.study import Arm, Study
 from wnrl.tensor_envs import World
 
@@ -17,7 +17,7 @@ STUDY = Study(
         cartpole(World("CartPole-v1", obs_noise=0.1).id, "ppo", settings=PPO),
     ],
     arms=[
-        *bare_arms(FEED_FORWARD),
+        *map(Arm, FEED_FORWARD),
         Arm("obs", "none", settings={"normalize": "obs"}, colour="#56b4e9", dash="--"),
         Arm("reward", "none", settings={"normalize": "reward"}, colour="#e69f00", dash=":"),
     ],

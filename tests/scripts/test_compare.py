@@ -440,5 +440,5 @@ def test_each_run_is_on_the_device_that_suits_its_network(monkeypatch, task, ask
     of, name = task
     study = replace(quick, tasks=[replace(quick.tasks[of], name=name)], settings={"device": asked})
     trial = study.trials()[0]
-    _, settings = runner(trial.runner)
-    assert settings(trial)["device"] == expected
+    _, module = runner(trial.runner)
+    assert module.settings(trial)["device"] == expected

@@ -12,9 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from wnrl.errors import UsageError
 from wnrl.runs import Interrupts, Stopped, open_run
+from wnrl.study.attempts import carry_out
 from wnrl.study.execute import Job
 from wnrl.study.plan import RETURN, Arm, Study, Task
-from wnrl.study.processes import processes
+from wnrl.study.processes import Processes
 
 ARMS = tuple(Arm(norm) for norm in ("none", "weight", "batch", "layer"))
 
@@ -107,5 +108,5 @@ def note(folder, name):
 if __name__ == "__main__":
     root, function, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     jobs = [Job((trial,)) for trial in study_of(function).trials()]
-    for _event in processes(jobs, root, workers=workers):
+    for _event in carry_out(jobs, Processes(root, workers)):
         pass

@@ -14,8 +14,7 @@ from wnrl.study.execute import check_trials, load_study, runner
 
 
 def test_a_runner_is_found_by_its_name():
-    train, settings = runner("fake_runner:succeed")
-    assert (train, settings) == (fake_runner.succeed, fake_runner.settings)
+    assert runner("fake_runner:succeed") == (fake_runner.succeed, fake_runner)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ SIZED = replace(VAE, settings={"epochs": 1, "latent_dim": 16})
 @pytest.mark.parametrize("task", [WITHOUT_PRESET, SIZED], ids=["agent", "vae"])
 def test_a_folder_older_than_any_setting_that_has_its_default_is_gone_on_with(tmp_path, task):
     (trial,) = Study("s", [task], [Arm("weight")], "weight", seeds=[3]).trials()
-    settings = runner(trial.runner)[1](trial)
+    settings = runner(trial.runner)[1].settings(trial)
     folder = tmp_path / trial.folder
     for older in settings.keys() - {"seed", "env_id", *trial.settings}:
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_runner
 
+from wnrl.study.attempts import carry_out
 from wnrl.study.execute import Job
-from wnrl.study.processes import _Pool, _Worker, processes
+from wnrl.study.processes import Processes, _Worker
 
 ARMS = {arm.name for arm in fake_runner.ARMS}
 FUNCTIONS = (
@@ -33,7 +34,7 @@ def study(tmp_path_factory):
     trials = fake_runner.study_of(*FUNCTIONS).trials()
     events = {name: [] for name in FUNCTIONS}
     jobs = [Job((trial,)) for trial in trials]
-    with closing(processes(jobs, root, workers=2, time_limit=8.0)) as news:
+    with closing(carry_out(jobs, Processes(root, 2), time_limit=8.0)) as news:
         for event in news:
             events[event.trial.task.name].append(event)
     return root, events
@@ -101,7 +102,7 @@ def test_a_runner_that_leaves_no_result_has_crashed(study):
 def test_leaving_the_loop_stops_the_workers(tmp_path):
     trials = fake_runner.study_of("sleep").trials()
     jobs = [Job((trial,)) for trial in trials]
-    with closing(processes(jobs, tmp_path, workers=2)) as events:
+    with closing(carry_out(jobs, Processes(tmp_path, 2))) as events:
         assert [next(events).kind, next(events).kind] == ["started", "started"]
         wait_for(lambda: len(noted(tmp_path)) == 2)
     assert not any(alive(pid) for pid in noted(tmp_path))
@@ -133,10 +134,12 @@ def test_a_worker_that_died_while_idle_is_replaced_and_costs_no_run(idle_worker)
     assert trained_by(worker, trial)["seed"] == 1
 
 
-def test_a_worker_that_has_just_died_needs_no_stop(idle_worker):
+def test_a_worker_that_has_just_died_needs_no_stop(idle_worker, tmp_path):
     worker, _ = idle_worker
     worker.busy = True
-    _Pool([worker]).stop(lambda: True)
+    pool = Processes(tmp_path, 1)
+    pool.workers = [worker]
+    pool.stop(lambda: True)
     assert worker.process is None
 
 

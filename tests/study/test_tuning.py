@@ -13,7 +13,7 @@ from wnrl.runs import is_finished, note_crash, write_json
 from wnrl.study import RETURN, Arm, Study, Task
 from wnrl.study.stats import Sample, choice_sd
 from wnrl.study.summary import summarise
-from wnrl.study.table import choice, to_csv
+from wnrl.study.table import to_csv
 from wnrl.study.tuning import choose, conduct
 
 RATES = (0.001, 0.003, 0.01)
@@ -234,7 +234,7 @@ def test_an_arm_has_settings_of_its_own_to_choose_and_options_of_its_norm(tmp_pa
     assert {str(trial.norm_kwargs) for trial in trials} == {"{}", "{'g_rate': 3.0}"}
     assert not any("g_rate" in trial.settings for trial in trials)
     plain, weight = summarise(tmp_path, trials, "none", choices)
-    assert choice(weight) == "learning_rate=0.003; g_rate=3.0; data_init=500"
+    assert str(weight.choice) == "learning_rate=0.003; g_rate=3.0; data_init=500"
     lines = list(csv.DictReader(io.StringIO(to_csv([plain, weight]))))
     assert [line["g_rate"] for line in lines] == ["", "3.0"]
 
@@ -276,7 +276,7 @@ def test_table_says_what_was_chosen_and_where_it_is_an_edge(tmp_path):
     train, _ = trainer(tmp_path, best_at(none=0.003, weight=1e-5))
     trials, choices, _ = conduct(STUDY, tmp_path, train)
     rows = summarise(tmp_path, trials, "none", choices)
-    assert [choice(row) for row in rows] == [
+    assert [str(row.choice) for row in rows] == [
         "learning_rate=0.003",
         "learning_rate=0.000333, the edge of its grid",
     ]

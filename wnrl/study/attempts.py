@@ -15,8 +15,7 @@ import torch
 
 from wnrl.errors import InUseError, UsageError, printable
 from wnrl.runs import RESULT, Interrupts, Stopped, is_finished
-from wnrl.study.execute import Event, Job, Progress, runner, train_batch
-from wnrl.study.plan import Trial
+from wnrl.study.execute import Event, Job, Progress, runner
 
 GRACE = 25.0  # seconds in which a worker that is asked to stop may write its checkpoint
 ATTEMPTS = 4
@@ -31,6 +30,10 @@ The first share says that training has begun. None is the result of a trial that
 
 class Pool(Protocol):
     """Where jobs are trained, each at a place of its own."""
+
+    @property
+    def size(self) -> int:
+        """How many are trained at a time."""
 
     def has_room(self) -> bool:
         """Return True where a job could be started."""
@@ -102,7 +105,11 @@ def carry_out(jobs: Sequence[Job], pool: Pool, time_limit: float | None = None) 
                     attempt = running[place] if kind == "progress" else running.pop(place)
                     if kind == "ended":
                         for trial, result in zip(attempt.job.trials, value, strict=True):
-                            yield _end_of(trial, result)
+                            if result is not None:
+                                yield Event("ended", trial, result=result)
+                            else:
+                                left = f"{trial.runner} returned and left no {RESULT}"
+                                yield Event("crashed", trial, reason=left)
                     elif kind != "progress":
                         again = attempt.again(kind)
                         waiting += again
@@ -129,12 +136,6 @@ def _news(pool: Pool, running: Mapping[Any, Attempt], time_limit: float | None) 
             yield place, "crashed", f"time limit: it took more than {time_limit:g} s"
 
 
-def _end_of(trial: Trial, result: Any) -> Event:
-    if result is None:
-        return Event("crashed", trial, reason=f"{trial.runner} returned and left no {RESULT}")
-    return Event("ended", trial, fraction=1.0, result=result)
-
-
 def trained(job: Job, root: Path, progress: Progress) -> tuple[str, Any]:
     """Train a job where this is called, and return the kind of news and its value.
 
@@ -143,10 +144,11 @@ def trained(job: Job, root: Path, progress: Progress) -> tuple[str, Any]:
     print("", *(f"# {trial.title}" for trial in job.trials), sep="\n", flush=True)
     folders = [root / trial.folder for trial in job.trials]
     try:
+        train, module = runner(job.trials[0].runner)
         if job.batch:
-            results = train_batch(job.trials, folders, progress)
+            results = module.train_batch(job.trials, folders, progress)
         else:
-            results = [runner(job.trials[0].runner)[0](job.trials[0], folders[0], progress)]
+            results = [train(job.trials[0], folders[0], progress)]
     except InUseError as error:  # by what is about to end
         return "lost", printable(error)
     except UsageError as error:

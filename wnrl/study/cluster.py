@@ -13,15 +13,15 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from wnrl.errors import UsageError, extra, first_line, printable
 from wnrl.runs import RESULT, Stopped
-from wnrl.study.attempts import News, become_worker, carry_out, trained
-from wnrl.study.execute import Event, Job
+from wnrl.study.attempts import News, become_worker, trained
+from wnrl.study.execute import Job
 
 TOKEN = "token"
 AHEAD = 2  # jobs in flight for each CPU, so that none waits for the driver
@@ -50,13 +50,9 @@ class Cluster:
         self._looked = 0.0
 
     @property
-    def cpus(self) -> int:
+    def size(self) -> int:
         """CPUs of all nodes that it has now."""
         return int(self.ray.cluster_resources().get("CPU", 0))
-
-    def train(self, jobs: Sequence[Job], time_limit: float | None = None) -> Generator[Event]:
-        """Train jobs on the cluster and yield what happens, as ``processes`` does."""
-        yield from carry_out(jobs, self, time_limit)
 
     def probe(self) -> None:
         """Raise UsageError for the first node that does not see the study's folder."""
@@ -82,7 +78,7 @@ class Cluster:
 
     def has_room(self) -> bool:
         """Return True where a job would not wait for long."""
-        return len(self._jobs) < AHEAD * max(1, self.cpus)
+        return len(self._jobs) < AHEAD * max(1, self.size)
 
     def start(self, job: Job) -> Any:
         """Start a job, and return a reference to it."""
@@ -170,20 +166,20 @@ def loaded_ray(address: str | None) -> Any:
 @contextmanager
 def ray_cluster(
     root: Path,
-    *,
     cpus: int,
-    address: str | None = None,
     imports: Sequence[str] = (),
     log: str = "",
+    *,
+    address: str | None = None,
 ) -> Iterator[Cluster]:
     """Start a cluster of this machine, or join one, and leave it at the end.
 
     Args:
         root: The study's folder.
         cpus: Of a cluster that is started.
-        address: Of the head of one to join, as ``ray start`` tells it, or ``auto``.
         imports: Modules that a worker imports first, such as one that registers norms.
         log: Tells logs and marks from those of other shards.
+        address: Of the head of one to join, as ``ray start`` tells it, or ``auto``.
 
     Raises:
         UsageError: Ray is not installed, there is no such cluster, or one of its nodes does not

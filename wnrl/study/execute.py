@@ -12,7 +12,7 @@ the runs found lies in their folders.
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,11 +74,11 @@ def noted(events: Iterable[Event], root: Path) -> Iterator[Event]:
         yield event
 
 
-def runner(name: str) -> tuple[Train, Callable[[Trial], Result]]:
-    """Return a runner by its name, and the ``settings`` beside it.
+def runner(name: str) -> tuple[Train, Any]:
+    """Return a runner by its name, and the module that it is in.
 
     Raises:
-        UsageError: There is no such function.
+        UsageError: There is no such function, or no ``settings`` beside it.
     """
     module_name, _, function = str(name).partition(":")
     if not module_name or not function:
@@ -87,25 +87,15 @@ def runner(name: str) -> tuple[Train, Callable[[Trial], Result]]:
     for word in (function, "settings"):
         if not callable(getattr(module, word, None)):
             raise UsageError(f"runner {name!r}: {module_name} has no function {word!r}")
-    return getattr(module, function), module.settings
+    return getattr(module, function), module
 
 
 def batching(trial: Trial) -> Batching:
     """Return how the module of a trial's runner can train it together with others."""
-    module = _module_of(trial)
+    _, module = runner(trial.runner)
     if not hasattr(module, "batching"):
         return Batching(refusal=f"runner {trial.runner!r} trains one run at a time")
     return module.batching(trial)
-
-
-def train_batch(trials: Sequence[Trial], folders: Sequence[Path], progress: Progress) -> list[Any]:
-    """Train trials of one ``batch_key``, or go on with them, and return their results."""
-    return list(_module_of(trials[0]).train_batch(trials, folders, progress))
-
-
-def _module_of(trial: Trial) -> Any:
-    runner(trial.runner)  # which says what is wrong with the name
-    return sys.modules[trial.runner.partition(":")[0]]
 
 
 def imported(module_name: str, what: str) -> Any:
@@ -160,14 +150,14 @@ def check_trials(trials: Iterable[Trial], root: Path) -> None:
             something else: no table mixes them. Nothing has been trained or written then.
     """
     for trial in trials:
-        _, settings = runner(trial.runner)
+        _, module = runner(trial.runner)
         try:
-            config = plain_json(settings(trial))
+            config = plain_json(module.settings(trial))
         except Exception as error:
             raise UsageError(f"{trial.title}: {_in_words(error)}") from error
         folder = root / trial.folder
         if folder.exists():
-            defaults = getattr(_module_of(trial), "defaults", None)
+            defaults = getattr(module, "defaults", None)
             nothing_said = defaults(config) if defaults else {}
             config = as_before(config, read_config(folder), nothing_said)
             check_run_folder(folder, config, ("extended_from",))

@@ -1,9 +1,9 @@
 """The figures of a report, as SVG text that stands inside a page."""
 
 import io
+import itertools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wnrl.errors import printable
+from wnrl.errors import is_real, printable
 from wnrl.study.overall import Overall
-from wnrl.study.plan import Dash, is_number
 from wnrl.study.stats import LEAST, Estimate, Floats, mean_interval
 from wnrl.study.summary import Row, by_task
 
@@ -29,26 +28,19 @@ LABELLED = 10
 """Runs of an arm up to which each dot says its seed."""
 
 
-@dataclass(frozen=True)
-class Look:
-    """How an arm is drawn; two arms differ in their marker, whatever their colours."""
-
-    colour: str
-    dash: Dash
-    marker: str
-    """A key of ``MARKERS``."""
+Looks = Mapping[str, Mapping[str, Any]]
+"""By the names of rows, how an arm is drawn: what ``Axes.plot`` takes."""
 
 
-Looks = Mapping[str, Look]
-"""By the names of rows."""
+def looks_of(rows: Iterable[Row]) -> Looks:
+    """Return a look for each name among rows.
 
-
-def looks_of(rows: Iterable[Row]) -> dict[str, Look]:
-    """Return a look for each name among rows, with markers in the order in which they come."""
-    arms = {row.name: row.arm for row in rows}
+    Markers come in the order of the names: two arms differ in theirs, whatever their colours.
+    """
+    arms, markers = {row.name: row.arm for row in rows}, itertools.cycle(MARKERS)
     return {
-        name: Look(arm.colour, arm.dash, list(MARKERS)[k % len(MARKERS)])
-        for k, (name, arm) in enumerate(arms.items())
+        name: {"color": arm.colour, "linestyle": arm.dash, "marker": next(markers)}
+        for name, arm in arms.items()
     }
 
 
@@ -105,7 +97,7 @@ def final_scores(rows: Sequence[Row], looks: Looks, links: Mapping[Any, str]) ->
         if row.score is not None:
             _bar(axes, row.score, y, look)
         spread = np.zeros(1) if len(seeds) == 1 else np.linspace(0.3, -0.3, len(seeds))
-        dots = axes.scatter(values, y + spread, 16, color=look.colour, marker=look.marker)
+        dots = axes.scatter(values, y + spread, 16, color=look["color"], marker=look["marker"])
         dots.set_urls([links.get((row.name, seed), "") for seed in seeds])
         for k, seed in enumerate(seeds if len(seeds) <= LABELLED else ()):
             away, side = ((4, "left"), (-4, "right"))[k % 2]
@@ -168,7 +160,7 @@ def over_choices(rows: Sequence[Row], looks: Looks, setting: str) -> str:
         values, means = row.choice.grid[setting], row.choice.means(setting)
         tried |= {*values}
         place = values.index(dict(row.choice.settings)[setting])
-        x = values if all(map(is_number, values)) else [str(value) for value in values]
+        x = values if all(map(is_real, values)) else [str(value) for value in values]
         y = [sign * mean for mean in means]
         _line(axes, looks[row.name], x, y, row.name)
         ring: Any = {"color": row.arm.colour, "markersize": 13, "fillstyle": "none"}
@@ -199,7 +191,7 @@ def over_dial(rows: Sequence[tuple[float, Row]], looks: Looks, dial: str) -> str
         _line(axes, looks[name], x, means, name)
         low, high = ([getattr(score, end) for _, score in points] for end in ("low", "high"))
         if np.isfinite([*low, *high]).all():
-            axes.fill_between(x, low, high, color=looks[name].colour, alpha=0.12, linewidth=0)
+            axes.fill_between(x, low, high, color=looks[name]["color"], alpha=0.12, linewidth=0)
     _set_ticks(axes, list(dict.fromkeys(value for value, _ in rows)))
     return _svg(figure)
 
@@ -223,19 +215,16 @@ def _axes(xlabel: str, ylabel: str = "", height: float = 3.4) -> tuple[Figure, A
     return figure, axes
 
 
-def _line(axes: Axes, look: Look, x: Any, y: Any, label: str) -> None:
-    axes.plot(
-        x, y, color=look.colour, linestyle=look.dash, marker=look.marker, label=label,
-        linewidth=1.6, markersize=5, markevery=max(1, len(x) // 8),
-    )  # fmt: skip
+def _line(axes: Axes, look: Mapping[str, Any], x: Any, y: Any, label: str) -> None:
+    axes.plot(x, y, **look, label=label, linewidth=1.6, markersize=5, markevery=max(1, len(x) // 8))
 
 
-def _bar(axes: Axes, estimate: Estimate, y: float, look: Look) -> None:
+def _bar(axes: Axes, estimate: Estimate, y: float, look: Mapping[str, Any]) -> None:
     """Draw a mean as a bar across its interval or range, where that has ends."""
-    ends = [estimate.low, estimate.high]
+    ends, color = [estimate.low, estimate.high], look["color"]
     if np.isfinite(ends).all():
-        axes.plot(ends, [y, y], color=look.colour, linewidth=6, alpha=0.3)
-    axes.plot([estimate.value], [y], "|", color=look.colour, markersize=15, markeredgewidth=2.5)
+        axes.plot(ends, [y, y], color=color, linewidth=6, alpha=0.3)
+    axes.plot([estimate.value], [y], "|", color=color, markersize=15, markeredgewidth=2.5)
 
 
 def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
@@ -245,7 +234,7 @@ def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _set_ticks(axes: Axes, values: Sequence[Any]) -> None:
     """Put a tick where runs are, if these are numbers."""
-    if values and all(map(is_number, values)):
+    if values and all(map(is_real, values)):
         if 0 < 20 * min(values) < max(values):
             axes.set_xscale("log")
         axes.set_xticks(values, [f"{value:.3g}" for value in values])

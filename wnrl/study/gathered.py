@@ -82,8 +82,7 @@ def _of_task(root: Path, task: Task, runs: Mapping[Path, Mapping[str, Any]]) -> 
         for name in names
         if name not in ASIDE and len({settings.get(name) for settings in runs.values()}) > 1
     )
-    trials: list[Trial] = []
-    places: dict[Any, Path] = {}
+    trials: dict[Any, Trial] = {}
     for folder, settings in runs.items():
         trial = Trial(
             runner="",
@@ -94,11 +93,11 @@ def _of_task(root: Path, task: Task, runs: Mapping[Path, Mapping[str, Any]]) -> 
             point=tuple((name, settings.get(name)) for name in axes),
             place=folder.relative_to(root),
         )
-        other = places.setdefault((trial.cell, trial.seed), folder)
-        if other != folder:
-            raise UsageError(f"{other} and {folder} hold the same run; name one of them")
-        trials.append(trial)
-    return trials
+        other = trials.setdefault((trial.cell, trial.seed), trial)
+        if other is not trial:
+            both = f"{root / other.folder} and {folder}"
+            raise UsageError(f"{both} hold the same run; name one of them")
+    return list(trials.values())
 
 
 def _plain(value: Any) -> Any:

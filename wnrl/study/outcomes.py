@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from wnrl.errors import UsageError, printable
+from wnrl.errors import UsageError, is_real, printable
 from wnrl.runs import RESULT, crashes, is_finished, read_json
-from wnrl.study.plan import Task, Trial, is_number
+from wnrl.study.plan import Task, Trial
 from wnrl.study.stats import Estimate, Floats, Sample, clopper_pearson
 
 COSTS = ("wall_time", "steps", "steps_per_second", "memory_mib", "parameters")
@@ -70,7 +70,7 @@ def read_outcome(task: Task, result: Mapping[str, Any]) -> Outcome:
 
 
 def _number(name: str, value: Any) -> float:
-    if not is_number(value) or not math.isfinite(value):
+    if not is_real(value) or not math.isfinite(value):
         raise ValueError(f"{name} is {value!r}")
     return float(value)
 
@@ -159,16 +159,16 @@ class Scale:
     """
 
     task: Task
-    low: float | None
-    """The lowest score of all runs, and of what the task says of its scores; None without any."""
-    high: float | None
+    low: float
+    """The lowest score of all runs, and of what the task says of its scores; NaN without any."""
+    high: float
 
     @classmethod
     def of(cls, task: Task, read: Iterable[Runs]) -> "Scale":
         """Return the scale of all runs of a task."""
         known = [value for value in (task.floor, task.solved) if value is not None]
         known += [score for runs in read for score in runs.scores(task.metric.key).values()]
-        return cls(task, min(known, default=None), max(known, default=None))
+        return cls(task, min(known, default=math.nan), max(known, default=math.nan))
 
     @property
     def sign(self) -> int:
@@ -178,13 +178,13 @@ class Scale:
     def counted(self, runs: Runs) -> dict[int, float]:
         """Return the score of each run by seed, of failed ones too, if there is one for them."""
         worst = self.low if self.sign == 1 else self.high
-        failed = {} if worst is None else dict.fromkeys(runs.failed, worst)
+        failed = {} if math.isnan(worst) else dict.fromkeys(runs.failed, worst)
         return runs.scores(self.task.metric.key) | failed
 
     def sample(self, runs: Runs) -> Sample | None:
         """Return the scores; None where there is none."""
         values = np.array(list(self.counted(runs).values()))
-        if not len(values) or self.low is None or self.high is None:
+        if not len(values):
             return None
         return Sample(values, (self.low, self.high), **self._open(runs, Runs()))
 
@@ -192,7 +192,7 @@ class Scale:
         """Return the scores minus those of others at the same seed; None without a pair."""
         ours, theirs = self.counted(runs), self.counted(others)
         values = np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)])
-        if not len(values) or self.low is None or self.high is None:
+        if not len(values):
             return None
         reach = self.high - self.low
         return Sample(values, (-reach, reach), **self._open(runs, others))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wnrl.study.outcomes import Scale
-from wnrl.study.plan import Arm, Task
+from wnrl.study.plan import Task
 from wnrl.study.stats import Estimate, Floats, Sample
 from wnrl.study.summary import Row
 
@@ -16,7 +16,6 @@ from wnrl.study.summary import Row
 class Overall:
     """One arm on the tasks that it and the baseline have, and whose scale is known."""
 
-    arm: Arm
     name: str
     """Name in tables and figures."""
     baseline: str
@@ -51,30 +50,27 @@ def overall(rows: Sequence[Row]) -> list[Overall]:
     scaled = {(row.task, row.arm.name, row.point): _scaled(row, known) for row in known}
     ends = [0.0, 1.0, *(value for by_seed in scaled.values() for value in by_seed.values())]
     low, high = min(ends), max(ends)
-    results, arms = [], {(row.arm.name, row.point): row for row in known}
-    for first in arms.values():
-        own = [
-            row
-            for row in known
-            if (row.arm, row.point) == (first.arm, first.point)
-            and (row.task, row.baseline, row.point) in scaled
-        ]
+    arms: dict[str, list[Row]] = {}
+    for row in known:
+        if (row.task, row.baseline, row.point) in scaled:
+            arms.setdefault(row.name, []).append(row)
+    results = []
+    for name, own in arms.items():
         ours = [scaled[row.task, row.arm.name, row.point] for row in own]
-        scores = _at_shared_seeds(ours)
+        theirs = [scaled[row.task, row.baseline, row.point] for row in own]
+        scores, difference = _at_shared_seeds(ours), None
         if len(own) < 2 or not scores.size:
             continue
         noise = _noise([(row.task, row.sample) for row in own])
         score = Sample(scores.mean(0), (low, high), choice_sd=noise).mean()
-        theirs = [scaled[row.task, row.baseline, row.point] for row in own]
         gains = _at_shared_seeds(
             [{k: a[k] - b[k] for k in a.keys() & b} for a, b in zip(ours, theirs, strict=True)]
         )
-        difference = None
-        if first.arm.name != first.baseline and gains.size:
+        if own[0].arm.name != own[0].baseline and gains.size:
             noise = _noise([(row.task, row.differences) for row in own])
             reach = (low - high, high - low)
             difference = Sample(gains.mean(0), reach, choice_sd=noise).mean()
-        results.append(Overall(first.arm, first.name, first.baseline, scores, score, difference))
+        results.append(Overall(name, own[0].baseline, scores, score, difference))
     return results
 
 

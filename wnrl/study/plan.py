@@ -371,26 +371,21 @@ class Study:
         """
         for word in algos:
             check_choice("algos", word, dict.fromkeys(w for t in self.tasks for w in _algos(t)))
-        tasks = [task for task in self.tasks if not algos or {*_algos(task)} & {*algos}]
-        for name in arms:
-            check_choice("norms", name, [arm.name for arm in self.arms])
-            if not any(name in (arm.name for arm in self._arms_of(task)) for task in tasks):
-                raise UsageError(f"arm {name!r} is compared by no task of this study")
-        chosen = [
+        tasks = [
             replace(
                 task, arms=tuple(a.name for a in self._arms_of(task) if not arms or a.name in arms)
             )
-            for task in tasks
+            for task in self.tasks
+            if not algos or {*_algos(task)} & {*algos}
         ]
-        return replace(self, tasks=[task for task in chosen if task.arms])
+        for name in arms:
+            check_choice("norms", name, [arm.name for arm in self.arms])
+            if not any(name in task.arms for task in tasks):
+                raise UsageError(f"arm {name!r} is compared by no task of this study")
+        return replace(self, tasks=[task for task in tasks if task.arms])
 
     def _arms_of(self, task: Task) -> list[Arm]:
         return [arm for arm in self.arms if not task.arms or arm.name in task.arms]
-
-
-def is_number(value: Any) -> bool:
-    """Return True for an int or a float; a bool is neither here."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _middle(grid: Grid) -> Point:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -21,71 +21,53 @@ from types import FrameType
 from typing import Any
 
 from wnrl.runs.interrupts import SIGNALS
-from wnrl.study.attempts import News, become_worker, carry_out, trained
-from wnrl.study.execute import Event, Job
+from wnrl.study.attempts import News, become_worker, trained
+from wnrl.study.execute import Job
 
 SPAWN = mp.get_context("spawn")  # CUDA and torch's threads do not survive a fork
 STOP = signal.SIGUSR1  # which a worker is sent; one that does not train yet dies of it
 LEFT = 128 + signal.SIGTERM
 
 
-def processes(
-    jobs: Sequence[Job],
-    root: Path,
-    *,
-    workers: int,
-    imports: Sequence[str] = (),
-    time_limit: float | None = None,
-    log: str = "",
-) -> Generator[Event]:
-    """Train jobs in processes on this machine and yield what happens.
+class Processes:
+    """Worker processes, which are the places of this ``wnrl.study.attempts.Pool``.
 
-    The first Ctrl-C, SIGTERM or SIGHUP asks the workers to stop with a checkpoint; a second one
-    kills them.
+    Signals do not reach them: the pool asks them to stop, or kills them.
 
     Args:
-        jobs: In the order in which they start.
         root: The study's folder; what the workers print goes to ``<log>worker<k>.log`` there.
-        workers: Processes at a time.
+        size: Processes at a time.
         imports: Modules that a worker imports first, such as one that registers norms.
-        time_limit: Seconds that a job may take; then its process is killed.
         log: Tells the logs from those of other shards.
-
-    Yields:
-        Events, in the order in which they arrive. Closing the generator, or an exception in the
-        loop over it, stops the workers.
-
-    Raises:
-        Stopped: A signal came, and the workers have ended.
     """
-    logs = [root / f"{log}worker{k}.log" for k in range(workers)]
-    yield from carry_out(jobs, _Pool([_Worker(root, imports, path) for path in logs]), time_limit)
 
-
-class _Pool:
-    """Worker processes; a worker is a place of ``wnrl.study.attempts.Pool``."""
-
-    def __init__(self, workers: list["_Worker"]) -> None:
-        self.workers = workers
+    def __init__(self, root: Path, size: int, imports: Sequence[str] = (), log: str = "") -> None:
+        logs = [root / f"{log}worker{k}.log" for k in range(size)]
+        self.size, self.workers = size, [_Worker(root, imports, path) for path in logs]
 
     def has_room(self) -> bool:
+        """Return True where a worker has nothing to do."""
         return not all(worker.busy for worker in self.workers)
 
     def start(self, job: Job) -> "_Worker":
+        """Give a job to a worker, and return the worker."""
         worker = next(worker for worker in self.workers if not worker.busy)
         worker.start(job)
         return worker
 
     def news(self) -> Iterator[News]:
+        """Return what happened, within a tenth of a second."""
         busy = {worker.conn: worker for worker in self.workers if worker.busy}
         for conn in wait(busy, timeout=0.1):
             worker = busy[conn]  # type: ignore[index]  # wait returns what it got
             yield (worker, *worker.receive())
 
     def kill(self, place: "_Worker") -> None:
+        """End a worker with its job."""
         place.kill()
 
     def stop(self, may_wait: Callable[[], bool]) -> None:
+        """Let workers save what they train; end them when it may wait no more."""
         training = [worker.process for worker in self.workers if worker.busy and worker.process]
         for process in training:
             with suppress(ProcessLookupError):  # it has just died

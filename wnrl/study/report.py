@@ -11,11 +11,10 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from wnrl.errors import printable
+from wnrl.errors import is_real, printable
 from wnrl.runs import CONFIG, VERSIONS, read_or_nothing, write_text
 from wnrl.study import figures, table
 from wnrl.study.overall import overall
-from wnrl.study.plan import is_number
 from wnrl.study.sensitivity import sensitivities
 from wnrl.study.summary import Row, by_task
 
@@ -87,7 +86,7 @@ class _Page:
         groups: dict[tuple[str, ...], list[tuple[float, Row]]] = {}
         for row in self.rows:
             (name, value), where = row.task.dial or ("", 0.0), row.task.label
-            if len(row.point) == 1 and is_number(row.point[0][1]):
+            if len(row.point) == 1 and is_real(row.point[0][1]):
                 (name, value), where = row.point[0], row.task.title
             if name:
                 groups.setdefault((name, where, row.task.metric.label), []).append((value, row))
@@ -143,10 +142,6 @@ class _Page:
             for row, seed, file in files
             if file.is_file() and not file.is_symlink()
         ]
-
-    def diagnostics(self, rows: Sequence[Row]) -> list[str]:
-        """Return the tags that a run of a task has."""
-        return list(dict.fromkeys(tag for row in rows for tag in row.diagnostics))
 
     def facts(self) -> dict[str, Any]:
         """Return the study's notes, and the versions that its runs were made with."""

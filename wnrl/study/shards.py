@@ -13,27 +13,21 @@ from wnrl.study.plan import Trial
 
 @dataclass(frozen=True)
 class Shard:
-    """One of so many parts; the only one is the whole study.
-
-    Raises:
-        UsageError: There is no such part.
-    """
+    """One of so many parts; the only one is the whole study."""
 
     number: int = 1
     """From 1."""
     count: int = 1
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
-            raise UsageError(
-                f"shard must be i/n with i from 1 to n, such as 1/4, got {self.number}/{self.count}"
-            )
-
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Return the shard that a flag names as ``i/n``."""
+        """Return the shard that a flag names as ``i/n``.
+
+        Raises:
+            UsageError: There is no such part.
+        """
         words = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-        if not words:
+        if not words or not 1 <= int(words[1]) <= int(words[2]):
             raise UsageError(f"shard must be i/n with i from 1 to n, such as 1/4, got {text!r}")
         return cls(int(words[1]), int(words[2]))
 
@@ -41,6 +35,11 @@ class Shard:
     def name(self) -> str:
         """Name in the study's folder."""
         return f"shard{self.number}of{self.count}"
+
+    @property
+    def log(self) -> str:
+        """Begin the names of logs, where there are other shards."""
+        return f"{self.name}-" if self.count > 1 else ""
 
     def of(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials of this part, in their order.

@@ -77,6 +77,11 @@ class Estimate:
     confidence: float | None = CONFIDENCE
     """Of the interval; None for a range, which covers nothing that it could say."""
 
+    @property
+    def holds_zero(self) -> bool:
+        """True where zero is in the interval."""
+        return self.low <= 0 <= self.high
+
     def __str__(self) -> str:
         """Write the number with as many digits as the interval can tell, a range in words."""
         half, digits = (self.high - self.low) / 2, 2
@@ -134,15 +139,10 @@ def holm(comparisons: Sequence[Sample], alpha: float = 1 - CONFIDENCE) -> list[f
         confidence = 1 - alpha / len(left)
         for k in left:
             confidences[k] = confidence
-        left, before = [k for k in left if _holds_zero(comparisons[k], confidence)], left
+        left, before = [k for k in left if comparisons[k].mean(confidence).holds_zero], left
         if left == before:
             break
     return confidences
-
-
-def _holds_zero(comparison: Sample, confidence: float) -> bool:
-    mean = comparison.mean(confidence)
-    return mean.low <= 0 <= mean.high
 
 
 def pairs_needed(

@@ -130,7 +130,7 @@ def summarise(
     for task in dict.fromkeys(task for task, _, _ in read):
         of_task = {cell: runs for cell, runs in read.items() if cell[0] == task}
         for view in task.views():
-            rows += _at_equal_time(_rows(view, of_task, baseline, choices))
+            rows += _rows(view, of_task, baseline, choices)
     return _judged_together(rows)
 
 
@@ -149,16 +149,16 @@ def _rows(
     task: Task, read: Mapping[Cell, Runs], baseline: str, choices: Mapping[Cell, Choice]
 ) -> list[Row]:
     """Return the rows of a task as seen by its metric."""
-    scale = Scale.of(task, read.values())
+    scale, tag = Scale.of(task, read.values()), task.metric.curve
     others = {cell[2]: cell for cell in read if cell[1].name == baseline}
-    rows = []
+    timed = [seconds for runs in read.values() if (seconds := runs.seconds) and runs.curve(tag)]
+    time, rows = min(timed, default=None), []
     for cell, runs in read.items():
         first, arm, point = cell
-        other = others.get(point)
-        other_runs = Runs() if other is None or other == cell else read[other]
-        noise = [
-            [choices[c].scores] if c is not None and c in choices else [] for c in (cell, other)
-        ]
+        other = others.get(point, cell)
+        other_runs = Runs() if other == cell else read[other]
+        ours, theirs = ([choices[c].scores] if c in choices else [] for c in (cell, other))
+        at_time = None if time is None else _at(time, runs, tag)
         rows.append(
             Row(
                 task,
@@ -166,34 +166,28 @@ def _rows(
                 point,
                 baseline,
                 runs,
-                sample=_with_choice(scale.sample(runs), noise[0]),
-                differences=_with_choice(scale.differences(runs, other_runs), noise[0] + noise[1]),
+                sample=_with_choice(scale.sample(runs), ours),
+                differences=_with_choice(scale.differences(runs, other_runs), ours + theirs),
                 better=scale.better(runs, other_runs),
                 solved=scale.solved(runs),
                 confidence=CONFIDENCE if task == first else None,
                 choice=choices.get(cell),
+                time=time if at_time else None,
+                at_time=at_time,
             )
         )
     return rows
 
 
-def _at_equal_time(rows: list[Row]) -> list[Row]:
-    """Give the rows of a task their scores at the time that the fastest took."""
-    curves = [row.runs.curve(row.task.metric.curve) for row in rows]
-    seconds = [row.runs.seconds for row in rows]
-    known = [s for s, curve in zip(seconds, curves, strict=True) if s and curve]
-    if not known:
-        return rows
-    time, results = min(known), []
-    last = np.linspace(0.9, 1.0, 11) * time
-    for row, took, curve in zip(rows, seconds, curves, strict=True):
-        if took and curve:
-            steps, values = curve
-            at = [np.interp(last * steps[-1] / took, steps, run).mean() for run in values.T]
-            sample = Sample(np.array(at), (values.min(), values.max()))
-            row = replace(row, time=time, at_time=sample.mean())
-        results.append(row)
-    return results
+def _at(time: float, runs: Runs, tag: str) -> Estimate | None:
+    """Return the mean over the last tenth of a time, from the beginning, and over runs."""
+    curve, seconds = runs.curve(tag), runs.seconds
+    if curve is None or seconds is None:
+        return None
+    steps, values = curve
+    last = np.linspace(0.9, 1.0, 11) * time * steps[-1] / seconds
+    at = [np.interp(last, steps, run).mean() for run in values.T]
+    return Sample(np.array(at), (values.min(), values.max())).mean()
 
 
 def _with_choice(sample: Sample | None, noise: list[Floats]) -> Sample | None:

@@ -54,17 +54,6 @@ def _whole(share: Estimate | None) -> str:
     return "–" if share is None else f"{share.value:.0f} [{share.low:.0f}, {share.high:.0f}]"
 
 
-def choice(row: Row) -> str:
-    """Return what was chosen for the arm, and whether it is at the edge of what was tried."""
-    if row.choice is None:
-        return ""
-    words = [
-        f"{name}={value}{', the edge of its grid' if name in row.choice.edges else ''}"
-        for name, value in row.choice.settings
-    ]
-    return "; ".join(words)
-
-
 def to_csv(rows: Sequence[Row]) -> str:
     """Return the table with full precision, one line a row; empty where there is no value."""
     out = io.StringIO()
@@ -86,7 +75,7 @@ def _line(row: Row) -> dict[str, Any]:
         "norm": row.arm.norm,
         **dict(row.point),
         **(dict(row.choice.settings) if row.choice else {}),
-        "chosen": choice(row),
+        "chosen": row.choice,
         "metric": task.metric.key,
         "runs": len(scores),
         **_ends("mean", row.score),

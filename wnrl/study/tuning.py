@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, is_real
 from wnrl.runs import crashes, is_finished
 from wnrl.study.execute import check_trials
 from wnrl.study.outcomes import Runs, Scale, read_runs
-from wnrl.study.plan import Cell, Grid, Point, Study, Trial, is_number
+from wnrl.study.plan import Cell, Grid, Point, Study, Task, Trial
 from wnrl.study.stats import Floats
 
 Train = Callable[[Sequence[Trial]], object]
@@ -37,6 +37,11 @@ class Choice:
             for name, value in self.settings
             if len(self.grid[name]) > 1 and value in (self.grid[name][0], self.grid[name][-1])
         )
+
+    def __str__(self) -> str:
+        """Say what was chosen, and what of it stands at the edge of what was tried."""
+        edge = dict.fromkeys(self.edges, ", the edge of its grid")
+        return "; ".join(f"{name}={value}{edge.get(name, '')}" for name, value in self.settings)
 
     def means(self, name: str) -> list[float]:
         """Return, for each value of one setting, the best mean over tuning seeds with it."""
@@ -123,20 +128,16 @@ def choose(root: Path, trials: Sequence[Trial]) -> dict[Cell, Choice]:
         cell: {settings: read_runs(root, group) for settings, group in tried.items()}
         for cell, tried in groups.items()
     }
-    return {cell: _best(tried, _scale_of(cell, read)) for cell, tried in read.items()}
-
-
-def _scale_of(cell: Cell, read: Mapping[Cell, Mapping[Point, Runs]]) -> Scale:
-    same_task = [tried.values() for other, tried in read.items() if other[0] == cell[0]]
-    return Scale.of(cell[0], [runs for tried in same_task for runs in tried])
+    of_task: dict[Task, list[Runs]] = {}
+    for (task, _, _), tried in read.items():
+        of_task.setdefault(task, []).extend(tried.values())
+    scales = {task: Scale.of(task, runs) for task, runs in of_task.items()}
+    return {cell: _best(tried, scales[cell[0]]) for cell, tried in read.items()}
 
 
 def _best(tried: Mapping[Point, Runs], scale: Scale) -> Choice:
-    grid: dict[str, list[Any]] = {}
-    for name, value in (pair for settings in tried for pair in settings):
-        values = grid.setdefault(name, [])
-        if value not in values:
-            values.append(value)
+    values = zip(*tried, strict=True)
+    grid = {pairs[0][0]: [*dict.fromkeys(value for _, value in pairs)] for pairs in values}
     scores = np.array([_scores(runs, scale) for runs in tried.values()])
     means = scores.mean(-1)
     best = np.flatnonzero(means == means.max())
@@ -180,7 +181,7 @@ def _one_more(values: Sequence[Any], best: Any) -> list[Any]:
     """Return the values with one more beyond the best, which is at an end, by the same factor."""
     rising = [*values] if best == values[-1] else [*values][::-1]
     *_, neighbour, end = rising
-    if all(is_number(value) and value > 0 for value in rising):
+    if all(is_real(value) and value > 0 for value in rising):
         beyond = float(f"{end * end / neighbour:.3g}")
         whole = isinstance(end, int) and isinstance(neighbour, int)
         beyond = max(1, round(beyond)) if whole else beyond

@@ -38,7 +38,7 @@ def judge(task: Task, baseline: str, differences: Sample, confidence: float) -> 
         return Verdict("undecided", f"undecided against {baseline}: {rest}")
     mean = differences.mean(confidence)
     shown = f"{task.metric.label} minus that of {baseline} is {mean} in {n} pairs of runs"
-    if not mean.low <= 0 <= mean.high:
+    if not mean.holds_zero:
         better = (mean.low > 0) == task.metric.higher_is_better
         word: Word = "better" if better else "worse"
         return Verdict(word, f"{word} than {baseline}: {shown}")
