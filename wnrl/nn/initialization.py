@@ -36,15 +36,6 @@ class DataInitReport:
     skipped: dict[str, str] = field(default_factory=dict)
     """Layers that were left as they were, and why."""
 
-    def take(self, name: str, found: "DataInitReport") -> None:
-        """Add what was found for a layer that was initialised by itself, as ``name``."""
-        self.initialised.extend(name for _ in found.initialised)
-        self.constant.update((name, features) for features in found.constant.values())
-        for reason in found.incomplete.values():
-            explain(self.incomplete, name, reason)
-        for reason in found.skipped.values():
-            explain(self.skipped, name, reason)
-
 
 def explain(reasons: dict[str, str], name: str, reason: str) -> None:
     """Add ``reason`` to what ``reasons`` says of ``name``, once."""
