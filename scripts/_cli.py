@@ -152,9 +152,9 @@ def parse(
         sys.exit(0)
     defaults = {} if default is None else {"default": default(words)}
 
-    numbers = tyro.constructors.ConstructorRegistry()
+    registry = tyro.constructors.ConstructorRegistry()
 
-    @numbers.primitive_rule
+    @registry.primitive_rule
     def _whole_numbers(
         kind: tyro.constructors.PrimitiveTypeInfo,
     ) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
@@ -163,9 +163,20 @@ def parse(
             is_instance=lambda value: isinstance(value, int), str_from_instance=lambda n: [str(n)],
         )  # fmt: skip
 
+    @registry.primitive_rule
+    def _keyword_arguments(
+        kind: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[dict[str, object]] | None:
+        # tyro itself has a flag for each key of a default, as that of a resumed run has some
+        return None if kind.type_origin is not dict else tyro.constructors.PrimitiveConstructorSpec(
+            nargs="*", metavar="[NAME VALUE ...]", instance_from_str=keyword_arguments,
+            is_instance=lambda value: isinstance(value, dict),
+            str_from_instance=lambda pairs: [str(word) for pair in pairs.items() for word in pair],
+        )  # fmt: skip
+
     if description and {"-h", "--help"} & set(words):
         print(_filled(f"{description.strip()}\n\n{SHARED}") + "\n")  # tyro wraps no paragraphs
-    cli = partial(tyro.cli, args_type, args=words, description="", registry=numbers)
+    cli = partial(tyro.cli, args_type, args=words, description="", registry=registry)
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
@@ -286,6 +297,23 @@ def whole_number(text: str) -> int:
         if number == int(number) and -(2**63) <= number < 2**63:
             return int(number)
     raise ValueError(f"{text!r} is no whole number")
+
+
+def keyword_arguments(words: Sequence[str]) -> dict[str, object]:
+    """Return what names and values, in turn, write out; raise ValueError if a value is missing."""
+    if len(words) % 2:
+        raise ValueError(f"{words[-1]!r} has no value")
+    return dict(zip(words[::2], map(_value, words[1::2]), strict=True))
+
+
+def _value(text: str) -> object:
+    """Return the truth value or the number that ``text`` writes out, else the text."""
+    if text in ("True", "False"):
+        return text == "True"
+    for number in (whole_number, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
 
 
 def _filled(description: str) -> str:

@@ -410,6 +410,16 @@ def test_a_run_of_an_environment_with_arguments_another_limit_and_stacked_observ
     assert result["mean_length"] == 20
 
 
+def test_keyword_arguments_are_said_again_where_a_run_has_some(tmp_path, capsys):
+    words = "--env-id Pendulum-v1 --norm-kwargs g_rate 2.5 --env-kwargs g 3 --resume --run-dir"
+    for _ in range(2):
+        assert leave(*TINY, *words.split(), str(tmp_path / "run")) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["norm_kwargs"], config["env_kwargs"]) == ({"g_rate": 2.5}, {"g": 3})
+    assert leave(*TINY, *words.replace("2.5", "2.5 eps").split(), str(tmp_path / "run")) == 2
+    assert "'eps' has no value" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("folder", ["run", "copy"])
 def test_a_file_gives_the_defaults_of_the_flags(tmp_path, folder):
     zoo = tmp_path / "ppo.yml"
