@@ -108,7 +108,7 @@ def test_workers_of_a_study_import_what_the_command_names(my_folder, monkeypatch
         told.extend(imports)
         raise Stopped(15, "enough is known")
 
-    monkeypatch.setattr("wnrl.study.processes.Processes", no_workers)
+    monkeypatch.setattr("scripts._progress.Processes", no_workers)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["compare.py", "my_study.py", "--import", "my_lab"])
     with restored():

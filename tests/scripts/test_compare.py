@@ -428,12 +428,15 @@ def test_a_list_and_a_mistyped_word_need_no_torch(words):
 @pytest.mark.parametrize(
     ("task", "asked", "expected"),
     [
-        ((2, "digits"), "auto", "cuda:0"),
-        ((1, "CartPole-v1"), "auto", "auto"),  # an agent's is settled by what it observes
+        ((2, "digits"), "auto", "auto"),  # settled when it is trained
+        ((2, "digits"), "cuda", "cuda:0"),
+        ((1, "CartPole-v1"), "auto", "auto"),
         ((1, "CartPole-v1"), "cuda", "cuda:0"),
     ],
 )
-def test_each_run_is_on_the_device_that_suits_its_network(monkeypatch, task, asked, expected):
+def test_a_device_that_was_asked_for_is_named_in_full_and_another_stays_open(
+    monkeypatch, task, asked, expected
+):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     quick = study_of("scripts.studies.quick")

@@ -101,7 +101,8 @@ def settings_of(config: VAEConfig, machine: Machine) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come when the model is built for the run
         build(config)
-    return {**config.to_json(), **asdict(machine)}
+    named = {} if machine.device == "auto" else {"device": str(device)}
+    return {**config.to_json(), **asdict(machine), **named}
 
 
 def defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
