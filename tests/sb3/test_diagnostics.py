@@ -316,12 +316,15 @@ def test_points_stand_at_the_first_update_after_each_multiple(case):
     ]
 
 
-def test_a_run_in_two_parts_has_the_points_of_a_whole_one():
+@pytest.mark.parametrize(
+    "stop", [4, 48]
+)  # before the first update, which is after step 8, or later
+def test_a_run_in_two_parts_has_the_points_of_a_whole_one(stop):
     whole, expected = make("dqn-weight")
     whole.learn(96, Diagnostics(every=40))
     parts, recorder = make("dqn-weight")
-    parts.learn(48, Diagnostics(every=40))
-    parts.learn(48, Diagnostics(every=40), reset_num_timesteps=False)
+    parts.learn(stop, Diagnostics(every=40))
+    parts.learn(96 - stop, Diagnostics(every=40), reset_num_timesteps=False)
     assert [r["step"] for r in recorder.rows] == [r["step"] for r in expected.rows]
 
 

@@ -106,7 +106,8 @@ class Diagnostics(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._forget()  # what an interrupted run may have left
-        self._last = self.model.num_timesteps or -1
+        # Without an update yet, the first one is still to be looked at.
+        self._last = (self.model._n_updates and self.model.num_timesteps) or -1
 
     def _on_rollout_end(self) -> None:
         now = self.model.num_timesteps
