@@ -43,6 +43,8 @@ def assemble(
     name = policy_name(seen, getattr(config, "cell", "").capitalize())
     if name not in config.algorithm.policy_aliases:
         raise UsageError(f"{config.algorithm.__name__} has no policy for observations like {seen}")
+    if env.num_envs != config.n_envs:
+        raise UsageError(f"n_envs is {config.n_envs}, but env has {env.num_envs} environments")
     try:
         model = config.algorithm(
             policy=name,
@@ -55,7 +57,8 @@ def assemble(
     except UsageError:
         raise
     except Exception as error:  # whatever SB3 and torch make of spaces, sizes and arguments
-        raise UsageError(f"the agent cannot be built: {printable(error, 500)}") from error
+        reason = printable(error, 500) or type(error).__name__
+        raise UsageError(f"the agent cannot be built: {reason}") from error
     env.seed(first_env_seed(seed))  # SB3 has seeded them with seed, seed + 1, ...
     return model
 

@@ -1,5 +1,6 @@
 """Deep Q-learning (Mnih et al., 2015), SB3's, with a norm."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +34,15 @@ class DQNConfig(OffPolicyConfig):
     """Share of random actions at the start."""
     exploration_final_eps: Fraction = 0.05
     """Share of random actions at the end."""
-    max_grad_norm: Positive = 10.0
-    """Gradients are scaled down to this length."""
+    max_grad_norm: Positive | None = 10.0
+    """Gradients are scaled down to this length; None leaves them."""
+
+    def algorithm_arguments(self, actions: Any = None) -> dict[str, Any]:
+        """Return the arguments of SB3's algorithm, for actions in a space where it is given."""
+        arguments = super().algorithm_arguments(actions)
+        if self.max_grad_norm is None and self.algorithm.__name__ == "DQN":  # which knows no None
+            arguments["max_grad_norm"] = math.inf
+        return arguments
 
 
 # Tuned values of rl-baselines3-zoo.

@@ -23,7 +23,7 @@ class QRDQNConfig(DQNConfig):
     """Share of training in which the share of random actions falls to its final value."""
     exploration_final_eps: Fraction = 0.01
     """Share of random actions at the end."""
-    max_grad_norm: Positive | None = None  # type: ignore[assignment]
+    max_grad_norm: Positive | None = None
     """Gradients are scaled down to this length; None leaves them."""
     n_quantiles: Whole = 200
     """Quantiles of the return's distribution for each action."""

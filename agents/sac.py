@@ -1,18 +1,25 @@
 """Soft actor-critic (Haarnoja et al., 2018, arXiv:1812.05905), SB3's, with a norm."""
 
-import re
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from agents.config import MUJOCO, Agent, ContinuousConfig, Imported
 from wnrl.limits import Fraction, Whole, WholeOrMinusOne, limit
 
+
+def _is_temperature(value: float | str) -> bool:
+    word, _, start = str(value).partition("_")
+    try:
+        if word == "auto":
+            return not start or 0 < float(start) < math.inf
+        return 0 <= float(value) < math.inf
+    except ValueError:
+        return False
+
+
 Temperature = Annotated[
-    float | str,
-    limit(
-        lambda x: re.fullmatch(r"auto|(auto_)?[\d.]+(e[-+]?\d+)?", str(x)),
-        "a number from zero on, auto, or auto_<number above zero>",
-    ),
+    float | str, limit(_is_temperature, "a number from zero on, auto, or auto_<number above zero>")
 ]
 
 

@@ -316,7 +316,6 @@ class Masked(gym.Env):
         ("ppo", spaces.Tuple([BOX]), CHOICE, {}, "observations must be Box or discrete"),
         ("ppo", spaces.Dict(a=BOX, b=spaces.Sequence(BOX)), CHOICE, {}, "cannot be learned from"),
         ("ppo", spaces.Dict(a=spaces.Discrete(3, start=1)), CHOICE, {}, "observations must count"),
-        ("sac", BOX, BOX, {"ent_coef": "auto_0"}, "value of ent_coef must be greater than 0"),
         ("recurrent_ppo", BOX, BOX, {"shared_lstm": True}, "You must choose between shared LSTM"),
         ("dqn", BOX, CHOICE, {"optimize_memory_usage": True, "n_steps": 3}, "doesn't support"),
         ("ppo", BOX, spaces.Discrete(2, start=1), {}, "actions must count from 0, got Discrete"),

@@ -170,6 +170,8 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
         ),
         (SACConfig, {"ent_coef": "automatic"}, "ent_coef must be .* got 'automatic'"),
         (SACConfig, {"ent_coef": "auto_nan"}, "ent_coef must be .* got 'auto_nan'"),
+        (SACConfig, {"ent_coef": "auto_1e400"}, "ent_coef must be .* got 'auto_1e400'"),
+        (SACConfig, {"ent_coef": "1.2.3"}, "ent_coef must be .* got '1.2.3'"),
         (SACConfig, {"ent_coef": -0.1}, "ent_coef must be .* got -0.1"),
         (
             SACConfig,

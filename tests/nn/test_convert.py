@@ -1,5 +1,6 @@
 import copy
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -680,6 +681,7 @@ class Trained(nn.Module):
         lambda o: [o],
         lambda o: {"net": o},
         lambda o: {"nets": [(o,)]},
+        lambda o: OrderedDict(net=o),
         lambda o: torch.optim.lr_scheduler.StepLR(o, 1),
     ],
 )
@@ -691,6 +693,15 @@ def test_a_network_that_has_an_optimizer_is_refused_and_stays_as_it_is(key, wrap
         convert(parent, key)
     assert repr(parent) == before
     assert not any(getattr(part, "projected", False) for part in parent.modules())
+
+
+@pytest.mark.parametrize("key", ["batch_renorm", "mean", "weight_mean"])
+def test_a_picture_without_a_batch_is_refused_where_its_height_could_be_channels(key):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(-3), nn.Linear(64, 2))
+    convert(net, key)
+    assert net(torch.randn(5, 3, 4, 4)).shape == (5, 2)
+    with pytest.raises(UsageError, match="of 4 axes with 4 channels in axis 1, got shape"):
+        net(torch.randn(3, 4, 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])

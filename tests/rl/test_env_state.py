@@ -10,6 +10,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 import envs
+from wnrl.rl import env_state
 from wnrl.rl.env_state import UnsavableError, load_envs, save_envs
 from wnrl.rl.environments import vectorize
 from wnrl.runs import read_values, write_values
@@ -242,3 +243,10 @@ def test_stacked_frames_under_a_normaliser_are_saved(env_id, normalize, through_
     for _ in range(9):
         here, there = env.step(np.ones(2, int)), other.step(np.ones(2, int))
         assert all(map(np.array_equal, here[:3], there[:3]))
+
+
+def test_random_sources_are_read_as_earlier_versions_wrote_them():
+    legacy, python = np.random.RandomState(3), random.Random(3)
+    trees = ["random state", legacy.get_state(legacy=False)], ["random", python.getstate()]
+    made = [env_state._Reader().read(tree, None) for tree in trees]
+    assert (made[0].rand(), made[1].random()) == (legacy.rand(), python.random())

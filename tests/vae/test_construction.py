@@ -188,3 +188,8 @@ def test_options_of_the_norm_reach_it_and_wrong_ones_are_refused(digits):
     assert model.encoder[0].norm.momentum == 0.02
     with pytest.raises(UsageError, match="momentun"):
         build(replace(CONFIG, norm="batch", norm_kwargs={"momentun": 0.02}), digits)
+
+
+def test_images_of_another_data_set_are_refused(digits):
+    with pytest.raises(UsageError, match=r"images must have shape \(1, 28, 28\), got \(1, 8, 8\)"):
+        build(VAEConfig(dataset="mnist"), digits)

@@ -9,11 +9,10 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils import _pytree as pytree
 
 from wnrl.errors import UsageError, check_choice, check_positive, is_real
 from wnrl.nn.base import WeightNormed, torch_parameters
-from wnrl.nn.normalizers import Normalized, check_momentum
+from wnrl.nn.normalizers import BatchStatistics, Normalized, check_momentum
 from wnrl.nn.sites import (
     PLAIN,
     RECURRENT,
@@ -233,7 +232,7 @@ def _check_optimizers(
     touched = {parameter for layer in changed for parameter in layer.parameters()}
     for path, part in module.named_modules():
         for name, value in vars(part).items():
-            for held in pytree.tree_leaves(value):  # of collections of any depth
+            for held in _held(value):
                 optimizer = held.optimizer if isinstance(held, LRScheduler) else held
                 if not isinstance(optimizer, Optimizer):
                     continue
@@ -244,6 +243,15 @@ def _check_optimizers(
                         "stable-baselines3 take a policy with a norm (WNMlpPolicy) and give it the "
                         "weights with load_weights"
                     )
+
+
+def _held(value: Any) -> Iterator[Any]:
+    """Yield what stands in collections of any depth, those of a caller's own classes included."""
+    if isinstance(value, dict | list | tuple | set):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _held(part)
+    else:
+        yield value
 
 
 @contextmanager
@@ -388,6 +396,8 @@ def _normalized(
                 units = layer.out_channels if axes else layer.out_features
                 norm = choice.normalizers[axes](units, **options)
             weight = next(layer.parameters())
+            if axes and isinstance(norm, BatchStatistics):
+                norm.axes = axes + 2
             norm = norm.to(weight.device, weight.dtype).train(held.training)
             both = Normalized(counterparts.get(id(held), held), norm, features_last=not axes)
             both.training = held.training

@@ -46,6 +46,8 @@ class BatchStatistics(nn.Module, ABC):
     """
 
     _shown: tuple[str, ...] = ("eps", "momentum", "r_max", "d_max")
+    axes: int | None = None
+    """Those of its inputs, where they are known."""
     weight: Any
     bias: Any
     running_mean: Any
@@ -77,9 +79,10 @@ class BatchStatistics(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …) -> (B, C, …)``."""
-        if x.dim() < 2 or x.shape[1] != self.num_features:
+        if x.dim() < 2 or x.dim() != (self.axes or x.dim()) or x.shape[1] != self.num_features:
+            axes = f"of {self.axes} axes " if self.axes else ""
             raise UsageError(
-                f"expected an input with {self.num_features} channels in axis 1, "
+                f"expected an input {axes}with {self.num_features} channels in axis 1, "
                 f"got shape {tuple(x.shape)}"
             )
         if not x.numel():  # with a gradient, of zero, for the parameters, as torch's batch norm has

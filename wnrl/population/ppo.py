@@ -435,4 +435,7 @@ class PPO:
             )
         self.iteration = state["iteration"]
         places = self._kept()
-        copy_(places, {name: state[name] for name in places})
+        try:
+            copy_(places, {name: state[name] for name in places})
+        except (LookupError, ValueError, RuntimeError) as error:
+            raise UsageError(f"the state is of another version or cohort: {error}") from error

@@ -154,6 +154,12 @@ class _Reader:
             case ["random", name, state]:
                 made = RANDOM[name]()
                 made.__setstate__(state)
+            case ["random", state]:  # as earlier versions wrote it, and the next one
+                made = random.Random()
+                made.setstate(state)
+            case ["random state", state]:
+                made = np.random.RandomState()
+                made.set_state(state)
             case ["emulator", data, generator] if _is_emulated(here):
                 made, numbers = here, self.read(generator, None)
                 self.changes[id(here)] = lambda: _set_emulator(here, data, numbers)

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from wnrl.errors import NonFiniteError, UsageError, first_line
+from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive, first_line
 
 # Of environments: a run with seed k owns the numbers from k * SEED_STRIDE on; the starts of its
 # evaluations are numbered from these places behind them.
@@ -71,8 +71,10 @@ def vectorize(
         subprocesses: whether each environment has a process of its own.
 
     Raises:
-        UsageError: The observations cannot be learned from, or not be stacked.
+        UsageError: A number is not above zero, or the observations cannot be learned from, or not
+            be stacked.
     """
+    check_choice("normalize", normalize, ("none", "obs", "reward", "both"))
     venv = _side_by_side(factory, n_envs, frame_stack, subprocesses)
     if normalize != "none":
         keys = _NO_OBS if normalize == "reward" else _vectors(venv.observation_space)
@@ -108,6 +110,7 @@ def _side_by_side(
     factory: Factory, n_envs: int, frame_stack: int | None, subprocesses: bool = False
 ) -> VecEnv:
     """Return the environments with all that changes observations, but for running statistics."""
+    check_positive(n_envs=n_envs, frame_stack=1 if frame_stack is None else frame_stack)
     kind = SubprocVecEnv if subprocesses else DummyVecEnv
     try:
         inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])

@@ -38,6 +38,8 @@ class FoldedActor(nn.Module):
     """
 
     policy: Any
+    low: Tensor
+    high: Tensor
 
     def __init__(self, policy: BasePolicy) -> None:
         super().__init__()
@@ -51,6 +53,10 @@ class FoldedActor(nn.Module):
         for part in self.policy.modules():
             part.__dict__.pop("optimizer", None)
         self.eval()
+        if isinstance(policy.action_space, spaces.Box):
+            self.register_buffer("low", torch.as_tensor(policy.action_space.low))
+            self.register_buffer("high", torch.as_tensor(policy.action_space.high))
+            self.to(policy.device)
 
     def forward(self, obs: Any) -> Tensor:
         """Actions ``(B, ...)`` for observations ``(B, ...)``, images with channels first.
@@ -64,11 +70,9 @@ class FoldedActor(nn.Module):
             stack.callback(Distribution.set_default_validate_args, Distribution._validate_args)
             Distribution.set_default_validate_args(False)
             actions: Tensor = self.policy._predict(obs, deterministic=True)
-        space = self.policy.action_space
-        actions = actions.reshape(-1, *space.shape)
-        if not isinstance(space, spaces.Box):
+        actions = actions.reshape(-1, *self.policy.action_space.shape)
+        if not isinstance(self.policy.action_space, spaces.Box):
             return actions
-        low, high = (torch.as_tensor(end, device=actions.device) for end in (space.low, space.high))
         if self.policy.squash_output:
-            return low + 0.5 * (actions + 1.0) * (high - low)
-        return torch.clamp(actions, low, high)
+            return self.low + 0.5 * (actions + 1.0) * (self.high - self.low)
+        return torch.clamp(actions, self.low, self.high)

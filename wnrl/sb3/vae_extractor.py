@@ -116,4 +116,5 @@ def _model(space: spaces.Box, folder: str) -> VAE:
             )
         recipes[folder] = found
         return load(folder)
-    return build(VAEConfig.from_json(recipes[folder])).eval()
+    with torch.random.fork_rng(devices=[]):
+        return build(VAEConfig.from_json(recipes[folder])).eval()

@@ -12,7 +12,7 @@ from wnrl.errors import UsageError, check_choice, first_line, printable
 from wnrl.nn import convert
 from wnrl.runs import CONFIG, checked_file, is_finished, read_config, whole_file
 from wnrl.vae.config import SIZES, VAEConfig
-from wnrl.vae.inputs import training_inputs
+from wnrl.vae.inputs import check_levels, training_inputs
 from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.model import VAE
 from wnrl.vae.models import MODELS
@@ -36,6 +36,9 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
     Returns:
         The model, on the CPU.
 
+    Raises:
+        UsageError: the images are not those of the configuration's data set.
+
     Warns:
         UserWarning: the norm found no place in the model.
     """
@@ -46,6 +49,9 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
         likelihood = LIKELIHOODS[str(config.likelihood)](shape[0], levels)
         model = MODELS[config.model](shape, likelihood=likelihood, **sizes)
         if images is not None:
+            if images.shape != shape:
+                raise UsageError(f"images must have shape {shape}, got {images.shape}")
+            check_levels(likelihood, images)
             total = images.part("train").sum(0, dtype=torch.int64)
             model.start_at(total / (len(images.train) * (images.levels - 1)))
         plain = () if config.norm_heads else model.output_layers()
