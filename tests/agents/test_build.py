@@ -312,7 +312,7 @@ class Masked(gym.Env):
 @pytest.mark.parametrize(
     ("algo", "seen", "acted", "changes", "message"),
     [
-        ("ppo", spaces.Text(4), CHOICE, {}, "observations cannot be learned from"),
+        ("ppo", spaces.Text(4), CHOICE, {}, "environment cannot be learned from"),
         ("ppo", spaces.Tuple([BOX]), CHOICE, {}, "observations must be Box or discrete"),
         ("ppo", spaces.Dict(a=BOX, b=spaces.Sequence(BOX)), CHOICE, {}, "cannot be learned from"),
         ("ppo", spaces.Dict(a=spaces.Discrete(3, start=1)), CHOICE, {}, "observations must count"),

@@ -115,7 +115,7 @@ def _side_by_side(
     try:
         inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
     except (NotImplementedError, TypeError) as error:  # SB3's of a Dict in a Dict, of a Text
-        raise UsageError(f"observations cannot be learned from: {first_line(error)}") from error
+        raise UsageError(f"the environment cannot be learned from: {first_line(error)}") from error
     venv: VecEnv = Finite(inner)
     if frame_stack is None:
         frame_stack = ATARI_FRAMES if inner.env_is_wrapped(Atari, indices=[0])[0] else 1
