@@ -96,7 +96,8 @@ def check_spaces(config: Any, env: VecEnv) -> None:
     for word, space in (*(("observations", part) for part in parts), ("actions", acted)):
         if np.any(getattr(space, "start", 0)):  # which SB3 passes over
             raise UsageError(f"{word} must count from 0, got {space}: shift them in a wrapper")
-    if issubclass(config.algorithm, MaskablePPO) and not env.has_attr("action_masks"):
+    masked = issubclass(config.algorithm, MaskablePPO) and not isinstance(acted, spaces.Box)
+    if masked and not env.has_attr("action_masks"):
         raise UsageError(
             f"{config.algorithm.__name__} needs an environment with a method action_masks, "
             'or info["action_mask"]'

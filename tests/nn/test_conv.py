@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from wnrl import nn as wn
+from wnrl.errors import UsageError
 
 TRANSPOSED = {1: wn.WNConvTranspose1d, 2: wn.WNConvTranspose2d, 3: wn.WNConvTranspose3d}
 CONVOLUTIONS = {1: wn.WNConv1d, 2: wn.WNConv2d, 3: wn.WNConv3d}
@@ -64,9 +65,9 @@ def test_the_output_size_of_a_transposed_convolution_is_torchs(n, size):
 
 def test_an_output_size_out_of_reach_is_refused():
     layer = wn.WNConvTranspose1d(2, 3, 3, stride=2)
-    with pytest.raises(ValueError, match=r"output size of .* range from \[11\] to \[12\]"):
+    with pytest.raises(UsageError, match=r"^output_size: .* range from \[11\] to \[12\]"):
         layer(torch.randn(1, 2, 5), [13])
-    with pytest.raises(ValueError, match=r"output_size must have 1 or 3 elements"):
+    with pytest.raises(UsageError, match=r"^output_size: .* must have 1 or 3 elements"):
         layer(torch.randn(1, 2, 5), [])
 
 

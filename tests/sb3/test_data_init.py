@@ -1,5 +1,6 @@
 import copy
 import pickle
+import threading
 import warnings
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
 from wnrl import NORMS
@@ -335,6 +337,20 @@ class Images(Drifting):
 
     def _obs(self):
         return self.observation_space.sample()
+
+
+class Locked(FlattenExtractor):
+    """A features extractor that cannot be copied."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.lock = threading.Lock()
+
+
+def test_a_policy_that_cannot_be_copied_is_initialised():
+    kwargs = {"data_init": 32, "features_extractor_class": Locked}
+    model = PPO("WNMlpPolicy", "CartPole-v1", device="cpu", **ROLLOUT, policy_kwargs=kwargs)
+    assert model.learn(32).policy.data_initialised
 
 
 @pytest.mark.parametrize("share", [True, False])

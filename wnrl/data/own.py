@@ -139,6 +139,7 @@ def _read_arrays(path: Path, changed: int) -> Images:
             arrays = {name: saved[name] for name in saved if not name.startswith("y_")}
     except Exception as error:  # zipfile, zlib, numpy: each has its own
         raise UsageError(f"{path} is damaged or no .npz file of arrays") from error
+    said = "levels" in arrays
     levels = arrays.pop("levels", np.array(256))
     if levels.shape or levels.dtype.kind not in "ui" or not 2 <= levels <= 256:
         raise UsageError(f"{path} must have levels from 2 to 256, one number, got {levels!r}")
@@ -163,7 +164,7 @@ def _read_arrays(path: Path, changed: int) -> Images:
             f"images, or a single array, got {', '.join(arrays) or 'none'}"
         )
     train, valid, test = (_levels_of(path, name, parts[name]) for name in PARTS)
-    if parts["train"].dtype == np.bool_:
+    if parts["train"].dtype == np.bool_ and not said:
         levels = np.array(2)
     elif levels == 256 and train.max() == 1:
         raise UsageError(f"{path} has zeros and ones alone: say so with an array levels=2")

@@ -47,7 +47,15 @@ def _torch_parameters(plain: Any) -> list[inspect.Parameter]:
 
 
 def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Return a layer of torch; raise UsageError for values that torch refuses."""
+    """Return a layer of torch.
+
+    Raises:
+        UsageError: a size is negative, or torch refuses another value.
+    """
+    names = [parameter.name for parameter in _torch_parameters(plain)]
+    for name, value in {**dict(zip(names, args, strict=False)), **options}.items():
+        if isinstance(value, int) and value < 0 and name != "padding_idx":
+            raise UsageError(f"{name} must not be negative, got {value}")
     try:
         with warnings.catch_warnings():  # a weight norm refuses an empty dimension itself
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")

@@ -204,14 +204,17 @@ class WNConvTransposed(WeightNormed):
                 the leading axes of the output too.
 
         Raises:
-            ValueError: no padding gives ``output_size``.
+            UsageError: no padding gives ``output_size``.
         """
         weight, bias = self._weights()
         extra = self.output_padding
         if output_size is not None:
             sizes = (self.stride, self.padding, self.kernel_size, len(self.kernel_size))
             find: Any = nn.ConvTranspose1d._output_padding
-            extra = find(self, input, output_size, *sizes, self.dilation)
+            try:
+                extra = find(self, input, output_size, *sizes, self.dilation)
+            except ValueError as error:
+                raise UsageError(f"output_size: {error}") from error
         return self.convolve(
             input, weight, bias, self.stride, self.padding, extra, self.groups, self.dilation
         )

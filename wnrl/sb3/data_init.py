@@ -21,7 +21,6 @@ targets are loaded again. A buffer of the policy, ``data_initialised``, says tha
 saved with the policy, and nothing is repeated after loading.
 """
 
-import copy
 import warnings
 from abc import abstractmethod
 from functools import partial
@@ -31,6 +30,7 @@ from typing import Any, ClassVar
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
+from torch import Tensor, nn
 
 from wnrl.errors import UsageError
 from wnrl.nn import DataInitReport, data_init
@@ -139,8 +139,8 @@ class FirstRollout(FirstBatch):
     """Mixin: collects what the policy acts on, and initialises when the first update begins."""
 
     source = "the first rollout"
-    _twins: tuple[Any, ...] = ()
-    """In the first update: the policy that acted, and the one that it was made."""
+    _before_and_after: tuple[dict[str, Tensor], ...] = ()
+    """In the first update: the state of the policy that acted, and that of what it was made."""
 
     def expect_data(self) -> None:
         """As ``FirstBatch``'s."""
@@ -169,20 +169,43 @@ class FirstRollout(FirstBatch):
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's; initialises at the first update. The one after it learns from other data."""
         super().set_training_mode(mode)
-        self._twins = ()
+        self._before_and_after = ()
         if self._pending and mode and self._seen:
             seen, self._seen = cat_obs(self._seen), []
-            acted = copy.deepcopy(self).train(False)
+            acted = _state(self)
             self.initialise(seen)
-            self._twins = (acted, copy.deepcopy(self).train(False))
+            self._before_and_after = (acted, _state(self))
 
     def log_prob_change(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the initialisation took from the log-probabilities of ``_evaluate``.
 
         It is zero but in the first update.
         """
-        if not self._twins:
+        if not self._before_and_after:
             return 0.0
-        with torch.no_grad():
-            acted, fresh = (twin._evaluate(*args, **kwargs)[1] for twin in self._twins)
-        return acted - fresh
+        mode, current = self.training, _state(self)
+        self.train(False)
+        log_probs = []
+        try:
+            for state in self._before_and_after:
+                _write(self, state)
+                with torch.no_grad():
+                    log_probs.append(self._evaluate(*args, **kwargs)[1])
+        finally:
+            _write(self, current)
+            self.train(mode)
+        return log_probs[0] - log_probs[1]
+
+
+def _state(policy: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in policy.state_dict().items()}
+
+
+def _write(policy: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put ``state`` into the tensors that ``policy`` has.
+
+    In place, since torch's ``functional_call`` loses parameters of a module with two names, such as
+    a shared features extractor.
+    """
+    for name, value in policy.state_dict().items():
+        value.copy_(state[name])
