@@ -96,3 +96,11 @@ def test_importing_the_library_is_light(fresh):
         f"print([name for name in {heavy!r} if name in sys.modules], torch.cuda.is_initialized())"
     )
     assert fresh(program) == "[] False\n"
+
+
+@pytest.mark.parametrize(("room", "name"), [("nn", "convert"), ("diagnostics", "curvature")])
+def test_a_star_imports_what_a_room_has_for_users_and_no_more(room, name):
+    namespace = {}
+    exec(f"from wnrl.{room} import *", namespace)
+    assert name in namespace
+    assert "guard" not in namespace

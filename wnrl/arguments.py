@@ -30,25 +30,29 @@ READABLE = (str, int, float, type(None), list, tuple, dict, set)
 """Types whose values a message shows; of others it names the type."""
 
 
-def guard(namespace: MutableMapping[str, Any], names: Iterable[str] | None = None) -> None:
+def guard(namespace: MutableMapping[str, Any], names: Iterable[str] | None = None) -> list[str]:
     """Check the arguments of functions and constructors in a room's namespace from now on.
 
     Args:
         namespace: the room's ``globals()``.
         names: of some of them; None takes all that come from files of the room.
+
+    Returns:
+        The names.
     """
     if names is None:
         homes = {name: str(getattr(value, "__module__", "")) for name, value in namespace.items()}
-        names = [
-            name for name, home in homes.items() if home.startswith(namespace["__name__"] + ".")
-        ]
-    for name in names:
+        room = namespace["__name__"] + "."
+        names = [name for name, home in homes.items() if home.startswith(room)]
+    guarded = list(names)
+    for name in guarded:
         value = namespace[name]
         if inspect.isfunction(value):
             namespace[name] = checked(value)
             namespace[name].__module__ = namespace["__name__"]  # where pickle finds it
         elif inspect.isclass(value):
             checked(value)
+    return guarded
 
 
 def checked(target: TargetT) -> TargetT:

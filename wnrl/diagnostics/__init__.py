@@ -21,4 +21,4 @@ from wnrl.diagnostics.weights import effective_weights as effective_weights
 from wnrl.diagnostics.weights import relative_change as relative_change
 from wnrl.diagnostics.weights import weight_lengths as weight_lengths
 
-guard(globals())
+__all__ = guard(globals())

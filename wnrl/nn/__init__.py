@@ -61,4 +61,4 @@ if not TYPE_CHECKING:
         raise AttributeError(f"module 'wnrl.nn' has no attribute {name!r}")
 
 
-guard(globals())
+__all__ = [*guard(globals()), *LATER, "WEIGHT_NORMED"]
