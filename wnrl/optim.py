@@ -21,6 +21,7 @@ from wnrl.arguments import checked, fault, shown
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.functional import (
     ZERO_ROW_STD,
+    check_deviation,
     row_norm,
     split_weight,
     transposed_groups,
@@ -157,8 +158,7 @@ class WeightNormalized(Optimizer):
         group = self.param_groups[-1]
         try:
             check_positive(g_lr_scale=group["g_lr_scale"])
-            if group["v_init_std"] is not None:
-                check_positive(v_init_std=group["v_init_std"])
+            check_deviation(group["v_init_std"])
             if fault("transposed", group["transposed"], int) or group["transposed"] < 0:
                 raise UsageError(
                     f"transposed must be 0 or a number of groups, got {group['transposed']!r}"

@@ -283,6 +283,17 @@ def test_rows_of_any_length_that_torch_wrote_load_as_torch_computes_them(length,
     assert relative_error(plain[0].weight, wanted) < 3e-7
 
 
+@pytest.mark.parametrize("length", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rows_that_a_narrower_type_cannot_hold_load_as_torch_computes_them(length, dtype):
+    theirs = nn.Sequential(parametrizations.weight_norm(nn.Linear(50, 3)))
+    scaled(theirs[0].parametrizations.weight.original1, length)
+    ours = nn.Sequential(WNLinear(50, 3, dtype=dtype))
+    load_weights(ours, theirs.state_dict())
+    got, wanted = ours[0].compute_weight().float(), theirs[0].weight.detach()
+    assert relative_error(got, wanted) < 2 * torch.finfo(dtype).eps
+
+
 def test_a_row_in_range_is_loaded_bit_for_bit():
     theirs = nn.Sequential(parametrizations.weight_norm(nn.Linear(5, 3)))
     scaled(theirs[0].parametrizations.weight.original1, 1e-6)

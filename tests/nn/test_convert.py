@@ -1,6 +1,7 @@
 import copy
 import pickle
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -683,6 +684,9 @@ class Trained(nn.Module):
         lambda o: {"nets": [(o,)]},
         lambda o: OrderedDict(net=o),
         lambda o: torch.optim.lr_scheduler.StepLR(o, 1),
+        lambda o: deque([o]),
+        lambda o: SimpleNamespace(stage=SimpleNamespace(optimizer=o)),
+        lambda o: o.step,
     ],
 )
 @pytest.mark.parametrize("key", sorted(set(NORMS) - {"none", "spectral"}))
@@ -693,6 +697,33 @@ def test_a_network_that_has_an_optimizer_is_refused_and_stays_as_it_is(key, wrap
         convert(parent, key)
     assert repr(parent) == before
     assert not any(getattr(part, "projected", False) for part in parent.modules())
+
+
+def test_what_is_wrapped_for_several_processes_is_refused(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(mlp())
+        with pytest.raises(UsageError, match=r"DistributedDataParallel already.*convert before"):
+            convert(parallel)
+        convert(parallel, "spectral")  # whose parameters stay
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:norm", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("key", sorted(set(NORMS) - {"none"}))
+def test_transformers_of_torch_compute_with_the_norm_in_evaluation_too(key):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = nn.TransformerEncoder(layer, 2)
+    convert(net, key, hidden=[f"layers.{k}.linear1" for k in range(2)])
+    net(torch.randn(4, 3, 8))  # statistics of a batch
+    net.eval()
+    x, mask = torch.randn(4, 3, 8), torch.tensor([[False, False, True]]).expand(4, 3)
+    learning = net(x, src_key_padding_mask=mask)
+    with torch.no_grad():
+        real = ~mask
+        torch.testing.assert_close(net(x, src_key_padding_mask=mask)[real], learning[real])
 
 
 @pytest.mark.parametrize("key", ["batch_renorm", "mean", "weight_mean"])

@@ -288,6 +288,8 @@ def test_a_row_that_cannot_be_squared_is_split_into_itself(length):
 def test_a_complex_weight_is_refused():
     with pytest.raises(UsageError, match=r"must be real, got torch\.complex64"):
         split_weight(torch.randn(2, 2, dtype=torch.complex64))
+    with pytest.raises(UsageError, match=r"must be real, got torch\.complex64"):
+        weight_norm(torch.randn(2, 2, dtype=torch.complex64), torch.ones(2, 1))
 
 
 def test_it_agrees_with_torchs_parametrization():

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from tests.nn.cases import CASES, NORMED, PASTS, out
+from wnrl import convert
 from wnrl import nn as wn
 from wnrl.errors import StateError
 
@@ -148,6 +149,27 @@ def test_a_copy_computes_the_same_and_is_independent(case, past, how):
             p.add_(1.0)
     assert torch.equal(out(layer(x)), before)
     assert not torch.equal(out(copied(x)), before)
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_of_a_compiled_layer_computes_with_its_own_parameters(how):
+    layer = wn.WNLinear(3, 4)
+    layer.compile(backend="eager")
+    x = torch.randn(2, 3)
+    layer(x)
+    copied = COPIES[how](layer)
+    with torch.no_grad():
+        copied.weight_g.mul_(2)
+    torch.testing.assert_close(copied(x) - copied.bias, 2 * (layer(x) - layer.bias))
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+@pytest.mark.parametrize("key", ["weight", "spectral"])
+def test_a_layer_that_is_made_complex_is_refused(key):
+    net = nn.Sequential(nn.Linear(2, 3))
+    convert(net, key)
+    with pytest.raises(wn.functional.UsageError, match="weight must be real"):
+        net.to(torch.complex64)(torch.randn(1, 2, dtype=torch.complex64))
 
 
 @every_layer
@@ -424,7 +446,8 @@ def test_hooks_that_would_be_lost_are_refused(register):
     ("options", "message"),
     [
         ({"scale": "log"}, "scale must be one of linear, exp"),
-        ({"v_init_std": 0.0}, "v_init_std must be None or above zero"),
+        ({"v_init_std": 0.0}, "v_init_std must be None or from 1e-07 to 1"),
+        ({"v_init_std": 1e-20}, "v_init_std must be None or from 1e-07 to 1"),
         ({"eps": 0.0}, "eps must be above zero"),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.nn.cases import CASES
-from wnrl import NORMS, convert, fold, frozen
+from wnrl import NORMS, WNLinear, convert, fold, frozen, shared_weights
 from wnrl.errors import UsageError
 from wnrl.nn import WNLSTM
 
@@ -29,6 +29,18 @@ def test_a_symbolic_trace_keeps_v_and_g_as_parameters(name, options):
     traced(x).square().sum().backward()
     for parameter, gradient in zip(layer.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch deprecates it
+@pytest.mark.parametrize("scope", [frozen, shared_weights])
+def test_a_jit_trace_inside_a_scope_follows_v_and_g(scope):
+    net, x = nn.Sequential(WNLinear(3, 2)), torch.randn(2, 3)
+    with scope(net), torch.no_grad():
+        net(x)
+        traced = torch.jit.trace(net, x)
+    with torch.no_grad():
+        net[0].weight_g.mul_(2)
+    torch.testing.assert_close(traced(x), net(x))
 
 
 def test_what_cannot_be_traced_is_an_error():

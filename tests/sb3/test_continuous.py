@@ -194,6 +194,14 @@ def test_policy_survives_deepcopy_and_pickle_and_its_copies_learn(name, norm):
         assert bool(moved) == bool(before)
 
 
+def test_a_copy_of_a_compiled_policy_acts_with_its_own_weights():
+    policy = make("SAC", norm="weight").policy
+    for part in (policy, policy.critic):
+        part.compile(backend="eager")
+    twin = copy.deepcopy(policy)
+    assert twin._compiled_call_impl is twin.critic._compiled_call_impl is None
+
+
 @pytest.mark.parametrize("norm", ["weight", "projected", "batch", "spectral"])
 @pytest.mark.parametrize("kind", ["Cnn", "MultiInput"])
 @pytest.mark.parametrize("name", WITH_TARGETS)

@@ -1,7 +1,6 @@
 """The base of every weight-normalized layer: its pairs (v, g), and torch's layer behind them."""
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
@@ -10,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import _symbolic_trace as tracing
 
-from wnrl.errors import StateError, UsageError, check_choice, check_positive, first_line, is_real
+from wnrl.errors import StateError, UsageError, check_choice, check_positive, first_line
 from wnrl.nn.cache import WeightCache
 from wnrl.nn.computed import read_computed, read_from
 from wnrl.nn.functional import (
     EPS,
+    check_deviation,
     check_directions,
     in_transform,
     refuse_script,
@@ -279,8 +279,7 @@ class WeightNormed(Counterpart):
     ) -> None:
         self.scale = check_choice("scale", scale, SCALES)
         check_positive(eps=eps, g_rate=g_rate)
-        if v_init_std is not None and not (is_real(v_init_std) and 0 < v_init_std < math.inf):
-            raise UsageError(f"v_init_std must be None or above zero, got {v_init_std!r}")
+        check_deviation(v_init_std)
         self.v_init_std, self.eps, self.g_rate = v_init_std, eps, g_rate
         if groups := transposed_groups(self):
             self.unit_axis = (1, groups)
@@ -463,4 +462,5 @@ class WeightNormed(Counterpart):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is in no scope, and a pickle holds no kept weight.
-        return {key: value for key, value in self.__dict__.items() if key != "_cache"}
+        held = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {key: value for key, value in held.items() if key != "_cache"}

@@ -105,7 +105,8 @@ class WeightCache:
 
     def weights(self, layer: Any) -> Weights:
         """Return the layer's weights: kept ones where they are right, else computed ones."""
-        if torch.compiler.is_compiling() or in_transform():
+        traced = torch.compiler.is_compiling() or in_transform() or torch._C._get_tracing_state()
+        if traced:  # kept weights would be constants there
             return layer._compute()
         grad = torch.is_grad_enabled()
         key = threading.get_ident() if grad else EVERY

@@ -1,17 +1,19 @@
 """From a plain network to a normalized one, in place."""
 
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from wnrl.errors import UsageError, check_choice, check_positive, is_real
-from wnrl.nn.base import WeightNormed, torch_parameters
+from wnrl.nn.base import Counterpart, WeightNormed, torch_parameters
 from wnrl.nn.normalizers import BatchStatistics, Normalized, check_momentum
 from wnrl.nn.sites import (
     PLAIN,
@@ -123,7 +125,7 @@ def convert(
         for site in sites
         if id(site.layer) in counterparts or site.name in normalized or site in marked
     ]
-    _check_optimizers(module, choice, [*counterparts.values(), *normalized.values()], changed)
+    _check_owners(module, choice, [*counterparts.values(), *normalized.values()], changed)
     done = {*normalized}
     for site in sites:
         if id(site.layer) in counterparts:
@@ -139,8 +141,21 @@ def convert(
         done |= {site.name for site in marked if choice.mark(site.layer)}
         if choice.after_step and done:
             choice.after_step(module)
+    _leave_fast_paths(module)
     _warn_of_plain_layers(module, norm, choice, skip, told=hidden is not None)
     return [site.name for site in sites if site.name in done]
+
+
+def _leave_fast_paths(module: nn.Module) -> None:
+    """Have torch's transformers call converted layers: in evaluation they read raw weights."""
+    for part in reversed(list(module.modules())):  # layers before what holds them
+        if isinstance(part, nn.TransformerEncoderLayer):
+            inner = [part._modules.get(name) for name in ("linear1", "linear2")]
+            if any(isinstance(layer, Counterpart | Normalized) for layer in inner):
+                part.activation_relu_or_gelu = 0
+        elif isinstance(part, nn.TransformerEncoder):
+            fast = [getattr(layer, "activation_relu_or_gelu", 1) for layer in part.layers]
+            part.use_nested_tensor = part.use_nested_tensor and all(fast)
 
 
 def _warn_of_plain_layers(
@@ -215,10 +230,10 @@ def _left_plain(sites: list[LayerSite], choice: Norm) -> list[LayerSite]:
     return [site for site in sites if left(site)]
 
 
-def _check_optimizers(
+def _check_owners(
     module: nn.Module, choice: Norm, made: list[nn.Module], changed: list[nn.Module]
 ) -> None:
-    """Refuse to leave a part of ``module`` with an optimizer that does not fit it any more.
+    """Refuse to leave a part of ``module`` with what was made of parameters that will be replaced.
 
     Args:
         module: before anything changes.
@@ -231,11 +246,13 @@ def _check_optimizers(
         return
     touched = {parameter for layer in changed for parameter in layer.parameters()}
     for path, part in module.named_modules():
+        if isinstance(part, DistributedDataParallel) and touched & set(part.parameters()):
+            raise UsageError(
+                f"{path or 'module'} is a DistributedDataParallel already, which would not average "
+                "the gradients of what conversion makes: convert before it is made"
+            )
         for name, value in vars(part).items():
-            for held in _held(value):
-                optimizer = held.optimizer if isinstance(held, LRScheduler) else held
-                if not isinstance(optimizer, Optimizer):
-                    continue
+            for optimizer in _optimizers(value, set()):
                 if touched & {p for group in optimizer.param_groups for p in group["params"]}:
                     raise UsageError(
                         f"module has an optimizer already ({path}{'.' * bool(path)}{name}), which "
@@ -245,13 +262,20 @@ def _check_optimizers(
                     )
 
 
-def _held(value: Any) -> Iterator[Any]:
-    """Yield what stands in collections of any depth, those of a caller's own classes included."""
-    if isinstance(value, dict | list | tuple | set):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _held(part)
-    else:
+def _optimizers(value: Any, seen: set[int], depth: int = 5) -> Iterator[Optimizer]:
+    """Yield the optimizers in a value: in collections, objects and methods of any class."""
+    if id(value) in seen or not depth or isinstance(value, nn.Module | Tensor | ModuleType | type):
+        return
+    seen.add(id(value))
+    if isinstance(value, Optimizer):
         yield value
+    parts = [getattr(value, "__self__", None), *getattr(value, "__dict__", {}).values()]
+    if isinstance(value, dict):
+        parts += value.values()
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        parts += value
+    for part in parts:
+        yield from _optimizers(part, seen, depth - 1)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace as tracing
 
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, is_real
 
 EPS = 1e-30
 """Default of ``eps``: changes no digit of a row that float32 can square, and keeps 0/0 away."""
@@ -17,6 +17,21 @@ ZERO_ROW_STD = 0.05
 """Standard deviation of a v drawn for a row of zeros: the paper's."""
 _IN_RANGE = (1e-7, 1e15)
 """Lengths of rows whose squares float32 can sum, and beside which ``EPS`` is no digit."""
+_IN_HALF = (1e-2, 1e4)
+"""Lengths of rows whose numbers float16 can hold."""
+
+
+def check_real(weight: Tensor) -> None:
+    """Raise UsageError for a complex weight: the norms here sum squares."""
+    if weight.is_complex():
+        raise UsageError(f"a weight must be real, got {weight.dtype}")
+
+
+def check_deviation(v_init_std: float | None) -> None:
+    """Raise UsageError unless ``v_init_std`` is None or gives rows that float32 can square."""
+    low, high = _IN_RANGE
+    if v_init_std is not None and not (is_real(v_init_std) and low <= v_init_std <= high):
+        raise UsageError(f"v_init_std must be None or from {low} to {high}, got {v_init_std!r}")
 
 
 def refuse_script(layer: nn.Module) -> NoReturn:
@@ -78,7 +93,11 @@ def row_norm(v: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tens
     Returns:
         The norms, shaped like ``v`` with 1 in every axis but ``dim``, and ``groups`` in axis 0
         where that is above 1.
+
+    Raises:
+        UsageError: ``v`` is complex.
     """
+    check_real(v)
     wide = v.to(torch.promote_types(v.dtype, torch.float32))
     return (_over_units(torch.sum, wide.square(), dim, groups) + eps).sqrt()
 
@@ -216,8 +235,6 @@ def split_weight(
     Raises:
         UsageError: w is complex.
     """
-    if w.is_complex():
-        raise UsageError(f"a weight must be real, got {w.dtype}")
     with torch.no_grad():
         v = w.detach().clone()
         zero = zero_rows(v, dim, groups)
@@ -245,15 +262,21 @@ def _scaled(v: Tensor, dim: int, groups: int) -> tuple[Tensor, Tensor]:
     return scaled, peaks * row_norm(scaled, dim, 0.0, groups)
 
 
-def _powers(norms: Tensor) -> Tensor:
+def _powers(norms: Tensor, in_range: tuple[float, float] = _IN_RANGE) -> Tensor:
     """Return powers of two that bring rows of these lengths into range: 1 for most."""
-    low, high = _IN_RANGE
+    low, high = in_range
     powers = torch.exp2(-torch.log2(norms).floor())
     return torch.where((norms < low) | (norms > high), powers, 1.0)
 
 
 def exchange_eps(
-    v: Tensor, g: Tensor, old: float, new: float, dim: int = 0, groups: int = 1
+    v: Tensor,
+    g: Tensor,
+    old: float,
+    new: float,
+    dim: int = 0,
+    groups: int = 1,
+    to: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return v and g that give with ``new`` as eps the weight that they give with ``old``.
 
@@ -267,9 +290,10 @@ def exchange_eps(
         new: added to ‖v‖² where they go to.
         dim: the axis of the output units.
         groups: as given to ``weight_norm``.
+        to: the type that v will be rounded to.
     """
     norms = _scaled(v, dim, groups)[1]
-    powers = _powers(norms)
+    powers = _powers(norms, _IN_HALF if to is torch.float16 and v.dtype is not to else _IN_RANGE)
     scaled = norms * powers
     ratio = _hypot(scaled, new) / scaled * (norms / _hypot(norms, old))
     return (v * over_rows(powers, v, groups)).to(v.dtype), (g * ratio).to(g.dtype)

@@ -159,7 +159,8 @@ class NormBase(FirstBatch):
 
     def __getstate__(self) -> dict[str, Any]:
         drop_graphs(self)
-        return self.__dict__.copy()
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return state
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

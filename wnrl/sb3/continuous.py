@@ -90,7 +90,7 @@ class Critic(Part):
                 buffer.copy_(value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "next_batch": None}
+        return {**super().__getstate__(), "next_batch": None}  # type: ignore[no-untyped-call]
 
 
 class ContinuousMixin(NormBase):
