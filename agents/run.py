@@ -23,8 +23,8 @@ from wnrl.population.ppo import PPO
 from wnrl.population.run import CohortRun
 from wnrl.rl.environments import first_env_seed, vectorize
 from wnrl.rl.hardware import choose_device, choose_threads, is_small
-from wnrl.rl.run import BEST, FILES, MODEL, STATISTICS, AgentRun, Plan
-from wnrl.rl.training import Model
+from wnrl.rl.run import AgentRun, Plan
+from wnrl.rl.snapshots import BEST, FILES, MODEL, STATISTICS, Model
 from wnrl.runs import (
     Batching,
     Meaning,

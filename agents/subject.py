@@ -15,9 +15,8 @@ from agents.run import factory_of, load_run
 from agents.settings import ENVIRONMENT
 from wnrl.rl.environments import vectorize_for_evaluation
 from wnrl.rl.loading import load_agent, load_pickled_statistics
-from wnrl.rl.run import STATISTICS
+from wnrl.rl.snapshots import STATISTICS, Model
 from wnrl.rl.statistics import load_statistics
-from wnrl.rl.training import Model
 
 
 @dataclass(frozen=True)

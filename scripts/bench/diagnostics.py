@@ -47,7 +47,8 @@ if __name__ == "__main__":
 import numpy as np
 
 from scripts.bench._rounds import CPU, agent_of, cell, clocked, interleaved, prepare, table
-from wnrl.rl.training import Model, log_to
+from wnrl.rl.run import log_to
+from wnrl.rl.snapshots import Model
 from wnrl.runs import EventFile
 from wnrl.sb3.diagnostics import EVERY, Diagnostics
 

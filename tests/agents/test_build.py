@@ -21,7 +21,7 @@ from agents.config import ContinuousConfig, OffPolicyConfig
 from wnrl.errors import UsageError
 from wnrl.rl.environments import first_env_seed, vectorize, vectorize_for_evaluation
 from wnrl.rl.evaluation import evaluate
-from wnrl.rl.training import log_to
+from wnrl.rl.run import log_to
 from wnrl.runs import EventFile
 from wnrl.sb3.extractors import SmallCNN
 from wnrl.sb3.parts import batch_norms

@@ -16,7 +16,7 @@ from agents.run import factory_of
 from wnrl.errors import UsageError
 from wnrl.nn import WNLinear
 from wnrl.rl.environments import vectorize
-from wnrl.rl.training import learn
+from wnrl.rl.run import learn
 
 STEPS = 500
 ENTRIES = yaml.safe_load(Path(__file__).with_name("zoo.yml").read_text(encoding="utf-8"))

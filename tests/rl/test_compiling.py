@@ -13,7 +13,7 @@ from agents import AGENTS
 from agents.config import ContinuousConfig, OffPolicyConfig
 from wnrl.rl.compiling import compiled_updates
 from wnrl.rl.environments import vectorize
-from wnrl.rl.training import learn
+from wnrl.rl.run import learn
 
 SIZES = {"n_envs": 2, "batch_size": 16, "net_arch": (16,), "critic_arch": (16,)}
 ON_POLICY = {"n_steps": 16, "n_epochs": 2}

@@ -11,7 +11,7 @@ from agents import AGENTS
 from agents.recurrent_ppo import RecurrentPPOConfig
 from wnrl.rl.environments import vectorize, vectorize_for_evaluation
 from wnrl.rl.evaluation import Curve, _tell_cut, evaluate, evaluate_point
-from wnrl.rl.training import BeforeRollouts
+from wnrl.rl.run import BeforeRollouts
 from wnrl.sb3 import Diagnostics
 
 FACTORY = envs.factory("CartPoleNoVel-v1")

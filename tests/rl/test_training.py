@@ -14,7 +14,7 @@ from wnrl import NORMS
 from wnrl.errors import NonFiniteError
 from wnrl.rl.environments import vectorize, vectorize_for_evaluation
 from wnrl.rl.evaluation import Curve, evaluate, evaluate_point
-from wnrl.rl.training import learn, log_to
+from wnrl.rl.run import learn, log_to
 from wnrl.runs import EventFile
 
 TINY = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2, "net_arch": (8,)}

@@ -8,6 +8,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from wnrl import tags
 from wnrl.runs import EventFile
+from wnrl.study.tensorboard import columns
 
 
 def read(folder):
@@ -90,14 +91,14 @@ def test_metrics_stand_at_the_end_of_training_in_the_same_event_file(tmp_path):
 def test_columns_are_those_of_all_runs_and_mark_what_was_varied(tmp_path):
     agent = {"task": "CartPole-v1", "n_steps": 32, "seed": 0, "rate": 0.1, "target_kl": None}
     runs = [HPARAMS, agent, {**agent, "seed": 1, "target_kl": 0.5}]
-    EventFile(tmp_path).add_columns(runs, {"g_rate"})
-    columns = hparams_of(tmp_path, "experiment")
-    marked = {info.name for info in columns.hparam_infos if info.differs}
+    EventFile(tmp_path).add(columns(runs, {"g_rate"}))
+    shown = hparams_of(tmp_path, "experiment")
+    marked = {info.name for info in shown.hparam_infos if info.differs}
     assert marked == {"task", "norm", "seed", "norm_kwargs.g_rate"}
-    assert {info.name for info in columns.hparam_infos} == {
+    assert {info.name for info in shown.hparam_infos} == {
         "task", "norm", "seed", "hidden", "norm_kwargs.g_rate", "n_steps", "rate", "target_kl",
     }  # fmt: skip
-    assert tuple(info.name.tag for info in columns.metric_infos) == tags.METRICS
+    assert tuple(info.name.tag for info in shown.metric_infos) == tags.METRICS
 
 
 def test_a_full_disk_costs_curves_and_is_told_once(tmp_path, capsys, monkeypatch):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from wnrl.runs.interrupts import Interrupts, Stopped
+from wnrl.runs.session import Interrupts, Stopped
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -18,7 +18,8 @@ from wnrl.population.rollout import Ended
 from wnrl.population.states import Agents, clone, copy_, joined, part
 from wnrl.rl.evaluation import Curve
 from wnrl.rl.models import to_sb3
-from wnrl.rl.run import BEST, MODEL, STATISTICS, AgentRun, Plan, save_model
+from wnrl.rl.run import AgentRun, Plan
+from wnrl.rl.snapshots import BEST, MODEL, STATISTICS, save_model
 from wnrl.rl.statistics import save_statistics
 from wnrl.runs import EventFile
 

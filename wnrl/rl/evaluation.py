@@ -2,6 +2,8 @@
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -15,9 +17,35 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
+from wnrl.errors import NonFiniteError
 from wnrl.rl.environments import LONGEST_EPISODE, Bounded
-from wnrl.rl.training import telling_non_finite
 from wnrl.sb3 import check_finite
+
+REFUSED = "to satisfy the constraint"  # of a ValueError of torch's distributions
+
+
+@contextmanager
+def telling_non_finite(model: BaseAlgorithm) -> Iterator[None]:
+    """Say after how many steps something was not finite.
+
+    torch's distributions refuse a NaN with a ValueError, before any loss is logged; the parameters
+    of ``model`` may still be finite then, though too large to compute with.
+
+    Raises:
+        NonFiniteError: In the place of that ValueError, and of one that does not say the steps.
+    """
+    try:
+        yield
+    except (NonFiniteError, ValueError) as error:
+        reason = str(error)
+        if isinstance(error, ValueError):
+            check_finite(model)
+            if REFUSED not in reason:
+                raise
+            reason = f"torch.distributions: {reason.partition(' (Tensor')[0]}"
+        if reason.startswith("not finite after"):
+            raise
+        raise NonFiniteError(f"not finite after {model.num_timesteps} steps: {reason}") from error
 
 
 def evaluate(

@@ -2,6 +2,9 @@
 
 import io
 import os
+import sys
+from collections.abc import Callable
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -11,9 +14,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from wnrl import tags
 from wnrl.errors import UsageError, check_choice, printable
 from wnrl.rl.evaluation import mask_arguments
-from wnrl.runs import whole_file
+from wnrl.runs import EventFile, whole_file
 
 Frames = list[NDArray[np.uint8]]
 LONGEST = 3000  # frames; later ones are left out
@@ -72,6 +76,26 @@ def short_film(model: BaseAlgorithm, env: VecEnv, seed: int) -> tuple[bytes, tup
     with io.BytesIO() as file:
         _write_gif(file, frames, (fps or 30) / EVERY)
         return file.getvalue(), frames[0].shape[:2]
+
+
+def add_film(
+    model: BaseAlgorithm, environment: Callable[[], VecEnv], seed: int, events: EventFile
+) -> None:
+    """Show the start of an episode in TensorBoard, where the environment can be drawn.
+
+    Args:
+        model: the agent.
+        environment: makes one, as ``film`` takes it.
+        seed: of its start.
+        events: the run's.
+    """
+    try:
+        with closing(environment()) as env:
+            gif, shape = short_film(model, env, seed)
+    except Exception as error:  # drawing needs libraries that may be missing, or fail
+        print(f"no film of the agent: {printable(error)}", file=sys.stderr)
+    else:
+        events.add_gif(tags.FILM, gif, shape, model.num_timesteps)
 
 
 def write_film(path: Path, frames: Frames, fps: float) -> None:

@@ -1,20 +1,19 @@
 """An agent as work of ``wnrl.runs``: it trains, can be saved and restored, and is measured."""
 
-import io
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
-from wnrl.errors import printable
 from wnrl.rl.compiling import compiled_updates
 from wnrl.rl.env_state import load_envs, save_envs
 from wnrl.rl.environments import (
@@ -24,19 +23,15 @@ from wnrl.rl.environments import (
     first_env_seed,
     vectorize_for_evaluation,
 )
-from wnrl.rl.evaluation import Curve, evaluate, evaluate_point
+from wnrl.rl.evaluation import Curve, evaluate, evaluate_point, telling_non_finite
 from wnrl.rl.model_state import model_state, restore_late, restore_model
-from wnrl.rl.recording import short_film
-from wnrl.rl.statistics import save_statistics, statistics_of, with_statistics
-from wnrl.rl.training import BeforeRollouts, Model, learn, log_to
-from wnrl.runs import EventFile, whole_file
-from wnrl.sb3 import check_finite
+from wnrl.rl.recording import add_film
+from wnrl.rl.snapshots import BEST, Model, become, save_snapshot, snapshot
+from wnrl.rl.statistics import with_statistics
+from wnrl.runs import EventFile
+from wnrl.sb3 import Diagnostics, StopAtNonFinite, check_finite
 
 AT_ONCE = 20  # environments of the evaluation after training
-BEST = "best_"
-MODEL, STATISTICS = "model.zip", "vecnormalize.npz"
-FILES = (MODEL, STATISTICS, BEST + MODEL, BEST + STATISTICS)
-"""Names of the files that ``AgentRun.measure`` writes; those of statistics not for every agent."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,7 @@ class AgentRun:
 
             def evaluate_here() -> None:
                 if evaluate_point(model, env, self.curve, n_episodes, starts):
-                    self.best = _snapshot(model)
+                    self.best = snapshot(model)
 
             def before_rollout() -> None:
                 nonlocal began
@@ -172,7 +167,8 @@ class AgentRun:
         self._restore_late()  # where no step was left
         self._in_rollout = False
         if self.drawn is not None:
-            self._film(self.drawn, events)
+            drawn = partial(self._environments, 1, model.env, self.drawn)
+            add_film(model, drawn, first_env_seed(self.plan.seed) + FINAL_STARTS, events)
 
     def report(self) -> dict[str, Any]:
         """Return what the result has of training."""
@@ -194,12 +190,12 @@ class AgentRun:
         Raises:
             NonFiniteError: The agent, or what the environment gives, is not finite.
         """
-        trained, best = _snapshot(self.model), self.best
+        trained, best = snapshot(self.model), self.best
         for prefix, agent in (("", trained), (BEST, best)):
-            self._save(folder, prefix, agent)
+            save_snapshot(self.model, agent, folder, prefix)
         returns = self._play(trained)
         best_returns = returns if best["step"] == trained["step"] else self._play(best)
-        _become(self.model, trained)
+        become(self.model, trained)
         return {
             "final_return": float(np.mean(returns)),
             "eval_returns": returns,
@@ -208,15 +204,9 @@ class AgentRun:
             "best_step": best["step"],
         }
 
-    def _save(self, folder: Path, prefix: str, agent: Mapping[str, Any]) -> None:
-        _become(self.model, agent)
-        save_model(self.model, folder / (prefix + MODEL))
-        if agent["statistics"] is not None:
-            save_statistics(folder / (prefix + STATISTICS), agent["statistics"])
-
     def _play(self, agent: Mapping[str, Any]) -> list[float]:
         """Return the returns of an evaluation after training."""
-        _become(self.model, agent)
+        become(self.model, agent)
         episodes, numbers = self.plan.eval_episodes, agent["statistics"]
         starts = first_env_seed(self.plan.seed) + FINAL_STARTS
         with closing(self._environments(min(episodes, AT_ONCE))) as raw:
@@ -229,42 +219,58 @@ class AgentRun:
         """Return environments to evaluate in."""
         return vectorize_for_evaluation(drawn or self.factory, n_envs, training, self.frame_stack)
 
-    def _film(self, drawn: Factory, events: EventFile) -> None:
-        """Show the start of an episode of the evaluation after training in TensorBoard."""
-        starts = first_env_seed(self.plan.seed) + FINAL_STARTS
-        try:
-            with closing(self._environments(1, self.model.env, drawn)) as env:
-                gif, shape = short_film(self.model, env, starts)
-        except Exception as error:  # drawing needs libraries that may be missing, or fail
-            print(f"no film of the agent: {printable(error)}", file=sys.stderr)
-        else:
-            events.add_gif(tags.FILM, gif, shape, self.step)
-
     def _restore_late(self) -> None:
         if self._late is not None:
             restore_late(self.model, self._late)
             self._late = None
 
 
-def save_model(model: Model, path: Path) -> None:
-    """Write what SB3's ``model.save`` does, whole or not at all."""
-    with whole_file(path) as file:
-        model.save(cast(io.BufferedIOBase, file))
+def learn(
+    model: Model, total_timesteps: int, *callbacks: BaseCallback, resumed: bool = False
+) -> None:
+    """Train ``model``, with the lengths of weight-normalized layers in its logs.
+
+    Args:
+        model: The agent.
+        total_timesteps: Environment steps of the whole run.
+        *callbacks: Called in this order, after those of this function.
+        resumed: Whether ``model`` has made some of these steps already.
+
+    Raises:
+        NonFiniteError: An observation, a reward, a loss, a parameter or the policy's distribution
+            became NaN or infinite.
+    """
+    steps = total_timesteps - model.num_timesteps if resumed else total_timesteps
+    with telling_non_finite(model):
+        model.learn(
+            max(0, steps),
+            [StopAtNonFinite(), Diagnostics(), *callbacks],
+            reset_num_timesteps=not resumed,
+        )
 
 
-def _snapshot(model: Model) -> dict[str, Any]:
-    """Return copies of all that acting needs, on the CPU."""
-    normalizer = model.get_vec_normalize_env()
-    return {
-        "step": model.num_timesteps,
-        "policy": {
-            name: value.detach().to("cpu", copy=True) if torch.is_tensor(value) else value
-            for name, value in model.policy.state_dict().items()
-        },
-        "statistics": None if normalizer is None else statistics_of(normalizer),
-    }
+class BeforeRollouts(BaseCallback):
+    """Calls a function before each rollout, where nothing is half done."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        super().__init__()
+        self.function = function
+
+    def _on_rollout_start(self) -> None:
+        self.function()
+
+    def _on_step(self) -> bool:
+        return True
 
 
-def _become(model: Model, agent: Mapping[str, Any]) -> None:
-    model.policy.load_state_dict(agent["policy"])
-    model.num_timesteps = agent["step"]
+class _ToEvents(TensorBoardOutputFormat):
+    """SB3's output, into an event file that is there; SB3's own begins one."""
+
+    def __init__(self, events: EventFile) -> None:
+        self.writer = events  # type: ignore[assignment]  # which has what SB3 calls of it
+        self._is_closed = False
+
+
+def log_to(model: Model, events: EventFile) -> None:
+    """Send what ``model`` logs to ``events``, and nowhere else."""
+    model.set_logger(Logger(None, [_ToEvents(events)]))

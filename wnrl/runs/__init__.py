@@ -31,10 +31,19 @@ from wnrl.runs.folder import (
     read_config,
     read_result,
 )
-from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.runs.machine import free_memory, resolve_device, seed_everything, versions
-from wnrl.runs.session import carry_out, carry_out_batch
-from wnrl.runs.work import Batch, Batching, Meaning, Member, Options, Work
+from wnrl.runs.session import (
+    Batch,
+    Batching,
+    Interrupts,
+    Meaning,
+    Member,
+    Options,
+    Stopped,
+    Work,
+    carry_out,
+    carry_out_batch,
+)  # fmt: skip
 
 __all__ = [
     "CHECKPOINT", "CONFIG", "RESULT", "VERSIONS", "Batch", "Batching", "EventFile", "Interrupts",

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class EventFile:
     def add_scalar(self, tag: str, value: Any, step: int | None = None, **_: Any) -> None:
         """Write a point of a curve."""
         self.last[tag] = float(value)
-        self._add(self._summary.scalar(tag, float(value)), step)
+        self.add(self._summary.scalar(tag, float(value)), step)
 
     def diagnostics(self) -> dict[str, float]:
         """Return the last values of ``tags.DIAGNOSTICS``, each the mean over layers."""
@@ -86,11 +86,11 @@ class EventFile:
 
     def add_text(self, tag: str, text: str, step: int | None = None) -> None:
         """Write a text in Markdown."""
-        self._add(self._summary.text(tag, text), step)
+        self.add(self._summary.text(tag, text), step)
 
     def add_image(self, tag: str, image: NDArray[Any], step: int | None = None) -> None:
         """Write a picture, ``(C, H, W)``; bytes, or floats from 0 to 1."""
-        self._add(self._summary.image(tag, image, dataformats="CHW"), step)
+        self.add(self._summary.image(tag, image, dataformats="CHW"), step)
 
     def add_gif(self, tag: str, gif: bytes, shape: tuple[int, int], step: int | None) -> None:
         """Write a GIF of (height, width), which TensorBoard shows moving among the pictures."""
@@ -98,7 +98,7 @@ class EventFile:
 
         height, width = shape
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-        self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        self.add(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def add_config(self, config: Mapping[str, Any]) -> None:
         """Write all that a run was told as a table in the text tab."""
@@ -112,8 +112,8 @@ class EventFile:
 
         ``SummaryWriter.add_hparams`` makes a second run beside the first one, which then has no
         curves; this writes the same summaries into the file that has them. The tab makes columns of
-        what all runs have, and sorts those that differ to the front, unless ``add_columns`` says
-        which there are.
+        what all runs have, and sorts those that differ to the front, unless it is said which there
+        are, as ``wnrl.study.tensorboard`` does.
 
         Args:
             hparams: Names and values; see ``as_hparams``.
@@ -123,41 +123,9 @@ class EventFile:
         """
         _, *session = self._summary.hparams(as_hparams(hparams), {})
         for summary in session:
-            self._add(summary, None)
+            self.add(summary)
         for tag, value in metrics.items():
             self.add_scalar(tag, value, step)
-
-    def add_columns(self, runs: Sequence[Mapping[str, Any]], varied: Collection[str]) -> None:
-        """Write the columns of the HParams tab for all runs in the folders below.
-
-        ``tags.IDENTITY`` and what was varied come first; metrics are ``tags.METRICS``.
-
-        Args:
-            runs: What ``add_hparams`` has of each.
-            varied: Names of settings, or of options in one.
-        """
-        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-
-        values: dict[str, list[Any]] = {}
-        for run in map(as_hparams, runs):
-            for name, value in run.items():
-                values.setdefault(name, []).append(value)
-        # As the tab does it itself: a column with values of several types is one of strings.
-        one = {
-            name: some[0] if len({float if type(v) is int else type(v) for v in some}) == 1 else ""
-            for name, some in values.items()
-        }
-        columns, *_ = self._summary.hparams(one, dict.fromkeys(tags.METRICS, 0.0))
-        plugin = columns.value[0].metadata.plugin_data
-        content = HParamsPluginData.FromString(plugin.content)
-        for info in content.experiment.hparam_infos:
-            info.differs = info.name.rpartition(".")[2] in {*tags.IDENTITY, *varied}
-        plugin.content = content.SerializeToString()
-        self._add(columns, None)
-
-    def add_custom_scalars(self, layout: Mapping[str, Any]) -> None:
-        """Write what the Custom Scalars tab shows, as ``SummaryWriter.add_custom_scalars`` does."""
-        self._add(self._summary.custom_scalars(layout), None)
 
     def flush(self) -> None:
         """Do nothing: every record is in the file once it was added."""
@@ -165,7 +133,8 @@ class EventFile:
     def close(self) -> None:
         """Do nothing: the file is open only while a record is written."""
 
-    def _add(self, summary: Any, step: int | None) -> None:
+    def add(self, summary: Any, step: int | None = None) -> None:
+        """Write a summary, as ``torch.utils.tensorboard.summary`` makes it."""
         self._write(self._event(wall_time=time.time(), step=step, summary=summary))
 
     def _write(self, event: Any) -> None:

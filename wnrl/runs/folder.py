@@ -23,6 +23,8 @@ CONFIG, VERSIONS, RESULT, LOCK = "config.json", "versions.json", "result.json", 
 CRASHES = "crashes.json"
 CHECKPOINT = "checkpoint.zip"
 FILES = "files"  # the entry of a result with the checksums of its files
+WHERE = ("device", "threads", "compile", "extended_from")
+"""Settings that may differ in a run that goes on: where, and from what it was extended."""
 LOCK_SECONDS = 5.0  # how long the dying worker of a killed study may take to let go
 
 

@@ -7,57 +7,319 @@ result is measured loses nothing. ``result.json`` comes last.
 
 import errno
 import math
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Protocol
 
 from wnrl.errors import NonFiniteError, UsageError, printable
+from wnrl.limits import FromZero, Limited
+from wnrl.runs import folder
 from wnrl.runs.events import EventFile
 from wnrl.runs.files import read_values, write_values
-from wnrl.runs.folder import CHECKPOINT, Run, open_run, read_result
-from wnrl.runs.interrupts import Interrupts, Stopped
 from wnrl.runs.machine import begin_peak_memory, peak_memory
-from wnrl.runs.present import KIND, Present
-from wnrl.runs.work import Batch, Meaning, Member, Options, Work
 
-AS_USUAL = Options()
+KIND = "checkpoint of a run"
 PROGRESS_SECONDS = 0.2
 RARELY = 20  # checkpoints take no more than a twentieth of the time
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 
 
-class _Keeper:
-    """Writes the checkpoints of a run, and its result.
+class Stopped(SystemExit):
+    """Training was stopped from outside.
+
+    Attributes:
+        code: The exit code that shells expect: 130 after Ctrl-C, 143 after SIGTERM.
+        message: How far it came, and whether that is saved.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(128 + number)
+        self.message = message
+
+
+class Interrupts:
+    """Remember the first signal inside of it; a second one acts as if this were not there.
+
+    A signal that is ignored, as ``nohup`` has it, stays ignored. Outside the main thread, which
+    alone receives signals, nothing is changed.
+
+    Attributes:
+        received: The number of the signal that came; None before.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._message: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    @contextmanager
+    def at_once(self, message: str) -> Iterator[None]:
+        """Raise Stopped with ``message`` wherever a signal comes, for what can be done again."""
+        self._message = message
+        try:
+            if self.received is not None:
+                raise Stopped(self.received, message)
+            yield
+        finally:
+            self._message = None
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self.__exit__()  # hands the signals back
+        if self._message is not None:
+            raise Stopped(number, self._message)
+        if number == signal.SIGINT:  # print could be in the middle of another print
+            os.write(2, b"stopping after this update; once more stops at once\n")
+
+
+class Member(Protocol):
+    """What one run saves, restores and measures; built for it, and not yet at any step."""
+
+    machine: Mapping[str, Any]
+    """``device`` and ``threads`` as they were settled."""
+    identity: Mapping[str, Any]
+    """``task`` and ``algo``, which stand beside the settings in TensorBoard's HParams tab."""
+    metrics: Mapping[str, str]
+    """From tags of that tab to keys of the result."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``restore`` takes, as ``write_values`` has it; NonFiniteError for a NaN."""
+
+    def restore(self, state: Mapping[str, Any]) -> str:
+        """Go to where ``state`` was taken; return a clause to be told, or an empty string."""
+
+    def report(self) -> dict[str, Any]:
+        """Return what the result has of training, be it ended or failed."""
+
+    def measure(self, folder: Path) -> dict[str, Any]:
+        """Write the trained model's files into ``folder`` and return what else the result has.
+
+        It may be stopped anywhere and called again.
+
+        Raises:
+            NonFiniteError: Something that is measured is NaN or infinite.
+        """
+
+
+class Work(Member, Protocol):
+    """A run that is trained by itself."""
+
+    def train(self, events: EventFile, between: Callable[[], None]) -> None:
+        """Train to the last step, calling ``between`` wherever the state may be taken.
+
+        Raises:
+            NonFiniteError: Something became NaN or infinite.
+        """
+
+
+class Batch(Protocol):
+    """Runs that are trained together, step by step; what is not finite in one stays in it."""
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The runs."""
+
+    def train(self, events: Sequence[EventFile], between: Callable[[], None]) -> None:
+        """Train to the last step, calling ``between`` wherever states may be taken.
+
+        Args:
+            events: Where the curves of each member go.
+            between: As in ``Work``.
+        """
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the settings of a run say to the run stack."""
+
+    length_keys: tuple[str, ...]
+    """Those that say how long it is."""
+    steps: Callable[[Mapping[str, Any]], int]
+    """From settings to steps."""
+    defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda settings: {}
+    """From settings to what they are where nothing is said. A folder begun before there was a word
+    for a setting counts as having that."""
+
+
+@dataclass(frozen=True)
+class Options(Limited):
+    """How a run is carried out, which does not change what it gives."""
+
+    resume: bool = False
+    """Go on where the run in the folder was stopped, or to more steps; begin if there is none."""
+    checkpoint_minutes: FromZero = 10.0
+    """Time between checkpoints; longer where they take long to write."""
+    keep_checkpoint: bool = True
+    """Leave the last one in a finished run, which can then be extended."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How a run would be trained together with others that are like it."""
+
+    refusal: str = ""
+    """Why it cannot, and what it can, in one line; empty where it can."""
+    members: int = 16
+    """Runs that it takes at a time."""
+    pays: bool = True
+    """Whether that was measured to be faster than one process a run."""
+
+
+AS_USUAL = Options()
+
+
+class _Attempt:
+    """An attempt at a run: what its folder holds, what the call means there, and what is written.
 
     A checkpoint that cannot be written leaves the one before and training as they are, and is told.
 
     Args:
-        run: The run in its folder.
-        saved: Its checkpoint, where it goes on from one.
-        work: What is trained.
-        options: How it is carried out.
-        started: When, by ``time.perf_counter``.
+        path: The run's folder.
+        settings: Those that are asked for.
+        meaning: What they say.
+        options: How the run is carried out.
 
     Attributes:
-        events: The event file, as it was when the run was saved.
+        settings: In the words of the run that the folder has; see ``folder.as_before``.
+        shows_result: Whether the run is finished and the call asks for no more.
+        run: The run in its open folder.
+        events: Its event file, as it was when the run was saved.
         due: When the next checkpoint is, by ``time.monotonic``.
+
+    Raises:
+        UsageError: The run there is damaged, of another program, or wants ``resume``.
     """
 
+    run: folder.Run
+    events: EventFile
+    saved: dict[str, Any]
+
     def __init__(
-        self, run: Run, saved: Mapping[str, Any], work: Member, options: Options, started: float
+        self, path: Path, settings: Mapping[str, Any], meaning: Meaning, options: Options
     ) -> None:
-        self.run, self.work, self.options = run, work, options
-        self.started = started - saved.get("wall_time", 0.0)
-        self.seconds = 60 * options.checkpoint_minutes
+        settings, earlier = folder.plain_json(settings), folder.read_config(path)
+        keys = meaning.length_keys
+        if earlier and not earlier.keys() >= set(keys):
+            raise UsageError(
+                f"run_dir {path} holds no run of this program: its {folder.CONFIG} has no "
+                f"{' and no '.join(keys)}; choose another folder"
+            )
+        self.path, self.earlier, self.length_keys, self.options = path, earlier, keys, options
+        self.checkpoint = path / folder.CHECKPOINT
+        self.settings = folder.as_before(settings, earlier, meaning.defaults(settings))
+        self.steps = meaning.steps(self.settings)
+        self.ended = meaning.steps(earlier) if earlier else self.steps
+        self.longer, finished = self.steps > self.ended, folder.is_finished(path)
+        self.shows_result = finished and not (options.resume and self.longer)
+        if refusal := self._refusal(finished):
+            raise UsageError(f"run_dir {path} {refusal}")
+
+    def _refusal(self, finished: bool) -> str:
+        """Return why the call cannot be meant, or an empty string."""
+        others = folder.differing(self.earlier, self.settings)
+        if self.options.resume and finished and self.longer:
+            if folder.read_result(self.path).get("status") != "finished":
+                return "holds a run that failed; it cannot go on"
+            if not self.checkpoint.is_file():
+                return f"has no {folder.CHECKPOINT}, from which it could go on"
+        elif finished and self.longer and others <= {*self.length_keys}:
+            return (
+                f"holds a finished run of {self.ended} steps; --resume extends it to {self.steps}"
+            )
+        elif not self.options.resume and not finished and not others and self.checkpoint.is_file():
+            step = read_values(self.checkpoint, KIND)["step"]
+            return (
+                f"holds a run that was stopped at step {step} of {self.steps}: "
+                "--resume goes on from there; to begin anew, choose another folder"
+            )
+        return ""
+
+    @contextmanager
+    def opened(self, work: Member, files: tuple[str, ...], started: float) -> Iterator[None]:
+        """Open the folder for ``work``, which gets the state of the checkpoint if it goes on.
+
+        Args:
+            work: What is trained.
+            files: Names that ``work.measure`` writes.
+            started: When, by ``time.perf_counter``.
+
+        Raises:
+            UsageError: The folder or its checkpoint cannot be used; nothing in it has changed.
+        """
+        self.work, self.files, self.saved = work, files, {}
+        resume, may_change = self.options.resume, None
+        settings = {**self.settings, **work.machine}
+        goes_on = bool(resume and self.earlier and self.checkpoint.is_file())
+        if goes_on:
+            longer = (*self.length_keys, *folder.WHERE)
+            may_change = longer if self.steps >= self.ended else ()
+            if self.longer or "extended_from" in self.earlier:
+                before = self.earlier.get("extended_from", [])
+                settings["extended_from"] = before + [self.ended] * self.longer
+        with folder.open_run(self.path, settings, files=files, may_change=may_change) as self.run:
+            if goes_on and (self.longer or not self.run.finished):
+                self._restore()
+            elif resume and not goes_on and not self.run.finished:
+                begins = "nothing to resume, the run begins"
+                print(f"run_dir {self.path} has no {folder.CHECKPOINT}: {begins}", file=sys.stderr)
+            self.started = started - self.saved.get("wall_time", 0.0)
+            yield
+
+    def _restore(self) -> None:
+        """Put the work where the checkpoint was taken."""
+        self.saved = read_values(self.checkpoint, KIND)
+        told = f"resumed at step {self.saved['step']} of {self.steps}"
+        try:
+            clause = self.work.restore(self.saved.pop("work"))
+        except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
+            reason = printable(error) or type(error).__name__
+            what = f"checkpoint {self.checkpoint} is of another model"
+            raise UsageError(f"{what}: {reason}") from error
+        self.run.begin()
+        folder.clear(self.path, self.files)
+        if self.longer:
+            told += f"; schedules are over all {self.steps} steps, not over {self.ended}"
+        print(told + (f"; {clause}" if clause else ""), file=sys.stderr)
+
+    def begin(self) -> None:
+        """Open the event file, and let the time to the next checkpoint begin."""
+        self.seconds = 60 * self.options.checkpoint_minutes
         self.due = time.monotonic() + self.seconds
-        self.events = EventFile(run.path)
-        if saved:
-            self.events.cut(saved["events"])
-            self.events.last.update(saved.get("last", {}))
+        self.events = EventFile(self.path)
+        if self.saved:
+            self.events.cut(self.saved["events"])
+            self.events.last.update(self.saved.get("last", {}))
         else:
-            self.events.add_config(run.config)
+            self.events.add_config(self.run.config)
 
     @property
     def wall_time(self) -> float:
@@ -79,7 +341,7 @@ class _Keeper:
             "wall_time": self.wall_time,
         }
         try:
-            write_values(self.run.path / CHECKPOINT, KIND, values)
+            write_values(self.checkpoint, KIND, values)
         except OSError as error:
             print(f"no checkpoint at step {self.work.step}: {printable(error)}", file=sys.stderr)
             return False
@@ -88,7 +350,7 @@ class _Keeper:
             self.due = began + max(self.seconds, RARELY * cost if self.seconds else 0.0)
         return True
 
-    def end(self, broken: NonFiniteError | None, files: tuple[str, ...]) -> None:
+    def end(self, broken: NonFiniteError | None) -> None:
         """Measure what was trained, or say what was not finite, and write the result behind it."""
         run, work = self.run, self.work
         with _disk_in_words(run.path):
@@ -107,23 +369,23 @@ class _Keeper:
                 result |= {"status": "failed", "reason": bad[0]}
             scores = {tag: result[key] for tag, key in work.metrics.items() if key in result}
             self.events.add_hparams({**work.identity, **run.config}, scores, work.step)
-            run.write_result(result, files)
+            run.write_result(result, self.files)
         if not self.options.keep_checkpoint:
-            (run.path / CHECKPOINT).unlink(missing_ok=True)
+            self.checkpoint.unlink(missing_ok=True)
 
 
-def _saved(keepers: Sequence[_Keeper]) -> bool:
+def _saved(attempts: Sequence[_Attempt]) -> bool:
     """Write checkpoints, one a run; return False where one failed.
 
     Raises:
         NonFiniteError: A run by itself is not finite; of several, those that are not are left out.
     """
     written = []
-    for keeper in keepers:  # each, whatever the first did
+    for attempt in attempts:  # each, whatever the first did
         try:
-            written.append(keeper.save())
+            written.append(attempt.save())
         except NonFiniteError:
-            if len(keepers) == 1:
+            if len(attempts) == 1:
                 raise
     return all(written)
 
@@ -214,20 +476,19 @@ def carry_out_batch(
         UsageError: A run cannot be done.
         Stopped: A signal came, as in ``carry_out``.
     """
-    presents = [
-        Present(path, each, meaning, options.resume)
-        for path, each in zip(paths, settings, strict=True)
+    attempts = [
+        _Attempt(path, each, meaning, options) for path, each in zip(paths, settings, strict=True)
     ]
     together: dict[int, list[int]] = {}
-    for place, present in enumerate(presents):
-        if present.shows_result:
+    for place, attempt in enumerate(attempts):
+        if attempt.shows_result:
             may_change = ("extended_from",) if options.resume else ()
-            with open_run(present.path, present.settings, may_change=may_change):
+            with folder.open_run(attempt.path, attempt.settings, may_change=may_change):
                 accepted()
         else:
-            checkpoint, step = present.path / CHECKPOINT, 0
-            if options.resume and len(paths) > 1 and checkpoint.is_file():
-                step = read_values(checkpoint, KIND)["step"]
+            step = 0
+            if options.resume and len(paths) > 1 and attempt.checkpoint.is_file():
+                step = read_values(attempt.checkpoint, KIND)["step"]
             together.setdefault(step, []).append(place)
     for done, places in enumerate(together.values()):
 
@@ -236,61 +497,55 @@ def carry_out_batch(
 
         started = time.perf_counter()
         begin_peak_memory()
-        found = [presents[place] for place in places]
-        _train_together(found, build(places), files, options, share, accepted, started)
-    return [read_result(path) for path in paths]
+        batch = build(places)
+        with Interrupts() as interrupts, ExitStack() as stack:
+            begun = [attempts[place] for place in places]
+            for attempt, work in zip(begun, batch.members, strict=True):
+                stack.enter_context(attempt.opened(work, files, started))
+            accepted()
+            if not all(attempt.run.finished for attempt in begun):  # by another process meanwhile
+                _train(begun, batch, interrupts, share)
+    return [folder.read_result(path) for path in paths]
 
 
-def _train_together(
-    presents: Sequence[Present],
+def _train(
+    attempts: Sequence[_Attempt],
     batch: Batch,
-    files: tuple[str, ...],
-    options: Options,
+    interrupts: Interrupts,
     progress: Callable[[float], None],
-    accepted: Callable[[], None],
-    started: float,
 ) -> None:
-    with Interrupts() as interrupts, ExitStack() as stack:
-        opened = [
-            stack.enter_context(present.opened({**present.settings, **work.machine}, work, files))
-            for present, work in zip(presents, batch.members, strict=True)
-        ]
-        accepted()
-        if all(run.finished for run, _ in opened):  # by another process, while this one waited
-            return
-        keepers = [
-            _Keeper(*begun, work, options, started)
-            for begun, work in zip(opened, batch.members, strict=True)
-        ]
-        broken, how = None, "--resume measures again"
-        try:
-            batch.train([k.events for k in keepers], _pauses(keepers, interrupts, progress))
-            if not _saved(keepers):
-                how = "the last update is not saved"
-        except NonFiniteError as error:
-            broken = error
-        with interrupts.at_once(f"stopped after the last step; {how}"):
-            progress(1.0)
-            for keeper in keepers:
-                if not keeper.run.finished:
-                    keeper.end(broken, files)
+    """Train runs in their open folders to their results."""
+    for attempt in attempts:
+        attempt.begin()
+    broken, how = None, "--resume measures again"
+    try:
+        batch.train([a.events for a in attempts], _pauses(attempts, interrupts, progress))
+        if not _saved(attempts):
+            how = "the last update is not saved"
+    except NonFiniteError as error:
+        broken = error
+    with interrupts.at_once(f"stopped after the last step; {how}"):
+        progress(1.0)
+        for attempt in attempts:
+            if not attempt.run.finished:
+                attempt.end(broken)
 
 
 def _pauses(
-    keepers: Sequence[_Keeper], interrupts: Interrupts, progress: Callable[[float], None]
+    attempts: Sequence[_Attempt], interrupts: Interrupts, progress: Callable[[float], None]
 ) -> Callable[[], None]:
     """Return what training calls wherever its state may be taken."""
-    work, shown = keepers[0].work, 0.0
+    work, shown = attempts[0].work, 0.0
 
     def between() -> None:
         nonlocal shown
         if interrupts.received is not None:
-            how = "--resume goes on from here" if _saved(keepers) else "not saved"
+            how = "--resume goes on from here" if _saved(attempts) else "not saved"
             where = f"stopped at step {work.step} of {work.total_steps}"
             raise Stopped(interrupts.received, f"{where}; {how}")
         now = time.monotonic()
-        if now >= max(keeper.due for keeper in keepers):
-            _saved(keepers)
+        if now >= max(attempt.due for attempt in attempts):
+            _saved(attempts)
         if now - shown >= PROGRESS_SECONDS:
             shown = now
             progress(min(1.0, work.step / work.total_steps))
@@ -304,7 +559,7 @@ def _disk_in_words(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+        if error.errno not in UNWRITABLE:
             raise
         raise UsageError(
             f"run_dir {path}: {printable(error.strerror)}; the same command with --resume goes on"

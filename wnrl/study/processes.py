@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from wnrl.runs.interrupts import SIGNALS
+from wnrl.runs.session import SIGNALS
 from wnrl.study.attempts import News, become_worker, trained
 from wnrl.study.execute import Job
 

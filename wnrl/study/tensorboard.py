@@ -1,14 +1,14 @@
 """What TensorBoard shows of a whole study: a chart a task, columns of HParams, verdicts."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from wnrl import tags
 from wnrl.runs import CONFIG, EventFile, read_or_nothing
-from wnrl.runs.events import EVENTS
+from wnrl.runs.events import EVENTS, as_hparams
 from wnrl.study.figures import mean_curve
 from wnrl.study.plan import as_folder
 from wnrl.study.summary import Row
@@ -29,6 +29,8 @@ def write_overview(root: Path, rows: Sequence[Row]) -> None:
         root: The folder of the study.
         rows: Its table.
     """
+    from torch.utils.tensorboard import summary
+
     for old in (*root.glob(EVENTS), *(root / FOLDER).glob(f"*/{EVENTS}")):
         old.unlink()
     first = [row for row in rows if row.confidence is not None]
@@ -53,10 +55,40 @@ def write_overview(root: Path, rows: Sequence[Row]) -> None:
     varied = {name for row in rows for name, _ in row.point}
     varied |= {name for row in rows if row.choice for name in row.choice.grid}
     whole = EventFile(root)
-    whole.add_columns(runs, varied)
-    whole.add_custom_scalars({"mean of runs": layout})
+    whole.add(columns(runs, varied))
+    whole.add(summary.custom_scalars({"mean of runs": layout}))
     verdicts = [f"- {r.task.title}: {r.name} {r.verdict.sentence}" for r in first if r.verdict]
     whole.add_text(tags.VERDICTS, "\n".join(verdicts) or "none", 0)
+
+
+def columns(runs: Sequence[Mapping[str, Any]], varied: Collection[str]) -> Any:
+    """Return the columns of the HParams tab for all runs in the folders below, as a summary.
+
+    ``tags.IDENTITY`` and what was varied come first; metrics are ``tags.METRICS``.
+
+    Args:
+        runs: What ``EventFile.add_hparams`` has of each.
+        varied: Names of settings, or of options in one.
+    """
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+    from torch.utils.tensorboard import summary
+
+    values: dict[str, list[Any]] = {}
+    for run in map(as_hparams, runs):
+        for name, value in run.items():
+            values.setdefault(name, []).append(value)
+    # As the tab does it itself: a column with values of several types is one of strings.
+    one = {
+        name: some[0] if len({float if type(v) is int else type(v) for v in some}) == 1 else ""
+        for name, some in values.items()
+    }
+    made, *_ = summary.hparams(one, dict.fromkeys(tags.METRICS, 0.0))
+    plugin = made.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name.rpartition(".")[2] in {*tags.IDENTITY, *varied}
+    plugin.content = content.SerializeToString()
+    return made
 
 
 def view(rows: Sequence[Row]) -> str:

@@ -11,7 +11,7 @@ from wnrl.data import FRAMES, Dataset, dataset, load
 from wnrl.errors import UsageError
 from wnrl.limits import ActivationKey, Count, FromZero, Limited, NormKey, Positive, limit, one_of
 from wnrl.norms import NORMS
-from wnrl.runs.present import WHERE
+from wnrl.runs.folder import WHERE
 from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.models import MODELS
 

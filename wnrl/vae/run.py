@@ -1,35 +1,26 @@
-"""A VAE as a run in its folder: training, then the measurement of its likelihood."""
+"""The runner of VAEs: from settings to a finished run folder."""
 
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from wnrl import data, tags
+from wnrl import data
 from wnrl.compiling import compiled
 from wnrl.errors import UsageError
 from wnrl.limits import Limited, Threads
-from wnrl.nn import plain_parts
-from wnrl.runs import EventFile, Meaning, Options, carry_out, resolve_device, seed_everything
-from wnrl.runs.files import whole_file
+from wnrl.runs import Meaning, Options, carry_out, resolve_device, seed_everything
 from wnrl.runs.session import AS_USUAL
-from wnrl.vae import pictures
 from wnrl.vae.config import VAEConfig
-from wnrl.vae.construction import MODEL, build, save_weights
-from wnrl.vae.measure import Protocol, nll
+from wnrl.vae.construction import MODEL, build
 from wnrl.vae.presets import USUAL, preset
-from wnrl.vae.training import Trainer
+from wnrl.vae.training import Trainer, VAEWork
 
 FILES = (MODEL, "samples.png", "per_image_nll.npy", "nll_*_K*_*.npz")
 """What belongs to a trained model; the last, which evaluations left beside it once, is not made."""
-N_PICTURES = 5  # how often pictures are logged over the run
-CURVES = (tags.VAE_TRAIN_ELBO, tags.VAE_VALID_ELBO, tags.VAE_TRAIN_IWAE, tags.VAE_VALID_IWAE)
 
 
 @dataclass(frozen=True)
@@ -83,8 +74,18 @@ def train_in(
     meaning = Meaning(
         ("epochs", "n_steps"), lambda had: VAEConfig.from_json(had).total_steps(n_train), defaults
     )
-    work = partial(VAEWork, config, images, machine)
-    return carry_out(folder, wanted, work, meaning, FILES, options, progress, accepted)
+
+    def build_work() -> VAEWork:
+        device, threads = resolve_device(machine.device), machine.threads or 1
+        torch.set_num_threads(threads)
+        seed_everything(config.seed)
+        model, forward = build(config, images).to(device), None
+        if machine.compile:
+            forward = compiled(model.forward, f"model {config.model!r}")
+        trainer = Trainer(model, images, config, forward)
+        return VAEWork(trainer, images, {"device": str(device), "threads": threads})
+
+    return carry_out(folder, wanted, build_work, meaning, FILES, options, progress, accepted)
 
 
 def settings_of(config: VAEConfig, machine: Machine) -> dict[str, Any]:
@@ -162,93 +163,3 @@ def in_words(result: Mapping[str, Any]) -> str:
         f"{result['selected']}), "
         f"{result['steps_per_second']:.0f} steps/s, {result['wall_time']:.1f} s"
     )
-
-
-class VAEWork:
-    """A VAE's training as ``wnrl.runs`` carries it out.
-
-    Args:
-        config: the run.
-        images: the data set.
-        machine: where it is trained.
-    """
-
-    metrics: Mapping[str, str] = {
-        tags.VAE_NLL: "nll",
-        tags.VAE_TEST_ELBO: "elbo",
-        tags.STEPS_PER_SECOND: "steps_per_second",
-    }
-
-    def __init__(self, config: VAEConfig, images: data.Images, machine: Machine) -> None:
-        device, threads = resolve_device(machine.device), machine.threads or 1
-        torch.set_num_threads(threads)
-        seed_everything(config.seed)
-        self.config, self.images = config, images
-        self.identity: Mapping[str, Any] = {"task": config.dataset, "algo": config.model}
-        self.machine: Mapping[str, Any] = {"device": str(device), "threads": threads}
-        model, forward = build(config, images).to(device), None
-        if machine.compile:
-            forward = compiled(model.forward, f"model {config.model!r}")
-        self.trainer = Trainer(model, images, config, forward)
-        self.total_steps = self.trainer.total_steps
-        self.curve: dict[str, list[float]] = {"steps": []}
-
-    @property
-    def step(self) -> int:
-        """Gradient steps done."""
-        return self.trainer.step
-
-    def state(self) -> dict[str, Any]:
-        """Return what ``restore`` takes."""
-        self.trainer.check()
-        return {"trainer": self.trainer.state(), "curve": self.curve}
-
-    def restore(self, state: Mapping[str, Any]) -> str:
-        """Go to where ``state`` was taken; return what is to be told of it."""
-        self.curve = state["curve"]
-        return self.trainer.restore(state["trainer"])
-
-    def train(self, events: EventFile, between: Callable[[], None]) -> None:
-        """Train to the last step, with logs, calling ``between`` after every one."""
-        steps = self.curve["steps"]
-        for log in self.trainer.run(between):
-            shown = int(steps[-1]) * N_PICTURES // log.total_steps if steps else 0
-            steps.append(log.step)
-            for tag, value in log.scalars.items():
-                events.add_scalar(tag, value, log.step)
-                if tag in CURVES:
-                    self.curve.setdefault(tag, []).append(value)
-            if log.step * N_PICTURES // log.total_steps > shown:
-                with self.trainer.measured_weights():
-                    shots = pictures.all_pictures(self.trainer.model, self.images)
-                for tag, picture in shots.items():
-                    events.add_image(tag, picture.numpy(), log.step)
-
-    def report(self) -> dict[str, Any]:
-        """Return what the result has of training."""
-        steps, seconds = self.step, self.trainer.seconds
-        rate = steps / seconds if seconds else 0.0
-        return {
-            "steps": steps,
-            "steps_per_second": rate,
-            "images_per_second": rate * self.config.batch_size,
-            "device": self.machine["device"],
-            "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
-            "plain_parts": plain_parts(self.trainer.model, self.config.norm),
-            "curve": self.curve,
-        }
-
-    def measure(self, folder: Path) -> dict[str, Any]:
-        """Measure the chosen weights on the test split and write what belongs to them."""
-        config, model = self.config, self.trainer.model
-        step, kinds = self.trainer.selected()
-        reported = "averaged" if config.ema_epochs else "raw"
-        model.load_state_dict(kinds[reported])
-        protocol = Protocol(config.dataset, n_samples=config.n_samples, weights=reported)
-        print(f"measuring: K = {config.n_samples}, {len(self.images.test)} images", file=sys.stderr)
-        measured = nll(model, self.images, protocol)
-        save_weights(reported, kinds, folder)
-        with whole_file(folder / "per_image_nll.npy") as file:
-            np.save(file, measured.per_image_nll.numpy())
-        pictures.save(pictures.samples(model), folder / "samples.png")
-        return measured.numbers() | {"selected": f"{config.select}: step {step}"}

@@ -1,41 +1,42 @@
-"""The training loop: the whole set on the device as uint8, shuffled and binarised there."""
+"""The training loop, which can be stopped and gone on with, and a training as a run."""
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from wnrl import tags
 from wnrl.data import Images
-from wnrl.diagnostics import gradient_norms, to_floats
-from wnrl.diagnostics.weights import effective_weights, relative_change, weight_lengths
+from wnrl.diagnostics import to_floats
+from wnrl.diagnostics.weights import weight_lengths
 from wnrl.errors import NonFiniteError
-from wnrl.graphs import Replayed
-from wnrl.norms import NORMS
+from wnrl.nn import plain_parts
+from wnrl.runs import EventFile, whole_file
+from wnrl.vae import pictures
 from wnrl.vae.averaging import Average
 from wnrl.vae.config import SCHEDULES, VAEConfig
-from wnrl.vae.inputs import Batches, check_levels
-from wnrl.vae.measure import block_generator
+from wnrl.vae.construction import save_weights
+from wnrl.vae.inputs import check_levels
+from wnrl.vae.measure import Protocol, block_generator, nll
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.nonfinite import Witness
-from wnrl.vae.objectives import Validation, kl_weight_at, loss
-from wnrl.vae.pixels import trusted
+from wnrl.vae.objectives import Validation, kl_weight_at
+from wnrl.vae.steps import GradientStep
 
 COUNTERS = ("step", "last_log", "seconds", "names", "sums", "best")
+N_PICTURES = 5  # how often pictures are logged over the run
+CURVES = (tags.VAE_TRAIN_ELBO, tags.VAE_VALID_ELBO, tags.VAE_TRAIN_IWAE, tags.VAE_VALID_IWAE)
 PARAMETERS = "the length of all parameters"
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": partial(torch.optim.Adam, fused=True),
-    "adamax": partial(torch.optim.Adamax, foreach=True),
-}
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,15 @@ class Trainer:
         forward: Callable[..., Terms] | None = None,
     ) -> None:
         check_levels(model.likelihood, images)
-        self.model, self.config, self.forward = model, config, forward or model
+        self.model, self.config = model, config
         self.device = next(model.parameters()).device
         self.validation = Validation(model, images, config)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.parameters = list(model.parameters())  # asked of the model, they take a while
-        self.optimizer = OPTIMIZERS[config.optimizer](
-            self.parameters, config.learning_rate, capturable=self.device.type == "cuda"
-        )
+        self.gradient_step = GradientStep(model, images, config, self.generator, forward)
+        self.optimizer, self.batches = self.gradient_step.optimizer, self.gradient_step.batches
         self.steps_per_epoch = config.steps_per_epoch(len(images.train))
         self.total_steps = config.total_steps(len(images.train))
-        self.batches = Batches(images, model.likelihood, config.batch_size, self.generator)
         self.log_every = max(1, self.total_steps // config.n_logs)
-        self.precision = torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp)
         horizon = config.ema_epochs * self.steps_per_epoch
         self.average = Average(model, horizon) if horizon else None
         self.step, self.last_log, self.seconds = 0, 0, 0.0
@@ -115,13 +112,7 @@ class Trainer:
         self.sums: Tensor | None = None
         self.best: dict[str, Any] | None = None
         self.good = copy.deepcopy(self.state())
-        self._recorded_step = self._replayed()
-
-    def _replayed(self) -> Callable[..., Tensor]:
-        """Return ``_gradient_step`` to be recorded, or as it is where nothing can be."""
-        if self.device.type != "cuda" or self.config.train_chunk is not None:
-            return self._gradient_step
-        return Replayed(self._gradient_step, self.device, [self.generator])
+        self._recorded_step = self.gradient_step.replayed()
 
     def run(self, pause: Callable[[], bool | None] = lambda: False) -> Iterator[LogStep]:
         """Train to the end, or until ``pause`` says so.
@@ -159,9 +150,7 @@ class Trainer:
         kl_weight = kl_weight_at(config, self.step - 1, self.steps_per_epoch)
         update: dict[str, Tensor] = {}
         if measured or witness is not None:
-            means = self._gradient_step(
-                rows, rate, kl_weight, witness, update if measured else None
-            )
+            means = self.gradient_step(rows, rate, kl_weight, witness, update if measured else None)
         else:
             means = self._recorded_step(rows, rate, kl_weight)
         for group in self.optimizer.param_groups:
@@ -169,56 +158,8 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.model)
         self.sums = means if self.sums is None else self.sums + means
+        self.names = self.gradient_step.names
         return update
-
-    def _gradient_step(
-        self,
-        rows: Tensor,
-        rate: float | Tensor,
-        kl_weight: float | Tensor,
-        witness: Witness | None = None,
-        update: dict[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Do a gradient step on some images, in place.
-
-        Args:
-            rows: which images, ``(B,)``.
-            rate: of learning.
-            kl_weight: as ``loss`` has it.
-            witness: as ``_advance`` has it.
-            update: where to write what ``_advance`` returns.
-
-        Returns:
-            The terms of the loss, in the order of ``names``.
-        """
-        config, x = self.config, self.batches.inputs(rows)
-        forward = self.forward if witness is None else self.model
-        with trusted(), self.precision:
-            total, means = loss(forward, x, self.generator, config, kl_weight)
-        if witness is not None:
-            for tag, value in means.items():
-                witness.look(tag, value)
-        for parameter in self.parameters:
-            parameter.grad = None
-        total.backward()
-        if witness is not None:
-            witness.look_at_gradients()
-        measured = update is not None
-        norms = gradient_norms(self.model) if measured else {}
-        if config.max_grad_norm is not None:
-            clip_grad_norm_(self.parameters, config.max_grad_norm)
-        before = effective_weights(self.model) if measured else {}
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate.float() if isinstance(rate, Tensor) else rate
-        self.optimizer.step()
-        if (after_step := NORMS[config.norm].after_step) is not None:
-            after_step(self.model)
-        if update is not None:
-            changes = relative_change(before, effective_weights(self.model))
-            update[tags.VAE_TRAIN_GRADIENT_NORM] = get_total_norm(norms.values())
-            update |= _prefixed(tags.GRADIENT_NORM, norms) | _prefixed(tags.EFFECTIVE_LR, changes)
-        self.names = list(means)
-        return torch.stack([value.detach() for value in means.values()])
 
     def _means(self) -> dict[str, Tensor]:
         """Return means since the last log step, still on the device."""
@@ -231,7 +172,7 @@ class Trainer:
 
     def _parameter_norm(self) -> Tensor:
         """Return what is finite if all parameters are; no loss has seen the last gradient yet."""
-        return get_total_norm([p.detach() for p in self.parameters])
+        return get_total_norm([p.detach() for p in self.gradient_step.parameters])
 
     def _log(self, means: dict[str, Tensor], update: dict[str, Tensor]) -> LogStep:
         with self.measured_weights():
@@ -285,7 +226,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         moments = {**self.optimizer.state_dict(), "state": state["optimizer"]["state"]}
         self.optimizer.load_state_dict(moments)
-        self._recorded_step = self._replayed()  # a recording has the moments where they were
+        # A recording has the moments where they were.
+        self._recorded_step = self.gradient_step.replayed()
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         goes_on = state["generator"].shape == self.generator.get_state().shape
@@ -338,5 +280,83 @@ def _on_cpu(model: VAE) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
-def _prefixed(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}/{name}": value for name, value in values.items()}
+class VAEWork:
+    """A VAE's training as ``wnrl.runs`` carries it out, with the measurement of its likelihood.
+
+    Args:
+        trainer: the training.
+        images: its data set.
+        machine: ``device`` and ``threads`` as they were settled.
+    """
+
+    metrics: Mapping[str, str] = {
+        tags.VAE_NLL: "nll",
+        tags.VAE_TEST_ELBO: "elbo",
+        tags.STEPS_PER_SECOND: "steps_per_second",
+    }
+
+    def __init__(self, trainer: Trainer, images: Images, machine: Mapping[str, Any]) -> None:
+        self.trainer, self.config, self.images = trainer, trainer.config, images
+        self.machine, self.total_steps = machine, trainer.total_steps
+        self.identity: Mapping[str, Any] = {"task": self.config.dataset, "algo": self.config.model}
+        self.curve: dict[str, list[float]] = {"steps": []}
+
+    @property
+    def step(self) -> int:
+        """Gradient steps done."""
+        return self.trainer.step
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``restore`` takes."""
+        self.trainer.check()
+        return {"trainer": self.trainer.state(), "curve": self.curve}
+
+    def restore(self, state: Mapping[str, Any]) -> str:
+        """Go to where ``state`` was taken; return what is to be told of it."""
+        self.curve = state["curve"]
+        return self.trainer.restore(state["trainer"])
+
+    def train(self, events: EventFile, between: Callable[[], None]) -> None:
+        """Train to the last step, with logs, calling ``between`` after every one."""
+        steps = self.curve["steps"]
+        for log in self.trainer.run(between):
+            shown = int(steps[-1]) * N_PICTURES // log.total_steps if steps else 0
+            steps.append(log.step)
+            for tag, value in log.scalars.items():
+                events.add_scalar(tag, value, log.step)
+                if tag in CURVES:
+                    self.curve.setdefault(tag, []).append(value)
+            if log.step * N_PICTURES // log.total_steps > shown:
+                with self.trainer.measured_weights():
+                    shots = pictures.all_pictures(self.trainer.model, self.images)
+                for tag, picture in shots.items():
+                    events.add_image(tag, picture.numpy(), log.step)
+
+    def report(self) -> dict[str, Any]:
+        """Return what the result has of training."""
+        steps, seconds = self.step, self.trainer.seconds
+        rate = steps / seconds if seconds else 0.0
+        return {
+            "steps": steps,
+            "steps_per_second": rate,
+            "images_per_second": rate * self.config.batch_size,
+            "device": self.machine["device"],
+            "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
+            "plain_parts": plain_parts(self.trainer.model, self.config.norm),
+            "curve": self.curve,
+        }
+
+    def measure(self, folder: Path) -> dict[str, Any]:
+        """Measure the chosen weights on the test split and write what belongs to them."""
+        config, model = self.config, self.trainer.model
+        step, kinds = self.trainer.selected()
+        reported = "averaged" if config.ema_epochs else "raw"
+        model.load_state_dict(kinds[reported])
+        protocol = Protocol(config.dataset, n_samples=config.n_samples, weights=reported)
+        print(f"measuring: K = {config.n_samples}, {len(self.images.test)} images", file=sys.stderr)
+        measured = nll(model, self.images, protocol)
+        save_weights(reported, kinds, folder)
+        with whole_file(folder / "per_image_nll.npy") as file:
+            np.save(file, measured.per_image_nll.numpy())
+        pictures.save(pictures.samples(model), folder / "samples.png")
+        return measured.numbers() | {"selected": f"{config.select}: step {step}"}
