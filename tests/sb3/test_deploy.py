@@ -1,3 +1,4 @@
+import copy
 import warnings
 
 import numpy as np
@@ -111,6 +112,23 @@ def test_a_policy_is_folded_right_after_learning():
         obs = sample(VECTOR, 20)
         np.testing.assert_array_equal(
             folded.predict(obs, deterministic=True)[0], policy.predict(obs, deterministic=True)[0]
+        )
+
+
+class Masked(RandomTask):
+    def action_masks(self):
+        return np.ones(sum(getattr(self.action_space, "nvec", [2] * 3)), dtype=bool)
+
+
+@pytest.mark.parametrize("actions", ["several", "bits"])
+@pytest.mark.parametrize("name", ["PPO", "A2C", "MaskablePPO"])
+def test_a_policy_of_several_actions_is_copied_right_after_learning(name, actions):
+    policy = make(name, env=Masked(action_space=ACTIONS[actions])).learn(16).policy
+    obs = sample(VECTOR, 20)
+    for twin in (copy.deepcopy(policy), fold(policy)):
+        twin.train()
+        np.testing.assert_array_equal(
+            twin.predict(obs, deterministic=True)[0], policy.predict(obs, deterministic=True)[0]
         )
 
 

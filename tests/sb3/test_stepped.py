@@ -63,6 +63,33 @@ def test_projected_rows_of_a_copy_stay_on_the_sphere_under_a_new_optimizer(name)
     assert off_the_sphere(policy) < 1e-6
 
 
+class Wrapper(torch.optim.Optimizer):
+    """An optimizer around another, without hooks of its own, as accelerate has it."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+
+    def zero_grad(self):
+        self.optimizer.zero_grad()
+
+    def step(self):
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["PPO", "CrossQ"])
+def test_projected_rows_stay_on_the_sphere_under_a_wrapped_optimizer(name):
+    model = make_any(name)
+    renew(model.policy, lambda trained, lr: Wrapper(torch.optim.SGD(trained, lr)))
+    model.learn(48)
+    assert off_the_sphere(model.policy) < 1e-6
+
+
+def test_an_optimizer_may_be_taken_away():
+    policy = make_any("PPO").policy
+    policy.optimizer = None
+    assert copy.deepcopy(policy).optimizer is None
+
+
 def test_a_target_of_crossq_follows_a_new_optimizer_once_a_step():
     policy = make_any("CrossQ", "weight", tau=0.25).policy
     critic, target = policy.critic, policy.critic_target

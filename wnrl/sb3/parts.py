@@ -59,7 +59,8 @@ def drop_graphs(policy: nn.Module) -> None:
         for name, value in vars(distribution).items() if distribution is not None else ():
             if isinstance(value, Tensor):
                 setattr(distribution, name, value.detach())
-            elif isinstance(value, torch.distributions.Distribution):
+            parts = value if isinstance(value, list) else [value]  # one for each of several actions
+            if any(isinstance(part, torch.distributions.Distribution) for part in parts):
                 setattr(distribution, name, None)  # the next forward makes it anew
 
 
@@ -90,7 +91,8 @@ class Stepped(nn.Module):
     """Mixin for a module with an optimizer: ``after_step`` follows each of its steps.
 
     SB3's loops step optimizers themselves. Whatever is assigned to ``optimizer`` is followed, the
-    one that SB3 makes, one for fine-tuning and that of a copy; one that was replaced is not.
+    one that SB3 makes, one for fine-tuning, in a wrapper too, and that of a copy; one that was
+    replaced is not.
     """
 
     norm: str = "none"
@@ -100,8 +102,8 @@ class Stepped(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "optimizer":
-            value.register_step_post_hook(self._stepped)
+        if name == "optimizer" and value is not None:
+            _followed(value).register_step_post_hook(self._stepped)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -109,7 +111,7 @@ class Stepped(nn.Module):
             self.optimizer = state["optimizer"]  # copies of optimizers have lost what follows
 
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
-        if optimizer is self.optimizer:
+        if optimizer is _followed(self.optimizer):
             self.after_step()
 
     def after_step(self) -> None:
@@ -118,6 +120,13 @@ class Stepped(nn.Module):
             held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
             children = [p for p in self.children() if any(id(q) in held for q in p.parameters())]
             after_step(nn.ModuleList(children))
+
+
+def _followed(optimizer: Any) -> Any:
+    """Return an optimizer, or the one in a wrapper that has no hooks, such as accelerate's."""
+    while not hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
 
 
 class Part(Stepped):
