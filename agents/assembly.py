@@ -10,10 +10,9 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl.errors import UsageError, printable
-from wnrl.rl.environments import first_env_seed
+from wnrl.rl.environments import check_observations, first_env_seed
 from wnrl.sb3.extractors import SmallCNN
 
-BASIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 NATURE_SIDE = 36  # pixels that SB3's convolutions need
 
 
@@ -90,9 +89,7 @@ def check_spaces(config: Any, env: VecEnv) -> None:
     """Raise UsageError for what SB3 would not tell of an environment, or only when it trains."""
     seen, acted = env.observation_space, env.action_space
     parts = tuple(seen.spaces.values()) if isinstance(seen, spaces.Dict) else (seen,)
-    for part in parts:
-        if not isinstance(part, BASIC):
-            raise UsageError(f"observations must be Box or discrete, or a Dict of them, got {part}")
+    check_observations(seen)
     for word, space in (*(("observations", part) for part in parts), ("actions", acted)):
         if np.any(getattr(space, "start", 0)):  # which SB3 passes over
             raise UsageError(f"{word} must count from 0, got {space}: shift them in a wrapper")

@@ -51,7 +51,11 @@ def read_config_file(path: Path, algo: str | None, env_id: str | None) -> dict[s
 def _of_run(path: Path, algo: str | None) -> dict[str, Any]:
     from wnrl.runs.files import read_json  # which imports torch
 
-    settings = read_json(path)
+    try:
+        settings = read_json(path)
+    except UsageError as error:
+        told = f"{error}; a run's is taken as the run wrote it, with other flags for changes"
+        raise UsageError(f"config {told}") from error
     if "algo" not in settings:
         raise UsageError(f"config {path} is not that of an agent: it has no algo")
     if algo not in (None, settings["algo"]):

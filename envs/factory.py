@@ -5,19 +5,26 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from envs.world import register_world
-from wnrl.errors import UsageError, check_choice, did_you_mean, first_line
+from wnrl.arguments import shown
+from wnrl.errors import UsageError, check_choice, did_you_mean, first_line, in_words
 from wnrl.limits import Count, Limited
 from wnrl.tensor_envs import World
 
 # From a part of a module's name to the extra of this project that it needs.
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "ale_py": "atari", "minatar": "minatar"}
+OF_GYMNASIUM = (PassiveEnvChecker, OrderEnforcing, TimeLimit)
+"""The wrappers that ``gymnasium.make`` puts around an environment."""
+RETURNED = {"reset": "(obs, info)", "step": "(obs, reward, terminated, truncated, info)"}
 ATARI = re.compile(r"^ALE/|NoFrameskip-v\d+$")
 
 
@@ -49,10 +56,8 @@ class EnvFactory(Limited):
         check_choice("env_id", self._registered_id, gym.registry)
         with warnings.catch_warnings():  # Gymnasium's, of a newer version
             warnings.simplefilter("ignore", DeprecationWarning)
-            env = self._make(None)
-            if self.env_kwargs:
+            with closing(self._make(None)) as env:
                 self._try(env)
-            env.close()
         if self.render_mode not in (None, *env.metadata.get("render_modes", ())):
             raise UsageError(f"env_id {self.env_id!r} cannot be drawn as {self.render_mode}")
 
@@ -70,26 +75,29 @@ class EnvFactory(Limited):
             return gym.make(self.env_id, max_episode_steps=self.max_episode_steps, **options)
         except (ImportError, gym.error.Error) as error:
             raise self._impossible(error) from error
-        except Exception as error:  # whatever an environment makes of arguments
-            if not self.env_kwargs:
-                raise
-            given = dict(self.env_kwargs)
-            raise UsageError(
-                f"env_id {self.env_id!r} cannot be made with env_kwargs {given}: "
-                f"{first_line(error)}"
-            ) from error
+        except Exception as error:  # others' code may raise anything
+            raise self._refused("be made", error) from error
 
     def _try(self, env: gym.Env[Any, Any]) -> None:
-        """Take a step, for the environment may look at its arguments only there."""
-        env.reset(seed=0)
-        env.action_space.seed(0)
-        try:
-            env.step(env.action_space.sample())
-        except TypeError as error:
-            raise UsageError(
-                f"env_id {self.env_id!r} cannot step with env_kwargs {dict(self.env_kwargs)}: "
-                f"{first_line(error)}"
-            ) from error
+        """Reset and step, which is where an environment may look at its arguments."""
+        while isinstance(env, OF_GYMNASIUM):  # which say in other words what is wrong, or warn
+            env = env.env
+        masked = hasattr(env, "action_masks")  # and may refuse the step
+        for method in list(RETURNED)[: 1 if masked else 2]:
+            try:
+                env.action_space.seed(0)
+                answer = (
+                    env.reset(seed=None)
+                    if method == "reset"
+                    else env.step(env.action_space.sample())
+                )
+                _check_answer(method, answer, env.observation_space)
+            except Exception as error:
+                raise self._refused(method, error) from error
+
+    def _refused(self, verb: str, error: Exception) -> UsageError:
+        given = f" with env_kwargs {dict(self.env_kwargs)}" if self.env_kwargs else ""
+        return UsageError(f"env_id {self.env_id!r} cannot {verb}{given}: {in_words(error)}")
 
     def drawn(self) -> "EnvFactory | None":
         """Return what makes the environment to be filmed; None where it cannot be drawn."""
@@ -119,8 +127,8 @@ class EnvFactory(Limited):
             sys.path.append(here)
         try:
             importlib.import_module(module)
-        except (ImportError, ValueError, TypeError) as error:  # the last two: no name of a module
-            raise UsageError(f"env_id {self.env_id!r}: {first_line(error)}") from error
+        except (Exception, SystemExit) as error:  # others' code may raise anything
+            raise UsageError(f"env_id {self.env_id!r}: {in_words(error)}") from error
         register_world(name)
         if name not in gym.registry:
             raise UsageError(
@@ -140,6 +148,21 @@ class EnvFactory(Limited):
         return UsageError(
             f"env_id {self.env_id!r} needs a package that is missing: pip install 'wnrl[{extra}]'"
         )
+
+
+def _check_answer(method: str, answer: Any, space: gym.Space[Any]) -> None:
+    """Raise UsageError unless ``answer`` has the parts that Gymnasium's ``method`` returns."""
+    returned = RETURNED[method]
+    if not isinstance(answer, tuple) or len(answer) != returned.count(",") + 1:
+        got = f"{len(answer)} values" if isinstance(answer, tuple) else shown(answer)
+        raise UsageError(f"{method} must return {returned}, got {got}")
+    parts = space.spaces if isinstance(space, gym.spaces.Dict) else {"": space}
+    for name, part in parts.items():
+        shape = np.shape(answer[0][name] if name else answer[0])
+        if part.shape not in (None, shape):
+            raise UsageError(f"observations must have shape {part.shape}, {method} gives {shape}")
+    if method == "step" and not isinstance(answer[1], SupportsFloat):
+        raise UsageError(f"rewards must be numbers, got {shown(answer[1])}")
 
 
 factory = EnvFactory

@@ -16,6 +16,7 @@ from wnrl.optim import (
     WNAdamW,
     WNRMSprop,
     param_groups,
+    project_,
     weight_normalized,
 )
 
@@ -57,6 +58,11 @@ def train(net, optimizer, steps, shape=(4, 2, 6, 6), first=0):
 def difference(net, other, shape=(4, 2, 6, 6)):
     x = batch(999, shape, next(net.parameters()).dtype)
     return (net(x) - other(x)).abs().max().item()
+
+
+def test_what_is_no_module_is_not_projected():
+    with pytest.raises(UsageError, match="module must be a Module, got 3"):
+        project_(3)
 
 
 @pytest.mark.parametrize(("ours", "plain", "options"), PAIRS)

@@ -60,6 +60,12 @@ def first_line(error: BaseException) -> str:
     return printable(str(error).strip().partition("\n")[0]) or type(error).__name__
 
 
+def in_words(error: BaseException) -> str:
+    """Return what an error says, on one line, behind the name of its class unless it is ours."""
+    kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
+    return f"{kind}{printable(error)}"
+
+
 def check_choice(name: str, value: str, options: Iterable[str]) -> str:
     """Returns ``value`` if it is one of ``options``.
 

@@ -19,6 +19,7 @@ from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer, RMSprop
 
 from wnrl.arguments import checked, fault, shown
 from wnrl.errors import UsageError, check_positive
+from wnrl.nn import projection
 from wnrl.nn.functional import (
     ZERO_ROW_STD,
     check_deviation,
@@ -28,7 +29,6 @@ from wnrl.nn.functional import (
     units_first,
 )
 from wnrl.nn.normed_lstm import NormedRecurrent
-from wnrl.nn.projection import project_ as project_  # what the loop calls after each step
 from wnrl.nn.sites import EMBEDDINGS, WEIGHTED
 
 WITH_WEIGHTS = (*WEIGHTED, *EMBEDDINGS, NormedRecurrent)
@@ -37,6 +37,9 @@ WEIGHT_NAMES = re.compile(r"weight(_(ih|hh|hr)(_l\d+(_reverse)?)?)?|(in|q|k|v)_p
 """Names of the weights of these layers."""
 BASES = (SGD, Adam, AdamW, Adamax, RMSprop)
 """What ``weight_normalized`` takes."""
+
+
+project_ = checked(projection.project_)  # what the loop calls after each step
 
 
 @checked

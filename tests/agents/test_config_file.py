@@ -194,6 +194,8 @@ def test_nothing_in_a_file_is_evaluated(tmp_path):
         ("vae.json", None, None, "is not that of an agent"),
         ("run.json", "sac", None, "is of algo 'ppo', asked: 'sac'"),
         ("text.json", None, None, "is damaged"),
+        ("list.json", None, None, "has no names with values"),
+        ("edited.json", None, None, "as the run wrote it, with other flags for changes"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, zoo, name, algo, env_id, told):
@@ -204,6 +206,9 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, zoo, name, 
     (tmp_path / "text.json").write_text("no JSON")
     write_json(tmp_path / "vae.json", {"model": "mlp"})
     write_json(tmp_path / "run.json", {"algo": "ppo"})
+    (tmp_path / "list.json").write_text("[1, 2]")
+    edited = (tmp_path / "run.json").read_text().replace("ppo", "sac")
+    (tmp_path / "edited.json").write_text(edited)
     with pytest.raises(UsageError, match=told) as refused:
         read_config_file(tmp_path / name, algo, env_id)
     assert "\n" not in str(refused.value)

@@ -183,6 +183,24 @@ def test_an_environment_that_renders_no_picture_is_refused(clock, tmp_path, monk
         data.load("frames:Clock-v0", tmp_path)
 
 
+def test_an_environment_without_a_mode_of_rendering_pictures_is_refused(
+    clock, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Clock, "metadata", {"render_modes": ["human"]})
+    with pytest.raises(UsageError, match=r"renders no rgb_array, its render_modes are \['human'\]"):
+        data.load("frames:Clock-v0", tmp_path)
+
+
+def test_an_environment_that_raises_is_refused_in_one_line(clock, tmp_path, monkeypatch):
+    def render(self):
+        raise NotImplementedError("no camera\nis on")
+
+    monkeypatch.setattr(Clock, "render", render)
+    with pytest.raises(UsageError, match="frames:Clock-v0': no camera") as refused:
+        data.load("frames:Clock-v0", tmp_path)
+    assert "\n" not in str(refused.value)
+
+
 def test_rendering_opens_no_display_and_complains_of_none():
     code = (
         "import os; from wnrl.data import frames; "

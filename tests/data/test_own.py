@@ -1,5 +1,6 @@
 """Data sets of one's own: pictures in a folder, arrays in a file."""
 
+import zipfile
 from itertools import chain
 
 import numpy as np
@@ -213,6 +214,13 @@ def test_arrays_that_are_no_images_are_refused_in_a_line(tmp_path, arrays, messa
     with pytest.raises(UsageError, match=message) as refused:
         data.load(name)
     assert "\n" not in str(refused.value)
+
+
+def test_a_zip_of_other_files_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "mine.npz", "w") as zipped:
+        zipped.writestr("notes.txt", "text")
+    with pytest.raises(UsageError, match=r"is damaged or no \.npz file"):
+        data.load(f"npz:{tmp_path / 'mine.npz'}")
 
 
 def test_a_damaged_file_is_refused(tmp_path):

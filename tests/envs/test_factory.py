@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from envs import factory
@@ -145,6 +146,84 @@ def test_a_module_that_registers_the_environment_is_imported(tmp_path, monkeypat
 def test_a_module_that_cannot_be_imported_is_refused_in_one_line(env_id):
     with pytest.raises(UsageError, match=f"^env_id '{env_id}': .+$"):
         factory(env_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("raise RuntimeError('no licence\\nfound')", "RuntimeError: no licence found"),
+        ("raise SystemExit('bye')", "SystemExit: bye"),
+    ],
+)
+def test_a_module_that_raises_is_refused_in_one_line(tmp_path, monkeypatch, text, told):
+    (tmp_path / "my_broken_tasks.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=f"'my_broken_tasks:Mine-v0': {told}"):
+        factory("my_broken_tasks:Mine-v0")
+
+
+class Answers(gym.Env):
+    """An environment that answers as it is told to."""
+
+    observation_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    first = (np.zeros(3, np.float32), {})
+    then = (np.zeros(3, np.float32), 1.0, False, False, {})
+
+    def reset(self, *, seed=None, options=None):
+        return self.first
+
+    def step(self, action):
+        return self.then
+
+
+def old_reset(self):
+    return np.zeros(3, np.float32)
+
+
+def no_map(self, render_mode=None):
+    raise FileNotFoundError("no map at\n/nowhere")
+
+
+def motor_off(self, action):
+    raise ValueError("the motor\nis off")
+
+
+ZEROS, FOUR = np.zeros(3, np.float32), np.zeros(4, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"first": ZEROS}, r"reset must return \(obs, info\), got a ndarray"),
+        ({"first": (ZEROS,)}, r"reset must return \(obs, info\), got 1 value"),
+        ({"reset": old_reset}, "reset: TypeError: .*unexpected keyword argument 'seed'"),
+        (
+            {"then": (ZEROS, 1.0, True, {})},
+            r"step must return \(obs, reward, terminated, truncated, info\), got 4 values",
+        ),
+        ({"first": (FOUR, {})}, r"observations must have shape \(3,\), reset gives \(4,\)"),
+        ({"then": (FOUR, 1.0, True, False, {})}, r"have shape \(3,\), step gives \(4,\)"),
+        ({"then": (None, 1.0, True, False, {})}, r"have shape \(3,\), step gives \(\)"),
+        ({"then": (ZEROS, None, True, False, {})}, "rewards must be numbers, got None"),
+        ({"then": (ZEROS, "1", True, False, {})}, "rewards must be numbers, got '1'"),
+        ({"step": motor_off}, "step: ValueError: the motor is off"),
+        ({"__init__": no_map}, "cannot be made: FileNotFoundError: no map at /nowhere"),
+        ({"action_space": None}, "cannot be made: .*action space"),
+    ],
+)
+def test_an_environment_that_does_not_answer_as_gymnasium_asks_is_refused(register, parts, told):
+    register("Answers-v0", type("Mine", (Answers,), parts))
+    with pytest.raises(UsageError, match=told) as refused:
+        factory("Answers-v0")
+    assert "\n" not in str(refused.value)
+
+
+def test_an_environment_is_not_asked_for_a_step_that_its_mask_may_forbid(register):
+    masked = {"step": motor_off, "action_masks": lambda self: np.array([True, False])}
+    register("Answers-v0", type("Mine", (Answers,), masked))
+    factory("Answers-v0")
 
 
 def test_the_extras_that_messages_name_exist():

@@ -253,7 +253,8 @@ def test_a_module_of_the_current_folder_is_imported_before_anything_is_looked_up
     ("flags", "message"),
     [
         (["--import", "no_such_module"], "No module named 'no_such_module'"),
-        (["--import"], "--import '' cannot be imported"),
+        (["--import"], "--import '' must be a module's name"),
+        (["--import", "./my_lab.py"], "'./my_lab.py' must be a module's name, such as my_lab"),
         (["--import", "broken"], "--import 'broken' cannot be imported: KeyError"),
     ],
 )

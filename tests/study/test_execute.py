@@ -107,7 +107,7 @@ def leave_path_alone(monkeypatch):
     [
         ("broken_study", "STUDY = (", "cannot be imported: SyntaxError"),
         ("leaving_study", "raise SystemExit(0)", "cannot be imported: SystemExit"),
-        ("no_study", "STUDY = 3", "has no STUDY"),
+        ("no_study", "STUDY = 3", "must be a wnrl.study.Study, got 3"),
         ("json", "", "needs another name: json cannot be imported or is taken"),
         ("my-study", "", "needs another name"),
     ],

@@ -151,6 +151,12 @@ def test_a_study_that_contradicts_itself_is_refused(changes, message):
         study(**changes)
 
 
+@pytest.mark.parametrize("name", ["", "a/b", ".."])
+def test_a_study_whose_name_is_no_folder_is_refused(name):
+    with pytest.raises(UsageError, match="a study's name becomes a folder, got"):
+        study(name=name)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

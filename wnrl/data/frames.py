@@ -78,7 +78,7 @@ def _render_all(env_id: str, path: Path) -> None:
             f"frames cannot be kept in {path.parent}: {error.strerror}; say where they can with "
             "data_dir or XDG_CACHE_HOME"
         ) from error
-    except (gym.error.Error, ImportError, ValueError, TypeError) as error:
+    except Exception as error:  # others' code may raise anything
         raise UsageError(f"dataset 'frames:{env_id}': {first_line(error)}") from error
 
 
@@ -111,6 +111,9 @@ def _random_play(env_id: str, first_seed: int) -> Iterator[Any]:
 
 
 def _make(env_id: str) -> gym.Env:
-    with warnings.catch_warnings():  # Gymnasium's, of a newer version
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return gym.make(env_id, render_mode="rgb_array", disable_env_checker=True)
+    with warnings.catch_warnings():  # Gymnasium's, of a newer version or of the mode
+        warnings.simplefilter("ignore")
+        env = gym.make(env_id, render_mode="rgb_array", disable_env_checker=True)
+    if "rgb_array" not in (modes := env.metadata.get("render_modes", ())):
+        raise UsageError(f"it renders no rgb_array, its render_modes are {list(modes)}")
+    return env

@@ -137,6 +137,8 @@ def _read_arrays(path: Path, changed: int) -> Images:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             arrays = {name: saved[name] for name in saved if not name.startswith("y_")}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise TypeError("numpy gives what is in a zip of other files as bytes")
     except Exception as error:  # zipfile, zlib, numpy: each has its own
         raise UsageError(f"{path} is damaged or no .npz file of arrays") from error
     said = "levels" in arrays

@@ -1,6 +1,7 @@
 """The environments of a run: how they step together, and the seeds that are theirs."""
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
@@ -28,6 +29,7 @@ from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive
 # evaluations are numbered from these places behind them.
 SEED_STRIDE, CURVE_STARTS, FINAL_STARTS = 100_000, 50_000, 75_000
 
+BASIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 ATARI_FRAMES = 4  # that are one observation
 LONGEST_EPISODE = 10_000
 """Steps after which an evaluation cuts an episode, where the environment has no limit itself."""
@@ -115,6 +117,8 @@ def _side_by_side(
     try:
         inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
     except (NotImplementedError, TypeError) as error:  # SB3's of a Dict in a Dict, of a Text
+        with closing(factory()) as env:
+            check_observations(env.observation_space)
         raise UsageError(f"the environment cannot be learned from: {first_line(error)}") from error
     venv: VecEnv = Finite(inner)
     if frame_stack is None:
@@ -128,6 +132,15 @@ def _side_by_side(
     if images and not any(is_image_space_channels_first(cast(Any, image)) for image in images):
         venv = VecTransposeImage(venv)  # here, because SB3 would do it behind VecNormalize
     return venv
+
+
+def check_observations(space: spaces.Space[Any]) -> None:
+    """Raise UsageError for observations that no policy takes."""
+    for part in _parts(space).values():
+        if not isinstance(part, BASIC):
+            raise UsageError(f"observations must be Box or discrete, or a Dict of them, got {part}")
+        if 0 in (part.shape or ()):
+            raise UsageError(f"observations must hold a number or more, got {part}")
 
 
 class Bounded(TimeLimit):

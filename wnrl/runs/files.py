@@ -71,7 +71,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes())
-        if not isinstance(value, dict) or value.pop(CHECKSUM, None) != _json_checksum(value):
+        if not isinstance(value, dict) or CHECKSUM not in value:
+            raise ValueError(f"it has no names with values and a run's {CHECKSUM}")
+        if value.pop(CHECKSUM) != _json_checksum(value):
             raise ValueError(f"its {CHECKSUM} is not that of what it says")
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} is damaged: {printable(error)}") from error

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from wnrl.errors import UsageError, printable
+from wnrl.arguments import shown
+from wnrl.errors import UsageError, in_words
 from wnrl.runs import (
     Batching,
     as_before,
@@ -104,10 +105,12 @@ def imported(module_name: str, what: str) -> Any:
     Raises:
         UsageError: It cannot be imported; ``what`` says what it was wanted for.
     """
+    if not all(map(str.isidentifier, module_name.split("."))):
+        raise UsageError(f"{what} must be a module's name, such as my_lab or my_lab.norms")
     try:
         return importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # others' code may raise anything
-        raise UsageError(f"{what} cannot be imported: {_in_words(error)}") from error
+        raise UsageError(f"{what} cannot be imported: {in_words(error)}") from error
 
 
 def load_study(path: Path) -> tuple[Study, str]:
@@ -138,7 +141,7 @@ def study_of(module_name: str) -> Study:
     """
     study = getattr(imported(module_name, f"study {module_name!r}"), "STUDY", None)
     if not isinstance(study, Study):
-        raise UsageError(f"study {module_name!r} has no STUDY that is a wnrl.study.plan.Study")
+        raise UsageError(f"STUDY of {module_name} must be a wnrl.study.Study, got {shown(study)}")
     return study
 
 
@@ -154,15 +157,10 @@ def check_trials(trials: Iterable[Trial], root: Path) -> None:
         try:
             config = plain_json(module.settings(trial))
         except Exception as error:
-            raise UsageError(f"{trial.title}: {_in_words(error)}") from error
+            raise UsageError(f"{trial.title}: {in_words(error)}") from error
         folder = root / trial.folder
         if folder.exists():
             defaults = getattr(module, "defaults", None)
             nothing_said = defaults(config) if defaults else {}
             config = as_before(config, read_config(folder), nothing_said)
             check_run_folder(folder, config, ("extended_from",))
-
-
-def _in_words(error: BaseException) -> str:
-    kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-    return f"{kind}{printable(error)}"

@@ -274,6 +274,8 @@ class Study:
     """Share of each task's steps."""
 
     def __post_init__(self) -> None:
+        if not self.name or self.name != as_folder(self.name):
+            raise UsageError(f"a study's name becomes a folder, got {self.name!r}")
         names = [arm.name for arm in self.arms]
         _check_distinct("arms", names)
         _check_distinct("tasks", [str(task.folder) for task in self.tasks])
