@@ -17,9 +17,9 @@ from wnrl import tensor_envs
 from wnrl.errors import UsageError, check_choice, printable
 from wnrl.nn.conversion import check_options
 from wnrl.norms import NORMS
+from wnrl.population.cohort import Cohort
 from wnrl.population.cohorts import COHORTS
 from wnrl.population.memory import members_that_fit
-from wnrl.population.ppo import PPO
 from wnrl.population.run import CohortRun
 from wnrl.rl.environments import first_env_seed, vectorize
 from wnrl.rl.hardware import choose_device, choose_threads, is_small
@@ -38,8 +38,6 @@ from wnrl.runs import (
     resolve_device,
 )
 
-MEASURED_WIDTH = 64
-"""Units of the widest layers for which ``scripts/bench/population.py`` saw a gain on CPUs."""
 ASKED = ("norm", "seed", "env_kwargs", "max_episode_steps")
 """Of ``Settings``, those that a population is asked about."""
 PREFIXES = {"last": "", "best": BEST}
@@ -107,7 +105,7 @@ def batching(trial: Any) -> Batching:
     except UsageError as error:
         return Batching(refusal=str(error))
     widths = (*values["net_arch"], values.get("lstm_hidden_size", 0))
-    batching = Batching(pays=max(widths) <= MEASURED_WIDTH)
+    batching = Batching(pays=max(widths) <= cohort.measured_width)
     if values["device"] in ("auto", "cpu"):
         return batching
     fit = members_that_fit(cohort.bytes, None, resolve_device(values["device"]))
@@ -136,7 +134,7 @@ def train_batch(
     return carry_out_batch(folders, values, build, MEANING, FILES, options, progress)
 
 
-def _cohort(members: Sequence[Mapping[str, Any]], device: torch.device | str) -> PPO:
+def _cohort(members: Sequence[Mapping[str, Any]], device: torch.device | str) -> Cohort:
     """Return a cohort whose members have these settings; UsageError for what it does not have."""
     algo, env_id = members[0]["algo"], members[0]["env_id"]
     cohort = COHORTS[check_choice("algo of a population", algo, COHORTS)]

@@ -87,7 +87,7 @@ from agents import AGENTS
 from scripts.bench import _rounds
 from scripts.bench._rounds import CPU, WALL, agent_of, cell, ratio, table, verdict
 from wnrl.population import COHORTS
-from wnrl.population.ppo import PPO
+from wnrl.population.cohort import Cohort
 from wnrl.runs import resolve_device
 from wnrl.tensor_envs import make
 
@@ -108,7 +108,7 @@ def alone(norm: str, args: Args) -> Train:
     return partial(model.learn, steps, reset_num_timesteps=False), steps
 
 
-def made(norm: str, n_members: int, way: str, args: Args, **changes: Any) -> PPO:
+def made(norm: str, n_members: int, way: str, args: Args, **changes: Any) -> Cohort:
     """Return a cohort with the same hyperparameters, but for ``changes``."""
     env_id, kind = TASKS[args.algo][0], COHORTS[args.algo]
     preset = replace(AGENTS[args.algo].preset(env_id), total_timesteps=10**9)

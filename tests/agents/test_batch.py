@@ -96,7 +96,7 @@ def test_layers_of_a_member_are_measured_as_those_of_sb3s_agent(norm):
     model = to_sb3(
         "ppo", cohort.members[1], env.observation_space, env.action_space, cohort.member_state(1)
     )
-    policy, obs = model.policy.eval(), cohort.observed[1]
+    policy, obs = model.policy.eval(), cohort.observed(1)
     assert obs.unique(dim=0).shape == (32, 4)  # all of the rollout
     with torch.no_grad(), recorded(policy, ("action_net", "value_net")) as seen:
         policy(obs)

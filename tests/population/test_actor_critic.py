@@ -7,8 +7,9 @@ from gymnasium import spaces
 from tests.sb3.tasks import RandomTask
 from wnrl.networks import mlp
 from wnrl.norms import NORMS
-from wnrl.population.actor_critic import build
+from wnrl.population.actor_critic import ActorCritic
 from wnrl.population.ppo_config import PPOConfig
+from wnrl.population.rows import build
 
 OBS = spaces.Box(-1.0, 1.0, (5,))
 ACTIONS = {"discrete": spaces.Discrete(3), "box": spaces.Box(-1.0, 1.0, (2,))}
@@ -43,7 +44,9 @@ def sb3_policy(config, actions):
 )
 def test_a_member_starts_as_sb3s_agent_of_its_seed(norm, change, actions):
     config = PPOConfig(seed=11, norm=norm, **{"net_arch": (16, 8), **change})
-    plan, params, buffers = build([PPOConfig(seed=0, norm=norm), config][1:], OBS, ACTIONS[actions])
+    plan, params, buffers = build(
+        [PPOConfig(seed=0, norm=norm), config][1:], OBS, ACTIONS[actions], ActorCritic
+    )
     policy = sb3_policy(config, ACTIONS[actions])
     state = plan.by_sb3s_names(params, buffers)
     assert state.keys() == policy.state_dict().keys()
@@ -53,7 +56,7 @@ def test_a_member_starts_as_sb3s_agent_of_its_seed(norm, change, actions):
 
 def test_building_members_leaves_torchs_generator_alone():
     before = torch.get_rng_state()
-    build([PPOConfig(seed=1)], OBS, ACTIONS["box"])
+    build([PPOConfig(seed=1)], OBS, ACTIONS["box"], ActorCritic)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -61,7 +64,7 @@ def test_building_members_leaves_torchs_generator_alone():
 @pytest.mark.parametrize("actions", ACTIONS)
 def test_both_halves_of_a_row_are_networks_of_one_shape(norm, actions):
     config = PPOConfig(norm=norm, norm_heads=True, net_arch=(6,))
-    plan, params, buffers = build([config] * 2, OBS, ACTIONS[actions])
+    plan, params, buffers = build([config] * 2, OBS, ACTIONS[actions], ActorCritic)
     halves = plan.views(params) | plan.buffer_views(buffers)
     by_name = plan.by_sb3s_names(params, buffers)
     for name, value in by_name.items():
@@ -77,7 +80,7 @@ def test_both_halves_of_a_row_are_networks_of_one_shape(norm, actions):
 @pytest.mark.parametrize("norm", NORMS)
 def test_what_was_saved_into_rows_is_what_is_loaded(norm):
     plan, params, buffers = build(
-        [PPOConfig(norm=norm, seed=s) for s in (0, 1)], OBS, ACTIONS["box"]
+        [PPOConfig(norm=norm, seed=s) for s in (0, 1)], OBS, ACTIONS["box"], ActorCritic
     )
     params, buffers = params.uniform_(), buffers.fill_(3.0)
     net = plan.load(params[1:], buffers[1:])
@@ -89,6 +92,6 @@ def test_what_was_saved_into_rows_is_what_is_loaded(norm):
 
 
 def test_networks_are_those_of_wnrl_networks():
-    plan, _, _ = build([PPOConfig(norm="layer")], OBS, ACTIONS["discrete"])
+    plan, _, _ = build([PPOConfig(norm="layer")], OBS, ACTIONS["discrete"], ActorCritic)
     ours = mlp(5, (64, 64), 3, norm="layer", activation="tanh")
-    assert str(plan.net.network()) == str(ours)
+    assert str(plan.net.networks()[0]) == str(ours)

@@ -9,7 +9,7 @@ from tests.population import test_ppo, test_recurrent
 from wnrl import population
 from wnrl.errors import UsageError
 from wnrl.population import memory
-from wnrl.population.ppo import CHUNK, PPO
+from wnrl.population.ppo import PPO
 from wnrl.population.recurrent_ppo import RecurrentPPO
 from wnrl.tensor_envs import CartPole
 
@@ -37,9 +37,9 @@ def test_the_estimate_is_near_what_was_measured_and_above_it(kind, small, change
     sizes = {"n_envs": 8, "n_steps": 32, "batch_size": 256, "n_epochs": 20, "net_arch": (64, 64)}
     config = replace(small, **{**sizes, **change})
     made = kind(CartPole(), [config])
-    kept, active = memory.bytes_of(config, CartPole(), made.params.shape[1], 4)
+    kept, active = made.bytes
     n_members = 64 if kind is PPO else 32
-    estimate = (kept + CHUNK / n_members * active) / MIB
+    estimate = (kept + kind.chunk_on_cpu / n_members * active) / MIB
     assert measured < estimate < 6 * measured
 
 

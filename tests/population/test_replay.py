@@ -67,7 +67,7 @@ def test_replayed_evaluations_are_those_that_python_makes(case, monkeypatch):
         begun = pytree.tree_leaves((match.running, match.lengths, match.alive))
         return Emulated(play, device, lambda: begun)
 
-    monkeypatch.setattr("wnrl.population.ppo.Replayed", emulated)
+    monkeypatch.setattr("wnrl.population.cohort.Replayed", emulated)
     replayed.graph = True
     for start in range(ITERATIONS):
         for each in (plain, replayed):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.population.cohorts import COHORTS
-from wnrl.population.ppo_config import PPOConfig
+from wnrl.population.config import MemberConfig
 from wnrl.runs import resolve_device
 from wnrl.tensor_envs import make
 from wnrl.tensor_envs.core import TensorEnv
@@ -24,7 +24,7 @@ class Member:
     """One run of a population."""
 
     algo: str
-    config: PPOConfig
+    config: MemberConfig
     """All its hyperparameters."""
     env: TensorEnv
     curve: tuple[float, ...]

@@ -1,7 +1,8 @@
 """The algorithms that train a population."""
 
+from wnrl.population.cohort import Cohort
 from wnrl.population.ppo import PPO
 from wnrl.population.recurrent_ppo import RecurrentPPO
 
-COHORTS: dict[str, type[PPO]] = {"ppo": PPO, "recurrent_ppo": RecurrentPPO}
+COHORTS: dict[str, type[Cohort]] = {"ppo": PPO, "recurrent_ppo": RecurrentPPO}
 """By the words that agents have for them."""

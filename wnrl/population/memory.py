@@ -28,7 +28,7 @@ SHARE = 0.9
 """Of the free memory that a cohort may take."""
 
 
-def bytes_of(config: PPOConfig, env: TensorEnv, width: int, itemsize: int) -> tuple[int, int]:
+def bytes_of_ppo(config: PPOConfig, env: TensorEnv, width: int, itemsize: int) -> tuple[int, int]:
     """Return the bytes of a member, and those that it takes besides while it is updated.
 
     Args:

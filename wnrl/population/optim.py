@@ -15,7 +15,7 @@ State = dict[str, Tensor]
 """What an optimizer keeps, ``(P, D)`` each: a chunk of members is a slice of all of them."""
 
 
-BETAS = 0.9, 0.999
+BETAS, ALPHA = (0.9, 0.999), 0.99
 """torch's defaults."""
 
 
@@ -80,6 +80,19 @@ class Adamax(Adam):
         inverse = (learning_rate[:, None] / _seen(first, t)).reciprocal_()
         divisor = torch.mul(largest, inverse, out=grads)
         params.addcdiv_(mean, divisor, value=-1)
+
+
+@dataclass(frozen=True)
+class RMSprop(Adam):
+    """``torch.optim.RMSprop``, without momentum."""
+
+    def step_(
+        self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
+    ) -> None:
+        """Make a step."""
+        square = state["size"]
+        square.mul_(ALPHA).addcmul_(grads, grads, value=1 - ALPHA)
+        params.addcdiv_(grads.mul_(learning_rate[:, None]), square.sqrt().add_(self.eps), value=-1)
 
 
 def _seen(beta: float, t: int | Tensor) -> Any:

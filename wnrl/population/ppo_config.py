@@ -1,31 +1,15 @@
-"""PPO's hyperparameters by SB3's names, and which of them may differ within a cohort."""
+"""PPO's hyperparameters by SB3's names."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from wnrl.errors import UsageError
-from wnrl.limits import (
-    ActivationKey,
-    Fraction,
-    FromZero,
-    Limited,
-    NormKey,
-    Positive,
-    Sizes,
-    TwoOrMore,
-    Whole,
-    check_minibatches,
-    check_optimizer,
-    one_of,
-)
-from wnrl.population.statistics import KINDS
-
-Schedule = Literal["constant", "linear"]
+from wnrl.limits import Fraction, FromZero, Positive, TwoOrMore, Whole, check_minibatches
+from wnrl.population.config import MemberConfig, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(Limited):
+class PPOConfig(MemberConfig):
     """Hyperparameters of one member; the defaults are SB3's.
 
     Raises:
@@ -33,46 +17,22 @@ class PPOConfig(Limited):
     """
 
     members: ClassVar[tuple[str, ...]] = (
-        "seed",
-        "learning_rate",
+        *MemberConfig.members,
         "clip_range",
         "ent_coef",
-        "gamma",
         "gae_lambda",
     )
-    """What may differ from member to member of one cohort."""
     algorithm: ClassVar[str] = "PPO"
-    """Its name in messages."""
+    adam_eps: ClassVar[float] = 1e-5
     elsewhere: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "frame_stack": (None, 1),
-        "env_kwargs": ({},),
-        "max_episode_steps": (None,),
-        "placement": ("pre",),
+        **MemberConfig.elsewhere,
         "critic_arch": (None,),
-        "optimizer_kwargs": ({},),
-        "algorithm_kwargs": ({},),
-        "policy_kwargs": ({},),
         "use_sde": (False,),
         "sde_sample_freq": (),
         "target_kl": (None,),
         "clip_range_vf": (None,),
     }
-    """SB3 has these and a population has not: the values that switch them off, () if all do."""
 
-    seed: int = 0
-    """Chooses the initial network and all random numbers."""
-    norm: NormKey = "none"
-    """A key of ``NORMS``."""
-    norm_kwargs: dict[str, int | float | str] = field(default_factory=dict, hash=False)
-    """Options of the norm, as ``wnrl.convert`` takes them."""
-    norm_heads: bool = False
-    """Give the norm to the output heads too, if it reparametrises layers."""
-    data_init: TwoOrMore | None = None
-    """Observations for a data-dependent initialisation before the first update; None: without."""
-    total_timesteps: Whole = 1_000_000
-    """Environment steps, over all environments of a member."""
-    normalize: Annotated[str, one_of(KINDS)] = "none"
-    """What is scaled by running statistics: none, obs, reward or both."""
     n_envs: Whole = 8
     """Environments that step together."""
     n_steps: Whole = 2048
@@ -81,8 +41,6 @@ class PPOConfig(Limited):
     """Samples in a minibatch."""
     n_epochs: Whole = 10
     """Passes over the samples of an update."""
-    gamma: Fraction = 0.99
-    """Discount."""
     gae_lambda: Fraction = 0.95
     """Trace of the generalised advantage estimate."""
     clip_range: Positive = 0.2
@@ -97,20 +55,6 @@ class PPOConfig(Limited):
     """Weight of the value loss."""
     max_grad_norm: Positive = 0.5
     """Gradients are scaled down to this length."""
-    learning_rate: Positive = 3e-4
-    """Step size of the optimizer."""
-    learning_rate_schedule: Schedule = "constant"
-    """linear: falls to learning_rate_end at the end of training."""
-    learning_rate_end: FromZero = 0.0
-    """Where a linear schedule ends."""
-    optimizer: Literal["adam", "adamw", "adamax"] = "adam"
-    """adam, adamw or adamax."""
-    weight_decay: FromZero = 0.0
-    """Decoupled weight decay, of adamw alone."""
-    net_arch: Sizes = (64, 64)
-    """Hidden units of actor and critic."""
-    activation_fn: ActivationKey = "tanh"
-    """A key of ``wnrl.networks.ACTIVATIONS``."""
     ortho_init: bool = True
     """Orthogonal initialisation, 0.01 at the action head."""
     log_std_init: float = 0.0
@@ -118,62 +62,14 @@ class PPOConfig(Limited):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_optimizer(self)
         check_minibatches(self)
-        if self.norm == "batch" and self.norm_kwargs.get("momentum", 0.1) is None:
-            raise UsageError("momentum of norm 'batch' must be a number in a population, got None")
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Self:
-        """Return the configuration that settings of a run describe.
-
-        Raises:
-            UsageError: a setting that a population does not have; the line names those it has.
-        """
-        known = [f.name for f in fields(cls)]
-        for name, value in settings.items():
-            off = cls.elsewhere.get(name)
-            if name not in known and (off is None or (off and value not in off)):
-                raise UsageError(
-                    f"{cls.algorithm} in a population has no {name}, got {value!r}; "
-                    f"it has {', '.join(known)}"
-                )
-        return cls(**{name: value for name, value in settings.items() if name in known})
 
     @property
-    def samples(self) -> int:
-        """Samples of an update, n_envs * n_steps."""
-        return self.n_envs * self.n_steps
+    def steps(self) -> int:
+        """Steps of each environment in an iteration."""
+        return self.n_steps
 
     @property
     def minibatches(self) -> int:
         """Minibatches of an epoch; the last one may be smaller."""
         return -(-self.samples // self.batch_size)
-
-    @property
-    def iterations(self) -> int:
-        """Rollouts with an update each, until ``total_timesteps`` are reached."""
-        return -(-self.total_timesteps // self.samples)
-
-
-def shared(configs: Sequence[PPOConfig]) -> PPOConfig:
-    """Return what all members have in common, as the first one's configuration.
-
-    Raises:
-        UsageError: there are none, or they differ in what is not each member's own.
-    """
-    if not configs:
-        raise UsageError("a cohort must have one member or more, got none")
-    first = configs[0]
-    differing = [
-        f.name
-        for f in fields(first)
-        if f.name not in first.members
-        and any(getattr(config, f.name) != getattr(first, f.name) for config in configs)
-    ]
-    if differing:
-        raise UsageError(
-            f"members of a cohort may differ in {', '.join(first.members)}; "
-            f"got different {', '.join(differing)}"
-        )
-    return first

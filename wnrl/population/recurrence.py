@@ -15,7 +15,7 @@ from wnrl.nn.normed_lstm import NormedLSTM
 from wnrl.nn.recurrence import Recurrence, recurrences
 from wnrl.nn.recurrent import WNRecurrent
 from wnrl.nn.spectral import Spectral
-from wnrl.population.actor_critic import Tensors
+from wnrl.population.rows import Tensors
 
 
 class _Weights(nn.Module):

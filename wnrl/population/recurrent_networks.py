@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from wnrl.norms import NORMS
-from wnrl.population.actor_critic import LOG_STD, ActorCritic, Layout, Tensors, below
+from wnrl.population.actor_critic import ActorCritic
 from wnrl.population.distributions import Distribution
 from wnrl.population.recurrence import Memories
 from wnrl.population.rollout import Act
+from wnrl.population.rows import LOG_STD, Layout, Tensors, below
 from wnrl.population.samples import Batch
 from wnrl.population.vmapped import Goal, Modules, ppo_loss
 
@@ -47,10 +48,10 @@ class RecurrentActorCritic(ActorCritic):
                 norm.after_step(rnn)
         self.lstm_actor, self.lstm_critic = rnns
 
-    def network(self, critic: bool = False) -> nn.Sequential:
-        """Return one of the networks as its parts ``rnn`` and ``mlp``."""
-        rnn = self.lstm_critic if critic else self.lstm_actor
-        return nn.Sequential(OrderedDict(rnn=rnn, mlp=super().network(critic)))
+    def networks(self) -> list[nn.Sequential]:
+        """Return the networks as their parts ``rnn`` and ``mlp``."""
+        pairs = zip((self.lstm_actor, self.lstm_critic), super().networks(), strict=True)
+        return [nn.Sequential(OrderedDict(rnn=rnn, mlp=mlp)) for rnn, mlp in pairs]
 
 
 class Sequences(NamedTuple):

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from wnrl.errors import UsageError
 from wnrl.limits import TwoOrMore, Whole, one_of
-from wnrl.population.actor_critic import ActorCritic
-from wnrl.population.ppo import ORDERS, PPO
+from wnrl.population.cohort import ORDERS
+from wnrl.population.ppo import PPO
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.random import fork, uniform
 from wnrl.population.recurrent_networks import (
@@ -30,6 +30,7 @@ from wnrl.population.recurrent_networks import (
     for_both,
     twice,
 )
+from wnrl.population.rows import Networks
 from wnrl.population.samples import Batch, Past, pick
 from wnrl.tensor_envs.core import beside
 
@@ -75,11 +76,10 @@ class RecurrentPPO(PPO):
     """A cohort whose networks have a memory; arguments as ``PPO`` has them."""
 
     member = RecurrentPPOConfig.of
-    kind: ClassVar[type[ActorCritic]] = RecurrentActorCritic
+    kind: ClassVar[type[Networks]] = RecurrentActorCritic
     config: RecurrentPPOConfig
-    networks: RecurrentNetworks  # type: ignore[assignment]
 
-    def _networks(self, formulas: bool) -> RecurrentNetworks:  # type: ignore[override]
+    def _networks(self, formulas: bool) -> RecurrentNetworks:
         return RecurrentNetworks(self.config, self.plan, self.distribution)
 
     def _orders(self, iteration: int | Tensor) -> Tensor:

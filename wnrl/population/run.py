@@ -13,7 +13,7 @@ import torch
 
 from wnrl import tags
 from wnrl.errors import NonFiniteError
-from wnrl.population.ppo import PPO
+from wnrl.population.cohort import Cohort
 from wnrl.population.rollout import Ended
 from wnrl.population.states import Agents, clone, copy_, joined, part
 from wnrl.rl.evaluation import Curve
@@ -42,7 +42,7 @@ class CohortRun:
 
     def __init__(
         self,
-        cohort: PPO,
+        cohort: Cohort,
         algo: str,
         plan: Plan,
         machine: Mapping[str, Any],

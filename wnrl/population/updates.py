@@ -9,18 +9,20 @@ from wnrl.errors import UsageError
 from wnrl.nn.projection import is_projected, project_, projected_weights, to_length_one_
 from wnrl.norms import NORMS
 from wnrl.optim import layer_weights
-from wnrl.population.actor_critic import LOG_STD, Layout
-from wnrl.population.optim import Adam, Adamax
-from wnrl.population.ppo_config import PPOConfig
+from wnrl.population.config import MemberConfig
+from wnrl.population.optim import Adam, Adamax, RMSprop
+from wnrl.population.rows import LOG_STD, Layout
 
 
-def optimizer_of(config: PPOConfig, plan: Layout, like: Tensor) -> Adam:
+def optimizer_of(config: MemberConfig, plan: Layout, like: Tensor) -> Adam:
     """Return the optimizer with the options that SB3's policy gives it."""
     if config.optimizer == "adamax":
         return Adamax()
+    if config.optimizer == "rmsprop":
+        return RMSprop()
     if config.optimizer == "adam":
-        return Adam(eps=1e-5)
-    actor, decayed = plan.net.network(), None
+        return Adam(eps=config.adam_eps)
+    actor, decayed = plan.net.networks()[0], None
     if any(name.endswith("weight_g") for name in plan.params) or projected_names(config, plan):
         plain = {
             id(weight)
@@ -34,7 +36,7 @@ def optimizer_of(config: PPOConfig, plan: Layout, like: Tensor) -> Adam:
     return Adam(weight_decay=config.weight_decay, decayed=decayed)
 
 
-def projected_names(config: PPOConfig, plan: Layout) -> list[str]:
+def projected_names(config: MemberConfig, plan: Layout) -> list[str]:
     """Return the names of the weights whose rows are put back on the sphere after each step."""
     after_step = NORMS[config.norm].after_step
     if after_step is None:
@@ -42,7 +44,7 @@ def projected_names(config: PPOConfig, plan: Layout) -> list[str]:
     if after_step is not project_:
         raise UsageError(f"norm {config.norm!r} has a step of its own, unknown to a population")
     chosen = {id(weight) for weight, _ in projected_weights(plan.net)}
-    return [name for name, p in plan.net.network().named_parameters() if id(p) in chosen]
+    return [name for name, p in plan.net.networks()[0].named_parameters() if id(p) in chosen]
 
 
 def project_members_(params: Tensor, plan: Layout, names: Sequence[str]) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from wnrl.population.actor_critic import LOG_STD, Layout, Tensors
 from wnrl.population.distributions import Distribution
 from wnrl.population.rollout import Act
+from wnrl.population.rows import LOG_STD, Layout, Tensors
 from wnrl.population.samples import Batch
 from wnrl.population.states import clone, copy_
 
@@ -79,8 +79,8 @@ class Modules:
 
     def __init__(self, plan: Layout, distribution: Distribution) -> None:
         self.plan, self.distribution = plan, distribution
-        self.learning: nn.Module = copy.deepcopy(plan.net.network()).train()
-        self.acting: nn.Module = copy.deepcopy(plan.net.network()).eval()
+        self.learning: nn.Module = copy.deepcopy(plan.net.networks()[0]).train()
+        self.acting: nn.Module = copy.deepcopy(plan.net.networks()[0]).eval()
 
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> "Learner":
         """Return what computes gradients of these members.
@@ -118,7 +118,7 @@ class Learner:
         copy_(self.buffers, moved)
 
 
-class VmappedNetworks(Modules):
+class VmappedActorCritic(Modules):
     """``vmap(grad(loss))`` over modules of ``wnrl.networks``."""
 
     def act(self, params: Tensor, buffers: Tensor) -> Act:

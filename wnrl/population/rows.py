@@ -1,0 +1,242 @@
+"""The networks of one member as one row of a matrix, and of all members as ``(P, D)``.
+
+Where a member has two networks, a row is two halves with the same slots: a head with fewer outputs
+stands in a slot of the other's shape, whose rest is zero and stays so. A matrix ``(P, D)`` of
+members with n networks is thus a matrix ``(n P, D / n)`` of like networks, which one batched
+product runs at once.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from wnrl.errors import UsageError
+from wnrl.networks import ACTIVATIONS, normalized
+from wnrl.nn import data_init
+from wnrl.norms import NORMS
+from wnrl.population.config import MemberConfig
+
+Tensors = dict[str, Tensor]
+LOG_STD = "log_std"
+
+
+class Networks(nn.Module):
+    """The networks of one member, under the names that SB3 has for them.
+
+    Drawn by torch's generator in SB3's order: the same seed gives the same networks.
+
+    Args:
+        config: of the member.
+
+    Raises:
+        UsageError: the norm is for hidden layers, and there are none.
+    """
+
+    heads: tuple[str, ...]
+    """Names of the output layers."""
+
+    def __init__(self, config: MemberConfig) -> None:
+        super().__init__()
+        if config.norm != "none" and not config.net_arch and not norm_on_heads(config):
+            raise UsageError(
+                f"norm {config.norm!r} is for hidden layers, and the networks have none: "
+                "net_arch=()"
+            )
+
+    def networks(self) -> list[nn.Sequential]:
+        """Return the networks with their heads, each ``(B, n_inputs) -> (B, n_outputs)``."""
+        raise NotImplementedError
+
+    def hidden(self) -> dict[str, nn.Module]:
+        """Return what is initialised on data, by name."""
+        raise NotImplementedError
+
+
+def hidden_layers(config: MemberConfig, n_inputs: int) -> list[nn.Module]:
+    """Return the hidden layers of a network, plain ones, each with its nonlinearity."""
+    layers: list[nn.Module] = []
+    for width in config.net_arch:
+        layers += [nn.Linear(n_inputs, width), ACTIVATIONS[config.activation_fn]()]
+        n_inputs = width
+    return layers
+
+
+def with_norm(config: MemberConfig, layers: Sequence[nn.Module]) -> nn.Sequential:
+    """Return layers as a network whose linear layers but the last module have the norm."""
+    if not config.net_arch:
+        return nn.Sequential(*layers)
+    return normalized(layers, config.norm, norm_kwargs=config.norm_kwargs)
+
+
+def norm_on_heads(config: MemberConfig) -> bool:
+    """Return whether output layers have the norm."""
+    return config.norm_heads and NORMS[config.norm].reparametrizes
+
+
+def head_with_norm(config: MemberConfig, head: nn.Linear) -> nn.Module:
+    """Return an output layer with the norm, where output layers have it."""
+    if not norm_on_heads(config):
+        return head
+    norm = NORMS[config.norm]
+    options = {k: v for k, v in config.norm_kwargs.items() if k in norm.layer_options}
+    return norm.layers[nn.Linear].from_plain(head, **options)
+
+
+Shapes = dict[str, torch.Size]
+"""Of tensors that stand in a row one behind the other, by name."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the numbers of ``Networks`` stand."""
+
+    net: Networks
+    """Those of one member, for their functions; their values mean nothing."""
+    n_nets: int
+    """Networks of a member."""
+    params: Shapes
+    """Of one network, under the names of ``net.networks()[0]``."""
+    buffers: Shapes
+    """The like, kept as real numbers."""
+    places: dict[str, tuple[str, int, torch.Size]]
+    """From SB3's name of each tensor to its name in a network, the number of the network, and its
+    shape."""
+
+    @classmethod
+    def of(cls, net: Networks) -> Self:
+        """Return the layout for networks like ``net``."""
+        first, *others = net.networks()
+        params: Tensors = dict(first.named_parameters())
+        params[LOG_STD] = getattr(net, LOG_STD, torch.empty(0))
+        buffers = dict(first.named_buffers())
+        places = {
+            id(tensor): (name, side)
+            for side, tensors in enumerate((params | buffers, *map(_tensors, others)))
+            for name, tensor in tensors.items()
+        }
+        return cls(
+            net,
+            1 + len(others),
+            {name: tensor.shape for name, tensor in params.items()},
+            {name: tensor.shape for name, tensor in buffers.items()},
+            {name: (*places[id(t)], t.shape) for name, t in _tensors(net).items()},
+        )
+
+    def views(self, params: Tensor) -> Tensors:
+        """Return the parameters of all networks by name, ``(n P, *shape)``, views of ``(P, D)``."""
+        return self._views(self.params, params)
+
+    def buffer_views(self, buffers: Tensor) -> Tensors:
+        """Return the like for buffers."""
+        return self._views(self.buffers, buffers)
+
+    def log_std(self, params: Tensor) -> Tensor:
+        """Return the log standard deviations ``(P, A)``, a view; of discrete actions ``(P, 0)``."""
+        return self.views(params)[LOG_STD][:: self.n_nets]
+
+    def by_sb3s_names(self, params: Tensor, buffers: Tensor) -> Tensors:
+        """Return all that members have, ``(P, *shape)``, views."""
+        views = self.views(params) | self.buffer_views(buffers)
+        return {
+            name: views[place][side :: self.n_nets][:, *map(slice, shape)]
+            for name, (place, side, shape) in self.places.items()
+        }
+
+    @torch.no_grad()
+    def load(self, params: Tensor, buffers: Tensor) -> Networks:
+        """Return ``net`` with the numbers of one member, ``(1, D)`` and ``(1, D')``."""
+        views, tensors = self.by_sb3s_names(params, buffers), _tensors(self.net)
+        for name, tensor in tensors.items():
+            tensor.copy_(views[name][0])
+        return self.net
+
+    @torch.no_grad()
+    def save(self, net: Networks, params: Tensor, buffers: Tensor) -> None:
+        """Write the numbers of a network like ``net`` into the rows of one member."""
+        views = self.by_sb3s_names(params, buffers)
+        for name, tensor in _tensors(net).items():
+            views[name][0].copy_(tensor)
+
+    def _views(self, shapes: Shapes, rows: Tensor) -> Tensors:
+        nets = rows.view(self.n_nets * len(rows), rows.shape[1] // self.n_nets)
+        parts = nets.split([shape.numel() for shape in shapes.values()], 1)
+        each = zip(shapes.items(), parts, strict=True)
+        return {name: values.view(len(nets), *shape) for (name, shape), values in each}
+
+
+def _tensors(module: nn.Module) -> Tensors:
+    return dict((*module.named_parameters(), *module.named_buffers()))
+
+
+def below(tensors: Tensors, prefix: str) -> Tensors:
+    """Return what has names with a prefix, under the rest of their names."""
+    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+
+
+def build(
+    configs: Sequence[MemberConfig],
+    observations: spaces.Space[Any],
+    actions: spaces.Space[Any],
+    kind: Callable[..., Networks],
+) -> tuple[Layout, Tensor, Tensor]:
+    """Return a layout, and the initial parameters ``(P, D)`` and buffers of the members.
+
+    Args:
+        configs: of the members.
+        observations: a Box with one axis.
+        actions: Discrete, or a Box with one axis and finite bounds.
+        kind: makes the networks of a member of its configuration, the number of inputs and that of
+            outputs, and whether actions are real numbers.
+
+    Raises:
+        UsageError: other spaces, or networks that cannot have the norm.
+    """
+    if not isinstance(observations, spaces.Box) or len(observations.shape) != 1:
+        raise UsageError(f"observations must be a Box with one axis, got {observations}")
+    if isinstance(actions, spaces.Discrete):
+        n_outputs = int(actions.n)
+    elif isinstance(actions, spaces.Box) and len(actions.shape) == 1 and actions.is_bounded():
+        n_outputs = actions.shape[0]
+    else:
+        raise UsageError(f"actions must be Discrete or a bounded Box of one axis, got {actions}")
+    continuous = isinstance(actions, spaces.Box)
+    nets = []
+    with torch.random.fork_rng(devices=[]):
+        for config in configs:
+            torch.default_generator.manual_seed(config.seed)
+            nets.append(kind(config, observations.shape[0], n_outputs, continuous))
+    plan = Layout.of(nets[0])
+    params, buffers = (
+        torch.zeros(len(nets), plan.n_nets * sum(shape.numel() for shape in shapes.values()))
+        for shapes in (plan.params, plan.buffers)
+    )
+    for k, net in enumerate(nets):
+        plan.save(net, params[k : k + 1], buffers[k : k + 1])
+    return plan, params, buffers
+
+
+def initialise(plan: Layout, params: Tensor, buffers: Tensor, obs: Tensor) -> None:
+    """Initialise the hidden layers of each member on its observations, in place.
+
+    Args:
+        plan: of the members.
+        params: ``(P, D)``.
+        buffers: ``(P, D')``.
+        obs: ``(P, B, n_inputs)``.
+    """
+    told: set[str] = set()
+    for k, batch in enumerate(obs):
+        rows = params[k : k + 1], buffers[k : k + 1]
+        net = plan.load(*rows).eval()
+        for side, hidden in net.hidden().items():
+            report = data_init(hidden, batch.to("cpu"))
+            told.update(f"{side}.{name}: {reason}" for name, reason in report.skipped.items())
+        plan.save(net, *rows)
+    if told:
+        layers = "; ".join(sorted(told))
+        warnings.warn(f"data_init left layers as they were: {layers}", stacklevel=2)
