@@ -4,6 +4,7 @@ An estimate, from what an iteration was seen to keep, on the safe side of it.
 """
 
 from math import prod
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -47,6 +48,24 @@ def bytes_of_ppo(config: PPOConfig, env: TensorEnv, width: int, itemsize: int) -
     hidden = OF_A_UNIT * sum(config.net_arch) + OF_A_MEMORY * units
     active = IN_AN_UPDATE * width + 2 * min(config.batch_size, config.samples) * hidden
     return itemsize * (COPIES * width + config.samples * sample) + order, itemsize * active
+
+
+def bytes_of_dqn(config: Any, env: TensorEnv, width: int, itemsize: int) -> tuple[int, int]:
+    """Return the like for a member of DQN: most of it is what it remembers."""
+    inputs = prod(env.observation_space.shape)
+    replay = config.rows * config.n_envs * bytes_of_transition(inputs, itemsize)
+    draws = config.samples * OF_A_SAMPLE * (2 * inputs + env.step_draws + env.reset_draws + 4)
+    samples = config.updates * config.batch_size
+    active = (
+        IN_AN_UPDATE * width + OF_A_UNIT * config.batch_size * sum(config.net_arch)
+    ) * itemsize
+    kept = itemsize * ((COPIES + 1) * width + draws) + replay + 8 * samples
+    return kept, active + OF_A_SAMPLE * samples * bytes_of_transition(inputs, itemsize)
+
+
+def bytes_of_transition(inputs: int, itemsize: int) -> int:
+    """Return the bytes of a step in the memory of DQN: two observations, a reward, an action."""
+    return (2 * inputs + 1) * itemsize + 9
 
 
 def members_that_fit(each: tuple[int, int], chunk: int | None, device: torch.device) -> int:

@@ -17,6 +17,8 @@ State = dict[str, Tensor]
 
 BETAS, ALPHA = (0.9, 0.999), 0.99
 """torch's defaults."""
+TINY = 1e-37
+"""The root of less is nothing beside eps; roots of zeros, which dead units have, are slow."""
 
 
 def clip_(grads: Tensor, max_norm: float) -> None:
@@ -60,7 +62,7 @@ class Adam:
         square.mul_(second).addcmul_(grads, grads, value=1 - second)
         # mean / seen₁ · rate / (√(square / seen₂) + eps), in few passes and without new memory.
         of_square = _seen(second, t) ** 0.5
-        divisor = torch.sqrt(square, out=grads).add_(self.eps * of_square)
+        divisor = torch.clamp(square, min=TINY, out=grads).sqrt_().add_(self.eps * of_square)
         divisor.mul_((rate * (of_square / _seen(first, t))).reciprocal_())
         params.addcdiv_(mean, divisor, value=-1)
 
@@ -92,7 +94,8 @@ class RMSprop(Adam):
         """Make a step."""
         square = state["size"]
         square.mul_(ALPHA).addcmul_(grads, grads, value=1 - ALPHA)
-        params.addcdiv_(grads.mul_(learning_rate[:, None]), square.sqrt().add_(self.eps), value=-1)
+        divisor = torch.clamp(square, min=TINY).sqrt_().add_(self.eps)
+        params.addcdiv_(grads.mul_(learning_rate[:, None]), divisor, value=-1)
 
 
 def _seen(beta: float, t: int | Tensor) -> Any:

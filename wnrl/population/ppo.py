@@ -52,7 +52,7 @@ class PPO(Cohort):
         super().start(episodes)
         rows = min(OBSERVED, self.config.samples)
         self._seen = self.params.new_zeros(len(episodes.obs), rows, episodes.obs.shape[-1])
-        self._replayed = self._graphed(self._learn)
+        self._learned = self._graphed(self._learn)
 
     def observed(self, index: int) -> Tensor:
         """Return some observations of the last rollout, as networks saw them, ``(R, n_inputs)``."""
@@ -90,7 +90,7 @@ class PPO(Cohort):
             The episodes that ended in the rollout.
         """
         numbers = self.iteration, self._left((self.iteration + 1) * self.config.samples)
-        ended = self._replayed(*numbers) if draws is None else self._learn(*numbers, draws)
+        ended = self._learned(*numbers) if draws is None else self._learn(*numbers, draws)
         self.iteration += 1
         return ended
 

@@ -42,6 +42,11 @@ def uniform(
     return (steps.to(dtype) + 0.5) * 2.0**-_DIGITS
 
 
+def integers(keys: Tensor, start: int | Tensor, n: int, high: int | Tensor) -> Tensor:
+    """Return uniform whole numbers from 0 to ``high`` − 1, ``(P, n)`` int64."""
+    return _shifted(bits(keys, start, n), 1) % high
+
+
 def permutation(keys: Tensor, start: int | Tensor, n: int) -> Tensor:
     """Return a random order of 0 to n − 1 for each key, ``(P, n)`` int64; it takes n numbers."""
     return bits(keys, start, n).argsort(dim=1)

@@ -82,14 +82,16 @@ class Modules:
         self.learning: nn.Module = copy.deepcopy(plan.net.networks()[0]).train()
         self.acting: nn.Module = copy.deepcopy(plan.net.networks()[0]).eval()
 
-    def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> "Learner":
+    def learner(
+        self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal | None = None
+    ) -> "Learner":
         """Return what computes gradients of these members.
 
         Args:
             params: ``(P, D)``.
             buffers: running statistics, ``(P, D')``, which will move.
             grads: where the gradients go, ``(P, D)``.
-            goal: what the loss is made of.
+            goal: what the loss is made of, beside the samples.
         """
         plan = self.plan
         views = plan.views(params), plan.buffer_views(buffers), plan.views(grads)
@@ -101,7 +103,7 @@ class Learner:
     """Gradients of some members by automatic differentiation, from views ``(2P, *shape)``."""
 
     networks: Any
-    goal: Goal
+    goal: Goal | None
     params: Tensors
     buffers: Tensors
     grads: Tensors

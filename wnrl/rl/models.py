@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -20,7 +20,11 @@ from wnrl.errors import check_choice
 from wnrl.networks import ACTIVATIONS
 from wnrl.rl.statistics import with_statistics
 
-MODELS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "recurrent_ppo": RecurrentPPO}
+MODELS: dict[str, type[BaseAlgorithm]] = {
+    "ppo": PPO,
+    "recurrent_ppo": RecurrentPPO,
+    "dqn": DQN,
+}
 """SB3's class, by algorithm."""
 OPTIMIZERS: dict[str, str] = {
     "adam": "torch.optim:Adam",

@@ -1,0 +1,337 @@
+"""Deep Q-learning (Mnih et al., 2015, doi:10.1038/nature14236) of many members at once, as SB3's.
+
+Members differ in seed, learning rate, discount and exploration. A target network is a copy of the
+learning one; a memory of steps is kept for each member, on the device.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from wnrl.errors import UsageError
+from wnrl.limits import (
+    ActivationKey,
+    Fraction,
+    Positive,
+    TwoOrMore,
+    Whole,
+    WholeFromZero,
+    WholeOrMinusOne,
+)
+from wnrl.population.cohort import ACTIONS, EXPLORATION, ORDERS, Cohort
+from wnrl.population.config import MemberConfig
+from wnrl.population.memory import bytes_of_dqn
+from wnrl.population.optim import clip_
+from wnrl.population.q_networks import HotQNetworks, QNetwork, Targets, VmappedQNetworks
+from wnrl.population.random import fork, integers
+from wnrl.population.replay import Transitions, empty_replay, explore, recall, store_
+from wnrl.population.rollout import Ended
+from wnrl.population.rows import Networks, initialise
+from wnrl.population.states import Agents, clone, copy_, part
+from wnrl.population.updates import project_members_
+from wnrl.tensor_envs.core import Episodes
+
+OBSERVED = 512
+"""Observations that dormant units and ranks are counted on, at most."""
+VECTOR = "running_u_"
+"""How the names of spectral norm's vectors begin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DQNConfig(MemberConfig):
+    """Hyperparameters of one member; the defaults are SB3's.
+
+    Raises:
+        UsageError: a value with which training could not run.
+    """
+
+    members: ClassVar[tuple[str, ...]] = (
+        *MemberConfig.members,
+        "exploration_fraction",
+        "exploration_initial_eps",
+        "exploration_final_eps",
+    )
+    algorithm: ClassVar[str] = "DQN"
+    elsewhere: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **MemberConfig.elsewhere,
+        "tau": (1.0,),
+        "train_freq_unit": ("step",),
+        "n_steps": (1,),
+        "optimize_memory_usage": (False,),
+    }
+
+    learning_rate: Positive = 1e-4
+    """Step size of the optimizer."""
+    activation_fn: ActivationKey = "relu"
+    """A key of ``wnrl.networks.ACTIVATIONS``."""
+    buffer_size: Whole = 1_000_000
+    """Transitions kept, over all environments."""
+    learning_starts: WholeFromZero = 100
+    """Environment steps with random actions before the first update."""
+    batch_size: TwoOrMore = 32
+    """Transitions in a minibatch."""
+    train_freq: Whole = 4
+    """Steps of each environment between updates."""
+    gradient_steps: WholeOrMinusOne = 1
+    """Minibatches of an update; -1: as many as steps taken, over all environments."""
+    target_update_interval: Whole = 10_000
+    """Environment steps between copies to the target network."""
+    exploration_fraction: Fraction = 0.1
+    """Share of training in which the share of random actions falls to its final value."""
+    exploration_initial_eps: Fraction = 1.0
+    """Share of random actions at the start."""
+    exploration_final_eps: Fraction = 0.05
+    """Share of random actions at the end."""
+    max_grad_norm: Positive = 10.0
+    """Gradients are scaled down to this length."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.normalize != "none":
+            raise UsageError(
+                f"{self.algorithm} in a population has normalize none alone, got {self.normalize!r}"
+            )
+        if self.buffer_size < self.samples:
+            raise UsageError(
+                f"buffer_size must hold the n_envs * train_freq = {self.samples} steps between "
+                f"updates, got {self.buffer_size}"
+            )
+        if self.learning_starts >= self.total_timesteps:
+            raise UsageError(
+                f"learning_starts {self.learning_starts} leaves nothing to learn in "
+                f"total_timesteps {self.total_timesteps}"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Steps of each environment in an iteration."""
+        return self.train_freq
+
+    @property
+    def updates(self) -> int:
+        """Minibatches of an update."""
+        return self.samples if self.gradient_steps == -1 else self.gradient_steps
+
+    @property
+    def rows(self) -> int:
+        """Steps of each environment that are kept."""
+        return min(self.buffer_size // self.n_envs, self.iterations * self.steps)
+
+    @property
+    def first_update(self) -> int:
+        """The number of the first iteration with an update, from zero on."""
+        return self.learning_starts // self.samples
+
+    def copies_target(self, iteration: int) -> bool:
+        """Return whether the target network becomes a copy in that iteration, from zero on."""
+        interval = max(self.target_update_interval // self.n_envs, 1)
+        return (iteration + 1) * self.steps // interval > iteration * self.steps // interval
+
+
+class Exploration(NamedTuple):
+    """The random numbers of an iteration's steps."""
+
+    explore: Tensor
+    """A step is at random where they are below the share of such steps, ``(T, P)``."""
+    actions: Tensor
+    """Random actions, ``(T, P, N)`` int64."""
+    steps: Tensor
+    """Of the environments, uniform in the open (0, 1), ``(T, P, N, step_draws + reset_draws)``."""
+
+
+Places = Tensor
+"""What an update learns from, ``(P, updates, batch_size)``: rows of the memory times N, and
+environments."""
+
+
+class DQN(Cohort):
+    """A cohort that learns by deep Q-learning; arguments as ``Cohort`` has them.
+
+    Attributes:
+        target: parameters and running statistics of the target networks.
+        replay: what was seen, ``(P, rows, N, ...)``.
+    """
+
+    member = DQNConfig.of
+    kind: ClassVar[type[Networks]] = QNetwork
+    chunk_on_cpu = 4
+    measured_width = 256
+    config: DQNConfig
+
+    def _bytes(self, width: int, itemsize: int) -> tuple[int, int]:
+        return bytes_of_dqn(self.config, self.env, width, itemsize)
+
+    def _networks(self, formulas: bool) -> Any:
+        if formulas and HotQNetworks.fit(self.config, self.plan):
+            return HotQNetworks(self.config, self.plan, self.params.dtype)
+        return VmappedQNetworks(self.plan, self.distribution)
+
+    def start(self, episodes: Episodes) -> None:
+        """Begin training with these episodes, ``(P, n_envs)``, copies of them."""
+        super().start(episodes)
+        self.target = clone((self.params, self.buffers))
+        config = self.config
+        self.replay = empty_replay(self.env, config.rows, config.n_envs, self.params)
+        self._explored = self._graphed(self._explore)
+        self._learned = self._graphed(self._learn)
+
+    def observed(self, index: int) -> Tensor:
+        """Return what the memory has last, as the network saw it, ``(R, n_inputs)``."""
+        steps = self.iteration * self.config.steps
+        n_rows = min(steps, self.config.rows, -(-OBSERVED // self.config.n_envs))
+        rows = torch.arange(steps - n_rows, steps, device=self.params.device) % self.config.rows
+        return self.replay.obs[index, rows].flatten(0, 1)[:OBSERVED]
+
+    @torch.no_grad()
+    def iterate(self, draws: tuple[Exploration, Places] | None = None) -> Ended:
+        """Take ``train_freq`` steps and, once learning has begun, update the networks.
+
+        Args:
+            draws: the random numbers; None makes them.
+
+        Returns:
+            The episodes that ended.
+        """
+        iteration, config = self.iteration, self.config
+        of_steps, places = draws or (None, None)
+        ended = self._explored(iteration) if draws is None else self._explore(iteration, of_steps)
+        if config.copies_target(iteration):
+            copy_(self.target, (self.params, self.buffers))
+        self.iteration += 1
+        if iteration < config.first_update:
+            return ended
+        if config.data_init is not None and iteration == config.first_update:
+            self._initialise(
+                self._places(iteration) if places is None else places, config.data_init
+            )
+        numbers = iteration, self._left(self.steps)
+        self._learned(*numbers) if draws is None else self._learn(*numbers, places)
+        return ended
+
+    def _exploration(self, iteration: int | Tensor) -> Exploration:
+        """Return the random numbers of the steps in an iteration, which is counted from zero."""
+        config, actions = self.config, self.env.action_space
+        assert isinstance(actions, spaces.Discrete)
+        n, streams = config.samples, fork(self.keys, ACTIONS)
+        chosen = integers(streams, iteration * n, n, int(actions.n))
+        return Exploration(
+            self._uniform(EXPLORATION, iteration, 1)[:, :, 0, 0],
+            chosen.view(-1, config.steps, config.n_envs).transpose(0, 1),
+            self._step_draws(iteration),
+        )
+
+    def _places(self, iteration: int | Tensor) -> Places:
+        """Return what the update of an iteration learns from."""
+        config = self.config
+        steps = self.keys.new_zeros(()) + (iteration + 1) * config.steps
+        n, high = config.updates * config.batch_size, steps.clamp(max=config.rows) * config.n_envs
+        drawn = integers(fork(self.keys, ORDERS), iteration * n, n, high)
+        return drawn.unflatten(1, (config.updates, config.batch_size))
+
+    def _random_share(self, iteration: int | Tensor) -> Tensor:
+        """Return the share of random actions at each step of an iteration, ``(T, P)``."""
+        config, each = self.config, self.per_member
+        steps = torch.arange(config.steps, device=self.params.device)
+        before = (steps + iteration * config.steps)[:, None] * config.n_envs
+        done = (before / config.total_timesteps).to(self.params)
+        first, last = each["exploration_initial_eps"], each["exploration_final_eps"]
+        falling = first + done / each["exploration_fraction"] * (last - first)
+        share = torch.where(done > each["exploration_fraction"], last, falling)
+        # SB3 knows no share before the first step, and takes none.
+        return share.masked_fill(before == 0, 0.0).masked_fill(before < config.learning_starts, 1.0)
+
+    def _explore(self, iteration: int | Tensor, draws: Exploration | None = None) -> Ended:
+        """Take the steps of an iteration, and remember them."""
+        u, actions, steps = draws or self._exploration(iteration)
+        act = self.networks.act(self.params, self.buffers)
+        random = u < self._random_share(iteration)
+        running, seen, ended = explore(act, self.env, self.running, random, actions, steps)
+        copy_(self.running, running)
+        store_(self.replay, seen, iteration * self.config.steps)
+        return ended
+
+    def _initialise(self, places: Places, count: int) -> None:
+        """Initialise hidden layers on what was seen next in the first minibatch, and the targets.
+
+        These are the first observations that a network of SB3's sees in its first update.
+        """
+        batch_size = places.shape[2]
+        if count > batch_size:
+            warnings.warn(
+                f"data_init={count}, but the first training batch has {batch_size} observations: "
+                "initialised on those",
+                stacklevel=3,
+            )
+        obs = recall(self.replay, places[:, 0, :count]).next_obs
+        initialise(self.plan, self.params, self.buffers, obs)
+        copy_(self.target, (self.params, self.buffers))
+
+    def _learn(
+        self, iteration: int | Tensor, left: float | Tensor, places: Places | None = None
+    ) -> None:
+        """Update the networks, in place. No number in Python changes from one to the next.
+
+        Args:
+            iteration: how many were before it.
+            left: the share of training that is left behind it.
+            places: as ``iterate`` has them.
+        """
+        places = self._places(iteration) if places is None else places
+        for first in range(0, len(self.params), self.chunk):
+            chunk = slice(first, first + self.chunk)
+            self._update(chunk, places[chunk], iteration, left)
+
+    def _update(
+        self, members: slice, places: Places, iteration: int | Tensor, left: float | Tensor
+    ) -> None:
+        """Learn from what some members remember, in place."""
+        config, size = self.config, places.shape[2]
+        params, buffers = self.params[members], self.buffers[members]
+        state, rate = part(self.optimizer_state, members), self._rates(members, left)
+        gamma = self.per_member["gamma"][members][:, None]
+        seen = recall(part(self.replay, members), places.flatten(1))
+        grads = torch.zeros_like(params)
+        learner = self.networks.learner(params, buffers, grads)
+        # A target of spectral norm has vectors of its own, which take a step at each forward.
+        moves = any(VECTOR in name for name in self.plan.buffers)
+        values = self.networks.values(*part(self.target, members), training=moves)
+        t = (iteration - config.first_update) * config.updates
+        for k in range(config.updates):
+            t += 1
+            batch = Transitions(*(value[:, k * size : (k + 1) * size] for value in seen))
+            following = values(batch.next_obs).amax(-1).masked_fill(batch.terminated, 0.0)
+            targets = Targets(batch.obs, batch.actions, batch.rewards + gamma * following)
+            learner.gradient_(learner.prepare(targets))
+            clip_(grads, config.max_grad_norm)
+            self.optimizer.step_(params, grads, state, t, rate)
+            project_members_(params, self.plan, self.projected)
+
+    def member_state(self, index: int, agents: Agents | None = None) -> dict[str, Tensor]:
+        """Return the state of one member, as ``Cohort.member_state`` does.
+
+        Of other agents than the present ones, the target network is a copy.
+        """
+        agents, target = agents or self.agents, self.target
+        rows = slice(index, index + 1)
+        state: dict[str, Tensor] = {}
+        for name, numbers in (
+            ("q_net", agents[:2]),
+            ("q_net_target", target if agents.params is self.params else agents[:2]),
+        ):
+            views = self.plan.by_sb3s_names(*part(numbers, rows))
+            state |= {f"{name}.{key}": view[0].clone() for key, view in views.items()}
+        for name in [name for name in state if name.startswith("q_net_target") and VECTOR in name]:
+            place, _, weight = name.removeprefix("q_net_target.").rpartition(f".{VECTOR}")
+            state[f"q_net_target_vectors.u_{place.replace('.', '_')}_{weight}"] = state[name]
+        if self.config.data_init is not None:
+            state["data_initialised"] = torch.tensor(self.iteration > self.config.first_update)
+        return state
+
+    def _kept(self) -> dict[str, Any]:
+        """Return the tensors that training goes on from."""
+        return {**super()._kept(), "target": [*self.target], "replay": self.replay._asdict()}

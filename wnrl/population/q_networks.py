@@ -1,0 +1,150 @@
+"""The network of DQN of one member, and what a cohort of them computes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from wnrl.errors import UsageError
+from wnrl.population.config import MemberConfig
+from wnrl.population.distributions import Categorical
+from wnrl.population.hot import HotNetworks, backward, forward
+from wnrl.population.layers import Layer
+from wnrl.population.rollout import Act
+from wnrl.population.rows import Networks, Tensors, head_with_norm, hidden_layers, with_norm
+from wnrl.population.vmapped import Modules
+
+Values = Callable[[Tensor], Tensor]
+"""From observations ``(P, B, n_inputs)`` to the values of actions, ``(P, B, A)``."""
+
+
+class QNetwork(Networks):
+    """The network under the name that SB3's ``QNetwork`` has for it.
+
+    Args:
+        config: of the member.
+        n_inputs: numbers of an observation.
+        n_outputs: actions.
+        continuous: whether actions are real numbers.
+
+    Raises:
+        UsageError: they are, or the norm is for hidden layers, and there are none.
+    """
+
+    def __init__(
+        self, config: MemberConfig, n_inputs: int, n_outputs: int, continuous: bool
+    ) -> None:
+        super().__init__(config)
+        if continuous:
+            raise UsageError(f"actions of {config.algorithm} must be Discrete, got a Box")
+        hidden = hidden_layers(config, n_inputs)
+        head = nn.Linear((n_inputs, *config.net_arch)[-1], n_outputs)
+        self.q_net = with_norm(config, [*hidden, head])
+        self.q_net[-1] = head_with_norm(config, head)
+        self.heads = (f"q_net.{len(hidden)}",)
+
+    def networks(self) -> list[nn.Sequential]:
+        """Return the network."""
+        return [self.q_net]
+
+    def hidden(self) -> dict[str, nn.Module]:
+        """Return its hidden layers."""
+        return {"q_net": self.q_net[:-1]}
+
+
+class Targets(NamedTuple):
+    """A minibatch that values are learned from, ``(P, B, ...)``."""
+
+    obs: Tensor
+    actions: Tensor
+    values: Tensor
+    """What those of the actions are to be."""
+
+
+def as_act(values: Values) -> Act:
+    """Return values of actions as a rollout and an evaluation take them."""
+
+    def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q = values(obs)
+        return q, q.amax(-1), memory
+
+    return act
+
+
+class VmappedQNetworks(Modules):
+    """``vmap(grad(loss))`` over modules of ``wnrl.networks``."""
+
+    def values(self, params: Tensor, buffers: Tensor, training: bool = False) -> Values:
+        """Return the networks in evaluation mode, or in training mode: statistics move then."""
+        tensors = self.plan.views(params), self.plan.buffer_views(buffers)
+        net = self.learning if training else self.acting
+        run = vmap(lambda p, b, obs: functional_call(net, (p, b), (obs,)))
+        return lambda obs: run(*tensors, obs)
+
+    def act(self, params: Tensor, buffers: Tensor) -> Act:
+        """Return the networks in evaluation mode, for a rollout."""
+        return as_act(self.values(params, buffers))
+
+    def gradients(self, params: Tensors, buffers: Tensors, samples: Targets, goal: Any) -> Tensors:
+        """Return gradients by name; running statistics move in ``buffers``."""
+        return vmap(grad(self._loss))(params, buffers, samples)
+
+    def _loss(self, params: Tensors, buffers: Tensors, samples: Targets) -> Tensor:
+        """Return the loss of one member."""
+        q = functional_call(self.learning, (params, buffers), (samples.obs,))
+        chosen = q.gather(-1, samples.actions[:, None])[:, 0]
+        return nn.functional.smooth_l1_loss(chosen, samples.values)
+
+
+class HotQNetworks(HotNetworks):
+    """The networks by formula."""
+
+    def values(self, params: Tensor, buffers: Tensor, training: bool = False) -> Values:
+        """Return the networks in evaluation mode, or in training mode: statistics move then."""
+        run = self.outputs(params, buffers)
+        if training:
+            layers = self.bound(params, buffers, params)
+            return lambda obs: forward(layers, self.spread(obs))[-1].transpose(1, 2)
+        return lambda obs: run(obs)[:, 0].transpose(1, 2)
+
+    def act(self, params: Tensor, buffers: Tensor) -> Act:
+        """Return the networks in evaluation mode, for a rollout."""
+        return as_act(self.values(params, buffers))
+
+    def learner(self, params: Tensor, buffers: Tensor, grads: Tensor) -> "HotQLearner":
+        """Return what computes gradients of these members."""
+        return HotQLearner(self, self.bound(params, buffers, grads))
+
+
+class SpreadTargets(NamedTuple):
+    """``Targets`` as the formulas take them."""
+
+    x: Tensor
+    """``(P, n_inputs, B)``."""
+    actions: Tensor
+    """Ones where an action was taken, ``(P, A, B)``."""
+    values: Tensor
+    """``(P, B)``."""
+
+
+@dataclass(frozen=True)
+class HotQLearner:
+    """Gradients of some members, from views of their rows."""
+
+    networks: HotQNetworks
+    layers: list[Layer]
+
+    def prepare(self, samples: Targets) -> SpreadTargets:
+        """Lay a minibatch out."""
+        n_outputs = self.layers[-1].params["bias"].shape[1]
+        actions = Categorical().spread(samples.actions, n_outputs, samples.values.dtype)
+        return SpreadTargets(self.networks.spread(samples.obs), actions, samples.values)
+
+    def gradient_(self, samples: SpreadTargets) -> None:
+        """Write the gradients of the mean Huber loss, and let running statistics move."""
+        passed = forward(self.layers, samples.x)
+        error = (passed[-1] * samples.actions).sum(1) - samples.values
+        by_value = error.clamp_(-1.0, 1.0).div_(error.shape[-1])
+        backward(self.layers, passed, samples.actions * by_value[:, None])

@@ -1,0 +1,88 @@
+"""Acting with some actions at random, and a memory of what came of it."""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wnrl.population.rollout import Act, Ended, Running
+from wnrl.population.samples import pick
+from wnrl.tensor_envs.core import TensorEnv, advance
+
+
+class Transitions(NamedTuple):
+    """Steps of environments, ``(P, B, ...)``."""
+
+    obs: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_obs: Tensor
+    """What was seen behind the step, before a reset."""
+    terminated: Tensor
+    """Whether the episode ended with the step, other than by a time limit."""
+
+
+def empty_replay(env: TensorEnv, n_rows: int, n_envs: int, like: Tensor) -> Transitions:
+    """Return room for ``n_rows`` steps of each environment, ``(P, n_rows, n_envs, ...)``.
+
+    Args:
+        env: the environment, whose actions are discrete.
+        n_rows: steps.
+        n_envs: environments of a member.
+        like: has P rows, the dtype and the device.
+    """
+    shape, inputs = (len(like), n_rows, n_envs), env.observation_space.shape
+    zeros = partial(like.new_zeros, shape)
+    seen, after = (like.new_zeros(*shape, *inputs) for _ in range(2))
+    return Transitions(seen, zeros(dtype=torch.int64), zeros(), after, zeros(dtype=torch.bool))
+
+
+def store_(replay: Transitions, steps: Transitions, start: int | Tensor) -> None:
+    """Write T steps over the oldest rows of a memory.
+
+    Args:
+        replay: ``(P, n_rows, N, ...)``.
+        steps: ``(P, T, N, ...)``, of no more than ``n_rows``.
+        start: how many steps were stored before.
+    """
+    n_rows, n_steps = replay.rewards.shape[1], steps.rewards.shape[1]
+    rows = (torch.arange(n_steps, device=replay.rewards.device) + start) % n_rows
+    for place, values in zip(replay, steps, strict=True):
+        place.index_copy_(1, rows, values)
+
+
+def recall(replay: Transitions, places: Tensor) -> Transitions:
+    """Return the transitions of a memory at ``places`` ``(P, B)``, row by row of its steps."""
+    return Transitions(*(pick(values.flatten(1, 2), places) for values in replay))
+
+
+def explore(
+    act: Act, env: TensorEnv, running: Running, random: Tensor, actions: Tensor, draws: Tensor
+) -> tuple[Running, Transitions, Ended]:
+    """Step all environments of all members T times.
+
+    As in SB3, all environments of a member act at random in a step, or none.
+
+    Args:
+        act: the networks as they act, of whose outputs the largest is the action's.
+        env: the environment.
+        running: where the environments stand.
+        random: whether a member acts at random, ``(T, P)`` bool.
+        actions: what it does then, ``(T, P, N)`` int64.
+        draws: of the environments, ``(T, P, N, step_draws + reset_draws)``.
+    """
+    episodes, rewards_so_far, memory = running
+    columns: list[tuple[Tensor, ...]] = []
+    for at_random, chosen, u in zip(random, actions, draws, strict=True):
+        obs, lengths = episodes.obs, episodes.steps + 1
+        best = act(obs, memory)[0].argmax(-1)
+        taken = torch.where(at_random[:, None], chosen, best)
+        episodes, step = advance(env, episodes, taken, u)
+        ended, total = step.terminated | step.truncated, rewards_so_far + step.rewards
+        columns.append((obs, taken, step.rewards, step.final_obs, step.terminated,
+                        total.where(ended, torch.nan), lengths.where(ended, 0)))  # fmt: skip
+        rewards_so_far = total.masked_fill(ended, 0.0)
+    *steps, returns, lengths = (torch.stack(column, 1) for column in zip(*columns, strict=True))
+    ended_by_env = Ended(returns.transpose(1, 2), lengths.transpose(1, 2))
+    return Running(episodes, rewards_so_far, memory), Transitions(*steps), ended_by_env
