@@ -8,25 +8,29 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 import agents.run
 from agents.run import batching, factory_of, load_run, train, train_batch
 from wnrl import tensor_envs
 from wnrl.diagnostics import recorded, to_floats, weight_lengths
-from wnrl.population.ppo import PPO
+from wnrl.population import COHORTS
 from wnrl.rl.environments import vectorize
 from wnrl.rl.models import to_sb3
 from wnrl.rl.statistics import load_statistics
 from wnrl.runs import Stopped, read_config, read_json
 from wnrl.study import RETURN, Arm, Study, Task
 
-SMALL = {"total_timesteps": 192, "n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2,
-         "net_arch": [8], "eval_episodes": 3, "eval_points": 3,
-         "eval_point_episodes": 2}  # fmt: skip
+SMALL = {"total_timesteps": 192, "n_envs": 2, "batch_size": 16, "net_arch": [8],
+         "eval_episodes": 3, "eval_points": 3, "eval_point_episodes": 2}  # fmt: skip
+ON_POLICY = {"n_steps": 16, "n_epochs": 2}
+OFF_POLICY = {"train_freq": 8, "buffer_size": 150, "learning_starts": 40, "gradient_steps": 2,
+              "target_update_interval": 20}  # fmt: skip
 
 
 def trials(norm="weight", n_seeds=3, env_id="CartPole-v1", algo="ppo", axes=None, **values):
-    task = Task(env_id, algo, "agents.run:train", RETURN, {**SMALL, "device": "cpu", **values})
+    sizes = {**SMALL, **(OFF_POLICY if algo == "dqn" else ON_POLICY), "device": "cpu"}
+    task = Task(env_id, algo, "agents.run:train", RETURN, {**sizes, **values})
     arm = Arm(norm)
     return Study("one", [task], [arm], norm, seeds=range(n_seeds), axes=axes or {}).trials()
 
@@ -41,7 +45,9 @@ def numbers(result):
     return {k: v for k, v in result.items() if k not in timed}
 
 
-@pytest.mark.parametrize(("algo", "normalize"), [("ppo", "none"), ("recurrent_ppo", "both")])
+@pytest.mark.parametrize(
+    ("algo", "normalize"), [("ppo", "none"), ("recurrent_ppo", "both"), ("dqn", "none")]
+)
 def test_folders_and_results_have_what_those_of_an_ordinary_run_have(tmp_path, algo, normalize):
     planned = trials(algo=algo, normalize=normalize)
     folders, results = run(tmp_path / "batch", planned)
@@ -59,15 +65,20 @@ def test_folders_and_results_have_what_those_of_an_ordinary_run_have(tmp_path, a
 
 
 @pytest.mark.parametrize(
-    ("env_id", "normalize"),
-    [("CartPole-v1", "none"), ("MountainCarContinuous-v0", "none"), ("CartPoleNoVel-v1", "obs")],
+    ("algo", "env_id", "normalize"),
+    [
+        ("ppo", "CartPole-v1", "none"),
+        ("ppo", "MountainCarContinuous-v0", "none"),
+        ("ppo", "CartPoleNoVel-v1", "obs"),
+        ("dqn", "CartPole-v1", "none"),
+    ],
 )
-def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, env_id, normalize):
-    planned = trials(env_id=env_id, normalize=normalize)
+def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, algo, env_id, normalize):
+    planned = trials(algo=algo, env_id=env_id, normalize=normalize)
     folders, _ = run(tmp_path, planned)
     values = [agents.run._of_cohort(agents.run.settings(trial)) for trial in planned]
-    env = tensor_envs.make(env_id)
-    cohort = PPO(env, [PPO.member(v) for v in values])
+    env, kind = tensor_envs.make(env_id), COHORTS[algo]
+    cohort = kind(env, [kind.member(v) for v in values])
     cohort.train()
     obs = torch.rand(5, *env.observation_space.shape)
     scaled = cohort.scaling.obs(cohort.statistics, obs.expand(3, -1, -1))
@@ -86,23 +97,33 @@ def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, env_id, normaliz
         assert model.num_timesteps == 192
 
 
-@pytest.mark.parametrize("norm", ["weight", "batch"])
-def test_layers_of_a_member_are_measured_as_those_of_sb3s_agent(norm):
-    planned = trials(norm=norm, n_seeds=2)
+@pytest.mark.parametrize(
+    ("algo", "norm", "heads", "n_seen"),
+    [
+        ("ppo", "weight", ("action_net", "value_net"), 32),  # all of the rollout
+        ("ppo", "batch", ("action_net", "value_net"), 32),
+        ("dqn", "weight", ("q_net.q_net.2",), 150),  # all of the memory
+    ],
+)
+def test_layers_of_a_member_are_measured_as_those_of_sb3s_agent(algo, norm, heads, n_seen):
+    planned = trials(algo=algo, norm=norm, n_seeds=2)
     values = [agents.run._of_cohort(agents.run.settings(trial)) for trial in planned]
-    env = tensor_envs.make("CartPole-v1")
-    cohort = PPO(env, [PPO.member(v) for v in values])
+    env, kind = tensor_envs.make("CartPole-v1"), COHORTS[algo]
+    cohort = kind(env, [kind.member(v) for v in values])
     cohort.train()
     model = to_sb3(
-        "ppo", cohort.members[1], env.observation_space, env.action_space, cohort.member_state(1)
+        algo, cohort.members[1], env.observation_space, env.action_space, cohort.member_state(1)
     )
     policy, obs = model.policy.eval(), cohort.observed(1)
-    assert obs.unique(dim=0).shape == (32, 4)  # all of the rollout
-    with torch.no_grad(), recorded(policy, ("action_net", "value_net")) as seen:
+    assert obs.unique(dim=0).shape == (n_seen, 4)
+    with torch.no_grad(), recorded(policy, heads) as seen:
         policy(obs)
-    expected = to_floats(weight_lengths(policy) | seen.measures())
-    assert len(expected) == 6 + 4 * (norm == "weight")
-    assert cohort.diagnostics(1) == pytest.approx(expected, rel=1e-6)
+    trained = nn.ModuleDict({n: p for n, p in policy.named_children() if "target" not in n})
+    expected = to_floats(weight_lengths(trained) | seen.measures())
+    measured = cohort.diagnostics(1)
+    assert sorted(measured.values()) == pytest.approx(sorted(expected.values()), rel=1e-6)
+    if algo == "ppo":
+        assert measured.keys() == expected.keys()
 
 
 def test_curves_of_layers_stand_beside_the_returns(tmp_path):
@@ -157,29 +178,35 @@ def test_a_member_that_becomes_nan_fails_alone(tmp_path):
     assert [numbers(result) for result in results] == [numbers(result) for result in alone]
 
 
-def test_a_stopped_batch_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monkeypatch):
-    planned = trials(normalize="both")
+@pytest.mark.parametrize(
+    ("algo", "normalize", "last", "step"), [("ppo", "both", 4, 160), ("dqn", "none", 8, 144)]
+)
+def test_a_stopped_batch_goes_on_and_ends_as_if_nothing_had_been(
+    tmp_path, monkeypatch, algo, normalize, last, step
+):
+    planned = trials(algo=algo, normalize=normalize)
     _, expected = run(tmp_path / "whole", planned)
-    iterate = PPO.iterate
+    kind = COHORTS[algo]
+    iterate = kind.iterate
 
     def iterate_and_stop(cohort, *args):
-        if cohort.iteration == 4:
+        if cohort.iteration == last:
             os.kill(os.getpid(), signal.SIGTERM)
         return iterate(cohort, *args)
 
-    monkeypatch.setattr(PPO, "iterate", iterate_and_stop)
+    monkeypatch.setattr(kind, "iterate", iterate_and_stop)
     with pytest.raises(Stopped) as stopped:
         run(tmp_path / "stopped", planned)
-    assert "at step 160 of 192; --resume goes on" in stopped.value.message
-    monkeypatch.setattr(PPO, "iterate", iterate)
+    assert f"at step {step} of 192; --resume goes on" in stopped.value.message
+    monkeypatch.setattr(kind, "iterate", iterate)
     folders, results = run(tmp_path / "stopped", planned)
     assert [numbers(result) for result in results] == [numbers(result) for result in expected]
     for folder, trial in zip(folders, planned, strict=True):
         means = []
-        for path in (folder, tmp_path / "whole" / trial.folder):
+        for path in (folder, tmp_path / "whole" / trial.folder) if normalize == "both" else ():
             with np.load(path / "vecnormalize.npz") as numbers_of:
                 means.append(numbers_of["obs/mean"].tolist())
-        assert means[0] == means[1]
+        assert means[:1] == means[1:]
         state, whole = (
             load_run(path)[0].policy.state_dict()
             for path in (folder, tmp_path / "whole" / trial.folder)
@@ -226,9 +253,12 @@ def test_what_a_population_has_is_taken(norm):
     assert batching(trials(norm, n_seeds=1)[0]).refusal == ""
 
 
-@pytest.mark.parametrize(("width", "pays"), [(64, True), (65, False)])
-def test_only_what_was_measured_to_gain_is_trained_in_batches_by_itself(width, pays):
-    assert batching(trials(n_seeds=1, net_arch=[8, width])[0]).pays == pays
+@pytest.mark.parametrize(
+    ("algo", "width", "pays"),
+    [("ppo", 64, True), ("ppo", 65, False), ("dqn", 256, True), ("dqn", 257, False)],
+)
+def test_only_what_was_measured_to_gain_is_trained_in_batches_by_itself(algo, width, pays):
+    assert batching(trials(algo=algo, n_seeds=1, net_arch=[8, width])[0]).pays == pays
 
 
 def test_pictures_are_refused_before_anything_is_trained(monkeypatch):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from wnrl import population
@@ -99,6 +99,27 @@ def test_an_sb3_model_of_a_scaled_run_has_its_statistics():
 def test_an_sb3_model_of_a_run_knows_that_it_was_initialised_on_data():
     runs = train(norms=("weight",), learning_rates=(1e-3,), seeds=(0,), data_init=32)
     assert bool(runs.members[0].to_sb3().policy.data_initialised)
+
+
+@pytest.mark.parametrize("norm", ["none", "weight", "batch", "spectral"])
+def test_a_run_of_dqn_is_an_sb3_model_that_acts_alike_and_goes_on_learning(tmp_path, norm):
+    sizes = {"train_freq": 8, "batch_size": 16, "buffer_size": 150, "learning_starts": 40}
+    runs = population.train(
+        "dqn", "CartPole-v1", norms=(norm,), learning_rates=(1e-3,), seeds=(0, 1),
+        total_timesteps=320, net_arch=(8,), **sizes,
+    )  # fmt: skip
+    member = runs.members[1]
+    cohort = COHORTS["dqn"](make("CartPole-v1"), [member.config])
+    cohort.train()
+    obs = torch.rand(6, 4)
+    expected = cohort.networks.act(cohort.params, cohort.buffers)(obs[None], None)[0].argmax(-1)
+    member.to_sb3().save(tmp_path / "agent.zip")
+    model = DQN.load(tmp_path / "agent.zip", env=make_vec_env("CartPole-v1"))
+    assert model.predict(obs.numpy(), deterministic=True)[0].tolist() == expected[0].tolist()
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.learn(64)
+    after = model.policy.state_dict()
+    assert not torch.equal(before["q_net.q_net.2.bias"], after["q_net.q_net.2.bias"])
 
 
 def test_a_loaded_model_goes_on_learning(runs):
