@@ -2,14 +2,16 @@
 
     python scripts/bench/population.py --members 1 8 64 240
     python scripts/bench/population.py --algo recurrent_ppo --norms none weight
+    python scripts/bench/population.py --algo dqn --members 8 64
     python scripts/bench/population.py --growth --norms weight
 
-PPO on CartPole is measured against stock stable-baselines3's; recurrent PPO on CartPole without
-velocities against our own agent with the same norm. Both sides have the preset. The agent and
+PPO and DQN on CartPole are measured against stock stable-baselines3's; recurrent PPO on CartPole
+without velocities against our own agent with the same norm. Both sides have the preset, DQN's
+without the steps before the first update. The agent and
 cohorts of several sizes are trained interleaved in one process of one thread: a round trains each
 of them for a while, in an order that rotates, and what counts is the ratio *within* a round. A
 cohort of P members counts P times its steps. The table shows the median of the ratios with half
-the distance between their quartiles, by wall time and by CPU time; aims, of PPO, are judged by CPU
+the distance between their quartiles, by wall time and by CPU time; aims are judged by CPU
 time.
 
 ``--ways auto vmap`` measures both ways of computing the same; on a GPU, ``eager`` is ``auto``
@@ -37,10 +39,15 @@ from wnrl.limits import Limited, NormKey, Positive, Sizes, one_of, some
 
 WAYS = ("auto", "vmap", "eager")
 AIMS = {"none": 10.0, "weight": 9.0, "layer": 5.5, "rms": 5.5, "batch": 5.5}
-"""Least ratios to stock, at ``AIM_MEMBERS`` or more."""
-AIM_ELSE, AIM_MEMBERS = 3.0, 64
+"""Least ratios of PPO, at ``AIM_MEMBERS`` or more."""
+AIM_ELSE, AIM_MEMBERS = {"ppo": 3.0, "recurrent_ppo": 2.0, "dqn": 4.0}, 64
+"""The same of other norms and algorithms."""
 STOCK, OURS = "stock", "our agent"
-TASKS = {"ppo": ("CartPole-v1", STOCK), "recurrent_ppo": ("CartPoleNoVel-v1", OURS)}
+TASKS = {
+    "ppo": ("CartPole-v1", STOCK),
+    "recurrent_ppo": ("CartPoleNoVel-v1", OURS),
+    "dqn": ("CartPole-v1", STOCK),
+}
 """The environment of an algorithm, and what its cohorts are measured against."""
 GROWTH = (
     (1, 64, 8),
@@ -62,13 +69,13 @@ class Args(Limited):
     """Flags."""
 
     algo: Annotated[str, one_of(TASKS)] = "ppo"
-    """ppo or recurrent_ppo."""
+    """ppo, recurrent_ppo or dqn."""
     norms: Annotated[tuple[NormKey, ...], some] = ("none", "weight", "layer", "rms", "batch")
     """Which norms."""
     members: Annotated[Sizes, some] = (1, 8, 64)
     """Sizes of cohorts."""
     ways: Annotated[tuple[Annotated[str, one_of(WAYS)], ...], some] = ("auto",)
-    """How a cohort computes: auto, vmap (PPO alone) or eager."""
+    """How a cohort computes: auto, vmap (not recurrent PPO) or eager."""
     growth: bool = False
     """Measure how time and memory grow, of cohorts alone."""
     seconds: Positive = 20.0
@@ -95,10 +102,16 @@ Train = tuple[Callable[[], object], int]
 """Trains for one iteration, and how many environment steps that is."""
 
 
+def preset(algo: str) -> Any:
+    """Return the hyperparameters of both sides."""
+    config = AGENTS[algo].preset(TASKS[algo][0])
+    return replace(config, learning_starts=0) if algo == "dqn" else config
+
+
 def alone(norm: str, args: Args) -> Train:
     """Return what cohorts are measured against."""
     env_id, baseline = TASKS[args.algo]
-    config = AGENTS[args.algo].preset(env_id)
+    config = preset(args.algo)
     if baseline == OURS:
         model = agent_of(args.algo, env_id, norm)
     else:
@@ -111,8 +124,8 @@ def alone(norm: str, args: Args) -> Train:
 def made(norm: str, n_members: int, way: str, args: Args, **changes: Any) -> Cohort:
     """Return a cohort with the same hyperparameters, but for ``changes``."""
     env_id, kind = TASKS[args.algo][0], COHORTS[args.algo]
-    preset = replace(AGENTS[args.algo].preset(env_id), total_timesteps=10**9)
-    member = kind.member({**vars(preset), "norm": norm, **changes})
+    values = {**vars(preset(args.algo)), "total_timesteps": 10**9, "norm": norm}
+    member = kind.member({**values, **changes})
     members = [replace(member, seed=seed) for seed in range(n_members)]
     device, formulas, graph = resolve_device(args.device), way != "vmap", way != "eager"
     return kind(make(env_id), members, device=device, formulas=formulas, graph=graph)
@@ -163,9 +176,10 @@ def rows(norm: str, times: Mapping[str, np.ndarray], algo: str) -> Iterator[tupl
     (_, single), *cohorts = times.items()
     for name, ours in cohorts:
         n_members, way = name.split()
-        judged = algo == "ppo" and int(n_members) >= AIM_MEMBERS and way == "auto"
+        judged = int(n_members) >= AIM_MEMBERS and way == "auto"
         by_cpu, _ = ratio(single[:, CPU], ours[:, CPU])
-        met = verdict(AIMS.get(norm, AIM_ELSE) if judged else None, by_cpu)
+        aim = AIMS.get(norm, AIM_ELSE[algo]) if algo == "ppo" else AIM_ELSE[algo]
+        met = verdict(aim if judged else None, by_cpu)
         ratios = (cell(single[:, clock], ours[:, clock]) for clock in (WALL, CPU))
         speeds = (f"{1 / np.median(arm[:, CPU]):,.0f}" for arm in (single, ours))
         yield norm, n_members, way, *ratios, *speeds, met

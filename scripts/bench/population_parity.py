@@ -2,13 +2,14 @@
 
     python scripts/bench/population_parity.py --norms none --runs 64
     python scripts/bench/population_parity.py --algo recurrent_ppo --env-id CartPoleNoVel-v1
+    python scripts/bench/population_parity.py --algo dqn --norms none
 
-One by one, PPO is stable-baselines3's, and recurrent PPO our agent's. Each side trains as many
-independent runs, with seeds that the other side has not. stable-baselines3 would seed environment
-i of seed s with s + i, so that neighbouring seeds share all but one of their environments; here
-every run has environments of its own. Compared are the mean return of the episodes that end in
-each quarter of training, and the mean return of twenty episodes after it, by the Kolmogorov-Smirnov
-and the Mann-Whitney test; p is after Holm's correction for all of them.
+One by one, PPO and DQN are stable-baselines3's, and recurrent PPO our agent's. Each side trains as
+many independent runs, with seeds that the other side has not. stable-baselines3 would seed
+environment i of seed s with s + i, so that neighbouring seeds share all but one of their
+environments; here every run has environments of its own. Compared are the mean return of the
+episodes that end in each quarter of training, and the mean return of twenty episodes after it, by
+the Kolmogorov-Smirnov and the Mann-Whitney test; p is after Holm's correction for all of them.
 """
 
 import sys
@@ -35,8 +36,8 @@ MEASURES = (*(f"quarter {k + 1}" for k in range(QUARTERS)), "after training")
 class Args(Limited):
     """Flags."""
 
-    algo: Annotated[str, one_of(("ppo", "recurrent_ppo"))] = "ppo"
-    """ppo or recurrent_ppo."""
+    algo: Annotated[str, one_of(("ppo", "recurrent_ppo", "dqn"))] = "ppo"
+    """ppo, recurrent_ppo or dqn."""
     norms: tuple[NormKey, ...] = ("none", "weight", "layer")
     """Which norms."""
     runs: Count = 64

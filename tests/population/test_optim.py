@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from wnrl.population.optim import Adam, Adamax, clip_
+from wnrl.population.optim import Adam, Adamax, RMSprop, clip_
 
 P, D = 3, 7
 RATES = torch.tensor([1e-3, 1e-2, 3e-1], dtype=torch.float64)
@@ -12,6 +12,7 @@ RULES = {
     "adam": (Adam(eps=1e-5), lambda p, lr: torch.optim.Adam(p, lr=lr, eps=1e-5)),
     "adamw": (Adam(weight_decay=0.1), lambda p, lr: torch.optim.AdamW(p, lr, weight_decay=0.1)),
     "adamax": (Adamax(), torch.optim.Adamax),
+    "rmsprop": (RMSprop(), torch.optim.RMSprop),
 }
 
 

@@ -290,7 +290,7 @@ class DQN(Cohort):
         self, members: slice, places: Places, iteration: int | Tensor, left: float | Tensor
     ) -> None:
         """Learn from what some members remember, in place."""
-        config, size = self.config, places.shape[2]
+        config, shape = self.config, places.shape[1:]
         params, buffers = self.params[members], self.buffers[members]
         state, rate = part(self.optimizer_state, members), self._rates(members, left)
         gamma = self.per_member["gamma"][members][:, None]
@@ -301,9 +301,9 @@ class DQN(Cohort):
         moves = any(VECTOR in name for name in self.plan.buffers)
         values = self.networks.values(*part(self.target, members), training=moves)
         t = (iteration - config.first_update) * config.updates
-        for k in range(config.updates):
+        for values_of_batch in zip(*(v.unflatten(1, shape).unbind(1) for v in seen), strict=True):
+            batch = Transitions(*values_of_batch)
             t += 1
-            batch = Transitions(*(value[:, k * size : (k + 1) * size] for value in seen))
             following = values(batch.next_obs).amax(-1).masked_fill(batch.terminated, 0.0)
             targets = Targets(batch.obs, batch.actions, batch.rewards + gamma * following)
             learner.gradient_(learner.prepare(targets))

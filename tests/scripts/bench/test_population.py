@@ -45,8 +45,22 @@ def test_growth_is_a_line_for_each_size_with_its_estimate(monkeypatch, capsys):
     assert all(float(number) >= 0 for row in rows for number in row[4:])
 
 
+def test_cohorts_of_dqn_learn_from_their_first_iteration(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "SEGMENT", 0.0)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "AIM_MEMBERS", 1)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    args = bench.Args(algo="dqn", norms=("none",), members=(1,), seconds=0.01)
+    assert bench.made("none", 1, "auto", args).config.first_update == 0
+    bench.main(args)
+    header, _, row = capsys.readouterr().out.splitlines()[2:]
+    assert "× stock, CPU time" in header
+    assert re.match(r"\| none \| 1 \| auto \| \d+\.\d\d ± .* ≥ 4: (met|missed) \|", row)
+
+
 @pytest.mark.parametrize(
-    ("algo", "env_id"), [("ppo", "CartPole-v1"), ("recurrent_ppo", "CartPoleNoVel-v1")]
+    ("algo", "env_id"),
+    [("ppo", "CartPole-v1"), ("recurrent_ppo", "CartPoleNoVel-v1"), ("dqn", "CartPole-v1")],
 )
 def test_both_sides_are_measured_alike(algo, env_id):
     args = parity.Args(algo=algo, env_id=env_id, norms=("none",), runs=2, total_timesteps=1024)
