@@ -117,14 +117,6 @@ def check_nothing_is_lost(layer: nn.Module, label: str, step: str) -> None:
         raise UsageError(f"{label} has {', '.join(held)} that {step} would lose; remove them first")
 
 
-def check_replaceable(plain: nn.Module, plain_type: type[nn.Module]) -> None:
-    """Raise UsageError unless ``plain`` is of that type, with nothing that would be lost."""
-    if type(plain) is not plain_type:
-        raise UsageError(f"plain must be a {plain_type.__name__}, got {type(plain).__name__}")
-    check_nothing_is_lost(plain, f"the {plain_type.__name__}", "conversion")
-    torch_parameters(plain)
-
-
 class Counterpart(nn.Module):
     """A layer that takes the place of one of torch's, with its arguments and options of its own.
 
@@ -188,12 +180,16 @@ class Counterpart(nn.Module):
                 methods, buffers or modules of its own, which would be lost; or an attribute of its
                 own whose name the layer needs.
         """
-        check_replaceable(plain, cls.plain_type)
+        kind = cls.plain_type.__name__
+        if type(plain) is not cls.plain_type:
+            raise UsageError(f"plain must be a {kind}, got {type(plain).__name__}")
+        check_nothing_is_lost(plain, f"the {kind}", "conversion")
+        torch_parameters(plain)
         for name in vars(plain):
             if hasattr(cls, name) or name in (*cls.options, *cls.own_settings):
                 raise UsageError(
-                    f"the {cls.plain_type.__name__} has its own {name}, which in a {cls.__name__} "
-                    "means something else; rename it"
+                    f"the {kind} has its own {name}, which in a {cls.__name__} means something "
+                    "else; rename it"
                 )
         layer = cls.__new__(cls)
         layer._replace(plain, options)

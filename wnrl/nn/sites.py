@@ -158,12 +158,10 @@ def hidden_sites(
     pairs = Counter((id(s.layer), s.following.place) for s in found if s.following is not None)
 
     def fits(site: LayerSite) -> bool:
-        after = site.following
-        if told is not None and site.name not in told:
-            return False
-        if placement == "pre" or after is None:
-            return site.hidden or (placement == "pre" and told is not None)
-        return site.hidden and pairs[id(site.layer), after.place] == uses[after.place]
+        if placement == "pre":
+            return site.hidden if told is None else site.name in told
+        after = site.following if site.hidden and (told is None or site.name in told) else None
+        return after is not None and pairs[id(site.layer), after.place] == uses[after.place]
 
     elsewhere = {id(site.layer) for site in found if not fits(site)}
     hidden = [site for site in found if id(site.layer) not in elsewhere]
