@@ -135,9 +135,9 @@ class Spectral(Counterpart):
 
 
 class _SpectralFeedForward(Spectral):
-    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """As the plain layer; dividing the input by σ(W) is dividing W."""
-        return super().forward(input / self.sigma(), *args, **kwargs)
+        return super().forward(input / self.sigma())
 
 
 class SpectralLinear(_SpectralFeedForward, nn.Linear):
@@ -156,15 +156,21 @@ class SpectralConv3d(_SpectralFeedForward, nn.Conv3d):
     """``nn.Conv3d`` with w = W/σ(W), W flattened to (out_channels, rest)."""
 
 
-class SpectralConvTranspose1d(_SpectralFeedForward, nn.ConvTranspose1d):
+class _SpectralTransposed(Spectral):
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As the plain layer."""
+        return super().forward(input / self.sigma(), output_size)
+
+
+class SpectralConvTranspose1d(_SpectralTransposed, nn.ConvTranspose1d):
     """``nn.ConvTranspose1d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
 
 
-class SpectralConvTranspose2d(_SpectralFeedForward, nn.ConvTranspose2d):
+class SpectralConvTranspose2d(_SpectralTransposed, nn.ConvTranspose2d):
     """``nn.ConvTranspose2d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
 
 
-class SpectralConvTranspose3d(_SpectralFeedForward, nn.ConvTranspose3d):
+class SpectralConvTranspose3d(_SpectralTransposed, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
 
 
@@ -202,7 +208,7 @@ class SpectralGRU(_SpectralRecurrent, nn.GRU):
 
 SPECTRAL: dict[type[nn.Module], type[Spectral]] = {
     layer.plain_type: layer
-    for family in (_SpectralFeedForward, _SpectralRecurrent)
+    for family in (_SpectralFeedForward, _SpectralTransposed, _SpectralRecurrent)
     for layer in family.__subclasses__()
 }
 
