@@ -51,7 +51,7 @@ def test_a_study_of_everything_that_was_added_trains_and_is_summarised(added, do
     rows = summarise(root, trials, "none")
     assert len(trials) == 2 * 3 * 2 * 2
     assert all(row.score is not None and not row.failures for row in rows)
-    assert {row.arm.name for row in rows} == {"none", "instance", "paper"}
+    assert {row.arm.name for row in rows} == {"none", "instance", "adamax"}
 
 
 def test_the_report_shows_a_norm_that_was_added_in_its_colour(added, done):

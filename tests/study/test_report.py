@@ -65,6 +65,12 @@ def test_every_run_is_a_link_to_its_folder_from_list_and_dot(one_task):
     assert "href='s" not in page
 
 
+def test_runs_in_a_line_have_a_space_between_them(one_task):
+    root, study = one_task
+    page = report(root, rows_of(root, study))
+    assert re.search(r"</a> [\d.]+, <a href=", page)
+
+
 def test_settings_that_all_runs_share_are_told_once_and_the_others_by_arm(one_task):
     root, study = one_task
     for trial in study.trials():
