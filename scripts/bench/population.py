@@ -76,6 +76,8 @@ class Args(Limited):
     """Sizes of cohorts."""
     ways: Annotated[tuple[Annotated[str, one_of(WAYS)], ...], some] = ("auto",)
     """How a cohort computes: auto, vmap (not recurrent PPO) or eager."""
+    net_arch: Sizes | None = None
+    """Hidden units on both sides; the preset's if not given."""
     growth: bool = False
     """Measure how time and memory grow, of cohorts alone."""
     seconds: Positive = 20.0
@@ -102,16 +104,18 @@ Train = tuple[Callable[[], object], int]
 """Trains for one iteration, and how many environment steps that is."""
 
 
-def preset(algo: str) -> Any:
+def preset(args: Args) -> Any:
     """Return the hyperparameters of both sides."""
-    config = AGENTS[algo].preset(TASKS[algo][0])
-    return replace(config, learning_starts=0) if algo == "dqn" else config
+    config = AGENTS[args.algo].preset(TASKS[args.algo][0])
+    if args.net_arch is not None:
+        config = replace(config, net_arch=args.net_arch)
+    return replace(config, learning_starts=0) if args.algo == "dqn" else config
 
 
 def alone(norm: str, args: Args) -> Train:
     """Return what cohorts are measured against."""
     env_id, baseline = TASKS[args.algo]
-    config = preset(args.algo)
+    config = preset(args)
     if baseline == OURS:
         model = agent_of(args.algo, env_id, norm)
     else:
@@ -124,7 +128,7 @@ def alone(norm: str, args: Args) -> Train:
 def made(norm: str, n_members: int, way: str, args: Args, **changes: Any) -> Cohort:
     """Return a cohort with the same hyperparameters, but for ``changes``."""
     env_id, kind = TASKS[args.algo][0], COHORTS[args.algo]
-    values = {**vars(preset(args.algo)), "total_timesteps": 10**9, "norm": norm}
+    values = {**vars(preset(args)), "total_timesteps": 10**9, "norm": norm}
     member = kind.member({**values, **changes})
     members = [replace(member, seed=seed) for seed in range(n_members)]
     device, formulas, graph = resolve_device(args.device), way != "vmap", way != "eager"

@@ -106,7 +106,7 @@ def train(
     The runs of one norm are one batch. A run's numbers do not depend on which others there are.
 
     Args:
-        algo: A key of ``COHORTS``: ppo or recurrent_ppo.
+        algo: A key of ``COHORTS``: ppo, recurrent_ppo or dqn.
         env_id: Of a tensor environment, see ``wnrl.tensor_envs``, or one itself.
         norms: Keys of ``wnrl.NORMS``.
         learning_rates: Step sizes of the optimizer.

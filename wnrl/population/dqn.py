@@ -159,7 +159,7 @@ class DQN(Cohort):
 
     member = DQNConfig.of
     kind: ClassVar[type[Networks]] = QNetwork
-    chunk_on_cpu = 4
+    chunk_on_cpu = 8
     measured_width = 256
     config: DQNConfig
 
