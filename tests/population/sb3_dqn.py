@@ -8,7 +8,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from tests.population.sb3_draws import LIMIT, of_cartpole
-from wnrl.population.dqn import Exploration
 
 ARGUMENTS = (
     "learning_rate", "buffer_size", "learning_starts", "batch_size", "gamma", "train_freq",
@@ -53,7 +52,7 @@ class Record(BaseCallback):
 
     def _end_iteration(self):
         explore, actions, resets = self.begun[-1]
-        of_steps = Exploration(
+        of_steps = (
             torch.tensor(explore)[:, None],
             torch.stack(actions)[:, None],
             torch.stack(resets)[:, None].float(),

@@ -17,7 +17,7 @@ from tests.population.sb3_dqn import run_sb3
 from tests.population.sb3_draws import ShortCartPole
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
-from wnrl.population.dqn import DQN, DQNConfig
+from wnrl.population.dqn import DQN, Choices, DQNConfig
 from wnrl.population.layers import HOT
 from wnrl.population.q_networks import HotQNetworks, VmappedQNetworks
 from wnrl.population.random import integers, member_keys
@@ -76,11 +76,11 @@ def test_with_sb3s_draws_a_member_is_sb3s_agent(case, monkeypatch):
     cohort.start(begin(cohort.env, resets))
     assert len(iterations) == config.iterations
     updated = 0
-    for k, (draws, expected) in enumerate(iterations):
+    for k, (((u, *others), places), expected) in enumerate(iterations):
         before = cohort.params.clone()
-        cohort.iterate(draws)
+        cohort.iterate((Choices(u < cohort.random_share(k), *others), places))
         updated += not torch.equal(before, cohort.params)
-        assert (draws[1] is not None) == (k >= config.first_update)
+        assert (places is not None) == (k >= config.first_update)
         state = cohort.member_state(0)
         assert state.keys() == expected.keys()
         for name, value in expected.items():
@@ -214,7 +214,7 @@ def test_random_actions_and_places_are_uniform():
 @pytest.mark.parametrize("learning_starts", [0, 45])
 def test_the_share_of_random_actions_falls_as_sb3s(learning_starts):
     cohort = DQN(CartPole(), [replace(SMALL, learning_starts=learning_starts)])
-    shares = torch.cat([cohort._random_share(k) for k in range(10)])[:, 0]
+    shares = torch.cat([cohort.random_share(k) for k in range(10)])[:, 0]
     schedule = LinearSchedule(1.0, 0.1, 0.6)
     expected = torch.tensor([schedule(1 - 2 * step / 200) for step in range(100)])
     expected[0] = 0.0  # which SB3 begins with

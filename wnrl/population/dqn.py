@@ -133,15 +133,15 @@ class DQNConfig(MemberConfig):
         return (iteration + 1) * self.steps // interval > iteration * self.steps // interval
 
 
-class Exploration(NamedTuple):
-    """The random numbers of an iteration's steps."""
+class Choices(NamedTuple):
+    """What is random in the steps of an iteration."""
 
-    explore: Tensor
-    """A step is at random where they are below the share of such steps, ``(T, P)``."""
+    at_random: Tensor
+    """Whether a member acts at random, ``(T, P)`` bool."""
     actions: Tensor
-    """Random actions, ``(T, P, N)`` int64."""
+    """What it does then, ``(T, P, N)`` int64."""
     steps: Tensor
-    """Of the environments, uniform in the open (0, 1), ``(T, P, N, step_draws + reset_draws)``."""
+    """For the environments, uniform in the open (0, 1), ``(T, P, N, step_draws + reset_draws)``."""
 
 
 Places = Tensor
@@ -188,7 +188,7 @@ class DQN(Cohort):
         return self.replay.obs[index, rows].flatten(0, 1)[:OBSERVED]
 
     @torch.no_grad()
-    def iterate(self, draws: tuple[Exploration, Places] | None = None) -> Ended:
+    def iterate(self, draws: tuple[Choices, Places | None] | None = None) -> Ended:
         """Take ``train_freq`` steps and, once learning has begun, update the networks.
 
         Args:
@@ -198,42 +198,42 @@ class DQN(Cohort):
             The episodes that ended.
         """
         iteration, config = self.iteration, self.config
-        of_steps, places = draws or (None, None)
-        ended = self._explored(iteration) if draws is None else self._explore(iteration, of_steps)
+        choices, places = draws or (self._choices(iteration), None)
+        ended: Ended = self._explored(iteration, *choices)
         if config.copies_target(iteration):
             copy_(self.target, (self.params, self.buffers))
         self.iteration += 1
         if iteration < config.first_update:
             return ended
+        if places is None:
+            places = self._places(iteration)
         if config.data_init is not None and iteration == config.first_update:
-            self._initialise(
-                self._places(iteration) if places is None else places, config.data_init
-            )
-        numbers = iteration, self._left(self.steps)
-        self._learned(*numbers) if draws is None else self._learn(*numbers, places)
+            self._initialise(places, config.data_init)
+        self._learned(iteration, self._left(self.steps), places)
         return ended
 
-    def _exploration(self, iteration: int | Tensor) -> Exploration:
-        """Return the random numbers of the steps in an iteration, which is counted from zero."""
+    def _choices(self, iteration: int) -> Choices:
+        """Return what is random in the steps of an iteration, which is counted from zero."""
         config, actions = self.config, self.env.action_space
         assert isinstance(actions, spaces.Discrete)
         n, streams = config.samples, fork(self.keys, ACTIONS)
         chosen = integers(streams, iteration * n, n, int(actions.n))
-        return Exploration(
-            self._uniform(EXPLORATION, iteration, 1)[:, :, 0, 0],
+        u = self._uniform(EXPLORATION, iteration, 1)[:, :, 0, 0]
+        return Choices(
+            u < self.random_share(iteration),
             chosen.view(-1, config.steps, config.n_envs).transpose(0, 1),
             self._step_draws(iteration),
         )
 
-    def _places(self, iteration: int | Tensor) -> Places:
+    def _places(self, iteration: int) -> Places:
         """Return what the update of an iteration learns from."""
         config = self.config
-        steps = self.keys.new_zeros(()) + (iteration + 1) * config.steps
-        n, high = config.updates * config.batch_size, steps.clamp(max=config.rows) * config.n_envs
-        drawn = integers(fork(self.keys, ORDERS), iteration * n, n, high)
-        return drawn.unflatten(1, (config.updates, config.batch_size))
+        n_rows = min((iteration + 1) * config.steps, config.rows)
+        shape = config.updates, config.batch_size
+        n, streams = shape[0] * shape[1], fork(self.keys, ORDERS)
+        return integers(streams, iteration * n, n, n_rows * config.n_envs).unflatten(1, shape)
 
-    def _random_share(self, iteration: int | Tensor) -> Tensor:
+    def random_share(self, iteration: int) -> Tensor:
         """Return the share of random actions at each step of an iteration, ``(T, P)``."""
         config, each = self.config, self.per_member
         steps = torch.arange(config.steps, device=self.params.device)
@@ -245,12 +245,12 @@ class DQN(Cohort):
         # SB3 knows no share before the first step, and takes none.
         return share.masked_fill(before == 0, 0.0).masked_fill(before < config.learning_starts, 1.0)
 
-    def _explore(self, iteration: int | Tensor, draws: Exploration | None = None) -> Ended:
-        """Take the steps of an iteration, and remember them."""
-        u, actions, steps = draws or self._exploration(iteration)
+    def _explore(
+        self, iteration: int | Tensor, at_random: Tensor, actions: Tensor, steps: Tensor
+    ) -> Ended:
+        """Take the steps of an iteration with ``Choices``, and remember them."""
         act = self.networks.act(self.params, self.buffers)
-        random = u < self._random_share(iteration)
-        running, seen, ended = explore(act, self.env, self.running, random, actions, steps)
+        running, seen, ended = explore(act, self.env, self.running, at_random, actions, steps)
         copy_(self.running, running)
         store_(self.replay, seen, iteration * self.config.steps)
         return ended
@@ -271,17 +271,14 @@ class DQN(Cohort):
         initialise(self.plan, self.params, self.buffers, obs)
         copy_(self.target, (self.params, self.buffers))
 
-    def _learn(
-        self, iteration: int | Tensor, left: float | Tensor, places: Places | None = None
-    ) -> None:
+    def _learn(self, iteration: int | Tensor, left: float | Tensor, places: Places) -> None:
         """Update the networks, in place. No number in Python changes from one to the next.
 
         Args:
             iteration: how many were before it.
             left: the share of training that is left behind it.
-            places: as ``iterate`` has them.
+            places: what is learned from.
         """
-        places = self._places(iteration) if places is None else places
         for first in range(0, len(self.params), self.chunk):
             chunk = slice(first, first + self.chunk)
             self._update(chunk, places[chunk], iteration, left)

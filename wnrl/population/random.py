@@ -42,7 +42,7 @@ def uniform(
     return (steps.to(dtype) + 0.5) * 2.0**-_DIGITS
 
 
-def integers(keys: Tensor, start: int | Tensor, n: int, high: int | Tensor) -> Tensor:
+def integers(keys: Tensor, start: int | Tensor, n: int, high: int) -> Tensor:
     """Return uniform whole numbers from 0 to ``high`` − 1, ``(P, n)`` int64."""
     return _shifted(bits(keys, start, n), 1) % high
 

@@ -58,7 +58,7 @@ def recall(replay: Transitions, places: Tensor) -> Transitions:
 
 
 def explore(
-    act: Act, env: TensorEnv, running: Running, random: Tensor, actions: Tensor, draws: Tensor
+    act: Act, env: TensorEnv, running: Running, at_random: Tensor, actions: Tensor, draws: Tensor
 ) -> tuple[Running, Transitions, Ended]:
     """Step all environments of all members T times.
 
@@ -68,16 +68,16 @@ def explore(
         act: the networks as they act, of whose outputs the largest is the action's.
         env: the environment.
         running: where the environments stand.
-        random: whether a member acts at random, ``(T, P)`` bool.
+        at_random: whether a member acts at random, ``(T, P)`` bool.
         actions: what it does then, ``(T, P, N)`` int64.
         draws: of the environments, ``(T, P, N, step_draws + reset_draws)``.
     """
     episodes, rewards_so_far, memory = running
     columns: list[tuple[Tensor, ...]] = []
-    for at_random, chosen, u in zip(random, actions, draws, strict=True):
+    for by_chance, chosen, u in zip(at_random, actions, draws, strict=True):
         obs, lengths = episodes.obs, episodes.steps + 1
         best = act(obs, memory)[0].argmax(-1)
-        taken = torch.where(at_random[:, None], chosen, best)
+        taken = torch.where(by_chance[:, None], chosen, best)
         episodes, step = advance(env, episodes, taken, u)
         ended, total = step.terminated | step.truncated, rewards_so_far + step.rewards
         columns.append((obs, taken, step.rewards, step.final_obs, step.terminated,
