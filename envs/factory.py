@@ -52,6 +52,8 @@ class EnvFactory(Limited):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in {"render_mode", "max_episode_steps"} & self.env_kwargs.keys():
+            raise UsageError(f"env_kwargs: {name} is set by its own name")
         self._register()
         check_choice("env_id", self._registered_id, gym.registry)
         with warnings.catch_warnings():  # Gymnasium's, of a newer version

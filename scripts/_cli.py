@@ -302,7 +302,7 @@ def whole_number(text: str) -> int:
 def keyword_arguments(words: Sequence[str]) -> dict[str, object]:
     """Return what names and values, in turn, write out; raise ValueError if a value is missing."""
     if len(words) % 2:
-        raise ValueError(f"{words[-1]!r} has no value")
+        raise ValueError(f"{words[-1]!r} has no value: write NAME VALUE")
     return dict(zip(words[::2], map(_value, words[1::2]), strict=True))
 
 
@@ -334,6 +334,8 @@ def _one_line(box: str) -> str:
     ends = [k for k, row in enumerate(rows) if row.startswith("╭")] + rules
     said = " ".join(rows[ends[0] + 1 : ends[1]]).rstrip(".") if len(ends) > 1 else box.strip()
     said = re.sub(r"no type matching .*[\]>]: ", "", said)  # one for each type of a union
+    of_many = "Could not find valid parse for arguments:"
+    said = said.replace(of_many, "values must stand apart, as in 64 64, got")
     guess = "Perhaps you meant:"
     if guess in rows:
         said += f"; did you mean {rows[rows.index(guess) + 1].split()[0].rstrip(',')}?"

@@ -163,6 +163,16 @@ def test_a_module_that_raises_is_refused_in_one_line(tmp_path, monkeypatch, text
         factory("my_broken_tasks:Mine-v0")
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"render_mode": "human"}, {"max_episode_steps": 3}],
+    ids=lambda given: next(iter(given)),
+)
+def test_an_argument_of_the_environment_that_has_a_name_of_its_own_here_is_refused(given):
+    with pytest.raises(UsageError, match=f"env_kwargs: {next(iter(given))} is set by its own name"):
+        factory("CartPole-v1", env_kwargs=given)
+
+
 class Answers(gym.Env):
     """An environment that answers as it is told to."""
 

@@ -3,7 +3,7 @@ import io
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -85,6 +85,18 @@ def test_whole_numbers_may_be_written_with_an_exponent(text, number):
     assert _cli.whole_number(text) == number
     if number > 0:
         assert _cli.parse(Args, argv=["--size", text]).size == number
+
+
+@pytest.mark.parametrize("kind", [tuple[int, ...], tuple[int, ...] | None])
+@pytest.mark.parametrize("sizes", ["64,64", "[64]"])
+def test_sizes_with_anything_but_spaces_between_them_are_told_how_to_be_written(
+    capsys, kind, sizes
+):
+    args = make_dataclass("Sizes", [("sizes", kind, ())])
+    with pytest.raises(SystemExit):
+        _cli.run(lambda args: None, args, argv=["--sizes", sizes])
+    told = capsys.readouterr().err
+    assert f"Error parsing --sizes: values must stand apart, as in 64 64, got ['{sizes}']" in told
 
 
 def test_what_is_wrong_with_an_optional_number_is_said_without_its_types(capsys):

@@ -417,7 +417,7 @@ def test_keyword_arguments_are_said_again_where_a_run_has_some(tmp_path, capsys)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["norm_kwargs"], config["env_kwargs"]) == ({"g_rate": 2.5}, {"g": 3})
     assert leave(*TINY, *words.replace("2.5", "2.5 eps").split(), str(tmp_path / "run")) == 2
-    assert "'eps' has no value" in capsys.readouterr().err
+    assert "'eps' has no value: write NAME VALUE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("folder", ["run", "copy"])
