@@ -4,6 +4,15 @@ import torch
 from torch.utils import _pytree as pytree
 
 from wnrl.population.states import part
+from wnrl.runs.files import read_values, write_values
+
+
+def trained(kind, env, configs, iterations, **arguments):
+    """Return a cohort of these members after some iterations."""
+    cohort = kind(env, configs, **arguments)
+    for _ in range(iterations):
+        cohort.iterate()
+    return cohort
 
 
 def assert_equal(tree, other):
@@ -11,17 +20,26 @@ def assert_equal(tree, other):
     assert all(map(torch.equal, pytree.tree_leaves(tree), pytree.tree_leaves(other)))
 
 
-def assert_companions_change_no_bit(trained, configs):
-    """Assert that member 3 alone, eight members and all of them end with the same numbers.
-
-    Args:
-        trained: returns a cohort of these members, trained.
-        configs: of more than eight members.
-    """
-    alone, few, many = (trained(some) for some in (configs[3:4], configs[:8], configs))
+def assert_companions_change_no_bit(kind, env, configs, iterations):
+    """Assert that member 3 alone, eight members and all of them end with the same numbers."""
+    alone, few, many = (
+        trained(kind, env, some, iterations) for some in (configs[3:4], configs[:8], configs)
+    )
     assert_equal(alone.agents, part(few.agents, slice(3, 4)))
     assert_equal(few.agents, part(many.agents, slice(8)))
     assert torch.equal(alone.evaluate(3)[0][0], many.evaluate(3)[0][3])
+
+
+def assert_a_restored_cohort_goes_on(kind, env, configs, halted_after, path):
+    """Assert that a cohort that is written and read in between ends with the same bits."""
+    whole, halted = (trained(kind, env, configs, n) for n in (2 * halted_after, halted_after))
+    write_values(path, "cohort", halted.state())
+    resumed = kind(env, configs)
+    resumed.restore(read_values(path, "cohort"))
+    resumed.train()
+    whole.train()
+    assert resumed.steps == configs[0].total_timesteps
+    assert_equal(resumed._kept(), whole._kept())
 
 
 def assert_others_are_untouched(cohorts, place, iterations):

@@ -9,9 +9,10 @@ from torch import nn
 
 import wnrl.sb3  # noqa: F401  # registers the policies
 from tests.population.cohorts import (
+    assert_a_restored_cohort_goes_on,
     assert_companions_change_no_bit,
-    assert_equal,
     assert_others_are_untouched,
+    trained,
 )
 from tests.population.sb3_dqn import run_sb3
 from tests.population.sb3_draws import ShortCartPole
@@ -22,7 +23,6 @@ from wnrl.population.layers import HOT
 from wnrl.population.q_networks import HotQNetworks, VmappedQNetworks
 from wnrl.population.random import integers, member_keys
 from wnrl.population.replay import Transitions, recall, store_
-from wnrl.runs.files import read_values, write_values
 from wnrl.tensor_envs import CartPole, Pendulum
 from wnrl.tensor_envs.core import begin
 
@@ -110,23 +110,16 @@ def members(n, **change):
     ]
 
 
-def trained(configs, iterations=6, **arguments):
-    cohort = DQN(CartPole(), configs, **arguments)
-    for _ in range(iterations):
-        cohort.iterate()
-    return cohort
-
-
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_member_alone_among_eight_and_among_12_is_the_same_to_the_bit(norm):
-    assert_companions_change_no_bit(trained, members(12, norm=norm))
+    assert_companions_change_no_bit(DQN, CartPole(), members(12, norm=norm), 6)
 
 
 def test_members_differ_in_each_thing_that_they_may_differ_in():
     config = replace(SMALL, learning_starts=0)
     for name in DQNConfig.members:
         other = replace(config, **{name: config.seed + 1 if name == "seed" else 0.5})
-        first, second = trained([config, other]).params
+        first, second = trained(DQN, CartPole(), [config, other], 6).params
         assert not torch.equal(first, second), name
 
 
@@ -139,15 +132,7 @@ def test_a_member_that_is_not_finite_leaves_the_others_untouched(norm):
 @pytest.mark.parametrize("norm", ["weight", "batch", "spectral"])
 def test_a_restored_cohort_goes_on_bit_for_bit(norm, tmp_path):
     configs = members(3, norm=norm)
-    whole, halted = trained(configs, 8), trained(configs, 4)
-    write_values(tmp_path / "cohort", "cohort", halted.state())
-    resumed = DQN(CartPole(), configs)
-    resumed.restore(read_values(tmp_path / "cohort", "cohort"))
-    resumed.train()
-    whole.train()
-    assert resumed.steps == 200
-    assert_equal(resumed.agents, whole.agents)
-    assert_equal(resumed.replay, whole.replay)
+    assert_a_restored_cohort_goes_on(DQN, CartPole(), configs, 4, tmp_path / "cohort")
 
 
 WAYS = {
@@ -162,7 +147,7 @@ WAYS = {
 def test_both_ways_lead_to_the_same_parameters(case):
     configs = members(3, **WAYS[case])
     ways = [
-        trained(configs, 6, dtype=torch.float64, chunk=2, formulas=formulas)
+        trained(DQN, CartPole(), configs, 6, dtype=torch.float64, chunk=2, formulas=formulas)
         for formulas in (True, False)
     ]
     assert isinstance(ways[0].networks, HotQNetworks)

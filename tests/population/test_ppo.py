@@ -7,9 +7,10 @@ import torch
 from gymnasium import spaces
 
 from tests.population.cohorts import (
+    assert_a_restored_cohort_goes_on,
     assert_companions_change_no_bit,
-    assert_equal,
     assert_others_are_untouched,
+    trained,
 )
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
@@ -17,7 +18,6 @@ from wnrl.population.ppo import PPO
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.rollout import gae
 from wnrl.population.samples import Batch, minibatches
-from wnrl.runs.files import read_values, write_values
 from wnrl.tensor_envs import CartPole
 
 SMALL = PPOConfig(
@@ -48,18 +48,11 @@ def members(n, **change):
     ]
 
 
-def trained(configs, iterations=2, **arguments):
-    cohort = PPO(CartPole(), configs, **arguments)
-    for _ in range(iterations):
-        cohort.iterate()
-    return cohort
-
-
 @pytest.mark.parametrize(
     "change", [*({"norm": norm} for norm in NORMS), {"normalize": "both"}], ids=str
 )
 def test_a_member_alone_among_eight_and_among_24_is_the_same_to_the_bit(change):
-    assert_companions_change_no_bit(trained, members(24, **change))
+    assert_companions_change_no_bit(PPO, CartPole(), members(24, **change), 2)
 
 
 def test_members_differ_in_each_thing_that_they_may_differ_in():
@@ -67,7 +60,7 @@ def test_members_differ_in_each_thing_that_they_may_differ_in():
     for name in PPOConfig.members:
         value = getattr(config, name)
         other = replace(config, **{name: value + 1 if name == "seed" else value * 0.5 + 0.01})
-        first, second = trained([config, other]).params
+        first, second = trained(PPO, CartPole(), [config, other], 2).params
         assert not torch.equal(first, second), name
 
 
@@ -80,14 +73,7 @@ def test_a_member_that_is_not_finite_leaves_the_others_untouched(norm):
 @pytest.mark.parametrize("change", [{"norm": "weight"}, {"norm": "batch"}, {"normalize": "both"}])
 def test_a_restored_cohort_goes_on_bit_for_bit(change, tmp_path):
     configs = members(3, **change)
-    whole, halted = trained(configs, 4), trained(configs, 2)
-    write_values(tmp_path / "cohort", "cohort", halted.state())
-    resumed = PPO(CartPole(), configs)
-    resumed.restore(read_values(tmp_path / "cohort", "cohort"))
-    resumed.train()
-    whole.train()
-    assert resumed.steps == 320
-    assert_equal(resumed.agents, whole.agents)
+    assert_a_restored_cohort_goes_on(PPO, CartPole(), configs, 2, tmp_path / "cohort")
 
 
 def test_the_state_of_another_cohort_is_refused():
@@ -220,4 +206,4 @@ def test_a_norm_of_hidden_layers_needs_one(norm):
 
 def test_weight_norm_on_heads_alone_is_a_cohort():
     config = replace(SMALL, norm="weight", net_arch=(), norm_heads=True)
-    assert trained([config], 2).finite().all()
+    assert trained(PPO, CartPole(), [config], 2).finite().all()

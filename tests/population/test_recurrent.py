@@ -9,7 +9,11 @@ from sb3_contrib import RecurrentPPO as ContribPPO
 from torch import nn
 
 import wnrl.sb3  # noqa: F401  # registers the policies
-from tests.population.cohorts import assert_companions_change_no_bit, assert_others_are_untouched
+from tests.population.cohorts import (
+    assert_a_restored_cohort_goes_on,
+    assert_companions_change_no_bit,
+    assert_others_are_untouched,
+)
 from tests.population.sb3_draws import ShortCartPole, assert_member_is_sb3s, run_sb3
 from wnrl import population
 from wnrl.errors import UsageError
@@ -17,7 +21,6 @@ from wnrl.norms import NORMS
 from wnrl.population.recurrence import Memories
 from wnrl.population.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, sequences
 from wnrl.population.samples import Batch, Past
-from wnrl.runs.files import read_values, write_values
 from wnrl.tensor_envs import CartPole
 from wnrl.tensor_envs.core import begin
 
@@ -64,20 +67,13 @@ def members(n, **change):
     return [replace(SMALL, seed=s, learning_rate=1e-3 * (1 + s % 3), **change) for s in range(n)]
 
 
-def trained(configs, iterations=2):
-    cohort = RecurrentPPO(CartPole(), configs)
-    for _ in range(iterations):
-        cohort.iterate()
-    return cohort
-
-
 @pytest.mark.parametrize(
     "change",
     [{"norm": norm} for norm in ("none", "weight", "layer", "batch", "spectral")]
     + [{"cell": "gru", "lstm_hidden_size": 32}, {"normalize": "both"}],
 )
 def test_a_member_alone_among_eight_and_among_nine_is_the_same_to_the_bit(change):
-    assert_companions_change_no_bit(trained, members(9, **change))
+    assert_companions_change_no_bit(RecurrentPPO, CartPole(), members(9, **change), 2)
 
 
 def test_a_member_that_is_not_finite_leaves_the_others_untouched():
@@ -85,12 +81,7 @@ def test_a_member_that_is_not_finite_leaves_the_others_untouched():
 
 
 def test_a_restored_cohort_goes_on_bit_for_bit(tmp_path):
-    whole, halted = trained(members(2), 3), trained(members(2), 2)
-    write_values(tmp_path / "cohort", "cohort", halted.state())
-    resumed = RecurrentPPO(CartPole(), members(2))
-    resumed.restore(read_values(tmp_path / "cohort", "cohort"))
-    resumed.iterate()
-    assert torch.equal(resumed.params, whole.params)
+    assert_a_restored_cohort_goes_on(RecurrentPPO, CartPole(), members(2), 2, tmp_path / "cohort")
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])
