@@ -77,10 +77,12 @@ if __name__ == "__main__":
     _cli.begin(Args, __doc__)  # before torch is imported
 
 import numpy as np
+import torch
 
 from agents.subject import Subject, told_of_pickles
 from wnrl.rl.environments import FINAL_STARTS, first_env_seed
 from wnrl.rl.evaluation import evaluate
+from wnrl.rl.hardware import choose_threads, has_images
 from wnrl.rl.recording import film, write_film
 from wnrl.rl.run import AT_ONCE
 from wnrl.runs import resolve_device, seed_everything
@@ -102,6 +104,7 @@ def evaluated(args: Args) -> dict[str, Any]:
         environment = {name: getattr(args, name) for name in ENVIRONMENT}
         agent = Subject.of_zip(args.model, environment, args.statistics, device)
     model, env_id = agent.model, str(agent.environment["env_id"])
+    torch.set_num_threads(choose_threads(None, small=not has_images(model.observation_space)))
     starts = first_env_seed(args.seed) + FINAL_STARTS
     if args.record:  # which is refused before anything is played
         agent.environments(1, "rgb_array").close()

@@ -14,6 +14,7 @@ import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image, ImageSequence
 from sb3_contrib import RecurrentPPO
@@ -52,6 +53,13 @@ def recurrent(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "recurrent"
     sizes = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2}
     return folder, trained(folder, "recurrent_ppo", total_timesteps=64, **sizes)
+
+
+def test_an_agent_without_pictures_is_played_by_one_thread(zips, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    evaluated(Args(model=zips / "ppo.zip", env_id="CartPole-v1", episodes=1))
+    assert chosen == [1]
 
 
 @pytest.fixture(scope="module")

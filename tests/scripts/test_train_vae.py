@@ -172,6 +172,8 @@ def test_a_nan_ends_the_run_as_failed_with_its_reason(tmp_path, capsys):
             ["--preset", "lnog"],
             "preset of model 'mlp' on dataset 'digits' must be one of default, got",
         ),
+        (["--model", "conv", "--latent-dim", "1e15"], "model conv cannot be built: "),
+        (["--hidden", "1e15"], "model mlp cannot be built: "),
         (["--model", "frames"], r"image_shape must be \(C, 64, 64\), got \(1, 8, 8\)"),
         (["--model", "conv", "--hidden", "5"], "hidden is no setting of model 'conv', got"),
         (["--objective", "iwae", "--beta", "2"], "beta is for objective 'elbo' alone, got 2.0"),

@@ -37,7 +37,8 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
         The model, on the CPU.
 
     Raises:
-        UsageError: the images are not those of the configuration's data set.
+        UsageError: the images are not those of the configuration's data set, or no memory holds the
+            model.
 
     Warns:
         UserWarning: the norm found no place in the model.
@@ -47,7 +48,12 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
         torch.manual_seed(config.seed)
         shape, levels = config.images.shape, config.images.levels
         likelihood = LIKELIHOODS[str(config.likelihood)](shape[0], levels)
-        model = MODELS[config.model](shape, likelihood=likelihood, **sizes)
+        try:
+            model = MODELS[config.model](shape, likelihood=likelihood, **sizes)
+        except RuntimeError as error:  # torch's, of more memory than there is
+            raise UsageError(
+                f"model {config.model} cannot be built: {first_line(error)}"
+            ) from error
         if images is not None:
             if images.shape != shape:
                 raise UsageError(f"images must have shape {shape}, got {images.shape}")
