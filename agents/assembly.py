@@ -93,6 +93,8 @@ def check_spaces(config: Any, env: VecEnv) -> None:
     for word, space in (*(("observations", part) for part in parts), ("actions", acted)):
         if np.any(getattr(space, "start", 0)):  # which SB3 passes over
             raise UsageError(f"{word} must count from 0, got {space}: shift them in a wrapper")
+    if isinstance(acted, spaces.Box) and 0 in acted.shape:
+        raise UsageError(f"actions must hold a number or more, got {acted}")
     masked = issubclass(config.algorithm, MaskablePPO) and not isinstance(acted, spaces.Box)
     if masked and not env.has_attr("action_masks"):
         raise UsageError(

@@ -1,6 +1,7 @@
 """The runner of agents: from settings to a finished run folder, and back to the agent in it."""
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
@@ -14,7 +15,7 @@ import envs
 from agents import AGENTS
 from agents.settings import Settings, config_of, joined, settings_of
 from wnrl import tensor_envs
-from wnrl.errors import UsageError, check_choice, printable
+from wnrl.errors import UsageError, check_choice, first_line
 from wnrl.nn.conversion import check_options
 from wnrl.norms import NORMS
 from wnrl.population.cohort import Cohort
@@ -26,6 +27,7 @@ from wnrl.rl.hardware import choose_device, choose_threads, is_small
 from wnrl.rl.run import AgentRun, Plan
 from wnrl.rl.snapshots import BEST, FILES, MODEL, STATISTICS, Model
 from wnrl.runs import (
+    RESULT,
     Batching,
     Meaning,
     Options,
@@ -35,6 +37,7 @@ from wnrl.runs import (
     is_finished,
     read_config,
     read_result,
+    reading,
     resolve_device,
 )
 
@@ -220,22 +223,26 @@ def load_run(
     prefix, settings = PREFIXES[check_choice("which", which, PREFIXES)], read_config(folder, "algo")
     if not (settings and is_finished(folder)):
         raise UsageError(f"run_dir {folder} is no folder of a finished run")
-    check_choice("norm", settings["norm"], NORMS)
     config = config_of(settings)
+    settings = {**joined(settings_of(settings), config), "subprocesses": False}
+    check_choice("norm", settings["norm"], NORMS)
     result, path = read_result(folder), checked_file(folder, prefix + MODEL)
     scaled = settings["normalize"] != "none"
     statistics = checked_file(folder, prefix + STATISTICS) if scaled else None
     row = AGENTS[settings["algo"]]
-    settings = {**joined(settings_of(settings), config), "subprocesses": False}
     if hasattr(config, "buffer_size"):  # it only acts
         config = replace(config, buffer_size=config.batch_size)
     with closing(_environments(config, settings, factory_of(settings))) as env:
         model = row.build(config, env, settings["norm"], settings["seed"], device)
     try:
-        model.set_parameters(str(path), device=device)
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(f"{path} holds another agent: {printable(error)}") from error
-    model.num_timesteps = result["steps"] if which == "last" else result["best_step"]
+        with warnings.catch_warnings():  # torch's, of other pickles
+            warnings.simplefilter("ignore")
+            model.set_parameters(str(path), device=device)
+    except Exception as error:  # zipfile's, pickle's, torch's and SB3's own
+        reason = first_line(error).partition(" In PyTorch")[0]  # which tells how to run its code
+        raise UsageError(f"{path} holds another agent: {reason}") from error
+    with reading(folder / RESULT):
+        model.num_timesteps = int(result["steps" if which == "last" else "best_step"])
     return model, statistics, settings
 
 

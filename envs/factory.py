@@ -5,7 +5,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -58,8 +58,10 @@ class EnvFactory(Limited):
         check_choice("env_id", self._registered_id, gym.registry)
         with warnings.catch_warnings():  # Gymnasium's, of a newer version
             warnings.simplefilter("ignore", DeprecationWarning)
-            with closing(self._make(None)) as env:
-                self._try(env)
+            env = self._make(None)
+            self._try(env)
+            with suppress(Exception):  # it is told where the environment has been used
+                env.close()
         if self.render_mode not in (None, *env.metadata.get("render_modes", ())):
             raise UsageError(f"env_id {self.env_id!r} cannot be drawn as {self.render_mode}")
 
@@ -77,7 +79,7 @@ class EnvFactory(Limited):
             return gym.make(self.env_id, max_episode_steps=self.max_episode_steps, **options)
         except (ImportError, gym.error.Error) as error:
             raise self._impossible(error) from error
-        except Exception as error:  # others' code may raise anything
+        except (Exception, SystemExit) as error:  # others' code may raise anything
             raise self._refused("be made", error) from error
 
     def _try(self, env: gym.Env[Any, Any]) -> None:
@@ -94,10 +96,10 @@ class EnvFactory(Limited):
                     else env.step(env.action_space.sample())
                 )
                 _check_answer(method, answer, env.observation_space)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._refused(method, error) from error
 
-    def _refused(self, verb: str, error: Exception) -> UsageError:
+    def _refused(self, verb: str, error: BaseException) -> UsageError:
         given = f" with env_kwargs {dict(self.env_kwargs)}" if self.env_kwargs else ""
         return UsageError(f"env_id {self.env_id!r} cannot {verb}{given}: {in_words(error)}")
 

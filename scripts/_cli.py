@@ -74,6 +74,8 @@ def run(
 @contextlib.contextmanager
 def _exit_codes() -> Iterator[None]:
     """Turn what a program raises into a line and an exit code."""
+    with contextlib.suppress(AttributeError):  # names of files may be no text
+        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
         try:
             yield
@@ -100,6 +102,11 @@ def _exit_codes() -> Iterator[None]:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
         sys.exit(141)
+    except OSError as error:  # a disk that is full, a folder that is gone or may not be written
+        if error.errno is None or isinstance(error, ConnectionError):
+            raise
+        place = error.filename or "a file could not be written"
+        sys.exit(refused(UsageError(f"{place}: {error.strerror}")))
 
 
 @contextlib.contextmanager

@@ -89,14 +89,17 @@ def main(args: Args) -> int:
     """Print the run folder, train, print the result; return 1 if the run failed."""
     with _cli.progress_bar() as progress:
         result = train(args, progress, lambda: begin(args))
+    from wnrl.runs import RESULT, reading
+
     if result["status"] == "failed":
         print(f"failed: {result['reason']}")
         return 1
-    print(
-        f"final_return {result['final_return']:.1f} over {len(result['eval_returns'])} episodes, "
-        f"best_return {result['best_return']:.1f} at step {result['best_step']}, "
-        f"{result['steps_per_second']:.0f} steps/s"
-    )
+    with reading(args.folder / RESULT):
+        print(
+            f"final_return {result['final_return']:.1f} over {len(result['eval_returns'])} "
+            f"episodes, best_return {result['best_return']:.1f} at step {result['best_step']}, "
+            f"{result['steps_per_second']:.0f} steps/s"
+        )
     return 0
 
 

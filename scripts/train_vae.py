@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 import tyro
 
-from wnrl.runs import Options
+from wnrl.runs import RESULT, Options, reading
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.presets import USUAL, preset
 from wnrl.vae.run import Machine, in_words, train_in
@@ -86,7 +86,8 @@ def main(args: Args) -> int:
     where = (args.folder, args.config, machine, args.data_dir)
     with _cli.progress_bar() as progress:
         result = train_in(*where, options, progress, lambda: print(args.folder, flush=True))
-    print(in_words(result), flush=True)
+    with reading(args.folder / RESULT):
+        print(in_words(result), flush=True)
     return 1 if result["status"] == "failed" else 0
 
 

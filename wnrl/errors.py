@@ -2,9 +2,11 @@
 
 import difflib
 import math
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Real
+from pathlib import Path
 
 EXTENDED = ("algo", "model", "norm")  # words of tables that a module of one's own adds to
 
@@ -61,9 +63,16 @@ def first_line(error: BaseException) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """Return what an error says, on one line, behind the name of its class unless it is ours."""
-    kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-    return f"{kind}{printable(error)}"
+    """Return what an error says, on one line.
+
+    One that is not ours has its class in front and the place where it was raised behind, in the
+    place of a traceback, for whoever wrote that code.
+    """
+    if isinstance(error, UsageError):
+        return printable(error)
+    places = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f" ({Path(place.filename).name}, line {place.lineno})" for place in places)
+    return f"{type(error).__name__}: {printable(error)}{where}"
 
 
 def check_choice(name: str, value: str, options: Iterable[str]) -> str:

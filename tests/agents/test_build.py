@@ -335,6 +335,9 @@ class Masked(gym.Env):
             for a in ("ppo", "a2c", "trpo", "recurrent_ppo")
         ),
         ("sac", BOX, spaces.Box(-np.inf, np.inf, (2,)), {}, "must have a finite lower and upper"),
+        ("ppo", spaces.Box(-1, 1, ()), BOX, {}, "observations must hold a number or more"),
+        ("ppo", spaces.Box(-1, 1, (0,)), BOX, {}, "observations must hold a number or more"),
+        ("ppo", BOX, spaces.Box(-1, 1, (0,)), {}, "actions must hold a number or more"),
         ("crossq", PICTURE, BOX, {}, "CrossQ has no policy for observations like Box"),
         ("crossq", spaces.Dict({"a": BOX}), BOX, {}, "CrossQ has no policy for observations"),
         ("sac", spaces.Dict({"a": BOX}), BOX, {"n_steps": 3}, "N-step returns are not supported"),

@@ -1,4 +1,6 @@
 import dataclasses
+import pickle
+import zipfile
 
 import pytest
 
@@ -6,7 +8,7 @@ from agents import AGENTS
 from agents.run import complete, load_run, settings, train
 from agents.settings import Settings
 from wnrl.errors import UsageError
-from wnrl.runs import read_config
+from wnrl.runs import file_checksum, read_config, read_json, write_json
 from wnrl.study.plan import RETURN, Arm, Study, Task
 
 SMALL = {"total_timesteps": 64, "n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 1,
@@ -40,6 +42,21 @@ def test_an_agent_is_built_again_from_its_run_folder(tmp_path):
         assert statistics is None
     with pytest.raises(UsageError, match="which must be one of last, best"):
         load_run(tmp_path / "run", "first")
+
+
+def test_an_agent_is_not_read_from_a_folder_that_says_something_else(tmp_path):
+    train(trial(), tmp_path / "run", lambda fraction: None)
+    result = tmp_path / "run" / "result.json"
+    values = read_json(result)
+    write_json(result, values | {"steps": None})
+    with pytest.raises(UsageError, match=r"result\.json is damaged or of another version: TypeE"):
+        load_run(tmp_path / "run")
+    with zipfile.ZipFile(tmp_path / "run" / "model.zip", "w") as archive:
+        archive.writestr("policy.pth", pickle.dumps(print))
+    values["files"]["model.zip"] = file_checksum(tmp_path / "run" / "model.zip")
+    write_json(result, values)
+    with pytest.raises(UsageError, match=r"model\.zip holds another agent: Weights only[^,:]*$"):
+        load_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import pickle
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -102,6 +103,31 @@ def test_an_environment_gets_its_arguments():
         match=r"'Pendulum-v1' cannot be made with env_kwargs {'h': 1}: .* argument 'h'",
     ):
         factory("Pendulum-v1", env_kwargs={"h": 1})
+
+
+@pytest.mark.parametrize(
+    ("act", "told"),
+    [
+        ("raise OSError('no level')", "cannot be made: OSError: no level (made_here.py, line 4)"),
+        ("sys.exit(0)", "cannot be made: SystemExit: 0 (made_here.py, line 4)"),
+        ("self.action_space = None", "cannot be made: TypeError: action space does not inherit"),
+    ],
+)
+def test_an_environment_that_cannot_be_made_is_a_line_with_its_place(
+    act, told, tmp_path, monkeypatch
+):
+    (tmp_path / "made_here.py").write_text(
+        "import gymnasium as gym, sys\n"
+        "class Env(gym.Env):\n"
+        "    def __init__(self):\n"
+        f"        {act}\n"
+        "gym.register('Made-v0', Env, max_episode_steps=7)\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="^env_id 'made_here:Made-v0' " + re.escape(told)):
+        factory("made_here:Made-v0")
+    del gym.registry["Made-v0"], sys.modules["made_here"]
 
 
 def test_a_module_in_the_current_folder_is_found(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import sys
 from contextlib import closing
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import envs
 from agents import AGENTS
 from wnrl.errors import UsageError
 from wnrl.rl.environments import vectorize, vectorize_for_evaluation
+from wnrl.runs import Stopped
 
 
 class Seen(gym.Env):
@@ -61,6 +63,70 @@ def test_a_dict_in_a_dict_is_refused():
     nested = spaces.Dict({"part": spaces.Dict({"x": VECTOR})})
     with pytest.raises(UsageError, match="must be Box or discrete, or a Dict of them, got Dict"):
         vectorize(lambda: Seen(nested), 1, 0)
+
+
+class Broken(Seen):
+    """Does something at a moment of its own."""
+
+    def __init__(self, moment, act):
+        super().__init__(VECTOR)
+        self.moment, self.act = moment, act
+
+    def _at(self, moment):
+        if moment == self.moment:
+            self.act()
+
+    def reset(self, *, seed=None, options=None):
+        self._at("reset")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self._at("step")
+        return super().step(action)
+
+    def close(self):
+        self._at("close")
+
+
+def play_a_step(env):
+    env.reset()
+    env.step([0])
+
+
+def fail():
+    raise RuntimeError("the simulator\x1b[2J is gone\nat once")
+
+
+@pytest.mark.parametrize("act", [fail, sys.exit])
+@pytest.mark.parametrize(("moment", "word"), [("reset", "reset"), ("step", "stepped")])
+def test_what_an_environment_raises_is_a_line_with_its_place(moment, word, act):
+    env = vectorize(lambda: Broken(moment, act), 1, 0)
+    with pytest.raises(UsageError, match=f"the environment cannot be {word}: ") as told:
+        play_a_step(env)
+    if act is fail:
+        assert (
+            "RuntimeError: the simulator\\x1b[2J is gone at once (test_environments.py, line "
+            in str(told.value)
+        )
+
+
+def test_a_signal_that_stops_a_run_while_an_environment_steps_is_passed_on():
+    def stop():
+        raise Stopped(15, "stopped")
+
+    env = vectorize(lambda: Broken("step", stop), 1, 0)
+    env.reset()
+    with pytest.raises(Stopped):
+        env.step([0])
+
+
+def test_an_environment_that_cannot_be_closed_is_told_and_nothing_is_lost(capsys):
+    env = vectorize(lambda: Broken("close", fail), 1, 0)
+    env.reset()
+    env.close()
+    told = capsys.readouterr().err
+    assert told.startswith("the environment cannot be closed: RuntimeError: the simulator")
+    assert told.count("\n") == 1
 
 
 def test_images_become_channel_first_in_front_of_the_statistics():

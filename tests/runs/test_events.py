@@ -1,8 +1,10 @@
 import errno
 import math
+import os
 import time
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -51,6 +53,19 @@ def test_a_run_that_goes_on_has_one_curve_in_one_file_whatever_the_clock_says(
     again.add_scalar("a", 2.0, 2)
     assert points(tmp_path, "a") == [(1, 1.0), (2, 2.0)]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_an_event_file_that_is_a_link_goes_on_as_a_copy(link, tmp_path):
+    (tmp_path / "run").mkdir()
+    EventFile(tmp_path / "run").add_scalar("a", 1.0, 1)
+    (file,) = (tmp_path / "run").iterdir()
+    before, backup = file.read_bytes(), tmp_path / "backup"
+    file.rename(backup)
+    link(backup, file)
+    EventFile(tmp_path / "run").add_scalar("a", 2.0, 2)
+    assert backup.read_bytes() == before
+    assert points(tmp_path / "run", "a") == [(1, 1.0), (2, 2.0)]
 
 
 def test_pictures_and_texts_are_found_by_tensorboard(tmp_path):

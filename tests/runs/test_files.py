@@ -191,6 +191,17 @@ def test_json_has_no_word_for_nan(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+@pytest.mark.parametrize("name", ["file", "file.tmp"])
+def test_what_a_link_in_its_place_leads_to_is_not_written_to(link, name, tmp_path):
+    (tmp_path / "thesis").write_text("of somebody")
+    link(tmp_path / "thesis", tmp_path / name)
+    write_json(tmp_path / "file", {"a": 1})
+    assert read_json(tmp_path / "file") == {"a": 1}
+    assert (tmp_path / "thesis").read_text() == "of somebody"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "thesis"]
+
+
 def test_a_file_that_cannot_be_written_leaves_the_one_before_and_takes_no_space(tmp_path):
     (tmp_path / "f").write_text("before")
 

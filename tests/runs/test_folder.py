@@ -177,6 +177,20 @@ def test_a_link_in_the_place_of_a_file_is_refused(tmp_path):
         checked_file(tmp_path / "x", "samples.png")
 
 
+@pytest.mark.parametrize(
+    "result",
+    [{}, {"status": 3}, {"status": "failed"}, {"status": "finished", "files": "model.zip"},
+     {"status": "finished", "files": ["model.zip"]}, {"status": "finished", "files": None}],
+)  # fmt: skip
+def test_a_result_that_says_something_else_is_refused_in_a_line(result, tmp_path):
+    write_json(tmp_path / "result.json", result)
+    look = checked_file if "files" in result else lambda folder, name: read_result(folder)
+    with pytest.raises(
+        UsageError, match=r"result\.json is damaged or of another version: \w+Error"
+    ):
+        look(tmp_path, "model.zip")
+
+
 @pytest.mark.parametrize("damage", ["", '{"norm": "we', "[]"])
 def test_damaged_file_is_named(tmp_path, damage):
     (tmp_path / "config.json").write_text(damage)

@@ -23,6 +23,27 @@ def test_the_second_ctrl_c_acts_at_once_and_the_first_says_so(capfd):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.parametrize("later", [signal.SIGTERM, signal.SIGHUP])
+def test_the_signals_with_which_a_session_ends_are_one(later):
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), later)
+        assert interrupts.received == signal.SIGTERM
+
+
+def test_a_second_signal_does_not_disturb_what_the_first_one_ends():
+    def measure():
+        with Interrupts() as interrupts, interrupts.at_once("measuring"):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os.kill(os.getpid(), signal.SIGHUP)
+
+    with pytest.raises(Stopped) as stopped:
+        measure()
+    assert stopped.value.code == 128 + signal.SIGTERM
+
+
 def test_handlers_are_handed_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with Interrupts():

@@ -1,3 +1,4 @@
+import errno
 import importlib
 import io
 import re
@@ -165,6 +166,24 @@ def test_a_broken_pipe_to_anything_else_is_an_error():
 
     with pytest.raises(BrokenPipeError, match="to a worker"):
         _cli.run(main, Args, argv=[])
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "/a/b"), "error: /a/b: No space left\n"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), "error: a file could not be written: Quota ex"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/gone/x"), "error: /gone/x: No such"),
+    ],
+)
+def test_what_a_disk_refuses_is_one_line(error, told, capsys):
+    def main(args):
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        _cli.run(main, Args, argv=[])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(told)
 
 
 @pytest.mark.parametrize(

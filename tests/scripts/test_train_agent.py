@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from tests.programs import agent_args
 from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.rl.statistics import load_statistics
-from wnrl.runs import Stopped, read_result, write_json
+from wnrl.runs import Stopped, read_json, read_result, write_json
 from wnrl.sb3.parts import batch_norms
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_agent.py"
@@ -184,6 +185,18 @@ def test_a_finished_run_is_read_and_not_repeated(finished):
     stamps = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
     assert train(tiny(folder, "recurrent_ppo", norm="batch")) == result
     assert stamps == {p: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    "other", [{"final_return": None}, {"eval_returns": 3}, {"best_return": "x"}]
+)
+def test_a_finished_run_whose_result_says_something_else_is_one_line(other, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    write_json(folder / "result.json", read_json(folder / "result.json") | other)
+    with pytest.raises(
+        UsageError, match=r"result\.json is damaged or of another version: \w+Error"
+    ):
+        main(tiny(folder, "recurrent_ppo", norm="batch"))
 
 
 def test_a_finished_run_is_shown_without_making_an_environment_or_an_agent(finished, monkeypatch):

@@ -1,4 +1,5 @@
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -17,7 +18,7 @@ from tests.programs import vae_args
 from tests.vae.written import train
 from wnrl import tags, vae
 from wnrl.errors import UsageError
-from wnrl.runs import read_config, read_result
+from wnrl.runs import read_config, read_json, read_result, write_json
 from wnrl.vae import VAEConfig, preset
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_vae.py"
@@ -127,6 +128,18 @@ def test_calling_a_finished_run_again_shows_its_result_and_changes_nothing(run, 
     assert lines[0] == str(folder)
     assert lines[-1].startswith(f"NLL {result['nll']:.2f}")
     assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    "other", [{"nll": "low"}, {"protocol": None}, {"protocol": {}}, {"bits_per_dim": "few"}]
+)
+def test_a_finished_run_whose_result_says_something_else_is_one_line(other, run, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    write_json(folder / "result.json", read_json(folder / "result.json") | other)
+    with pytest.raises(
+        UsageError, match=r"result\.json is damaged or of another version: \w+Error"
+    ):
+        main(vae_args(norm="weight", run_dir=folder, device="cpu", **TINY))
 
 
 def test_progress_rises_to_one(tmp_path, monkeypatch):

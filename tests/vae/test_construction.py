@@ -1,3 +1,4 @@
+import resource
 from dataclasses import asdict, replace
 
 import pytest
@@ -8,6 +9,7 @@ from wnrl import NORMS, data, fold
 from wnrl.errors import UsageError
 from wnrl.runs import write_json
 from wnrl.vae import Protocol, VAEConfig, build, load, nll
+from wnrl.vae.construction import save_weights
 from wnrl.vae.inputs import binarise
 from wnrl.vae.likelihoods import LIKELIHOODS
 from wnrl.vae.models import MODELS
@@ -62,6 +64,19 @@ def test_loading_a_run_folder_gives_the_same_function_back(norm, digits, tmp_pat
     loaded = load(tmp_path)
     assert not loaded.training
     assert torch.equal(loaded.encode(x)[0], model.eval().encode(x)[0])
+
+
+@pytest.mark.parametrize("room", [0, 100, 3000, 20_000])
+def test_a_full_disk_is_told_as_one_and_leaves_no_half_a_model(room, tmp_path):
+    weights = {"raw": {"w": torch.zeros(10_000)}}
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, most))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_weights("raw", weights, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert not list(tmp_path.iterdir())
 
 
 def test_loading_refuses_a_folder_without_a_trained_vae(tmp_path):

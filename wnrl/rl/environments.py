@@ -1,7 +1,8 @@
 """The environments of a run: how they step together, and the seeds that are theirs."""
 
-from collections.abc import Callable
-from contextlib import closing
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
@@ -23,7 +24,8 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive, first_line
+from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive, in_words
+from wnrl.runs import Stopped
 
 # Of environments: a run with seed k owns the numbers from k * SEED_STRIDE on; the starts of its
 # evaluations are numbered from these places behind them.
@@ -116,10 +118,13 @@ def _side_by_side(
     kind = SubprocVecEnv if subprocesses else DummyVecEnv
     try:
         inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
-    except (NotImplementedError, TypeError) as error:  # SB3's of a Dict in a Dict, of a Text
-        with closing(factory()) as env:
-            check_observations(env.observation_space)
-        raise UsageError(f"the environment cannot be learned from: {first_line(error)}") from error
+    except UsageError:
+        raise
+    except Exception as error:  # SB3's of a Dict in a Dict, of a Text; the environment's own
+        if isinstance(error, NotImplementedError | TypeError):
+            with closing(factory()) as env:
+                check_observations(env.observation_space)
+        raise UsageError(f"the environment cannot be learned from: {in_words(error)}") from error
     venv: VecEnv = Finite(inner)
     if frame_stack is None:
         frame_stack = ATARI_FRAMES if inner.env_is_wrapped(Atari, indices=[0])[0] else 1
@@ -139,7 +144,7 @@ def check_observations(space: spaces.Space[Any]) -> None:
     for part in _parts(space).values():
         if not isinstance(part, BASIC):
             raise UsageError(f"observations must be Box or discrete, or a Dict of them, got {part}")
-        if 0 in (part.shape or ()):
+        if isinstance(part, spaces.Box) and (0 in part.shape or not part.shape):
             raise UsageError(f"observations must hold a number or more, got {part}")
 
 
@@ -159,23 +164,44 @@ class Finite(VecEnvWrapper):
     """Raise NonFiniteError at the first observation or reward that is NaN or infinite.
 
     Behind running statistics an infinite one would be clipped, and a greedy agent plays on with
-    NaN: then all that follows from it is wrong, and looks well.
+    NaN: then all that follows from it is wrong, and looks well. What an environment raises itself
+    becomes a UsageError, and where it cannot be closed, that is told and nothing is lost.
     """
 
     def reset(self) -> VecEnvObs:
         """Reset all environments."""
-        obs = self.venv.reset()
+        with _told("reset"):
+            obs = self.venv.reset()
         _check_finite("observation", obs)
         return obs
 
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for the step taken with ``step_async``."""
-        obs, rewards, dones, infos = self.venv.step_wait()
+        with _told("stepped"):
+            obs, rewards, dones, infos = self.venv.step_wait()
         _check_finite("reward", rewards)
         for k in np.flatnonzero(dones):
             _check_finite("observation", infos[k]["terminal_observation"])
         _check_finite("observation", obs)
         return obs, rewards, dones, infos
+
+    def close(self) -> None:
+        """Close all environments."""
+        try:
+            self.venv.close()
+        except Exception as error:  # of others' code
+            print(f"the environment cannot be closed: {in_words(error)}", file=sys.stderr)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Raise UsageError for what the code of an environment raises, an exit of the process too."""
+    try:
+        yield
+    except (UsageError, NonFiniteError, Stopped):
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"the environment cannot be {what}: {in_words(error)}") from error
 
 
 def _check_finite(word: str, given: Any) -> None:

@@ -9,7 +9,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from wnrl.rl.statistics import save_statistics, statistics_of
-from wnrl.runs import whole_file
+from wnrl.runs import write_bytes
 
 Model = BaseAlgorithm
 """An agent as SB3 has it: what ``Agent.build`` gives."""
@@ -48,5 +48,4 @@ def save_snapshot(model: Model, agent: Mapping[str, Any], folder: Path, prefix: 
 
 def save_model(model: Model, path: Path) -> None:
     """Write what SB3's ``model.save`` does, whole or not at all."""
-    with whole_file(path) as file:
-        model.save(cast(io.BufferedIOBase, file))
+    write_bytes(path, lambda file: model.save(cast(io.BufferedIOBase, file)))

@@ -8,6 +8,7 @@ from wnrl.runs.files import (
     read_or_nothing,
     read_values,
     whole_file,
+    write_bytes,
     write_json,
     write_text,
     write_values,
@@ -30,6 +31,7 @@ from wnrl.runs.folder import (
     plain_json,
     read_config,
     read_result,
+    reading,
 )
 from wnrl.runs.machine import free_memory, resolve_device, seed_everything, versions
 from wnrl.runs.session import (
@@ -50,8 +52,9 @@ __all__ = [
     "Meaning", "Member", "Options", "Run", "Stopped", "Work", "as_before", "carry_out",
     "carry_out_batch", "check_run_folder", "checked_file", "crashes", "file_checksum",
     "free_memory", "is_finished", "locked", "make_folder", "note_crash", "open_run", "plain_json",
-    "read_config", "read_json", "read_or_nothing", "read_result", "read_values", "resolve_device",
-    "seed_everything", "versions", "whole_file", "write_json", "write_text", "write_values",
+    "read_config", "read_json", "read_or_nothing", "read_result", "read_values", "reading",
+    "resolve_device", "seed_everything", "versions", "whole_file", "write_bytes", "write_json",
+    "write_text", "write_values",
 ]  # fmt: skip
 
 guard(globals(), __all__)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wnrl import tags
+from wnrl.runs.files import whole_file
 
 EVENTS = "events.out.tfevents.*.wnrl"
 
@@ -41,7 +42,8 @@ class EventFile:
     in its place.
 
     Args:
-        folder: The run's. What its event file holds stays there; without one, it is made.
+        folder: The run's. What its event file holds stays there; without one, it is made. Of a link
+            it has a copy.
 
     Attributes:
         last: The last value of each curve that was added.
@@ -55,6 +57,10 @@ class EventFile:
         name = EVENTS.replace("*", f"{int(time.time()):010d}")
         self.path = min(folder.glob(EVENTS), default=folder / name)
         self.path.touch()
+        if self.path.is_symlink() or self.path.stat().st_nlink > 1:  # nor that of a backup
+            written = self.path.read_bytes()
+            with whole_file(self.path) as file:
+                file.write(written)
         self._told = False
         self.last: dict[str, float] = {}
         if not self.size:

@@ -4,12 +4,13 @@ Each is written beside its name and renamed. JSON carries a checksum of its cont
 values one of all its bytes, and reading either runs no code from it.
 """
 
+import io
 import json
 import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,12 +33,15 @@ _DEFLATED = 2**20  # bytes of an array of images from which on deflating it pays
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside ``path``, which is renamed to ``path`` once all its bytes are on disk.
 
+    A link in the place of either is replaced, and what it leads to stays as it is.
+
     Raises:
         OSError: It cannot be written. It takes up no space then, and ``path`` is as it was.
     """
     scratch = path.with_name(path.name + SCRATCH)
+    scratch.unlink(missing_ok=True)
     try:
-        with scratch.open("w+b") as file:
+        with scratch.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
@@ -46,6 +50,16 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         if scratch.is_file():
             scratch.unlink()
         raise
+
+
+def write_bytes(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write what ``write`` writes in memory as ``whole_file`` does.
+
+    torch's writers tell of a full disk as of a fault of their own.
+    """
+    with io.BytesIO() as buffer, whole_file(path) as file:
+        write(buffer)
+        file.write(buffer.getbuffer())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -101,6 +101,18 @@ def clear(path: Path, files: Collection[str]) -> None:
                 leftover.unlink()
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise UsageError where a file lacks what is looked for in it, or has it in another form."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        told = f"{type(error).__name__}: {printable(error)}"
+        raise UsageError(f"{path} is damaged or of another version: {told}") from error
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """Return what ``Run.write_result`` wrote, without the checksums of the files.
 
@@ -108,6 +120,9 @@ def read_result(folder: Path) -> dict[str, Any]:
         UsageError: It is not there, or damaged.
     """
     result = read_json(folder / RESULT)
+    with reading(folder / RESULT):
+        if result["status"] != "finished":
+            result["reason"] = printable(result["reason"], 500)
     result.pop(FILES, None)
     return result
 
@@ -119,7 +134,9 @@ def checked_file(folder: Path, name: str) -> Path:
         UsageError: The file is not there, is a link, is damaged, or the result says nothing of it.
     """
     path = folder / name
-    expected = read_json(folder / RESULT).get(FILES, {}).get(name)
+    result = read_json(folder / RESULT)
+    with reading(folder / RESULT):
+        expected = result.get(FILES, {}).get(name)
     if expected is None:
         raise UsageError(f"{folder / RESULT} says nothing of a {name}")
     if path.is_symlink() or not path.is_file():

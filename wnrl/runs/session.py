@@ -47,10 +47,11 @@ class Stopped(SystemExit):
 
 
 class Interrupts:
-    """Remember the first signal inside of it; a second one acts as if this were not there.
+    """Remember the first signal inside of it; Ctrl-C after it acts as if this were not there.
 
-    A signal that is ignored, as ``nohup`` has it, stays ignored. Outside the main thread, which
-    alone receives signals, nothing is changed.
+    Other signals after the first change nothing: where a session ends, SIGTERM and SIGHUP come
+    together, and what is being written should be. A signal that is ignored, as ``nohup`` has it,
+    stays ignored. Outside the main thread, which alone receives signals, nothing is changed.
 
     Attributes:
         received: The number of the signal that came; None before.
@@ -85,8 +86,11 @@ class Interrupts:
             self._message = None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            return
         self.received = number
-        self.__exit__()  # hands the signals back
+        if signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, self._before.pop(signal.SIGINT))
         if self._message is not None:
             raise Stopped(number, self._message)
         if number == signal.SIGINT:  # print could be in the middle of another print
@@ -283,7 +287,8 @@ class _Attempt:
             longer = (*self.length_keys, *folder.WHERE)
             may_change = longer if self.steps >= self.ended else ()
             if self.longer or "extended_from" in self.earlier:
-                before = self.earlier.get("extended_from", [])
+                with folder.reading(self.path / folder.CONFIG):
+                    before = [*map(int, self.earlier.get("extended_from", []))]
                 settings["extended_from"] = before + [self.ended] * self.longer
         with folder.open_run(self.path, settings, files=files, may_change=may_change) as self.run:
             if goes_on and (self.longer or not self.run.finished):

@@ -10,7 +10,7 @@ from torch import Tensor
 from wnrl.data import Images
 from wnrl.errors import UsageError, check_choice, first_line, printable
 from wnrl.nn import convert
-from wnrl.runs import CONFIG, checked_file, is_finished, read_config, whole_file
+from wnrl.runs import CONFIG, checked_file, is_finished, read_config, write_bytes
 from wnrl.vae.config import SIZES, VAEConfig
 from wnrl.vae.inputs import check_levels, training_inputs
 from wnrl.vae.likelihoods import LIKELIHOODS
@@ -79,8 +79,8 @@ def save_weights(reported: str, kinds: Weights, folder: Path) -> None:
         kinds: the weights by kind.
         folder: the run's.
     """
-    with whole_file(folder / MODEL) as file:
-        torch.save({"reported": reported, "weights": dict(kinds)}, file)
+    saved = {"reported": reported, "weights": dict(kinds)}
+    write_bytes(folder / MODEL, lambda file: torch.save(saved, file))
 
 
 def read_weights(run_folder: str | Path) -> tuple[str, Weights]:
@@ -91,10 +91,12 @@ def read_weights(run_folder: str | Path) -> tuple[str, Weights]:
     """
     path = checked_file(Path(run_folder), MODEL)
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
+        with warnings.catch_warnings():  # torch's, of other pickles
+            warnings.simplefilter("ignore")
+            saved = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
         return saved["reported"], dict(saved["weights"])
     except Exception as error:  # zipfile's, pickle's and torch's own
-        reason = first_line(error)
+        reason = first_line(error).partition(" In PyTorch")[0]  # which tells how to run its code
         raise UsageError(f"{path} is damaged or no VAE of wnrl: {reason}") from error
 
 
