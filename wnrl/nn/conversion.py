@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
@@ -28,6 +27,8 @@ from wnrl.nn.sites import (
 from wnrl.norms import NORMS, Norm, origin
 
 PLACEMENTS = ("pre", "post")
+PARALLEL = ("DistributedDataParallel", "FullyShardedDataParallel")
+"""Classes of wrappers that share gradients of the parameters that they have found."""
 WORDS = ("scale",)
 """Options of norms that are no numbers."""
 
@@ -246,10 +247,11 @@ def _check_owners(
         return
     touched = {parameter for layer in changed for parameter in layer.parameters()}
     for path, part in module.named_modules():
-        if isinstance(part, DistributedDataParallel) and touched & set(part.parameters()):
+        kind = type(part).__name__
+        if kind in PARALLEL and touched & set(part.parameters()):
             raise UsageError(
-                f"{path or 'module'} is a DistributedDataParallel already, which would not average "
-                "the gradients of what conversion makes: convert before it is made"
+                f"{path or 'module'} is a {kind} already, which does not know the parameters that "
+                "conversion makes: convert before it is made"
             )
         for name, value in vars(part).items():
             for optimizer in _optimizers(value, set()):
