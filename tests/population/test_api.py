@@ -58,6 +58,19 @@ def test_the_table_has_a_line_for_each_norm_and_rate(runs):
     assert lines[0].endswith(f"{np.mean(finals):.1f} ± {error:.1f}")
 
 
+def test_one_thread_trains_and_the_process_has_its_threads_back():
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        train(norms=("none",), progress=lambda fraction: seen.append(torch.get_num_threads()))
+        with pytest.raises(ZeroDivisionError):
+            train(norms=("none",), progress=lambda fraction: 1 / 0)
+        assert torch.get_num_threads() == 2
+        assert {*seen} == {1}
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_runs_that_became_nan_are_counted_and_not_averaged():
     runs = train(norms=("none",), learning_rates=(1e38,), seeds=(0, 1))
     assert not any(member.finite for member in runs.members)

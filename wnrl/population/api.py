@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wnrl.errors import UsageError, check_choice
+from wnrl.population.cohort import Cohort
 from wnrl.population.cohorts import COHORTS
 from wnrl.population.config import MemberConfig
 from wnrl.runs import resolve_device
@@ -103,7 +104,9 @@ def train(
 ) -> Runs:
     """Train every norm at every learning rate with every seed.
 
-    The runs of one norm are one batch. A run's numbers do not depend on which others there are.
+    The runs of one norm are one batch. A run's numbers do not depend on which others there are. On
+    a CPU one thread works, since the operations are too small to be divided among more; the
+    process has its number of threads back at the end.
 
     Args:
         algo: A key of ``COHORTS``: ppo, recurrent_ppo or dqn.
@@ -126,6 +129,7 @@ def train(
         if not values or len({*values}) < len(values):
             raise UsageError(f"{name} must be one or more different values, got {values}")
     settings = {"total_timesteps": total_timesteps, **hyperparameters}
+    place, threads = resolve_device(device), torch.get_num_threads()
     cohorts = [
         cohort_class(
             env,
@@ -134,10 +138,22 @@ def train(
                 for rate in rates
                 for seed in seeds
             ],
-            device=resolve_device(device),
+            device=place,
         )
         for norm in norms
     ]
+    if place.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        return Runs(_trained(algo, cohorts, progress))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _trained(
+    algo: str, cohorts: Sequence[Cohort], progress: Callable[[float], None]
+) -> list[Member]:
+    """Train cohorts one after the other, and return what became of their members."""
     members: list[Member] = []
     for done, cohort in enumerate(cohorts):
         sums, counts = [], []  # of the episodes of each rollout
@@ -155,8 +171,8 @@ def train(
         for i, config in enumerate(cohort.members):
             state, statistics = cohort.member_state(i), cohort.member_statistics(i)
             numbers = (tuple(curves[i]), scores[i], final[i], finite[i])
-            members.append(Member(algo, config, env, *numbers, state, statistics))
-    return Runs(members)
+            members.append(Member(algo, config, cohort.env, *numbers, state, statistics))
+    return members
 
 
 def _mean_and_error(values: Sequence[float]) -> str:
