@@ -191,6 +191,17 @@ def test_an_environment_without_a_mode_of_rendering_pictures_is_refused(
         data.load("frames:Clock-v0", tmp_path)
 
 
+def test_an_environment_without_its_files_is_not_taken_for_a_full_disk(
+    tmp_path, monkeypatch, clock
+):
+    def no_map(self, **options):
+        raise FileNotFoundError("no map at /nowhere")
+
+    monkeypatch.setattr(Clock, "__init__", no_map)
+    with pytest.raises(UsageError, match="frames:Clock-v0': it cannot be made: no map at /nowhere"):
+        data.load("frames:Clock-v0", tmp_path)
+
+
 def test_an_environment_that_raises_is_refused_in_one_line(clock, tmp_path, monkeypatch):
     def render(self):
         raise NotImplementedError("no camera\nis on")

@@ -113,7 +113,10 @@ def _random_play(env_id: str, first_seed: int) -> Iterator[Any]:
 def _make(env_id: str) -> gym.Env:
     with warnings.catch_warnings():  # Gymnasium's, of a newer version or of the mode
         warnings.simplefilter("ignore")
-        env = gym.make(env_id, render_mode="rgb_array", disable_env_checker=True)
+        try:
+            env = gym.make(env_id, render_mode="rgb_array", disable_env_checker=True)
+        except OSError as error:  # which is not of the folder that frames are kept in
+            raise UsageError(f"it cannot be made: {first_line(error)}") from error
     if "rgb_array" not in (modes := env.metadata.get("render_modes", ())):
         raise UsageError(f"it renders no rgb_array, its render_modes are {list(modes)}")
     return env
