@@ -78,7 +78,7 @@ def _yaml(path: Path, text: str) -> Any:
     )
     try:
         return yaml.load(text, loader)
-    except (yaml.YAMLError, ValueError, TypeError, IndexError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, IndexError, RecursionError) as error:
         raise UsageError(f"config {path} is no YAML: {printable(error)}") from error
 
 
@@ -212,7 +212,7 @@ def _literal(name: str, value: Any) -> Any:
         return value
     try:
         return _value(ast.parse(value.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, TypeError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise UsageError(f"{name} is not understood: {printable(value)}") from error
 
 

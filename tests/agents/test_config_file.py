@@ -182,6 +182,21 @@ def test_nothing_in_a_file_is_evaluated(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("CartPole-v1: " + "[" * 3000 + "]" * 3000, "is no YAML: "),
+        (f"CartPole-v1:\n  policy_kwargs: 'dict(a={'(' * 5000})'", "policy_kwargs is not underst"),
+        (f"CartPole-v1:\n  policy_kwargs: 'dict(a={'-' * 9000}1)'", "policy_kwargs is not unders"),
+    ],
+)
+def test_a_file_that_is_nested_too_deeply_is_refused_in_one_line(text, told, tmp_path):
+    (tmp_path / "ppo.yml").write_text(text)
+    with pytest.raises(UsageError, match=told) as refused:
+        read_config_file(tmp_path / "ppo.yml", None, "CartPole-v1")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("name", "algo", "env_id", "told"),
     [
         ("ppo.yml", None, "Other-v0", "Other-v0: env_wrapper cannot be taken over; register"),

@@ -1,5 +1,6 @@
 """Data sets of one's own: pictures in a folder, arrays in a file."""
 
+import os
 import zipfile
 from itertools import chain
 
@@ -103,6 +104,8 @@ def test_hidden_files_and_other_files_are_no_pictures(folder):
         (lambda f: picture(f / "z.png", 1, size=(9, 9)), r"one size: .*0.png is 6 × 4, .*9 × 9"),
         (lambda f: picture(f / "z.png", (1, 2, 3), "RGB"), "z.png has colour, which .*0.png has"),
         (lambda f: picture(f / "z.png", 1, "I;16"), "z.png must have 8 bits a colour"),
+        (lambda f: os.mkfifo(f / "z.png"), "z.png is no file, or not there"),
+        (lambda f: (f / "z.png").symlink_to("nowhere"), "z.png is no file, or not there"),
         (lambda f: (f / "z.png").write_bytes(b"text"), "z.png is damaged or no picture"),
         (lambda f: (f / "z.png").write_bytes((f / "0.png").read_bytes()[:-30]), "z.png is damaged"),
         (lambda f: [p.unlink() for p in f.rglob("*.png")], "has no pictures"),

@@ -135,6 +135,20 @@ def test_a_full_disk_costs_curves_and_is_told_once(tmp_path, capsys, monkeypatch
     assert capsys.readouterr().err.count("No space left") == 1
 
 
+@pytest.mark.parametrize(
+    "lose",
+    [lambda file: file.unlink(), lambda file: file.parent.rename(file.parent.with_name("old"))],
+)
+def test_a_file_or_folder_that_is_gone_costs_curves_and_is_told_once(lose, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    events = EventFile(tmp_path / "run")
+    lose(events.path)
+    events.add_scalar("a", 1.0, 1)
+    events.add_scalar("a", 2.0, 2)
+    assert events.size == 0
+    assert capsys.readouterr().err.count("curves are lost from here on") == 1
+
+
 def test_the_names_of_other_event_files_are_not_ours(tmp_path):
     (tmp_path / "events.out.tfevents.1.host").write_bytes(b"")
     events = EventFile(tmp_path)

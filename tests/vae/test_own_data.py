@@ -1,7 +1,9 @@
 """Models of data sets of one's own, and what is left of them where the data set is not known."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +41,26 @@ def trained(pictures):
     sizes = ["--n-steps", 2, "--hidden", 5, "--latent-dim", 2, "--batch-size", 8, "--n-samples", 2]
     assert run(train_vae, *flags, *sizes, "--n-logs", 1) == 0
     return folder
+
+
+def test_names_that_are_no_text_are_names_of_pictures_and_folders(pictures, monkeypatch, capsys):
+    no_text = b"caf\xe9".decode("utf-8", "surrogateescape")
+    monkeypatch.chdir(pictures.parent)
+    shutil.copytree(pictures, no_text)
+    for path in sorted(Path(no_text).iterdir()):
+        path.rename(path.with_name(no_text + path.name))
+    flags = ["--dataset", f"folder:{no_text}", "--run-dir", "a run", "--n-steps", 1, "--hidden", 5]
+    assert run(train_vae, *flags, "--latent-dim", 2, "--batch-size", 8, "--n-samples", 2) == 0
+    assert run(evaluate_vae, "--run-dir", "a run", "--n-samples", 1) is None
+
+
+def test_a_test_split_of_one_image_is_refused_before_anything_is_trained(tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", train=np.eye(20, dtype=np.uint8).reshape(-1, 4, 5),
+             test=np.zeros((1, 4, 5), np.uint8), levels=2)  # fmt: skip
+    flags = ["--dataset", f"npz:{tmp_path / 'x.npz'}", "--run-dir", tmp_path / "run"]
+    assert run(train_vae, *flags, "--n-steps", 1, "--batch-size", 8) == 2
+    assert "must have two images or more for testing" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_pictures_in_a_folder_are_trained_on_and_measured(trained, pictures, capsys):

@@ -42,6 +42,11 @@ def test_grid_puts_images_row_by_row_and_magnifies_them():
     assert torch.equal(tile(picture, 0, 1), images[1])
 
 
+def test_of_more_channels_than_a_picture_has_the_first_three_are_shown():
+    images = torch.rand(2, 5, 64, 64)
+    torch.testing.assert_close(grid(images, columns=2), grid(images[:, :3], columns=2))
+
+
 def test_grid_does_not_magnify_large_images():
     assert grid(torch.rand(2, 3, 64, 64), columns=2).shape == (3, 66, 131)
 

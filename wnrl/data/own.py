@@ -1,6 +1,7 @@
 """Data sets of one's own: pictures in a folder, arrays in a file of numpy."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -51,7 +52,7 @@ def load_pictures(folder: Path) -> Images:
     in_folders = tops >= {"train", "test"}
     parts: dict[str, list[Tensor]] = {name: [] for name in PARTS}
     for path, name in zip(paths, names, strict=True):
-        place = hashlib.sha256(name.as_posix().encode()).digest()[0] % 10
+        place = hashlib.sha256(os.fsencode(name.as_posix())).digest()[0] % 10
         part = {0: "test", 1: "valid"}.get(place, "train")
         if in_folders and not (_top(name) == "train" and part == "valid" and "valid" not in tops):
             part = _top(name)
@@ -90,6 +91,8 @@ def _picture_paths(folder: Path) -> list[Path]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    if not path.is_file():
+        raise UsageError(f"{path} is no file, or not there")
     try:
         with Image.open(path) as picture:
             yield picture

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wnrl import tags
+from wnrl.errors import printable
 from wnrl.runs.files import whole_file
 
 EVENTS = "events.out.tfevents.*.wnrl"
@@ -25,21 +26,24 @@ def as_hparams(settings: Mapping[str, Any]) -> dict[str, bool | float | str]:
     """Return settings as the HParams tab can show them.
 
     One of several values, such as ``norm_kwargs``, becomes as many, named ``norm_kwargs.g_rate``;
-    anything else but a number, a string or a bool becomes a string.
+    anything else but a number, a string or a bool becomes a string. Strings are as ``printable``
+    has them: the name of a file may be no text.
     """
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         parts = value if isinstance(value, Mapping) else {"": value}
         flat |= {f"{name}.{part}" if part else name: v for part, v in parts.items()}
-    return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in flat.items()}
+    return {
+        k: v if isinstance(v, bool | int | float) else printable(v, 1000) for k, v in flat.items()
+    }
 
 
 class EventFile:
     """A run's curves, pictures and texts.
 
-    Records are whole or absent. Where the disk is full, they are lost, which is said once, and the
-    run goes on. Part of the interface of torch's ``SummaryWriter`` is here, so that this can stand
-    in its place.
+    Records are whole or absent. Where the disk is full, or the file gone or not to be written any
+    more, they are lost, which is said once, and the run goes on. Part of the interface of torch's
+    ``SummaryWriter`` is here, so that this can stand in its place.
 
     Args:
         folder: The run's. What its event file holds stays there; without one, it is made. Of a link
@@ -68,8 +72,8 @@ class EventFile:
 
     @property
     def size(self) -> int:
-        """Bytes that the file has."""
-        return self.path.stat().st_size
+        """Bytes that the file has; 0 where it is gone."""
+        return self.path.stat().st_size if self.path.is_file() else 0
 
     def cut(self, size: int) -> None:
         """Forget what was written behind the first ``size`` bytes."""
@@ -146,12 +150,15 @@ class EventFile:
     def _write(self, event: Any) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        end = self.size
         try:
-            with self.path.open("ab") as file:
-                RecordWriter(file).write(event.SerializeToString())
+            end = self.path.stat().st_size
+            try:
+                with self.path.open("ab") as file:
+                    RecordWriter(file).write(event.SerializeToString())
+            except OSError:
+                os.truncate(self.path, end)  # half a record would hide all that follow
+                raise
         except OSError as error:
-            os.truncate(self.path, end)  # half a record would hide all that follow
             if not self._told:
                 self._told = True
                 print(f"curves are lost from here on: {error}", file=sys.stderr)

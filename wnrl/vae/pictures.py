@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wnrl import data, tags
 from wnrl.data import Images
+from wnrl.data.images import MOST_CHANNELS
 from wnrl.errors import UsageError
 from wnrl.runs import whole_file
 from wnrl.vae.construction import config_of, load
@@ -24,13 +25,15 @@ def grid(images: Tensor, columns: int) -> Tensor:
     """Return images side by side, magnified by a whole factor, with a grey line between them.
 
     Args:
-        images: values in [0, 1], ``(N, C, height, width)``.
+        images: values in [0, 1], ``(N, C, height, width)``; of more than four channels the first
+            three are shown.
         columns: images in a row; N is a multiple of it.
 
     Returns:
         One image, ``(C, rows · tile + factor, columns · tile + factor)``, a tile being a magnified
         image and a line of one magnified pixel.
     """
+    images = images if images.shape[1] <= MOST_CHANNELS else images[:, :3]
     n, channels, height, width = images.shape
     rows = n // columns
     factor = math.ceil(TILE_PIXELS / max(height, width))

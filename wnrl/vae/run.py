@@ -69,6 +69,11 @@ def train_in(
     """
     wanted = settings_of(config, machine)
     images = data.load(config.dataset, data_dir)
+    if (n_test := len(images.part("test"))) < 2:
+        raise UsageError(
+            f"dataset {config.dataset!r} must have two images or more for testing, of which "
+            f"likelihoods have a standard error, got {n_test}"
+        )
     n_train = len(images.train)
     config.total_steps(n_train)
     meaning = Meaning(
