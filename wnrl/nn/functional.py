@@ -270,13 +270,7 @@ def _powers(norms: Tensor, in_range: tuple[float, float] = _IN_RANGE) -> Tensor:
 
 
 def exchange_eps(
-    v: Tensor,
-    g: Tensor,
-    old: float,
-    new: float,
-    dim: int = 0,
-    groups: int = 1,
-    to: torch.dtype | None = None,
+    v: Tensor, g: Tensor, old: float, new: float, dim: int = 0, groups: int = 1, half: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return v and g that give with ``new`` as eps the weight that they give with ``old``.
 
@@ -290,10 +284,10 @@ def exchange_eps(
         new: added to ‖v‖² where they go to.
         dim: the axis of the output units.
         groups: as given to ``weight_norm``.
-        to: the type that v will be rounded to.
+        half: whether v, which is wider, will be rounded to float16.
     """
     norms = _scaled(v, dim, groups)[1]
-    powers = _powers(norms, _IN_HALF if to is torch.float16 and v.dtype is not to else _IN_RANGE)
+    powers = _powers(norms, _IN_HALF if half else _IN_RANGE)
     scaled = norms * powers
     ratio = _hypot(scaled, new) / scaled * (norms / _hypot(norms, old))
     return (v * over_rows(powers, v, groups)).to(v.dtype), (g * ratio).to(g.dtype)

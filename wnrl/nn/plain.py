@@ -292,7 +292,8 @@ def _pair_from(
     of_the_same_v = values[0].shape == own_g.shape and torch.equal(layer._visible(v), v)
     if layout != "plain" and of_the_same_v:
         check_directions(v, f"{stem}_v", dim, groups)
-        v, length = exchange_eps(v, values[0], 0.0, layer.eps, dim, groups, own_v.dtype)
+        half = own_v.dtype is torch.float16 and v.dtype is not torch.float16
+        v, length = exchange_eps(v, values[0], 0.0, layer.eps, dim, groups, half)
     else:
         w = layer._visible(v if layout == "plain" else _weight_of(stem, *values))
         v, length = split_weight(w.to(own_v), dim, layer.eps, groups)
