@@ -10,9 +10,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake_batches
 import fake_runner
 
-from wnrl.runs import crashes, locked, write_json
+from wnrl.runs import locked, write_json
 from wnrl.study import RETURN, Arm, Study, Task, attempts
 from wnrl.study.attempts import ATTEMPTS, carry_out, trained
+from wnrl.study.crashes import crashes
 from wnrl.study.execute import Job, noted
 
 TRIALS = fake_runner.study_of("succeed", seeds=range(2)).trials()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from wnrl.runs import crashes, read_json
+from wnrl.runs import read_json
+from wnrl.study.crashes import crashes
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from wnrl.norms import NORMS, Norm
-from wnrl.runs import note_crash, write_json
+from wnrl.runs import write_json
+from wnrl.study.crashes import note_crash
 from wnrl.study.plan import BEST_RETURN, NLL, RETURN, Arm, Study, Task
 from wnrl.study.report import Findings, write_report
 from wnrl.study.summary import summarise

@@ -95,7 +95,12 @@ def add_film(
     except Exception as error:  # drawing needs libraries that may be missing, or fail
         print(f"no film of the agent: {printable(error)}", file=sys.stderr)
     else:
-        events.add_gif(tags.FILM, gif, shape, model.num_timesteps)
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        height, width = shape  # of a GIF, which TensorBoard shows moving among the pictures
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        film = Summary(value=[Summary.Value(tag=tags.FILM, image=image)])
+        events.add(film, model.num_timesteps)
 
 
 def write_film(path: Path, frames: Frames, fps: float) -> None:

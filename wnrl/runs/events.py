@@ -102,14 +102,6 @@ class EventFile:
         """Write a picture, ``(C, H, W)``; bytes, or floats from 0 to 1."""
         self.add(self._summary.image(tag, image, dataformats="CHW"), step)
 
-    def add_gif(self, tag: str, gif: bytes, shape: tuple[int, int], step: int | None) -> None:
-        """Write a GIF of (height, width), which TensorBoard shows moving among the pictures."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        height, width = shape
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-        self.add(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
-
     def add_config(self, config: Mapping[str, Any]) -> None:
         """Write all that a run was told as a table in the text tab."""
         rows = [f"| {name} | `{json.dumps(value)}` |" for name, value in config.items()]

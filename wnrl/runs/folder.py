@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,19 +235,6 @@ def make_folder(path: Path) -> None:
 def is_finished(path: Path) -> bool:
     """Return True for the folder of a run that ended, with success or as a failure."""
     return (path / RESULT).is_file()
-
-
-def crashes(path: Path) -> list[str]:
-    """Return why attempts at a run left no result, the last one's reason last."""
-    with suppress(UsageError, LookupError, TypeError):  # a damaged one says nothing of the run
-        return [*map(str, read_json(path / CRASHES)["reasons"])]
-    return []
-
-
-def note_crash(path: Path, reason: str) -> None:
-    """Let the folder of a run say why the last attempt at it left no result."""
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / CRASHES, {"reasons": [*crashes(path), printable(reason, 500)]})
 
 
 @contextmanager

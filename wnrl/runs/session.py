@@ -5,7 +5,6 @@ and a signal ends the run. A checkpoint stands behind the last update too, so th
 result is measured loses nothing. ``result.json`` comes last.
 """
 
-import errno
 import math
 import os
 import signal
@@ -30,7 +29,6 @@ KIND = "checkpoint of a run"
 PROGRESS_SECONDS = 0.2
 RARELY = 20  # checkpoints take no more than a twentieth of the time
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 
 
 class Stopped(SystemExit):
@@ -217,6 +215,7 @@ class _Attempt:
         shows_result: Whether the run is finished and the call asks for no more.
         run: The run in its open folder.
         events: Its event file, as it was when the run was saved.
+        started: When it would have begun, by ``time.perf_counter``, had it never been stopped.
         due: When the next checkpoint is, by ``time.monotonic``.
 
     Raises:
@@ -326,11 +325,6 @@ class _Attempt:
         else:
             self.events.add_config(self.run.config)
 
-    @property
-    def wall_time(self) -> float:
-        """Seconds since the run began, without those in which it was stopped."""
-        return time.perf_counter() - self.started
-
     def save(self) -> bool:
         """Write a checkpoint; return False where that failed.
 
@@ -343,7 +337,7 @@ class _Attempt:
             "work": self.work.state(),
             "events": self.events.size,
             "last": self.events.last,
-            "wall_time": self.wall_time,
+            "wall_time": time.perf_counter() - self.started,
         }
         try:
             write_values(self.checkpoint, KIND, values)
@@ -367,7 +361,7 @@ class _Attempt:
                 result = {"status": "failed", "reason": printable(error, 500), **work.report()}
                 with suppress(NonFiniteError):
                     self.save()
-            cost = {"wall_time": self.wall_time, "memory_mib": peak_memory()}
+            cost = {"wall_time": time.perf_counter() - self.started, "memory_mib": peak_memory()}
             bad: list[str] = []
             result = _finite({**result, **cost, "diagnostics": self.events.diagnostics()}, bad)
             if bad and result["status"] == "finished":
@@ -438,13 +432,8 @@ def carry_out(
         UsageError: The run cannot be done; its folder is as it was.
         Stopped: A signal came; a checkpoint was written, unless its message says that it was not.
     """
-
-    def alone(places: Sequence[int]) -> Batch:
-        return _Alone(build())
-
-    (result,) = carry_out_batch(
-        [path], [settings], alone, meaning, files, options, progress, accepted
-    )
+    run = ([path], [settings], lambda places: _Alone(build()))
+    (result,) = carry_out_batch(*run, meaning, files, options, progress, accepted)
     return result
 
 
@@ -560,15 +549,12 @@ def _pauses(
 
 @contextmanager
 def _disk_in_words(path: Path) -> Iterator[None]:
-    """Raise UsageError where the disk is full, or may no longer be written."""
+    """Raise UsageError where a file cannot be written."""
     try:
         yield
     except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise UsageError(
-            f"run_dir {path}: {printable(error.strerror)}; the same command with --resume goes on"
-        ) from error
+        told = f"run_dir {path}: {printable(error.strerror or error)}"
+        raise UsageError(f"{told}; the same command with --resume goes on") from error
 
 
 def _finite(value: Any, bad: list[str], name: str = "") -> Any:

@@ -25,11 +25,11 @@ from wnrl.runs import (
     as_before,
     check_run_folder,
     is_finished,
-    note_crash,
     plain_json,
     read_config,
     read_result,
 )
+from wnrl.study.crashes import note_crash
 from wnrl.study.plan import Study, Trial
 
 Progress = Callable[[float], None]
