@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wnrl.errors import UsageError
-from wnrl.runs.files import read_json, read_values, whole_file, write_json, write_values
+from wnrl.runs.files import SCRATCH, read_json, read_values, whole_file, write_json, write_values
 
 VALUES = {
     "step": 3,
@@ -192,7 +192,7 @@ def test_json_has_no_word_for_nan(tmp_path):
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
-@pytest.mark.parametrize("name", ["file", "file.tmp"])
+@pytest.mark.parametrize("name", ["file", "file" + SCRATCH])
 def test_what_a_link_in_its_place_leads_to_is_not_written_to(link, name, tmp_path):
     (tmp_path / "thesis").write_text("of somebody")
     link(tmp_path / "thesis", tmp_path / name)
@@ -200,6 +200,12 @@ def test_what_a_link_in_its_place_leads_to_is_not_written_to(link, name, tmp_pat
     assert read_json(tmp_path / "file") == {"a": 1}
     assert (tmp_path / "thesis").read_text() == "of somebody"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "thesis"]
+
+
+def test_a_file_of_somebody_that_ends_as_such_files_do_is_not_touched(tmp_path):
+    (tmp_path / "film.gif.tmp").write_text("of somebody")
+    write_json(tmp_path / "film.gif", {"a": 1})
+    assert (tmp_path / "film.gif.tmp").read_text() == "of somebody"
 
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before_and_takes_no_space(tmp_path):

@@ -16,6 +16,7 @@ from wnrl.runs import (
     versions,
     write_json,
 )
+from wnrl.runs.files import SCRATCH
 
 CONFIG = {"norm": "weight", "seed": 0, "hidden": [64, 64]}
 
@@ -70,9 +71,10 @@ def test_a_run_is_reopened_with_its_own_configuration_but_for_what_may_change(tm
         pass
 
 
-def test_run_killed_while_writing_its_config_can_start_again(tmp_path):
+@pytest.mark.parametrize("end", [SCRATCH, ".tmp"])
+def test_run_killed_while_writing_its_config_can_start_again(end, tmp_path):
     (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "config.json.tmp").write_text('{"norm"')
+    (tmp_path / "x" / f"config.json{end}").write_text('{"norm"')
     with open_run(tmp_path / "x", CONFIG) as run:
         assert run.config == CONFIG
 
@@ -132,7 +134,12 @@ def test_a_folder_of_others_that_looks_like_a_scratch_file_is_refused(tmp_path):
 
 def test_an_unfinished_run_begins_without_touching_files_of_others(tmp_path):
     with open_run(tmp_path / "x", CONFIG, files=("model.zip",)) as run:
-        for name in ("thesis.tmp", "events.out.tfevents.1.mine", "model.zip", "model.zip.tmp"):
+        for name in (
+            "thesis.tmp",
+            "events.out.tfevents.1.mine",
+            "model.zip",
+            "model.zip" + SCRATCH,
+        ):
             (run.path / name).write_text("")
         (run.path / "result.json.tmp").mkdir()
     with open_run(tmp_path / "x", CONFIG, files=("model.zip",)) as run:

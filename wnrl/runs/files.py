@@ -23,7 +23,7 @@ from wnrl.errors import UsageError, printable
 
 CHUNK = 2**24  # bytes at a time
 CHECKSUM = "crc32"
-SCRATCH = ".tmp"
+SCRATCH = ".wnrl.tmp"  # an ending that nobody else's file has
 FORMAT = 1
 _TREE = "values.json"
 _DEFLATED = 2**20  # bytes of an array of images from which on deflating it pays

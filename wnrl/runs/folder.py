@@ -177,7 +177,7 @@ def check_run_folder(
     """
     make_folder(path)
     if not (path / CONFIG).is_file():
-        ours = {LOCK, CONFIG + SCRATCH, CRASHES}
+        ours = {LOCK, CONFIG + SCRATCH, CONFIG + ".tmp", CRASHES}  # the third of earlier versions
         if others := {entry.name for entry in path.iterdir()} - ours:
             raise UsageError(
                 f"run_dir {path} holds other files ({printable(min(others), 40)}), and no "
