@@ -90,11 +90,7 @@ class EnvFactory(Limited):
         for method in list(RETURNED)[: 1 if masked else 2]:
             try:
                 env.action_space.seed(0)
-                answer = (
-                    env.reset(seed=None)
-                    if method == "reset"
-                    else env.step(env.action_space.sample())
-                )
+                answer = _reset(env) if method == "reset" else env.step(env.action_space.sample())
                 _check_answer(method, answer, env.observation_space)
             except (Exception, SystemExit) as error:
                 raise self._refused(method, error) from error
@@ -152,6 +148,14 @@ class EnvFactory(Limited):
         return UsageError(
             f"env_id {self.env_id!r} needs a package that is missing: pip install 'wnrl[{extra}]'"
         )
+
+
+def _reset(env: gym.Env[Any, Any]) -> Any:
+    """Reset without a seed; with one where the environment wants it, as a run's first reset has."""
+    try:
+        return env.reset(seed=None)
+    except (Exception, SystemExit):
+        return env.reset(seed=0)
 
 
 def _check_answer(method: str, answer: Any, space: gym.Space[Any]) -> None:
