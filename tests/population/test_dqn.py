@@ -207,6 +207,18 @@ def test_the_share_of_random_actions_falls_as_sb3s(learning_starts):
     torch.testing.assert_close(shares, expected)
 
 
+def test_units_that_are_off_leave_no_numbers_that_a_cpu_is_slow_with():
+    config = replace(SMALL, total_timesteps=400, learning_starts=0, gradient_steps=100)
+    cohort = DQN(CartPole(), [config])
+    cohort.iterate()
+    cohort.plan.views(cohort.params)["0.bias"].fill_(-1e3)
+    averages = cohort.optimizer_state["mean"]
+    assert ((averages != 0) & (averages.abs() < 1e-5)).any()
+    cohort.train()  # 1900 steps, in which a mean falls by 0.9 each time
+    least = averages.abs()[averages != 0].min()
+    assert least > torch.finfo(torch.float32).smallest_normal
+
+
 def test_dqn_learns_cartpole():
     config = DQNConfig(
         total_timesteps=20_000,

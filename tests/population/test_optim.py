@@ -36,6 +36,16 @@ def test_each_row_goes_where_torchs_optimizer_takes_it(name, kind):
     torch.testing.assert_close(params, torch.stack([*alone]).detach(), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_averages_that_are_nothing_beside_eps_become_zero(name):
+    ours, _ = RULES[name]
+    values = [0.0, 1e-40, -1e-33, -1e-28, 1e-20, 2.0]
+    state = {"mean": torch.tensor([values]), "size": torch.tensor([values]).abs()}
+    ours.tidy_(state)
+    assert state["mean"].tolist() == torch.tensor([[0.0, 0.0, 0.0, -1e-28, 1e-20, 2.0]]).tolist()
+    assert state["size"].tolist() == torch.tensor([[0.0, 0.0, 1e-33, 1e-28, 1e-20, 2.0]]).tolist()
+
+
 def test_decay_is_for_the_chosen_columns():
     params, grads = torch.ones(2, 3), torch.zeros(2, 3)
     rule = Adam(weight_decay=0.5, decayed=torch.tensor([1.0, 0.0, 1.0]))

@@ -290,6 +290,7 @@ class DQN(Cohort):
         config, shape = self.config, places.shape[1:]
         params, buffers = self.params[members], self.buffers[members]
         state, rate = part(self.optimizer_state, members), self._rates(members, left)
+        self.optimizer.tidy_(state)
         gamma = self.per_member["gamma"][members][:, None]
         seen = recall(part(self.replay, members), places.flatten(1))
         grads = torch.zeros_like(params)

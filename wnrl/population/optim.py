@@ -17,6 +17,8 @@ State = dict[str, Tensor]
 
 BETAS, ALPHA = (0.9, 0.999), 0.99
 """torch's defaults."""
+LEAST = {"mean": 1e-30, "size": 1e-36}
+"""Of a state in ``tidy_``."""
 TINY = 1e-37
 """The root of less is nothing beside eps; roots of zeros, which dead units have, are slow."""
 
@@ -40,6 +42,15 @@ class Adam:
     def init(self, params: Tensor) -> State:
         """Return the state before the first step: of the gradients, and of their sizes."""
         return {"mean": torch.zeros_like(params), "size": torch.zeros_like(params)}
+
+    def tidy_(self, state: State) -> None:
+        """Set averages to zero that are nothing beside eps, in front of some hundred steps.
+
+        Those of units that are off at every sample would fall below the normal numbers, with which
+        a CPU computes many times as slowly.
+        """
+        for name, least in LEAST.items():
+            state[name].masked_fill_(state[name].abs() < least, 0.0)
 
     def step_(
         self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
