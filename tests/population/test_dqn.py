@@ -22,7 +22,7 @@ from wnrl.population.dqn import DQN, Choices, DQNConfig
 from wnrl.population.layers import HOT
 from wnrl.population.q_networks import HotQNetworks, VmappedQNetworks
 from wnrl.population.random import integers, member_keys
-from wnrl.population.replay import Transitions, recall, store_
+from wnrl.population.replay import Transitions, store_, transitions_at
 from wnrl.tensor_envs import CartPole, Pendulum
 from wnrl.tensor_envs.core import begin
 
@@ -78,7 +78,7 @@ def test_with_sb3s_draws_a_member_is_sb3s_agent(case, monkeypatch):
     updated = 0
     for k, (((u, *others), places), expected) in enumerate(iterations):
         before = cohort.params.clone()
-        cohort.iterate((Choices(u < cohort.random_share(k), *others), places))
+        cohort.iterate((Choices(u < cohort.exploration_rate(k), *others), places))
         updated += not torch.equal(before, cohort.params)
         assert (places is not None) == (k >= config.first_update)
         state = cohort.member_state(0)
@@ -158,7 +158,7 @@ def test_both_ways_lead_to_the_same_parameters(case):
         torch.testing.assert_close(hot, vmapped, rtol=0, atol=1e-8)
 
 
-def test_a_memory_has_the_newest_steps_and_gives_those_asked_for():
+def test_a_replay_buffer_has_the_newest_steps_and_gives_those_asked_for():
     numbers = torch.arange(2 * 7 * 3).view(2, 7, 3)  # of two members in three environments
     seen = Transitions(numbers[..., None].float(), numbers, numbers.float(), -numbers[..., None],
                        numbers % 2 == 0)  # fmt: skip
@@ -167,14 +167,14 @@ def test_a_memory_has_the_newest_steps_and_gives_those_asked_for():
         store_(memory, Transitions(*(value[:, first:last] for value in seen)), first)
     assert memory.actions[0, :, 0].tolist() == [15, 18, 6, 9, 12]  # the last two are over the first
     places = torch.tensor([[0, 5, 14], [3, 3, 1]])  # row * 3 + environment
-    got = recall(memory, places)
+    got = transitions_at(memory, places)
     assert got.actions.tolist() == [[15, 20, 14], [39, 39, 37]]
     assert torch.equal(got.obs[..., 0].long(), got.actions)
     assert torch.equal(got.next_obs[..., 0], -got.actions)
     assert torch.equal(got.terminated, got.actions % 2 == 0)
 
 
-def test_an_episode_that_a_time_limit_cut_is_not_remembered_as_ended():
+def test_an_episode_that_a_time_limit_cut_is_not_stored_as_terminated():
     config = replace(SMALL, total_timesteps=1000, buffer_size=1000, exploration_final_eps=1.0)
     cohort = DQN(ShortCartPole(), [config])
     ended = [cohort.iterate() for _ in range(50)]
@@ -199,7 +199,7 @@ def test_random_actions_and_places_are_uniform():
 @pytest.mark.parametrize("learning_starts", [0, 45])
 def test_the_share_of_random_actions_falls_as_sb3s(learning_starts):
     cohort = DQN(CartPole(), [replace(SMALL, learning_starts=learning_starts)])
-    shares = torch.cat([cohort.random_share(k) for k in range(10)])[:, 0]
+    shares = torch.cat([cohort.exploration_rate(k) for k in range(10)])[:, 0]
     schedule = LinearSchedule(1.0, 0.1, 0.6)
     expected = torch.tensor([schedule(1 - 2 * step / 200) for step in range(100)])
     expected[0] = 0.0  # which SB3 begins with

@@ -9,6 +9,7 @@ from tests.population import test_ppo, test_recurrent
 from wnrl import population
 from wnrl.errors import UsageError
 from wnrl.population import memory
+from wnrl.population.dqn import DQN, DQNConfig
 from wnrl.population.ppo import PPO
 from wnrl.population.recurrent_ppo import RecurrentPPO
 from wnrl.tensor_envs import CartPole
@@ -41,6 +42,22 @@ def test_the_estimate_is_near_what_was_measured_and_above_it(kind, small, change
     n_members = 64 if kind is PPO else 32
     estimate = (kept + kind.chunk_on_cpu / n_members * active) / MIB
     assert measured < estimate < 6 * measured
+
+
+@pytest.mark.parametrize(
+    ("change", "n_members", "measured"),
+    [
+        ({"net_arch": (64, 64), "buffer_size": 2000, "norm": "weight"}, 32, 0.68),
+        ({"net_arch": (256, 256), "buffer_size": 2000}, 16, 3.15),
+        ({"net_arch": (64, 64), "buffer_size": 20_000}, 32, 1.48),
+    ],
+)
+def test_the_estimate_of_dqn_counts_its_replay_buffer(change, n_members, measured):
+    """The measured MiB are of so many members with full buffers, in a process."""
+    sizes = {"total_timesteps": 50_000, "batch_size": 64, "train_freq": 256, "gradient_steps": 128}
+    kept, active = DQN(CartPole(), [DQNConfig(**sizes, **change)]).bytes
+    estimate = (kept + DQN.chunk_on_cpu / n_members * active) / MIB
+    assert measured < estimate < 2 * measured
 
 
 def test_as_many_members_fit_as_the_line_says(free):

@@ -41,7 +41,7 @@ def test_averages_that_are_nothing_beside_eps_become_zero(name):
     ours, _ = RULES[name]
     values = [0.0, 1e-40, -1e-33, -1e-28, 1e-20, 2.0]
     state = {"mean": torch.tensor([values]), "size": torch.tensor([values]).abs()}
-    ours.tidy_(state)
+    ours.flush_denormals_(state)
     assert state["mean"].tolist() == torch.tensor([[0.0, 0.0, 0.0, -1e-28, 1e-20, 2.0]]).tolist()
     assert state["size"].tolist() == torch.tensor([[0.0, 0.0, 1e-33, 1e-28, 1e-20, 2.0]]).tolist()
 

@@ -127,6 +127,31 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path, number, c
     assert "resumed at step 4 of 10" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("minutes", "how"),
+    [(0.0, "--resume goes on from the last checkpoint"), (10, "nothing is saved")],
+)
+def test_an_update_that_a_signal_breaks_is_a_stop_in_words(tmp_path, minutes, how):
+    def break_off():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("C++ compile error\n  |  ^~~~")
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Stopped, match="130") as stopped:
+        run(tmp_path / "parts", minutes=minutes, at=when(4, break_off))
+    told = stopped.value.message
+    assert told == f"stopped in the middle of an update: C++ compile error; {how}"
+    assert numbers(run(tmp_path / "parts", resume=True)) == numbers(whole)
+
+
+def test_an_update_that_breaks_by_itself_is_raised(tmp_path):
+    def break_off():
+        raise RuntimeError("of the program")
+
+    with pytest.raises(RuntimeError, match="of the program"):
+        run(tmp_path, at=when(4, break_off))
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_stop_while_measuring_trains_nothing_again(tmp_path, keep):
     with pytest.raises(Stopped) as stopped:

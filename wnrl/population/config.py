@@ -1,5 +1,6 @@
 """Hyperparameters that members of every algorithm have, and which of them may differ."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -24,7 +25,7 @@ Schedule = Literal["constant", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemberConfig(Limited):
+class MemberConfig(Limited, ABC):
     """Hyperparameters of one member.
 
     Raises:
@@ -105,9 +106,9 @@ class MemberConfig(Limited):
         return cls(**{name: value for name, value in settings.items() if name in known})
 
     @property
+    @abstractmethod
     def steps(self) -> int:
         """Steps of each environment in an iteration."""
-        raise NotImplementedError
 
     @property
     def samples(self) -> int:

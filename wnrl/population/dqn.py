@@ -1,7 +1,7 @@
 """Deep Q-learning (Mnih et al., 2015, doi:10.1038/nature14236) of many members at once, as SB3's.
 
 Members differ in seed, learning rate, discount and exploration. A target network is a copy of the
-learning one; a memory of steps is kept for each member, on the device.
+learning one; each member has a replay buffer, on the device.
 """
 
 import warnings
@@ -29,7 +29,7 @@ from wnrl.population.memory import bytes_of_dqn
 from wnrl.population.optim import clip_
 from wnrl.population.q_networks import HotQNetworks, QNetwork, Targets, VmappedQNetworks
 from wnrl.population.random import fork, integers
-from wnrl.population.replay import Transitions, empty_replay, explore, recall, store_
+from wnrl.population.replay import Transitions, empty_replay, explore, store_, transitions_at
 from wnrl.population.rollout import Ended
 from wnrl.population.rows import Networks, initialise
 from wnrl.population.states import Agents, clone, copy_, part
@@ -145,8 +145,7 @@ class Choices(NamedTuple):
 
 
 Places = Tensor
-"""What an update learns from, ``(P, updates, batch_size)``: rows of the memory times N, and
-environments."""
+"""What an update learns from, ``(P, updates, batch_size)``: row · N + environment in the buffer."""
 
 
 class DQN(Cohort):
@@ -181,7 +180,7 @@ class DQN(Cohort):
         self._learned = self._graphed(self._learn)
 
     def observed(self, index: int) -> Tensor:
-        """Return what the memory has last, as the network saw it, ``(R, n_inputs)``."""
+        """Return what the replay buffer has last, as the network saw it, ``(R, n_inputs)``."""
         steps = self.iteration * self.config.steps
         n_rows = min(steps, self.config.rows, -(-OBSERVED // self.config.n_envs))
         rows = torch.arange(steps - n_rows, steps, device=self.params.device) % self.config.rows
@@ -220,7 +219,7 @@ class DQN(Cohort):
         chosen = integers(streams, iteration * n, n, int(actions.n))
         u = self._uniform(EXPLORATION, iteration, 1)[:, :, 0, 0]
         return Choices(
-            u < self.random_share(iteration),
+            u < self.exploration_rate(iteration),
             chosen.view(-1, config.steps, config.n_envs).transpose(0, 1),
             self._step_draws(iteration),
         )
@@ -233,8 +232,8 @@ class DQN(Cohort):
         n, streams = shape[0] * shape[1], fork(self.keys, ORDERS)
         return integers(streams, iteration * n, n, n_rows * config.n_envs).unflatten(1, shape)
 
-    def random_share(self, iteration: int) -> Tensor:
-        """Return the share of random actions at each step of an iteration, ``(T, P)``."""
+    def exploration_rate(self, iteration: int) -> Tensor:
+        """Return the rate of random actions at each step of an iteration, ``(T, P)``."""
         config, each = self.config, self.per_member
         steps = torch.arange(config.steps, device=self.params.device)
         before = (steps + iteration * config.steps)[:, None] * config.n_envs
@@ -242,13 +241,13 @@ class DQN(Cohort):
         first, last = each["exploration_initial_eps"], each["exploration_final_eps"]
         falling = first + done / each["exploration_fraction"] * (last - first)
         share = torch.where(done > each["exploration_fraction"], last, falling)
-        # SB3 knows no share before the first step, and takes none.
+        # SB3 knows no rate before the first step, and takes none.
         return share.masked_fill(before == 0, 0.0).masked_fill(before < config.learning_starts, 1.0)
 
     def _explore(
         self, iteration: int | Tensor, at_random: Tensor, actions: Tensor, steps: Tensor
     ) -> Ended:
-        """Take the steps of an iteration with ``Choices``, and remember them."""
+        """Take the steps of an iteration with ``Choices``, and store them."""
         act = self.networks.act(self.params, self.buffers)
         running, seen, ended = explore(act, self.env, self.running, at_random, actions, steps)
         copy_(self.running, running)
@@ -267,7 +266,7 @@ class DQN(Cohort):
                 "initialised on those",
                 stacklevel=3,
             )
-        obs = recall(self.replay, places[:, 0, :count]).next_obs
+        obs = transitions_at(self.replay, places[:, 0, :count]).next_obs
         initialise(self.plan, self.params, self.buffers, obs)
         copy_(self.target, (self.params, self.buffers))
 
@@ -286,13 +285,13 @@ class DQN(Cohort):
     def _update(
         self, members: slice, places: Places, iteration: int | Tensor, left: float | Tensor
     ) -> None:
-        """Learn from what some members remember, in place."""
+        """Learn from the replay buffers of some members, in place."""
         config, shape = self.config, places.shape[1:]
         params, buffers = self.params[members], self.buffers[members]
         state, rate = part(self.optimizer_state, members), self._rates(members, left)
-        self.optimizer.tidy_(state)
+        self.optimizer.flush_denormals_(state)
         gamma = self.per_member["gamma"][members][:, None]
-        seen = recall(part(self.replay, members), places.flatten(1))
+        seen = transitions_at(part(self.replay, members), places.flatten(1))
         grads = torch.zeros_like(params)
         learner = self.networks.learner(params, buffers, grads)
         # A target of spectral norm has vectors of its own, which take a step at each forward.

@@ -51,20 +51,19 @@ def bytes_of_ppo(config: PPOConfig, env: TensorEnv, width: int, itemsize: int) -
 
 
 def bytes_of_dqn(config: Any, env: TensorEnv, width: int, itemsize: int) -> tuple[int, int]:
-    """Return the like for a member of DQN: most of it is what it remembers."""
+    """Return the like for a member of DQN: its replay buffer counts twice, once in a checkpoint."""
     inputs = prod(env.observation_space.shape)
     replay = config.rows * config.n_envs * bytes_of_transition(inputs, itemsize)
     draws = config.samples * OF_A_SAMPLE * (2 * inputs + env.step_draws + env.reset_draws + 4)
     samples = config.updates * config.batch_size
-    active = (
-        IN_AN_UPDATE * width + OF_A_UNIT * config.batch_size * sum(config.net_arch)
-    ) * itemsize
-    kept = itemsize * ((COPIES + 1) * width + draws) + replay + 8 * samples
-    return kept, active + OF_A_SAMPLE * samples * bytes_of_transition(inputs, itemsize)
+    hidden = OF_A_UNIT * config.batch_size * sum(config.net_arch)
+    kept = itemsize * ((COPIES + 1) * width + draws) + 2 * replay + 8 * samples
+    recalled = OF_A_SAMPLE * samples * bytes_of_transition(inputs, itemsize)
+    return kept, itemsize * (IN_AN_UPDATE * width + hidden) + recalled
 
 
 def bytes_of_transition(inputs: int, itemsize: int) -> int:
-    """Return the bytes of a step in the memory of DQN: two observations, a reward, an action."""
+    """Return the bytes of a step in a replay buffer: two observations, a reward, an action."""
     return (2 * inputs + 1) * itemsize + 9
 
 

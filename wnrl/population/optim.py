@@ -18,7 +18,7 @@ State = dict[str, Tensor]
 BETAS, ALPHA = (0.9, 0.999), 0.99
 """torch's defaults."""
 LEAST = {"mean": 1e-30, "size": 1e-36}
-"""Of a state in ``tidy_``."""
+"""Of what a state keeps."""
 TINY = 1e-37
 """The root of less is nothing beside eps; roots of zeros, which dead units have, are slow."""
 
@@ -43,11 +43,11 @@ class Adam:
         """Return the state before the first step: of the gradients, and of their sizes."""
         return {"mean": torch.zeros_like(params), "size": torch.zeros_like(params)}
 
-    def tidy_(self, state: State) -> None:
-        """Set averages to zero that are nothing beside eps, in front of some hundred steps.
+    def flush_denormals_(self, state: State) -> None:
+        """Set averages to zero that would be denormal numbers in a hundred steps of no gradient.
 
-        Those of units that are off at every sample would fall below the normal numbers, with which
-        a CPU computes many times as slowly.
+        Those of units that are off at every sample would, and a CPU is slow with them. What is set
+        to zero is nothing beside eps.
         """
         for name, least in LEAST.items():
             state[name].masked_fill_(state[name].abs() < least, 0.0)

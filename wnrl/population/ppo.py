@@ -157,7 +157,7 @@ class PPO(Cohort):
         config = self.config
         params, buffers = self.params[members], self.buffers[members]
         state = part(self.optimizer_state, members)
-        self.optimizer.tidy_(state)
+        self.optimizer.flush_denormals_(state)
         rate = self._rates(members, left)
         clip_range = self.per_member["clip_range"][members]
         if config.clip_range_schedule == "linear":

@@ -1,5 +1,6 @@
 """The network of DQN of one member, and what a cohort of them computes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -63,17 +64,25 @@ class Targets(NamedTuple):
     """What those of the actions are to be."""
 
 
-def as_act(values: Values) -> Act:
-    """Return values of actions as a rollout and an evaluation take them."""
+class Greedy(ABC):
+    """What has values of actions acts by the largest."""
 
-    def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q = values(obs)
-        return q, q.amax(-1), memory
+    @abstractmethod
+    def values(self, params: Tensor, buffers: Tensor, training: bool = False) -> Values:
+        """Return the networks in evaluation mode, or in training mode: statistics move then."""
 
-    return act
+    def act(self, params: Tensor, buffers: Tensor) -> Act:
+        """Return the networks in evaluation mode, for a rollout."""
+        values = self.values(params, buffers)
+
+        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            q = values(obs)
+            return q, q.amax(-1), memory
+
+        return act
 
 
-class VmappedQNetworks(Modules):
+class VmappedQNetworks(Greedy, Modules):
     """``vmap(grad(loss))`` over modules of ``wnrl.networks``."""
 
     def values(self, params: Tensor, buffers: Tensor, training: bool = False) -> Values:
@@ -82,10 +91,6 @@ class VmappedQNetworks(Modules):
         net = self.learning if training else self.acting
         run = vmap(lambda p, b, obs: functional_call(net, (p, b), (obs,)))
         return lambda obs: run(*tensors, obs)
-
-    def act(self, params: Tensor, buffers: Tensor) -> Act:
-        """Return the networks in evaluation mode, for a rollout."""
-        return as_act(self.values(params, buffers))
 
     def gradients(self, params: Tensors, buffers: Tensors, samples: Targets, goal: Any) -> Tensors:
         """Return gradients by name; running statistics move in ``buffers``."""
@@ -98,20 +103,16 @@ class VmappedQNetworks(Modules):
         return nn.functional.smooth_l1_loss(chosen, samples.values)
 
 
-class HotQNetworks(HotNetworks):
+class HotQNetworks(Greedy, HotNetworks):
     """The networks by formula."""
 
     def values(self, params: Tensor, buffers: Tensor, training: bool = False) -> Values:
         """Return the networks in evaluation mode, or in training mode: statistics move then."""
-        run = self.outputs(params, buffers)
         if training:
             layers = self.bound(params, buffers, params)
             return lambda obs: forward(layers, self.spread(obs))[-1].transpose(1, 2)
+        run = self.outputs(params, buffers)
         return lambda obs: run(obs)[:, 0].transpose(1, 2)
-
-    def act(self, params: Tensor, buffers: Tensor) -> Act:
-        """Return the networks in evaluation mode, for a rollout."""
-        return as_act(self.values(params, buffers))
 
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor) -> "HotQLearner":
         """Return what computes gradients of these members."""

@@ -1,4 +1,4 @@
-"""Acting with some actions at random, and a memory of what came of it."""
+"""Acting with some actions at random, and the replay buffer of what came of it."""
 
 from functools import partial
 from typing import NamedTuple
@@ -39,7 +39,7 @@ def empty_replay(env: TensorEnv, n_rows: int, n_envs: int, like: Tensor) -> Tran
 
 
 def store_(replay: Transitions, steps: Transitions, start: int | Tensor) -> None:
-    """Write T steps over the oldest rows of a memory.
+    """Write T steps over the oldest rows of a replay buffer.
 
     Args:
         replay: ``(P, n_rows, N, ...)``.
@@ -52,8 +52,8 @@ def store_(replay: Transitions, steps: Transitions, start: int | Tensor) -> None
         place.index_copy_(1, rows, values)
 
 
-def recall(replay: Transitions, places: Tensor) -> Transitions:
-    """Return the transitions of a memory at ``places`` ``(P, B)``, row by row of its steps."""
+def transitions_at(replay: Transitions, places: Tensor) -> Transitions:
+    """Return the transitions at ``places`` ``(P, B)``, counted row by row, ``(P, B, ...)``."""
     return Transitions(*(pick(values.flatten(1, 2), places) for values in replay))
 
 

@@ -7,6 +7,7 @@ product runs at once.
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -25,7 +26,7 @@ Tensors = dict[str, Tensor]
 LOG_STD = "log_std"
 
 
-class Networks(nn.Module):
+class Networks(nn.Module, ABC):
     """The networks of one member, under the names that SB3 has for them.
 
     Drawn by torch's generator in SB3's order: the same seed gives the same networks.
@@ -48,13 +49,13 @@ class Networks(nn.Module):
                 "net_arch=()"
             )
 
+    @abstractmethod
     def networks(self) -> list[nn.Sequential]:
         """Return the networks with their heads, each ``(B, n_inputs) -> (B, n_outputs)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hidden(self) -> dict[str, nn.Module]:
         """Return what is initialised on data, by name."""
-        raise NotImplementedError
 
 
 def hidden_layers(config: MemberConfig, n_inputs: int) -> list[nn.Module]:

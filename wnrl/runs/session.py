@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from wnrl.errors import NonFiniteError, UsageError, printable
+from wnrl.errors import NonFiniteError, UsageError, first_line, printable
 from wnrl.limits import FromZero, Limited
 from wnrl.runs import folder
 from wnrl.runs.events import EventFile
@@ -518,6 +518,14 @@ def _train(
             how = "the last update is not saved"
     except NonFiniteError as error:
         broken = error
+    except Exception as error:
+        if interrupts.received is None:
+            raise
+        # Ctrl-C reaches the processes that training waits for too, a compiler's say.
+        told = f"stopped in the middle of an update: {first_line(error)}"
+        saved = any(attempt.checkpoint.is_file() for attempt in attempts)
+        how = "--resume goes on from the last checkpoint" if saved else "nothing is saved"
+        raise Stopped(interrupts.received, f"{told}; {how}") from error
     with interrupts.at_once(f"stopped after the last step; {how}"):
         progress(1.0)
         for attempt in attempts:
