@@ -60,6 +60,13 @@ def test_the_estimate_of_dqn_counts_its_replay_buffer(change, n_members, measure
     assert measured < estimate < 2 * measured
 
 
+def test_a_replay_buffer_takes_the_bytes_that_are_counted():
+    config = DQNConfig(total_timesteps=50_000, n_envs=2)
+    replay = DQN(CartPole(), [config]).replay
+    each = memory.bytes_of_transition(inputs=4, itemsize=4)
+    assert sum(tensor.nbytes for tensor in replay) == 50_000 * each
+
+
 def test_as_many_members_fit_as_the_line_says(free):
     config = replace(test_ppo.SMALL, net_arch=(64, 64))
     free(4 * MIB)
