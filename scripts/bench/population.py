@@ -38,10 +38,11 @@ from scripts import _cli
 from wnrl.limits import Limited, NormKey, Positive, Sizes, one_of, some
 
 WAYS = ("auto", "vmap", "eager")
-AIMS = {"none": 10.0, "weight": 9.0, "layer": 5.5, "rms": 5.5, "batch": 5.5}
-"""Least ratios of PPO, at ``AIM_MEMBERS`` or more."""
-AIM_ELSE, AIM_MEMBERS = {"ppo": 3.0, "recurrent_ppo": 2.0, "dqn": 4.0}, 64
-"""The same of other norms and algorithms."""
+AIMS = {"ppo": 3.0, "recurrent_ppo": 2.0, "dqn": 4.0}
+"""Least ratios, at ``AIM_MEMBERS`` or more."""
+AIMS |= {"ppo none": 10.0, "ppo weight": 9.0, "ppo layer": 5.5, "ppo rms": 5.5, "ppo batch": 5.5}
+"""The same of one norm."""
+AIM_MEMBERS = 64
 STOCK, OURS = "stock", "our agent"
 TASKS = {
     "ppo": ("CartPole-v1", STOCK),
@@ -182,7 +183,7 @@ def rows(norm: str, times: Mapping[str, np.ndarray], algo: str) -> Iterator[tupl
         n_members, way = name.split()
         judged = int(n_members) >= AIM_MEMBERS and way == "auto"
         by_cpu, _ = ratio(single[:, CPU], ours[:, CPU])
-        aim = AIMS.get(norm, AIM_ELSE[algo]) if algo == "ppo" else AIM_ELSE[algo]
+        aim = AIMS.get(f"{algo} {norm}", AIMS[algo])
         met = verdict(aim if judged else None, by_cpu)
         ratios = (cell(single[:, clock], ours[:, clock]) for clock in (WALL, CPU))
         speeds = (f"{1 / np.median(arm[:, CPU]):,.0f}" for arm in (single, ours))

@@ -28,6 +28,8 @@ from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
 
 RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION, EXPLORATION = range(7)
 """Streams of random numbers of a member."""
+OBSERVED = 512
+"""Observations that dormant units and ranks are counted on, at most."""
 LOOK_EVERY = 50
 """Steps between two looks at whether episodes have ended, at most: each waits for the device."""
 

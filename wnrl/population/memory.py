@@ -4,12 +4,12 @@ An estimate, from what an iteration was seen to keep, on the safe side of it.
 """
 
 from math import prod
-from typing import Any
 
 import torch
 from gymnasium import spaces
 
 from wnrl.errors import UsageError
+from wnrl.population.dqn_config import DQNConfig
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.runs import free_memory
 from wnrl.tensor_envs.core import TensorEnv
@@ -50,7 +50,7 @@ def bytes_of_ppo(config: PPOConfig, env: TensorEnv, width: int, itemsize: int) -
     return itemsize * (COPIES * width + config.samples * sample) + order, itemsize * active
 
 
-def bytes_of_dqn(config: Any, env: TensorEnv, width: int, itemsize: int) -> tuple[int, int]:
+def bytes_of_dqn(config: DQNConfig, env: TensorEnv, width: int, itemsize: int) -> tuple[int, int]:
     """Return the like for a member of DQN: its replay buffer counts twice, once in a checkpoint."""
     inputs = prod(env.observation_space.shape)
     replay = config.rows * config.n_envs * bytes_of_transition(inputs, itemsize)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wnrl.population.actor_critic import ActorCritic
-from wnrl.population.cohort import ACTIONS, INIT, ORDERS, Cohort
+from wnrl.population.cohort import ACTIONS, INIT, OBSERVED, ORDERS, Cohort
 from wnrl.population.hot import HotActorCritic
 from wnrl.population.memory import bytes_of_ppo
 from wnrl.population.optim import clip_
@@ -25,9 +25,6 @@ from wnrl.population.states import Agents, copy_, part
 from wnrl.population.updates import project_members_
 from wnrl.population.vmapped import Goal, VmappedActorCritic
 from wnrl.tensor_envs.core import Episodes
-
-OBSERVED = 512
-"""Observations that dormant units and ranks are counted on, at most."""
 
 
 class PPO(Cohort):
