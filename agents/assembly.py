@@ -6,14 +6,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO
-from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl.errors import UsageError, printable
 from wnrl.rl.environments import check_observations, first_env_seed
-from wnrl.sb3.extractors import SmallCNN
-
-NATURE_SIDE = 36  # pixels that SB3's convolutions need
+from wnrl.rl.models import extractor, policy_name
 
 
 def assemble(
@@ -60,29 +57,6 @@ def assemble(
         raise UsageError(f"the agent cannot be built: {reason}") from error
     env.seed(first_env_seed(seed))  # SB3 has seeded them with seed, seed + 1, ...
     return model
-
-
-def policy_name(space: spaces.Space[Any], memory: str = "") -> str:
-    """Return the policy's name for observations: Cnn for images, MultiInput for a Dict.
-
-    Args:
-        space: of the observations.
-        memory: Lstm or Gru for a recurrent policy.
-    """
-    family = "Mlp"
-    if isinstance(space, spaces.Dict):
-        family = "MultiInput"
-    elif is_image_space(space):
-        family = "Cnn"
-    return f"WN{family}{memory}Policy"
-
-
-def extractor(space: spaces.Space[Any]) -> dict[str, Any]:
-    """Return the policy's arguments for images too small for SB3's convolutions; else none."""
-    if not isinstance(space, spaces.Box) or not is_image_space(space):
-        return {}
-    sides = space.shape[1:] if is_image_space_channels_first(space) else space.shape[:2]
-    return {"features_extractor_class": SmallCNN} if min(sides) < NATURE_SIDE else {}
 
 
 def check_spaces(config: Any, env: VecEnv) -> None:

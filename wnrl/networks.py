@@ -168,6 +168,10 @@ class ConvSpec:
 
 NATURE = (ConvSpec(32, 8, 4), ConvSpec(64, 4, 2), ConvSpec(64, 3, 1))
 """The convolutions of Mnih et al. (2015), for images of 84×84."""
+NATURE_SIDE = 36
+"""Pixels of a side that they need."""
+MINATAR = (ConvSpec(16, 3),)
+"""The convolution of MinAtar's agents (Young & Tian, 2019, arXiv:1903.03176), for small images."""
 
 
 @checked

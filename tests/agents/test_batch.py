@@ -261,7 +261,7 @@ def test_only_what_was_measured_to_gain_is_trained_in_batches_by_itself(algo, wi
     assert batching(trials(algo=algo, n_seeds=1, net_arch=[8, width])[0]).pays == pays
 
 
-def test_pictures_are_refused_before_anything_is_trained(monkeypatch):
+def test_ppo_on_pictures_is_refused_before_anything_is_trained(monkeypatch):
     monkeypatch.setattr(agents.run, "factory_of", lambda settings: None)  # without the extra
     (trial,) = trials(n_seeds=1, env_id="MinAtarBreakout-v1", normalize="none")
     assert "observations must be a Box with one axis" in batching(trial).refusal

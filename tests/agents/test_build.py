@@ -16,11 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import envs
 from agents import AGENTS
-from agents.assembly import extractor, policy_name
 from agents.config import ContinuousConfig, OffPolicyConfig
 from wnrl.errors import UsageError
 from wnrl.rl.environments import first_env_seed, vectorize, vectorize_for_evaluation
 from wnrl.rl.evaluation import evaluate
+from wnrl.rl.models import extractor, policy_name
 from wnrl.rl.run import log_to
 from wnrl.runs import EventFile
 from wnrl.sb3.extractors import SmallCNN

@@ -55,6 +55,7 @@ CASES = {
     "schedule": ({"learning_rate_schedule": "linear"}, ("MlpPolicy", {})),
     "one environment": ({"n_envs": 1, "gradient_steps": -1}, ("MlpPolicy", {})),
     "learning at once": ({"learning_starts": 0, "target_update_interval": 7}, ("MlpPolicy", {})),
+    "slow target": ({"tau": 0.3, "target_update_interval": 7}, ("MlpPolicy", {})),
     "rmsprop": ({"optimizer": "rmsprop"}, ("MlpPolicy", RMSPROP)),
     **{norm: ({"norm": norm}, ours(norm)) for norm in NORMS if "mean" not in norm},
     # With ReLU some biases cancel: their gradient is a rounding error, which Adam makes a step of.
@@ -73,10 +74,14 @@ def test_with_sb3s_draws_a_member_is_sb3s_agent(case, monkeypatch):
     change, policy = CASES[case]
     config = replace(SMALL, **change)
     resets, iterations = run_sb3(config, policy, monkeypatch)
-    cohort = DQN(ShortCartPole(), [config])
+    assert_member_is_sb3s(DQN(ShortCartPole(), [config]), resets, iterations)
+
+
+def assert_member_is_sb3s(cohort, resets, iterations):
+    """Assert that a cohort of one acts and learns as SB3's agent did, iteration by iteration."""
+    config, updated = cohort.config, 0
     cohort.start(begin(cohort.env, resets))
     assert len(iterations) == config.iterations
-    updated = 0
     for k, (((u, *others), places), expected) in enumerate(iterations):
         before = cohort.params.clone()
         cohort.iterate((Choices(u < cohort.exploration_rate(k), *others), places))
@@ -114,6 +119,12 @@ def members(n, **change):
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_member_alone_among_eight_and_among_12_is_the_same_to_the_bit(norm):
     assert_companions_change_no_bit(DQN, CartPole(), members(12, norm=norm), 6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_so_it_is_where_a_product_has_one_column(norm):
+    configs = members(8, norm=norm, n_envs=1, net_arch=(64, 64), train_freq=20)
+    assert_companions_change_no_bit(DQN, CartPole(), configs, 6)
 
 
 def test_members_differ_in_each_thing_that_they_may_differ_in():
@@ -242,7 +253,8 @@ def test_dqn_learns_cartpole():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tau": 0.5}, "DQN in a population has no tau, got 0.5; it has seed"),
+        ({"tau": 1.5}, "tau must be from 0 to 1, got 1.5"),
+        ({"n_steps": 2}, "DQN in a population has no n_steps, got 2; it has seed"),
         ({"train_freq_unit": "episode"}, "has no train_freq_unit, got 'episode'"),
         ({"optimize_memory_usage": True}, "has no optimize_memory_usage"),
         ({"n_steps": 3}, "has no n_steps, got 3"),

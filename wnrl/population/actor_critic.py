@@ -16,7 +16,7 @@ class ActorCritic(Networks):
 
     Args:
         config: of the member.
-        n_inputs: numbers of an observation.
+        shape: of an observation, ``(n_inputs,)``.
         n_outputs: of the action head.
         continuous: whether there is a log standard deviation of actions.
 
@@ -26,9 +26,11 @@ class ActorCritic(Networks):
 
     heads = ("action_net", "value_net")
 
-    def __init__(self, config: PPOConfig, n_inputs: int, n_outputs: int, continuous: bool) -> None:
-        super().__init__(config)
-        n_features = self.n_features(config, n_inputs)
+    def __init__(
+        self, config: PPOConfig, shape: tuple[int, ...], n_outputs: int, continuous: bool
+    ) -> None:
+        super().__init__(shape)
+        n_inputs, n_features = shape[0], self.n_features(config, shape[0])
         nets = {
             name: nn.Sequential(*hidden_layers(config, n_features))
             for name in ("policy_net", "value_net")

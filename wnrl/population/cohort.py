@@ -127,7 +127,7 @@ class Cohort(ABC):
 
     @abstractmethod
     def observed(self, index: int) -> Tensor:
-        """Return some observations of a member as its networks see them, ``(R, n_inputs)``."""
+        """Return some observations of a member as its networks see them, ``(R, *shape)``."""
 
     @abstractmethod
     def member_state(self, index: int, agents: Agents | None = None) -> dict[str, Tensor]:

@@ -17,7 +17,14 @@ from wnrl.population.memory import bytes_of_dqn
 from wnrl.population.optim import clip_
 from wnrl.population.q_networks import HotQNetworks, QNetwork, Targets, VmappedQNetworks
 from wnrl.population.random import fork, integers
-from wnrl.population.replay import Transitions, empty_replay, explore, store_, transitions_at
+from wnrl.population.replay import (
+    Transitions,
+    as_seen,
+    empty_replay,
+    explore,
+    store_,
+    transitions_at,
+)
 from wnrl.population.rollout import Ended
 from wnrl.population.rows import Networks, initialise
 from wnrl.population.states import Agents, clone, copy_, part
@@ -75,11 +82,12 @@ class DQN(Cohort):
         self._learned = self._graphed(self._learn)
 
     def observed(self, index: int) -> Tensor:
-        """Return what the replay buffer has last, as the network saw it, ``(R, n_inputs)``."""
+        """Return what the replay buffer has last, as the network saw it, ``(R, *shape)``."""
         steps = self.iteration * self.config.steps
         n_rows = min(steps, self.config.rows, -(-OBSERVED // self.config.n_envs))
         rows = torch.arange(steps - n_rows, steps, device=self.params.device) % self.config.rows
-        return self.replay.obs[index, rows].flatten(0, 1)[:OBSERVED]
+        last = self.replay.obs[index, rows].flatten(0, 1)[:OBSERVED]
+        return as_seen(last, self.params.dtype)
 
     @torch.no_grad()
     def iterate(self, draws: tuple[Choices, Places | None] | None = None) -> Ended:
@@ -94,8 +102,9 @@ class DQN(Cohort):
         iteration, config = self.iteration, self.config
         choices, places = draws or (self._choices(iteration), None)
         ended: Ended = self._explored(iteration, *choices)
-        if config.copies_target(iteration):
-            copy_(self.target, (self.params, self.buffers))
+        if share := config.target_share(iteration):
+            self.target[0].lerp_(self.params, share)
+            self.target[1].copy_(self.buffers)
         self.iteration += 1
         if iteration < config.first_update:
             return ended

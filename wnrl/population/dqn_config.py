@@ -34,7 +34,6 @@ class DQNConfig(MemberConfig):
     algorithm: ClassVar[str] = "DQN"
     elsewhere: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **MemberConfig.elsewhere,
-        "tau": (1.0,),
         "train_freq_unit": ("step",),
         "n_steps": (1,),
         "optimize_memory_usage": (False,),
@@ -54,8 +53,10 @@ class DQNConfig(MemberConfig):
     """Steps of each environment between updates."""
     gradient_steps: WholeOrMinusOne = 1
     """Minibatches of an update; -1: as many as steps taken, over all environments."""
+    tau: Fraction = 1.0
+    """How far the target network moves to the learning one; 1 copies it."""
     target_update_interval: Whole = 10_000
-    """Environment steps between copies to the target network."""
+    """Environment steps between moves of the target network."""
     exploration_fraction: Fraction = 0.1
     """Share of training in which the share of random actions falls to its final value."""
     exploration_initial_eps: Fraction = 1.0
@@ -102,7 +103,8 @@ class DQNConfig(MemberConfig):
         """The number of the first iteration with an update, from zero on."""
         return self.learning_starts // self.samples
 
-    def copies_target(self, iteration: int) -> bool:
-        """Return whether the target network becomes a copy in that iteration, from zero on."""
+    def target_share(self, iteration: int) -> float:
+        """Return how far the target network moves in that iteration, counted from zero."""
         interval = max(self.target_update_interval // self.n_envs, 1)
-        return (iteration + 1) * self.steps // interval > iteration * self.steps // interval
+        moves = (iteration + 1) * self.steps // interval - iteration * self.steps // interval
+        return 1 - (1 - self.tau) ** moves

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wnrl.nn import WNLinear
-from wnrl.nn.spectral import SpectralLinear
+from wnrl.networks import ACTIVATIONS as MODULES
+from wnrl.nn import WNConv2d, WNLinear
+from wnrl.nn.sites import n_spatial
+from wnrl.nn.spectral import SpectralConv2d, SpectralLinear
 from wnrl.population.config import MemberConfig
 from wnrl.population.distributions import Distribution
-from wnrl.population.layers import ACTIVATIONS, HOT, Layer
+from wnrl.population.layers import ACTIVATIONS, HOT, Convolution, Layer
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.rollout import Act
 from wnrl.population.rows import LOG_STD, Layout, Tensors, below
@@ -23,7 +25,14 @@ from wnrl.population.vmapped import Goal, standardised
 
 SHORT = {"norm.weight": "gain", "norm.bias": "shift"}
 """Names in a ``Layer`` for those in a module, where they are not their last part."""
-BY_TYPE = {nn.Linear: "none", WNLinear: "weight", SpectralLinear: "spectral"}
+BY_TYPE: dict[type[nn.Module], str] = {
+    nn.Linear: "none",
+    nn.Conv2d: "none",
+    WNLinear: "weight",
+    WNConv2d: "weight",
+    SpectralLinear: "spectral",
+    SpectralConv2d: "spectral",
+}
 """Keys of ``HOT`` by modules; any other has the norm of the network."""
 
 
@@ -62,8 +71,8 @@ class HotNetworks:
         self.plan = plan
         parts = [*plan.net.networks()[0]]
         self.layers = {
-            k: _layer(part, config, k == len(parts) - 1, dtype)
-            for k, part in enumerate(parts)
+            k: _layer(part, following, config.norm, plan.net.shape, dtype)
+            for k, (part, following) in enumerate(zip(parts, [*parts[1:], None], strict=True))
             if [*part.parameters()]
         }
 
@@ -78,7 +87,7 @@ class HotNetworks:
         )
 
     def outputs(self, params: Tensor, buffers: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the networks in evaluation mode, ``(P, B, n_inputs) -> (P, n_nets, A, B)``."""
+        """Return the networks in evaluation mode, ``(P, B, *shape) -> (P, n_nets, A, B)``."""
         steps = [layer.acting() for layer in self.bound(params, buffers, params)]
 
         def run(obs: Tensor) -> Tensor:
@@ -90,7 +99,8 @@ class HotNetworks:
         return run
 
     def spread(self, obs: Tensor) -> Tensor:
-        """``(P, B, n_inputs) -> (n_nets P, n_inputs, B)``: the same for each of its networks."""
+        """``(P, B, *shape) -> (n_nets P, n_inputs, B)``: the same for each of its networks."""
+        obs = obs.flatten(2)
         n, samples, inputs = obs.shape
         each = obs.transpose(1, 2)[:, None].expand(n, self.plan.n_nets, inputs, samples)
         return each.flatten(0, 1).contiguous()  # one member's could be a view: sums in other order
@@ -233,19 +243,36 @@ class HotLearner:
             self.by_log_std[:, 1] = 0.0
 
 
-def _layer(part: Any, config: MemberConfig, is_head: bool, dtype: torch.dtype) -> Layer:
-    """Return the layer with the options that a module has."""
-    normalizer = getattr(part, "norm", part)
-    eps = getattr(normalizer, "eps", getattr(getattr(part, "layer", part), "eps", 0.0))
-    return Layer(
-        BY_TYPE.get(type(part), config.norm),
-        None if is_head else config.activation_fn,
+def _layer(
+    part: Any, following: nn.Module | None, norm: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> Layer:
+    """Return the layer with the options that a module has.
+
+    Args:
+        part: the module.
+        following: its nonlinearity; None behind a head.
+        norm: of the network.
+        shape: of its inputs, if it is a convolution.
+        dtype: of all real numbers.
+    """
+    layer, normalizer = getattr(part, "layer", part), getattr(part, "norm", part)
+    eps = getattr(normalizer, "eps", getattr(layer, "eps", 0.0))
+    options = (
+        BY_TYPE.get(type(part), norm),
+        next((name for name in ACTIVATIONS if type(following) is MODULES[name]), None),
         torch.finfo(dtype).eps if eps is None else eps,  # as RMS norm has it
         getattr(normalizer, "momentum", 0.0),
         getattr(normalizer, "limits", Layer.limits),
     )
+    if n_spatial(layer) == 2:
+        return Convolution(*options, shape=shape, window=layer.kernel_size, stride=layer.stride)
+    return Layer(*options)
 
 
 def _short(tensors: Tensors) -> Tensors:
-    """Return what a layer has by the names of ``Layer`` instead of those in modules."""
-    return {SHORT.get(name, name.rpartition(".")[2]): value for name, value in tensors.items()}
+    """Return what a layer has by the names of ``Layer`` instead of those in modules.
+
+    A weight has a row for each output unit.
+    """
+    short = {SHORT.get(name, name.rpartition(".")[2]): value for name, value in tensors.items()}
+    return {name: value.flatten(2) if value.dim() > 3 else value for name, value in short.items()}

@@ -13,6 +13,7 @@ over samples and the scaling of a feature are fast. Parameters go by short names
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,22 @@ class Room:
         if key not in self._tensors:
             self._tensors[key] = like.new_empty(key[1])
         return self._tensors[key]
+
+
+def product(a: Tensor, b: Tensor, out: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Return the batched product of ``(n, i, j)`` and ``(n, j, k)``, and ``bias`` added to it.
+
+    Its bits do not depend on n: torch adds up in another order where there is one matrix and a
+    vector alone.
+    """
+    alone = len(a) == 1 and 1 in (a.shape[1], b.shape[2])
+    if alone:
+        a, b = a.expand(2, -1, -1), b.expand(2, -1, -1)
+    place = None if alone else out
+    y = torch.bmm(a, b, out=place) if bias is None else torch.baddbmm(bias, a, b, out=place)
+    if not alone:
+        return y
+    return y[:1] if out is None else out.copy_(y[:1])
 
 
 @dataclass(frozen=True)
@@ -63,15 +80,24 @@ class Layer:
     grads: Tensors = field(default_factory=dict)
     room: Room = field(default_factory=Room)
 
+    @property
+    def formulas(self) -> "Hot":
+        """Those of the norm."""
+        return HOT[self.norm]
+
+    def by_example(self, z: Tensor) -> Tensor:
+        """Return outputs ``(n, out, B)``, a view, as ``(n, out, positions, examples)``."""
+        return z.unsqueeze(2)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs ``(n, out, B)`` in training mode, of inputs ``(n, in, B)``."""
-        norm = HOT[self.norm]
+        norm = self.formulas
         weight, bias = norm.weight(self, True)
         z = self.room.get("z", x, *weight.shape[:2], x.shape[2])
-        torch.bmm(weight, x, out=z)
+        product(weight, x, z)
         if bias is not None:
             z.add_(bias[..., None])
-        y = norm.outputs(self, z, lambda: weight @ x.mean(2, keepdim=True))
+        y = norm.outputs(self, z, lambda: product(weight, x.mean(2, keepdim=True)))
         if self.activation is not None:
             ACTIVATIONS[self.activation].forward_(y)
         return y
@@ -85,7 +111,7 @@ class Layer:
             d: gradient of y; overwritten.
             dx: where that of the input goes, ``(n, in, B)``; None where nobody wants it.
         """
-        norm = HOT[self.norm]
+        norm = self.formulas
         if self.activation is not None:
             ACTIVATIONS[self.activation].backward_(d, y)
         norm.outputs_backward(self, d)
@@ -101,21 +127,77 @@ class Layer:
         What depends on the parameters alone is computed here, once. An output is overwritten by
         the next call.
         """
-        norm, apart = HOT[self.norm], replace(self, room=Room())
+        norm, apart = self.formulas, replace(self, room=Room())
         weight, row = norm.weight(apart, False)
         bias = None if row is None else row[..., None]
         evaluate = norm.evaluate(apart)
 
         def run(x: Tensor) -> Tensor:
             z = apart.room.get("z", x, *weight.shape[:2], x.shape[2])
-            if bias is None:
-                torch.bmm(weight, x, out=z)
-            else:
-                torch.baddbmm(bias, weight, x, out=z)
-            y = evaluate(z)
+            y = evaluate(product(weight, x, z, bias))
             return y if self.activation is None else ACTIVATIONS[self.activation].forward_(y)
 
         return run
+
+
+@dataclass(frozen=True)
+class Convolution(Layer):
+    """A convolution of pictures, a linear layer of their windows. Nothing learns in front of it.
+
+    Inputs are ``(n, C H W, B)``, and outputs ``(n, out positions, B)``.
+
+    Args:
+        shape: ``(C, H, W)``.
+        window: rows and columns.
+        stride: the steps of the window along both.
+    """
+
+    shape: tuple[int, ...] = (1, 1, 1)
+    window: tuple[int, ...] = (1, 1)
+    stride: tuple[int, ...] = (1, 1)
+
+    @property
+    def formulas(self) -> "Hot":
+        """Those of the norm."""
+        return HOT_OF_MAPS.get(self.norm, HOT[self.norm])
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Rows and columns of the outputs."""
+        each = zip(self.shape[1:], self.window, self.stride, strict=True)
+        return tuple((size - window) // stride + 1 for size, window, stride in each)
+
+    def by_example(self, z: Tensor) -> Tensor:
+        """Return outputs ``(n, out, positions B)``, a view, as ``(n, out, positions, B)``."""
+        return z.unflatten(2, (prod(self.sides), -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs in training mode."""
+        return super().forward(self._windows(x)).view(len(x), -1, x.shape[2])
+
+    def backward(self, x: Tensor, y: Tensor, d: Tensor, dx: Tensor | None) -> None:
+        """Write the gradients of the parameters, after ``forward``, as a ``Layer`` does."""
+        windows = self._room_for_windows(x).flatten(4, 6).flatten(1, 3)
+        y, d = (value.view(len(x), -1, windows.shape[2]) for value in (y, d))
+        super().backward(windows, y, d, None)
+
+    def acting(self) -> Callable[[Tensor], Tensor]:
+        """Return the layer in evaluation mode, as a ``Layer`` does."""
+        run, apart = super().acting(), replace(self, room=Room())
+        return lambda x: run(apart._windows(x)).view(len(x), -1, x.shape[2])
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """Return every window of pictures ``(n, C H W, B)``, ``(n, C h w, positions B)``."""
+        pictures, room = x.unflatten(1, self.shape), self._room_for_windows(x)
+        for axis, (size, step) in enumerate(zip(self.window, self.stride, strict=True), 2):
+            pictures = pictures.unfold(axis, size, step)
+        room.copy_(pictures.permute(0, 1, 5, 6, 2, 3, 4))
+        return room.flatten(4, 6).flatten(1, 3)
+
+    def _room_for_windows(self, x: Tensor) -> Tensor:
+        """Return ``(n, C, h, w, rows, columns, B)``."""
+        shape = (len(x), self.shape[0], *self.window, *self.sides, x.shape[2])
+        return self.room.get("windows", x, *shape)
 
 
 class Activation(NamedTuple):
@@ -169,8 +251,7 @@ def _directed_backward(layer: Layer, d: Tensor, x: Tensor) -> Tensor:
     v, g, room = layer.params["weight_v"], layer.params["weight_g"], layer.room
     inverse, by_weight = room.get("1/‖v‖", g), _weight_gradient(layer, d, x)
     direction = torch.mul(v, inverse, out=room.get("v/‖v‖", v))
-    product = torch.mul(by_weight, direction, out=room.get("product", v))
-    by_g = product.sum(2, keepdim=True)
+    by_g = torch.mul(by_weight, direction, out=room.get("product", v)).sum(2, keepdim=True)
     layer.grads["weight_g"].copy_(by_g)
     torch.mul(by_weight.sub_(direction.mul_(by_g)), g * inverse, out=layer.grads["weight_v"])
     return room.get("w", v)
@@ -196,11 +277,11 @@ def _by_largest(layer: Layer, learning: bool) -> tuple[Tensor, Tensor | None]:
     """Divide by σ = ‖Wᵀu‖; in training u takes a step of power iteration first."""
     weight, u = layer.params["weight"], layer.buffers["running_u_weight"]
     if learning:
-        step = torch.bmm(weight, torch.bmm(weight.transpose(1, 2), u[..., None]))
+        step = product(weight, product(weight.transpose(1, 2), u[..., None]))
         u.copy_(torch.nn.functional.normalize(step[..., 0], dim=1))
     room, (n, _, inputs) = layer.room, weight.shape
     room.get("u", u).copy_(u)
-    v = torch.bmm(weight.transpose(1, 2), u[..., None], out=room.get("v", weight, n, inputs, 1))
+    v = product(weight.transpose(1, 2), u[..., None], room.get("v", weight, n, inputs, 1))
     sigma = torch.linalg.vector_norm(v, 2, 1, keepdim=True, out=room.get("σ", weight, n, 1, 1))
     v.div_(sigma)
     return torch.div(weight, sigma, out=room.get("w", weight)), layer.params.get("bias")
@@ -233,13 +314,14 @@ def _as_they_are_backward(layer: Layer, d: Tensor) -> None:
 
 
 def _by_size(layer: Layer, z: Tensor, mean: Callable[[], Tensor]) -> Tensor:
-    """Divide each sample by its root mean square: RMS norm, and layer norm of what is centred."""
-    n, features, samples = z.shape
-    y = layer.room.get("y", z)
-    size = torch.mul(z, z, out=y).sum(1, keepdim=True)
-    inverse = layer.room.get("1/size", z, n, 1, samples)
-    torch.add(size.div_(features), layer.eps, out=inverse).rsqrt_()
-    torch.mul(z.mul_(inverse), layer.params["gain"][..., None], out=y)
+    """Divide each example by its root mean square: RMS norm, and layer norm of what is centred."""
+    y, of_example = layer.room.get("y", z), layer.by_example(z)
+    n, features, positions, examples = of_example.shape
+    size = layer.by_example(torch.mul(z, z, out=y)).sum((1, 2), keepdim=True)
+    inverse = layer.room.get("1/size", z, n, 1, 1, examples)
+    torch.add(size.div_(features * positions), layer.eps, out=inverse).rsqrt_()
+    of_example.mul_(inverse)
+    torch.mul(z, layer.params["gain"][..., None], out=y)
     return y.add_(layer.params["shift"][..., None]) if "shift" in layer.params else y
 
 
@@ -248,15 +330,34 @@ def _by_size_acting(layer: Layer) -> Evaluate:
 
 
 def _by_size_backward(layer: Layer, d: Tensor) -> None:
-    room, (n, features, samples) = layer.room, d.shape
+    room, of_example = layer.room, layer.by_example(d)
+    n, features, positions, examples = of_example.shape
     normal, gain, grads = room.get("z", d), layer.params["gain"], layer.grads
-    product = torch.mul(d, normal, out=room.get("y", d))
-    torch.sum(product, 2, out=grads["gain"])
+    scaled = torch.mul(d, normal, out=room.get("y", d))
+    torch.sum(scaled, 2, out=grads["gain"])
     if "shift" in grads:
         torch.sum(d, 2, out=grads["shift"])
-    along = torch.bmm(gain[:, None], product)  # (n, 1, B)
-    d.mul_(gain[..., None]).addcmul_(normal, along.div_(-features))
-    d.mul_(room.get("1/size", d, n, 1, samples))
+    along = layer.by_example(product(gain[:, None], scaled)).sum(2, keepdim=True)
+    d.mul_(gain[..., None])
+    of_example.addcmul_(layer.by_example(normal), along.div_(-features * positions))
+    of_example.mul_(room.get("1/size", d, n, 1, 1, examples))
+
+
+def _by_spread(layer: Layer, z: Tensor, mean: Callable[[], Tensor]) -> Tensor:
+    """Standardise each example over features and positions: layer norm of maps."""
+    of_example = layer.by_example(z)
+    of_example.sub_(of_example.mean((1, 2), keepdim=True))
+    return _by_size(layer, z, mean)
+
+
+def _by_spread_acting(layer: Layer) -> Evaluate:
+    return lambda z: _by_spread(layer, z, z.mean)
+
+
+def _by_spread_backward(layer: Layer, d: Tensor) -> None:
+    _by_size_backward(layer, d)
+    of_example = layer.by_example(d)
+    of_example.sub_(of_example.mean((1, 2), keepdim=True))
 
 
 def _by_batch(layer: Layer, z: Tensor, mean: Callable[[], Tensor]) -> Tensor:
@@ -288,8 +389,7 @@ def _by_batch_acting(layer: Layer) -> Evaluate:
 def _by_batch_backward(layer: Layer, d: Tensor) -> None:
     room, grads, (n, features, samples) = layer.room, layer.grads, d.shape
     centred, inverse = room.get("z", d), room.get("1/std", d, n, features, 1)
-    product = torch.mul(d, centred, out=room.get("y", d))
-    along = product.sum(2, keepdim=True)
+    along = torch.mul(d, centred, out=room.get("y", d)).sum(2, keepdim=True)
     torch.sum(d, 2, out=grads["shift"])
     torch.mul(along[..., 0], inverse[..., 0], out=grads["gain"])
     d.sub_(grads["shift"][..., None] / samples)
@@ -364,3 +464,7 @@ HOT = {
     "weight_mean": _MEAN._replace(weight=_directed, weight_backward=_directed_backward),
 }
 """Norms with formulas, by their keys in ``NORMS``."""
+HOT_OF_MAPS = {
+    "layer": Hot(_plain, _plain_backward, _by_spread, _by_spread_backward, _by_spread_acting)
+}
+"""Those that differ behind a convolution."""

@@ -23,6 +23,8 @@ OF_A_SAMPLE = 5
 """Of a number of a sample: as steps, stacked, in order, shuffled, and the draws in int64."""
 OF_A_UNIT = 6
 """Numbers that an update keeps for each hidden unit and sample."""
+OF_A_PIXEL = 8
+"""The like of ``SmallCNN``: windows and maps."""
 OF_A_MEMORY = 64
 """The like of a recurrent unit; by formula it is a quarter."""
 SHARE = 0.9
@@ -52,19 +54,21 @@ def bytes_of_ppo(config: PPOConfig, env: TensorEnv, width: int, itemsize: int) -
 
 def bytes_of_dqn(config: DQNConfig, env: TensorEnv, width: int, itemsize: int) -> tuple[int, int]:
     """Return the like for a member of DQN: its replay buffer counts twice, once in a checkpoint."""
-    inputs = prod(env.observation_space.shape)
-    replay = config.rows * config.n_envs * bytes_of_transition(inputs, itemsize)
+    shape = env.observation_space.shape
+    inputs, picture = prod(shape), len(shape) == 3
+    replay = config.rows * config.n_envs * bytes_of_transition(inputs, itemsize, picture)
     draws = config.samples * OF_A_SAMPLE * (2 * inputs + env.step_draws + env.reset_draws + 4)
     samples = config.updates * config.batch_size
-    hidden = OF_A_UNIT * config.batch_size * sum(config.net_arch)
+    units = sum(config.net_arch) + (OF_A_PIXEL * inputs if picture else 0)
+    hidden = OF_A_UNIT * config.batch_size * units
     kept = itemsize * ((COPIES + 1) * width + draws) + 2 * replay + 8 * samples
     recalled = OF_A_SAMPLE * samples * bytes_of_transition(inputs, itemsize)
     return kept, itemsize * (IN_AN_UPDATE * width + hidden) + recalled
 
 
-def bytes_of_transition(inputs: int, itemsize: int) -> int:
-    """Return the bytes of a step in a replay buffer: two observations, a reward, an action."""
-    return (2 * inputs + 1) * itemsize + 9
+def bytes_of_transition(inputs: int, itemsize: int, picture: bool = False) -> int:
+    """Return the bytes of a step: two observations, in bytes if a picture, a reward, an action."""
+    return 2 * inputs * (1 if picture else itemsize) + itemsize + 9
 
 
 def members_that_fit(each: tuple[int, int], chunk: int | None, device: torch.device) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from wnrl.errors import UsageError
+from wnrl.networks import MINATAR, NATURE_SIDE, cnn
 from wnrl.population.config import MemberConfig
 from wnrl.population.distributions import Categorical
 from wnrl.population.hot import HotNetworks, backward, forward
@@ -17,42 +18,69 @@ from wnrl.population.rollout import Act
 from wnrl.population.rows import Networks, Tensors, head_with_norm, hidden_layers, with_norm
 from wnrl.population.vmapped import Modules
 
+FEATURES = 128
+"""Of a picture, as ``SmallCNN`` has them."""
 Values = Callable[[Tensor], Tensor]
-"""From observations ``(P, B, n_inputs)`` to the values of actions, ``(P, B, A)``."""
+"""From observations ``(P, B, *shape)`` to the values of actions, ``(P, B, A)``."""
 
 
 class QNetwork(Networks):
-    """The network under the name that SB3's ``QNetwork`` has for it.
+    """The network under the names that SB3's ``QNetwork`` has for its parts.
+
+    In front of the layers of ``net_arch``, pictures go through those of ``SmallCNN``.
 
     Args:
         config: of the member.
-        n_inputs: numbers of an observation.
+        shape: of an observation: ``(n_inputs,)``, or ``(C, H, W)`` of a picture.
         n_outputs: actions.
         continuous: whether actions are real numbers.
 
     Raises:
-        UsageError: they are, or the norm is for hidden layers, and there are none.
+        UsageError: they are, a picture is large, or the norm is for hidden layers, and there are
+            none.
     """
 
+    sees = (1, 3)
+
     def __init__(
-        self, config: MemberConfig, n_inputs: int, n_outputs: int, continuous: bool
+        self, config: MemberConfig, shape: tuple[int, ...], n_outputs: int, continuous: bool
     ) -> None:
-        super().__init__(config)
+        super().__init__(shape)
         if continuous:
             raise UsageError(f"actions of {config.algorithm} must be Discrete, got a Box")
-        hidden = hidden_layers(config, n_inputs)
-        head = nn.Linear((n_inputs, *config.net_arch)[-1], n_outputs)
-        self.q_net = with_norm(config, [*hidden, head])
+        features, width = _features(shape)
+        hidden = hidden_layers(config, width)
+        head = nn.Linear((width, *config.net_arch)[-1], n_outputs)
+        layers = [*with_norm(config, [*features, *hidden, head])]
+        if features:
+            net = nn.Sequential(*layers[: len(features)])
+            self.features_extractor = nn.ModuleDict({"net": net})
+        self.q_net = nn.Sequential(*layers[len(features) :])
         self.q_net[-1] = head_with_norm(config, head)
-        self.heads = (f"q_net.{len(hidden)}",)
+        self.heads = (f"q_net.{len(self.q_net) - 1}",)
 
     def networks(self) -> list[nn.Sequential]:
         """Return the network."""
-        return [self.q_net]
+        if len(self.shape) == 1:
+            return [self.q_net]
+        features: Any = self.features_extractor["net"]
+        return [nn.Sequential(*features, *self.q_net)]
 
     def hidden(self) -> dict[str, nn.Module]:
         """Return its hidden layers."""
-        return {"q_net": self.q_net[:-1]}
+        return {"q_net": self.networks()[0][:-1]}
+
+
+def _features(shape: tuple[int, ...]) -> tuple[list[nn.Module], int]:
+    """Return what pictures go through first, and how many numbers are behind it."""
+    if len(shape) == 1:
+        return [], shape[0]
+    channels, height, width = shape
+    if min(height, width) >= NATURE_SIDE:
+        raise UsageError(
+            f"pictures of a population must be smaller than {NATURE_SIDE} pixels, got {shape}"
+        )
+    return [*cnn((channels, height, width), None, convs=MINATAR, hidden=(FEATURES,))], FEATURES
 
 
 class Targets(NamedTuple):

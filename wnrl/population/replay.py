@@ -10,6 +10,9 @@ from wnrl.population.rollout import Act, Ended, Running
 from wnrl.population.samples import pick
 from wnrl.tensor_envs.core import TensorEnv, advance
 
+BRIGHTEST = 255
+"""Of a byte: what a number 1 in a picture is kept as, since SB3 takes pictures in bytes."""
+
 
 class Transitions(NamedTuple):
     """Steps of environments, ``(P, B, ...)``."""
@@ -26,6 +29,8 @@ class Transitions(NamedTuple):
 def empty_replay(env: TensorEnv, n_rows: int, n_envs: int, like: Tensor) -> Transitions:
     """Return room for ``n_rows`` steps of each environment, ``(P, n_rows, n_envs, ...)``.
 
+    Pictures, with numbers from 0 to 1, are kept in bytes.
+
     Args:
         env: the environment, whose actions are discrete.
         n_rows: steps.
@@ -34,7 +39,8 @@ def empty_replay(env: TensorEnv, n_rows: int, n_envs: int, like: Tensor) -> Tran
     """
     shape, inputs = (len(like), n_rows, n_envs), env.observation_space.shape
     zeros = partial(like.new_zeros, shape)
-    seen, after = (like.new_zeros(*shape, *inputs) for _ in range(2))
+    dtype = torch.uint8 if len(inputs) == 3 else like.dtype
+    seen, after = (like.new_zeros(*shape, *inputs, dtype=dtype) for _ in range(2))
     return Transitions(seen, zeros(dtype=torch.int64), zeros(), after, zeros(dtype=torch.bool))
 
 
@@ -49,12 +55,21 @@ def store_(replay: Transitions, steps: Transitions, start: int | Tensor) -> None
     n_rows, n_steps = replay.rewards.shape[1], steps.rewards.shape[1]
     rows = (torch.arange(n_steps, device=replay.rewards.device) + start) % n_rows
     for place, values in zip(replay, steps, strict=True):
+        if place.dtype == torch.uint8:
+            values = values.mul(BRIGHTEST).round_().to(place.dtype)
         place.index_copy_(1, rows, values)
 
 
 def transitions_at(replay: Transitions, places: Tensor) -> Transitions:
     """Return the transitions at ``places`` ``(P, B)``, counted row by row, ``(P, B, ...)``."""
-    return Transitions(*(pick(values.flatten(1, 2), places) for values in replay))
+    seen = Transitions(*(pick(values.flatten(1, 2), places) for values in replay))
+    obs, after = (as_seen(values, seen.rewards.dtype) for values in (seen.obs, seen.next_obs))
+    return seen._replace(obs=obs, next_obs=after)
+
+
+def as_seen(kept: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return observations that a replay buffer keeps as networks see them."""
+    return kept.to(dtype) / BRIGHTEST if kept.dtype == torch.uint8 else kept
 
 
 def explore(

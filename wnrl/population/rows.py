@@ -8,9 +8,9 @@ product runs at once.
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from gymnasium import spaces
@@ -24,6 +24,7 @@ from wnrl.population.config import MemberConfig
 
 Tensors = dict[str, Tensor]
 LOG_STD = "log_std"
+AXES = {1: "one axis", 3: "three axes"}
 
 
 class Networks(nn.Module, ABC):
@@ -32,26 +33,21 @@ class Networks(nn.Module, ABC):
     Drawn by torch's generator in SB3's order: the same seed gives the same networks.
 
     Args:
-        config: of the member.
-
-    Raises:
-        UsageError: the norm is for hidden layers, and there are none.
+        shape: of an observation.
     """
 
+    sees: ClassVar[tuple[int, ...]] = (1,)
+    """How many axes an observation may have."""
     heads: tuple[str, ...]
     """Names of the output layers."""
 
-    def __init__(self, config: MemberConfig) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        if config.norm != "none" and not config.net_arch and not norm_on_heads(config):
-            raise UsageError(
-                f"norm {config.norm!r} is for hidden layers, and the networks have none: "
-                "net_arch=()"
-            )
+        self.shape = shape
 
     @abstractmethod
     def networks(self) -> list[nn.Sequential]:
-        """Return the networks with their heads, each ``(B, n_inputs) -> (B, n_outputs)``."""
+        """Return the networks with their heads, each ``(B, *shape) -> (B, n_outputs)``."""
 
     @abstractmethod
     def hidden(self) -> dict[str, nn.Module]:
@@ -68,10 +64,18 @@ def hidden_layers(config: MemberConfig, n_inputs: int) -> list[nn.Module]:
 
 
 def with_norm(config: MemberConfig, layers: Sequence[nn.Module]) -> nn.Sequential:
-    """Return layers as a network whose linear layers but the last module have the norm."""
-    if not config.net_arch:
-        return nn.Sequential(*layers)
-    return normalized(layers, config.norm, norm_kwargs=config.norm_kwargs)
+    """Return layers as a network whose hidden layers, all but the last module, have the norm.
+
+    Raises:
+        UsageError: the norm is for hidden layers, and there are none.
+    """
+    if len(layers) > 1:
+        return normalized(layers, config.norm, norm_kwargs=config.norm_kwargs)
+    if config.norm != "none" and not norm_on_heads(config):
+        raise UsageError(
+            f"norm {config.norm!r} is for hidden layers, and the networks have none: net_arch=()"
+        )
+    return nn.Sequential(*layers)
 
 
 def norm_on_heads(config: MemberConfig) -> bool:
@@ -183,22 +187,23 @@ def build(
     configs: Sequence[MemberConfig],
     observations: spaces.Space[Any],
     actions: spaces.Space[Any],
-    kind: Callable[..., Networks],
+    kind: Any,
 ) -> tuple[Layout, Tensor, Tensor]:
     """Return a layout, and the initial parameters ``(P, D)`` and buffers of the members.
 
     Args:
         configs: of the members.
-        observations: a Box with one axis.
+        observations: a Box with one axis, or with as many as ``kind`` sees.
         actions: Discrete, or a Box with one axis and finite bounds.
-        kind: makes the networks of a member of its configuration, the number of inputs and that of
-            outputs, and whether actions are real numbers.
+        kind: a class of ``Networks``, which makes those of a member of its configuration, the
+            shape of observations, the number of outputs, and whether actions are real numbers.
 
     Raises:
         UsageError: other spaces, or networks that cannot have the norm.
     """
-    if not isinstance(observations, spaces.Box) or len(observations.shape) != 1:
-        raise UsageError(f"observations must be a Box with one axis, got {observations}")
+    if not isinstance(observations, spaces.Box) or len(observations.shape) not in kind.sees:
+        axes = " or ".join(AXES[number] for number in kind.sees)
+        raise UsageError(f"observations must be a Box with {axes}, got {observations}")
     if isinstance(actions, spaces.Discrete):
         n_outputs = int(actions.n)
     elif isinstance(actions, spaces.Box) and len(actions.shape) == 1 and actions.is_bounded():
@@ -210,7 +215,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         for config in configs:
             torch.default_generator.manual_seed(config.seed)
-            nets.append(kind(config, observations.shape[0], n_outputs, continuous))
+            nets.append(kind(config, observations.shape, n_outputs, continuous))
     plan = Layout.of(nets[0])
     params, buffers = (
         torch.zeros(len(nets), plan.n_nets * sum(shape.numel() for shape in shapes.values()))
@@ -228,7 +233,7 @@ def initialise(plan: Layout, params: Tensor, buffers: Tensor, obs: Tensor) -> No
         plan: of the members.
         params: ``(P, D)``.
         buffers: ``(P, D')``.
-        obs: ``(P, B, n_inputs)``.
+        obs: ``(P, B, *shape)``.
     """
     told: set[str] = set()
     for k, batch in enumerate(obs):

@@ -52,4 +52,4 @@ def project_members_(params: Tensor, plan: Layout, names: Sequence[str]) -> None
     if names:
         views = plan.views(params)
         for name in names:
-            to_length_one_(views[name], [-1])
+            to_length_one_(views[name].flatten(2), [-1])

@@ -7,18 +7,21 @@ from pkgutil import resolve_name
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
 from wnrl.errors import check_choice
-from wnrl.networks import ACTIVATIONS
+from wnrl.networks import ACTIVATIONS, NATURE_SIDE
 from wnrl.rl.statistics import with_statistics
+from wnrl.sb3.extractors import SmallCNN
 
 MODELS: dict[str, type[BaseAlgorithm]] = {
     "ppo": PPO,
@@ -79,6 +82,29 @@ def _taken_by(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[s
     return {name: value for name, value in values.items() if name in names}
 
 
+def policy_name(space: spaces.Space[Any], memory: str = "") -> str:
+    """Return the policy's name for observations: Cnn for images, MultiInput for a Dict.
+
+    Args:
+        space: of the observations.
+        memory: Lstm or Gru for a recurrent policy.
+    """
+    family = "Mlp"
+    if isinstance(space, spaces.Dict):
+        family = "MultiInput"
+    elif is_image_space(space):
+        family = "Cnn"
+    return f"WN{family}{memory}Policy"
+
+
+def extractor(space: spaces.Space[Any]) -> dict[str, Any]:
+    """Return the policy's arguments for images too small for SB3's convolutions; else none."""
+    if not isinstance(space, spaces.Box) or not is_image_space(space):
+        return {}
+    sides = space.shape[1:] if is_image_space_channels_first(space) else space.shape[:2]
+    return {"features_extractor_class": SmallCNN} if min(sides) < NATURE_SIDE else {}
+
+
 class _Spaces(gym.Env[Any, Any]):
     """Stands in the place of an environment where SB3 asks for its spaces."""
 
@@ -101,17 +127,21 @@ def to_sb3(
     Args:
         algo: A key of ``MODELS``.
         config: The member's, a dataclass with SB3's names.
-        observation_space: Of its environment.
+        observation_space: Of its environment. Pictures are bytes for SB3, where 255 is the 1 of
+            ``wnrl.tensor_envs``.
         action_space: Of its environment.
         state: The policy's, on any device.
         statistics: Of a ``VecNormalize``, see ``wnrl.rl.statistics``; None without one.
     """
     algorithm, values = MODELS[algo], asdict(config)
+    shape: Any = observation_space.shape
+    if len(shape) == 3:
+        observation_space = spaces.Box(0, 255, shape, np.uint8)
     env: VecEnv = DummyVecEnv([lambda: _Spaces(observation_space, action_space)] * config.n_envs)
     model = algorithm(
-        f"WNMlp{values.get('cell', '').capitalize()}Policy",
+        policy_name(observation_space, values.get("cell", "").capitalize()),
         env if statistics is None else with_statistics(env, statistics),
-        policy_kwargs=policy_arguments(algorithm, values),
+        policy_kwargs={**policy_arguments(algorithm, values), **extractor(observation_space)},
         device="cpu",
         **algorithm_arguments(algorithm, values),
     )

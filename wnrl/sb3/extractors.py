@@ -6,7 +6,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 
-from wnrl.networks import ConvSpec, cnn
+from wnrl.networks import MINATAR, cnn
 
 
 class SmallCNN(BaseFeaturesExtractor):
@@ -23,7 +23,7 @@ class SmallCNN(BaseFeaturesExtractor):
     def __init__(self, observation_space: spaces.Box, features_dim: int = 128) -> None:
         super().__init__(observation_space, features_dim)
         shape: Any = observation_space.shape
-        self.net = cnn(shape, None, convs=(ConvSpec(16, 3),), hidden=(features_dim,))
+        self.net = cnn(shape, None, convs=MINATAR, hidden=(features_dim,))
 
     def forward(self, observations: Tensor) -> Tensor:
         """Features ``(B, features_dim)`` of images ``(B, C, H, W)`` with values from 0 to 1."""
