@@ -3,16 +3,16 @@
     python scripts/bench/population.py --members 1 8 64 240
     python scripts/bench/population.py --algo recurrent_ppo --norms none weight
     python scripts/bench/population.py --algo dqn --members 8 64
+    python scripts/bench/population.py --algo dqn --env-id MinAtarBreakout-v1 --norms none weight
     python scripts/bench/population.py --growth --norms weight
 
-PPO and DQN on CartPole are measured against stock stable-baselines3's; recurrent PPO on CartPole
-without velocities against our own agent with the same norm. Both sides have the preset, DQN's
-without the steps before the first update. The agent and
-cohorts of several sizes are trained interleaved in one process of one thread: a round trains each
-of them for a while, in an order that rotates, and what counts is the ratio *within* a round. A
-cohort of P members counts P times its steps. The table shows the median of the ratios with half
-the distance between their quartiles, by wall time and by CPU time; aims are judged by CPU
-time.
+PPO and DQN on CartPole, or in ``--env-id``, are measured against stock stable-baselines3's;
+recurrent PPO on CartPole without velocities against our own agent with the same norm. Both sides
+have the preset, DQN's without the steps before the first update. The agent and cohorts of several
+sizes are trained interleaved in one process of one thread: a round trains each of them for a
+while, in an order that rotates, and what counts is the ratio *within* a round. A cohort of P
+members counts P times its steps. The table shows the median of the ratios with half the distance
+between their quartiles, by wall time and by CPU time; aims are judged by CPU time.
 
 ``--ways auto vmap`` measures both ways of computing the same; on a GPU, ``eager`` is ``auto``
 without a CUDA graph. On two cores, two processes of one
@@ -23,6 +23,7 @@ members, with the width of the hidden layers and with environments, beside the e
 cohorts that are too large are refused.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -61,6 +62,8 @@ GROWTH = (
 )
 """Members, width and environments."""
 ROUNDS = 5
+ALONE = 256
+"""Steps of the agent alone between two looks at the clock, at least."""
 SEGMENT = 0.3
 """Seconds that each is trained for in a round, or one iteration if that takes longer."""
 
@@ -77,6 +80,8 @@ class Args(Limited):
     """Sizes of cohorts."""
     ways: Annotated[tuple[Annotated[str, one_of(WAYS)], ...], some] = ("auto",)
     """How a cohort computes: auto, vmap (not recurrent PPO) or eager."""
+    env_id: str | None = None
+    """The environment, a tensor environment's; the algorithm's own if not given."""
     net_arch: Sizes | None = None
     """Hidden units on both sides; the preset's if not given."""
     growth: bool = False
@@ -98,6 +103,7 @@ from scripts.bench import _rounds
 from scripts.bench._rounds import CPU, WALL, agent_of, cell, ratio, table, verdict
 from wnrl.population import COHORTS
 from wnrl.population.cohort import Cohort
+from wnrl.rl.models import extractor, policy_name
 from wnrl.runs import resolve_device
 from wnrl.tensor_envs import make
 
@@ -105,9 +111,14 @@ Train = tuple[Callable[[], object], int]
 """Trains for one iteration, and how many environment steps that is."""
 
 
+def environment(args: Args) -> str:
+    """Return the id of the environment."""
+    return args.env_id or TASKS[args.algo][0]
+
+
 def preset(args: Args) -> Any:
     """Return the hyperparameters of both sides."""
-    config = AGENTS[args.algo].preset(TASKS[args.algo][0])
+    config = AGENTS[args.algo].preset(environment(args))
     if args.net_arch is not None:
         config = replace(config, net_arch=args.net_arch)
     return replace(config, learning_starts=0) if args.algo == "dqn" else config
@@ -115,20 +126,23 @@ def preset(args: Args) -> Any:
 
 def alone(norm: str, args: Args) -> Train:
     """Return what cohorts are measured against."""
-    env_id, baseline = TASKS[args.algo]
-    config = preset(args)
-    if baseline == OURS:
+    env_id, config = environment(args), preset(args)
+    if TASKS[args.algo][1] == OURS:
         model = agent_of(args.algo, env_id, norm)
     else:
         env, options = _rounds.environments(env_id, config), config.algorithm_arguments()
-        model = config.algorithm("MlpPolicy", env, seed=0, device="cpu", **options)
+        seen = env.observation_space
+        policy = {**extractor(seen), "net_arch": list(config.net_arch)}
+        name = policy_name(seen).removeprefix("WN")
+        model = config.algorithm(name, env, policy_kwargs=policy, seed=0, device="cpu", **options)
     steps = config.steps_of_an_update
+    steps *= math.ceil(ALONE / steps)
     return partial(model.learn, steps, reset_num_timesteps=False), steps
 
 
 def made(norm: str, n_members: int, way: str, args: Args, **changes: Any) -> Cohort:
     """Return a cohort with the same hyperparameters, but for ``changes``."""
-    env_id, kind = TASKS[args.algo][0], COHORTS[args.algo]
+    env_id, kind = environment(args), COHORTS[args.algo]
     values = {**vars(preset(args)), "total_timesteps": 10**9, "norm": norm}
     member = kind.member({**values, **changes})
     members = [replace(member, seed=seed) for seed in range(n_members)]

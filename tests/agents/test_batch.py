@@ -71,6 +71,7 @@ def test_folders_and_results_have_what_those_of_an_ordinary_run_have(tmp_path, a
         ("ppo", "MountainCarContinuous-v0", "none"),
         ("ppo", "CartPoleNoVel-v1", "obs"),
         ("dqn", "CartPole-v1", "none"),
+        ("dqn", "MinAtarFreeway-v1", "none"),
     ],
 )
 def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, algo, env_id, normalize):
@@ -80,14 +81,16 @@ def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, algo, env_id, no
     env, kind = tensor_envs.make(env_id), COHORTS[algo]
     cohort = kind(env, [kind.member(v) for v in values])
     cohort.train()
-    obs = torch.rand(5, *env.observation_space.shape)
-    scaled = cohort.scaling.obs(cohort.statistics, obs.expand(3, -1, -1))
+    obs = torch.rand(5, *env.observation_space.shape).mul(255).round().div(255)
+    scaled = cohort.scaling.obs(cohort.statistics, obs.expand(3, *obs.shape))
     actions = cohort.distribution.mode(
         cohort.networks.act(cohort.params, cohort.buffers)(scaled, None)[0]
     )
     for folder, expected in zip(folders, actions, strict=True):
         model, statistics, settings = load_run(folder)
         seen = obs.numpy()
+        if len(seen.shape) == 4:  # pictures in bytes
+            seen = (seen * 255).round().astype(np.uint8)
         if statistics is not None:
             seen = load_statistics(vectorize(factory_of(settings), 1, 0), statistics).normalize_obs(
                 seen

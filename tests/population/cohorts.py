@@ -58,3 +58,15 @@ def assert_others_are_untouched(cohorts, place, iterations):
     rest = torch.arange(len(good.members)) != place
     assert bad.finite().tolist() == rest.tolist()
     assert torch.equal(good.params[rest], bad.params[rest])
+
+
+def assert_what_is_almost_nothing_becomes_zero(cohort):
+    """Assert that an iteration leaves no number that a CPU is slow with where a unit is off."""
+    for values in cohort.optimizer_state.values():
+        values.fill_(torch.finfo(values.dtype).tiny)
+    cohort.params.zero_()  # nothing flows to hidden units
+    cohort.iterate()
+    for values in cohort.optimizer_state.values():
+        sizes = values.abs()
+        assert (sizes == 0).any()
+        assert not ((sizes > 0) & (sizes < torch.finfo(values.dtype).tiny)).any()

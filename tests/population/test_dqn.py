@@ -12,6 +12,7 @@ from tests.population.cohorts import (
     assert_a_restored_cohort_goes_on,
     assert_companions_change_no_bit,
     assert_others_are_untouched,
+    assert_what_is_almost_nothing_becomes_zero,
     trained,
 )
 from tests.population.sb3_dqn import run_sb3
@@ -279,3 +280,7 @@ def test_settings_that_switch_off_what_a_population_has_not_are_taken():
 def test_real_actions_are_refused():
     with pytest.raises(UsageError, match="actions of DQN must be Discrete, got a Box"):
         DQN(Pendulum(), [SMALL])
+
+
+def test_averages_of_units_that_are_off_become_zero():
+    assert_what_is_almost_nothing_becomes_zero(DQN(CartPole(), [replace(SMALL, learning_starts=0)]))

@@ -10,6 +10,7 @@ from tests.population.cohorts import (
     assert_a_restored_cohort_goes_on,
     assert_companions_change_no_bit,
     assert_others_are_untouched,
+    assert_what_is_almost_nothing_becomes_zero,
     trained,
 )
 from wnrl.errors import UsageError
@@ -207,3 +208,7 @@ def test_a_norm_of_hidden_layers_needs_one(norm):
 def test_weight_norm_on_heads_alone_is_a_cohort():
     config = replace(SMALL, norm="weight", net_arch=(), norm_heads=True)
     assert trained(PPO, CartPole(), [config], 2).finite().all()
+
+
+def test_averages_of_units_that_are_off_become_zero():
+    assert_what_is_almost_nothing_becomes_zero(PPO(CartPole(), [SMALL]))

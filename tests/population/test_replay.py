@@ -31,6 +31,7 @@ SMALL = {
     RecurrentPPO: replace(test_recurrent.SMALL, **ON_POLICY),
     DQN: replace(test_dqn.SMALL, **SHORT, **OFF_POLICY),
 }
+PICTURES, WITH_PICTURES = make("MinAtarBreakout-v1"), ("none", "weight", "batch", "layer")
 CASES = {
     **{norm: (PPO, CartPole(), {"norm": norm}) for norm in NORMS},
     "scaled": (PPO, CartPole(), {"normalize": "both", "ent_coef": 0.1}),
@@ -42,6 +43,7 @@ CASES = {
     **{f"lstm {n}": (RecurrentPPO, CartPole(), {"norm": n}) for n in ("none", "layer")},
     "gru": (RecurrentPPO, CartPole(), {"norm": "weight", "cell": "gru"}),
     **{f"dqn {norm}": (DQN, CartPole(), {"norm": norm}) for norm in NORMS},
+    **{f"pictures {n}": (DQN, PICTURES, {"norm": n, "net_arch": ()}) for n in WITH_PICTURES},
     "dqn, data_init": (DQN, CartPole(), {"norm": "weight", "data_init": 6, "n_envs": 1}),
 }
 
@@ -103,6 +105,7 @@ NO_SPECTRAL = sorted({*CASES} - {"spectral", "dqn spectral"})  # autocast knows 
 def test_an_iteration_has_no_tensor_of_the_cpu(case):
     kind, env, change = CASES[case]
     made = cohort(kind, env, {**change, "data_init": None}, device="meta")
+    made.iterate()  # which makes what is made once
     with Operations() as operations:
         made.iterate()
     assert operations.devices == {"meta"}

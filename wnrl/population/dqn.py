@@ -14,7 +14,7 @@ from torch import Tensor
 from wnrl.population.cohort import ACTIONS, EXPLORATION, OBSERVED, ORDERS, Cohort
 from wnrl.population.dqn_config import DQNConfig
 from wnrl.population.memory import bytes_of_dqn
-from wnrl.population.optim import clip_
+from wnrl.population.optim import clip_, without_denormals
 from wnrl.population.q_networks import HotQNetworks, QNetwork, Targets, VmappedQNetworks
 from wnrl.population.random import fork, integers
 from wnrl.population.replay import (
@@ -90,6 +90,7 @@ class DQN(Cohort):
         return as_seen(last, self.params.dtype)
 
     @torch.no_grad()
+    @without_denormals()
     def iterate(self, draws: tuple[Choices, Places | None] | None = None) -> Ended:
         """Take ``train_freq`` steps and, once learning has begun, update the networks.
 
@@ -193,7 +194,6 @@ class DQN(Cohort):
         config, shape = self.config, places.shape[1:]
         params, buffers = self.params[members], self.buffers[members]
         state, rate = part(self.optimizer_state, members), self._rates(members, left)
-        self.optimizer.flush_denormals_(state)
         gamma = self.per_member["gamma"][members][:, None]
         seen = transitions_at(part(self.replay, members), places.flatten(1))
         grads = torch.zeros_like(params)

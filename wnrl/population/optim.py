@@ -5,6 +5,9 @@ functions change their arguments in place and read no value back, so that they c
 a CUDA graph; there, the number of the step ``t`` is a tensor.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +20,23 @@ State = dict[str, Tensor]
 
 BETAS, ALPHA = (0.9, 0.999), 0.99
 """torch's defaults."""
-LEAST = {"mean": 1e-30, "size": 1e-36}
-"""Of what a state keeps."""
 TINY = 1e-37
 """The root of less is nothing beside eps; roots of zeros, which dead units have, are slow."""
+
+
+@contextmanager
+def without_denormals() -> Iterator[None]:
+    """Take numbers too small for all their digits as zero, on a CPU, which is slow with them.
+
+    The averages of units that are off at every sample become such numbers, nothing beside eps.
+    What the thread did with them before, it does again behind.
+    """
+    before = sys.float_info.min / 2 == 0  # torch can be told, but not asked
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def clip_(grads: Tensor, max_norm: float) -> None:
@@ -42,15 +58,6 @@ class Adam:
     def init(self, params: Tensor) -> State:
         """Return the state before the first step: of the gradients, and of their sizes."""
         return {"mean": torch.zeros_like(params), "size": torch.zeros_like(params)}
-
-    def flush_denormals_(self, state: State) -> None:
-        """Set averages to zero that would be denormal numbers in a hundred steps of no gradient.
-
-        Those of units that are off at every sample would, and a CPU is slow with them. What is set
-        to zero is nothing beside eps.
-        """
-        for name, least in LEAST.items():
-            state[name].masked_fill_(state[name].abs() < least, 0.0)
 
     def step_(
         self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor

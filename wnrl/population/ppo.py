@@ -15,7 +15,7 @@ from wnrl.population.actor_critic import ActorCritic
 from wnrl.population.cohort import ACTIONS, INIT, OBSERVED, ORDERS, Cohort
 from wnrl.population.hot import HotActorCritic
 from wnrl.population.memory import bytes_of_ppo
-from wnrl.population.optim import clip_
+from wnrl.population.optim import clip_, without_denormals
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.random import fork, permutation
 from wnrl.population.rollout import Draws, Ended, rollout
@@ -77,6 +77,7 @@ class PPO(Cohort):
         )
 
     @torch.no_grad()
+    @without_denormals()
     def iterate(self, draws: Draws | None = None) -> Ended:
         """Make one rollout and the update that learns from it.
 
@@ -154,7 +155,6 @@ class PPO(Cohort):
         config = self.config
         params, buffers = self.params[members], self.buffers[members]
         state = part(self.optimizer_state, members)
-        self.optimizer.flush_denormals_(state)
         rate = self._rates(members, left)
         clip_range = self.per_member["clip_range"][members]
         if config.clip_range_schedule == "linear":
