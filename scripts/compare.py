@@ -28,12 +28,14 @@ import tyro
 
 from scripts._lists import studies
 from wnrl.errors import UsageError, check_choice
-from wnrl.limits import Count, Limited, Positive
+from wnrl.limits import Count, Limited, Positive, some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wnrl.study import Study, Trial
+
+ALL = ("all",)
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class Args(Limited):
     """Runs of each arm on each task; a larger number later adds runs. The study's if not given."""
     first_seed: int | None = None
     """Seed of the first run of each arm, for a study with other seeds; the study's if not given."""
-    norms: tuple[str, ...] = ()
+    norms: Annotated[tuple[str, ...], some] = ALL
     """Only these arms."""
-    algos: tuple[str, ...] = ()
+    algos: Annotated[tuple[str, ...], some] = ALL
     """Only tasks with these algorithms or models, or these variants of them (crossq-target)."""
     device: str = "auto"
     """auto (a GPU where there is one and the network is not small), cpu, cuda or cuda:<k>."""
@@ -104,7 +106,7 @@ def compare(args: Args, limit: float | None) -> int:
     from wnrl.study.tuning import conduct
 
     study, module = asked(args)
-    if args.norms and study.baseline not in args.norms:
+    if args.norms != ALL and study.baseline not in args.norms:
         print(f"without {study.baseline}, the baseline, arms are not compared", file=sys.stderr)
     shard, workers = Shard.parse(args.shard), args.workers or usable_cores()
     planned = [*study.tuning_trials(), *study.trials()]
@@ -156,7 +158,7 @@ def asked(args: Args) -> "tuple[Study, str]":
         module = f"scripts.studies.{args.study}"
         study = study_of(module)
     study = replace(
-        study.only(args.norms, args.algos),
+        study.only(*(() if words == ALL else words for words in (args.norms, args.algos))),
         seeds=study.seeds if args.seeds is None else range(args.seeds),
         budget=study.budget if args.budget is None else args.budget,
         settings={**study.settings, "device": args.device},

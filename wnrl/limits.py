@@ -63,7 +63,7 @@ Frames = Annotated[int, up_to(1_000)]
 Sizes = Annotated[
     tuple[int, ...], limit(lambda ns: all(n >= 1 for n in ns), "whole sizes above zero")
 ]
-some = limit(bool, "one or more")
+some = limit(lambda values: 0 < len(values) == len({*values}), "one or more different values")
 Count = Annotated[int, check_positive]
 Positive = Annotated[float, check_positive]
 FromZero = Annotated[float, check_from_zero]

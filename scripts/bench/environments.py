@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from scripts import _cli
-from wnrl.limits import Count, Limited
+from wnrl.limits import Count, Limited, some
 
 N_ENVS = 8
 
@@ -27,7 +27,7 @@ N_ENVS = 8
 class Args(Limited):
     """Flags."""
 
-    env_ids: tuple[str, ...] = ("CartPole-v1", "Pendulum-v1", "ALE/Pong-v5")
+    env_ids: Annotated[tuple[str, ...], some] = ("CartPole-v1", "Pendulum-v1", "ALE/Pong-v5")
     """Environments, by id."""
     steps: Count = 1000
     """Steps of all of them, behind a tenth as many for warm-up."""

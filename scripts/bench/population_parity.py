@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from typing import Annotated, Any
 
 from scripts import _cli
-from wnrl.limits import Count, Limited, NormKey, WholeFromZero, one_of
+from wnrl.limits import Count, Limited, NormKey, WholeFromZero, one_of, some
 
 QUARTERS = 4
 EPISODES = 20
@@ -38,7 +38,7 @@ class Args(Limited):
 
     algo: Annotated[str, one_of(("ppo", "recurrent_ppo", "dqn"))] = "ppo"
     """ppo, recurrent_ppo or dqn."""
-    norms: tuple[NormKey, ...] = ("none", "weight", "layer")
+    norms: Annotated[tuple[NormKey, ...], some] = ("none", "weight", "layer")
     """Which norms."""
     runs: Count = 64
     """Runs of each side and norm."""

@@ -120,6 +120,73 @@ def test_a_signal_that_stops_a_run_while_an_environment_steps_is_passed_on():
         env.step([0])
 
 
+class Slips(Seen):
+    """Gives other observations and infos than it should, from its second step on; three a game."""
+
+    def __init__(self, space, obs=None, **info):
+        super().__init__(space)
+        self.obs, self.info = obs, info
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.steps += 1
+        obs = super().step(action)[0]
+        slips = self.obs is not None and self.steps > 1
+        return self.obs if slips else obs, 1.0, self.steps == 3, False, dict(self.info)
+
+
+@pytest.mark.parametrize(
+    ("space", "obs", "told"),
+    [
+        (spaces.Discrete(3), 3, r"Discrete\(3\), got \[3\]"),
+        (spaces.Discrete(3), -1, r"Discrete\(3\), got \[-1\]"),
+        (spaces.MultiDiscrete([2, 3]), np.array([0, 3]), r"got \[\[0, 3\]\]"),
+        (spaces.Dict({"k": spaces.Discrete(2), "x": VECTOR}), {"k": 2, "x": np.zeros(2)}, "got"),
+    ],
+)
+def test_a_discrete_observation_beyond_its_space_is_a_line(space, obs, told):
+    env = vectorize(lambda: Slips(space, obs), 1, 0)
+    env.reset()
+    env.step([0])
+    with pytest.raises(UsageError, match=f"observations must be in .*{told}"):
+        env.step([0])
+
+
+def test_the_last_observation_of_an_episode_is_looked_at_too():
+    class Last(Slips):
+        def step(self, action):
+            self.obs = 3 if self.steps == 2 else None
+            return super().step(action)
+
+    env = vectorize(lambda: Last(spaces.Discrete(3)), 1, 0)
+    env.reset()
+    env.step([0])
+    env.step([0])
+    with pytest.raises(UsageError, match="observations must be in"):
+        env.step([0])
+
+
+@pytest.mark.parametrize("said", [3, {"x": 1}, {"r": 99.0, "l": 1, "t": 0.0}])
+def test_what_an_environment_calls_episode_counts_as_none(said):
+    env = vectorize(lambda: Slips(VECTOR, episode=said), 1, 0)
+    env.reset()
+    infos = [env.step([0])[-1][0] for _ in range(3)]
+    assert ["episode" in info for info in infos] == [False, False, True]
+    assert (infos[-1]["episode"]["r"], infos[-1]["episode"]["l"]) == (3.0, 3)
+
+
+def test_a_success_without_a_mean_is_a_line():
+    env = vectorize(lambda: Slips(VECTOR, is_success="yes"), 1, 0)
+    env.reset()
+    env.step([0])
+    env.step([0])
+    with pytest.raises(UsageError, match=r"info\['is_success'\] must be True or False, got 'yes'"):
+        env.step([0])
+
+
 def test_an_environment_that_cannot_be_closed_is_told_and_nothing_is_lost(capsys):
     env = vectorize(lambda: Broken("close", fail), 1, 0)
     env.reset()

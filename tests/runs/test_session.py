@@ -111,9 +111,11 @@ def test_a_run_ends_with_its_result_and_the_checksums_of_its_files(tmp_path):
     assert read_config(tmp_path)["device"] == "cpu"
 
 
-def test_a_finished_run_is_shown_and_not_done_again(tmp_path):
+def test_a_finished_run_is_shown_and_not_done_again_which_is_said(tmp_path, capsys):
     first = run(tmp_path)
+    assert capsys.readouterr().err == ""
     assert run(tmp_path, at=when(1, lambda: pytest.fail("trained again"))) == first
+    assert capsys.readouterr().err == f"run_dir {tmp_path} has ended: nothing is trained\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

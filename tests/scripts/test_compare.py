@@ -169,6 +169,9 @@ def test_table_of_ordinary_numbers_fits_eighty_columns():
     [
         (["quik"], "did you mean 'quick'"),
         (["quick", "--norms", "wieght"], "did you mean 'weight'"),
+        (["quick", "--norms"], "norms must be one or more different values, got ()"),
+        (["quick", "--norms", "none", "none"], "different values, got ('none', 'none')"),
+        (["quick", "--algos"], "algos must be one or more different values, got ()"),
         (["quick", "--algos", "pppo"], "did you mean 'ppo'"),
         (["quick", "--seeds", "0"], "seeds must be above zero, got 0"),
         (["quick", "--workers", "-1"], "workers must be above zero, got -1"),

@@ -687,7 +687,7 @@ def test_resume_with_more_steps_extends_a_run_and_without_shows_it(tmp_path, cap
     short = small(tmp_path / "run", "a2c", steps=64)
     train(short)
     assert leave("--run-dir", str(short.folder), "--resume") == 0
-    assert capsys.readouterr().err == ""
+    assert "has ended: nothing is trained" in capsys.readouterr().err
     assert leave("--run-dir", str(short.folder), "--resume", "--total-timesteps", "96") == 0
     assert "resumed at step 64 of 96" in capsys.readouterr().err
 

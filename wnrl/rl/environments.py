@@ -125,7 +125,7 @@ def _side_by_side(
             with closing(factory()) as env:
                 check_observations(env.observation_space)
         raise UsageError(f"the environment cannot be learned from: {in_words(error)}") from error
-    venv: VecEnv = Finite(inner)
+    venv: VecEnv = Sound(inner)
     if frame_stack is None:
         frame_stack = ATARI_FRAMES if inner.env_is_wrapped(Atari, indices=[0])[0] else 1
     if frame_stack > 1:
@@ -160,19 +160,28 @@ def _bounded(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return env if limited or is_atari(env) else Bounded(env, LONGEST_EPISODE)
 
 
-class Finite(VecEnvWrapper):
+class Sound(VecEnvWrapper):
     """Raise NonFiniteError at the first observation or reward that is NaN or infinite.
 
     Behind running statistics an infinite one would be clipped, and a greedy agent plays on with
     NaN: then all that follows from it is wrong, and looks well. What an environment raises itself
-    becomes a UsageError, and where it cannot be closed, that is told and nothing is lost.
+    becomes a UsageError, as does a discrete observation beyond its space, of which no policy makes
+    a one-hot vector; where an environment cannot be closed, that is told and nothing is lost.
     """
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self._sizes = {
+            key: part.n if isinstance(part, spaces.Discrete) else part.nvec
+            for key, part in _parts(venv.observation_space).items()
+            if isinstance(part, spaces.Discrete | spaces.MultiDiscrete)
+        }
 
     def reset(self) -> VecEnvObs:
         """Reset all environments."""
         with _told("reset"):
             obs = self.venv.reset()
-        _check_finite("observation", obs)
+        self._check(obs)
         return obs
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -180,10 +189,24 @@ class Finite(VecEnvWrapper):
         with _told("stepped"):
             obs, rewards, dones, infos = self.venv.step_wait()
         _check_finite("reward", rewards)
-        for k in np.flatnonzero(dones):
-            _check_finite("observation", infos[k]["terminal_observation"])
-        _check_finite("observation", obs)
+        for done, info in zip(dones, infos, strict=True):
+            if done:
+                self._check(info["terminal_observation"])
+                success = info.get("is_success")  # whose mean SB3 logs
+                if success is not None and np.asarray(success).dtype.kind not in "buif":
+                    raise UsageError(f"info['is_success'] must be True or False, got {success!r}")
+            else:  # SB3 takes it for the end of an episode, which Monitor alone tells
+                info.pop("episode", None)
+        self._check(obs)
         return obs, rewards, dones, infos
+
+    def _check(self, obs: Any) -> None:
+        _check_finite("observation", obs)
+        for key, size in self._sizes.items():
+            seen = np.asarray(obs[key] if key else obs)
+            if not ((seen >= 0) & (seen < size)).all():
+                space = _parts(self.observation_space)[key]
+                raise UsageError(f"observations must be in {space}, got {seen.tolist()}")
 
     def close(self) -> None:
         """Close all environments."""

@@ -479,6 +479,7 @@ def carry_out_batch(
             may_change = ("extended_from",) if options.resume else ()
             with folder.open_run(attempt.path, attempt.settings, may_change=may_change):
                 accepted()
+            print(f"run_dir {attempt.path} has ended: nothing is trained", file=sys.stderr)
         else:
             step = 0
             if options.resume and len(paths) > 1 and attempt.checkpoint.is_file():
