@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from wnrl.nn.layers import WEIGHT_NORMED
 from wnrl.nn.normalizers import BatchRenorm, ChannelRMSNorm, FeatureRMSNorm, MeanOnlyBatchNorm
 from wnrl.nn.normed_lstm import LAYER_NORMED, RMS_NORMED
 from wnrl.nn.projection import is_projected, mark_projected, project_
-from wnrl.nn.sites import WEIGHT_NORMED
 from wnrl.nn.spectral import SPECTRAL, step_vectors
 
 Normalizers = tuple[Callable[..., nn.Module], ...]

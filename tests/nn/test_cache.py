@@ -529,7 +529,7 @@ def test_a_layer_used_twice_is_frozen_once():
     layer = wn.WNLinear(3, 3)
     net = nn.Sequential(layer, layer)
     with frozen(net):
-        assert layer._cache.depth == 1
+        assert layer._cache.scopes.total() == 1
     assert layer._cache is None
 
 

@@ -14,8 +14,8 @@ from wnrl import tags
 from wnrl.diagnostics.hooks import hooked
 from wnrl.diagnostics.weights import named_layers
 from wnrl.errors import UsageError
+from wnrl.nn.layers import WNRecurrent
 from wnrl.nn.normed_lstm import NormedLSTM
-from wnrl.nn.recurrent import WNRecurrent
 from wnrl.nn.sites import NONLINEARITIES, layer_sites
 
 RECURRENT = (nn.RNNBase, WNRecurrent, NormedLSTM)

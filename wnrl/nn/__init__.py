@@ -11,6 +11,9 @@ from wnrl.nn.cache import invalidate as invalidate
 from wnrl.nn.cache import shared_weights as shared_weights
 from wnrl.nn.functional import row_norm as row_norm
 from wnrl.nn.functional import weight_norm as weight_norm
+from wnrl.nn.layers import WEIGHT_NORMED as WEIGHT_NORMED
+from wnrl.nn.layers import WNGRU as WNGRU
+from wnrl.nn.layers import WNLSTM as WNLSTM
 from wnrl.nn.layers import MaskedLinear as MaskedLinear
 from wnrl.nn.layers import WNConv1d as WNConv1d
 from wnrl.nn.layers import WNConv2d as WNConv2d
@@ -19,7 +22,9 @@ from wnrl.nn.layers import WNConvTranspose1d as WNConvTranspose1d
 from wnrl.nn.layers import WNConvTranspose2d as WNConvTranspose2d
 from wnrl.nn.layers import WNConvTranspose3d as WNConvTranspose3d
 from wnrl.nn.layers import WNEmbedding as WNEmbedding
+from wnrl.nn.layers import WNGRUCell as WNGRUCell
 from wnrl.nn.layers import WNLinear as WNLinear
+from wnrl.nn.layers import WNLSTMCell as WNLSTMCell
 from wnrl.nn.layers import WNMaskedLinear as WNMaskedLinear
 from wnrl.nn.normalizers import BatchRenorm as BatchRenorm
 from wnrl.nn.normalizers import MeanOnlyBatchNorm as MeanOnlyBatchNorm
@@ -30,11 +35,6 @@ from wnrl.nn.normed_lstm import RMSNormLSTMCell as RMSNormLSTMCell
 from wnrl.nn.plain import fold as fold
 from wnrl.nn.plain import load_weights as load_weights
 from wnrl.nn.plain import state_dict_as as state_dict_as
-from wnrl.nn.recurrent import WNGRU as WNGRU
-from wnrl.nn.recurrent import WNLSTM as WNLSTM
-from wnrl.nn.recurrent import WNGRUCell as WNGRUCell
-from wnrl.nn.recurrent import WNLSTMCell as WNLSTMCell
-from wnrl.nn.sites import WEIGHT_NORMED as WEIGHT_NORMED
 
 if TYPE_CHECKING:
     from wnrl.nn.conversion import convert as convert

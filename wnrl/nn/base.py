@@ -253,6 +253,8 @@ class WeightNormed(Counterpart):
 
     unit_axis: tuple[int, int] = (0, 1)
     """The axis of a weight that counts output units, and the blocks of axis 0 that do so apart."""
+    fused = True
+    """Whether a weight is computed from a parameter v itself, so that torch's kernel may do it."""
     order: tuple[str, ...]
     """Names of the plain layer's parameters."""
     pairs: tuple[str, ...]
@@ -298,7 +300,7 @@ class WeightNormed(Counterpart):
             check_directions(weight, label)
         if weight.is_meta:
             return weight.clone(), row_norm(weight, dim, self.eps, groups).to(weight.dtype)
-        v, length = split_weight(weight, dim, self.eps, groups, self.v_init_std)
+        v, length = split_weight(weight, dim, self.eps, groups, self.v_init_std, self.fused)
         return v, self.from_length(length, label).to(weight.dtype)
 
     @property
@@ -413,20 +415,15 @@ class WeightNormed(Counterpart):
         if name in self.__dict__.get("pairs", ()):
             self.assign(name, value)
             return
-        if isinstance(value, nn.Parameter) and name[-2:] in ("_v", "_g"):
-            self._check_replacement(name, value)
+        old = self.__dict__.get("_parameters", {}).get(name)
+        if old is not None and isinstance(value, nn.Parameter) and name[:-2] in self.pairs:
+            label = f"{type(self).__name__}.{name}"
+            if old.shape != value.shape:
+                wanted, got = tuple(old.shape), tuple(value.shape)
+                raise UsageError(f"{label} must have shape {wanted}, got {got}")
+            if name.endswith("_v"):
+                check_directions(self._visible(value.detach()), label, *self.unit_axis)
         super().__setattr__(name, value)
-
-    def _check_replacement(self, name: str, value: nn.Parameter) -> None:
-        old = self._parameters.get(name)
-        label = f"{type(self).__name__}.{name}"
-        if old is not None and old.shape != value.shape:
-            raise UsageError(
-                f"{label} must have shape {tuple(old.shape)}, got {tuple(value.shape)}"
-            )
-        if old is not None and name.endswith("_v"):
-            visible = self._visible(value.detach())
-            check_directions(visible, label, *self.unit_axis)
 
     def to_plain(self) -> nn.Module:
         """The plain torch layer with the same function and parameters of its own."""

@@ -95,13 +95,13 @@ class Kept:
 class WeightCache:
     """The weights that are kept for one layer while at least one scope is open on it."""
 
-    __slots__ = ("depth", "kept", "sharing")
+    __slots__ = ("kept", "scopes")
 
     def __init__(self) -> None:
-        self.depth = 0  # open scopes of either kind, in all threads
-        self.sharing: Counter[int] = Counter()  # open scopes that share weights, by thread
         # Weights without graph, for all threads, as EVERY; those with their graph by thread.
         self.kept: dict[int, Kept] = {}
+        # The number of open scopes: likewise, those that share weights by thread.
+        self.scopes: Counter[int] = Counter()
 
     def weights(self, layer: Any) -> Weights:
         """Return the layer's weights: kept ones where they are right, else computed ones."""
@@ -110,7 +110,7 @@ class WeightCache:
             return layer._compute()
         grad = torch.is_grad_enabled()
         key = threading.get_ident() if grad else EVERY
-        if grad and not self.sharing[key]:
+        if grad and not self.scopes[key]:
             return layer._compute()
         kept = self.kept.get(key)
         if kept is None or not kept.holds(layer):
@@ -170,26 +170,25 @@ class frozen(ContextDecorator):  # noqa: N801 - reads as what it does to a modul
         self._hooks: list[RemovableHandle] = []  # one for each time that it is entered
 
     def __enter__(self) -> None:
+        key = threading.get_ident() if self._shares else EVERY
         with _lock:
             self._hooks.append(register_optimizer_step_post_hook(_count_step))
             for layer in self._layers:
                 layer._cache = layer._cache or WeightCache()
-                layer._cache.depth += 1
-                layer._cache.sharing[threading.get_ident()] += self._shares
+                layer._cache.scopes[key] += 1
 
     def __exit__(self, *_: object) -> None:
+        key = threading.get_ident() if self._shares else EVERY
         with _lock:
             if not self._hooks:
                 raise UsageError("a scope was left that had not been entered")
             self._hooks.pop().remove()
             for layer in self._layers:
-                cache = layer._cache
-                cache.depth -= 1
-                cache.sharing[threading.get_ident()] -= self._shares
+                layer._cache.scopes[key] -= 1
                 # A write that left no trace is right again from here on.
-                for key in (EVERY, threading.get_ident()) if self._shares else (EVERY,):
-                    cache.kept.pop(key, None)
-                if cache.depth == 0:
+                layer._cache.kept.pop(EVERY, None)
+                layer._cache.kept.pop(key, None)
+                if not layer._cache.scopes.total():
                     layer._cache = None
 
 

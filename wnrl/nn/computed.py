@@ -8,7 +8,6 @@ arrays of it are read-only. What gets hold of the memory in another way (DLPack,
 copy. A hook on the weight sees the gradient of what is computed from that reading, not the layer's.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ def read_computed(layer: Any, name: str) -> Tensor:
     # A tensor made in inference mode counts no writes.
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
         weight = layer.compute_weight(name)
-        return _guard(weight, _Origin(layer, name, weight.detach()))
+        return _Origin(layer, name, weight.detach()).guard(weight)
 
 
 class _Origin:
@@ -36,22 +35,39 @@ class _Origin:
 
     def __init__(self, layer: Any, name: str, whole: Tensor) -> None:
         self.layer, self.name, self.whole = layer, name, whole
-        self._read_from = [part.clone() for part in self._pair()]
+        self.read_from = [part.clone() for part in self._pair()]
 
     def __str__(self) -> str:
         return f"{type(self.layer).__name__}.{self.name}"
 
     def _pair(self) -> list[Tensor]:
-        return [getattr(self.layer, self.name + end).detach() for end in ("_v", "_g")]
+        return [part.detach() for part in self.layer.pair(self.name)]
+
+    def guard(self, tensor: Tensor) -> "ComputedWeight":
+        """Return a view of the weight that reports writes."""
+        guarded = tensor.as_subclass(ComputedWeight)
+        guarded._origin = self
+        return guarded
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Return whether the values of ``tensor`` are in the memory of the weight."""
+        return tensor.untyped_storage().data_ptr() == self.whole.untyped_storage().data_ptr()
+
+    def no_storage(self) -> UsageError:
+        """Return the error for a write that would replace the memory of the weight."""
+        return UsageError(
+            f"{self} is computed from v and g and has no storage to replace; "
+            "assign the new weight to the attribute itself"
+        )
 
     def hand_over(self) -> None:
         """Give the layer what was written."""
-        if not all(map(same_values, self._pair(), self._read_from)):
+        if not all(map(same_values, self._pair(), self.read_from)):
             raise UsageError(
                 f"{self} has changed since it was read, which this write would undo: read it again"
             )
         self.layer.assign(self.name, self.whole)
-        self._read_from = [part.clone() for part in self._pair()]
+        self.read_from = [part.clone() for part in self._pair()]
 
 
 def read_from(weight: Tensor, layer: Any, name: str) -> list[Tensor] | None:
@@ -62,7 +78,7 @@ def read_from(weight: Tensor, layer: Any, name: str) -> list[Tensor] | None:
     origin = weight._origin if type(weight) is ComputedWeight else None
     if origin is None or origin.layer is not layer or origin.name != name:
         return None
-    return origin._read_from if same_values(weight.detach(), origin.whole) else None
+    return origin.read_from if same_values(weight.detach(), origin.whole) else None
 
 
 class _LikeAParameter(torch._C._TensorMeta):
@@ -103,43 +119,33 @@ class ComputedWeight(Tensor, metaclass=_LikeAParameter):
     ) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
-            given = [(t, t._version, t.data_ptr()) for t in _guarded((*args, *kwargs.values()))]
+            given = [(t, t._origin, t._version) for t in _guarded((*args, *kwargs.values()))]
             result = func(*args, **kwargs)
-            for tensor, version, pointer in given:
-                if tensor.data_ptr() != pointer:
-                    raise _no_storage(tensor)
+            for tensor, origin, version in given:
+                if not origin.holds(tensor):
+                    raise origin.no_storage()
                 if tensor._version != version:
+                    # Initialisers write without grad even where it is on.
                     by_initialiser = getattr(func, "__module__", None) == "torch.nn.init"
-                    _hand_over(tensor, by_initialiser)
-            return _guard_views(result, given[0][0]) if given else result
+                    if torch.is_grad_enabled() and tensor.requires_grad and not by_initialiser:
+                        raise UsageError(
+                            f"{origin} is computed from v and g: change it in place under "
+                            "torch.no_grad(), or assign to it"
+                        )
+                    origin.hand_over()
+            return _guard_views(result, given[0][1]) if given else result
 
     def set_(self, *_: Any, **__: Any) -> Any:
         """Refused: torch does not tell of it."""
-        raise _no_storage(self)
+        raise self._origin.no_storage()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self._values().__reduce_ex__(protocol)
+        return self.__deepcopy__({}).__reduce_ex__(protocol)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        return copy.deepcopy(self._values(), memo)
-
-    def _values(self) -> Tensor:
+    def __deepcopy__(self, _: dict[int, Any]) -> Tensor:
         """An ordinary tensor of the same values, without graph."""
         with torch._C.DisableTorchFunctionSubclass():
             return self.detach().clone()
-
-
-def _no_storage(tensor: ComputedWeight) -> UsageError:
-    return UsageError(
-        f"{tensor._origin} is computed from v and g and has no storage to replace; "
-        "assign the new weight to the attribute itself"
-    )
-
-
-def _guard(tensor: Tensor, origin: _Origin) -> ComputedWeight:
-    guarded = tensor.as_subclass(ComputedWeight)
-    guarded._origin = origin
-    return guarded
 
 
 def _guarded(values: Sequence[Any]) -> Iterator[ComputedWeight]:
@@ -151,25 +157,11 @@ def _guarded(values: Sequence[Any]) -> Iterator[ComputedWeight]:
             yield from _guarded(value)
 
 
-def _hand_over(tensor: ComputedWeight, by_initialiser: bool) -> None:
-    # Initialisers write without grad even where it is on.
-    if torch.is_grad_enabled() and tensor.requires_grad and not by_initialiser:
-        raise UsageError(
-            f"{tensor._origin} is computed from v and g: change it in place under torch.no_grad(), "
-            "or assign to it"
-        )
-    tensor._origin.hand_over()
-
-
-def _guard_views(result: Any, source: ComputedWeight) -> Any:
-    if isinstance(result, list | tuple) and type(result) in (list, tuple):
-        return type(result)(_guard_views(part, source) for part in result)
+def _guard_views(result: Any, origin: _Origin) -> Any:
+    if type(result) in (list, tuple):
+        return type(result)(_guard_views(part, origin) for part in result)
     if isinstance(result, np.ndarray) and result.base is not None:  # no copy
         result.flags.writeable = False
-    if not isinstance(result, Tensor) or type(result) is ComputedWeight:
+    if not isinstance(result, Tensor) or result.layout is not torch.strided:
         return result
-    if result.layout is not torch.strided or not result.numel():
-        return result
-    if result.untyped_storage().data_ptr() != source._origin.whole.untyped_storage().data_ptr():
-        return result
-    return _guard(result, source._origin)
+    return origin.guard(result) if origin.holds(result) else result

@@ -15,7 +15,6 @@ from wnrl.errors import UsageError, check_choice, check_positive, is_real
 from wnrl.nn.base import Counterpart, WeightNormed, torch_parameters
 from wnrl.nn.normalizers import BatchStatistics, Normalized, check_momentum
 from wnrl.nn.sites import (
-    PLAIN,
     RECURRENT,
     LayerSite,
     check_values,
@@ -29,8 +28,6 @@ from wnrl.norms import NORMS, Norm, origin
 PLACEMENTS = ("pre", "post")
 PARALLEL = ("DistributedDataParallel", "FullyShardedDataParallel")
 """Classes of wrappers that share gradients of the parameters that they have found."""
-WORDS = ("scale",)
-"""Options of norms that are no numbers."""
 
 
 def convert(
@@ -107,37 +104,28 @@ def convert(
     _check_ties(module, choice, sites)
     for site in sites:
         with _naming(site):
-            is_hidden = site in places
-            if is_hidden or type(site.layer) in choice.layers:
+            if site in places or type(site.layer) in choice.layers:
                 _check_types(site.layer)
-            if site in marked and isinstance(site.layer, (*PLAIN, *RECURRENT)):
-                torch_parameters(site.layer)
             # A second norm is refused where the first one stands, or the same with other options. A
             # weight has one parametrisation, and one normalizer stands behind a layer; one of each
             # may be combined (weight after batch). What has nothing to do is no matter.
             if isinstance(site.layer, Normalized):
                 _check_normalizer(site.layer, choice, placement, for_normalizers)
             else:
-                _check_layer(site.layer, choice, for_layers, is_hidden)
+                _check_layer(site.layer, choice, for_layers, site in marked)
     counterparts = _counterparts(sites, choice, for_layers)
-    normalized = _normalized(places, counterparts, choice, placement, for_normalizers)
-    changed = [
-        site.layer
-        for site in sites
-        if id(site.layer) in counterparts or site.name in normalized or site in marked
-    ]
+    normalized = _normalized(places, counterparts, choice, for_normalizers)
+    replaced = [site for site in sites if id(site.layer) in counterparts]
+    changed = [site.layer for site in (*replaced, *normalized, *marked)]
     _check_owners(module, choice, [*counterparts.values(), *normalized.values()], changed)
-    done = {*normalized}
-    for site in sites:
-        if id(site.layer) in counterparts:
-            setattr(site.parent, site.key, counterparts[id(site.layer)])
-            done.add(site.name.removesuffix(".layer"))
-    for site in places if normalized else ():
-        both = normalized[site.name]
+    done = {site.name.removesuffix(".layer") for site in replaced}
+    for site in replaced:
+        setattr(site.parent, site.key, counterparts[id(site.layer)])
+    for site, both in normalized.items():
         if placement == "pre" and choice.absorbs_bias and both.layer.bias is not None:
             both.norm.bias, both.layer.bias = both.layer.bias, None
-        target = _place(site, placement)
-        setattr(target.parent, target.key, both)
+        setattr(places[site].parent, places[site].key, both)
+        done.add(site.name)
     if choice.mark:
         done |= {site.name for site in marked if choice.mark(site.layer)}
         if choice.after_step and done:
@@ -292,12 +280,12 @@ def _naming(site: LayerSite) -> Iterator[None]:
 def check_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> None:
     """Raise UsageError for an option that ``norm`` does not have, or that makes no sense."""
     allowed = tuple(dict.fromkeys(choice.options + choice.layer_options))
-    for name in options:
+    for name, value in options.items():
         if name not in allowed:
             known = ", ".join(allowed) or "nothing"
             raise UsageError(f"norm_kwargs for {norm!r} may hold {known}; got {name!r}")
-        if name not in WORDS and not (options[name] is None or is_real(options[name])):
-            raise UsageError(f"{name} must be a number, got {options[name]!r}")
+        if name != "scale" and value is not None and not is_real(value):
+            raise UsageError(f"{name} must be a number, got {value!r}")
     check_positive(**{name: options[name] for name in ("eps", "g_rate") if name in options})
     if "momentum" in options:
         check_momentum(options["momentum"])
@@ -346,18 +334,18 @@ def _check_normalizer(
     _check_same(part.norm, options)
 
 
-def _check_layer(layer: nn.Module, choice: Norm, options: Mapping[str, Any], hidden: bool) -> None:
+def _check_layer(layer: nn.Module, choice: Norm, options: Mapping[str, Any], marked: bool) -> None:
     kind = type(layer)
     if kind in choice.layers and any(norm.marked(layer) for norm in NORMS.values()):
-        raise UsageError("is projected already, and its weight can have no second norm")
-    plain = origin(kind)
-    if plain is None:
-        return
-    ours = choice.layers.get(plain)
-    if (choice.mark and (hidden or issubclass(plain, RECURRENT))) or ours not in (None, kind):
-        raise UsageError(f"is a {kind.__name__} already, and its weight can have no second norm")
-    if ours is kind:
-        _check_same(layer, options)
+        raise UsageError("is projected already; its weight can have no second norm")
+    if (plain := origin(kind)) is not None:
+        to_mark = marked or (choice.mark and issubclass(plain, RECURRENT))
+        if to_mark or choice.layers.get(plain, kind) is not kind:
+            raise UsageError(f"is a {kind.__name__} already; its weight can have no second norm")
+        if plain in choice.layers:
+            _check_same(layer, options)
+    if marked:
+        torch_parameters(layer)
 
 
 def _check_same(part: nn.Module, options: Mapping[str, Any]) -> None:
@@ -394,28 +382,20 @@ def _counterparts(sites: list[LayerSite], choice: Norm, options: dict[str, Any])
     return made
 
 
-def _place(site: LayerSite, placement: str) -> LayerSite:
-    """Return what a normalizer stands behind, in its place."""
-    target = site if placement == "pre" else site.following
-    assert target is not None
-    return target
-
-
 def _normalized(
-    hidden: list[LayerSite],
+    places: Mapping[LayerSite, LayerSite],
     counterparts: Mapping[int, Any],
     choice: Norm,
-    placement: str,
     options: dict[str, Any],
-) -> dict[str, Any]:
-    """Return what stands with its normalizer in each of the places, by the name of its layer."""
+) -> dict[LayerSite, Any]:
+    """Return what will stand with its normalizer in each of the places, by the hidden layer."""
     if choice.normalizers is None:
         return {}
-    made: dict[str, Any] = {}
+    made: dict[LayerSite, Any] = {}
     shared: dict[tuple[int, int], Normalized] = {}
-    for site in hidden:
+    for site, place in places.items():
         layer: Any = site.layer
-        held = _place(site, placement).layer
+        held = place.layer
         if (pair := (id(layer), id(held))) not in shared:
             axes = n_spatial(layer) or 0
             with _naming(site):
@@ -431,5 +411,5 @@ def _normalized(
                 if not hasattr(both, name):
                     both.__dict__[name] = value
             shared[pair] = both
-        made[site.name] = shared[pair]
+        made[site] = shared[pair]
     return made

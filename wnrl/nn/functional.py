@@ -123,14 +123,13 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: in
     """
     if type(v) is nn.Parameter and may_fuse(v, g, dim, eps):
         return fused_weight_norm(v, g)
-    size = v.size(dim)
-    fits = g.dim() == v.dim() and g.numel() == size * groups and g.size(dim) == size
-    if not fits or (groups > 1 and g.size(0) != groups):
+    norms = row_norm(v, dim, eps, groups)
+    if g.shape != norms.shape:
         raise UsageError(
-            "g must have one length for each output unit and as many axes as v, with shape "
+            f"g must have one length for each output unit, {tuple(norms.shape)}, of v with shape "
             f"{tuple(v.shape)}; got {tuple(g.shape)}"
         )
-    return (v * over_rows(g / row_norm(v, dim, eps, groups), v, groups)).to(v.dtype)
+    return (v * over_rows(g / norms, v, groups)).to(v.dtype)
 
 
 class _Fused(torch.autograd.Function):
@@ -213,7 +212,12 @@ def same_values(a: Tensor, b: Tensor) -> bool:
 
 
 def split_weight(
-    w: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1, v_std: float | None = None
+    w: Tensor,
+    dim: int = 0,
+    eps: float = EPS,
+    groups: int = 1,
+    v_std: float | None = None,
+    fused: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return v = w and g = ‖w‖: the inverse of ``weight_norm``.
 
@@ -227,6 +231,7 @@ def split_weight(
         eps: as given to ``weight_norm``.
         groups: as given to ``weight_norm``.
         v_std: None leaves v = w; a number scales every row of v to this root mean square.
+        fused: whether w will be computed by torch's kernel, where that is possible.
 
     Returns:
         v and g, new tensors without graph; ``weight_norm(v, g)`` is ``w``, bit for bit where
@@ -242,24 +247,22 @@ def split_weight(
             generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
             noise = torch.randn(v.shape, generator=generator, dtype=torch.float32)
             v = torch.where(over_rows(zero, v, groups), (ZERO_ROW_STD * noise).to(v), v)
-        scaled, lengths = _scaled(v, dim, groups)
-        if v_std is not None:
-            std = torch.full_like(lengths, v_std * math.sqrt(v.numel() // lengths.numel()))
-            fresh = nn.Parameter(scaled, requires_grad=False)
-            v = weight_norm(fresh, std, dim, EPS, groups).detach()
-            if eps > EPS:
-                lengths = lengths * row_norm(v, dim, eps, groups) / std
-            return v, lengths.masked_fill(zero, 0.0)
-        powers = _powers(lengths)
-        v = (v * over_rows(powers, v, groups)).to(v.dtype)
-        return v, (_norms_in_use(v, dim, eps, groups) / powers).masked_fill(zero, 0.0)
+        lengths = _lengths(v, dim, groups)
+        if v_std is None:
+            factors = _powers(lengths)
+        else:
+            factors = v_std * math.sqrt(v.numel() // lengths.numel()) / lengths
+        v = (v * over_rows(factors, v, groups)).to(v.dtype)
+        norms = row_norm(v, dim, eps, groups)
+        if fused and may_fuse(v, norms, dim, eps):
+            norms = torch._weight_norm_interface(v, norms, 0)[1]  # another order of the sum
+        return v, (norms / factors).masked_fill(zero, 0.0)
 
 
-def _scaled(v: Tensor, dim: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Return rows over their largest number, beside whose norms eps is nothing; and the lengths."""
+def _lengths(v: Tensor, dim: int, groups: int) -> Tensor:
+    """Return the lengths of rows of any length, also of those whose squares no float holds."""
     peaks = _peaks(v, dim, groups)
-    scaled = v / over_rows(peaks, v, groups)
-    return scaled, peaks * row_norm(scaled, dim, 0.0, groups)
+    return peaks * row_norm(v / over_rows(peaks, v, groups), dim, 0.0, groups)
 
 
 def _powers(norms: Tensor, in_range: tuple[float, float] = _IN_RANGE) -> Tensor:
@@ -286,7 +289,7 @@ def exchange_eps(
         groups: as given to ``weight_norm``.
         half: whether v, which is wider, will be rounded to float16.
     """
-    norms = _scaled(v, dim, groups)[1]
+    norms = _lengths(v, dim, groups)
     powers = _powers(norms, _IN_HALF if half else _IN_RANGE)
     scaled = norms * powers
     ratio = _hypot(scaled, new) / scaled * (norms / _hypot(norms, old))
@@ -295,12 +298,6 @@ def exchange_eps(
 
 def _hypot(norms: Tensor, eps: float) -> Tensor:
     return torch.hypot(norms, torch.full_like(norms, math.sqrt(eps)))
-
-
-def _norms_in_use(v: Tensor, dim: int, eps: float, groups: int) -> Tensor:
-    """Return the norms as the layer sums them: the last digit depends on the order of the sum."""
-    norms = row_norm(v, dim, eps, groups)
-    return torch._weight_norm_interface(v, norms, 0)[1] if may_fuse(v, norms, dim, eps) else norms
 
 
 def zero_rows(v: Tensor, dim: int = 0, groups: int = 1) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.hooks import RemovableHandle
 
 from wnrl.errors import UsageError, check_positive
 from wnrl.nn.base import WeightNormed
@@ -50,6 +49,7 @@ class Target:
 
     name: str
     """How it is reported."""
+    report: DataInitReport
     module: Any
     n_spatial: int
     """The number of axes of its output behind that of the features."""
@@ -63,56 +63,45 @@ class Target:
     length: Tensor | None = None
     """What a constant feature keeps, ``(C,)`` or ``()``; None if the scale cannot be set."""
 
-    def hook(self, report: DataInitReport) -> list[RemovableHandle]:
-        """Standardise at the first call: a layer that is used twice is initialised once."""
-
-        def before(*_: Any) -> None:
-            if not self.done:
-                self.length = self.to_unit()
-
-        def after(_: nn.Module, args: tuple[Tensor, ...], t: Tensor) -> Tensor | None:
-            if self.done:
-                explain(report.incomplete, self.name, REUSED)
-                return None
-            self.done = True
-            return self.standardise(t, report)
-
-        return [
-            self.module.register_forward_pre_hook(before),
-            self.module.register_forward_hook(after),
-        ]
-
-    def to_unit(self) -> Tensor | None:
-        """Take bias and length away, but for a plain weight's; return the length to be."""
+    def to_unit(self, *_: Any) -> None:
+        """Before the first call, take bias and length away, but for a plain weight's."""
         module = self.module
+        if self.done:
+            return
         if getattr(module, "bias", None) is not None:
             module.bias.zero_()
         if isinstance(module, WeightNormed):
             g = module.pair()[1]
-            length = module.length(g).detach().flatten().clone()
+            self.length = module.length(g).detach().flatten().clone()
             g.copy_(module.from_length(torch.ones_like(g)))
-            return length
-        weight = getattr(module, "weight", None)
-        if weight is None or fixes_length(module):
-            return None
-        if self.normalizes:
-            weight.fill_(1.0)
-        return weight.new_ones(())
+        elif getattr(module, "weight", None) is not None and not fixes_length(module):
+            self.length = module.weight.new_ones(())
+            if self.normalizes:
+                module.weight.fill_(1.0)
 
-    def standardise(self, t: Tensor, report: DataInitReport) -> Tensor:
-        """Set scale and shift by equation 6; return what the output becomes."""
+    def standardise(self, _: nn.Module, args: tuple[Tensor, ...], t: Tensor) -> Tensor | None:
+        """After the first call, set scale and shift by equation 6; return what the output becomes.
+
+        A layer that is used twice is initialised once.
+        """
+        report = self.report
+        if self.done:
+            explain(report.incomplete, self.name, REUSED)
+            return None
+        self.done = True
         mean, std = statistics(t, t.dim() - 1 - self.n_spatial, self.name)
         scale, shift = torch.ones_like(mean), torch.zeros_like(mean)
         if self.length is not None:
             scale = self.goal / std
             constant = std <= CONSTANT * (mean.square() + std.square()).sqrt()
-            beyond = ~constant & ~_fits(scale, mean * scale, self.length.dtype)
+            limits = torch.finfo(self.length.dtype)
+            fits = (scale <= limits.max) & (scale >= limits.tiny)
+            beyond = ~constant & ~(fits & ((mean * scale).abs() <= limits.max))
             if constant.any():
                 report.constant[self.name] = constant.nonzero().flatten().tolist()
             if beyond.any():
                 which = beyond.nonzero().flatten().tolist()
-                reason = f"features {which} {BEYOND} {self.length.dtype}"
-                explain(report.incomplete, self.name, reason)
+                explain(report.incomplete, self.name, f"features {which} {BEYOND} {limits.dtype}")
             scale = torch.where(constant | beyond, self.length.to(std), scale)
             self.multiply(scale)
         if (bias := getattr(self.module, "bias", None)) is not None:
@@ -138,12 +127,6 @@ class Target:
         rows = units_first(self.module.weight, groups)
         units = (groups, -1) if groups else (-1,)
         rows *= scale.view(*units, *[1] * (rows.dim() - len(units)))
-
-
-def _fits(scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return where ``dtype`` holds both: neither overflows, nor does the scale underflow."""
-    limits = torch.finfo(dtype)
-    return (scale <= limits.max) & (scale >= limits.tiny) & (shift.abs() <= limits.max)
 
 
 def set_statistics(norm: Any, x: Tensor, name: str) -> None:
@@ -216,12 +199,13 @@ def data_init(
     report = DataInitReport()
     targets, normalizers = _targets(net, skipped, init_scale, report)
     saved = copy.deepcopy(net.state_dict())  # with what is no tensor, such as extra state
-    handles = [handle for target in targets for handle in target.hook(report)]
 
     def before(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         if norm in normalizers:  # for the first time
             set_statistics(norm, args[0], normalizers.pop(norm))
 
+    handles = [target.module.register_forward_pre_hook(target.to_unit) for target in targets]
+    handles += [target.module.register_forward_hook(target.standardise) for target in targets]
     handles += [norm.register_forward_pre_hook(before) for norm in normalizers]
     try:
         net(*inputs)
@@ -246,36 +230,38 @@ def _targets(
     """
     targets: list[Target] = []
     normalizers: dict[nn.Module, str] = {}
-    behind: dict[int, nn.Module] = {}  # the normalizer behind a layer
-    owners: dict[int, str] = {}  # the module of each parameter that must stay as it is
+    behind: dict[nn.Module, nn.Module] = {}  # the normalizer behind a layer
+    owners: dict[Tensor, str] = {}  # the module of each parameter that must stay as it is
     for path, part in net.named_modules():
         if isinstance(part, Normalized) and n_spatial(part.layer) is not None:
-            behind[id(part.layer)] = part.norm
+            behind[part.layer] = part.norm
         elif isinstance(part, Normalized) and id(part.norm) not in skipped:
             normalizers[part.norm] = path
         if id(part) in skipped or n_spatial(part) is None:
-            owners |= dict.fromkeys(map(id, part.parameters(recurse=False)), path)
+            owners |= dict.fromkeys(part.parameters(recurse=False), path)
     for path, part in net.named_modules():
         if id(part) in skipped or isinstance(part, nn.Embedding):
             continue
-        norm, axes = behind.get(id(part)), n_spatial(part)
+        norm, axes = behind.get(part), n_spatial(part)
         name = path if norm is None else path.removesuffix(".layer")
         if axes is None:
             if isinstance(part, (*WEIGHTED, WeightNormed)):
                 report.skipped[name] = f"{type(part).__name__} has no pre-activation of its own"
             continue
-        own = {id(p): key for key, p in part.named_parameters(recurse=False)}
-        if not any(p.requires_grad for p in part.parameters(recurse=False)):
+        own = {parameter: key for key, parameter in part.named_parameters(recurse=False)}
+        tied = [parameter for parameter in own if parameter in owners]
+        if not any(parameter.requires_grad for parameter in own):
             report.skipped[name] = "is frozen: none of its parameters requires grad"
             continue
-        if tied := [key for key in own if key in owners]:
+        if tied:
             kind = own[tied[0]].removesuffix("_g").removesuffix("_v")
             report.skipped[name] = f"shares its {kind} with {owners[tied[0]]}"
             continue
         owners |= dict.fromkeys(own, name)
         scaled_later = getattr(norm, "weight", None) is not None
-        targets.append(Target(name, part, axes, 1.0 if scaled_later else init_scale, norm))
+        goal = 1.0 if scaled_later else init_scale
+        targets.append(Target(name, report, part, axes, goal, norm))
         if norm is not None:
-            targets.append(Target(name, norm, axes, init_scale, normalizes=True))
+            targets.append(Target(name, report, norm, axes, init_scale, normalizes=True))
             normalizers[norm] = name
     return targets, normalizers

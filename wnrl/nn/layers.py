@@ -1,15 +1,26 @@
-"""The weight-normalized feed-forward layers and the embedding."""
+"""The weight-normalized layers: feed-forward, the embedding, recurrent ones and their cells."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
 
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.functional import fused_weight_norm, may_fuse
+from wnrl.nn.functional import fused_weight_norm, in_transform, may_fuse
+from wnrl.nn.recurrence import (
+    RECURRENCES,
+    States,
+    lay_out,
+    recurrences,
+    run,
+    run_cell,
+    run_torch,
+    unroll,
+)
 
 
 class WNLinear(WeightNormed):
@@ -113,6 +124,7 @@ class WNMaskedLinear(WNLinear):
 
     plain_type = MaskedLinear  # type: ignore[assignment]  # mypy compares the constructors
     own_buffers = ("mask",)
+    fused = False  # m ⊙ v is no parameter
 
     def _split(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
         v, g = super()._split(name, weight * self.mask.to(weight))
@@ -193,8 +205,6 @@ class WNConvTransposed(WeightNormed):
         weight: the computed weight, shaped like ``weight_v``.
     """
 
-    convolve: ClassVar[Callable[..., Tensor]]
-
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As torch's layer.
 
@@ -207,6 +217,7 @@ class WNConvTransposed(WeightNormed):
             UsageError: no padding gives ``output_size``.
         """
         weight, bias = self._weights()
+        convolve: Any = getattr(F, f"conv_transpose{len(self.kernel_size)}d")
         extra = self.output_padding
         if output_size is not None:
             sizes = (self.stride, self.padding, self.kernel_size, len(self.kernel_size))
@@ -215,30 +226,27 @@ class WNConvTransposed(WeightNormed):
                 extra = find(self, input, output_size, *sizes, self.dilation)
             except ValueError as error:
                 raise UsageError(f"output_size: {error}") from error
-        return self.convolve(
-            input, weight, bias, self.stride, self.padding, extra, self.groups, self.dilation
-        )
+        settings = (self.stride, self.padding, extra, self.groups, self.dilation)
+        result: Tensor = convolve(input, weight, bias, *settings)
+        return result
 
 
 class WNConvTranspose1d(WNConvTransposed):
     """``nn.ConvTranspose1d`` with w = g · v / ‖v‖, one length g for each output channel."""
 
     plain_type = nn.ConvTranspose1d
-    convolve = staticmethod(F.conv_transpose1d)
 
 
 class WNConvTranspose2d(WNConvTransposed):
     """``nn.ConvTranspose2d`` with w = g · v / ‖v‖, one length g for each output channel."""
 
     plain_type = nn.ConvTranspose2d
-    convolve = staticmethod(F.conv_transpose2d)
 
 
 class WNConvTranspose3d(WNConvTransposed):
     """``nn.ConvTranspose3d`` with w = g · v / ‖v‖, one length g for each output channel."""
 
     plain_type = nn.ConvTranspose3d
-    convolve = staticmethod(F.conv_transpose3d)
 
 
 class WNEmbedding(WeightNormed):
@@ -288,3 +296,131 @@ class WNEmbedding(WeightNormed):
         return F.embedding(
             input, table, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq
         )
+
+
+BACKENDS = ("torch", "python")
+
+
+class WNRecurrent(WeightNormed):
+    """What ``WNLSTM`` and ``WNGRU`` share.
+
+    Arguments are those of torch's layer and of ``WeightNormed``, and
+
+    Args:
+        backend: ``"torch"`` calls torch's recurrence (cuDNN on a GPU). ``"python"`` loops over
+            time, which is slower in eager mode and is what torch.compile can take with grad.
+
+    Attributes:
+        weight_ih_l0_v: directions, ``(gates x hidden_size, input_size)``; so on for
+            ``weight_hh_l0`` (``weight_hr_l0`` with a projection), further layers and ``_reverse``.
+        weight_ih_l0_g: lengths, one for each unit of each gate, ``(gates x hidden_size, 1)``.
+        bias_ih_l0: ``(gates x hidden_size,)``, as in torch.
+        weight_ih_l0: the computed weight, to read, assign or initialise.
+    """
+
+    mode: str
+
+    def _adopt(self, *, backend: str = "torch", **options: Any) -> None:
+        self.backend = check_choice("backend", backend, BACKENDS)
+        super()._adopt(**options)
+
+    def _compute(self) -> tuple[Tensor, ...]:
+        weights: Any = super()._compute()
+        return lay_out(self, weights) if self.backend == "torch" else weights
+
+    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+        """As torch's layer.
+
+        Args:
+            input: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
+                ``(T, input_size)``, or a packed sequence.
+            hx: h and c, or h alone of a GRU, ``(layers x directions, N, size)``; None for zeros.
+
+        Returns:
+            The output in the form of ``input``, and the last h and c, or the last h of a GRU.
+        """
+        return run(self, input, hx, self._recur)
+
+    def _recur(self, data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
+        weights = self._weights()
+        if self.backend == "torch" and not in_transform():  # torch's recurrence has no vmap
+            return run_torch(self, weights, data, states, sizes)
+        rows = recurrences(self.mode, weights, self.bias, self.proj_size > 0)
+        return unroll(self, rows, data, states, sizes)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: computed weights are laid out for cuDNN when they are computed."""
+
+
+class WNLSTM(WNRecurrent):
+    """``nn.LSTM`` with w = g · v / ‖v‖ for its input, recurrent and projection weights."""
+
+    plain_type = nn.LSTM
+
+
+class WNGRU(WNRecurrent):
+    """``nn.GRU`` with w = g · v / ‖v‖ for its input and recurrent weights."""
+
+    plain_type = nn.GRU
+
+
+class WNCell(WeightNormed):
+    """What ``WNLSTMCell`` and ``WNGRUCell`` share.
+
+    Arguments are those of torch's cell and of ``WeightNormed``. A loop over a cell computes the
+    weights at every step, unless it runs inside ``wnrl.shared_weights`` (or, without grad,
+    ``wnrl.frozen``).
+
+    Attributes:
+        weight_ih_v: directions, ``(gates x hidden_size, input_size)``; likewise ``weight_hh_v``.
+        weight_ih_g: lengths, ``(gates x hidden_size, 1)``; likewise ``weight_hh_g``.
+        bias_ih: ``(gates x hidden_size,)`` or None; likewise ``bias_hh``.
+        weight_ih: the computed weight; likewise ``weight_hh``.
+    """
+
+    mode: str
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """Return h and c, or h of a GRU, ``(N, hidden_size)``, after one step.
+
+        Args:
+            input: ``(N, input_size)``; N may lack, there as everywhere.
+            hx: the states before; None for zeros.
+        """
+        weights: Any = self._weights()
+
+        def step(x: Tensor, states: States) -> States:
+            if in_transform():  # torch's cells have no vmap
+                return RECURRENCES[self.mode](*weights).once(x, states)
+            if self.mode == "LSTM":
+                return torch.lstm_cell(x, states, *weights)
+            return (torch.gru_cell(x, *states, *weights),)
+
+        return run_cell(self, input, hx, step)
+
+
+class WNLSTMCell(WNCell):
+    """``nn.LSTMCell`` with w = g · v / ‖v‖ for both weights."""
+
+    plain_type = nn.LSTMCell
+    mode = "LSTM"
+
+
+class WNGRUCell(WNCell):
+    """``nn.GRUCell`` with w = g · v / ‖v‖ for both weights."""
+
+    plain_type = nn.GRUCell
+    mode = "GRU"
+
+
+FAMILIES = (WNConvolution, WNConvTransposed, WNRecurrent, WNCell)
+WEIGHT_NORMED: dict[type[nn.Module], type[WeightNormed]] = {
+    layer.plain_type: layer
+    for layer in (
+        WNLinear,
+        WNMaskedLinear,
+        WNEmbedding,
+        *(kind for family in FAMILIES for kind in family.__subclasses__()),
+    )
+}
+"""From torch's layers to those that take their place."""

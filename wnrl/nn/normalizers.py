@@ -18,11 +18,6 @@ def check_momentum(momentum: float | None) -> None:
         raise UsageError(f"momentum must be None or within [0, 1], got {momentum!r}")
 
 
-def batch_axes(x: Tensor) -> list[int]:
-    """Return the axes of ``x`` that a statistic of the batch runs over: all but that of C."""
-    return [axis for axis in range(x.dim()) if axis != 1]
-
-
 def along_channels(value: Tensor, x: Tensor) -> Tensor:
     """``(C,) -> (1, C, 1, …)`` with as many axes as ``x``."""
     return value.view(1, -1, *[1] * (x.dim() - 2))
@@ -45,7 +40,6 @@ class BatchStatistics(nn.Module, ABC):
         scaled: whether there are a scale and a running variance.
     """
 
-    _shown: tuple[str, ...] = ("eps", "momentum", "r_max", "d_max")
     axes: int | None = None
     """Those of its inputs, where they are known."""
     weight: Any
@@ -69,12 +63,11 @@ class BatchStatistics(nn.Module, ABC):
         self.bias = nn.Parameter(torch.zeros_like(ones))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = dict(self._buffers)
+        before = dict(self.named_buffers())
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, old in before.items():  # which may have been narrowed
-            new = self._buffers[name]
-            if old is not None and new is not None and new.dtype != wide_dtype(new.dtype):
-                self._buffers[name] = old.to(new.device, wide_dtype(new.dtype))
+        for name, new in self.named_buffers():
+            if new.dtype != wide_dtype(new.dtype):  # which has been narrowed
+                self._buffers[name] = before[name].to(new.device, wide_dtype(new.dtype))
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,8 +94,9 @@ class BatchStatistics(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
-        numbers = {k: v for k, v in vars(self).items() if k in self._shown}
-        return ", ".join([str(self.num_features), *(f"{k}={v}" for k, v in numbers.items())])
+        shown = ("eps", "momentum", "r_max", "d_max")
+        numbers = [f"{name}={value}" for name, value in vars(self).items() if name in shown]
+        return ", ".join([str(self.num_features), *numbers])
 
     def _share(self) -> Tensor | float:
         """Count a batch, and return its share in the running statistics."""
@@ -153,7 +147,7 @@ class MeanOnlyBatchNorm(BatchStatistics):
         super().__init__(num_features, momentum, scaled=False)
 
     def _normalise(self, x: Tensor) -> Tensor:
-        mean = x.mean(batch_axes(x)) if self.training else self.running_mean
+        mean = x.mean([0, *range(2, x.dim())]) if self.training else self.running_mean
         if self.training and not in_backward():
             with torch.no_grad():
                 self.running_mean += self._share() * (mean - self.running_mean)
@@ -227,7 +221,7 @@ class BatchRenorm(BatchStatistics):
 
     def _normalise(self, x: Tensor) -> Tensor:
         if self.training:
-            var, mean = torch.var_mean(x, batch_axes(x), correction=0)
+            var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
             std = (var + self.eps).sqrt()
             r, shift = self._correction(mean, var, std)
             scale = r / std
@@ -263,13 +257,10 @@ class BatchRenorm(BatchStatistics):
     def limits(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Return the limits of r and of d after ``steps`` batches, in the shape of ``steps``."""
         # Tensors, not numbers: reading running_steps would make a GPU wait.
-        r_limit = 1 + (self.r_max - 1) * self._opening(steps, self.r_steps)
-        return r_limit, self.d_max * self._opening(steps, self.d_steps)
-
-    def _opening(self, steps: Tensor, last_step: int) -> Tensor:
-        """From 0 (up to ``warmup_steps``) to 1 (from ``last_step`` on)."""
         done = steps - self.warmup_steps
-        return (done / (last_step - self.warmup_steps)).clamp(0, 1)
+        r_opening = (done / (self.r_steps - self.warmup_steps)).clamp(0, 1)
+        d_opening = (done / (self.d_steps - self.warmup_steps)).clamp(0, 1)
+        return 1 + (self.r_max - 1) * r_opening, self.d_max * d_opening
 
 
 class Normalized(nn.Module):
@@ -303,8 +294,7 @@ class FeatureRMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C) -> (..., C)``."""
-        weight = None if self.weight is None else self.weight.to(x.dtype)
-        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class ChannelRMSNorm(nn.Module):

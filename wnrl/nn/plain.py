@@ -186,11 +186,9 @@ def load_weights(
     loaded: dict[str, Any] = {}
     missing = []
     for key in (*computed, *(key for key in current if key not in halves)):
-        known = layouts if key in computed else ["plain", *layouts]
-        standing_for = _pop_layout(left, key, known)
+        standing_for = _pop_layout(left, key, layouts if key in computed else ["plain", *layouts])
         if standing_for is None:
-            forms = (" with ".join(_keys(key, name)) for name in known)
-            missing.append(" or ".join(forms) if key in computed else key)
+            missing.append(key)
         elif key in computed:
             pair = _pair_from(key, *standing_for, *computed[key])
             loaded[f"{key}_v"], loaded[f"{key}_g"] = pair
@@ -199,10 +197,7 @@ def load_weights(
             value = values[0] if name == "plain" else _weight_of(key, *values)
             loaded[key] = _checked(key, value, current[key])
     if missing:
-        raise UsageError(
-            f"state_dict lacks {', '.join(missing)}{_there(left, missing[0])}"
-            f"{_hint(module, missing)}"
-        )
+        raise UsageError(f"state_dict lacks {', '.join(missing)}{_advice(module, left, missing)}")
     if left:
         raise UsageError(
             f"state_dict has no place in the module for {', '.join(left)}; of a network with "
@@ -219,15 +214,17 @@ def _as_tensor(value: Any) -> Any:
     return value
 
 
-def _there(left: Mapping[str, Any], missing: str) -> str:
-    """Return what a state has of the layer that a missing key belongs to, or else first."""
-    layer = missing.rpartition(".")[0]
+def _advice(module: nn.Module, left: Mapping[str, Any], missing: Sequence[str]) -> str:
+    """Return what a state has of the first layer that it lacks, or else first, and what to do."""
+    layer = missing[0].rpartition(".")[0]
     keys = [key for key in left if key.startswith(layer)] or list(left)
-    if not keys:
-        return ""
-    told = f"; it has {', '.join(keys[:4])}{', …' if len(keys) > 4 else ''}"
+    told = f"; it has {', '.join(keys[:4])}{', …' if len(keys) > 4 else ''}" if keys else ""
     if any(".parametrizations." in f".{key}" or key.endswith("_orig") for key in keys):
         told += ": remove torch's parametrization, norm or pruning before the state is taken"
+    for path, part in module.named_modules():
+        made = hasattr(part, "features_last") or hasattr(type(part), "plain_type")
+        if made and any(key.startswith(f"{path}.") for key in missing):
+            return f"{told}; a plain network's state is loaded into a plain network, before convert"
     return told
 
 
@@ -236,29 +233,15 @@ def _warn_of_projection(module: nn.Module) -> None:
     moved = []
     for name, layer in module.named_modules():
         if is_projected(layer):
-            on_sphere = copy.deepcopy(layer)
-            project_(on_sphere)
+            project_(on_sphere := copy.deepcopy(layer))
             pairs = zip(layer.parameters(), on_sphere.parameters(), strict=True)
             moved += [] if all(torch.allclose(p, q, 1e-3) for p, q in pairs) else [name]
     if moved:
         warnings.warn(
-            f"{', '.join(moved)} {'is' if len(moved) == 1 else 'are'} projected, and the loaded "
-            "rows are not of length one: the next step of training puts them there, which changes "
-            "the function",
+            f"{', '.join(moved)} is projected, and the loaded rows are not of length one: the next "
+            "step of training puts them there, which changes the function",
             stacklevel=3,
         )
-
-
-def _hint(module: nn.Module, missing: Sequence[str]) -> str:
-    """Return what to do where the missing keys are those of layers that conversion made."""
-    made = [
-        f"{path}."
-        for path, part in module.named_modules()
-        if hasattr(part, "features_last") or hasattr(type(part), "plain_type")
-    ]
-    if not any(key.startswith(tuple(made)) for key in missing):
-        return ""
-    return "; the state of a plain network is loaded into a plain network, before convert"
 
 
 def _computed_weights(module: nn.Module) -> dict[str, tuple[WeightNormed, str]]:

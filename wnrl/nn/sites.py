@@ -10,27 +10,8 @@ from torch.nn.modules import activation
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from wnrl.errors import UsageError
-from wnrl.nn.base import WeightNormed
-from wnrl.nn.layers import (
-    MaskedLinear,
-    WNConvolution,
-    WNConvTransposed,
-    WNEmbedding,
-    WNLinear,
-    WNMaskedLinear,
-)
-from wnrl.nn.recurrent import WNCell, WNRecurrent
+from wnrl.nn.layers import MaskedLinear
 
-FAMILIES = (WNConvolution, WNConvTransposed, WNRecurrent, WNCell)
-WEIGHT_NORMED: dict[type[nn.Module], type[WeightNormed]] = {
-    layer.plain_type: layer
-    for layer in (
-        WNLinear,
-        WNMaskedLinear,
-        WNEmbedding,
-        *(kind for family in FAMILIES for kind in family.__subclasses__()),
-    )
-}
 PLAIN: dict[type[nn.Module], int] = {nn.Linear: 0, MaskedLinear: 0} | {
     getattr(nn, f"{kind}{axes}d"): axes for kind in ("Conv", "ConvTranspose") for axes in (1, 2, 3)
 }
@@ -140,8 +121,10 @@ def _in_turn(path: str, sequence: nn.Module) -> Iterator[str]:
 
 def hidden_sites(
     found: list[LayerSite], placement: str = "pre", names: Iterable[str] | None = None
-) -> list[LayerSite]:
-    """Return the places of hidden layers; a shared layer is hidden if it is so wherever it stands.
+) -> dict[LayerSite, LayerSite]:
+    """Return the places of hidden layers, and for each the place that a normalizer of it takes.
+
+    A shared layer is hidden if it is so wherever it stands.
 
     Args:
         found: from ``layer_sites``.
@@ -153,21 +136,25 @@ def hidden_sites(
         UsageError: a name of no linear layer or convolution, or of one without room for
             ``placement``.
     """
-    told = None if names is None else set(names)
+    told = {site.name for site in found if site.hidden} if names is None else set(names)
     uses = Counter(site.place for site in found)
     pairs = Counter((id(s.layer), s.following.place) for s in found if s.following is not None)
 
-    def fits(site: LayerSite) -> bool:
+    def room(site: LayerSite) -> LayerSite | None:
+        if site.name not in told:
+            return None
         if placement == "pre":
-            return site.hidden if told is None else site.name in told
-        after = site.following if site.hidden and (told is None or site.name in told) else None
-        return after is not None and pairs[id(site.layer), after.place] == uses[after.place]
+            return site
+        after = site.following if site.hidden else None
+        alone = after is not None and pairs[id(site.layer), after.place] == uses[after.place]
+        return after if alone else None
 
-    elsewhere = {id(site.layer) for site in found if not fits(site)}
-    hidden = [site for site in found if id(site.layer) not in elsewhere]
-    if told is not None:
-        reached = {site.name for site in hidden if n_spatial(site.layer) is not None}
-        for name in told - reached - {s.name for s in found if hasattr(s.layer, "features_last")}:
+    rooms = {site: room(site) for site in found}
+    elsewhere = {id(site.layer) for site, place in rooms.items() if place is None}
+    hidden = {s: p for s, p in rooms.items() if p is not None and id(s.layer) not in elsewhere}
+    reached = {site.name for site in hidden if n_spatial(site.layer) is not None}
+    for name in told - reached - {s.name for s in found if hasattr(s.layer, "features_last")}:
+        if names is not None:
             raise UsageError(
                 f"hidden names {name!r}, which is no linear layer or convolution with room for a "
                 f"normalizer at {placement!r}"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from wnrl.nn.layers import WNRecurrent
 from wnrl.nn.normed_lstm import NormedLSTM
 from wnrl.nn.recurrence import Recurrence, recurrences
-from wnrl.nn.recurrent import WNRecurrent
 from wnrl.nn.spectral import Spectral
 from wnrl.population.rows import Tensors
 
