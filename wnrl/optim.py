@@ -27,6 +27,7 @@ from wnrl.nn.functional import (
     split_weight,
     transposed_groups,
     units_first,
+    wide_dtype,
 )
 from wnrl.nn.normed_lstm import NormedRecurrent
 from wnrl.nn.sites import EMBEDDINGS, WEIGHTED
@@ -369,13 +370,9 @@ def _new_state(w: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(
             f"transposed={transposed} must divide the input channels of a weight of shape {shape}"
         )
-    wide = _rows(w.detach(), transposed).to(_wide_type(w)).contiguous()
+    wide = _rows(w.detach(), transposed).to(wide_dtype(w.dtype)).contiguous()
     v, g = split_weight(wide, v_std=group["v_init_std"])
     return {"v": v, "g": g, "v_state": {}, "g_state": {}}
-
-
-def _wide_type(w: Tensor) -> torch.dtype:
-    return torch.promote_types(w.dtype, torch.float32)
 
 
 def _moved(state: Any, w: Tensor) -> Any:
@@ -383,7 +380,7 @@ def _moved(state: Any, w: Tensor) -> Any:
     if isinstance(state, dict):
         return {key: _moved(value, w) for key, value in state.items()}
     if isinstance(state, Tensor):
-        return state.to(w.device, _wide_type(w) if state.dim() else state.dtype)
+        return state.to(w.device, wide_dtype(w.dtype) if state.dim() else state.dtype)
     return state
 
 

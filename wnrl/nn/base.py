@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import _symbolic_trace as tracing
 
-from wnrl.errors import StateError, UsageError, check_choice, check_positive, first_line
+from wnrl.errors import UsageError, check_choice, check_positive, first_line
 from wnrl.nn.cache import WeightCache
 from wnrl.nn.computed import read_computed, read_from
 from wnrl.nn.functional import (
     EPS,
     check_deviation,
     check_directions,
+    check_shape,
     in_transform,
     refuse_script,
     row_norm,
@@ -373,9 +374,7 @@ class WeightNormed(Counterpart):
         """
         v, g = self.pair(name)
         label = f"{type(self).__name__}.{name}"
-        if not isinstance(weight, Tensor) or weight.shape != v.shape:
-            got = tuple(weight.shape) if isinstance(weight, Tensor) else repr(weight)
-            raise UsageError(f"{label} must have shape {tuple(v.shape)}, got {got}")
+        check_shape(label, weight, v.shape)
         pair = read_from(weight, self, name)
         followed = weight.requires_grad and torch.is_grad_enabled()
         if in_transform() or (followed and pair is None and not isinstance(weight, nn.Parameter)):
@@ -418,9 +417,7 @@ class WeightNormed(Counterpart):
         old = self.__dict__.get("_parameters", {}).get(name)
         if old is not None and isinstance(value, nn.Parameter) and name[:-2] in self.pairs:
             label = f"{type(self).__name__}.{name}"
-            if old.shape != value.shape:
-                wanted, got = tuple(old.shape), tuple(value.shape)
-                raise UsageError(f"{label} must have shape {wanted}, got {got}")
+            check_shape(label, value, old.shape)
             if name.endswith("_v"):
                 check_directions(self._visible(value.detach()), label, *self.unit_axis)
         super().__setattr__(name, value)
@@ -447,10 +444,7 @@ class WeightNormed(Counterpart):
             v, own = state_dict.get(f"{prefix}{name}_v"), self.pair(name)[0]
             if v is not None and v.shape == own.shape:
                 visible = self._visible(v, state_dict.get(f"{prefix}mask"))
-                try:
-                    check_directions(visible, f"{prefix}{name}_v", *self.unit_axis)
-                except UsageError as error:
-                    raise StateError(str(error)) from None
+                check_directions(visible, f"{prefix}{name}_v", *self.unit_axis)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:

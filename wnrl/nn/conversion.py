@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from wnrl.errors import UsageError, check_choice, check_positive, is_real
 from wnrl.nn.base import Counterpart, WeightNormed, torch_parameters
+from wnrl.nn.functional import transposed_groups
 from wnrl.nn.normalizers import BatchStatistics, Normalized, check_momentum
 from wnrl.nn.sites import (
     RECURRENT,
@@ -115,12 +116,12 @@ def convert(
                 _check_layer(site.layer, choice, for_layers, site in marked)
     counterparts = _counterparts(sites, choice, for_layers)
     normalized = _normalized(places, counterparts, choice, for_normalizers)
-    replaced = [site for site in sites if id(site.layer) in counterparts]
+    replaced = [site for site in sites if site.layer in counterparts]
     changed = [site.layer for site in (*replaced, *normalized, *marked)]
     _check_owners(module, choice, [*counterparts.values(), *normalized.values()], changed)
     done = {site.name.removesuffix(".layer") for site in replaced}
     for site in replaced:
-        setattr(site.parent, site.key, counterparts[id(site.layer)])
+        setattr(site.parent, site.key, counterparts[site.layer])
     for site, both in normalized.items():
         if placement == "pre" and choice.absorbs_bias and both.layer.bias is not None:
             both.norm.bias, both.layer.bias = both.layer.bias, None
@@ -300,20 +301,21 @@ def _check_types(layer: nn.Module) -> None:
 
 
 def _check_ties(module: nn.Module, choice: Norm, sites: list[LayerSite]) -> None:
-    """Refuse to convert one of two layers that share a weight."""
+    """Refuse to convert one of two layers that share a weight, or two whose units are others."""
     if not any(issubclass(layer, WeightNormed) for layer in choice.layers.values()):
         return
-    replaced = {id(site.layer) for site in sites if type(site.layer) in choice.layers}
-    uses: dict[int, dict[str, bool]] = {}  # of a weight by name: in a layer that is replaced?
+    replaced = {site.layer for site in sites if type(site.layer) in choice.layers}
+    uses: dict[Tensor, dict[str, int | None]] = {}  # None in a layer that stays
     for path, part in module.named_modules():
+        groups = transposed_groups(part) if part in replaced else None
         for name, parameter in part.named_parameters(recurse=False):
             if parameter.dim() > 1:
-                uses.setdefault(id(parameter), {})[f"{path}.{name}"] = id(part) in replaced
+                uses.setdefault(parameter, {})[f"{path}.{name}"] = groups
     for names in uses.values():
         if len(set(names.values())) > 1:
             raise UsageError(
-                f"{' and '.join(names)} are one parameter, and only a part of its layers can be "
-                "converted: skip them all"
+                f"{' and '.join(names)} are one parameter with different output units, or of which "
+                "one stays plain: skip all of its layers, or untie them"
             )
 
 
@@ -357,34 +359,27 @@ def _check_same(part: nn.Module, options: Mapping[str, Any]) -> None:
             )
 
 
-def _counterparts(sites: list[LayerSite], choice: Norm, options: dict[str, Any]) -> dict[int, Any]:
-    """Return what takes the place of each layer, by its id; what was tied stays so."""
-    made: dict[int, Any] = {}
-    first: dict[int, tuple[str, Any]] = {}
+def _counterparts(
+    sites: list[LayerSite], choice: Norm, options: dict[str, Any]
+) -> dict[nn.Module, Any]:
+    """Return what takes the place of each layer; what was tied stays so."""
+    made: dict[nn.Module, Any] = {}
+    first: dict[Tensor, tuple[nn.Parameter, nn.Parameter]] = {}  # v and g of a weight
     for site in sites:
         layer = site.layer
-        if type(layer) not in choice.layers or id(layer) in made:
-            continue
-        with _naming(site):
-            counterpart = choice.layers[type(layer)].from_plain(layer, **options)
-        made[id(layer)] = counterpart
-        for name in getattr(counterpart, "pairs", ()):
-            weight = f"{site.name}.{name}"
-            known, tied = first.setdefault(id(getattr(layer, name)), (weight, counterpart))
-            if tied.unit_axis != counterpart.unit_axis:
-                raise UsageError(
-                    f"{known} and {weight} are one parameter with different output units, which "
-                    "can share no g: skip both layers, or untie them"
-                )
-            v, g = tied.pair(known.rpartition(".")[-1])
-            setattr(counterpart, f"{name}_v", v)
-            setattr(counterpart, f"{name}_g", g)
+        if type(layer) in choice.layers and layer not in made:
+            with _naming(site):
+                made[layer] = choice.layers[type(layer)].from_plain(layer, **options)
+            for name in getattr(made[layer], "pairs", ()):
+                pair = first.setdefault(getattr(layer, name), made[layer].pair(name))
+                for end, parameter in zip(("_v", "_g"), pair, strict=True):
+                    setattr(made[layer], name + end, parameter)
     return made
 
 
 def _normalized(
     places: Mapping[LayerSite, LayerSite],
-    counterparts: Mapping[int, Any],
+    counterparts: Mapping[nn.Module, Any],
     choice: Norm,
     options: dict[str, Any],
 ) -> dict[LayerSite, Any]:
@@ -405,7 +400,7 @@ def _normalized(
             if axes and isinstance(norm, BatchStatistics):
                 norm.axes = axes + 2
             norm = norm.to(weight.device, weight.dtype).train(held.training)
-            both = Normalized(counterparts.get(id(held), held), norm, features_last=not axes)
+            both = Normalized(counterparts.get(held, held), norm, features_last=not axes)
             both.training = held.training
             for name, value in vars(held).items():  # are found in this place, as before
                 if not hasattr(both, name):

@@ -1,7 +1,7 @@
 """Weight normalization as pure functions of tensors (Salimans & Kingma 2016, arXiv:1602.07868)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace as tracing
 
-from wnrl.errors import UsageError, is_real
+from wnrl.errors import StateError, UsageError, is_real
 
 EPS = 1e-30
 """Default of ``eps``: changes no digit of a row that float32 can square, and keeps 0/0 away."""
@@ -19,6 +19,11 @@ _IN_RANGE = (1e-7, 1e15)
 """Lengths of rows whose squares float32 can sum, and beside which ``EPS`` is no digit."""
 _IN_HALF = (1e-2, 1e4)
 """Lengths of rows whose numbers float16 can hold."""
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which numbers are summed: in half precision, 256 + 1 is 256."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def check_real(weight: Tensor) -> None:
@@ -32,6 +37,13 @@ def check_deviation(v_init_std: float | None) -> None:
     low, high = _IN_RANGE
     if v_init_std is not None and not (is_real(v_init_std) and low <= v_init_std <= high):
         raise UsageError(f"v_init_std must be None or from {low} to {high}, got {v_init_std!r}")
+
+
+def check_shape(name: str, value: object, wanted: Iterable[int]) -> None:
+    """Raise UsageError unless ``value`` is a tensor of the wanted shape."""
+    got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+    if got != tuple(wanted):
+        raise UsageError(f"{name} must have shape {tuple(wanted)}, got {got}")
 
 
 def refuse_script(layer: nn.Module) -> NoReturn:
@@ -49,8 +61,7 @@ def transposed_groups(layer: nn.Module) -> int:
     This is the one answer to which axis of a weight counts output units: axis 0, but for
     transposed convolutions, whose weight is ``(in, out / groups, …)``: axis 1, each group apart.
     """
-    groups: int = layer.groups if getattr(layer, "transposed", False) else 0  # type: ignore[assignment]
-    return groups
+    return layer.groups if getattr(layer, "transposed", False) else 0  # type: ignore[return-value]
 
 
 def units_first(weight: Tensor, transposed: int) -> Tensor:
@@ -98,8 +109,8 @@ def row_norm(v: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tens
         UsageError: ``v`` is complex.
     """
     check_real(v)
-    wide = v.to(torch.promote_types(v.dtype, torch.float32))
-    return (_over_units(torch.sum, wide.square(), dim, groups) + eps).sqrt()
+    squares = v.to(wide_dtype(v.dtype)).square()
+    return (_over_units(torch.sum, squares, dim, groups) + eps).sqrt()
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tensor:
@@ -311,15 +322,15 @@ def _peaks(v: Tensor, dim: int, groups: int) -> Tensor:
 
 
 def check_directions(v: Tensor, name: str, dim: int = 0, groups: int = 1) -> None:
-    """Raise UsageError naming ``name`` if ``v`` has an empty axis or a row without direction."""
+    """Raise StateError naming ``name`` if ``v`` has an empty axis or a row without direction."""
     if v.numel() == 0:
-        raise UsageError(f"{name} must have no empty dimension, got shape {tuple(v.shape)}")
+        raise StateError(f"{name} must have no empty dimension, got shape {tuple(v.shape)}")
     if v.is_meta:
         return
     zero = zero_rows(v, dim, groups).flatten()
     if zero.any():
         first = int(zero.nonzero()[0])
-        raise UsageError(
+        raise StateError(
             f"{name} must have a direction for every output unit, got {int(zero.sum())} of "
             f"{zero.numel()} rows with nothing but zeros (the first: {first}); a unit that starts "
             "at zero is g = 0 with any v other than zero"

@@ -18,8 +18,6 @@ from wnrl.norms import fixes_length
 
 CONSTANT = 1e-6
 """A feature that deviates by less than this share of its size does not vary: it is rounding."""
-BEYOND = "keep their length: what they need is beyond"
-REUSED = "used more than once: standardised at its first use"
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,6 @@ class DataInitReport:
     """Layers that are not standardised at every use, in mean and scale, and why."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Layers that were left as they were, and why."""
-
-
-def explain(reasons: dict[str, str], name: str, reason: str) -> None:
-    """Add ``reason`` to what ``reasons`` says of ``name``, once."""
-    known = reasons.setdefault(name, reason)
-    if reason not in known:
-        reasons[name] = f"{known}; {reason}"
 
 
 @dataclass(eq=False)
@@ -63,6 +54,12 @@ class Target:
     length: Tensor | None = None
     """What a constant feature keeps, ``(C,)`` or ``()``; None if the scale cannot be set."""
 
+    def explain(self, reason: str) -> None:
+        """Report, once, why the layer is not standardised at every use, in mean and scale."""
+        known = self.report.incomplete.setdefault(self.name, reason)
+        if reason not in known:
+            self.report.incomplete[self.name] = f"{known}; {reason}"
+
     def to_unit(self, *_: Any) -> None:
         """Before the first call, take bias and length away, but for a plain weight's."""
         module = self.module
@@ -84,9 +81,8 @@ class Target:
 
         A layer that is used twice is initialised once.
         """
-        report = self.report
         if self.done:
-            explain(report.incomplete, self.name, REUSED)
+            self.explain("used more than once: standardised at its first use")
             return None
         self.done = True
         mean, std = statistics(t, t.dim() - 1 - self.n_spatial, self.name)
@@ -98,22 +94,23 @@ class Target:
             fits = (scale <= limits.max) & (scale >= limits.tiny)
             beyond = ~constant & ~(fits & ((mean * scale).abs() <= limits.max))
             if constant.any():
-                report.constant[self.name] = constant.nonzero().flatten().tolist()
+                self.report.constant[self.name] = constant.nonzero().flatten().tolist()
             if beyond.any():
                 which = beyond.nonzero().flatten().tolist()
-                explain(report.incomplete, self.name, f"features {which} {BEYOND} {limits.dtype}")
+                limit = f"what they need is beyond {limits.dtype}"
+                self.explain(f"features {which} keep their length: {limit}")
             scale = torch.where(constant | beyond, self.length.to(std), scale)
             self.multiply(scale)
         if (bias := getattr(self.module, "bias", None)) is not None:
             shift = -mean * scale
             bias.copy_(shift)
         if not self.normalizes:
-            report.initialised.append(self.name)
+            self.report.initialised.append(self.name)
         if self.length is None and not self.normalizes:
-            report.incomplete[self.name] = "its norm fixes the length of w: only the mean was set"
+            self.explain("its norm fixes the length of w: only the mean was set")
         elif bias is None and self.behind is None:
             it = "its normalizer" if self.normalizes else "it"
-            explain(report.incomplete, self.name, f"{it} has no bias: only the deviation was set")
+            self.explain(f"{it} has no bias: only the deviation was set")
         view = [-1, *[1] * self.n_spatial]
         return (t * scale.view(view) + shift.view(view)).to(t.dtype)
 

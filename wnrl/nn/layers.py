@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.base import WeightNormed
-from wnrl.nn.functional import fused_weight_norm, in_transform, may_fuse
+from wnrl.nn.functional import check_shape, fused_weight_norm, in_transform, may_fuse
 from wnrl.nn.recurrence import (
     RECURRENCES,
     States,
@@ -82,9 +82,7 @@ class MaskedLinear(nn.Linear):
     ) -> None:
         check_positive(in_features=in_features, out_features=out_features)
         super().__init__(in_features, out_features, bias, device, dtype)
-        if mask.shape != self.weight.shape:
-            wanted = tuple(self.weight.shape)
-            raise UsageError(f"mask must have shape {wanted}, got {tuple(mask.shape)}")
+        check_shape("mask", mask, self.weight.shape)
         if not (mask.is_meta or ((mask == 0) | (mask == 1)).all()):
             raise UsageError("mask must be of zeros and ones, got other values")
         self.register_buffer("mask", mask.to(self.weight, copy=True))
@@ -165,8 +163,7 @@ class WNConvolution(WeightNormed):
     def forward(self, input: Tensor) -> Tensor:
         """As torch's layer: ``(N, C, *spatial)`` or ``(C, *spatial)``."""
         plain: Any = self.plain_type
-        result: Tensor = plain._conv_forward(self, input, *self._weights())
-        return result
+        return plain._conv_forward(self, input, *self._weights())
 
 
 class WNConv1d(WNConvolution):
@@ -227,8 +224,7 @@ class WNConvTransposed(WeightNormed):
             except ValueError as error:
                 raise UsageError(f"output_size: {error}") from error
         settings = (self.stride, self.padding, extra, self.groups, self.dilation)
-        result: Tensor = convolve(input, weight, bias, *settings)
-        return result
+        return convolve(input, weight, bias, *settings)
 
 
 class WNConvTranspose1d(WNConvTransposed):

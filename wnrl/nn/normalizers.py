@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn.functional import in_backward, in_transform, refuse_script
+from wnrl.nn.functional import in_backward, in_transform, refuse_script, wide_dtype
 
 
 def check_momentum(momentum: float | None) -> None:
@@ -21,11 +21,6 @@ def check_momentum(momentum: float | None) -> None:
 def along_channels(value: Tensor, x: Tensor) -> Tensor:
     """``(C,) -> (1, C, 1, …)`` with as many axes as ``x``."""
     return value.view(1, -1, *[1] * (x.dim() - 2))
-
-
-def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of running statistics: in half precision, 256 + 1 is 256."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 class BatchStatistics(nn.Module, ABC):
@@ -321,7 +316,7 @@ class ChannelRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …) -> (B, C, …)``."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = x.to(wide_dtype(x.dtype))
         scale = (wide.square().mean(list(range(1, x.dim())), keepdim=True) + self.eps).rsqrt()
         return (wide * scale).to(x.dtype) * self.weight.view(-1, *[1] * (x.dim() - 2))
 

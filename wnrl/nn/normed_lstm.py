@@ -13,7 +13,6 @@ has the same scales, adds the biases outside of N and leaves the cell without a 
 import math
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
@@ -59,12 +58,12 @@ class NormedRecurrent(Counterpart):
         self.suffixes = [n.removeprefix("weight_hh") for n in plain if n.startswith("weight_hh")]
         for suffix in self.suffixes:
             w_hh = self.get_parameter(f"weight_hh{suffix}").detach()
-            gates = w_hh.new_ones(len(w_hh))
-            cells = w_hh.new_ones(self.hidden_size)
-            for name, ones in (("ih", gates), ("hh", gates.clone()), ("c", cells)):
-                self.register_parameter(f"scale_{name}{suffix}", nn.Parameter(ones))
+            for name, size in (("ih", len(w_hh)), ("hh", len(w_hh)), ("c", self.hidden_size)):
+                scale = nn.Parameter(w_hh.new_ones(size))
+                self.register_parameter(f"scale_{name}{suffix}", scale)
             if self.centred:
-                self.register_parameter(f"shift_c{suffix}", nn.Parameter(torch.zeros_like(cells)))
+                shift = nn.Parameter(w_hh.new_zeros(self.hidden_size))
+                self.register_parameter(f"shift_c{suffix}", shift)
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew, as the constructor does."""

@@ -14,6 +14,7 @@ from wnrl.nn.base import WeightNormed, check_nothing_is_lost
 from wnrl.nn.functional import (
     EPS,
     check_directions,
+    check_shape,
     exchange_eps,
     may_fuse,
     over_rows,
@@ -323,6 +324,5 @@ def _checked(key: str, value: Any, target: Any) -> Any:
         if isinstance(value, Tensor):
             got = f"{value.layout} of {value.dtype}"
         raise UsageError(f"{key} must be a dense tensor of numbers like {target.dtype}, got {got}")
-    if value.shape != target.shape:
-        raise UsageError(f"{key} must have shape {tuple(target.shape)}, got {tuple(value.shape)}")
+    check_shape(key, value, target.shape)
     return value

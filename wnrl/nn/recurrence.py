@@ -10,10 +10,11 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import UsageError
-from wnrl.nn.functional import in_transform
+from wnrl.nn.functional import check_shape, in_transform
 
+Bias = Tensor | None
 States = tuple[Tensor, ...]
-Recur = Callable[[Tensor, States, Tensor | None], tuple[Tensor, States]]
+Recur = Callable[[Tensor, States, Tensor | None], tuple[Any, States]]
 """From ``(T, N, F)``, states ``(layers x directions, N, width)`` and None to output and states.
 
 With batch sizes, the number of running sequences at each time step, it is packed data to packed.
@@ -51,7 +52,6 @@ def run(layer: Any, input: Tensor | PackedSequence, hx: Any, recur: Recur) -> tu
     n = data.shape[1] if sizes is None else int(sizes[0])
     given = hx if lstm or hx is None else (hx,)
     states = _ordered(_open_states(layer, data, given, n, batched), order)
-    out: Any
     out, states = recur(data, states, sizes)
     if packed:
         out, states = PackedSequence(out, sizes, order, back), _ordered(states, back)
@@ -72,9 +72,7 @@ def _open_states(layer: Any, data: Tensor, given: States | None, n: int, batched
     if len(given) != len(widths):
         raise UsageError(f"hx must hold {len(widths)} tensors, got {len(given)}")
     for state, width in zip(given, widths, strict=True):
-        wanted = (rows, n, width) if batched else (rows, width)
-        if tuple(state.shape) != wanted:
-            raise UsageError(f"hx must have shape {wanted}, got {tuple(state.shape)}")
+        check_shape("hx", state, (rows, n, width) if batched else (rows, width))
     return tuple(state if batched else state.unsqueeze(1) for state in given)
 
 
@@ -180,11 +178,7 @@ def _over_time(
 
 
 def lstm_recurrence(
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None,
-    w_hr: Tensor | None = None,
+    w_ih: Tensor, w_hh: Tensor, b_ih: Bias, b_hh: Bias, w_hr: Tensor | None = None
 ) -> Recurrence:
     """The LSTM; states are h and c."""
 
@@ -208,9 +202,7 @@ def lstm_step(
     return (h if w_hr is None else F.linear(h, w_hr)), c
 
 
-def gru_recurrence(
-    w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
-) -> Recurrence:
+def gru_recurrence(w_ih: Tensor, w_hh: Tensor, b_ih: Bias, b_hh: Bias) -> Recurrence:
     """The GRU; the only state is h."""
 
     def step(given: Tensor, states: States) -> States:
