@@ -89,7 +89,7 @@ def _over_units(reduce: Callable[..., Tensor], v: Tensor, dim: int, groups: int)
 
 def over_rows(lengths: Tensor, v: Tensor, groups: int = 1) -> Tensor:
     """Return what ``row_norm`` returns, or the like, in a shape that broadcasts to ``v``."""
-    return lengths if groups == 1 else lengths.repeat_interleave(len(v) // groups, 0)
+    return lengths if groups <= 1 else lengths.repeat_interleave(len(v) // groups, 0)
 
 
 def row_norm(v: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tensor:
