@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -68,6 +69,16 @@ class Images:
         """One image: channels, height, width."""
         channels, height, width = self.train.shape[1:]
         return channels, height, width
+
+    @cached_property
+    def pixel_means(self) -> Tensor:
+        """Means of the training set in [0, 1], ``(C, height, width)``.
+
+        Raises:
+            UsageError: it has no images.
+        """
+        total = self.part("train").sum(0, dtype=torch.int64)
+        return total / (len(self.train) * (self.levels - 1))
 
     def part(self, name: str) -> Tensor:
         """``train``, ``valid`` or ``test`` by its name.

@@ -98,7 +98,7 @@ class Cohort(ABC):
         self.networks = self._networks(formulas)
         self.optimizer = optimizer_of(self.config, self.plan, self.params)
         self.optimizer_state = self.optimizer.init(self.params)
-        self.projected = projected_names(self.config, self.plan)
+        self.projected = projected_names(self.config.norm, self.plan)
         names = [name for name in self.config.members if name != "seed"]
         self.per_member = {name: self._each(name) for name in names}
         self.scaling = Scaling(self.config.normalize)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from wnrl.errors import UsageError
 from wnrl.limits import (
@@ -20,8 +20,10 @@ from wnrl.limits import (
     one_of,
 )
 from wnrl.population.statistics import KINDS
+from wnrl.vae.config import VAEConfig
 
 Schedule = Literal["constant", "linear"]
+ConfigT = TypeVar("ConfigT", bound="MemberConfig | VAEConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +123,11 @@ class MemberConfig(Limited, ABC):
         return -(-self.total_timesteps // self.samples)
 
 
-def shared(configs: Sequence[MemberConfig]) -> MemberConfig:
+def shared(configs: Sequence[ConfigT]) -> ConfigT:
     """Return what all members have in common, as the first one's configuration.
+
+    Args:
+        configs: of the members, dataclasses with ``members``.
 
     Raises:
         UsageError: there are none, or they differ in what is not each member's own.

@@ -13,6 +13,9 @@ from wnrl.population.dqn_config import DQNConfig
 from wnrl.population.ppo_config import PPOConfig
 from wnrl.runs import free_memory
 from wnrl.tensor_envs.core import TensorEnv
+from wnrl.vae.config import VAEConfig
+from wnrl.vae.measure import IMAGES
+from wnrl.vae.model import VAE
 
 COPIES = 9
 """Of a member's parameters: they, two of the optimizer, the best, and those that wait to be
@@ -69,6 +72,16 @@ def bytes_of_dqn(config: DQNConfig, env: TensorEnv, width: int, itemsize: int) -
 def bytes_of_transition(inputs: int, itemsize: int, picture: bool = False) -> int:
     """Return the bytes of a step: two observations, in bytes if a picture, a reward, an action."""
     return 2 * inputs * (1 if picture else itemsize) + itemsize + 9
+
+
+def bytes_of_vae(config: VAEConfig, model: VAE, n_train: int) -> tuple[int, int]:
+    """Return the like for a VAE that learns ``n_train`` images, in float32."""
+    width = sum(parameter.numel() for parameter in model.parameters())
+    pixels, outputs = prod(model.image_shape), prod(model.params_shape)
+    n_samples = max(config.batch_size * config.train_samples, IMAGES)  # IMAGES are validated
+    units = n_samples * (2 * sum(config.hidden or ()) + pixels + outputs + model.latent_dim)
+    draws = 8 * OF_A_SAMPLE * config.batch_size * pixels
+    return 4 * COPIES * width + 24 * n_train, 4 * (IN_AN_UPDATE * width + OF_A_UNIT * units) + draws
 
 
 def members_that_fit(each: tuple[int, int], chunk: int | None, device: torch.device) -> int:

@@ -100,8 +100,8 @@ Shapes = dict[str, torch.Size]
 class Layout:
     """Where the numbers of ``Networks`` stand."""
 
-    net: Networks
-    """Those of one member, for their functions; their values mean nothing."""
+    net: Any
+    """``Networks`` of one member, for their functions; their values mean nothing."""
     n_nets: int
     """Networks of a member."""
     params: Shapes
@@ -113,8 +113,8 @@ class Layout:
     shape."""
 
     @classmethod
-    def of(cls, net: Networks) -> Self:
-        """Return the layout for networks like ``net``."""
+    def of(cls, net: Any) -> Self:
+        """Return the layout for ``Networks``, or another module that has ``networks()``."""
         first, *others = net.networks()
         params: Tensors = dict(first.named_parameters())
         params[LOG_STD] = getattr(net, LOG_STD, torch.empty(0))
@@ -153,7 +153,7 @@ class Layout:
         }
 
     @torch.no_grad()
-    def load(self, params: Tensor, buffers: Tensor) -> Networks:
+    def load(self, params: Tensor, buffers: Tensor) -> Any:
         """Return ``net`` with the numbers of one member, ``(1, D)`` and ``(1, D')``."""
         views, tensors = self.by_sb3s_names(params, buffers), _tensors(self.net)
         for name, tensor in tensors.items():
@@ -161,7 +161,7 @@ class Layout:
         return self.net
 
     @torch.no_grad()
-    def save(self, net: Networks, params: Tensor, buffers: Tensor) -> None:
+    def save(self, net: nn.Module, params: Tensor, buffers: Tensor) -> None:
         """Write the numbers of a network like ``net`` into the rows of one member."""
         views = self.by_sb3s_names(params, buffers)
         for name, tensor in _tensors(net).items():
@@ -216,6 +216,11 @@ def build(
         for config in configs:
             torch.default_generator.manual_seed(config.seed)
             nets.append(kind(config, observations.shape, n_outputs, continuous))
+    return stacked(nets)
+
+
+def stacked(nets: Sequence[Any]) -> tuple[Layout, Tensor, Tensor]:
+    """Return a layout, and the parameters ``(P, D)`` and buffers of the networks of members."""
     plan = Layout.of(nets[0])
     params, buffers = (
         torch.zeros(len(nets), plan.n_nets * sum(shape.numel() for shape in shapes.values()))

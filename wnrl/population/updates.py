@@ -23,7 +23,7 @@ def optimizer_of(config: MemberConfig, plan: Layout, like: Tensor) -> Adam:
     if config.optimizer == "adam":
         return Adam(eps=config.adam_eps)
     actor, decayed = plan.net.networks()[0], None
-    if any(name.endswith("weight_g") for name in plan.params) or projected_names(config, plan):
+    if any(name.endswith("weight_g") for name in plan.params) or projected_names(config.norm, plan):
         plain = {
             id(weight)
             for layer in actor.modules()
@@ -36,13 +36,13 @@ def optimizer_of(config: MemberConfig, plan: Layout, like: Tensor) -> Adam:
     return Adam(weight_decay=config.weight_decay, decayed=decayed)
 
 
-def projected_names(config: MemberConfig, plan: Layout) -> list[str]:
+def projected_names(norm: str, plan: Layout) -> list[str]:
     """Return the names of the weights whose rows are put back on the sphere after each step."""
-    after_step = NORMS[config.norm].after_step
+    after_step = NORMS[norm].after_step
     if after_step is None:
         return []
     if after_step is not project_:
-        raise UsageError(f"norm {config.norm!r} has a step of its own, unknown to a population")
+        raise UsageError(f"norm {norm!r} has a step of its own, unknown to a population")
     chosen = {id(weight) for weight, _ in projected_weights(plan.net)}
     return [name for name, p in plan.net.networks()[0].named_parameters() if id(p) in chosen]
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from wnrl.data import FRAMES, Dataset, dataset, load
 from wnrl.errors import UsageError
@@ -50,6 +50,9 @@ class VAEConfig(Limited):
     Raises:
         UsageError: a value that no run can have.
     """
+
+    members: ClassVar[tuple[str, ...]] = ("seed", "learning_rate", "beta")
+    """What may differ from run to run where many are trained as one batch."""
 
     model: Annotated[str, one_of(MODELS)] = "mlp"
     """The kind of VAE: mlp, mlp2, conv, conv_iaf, draw, draw_attention or frames; a key of

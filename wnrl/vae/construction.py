@@ -58,8 +58,7 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
             if images.shape != shape:
                 raise UsageError(f"images must have shape {shape}, got {images.shape}")
             check_levels(likelihood, images)
-            total = images.part("train").sum(0, dtype=torch.int64)
-            model.start_at(total / (len(images.train) * (images.levels - 1)))
+            model.start_at(images.pixel_means)
         plain = () if config.norm_heads else model.output_layers()
         hidden = model.hidden_layers() or None
         convert(model, config.norm, skip=plain, norm_kwargs=config.norm_kwargs, hidden=hidden)

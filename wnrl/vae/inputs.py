@@ -28,7 +28,13 @@ def binarise(pixels: Tensor, levels: int, generator: Source = None) -> Tensor:
     """
     if levels == 2:
         return pixels.float()
-    u = torch.rand(pixels.shape, generator=generator, device=pixels.device)
+    return binarised(
+        pixels, levels, torch.rand(pixels.shape, generator=generator, device=pixels.device)
+    )
+
+
+def binarised(pixels: Tensor, levels: int, u: Tensor) -> Tensor:
+    """Return what ``binarise`` does of uniform numbers, shape of ``pixels``, in their place."""
     return u.mul_(levels - 1).lt_(pixels)
 
 

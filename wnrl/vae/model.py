@@ -147,7 +147,10 @@ class VAE(nn.Module):
             UsageError: what ``checked`` refuses.
         """
         q = DiagonalNormal(*self.encode(x))
-        z = q.sample((n_samples,), generator)
+        return self.terms(x, q, q.sample((n_samples,), generator))
+
+    def terms(self, x: Tensor, q: DiagonalNormal, z: Tensor) -> Terms:
+        """Return the terms at samples ``(K, B, Z)`` from q(z | x)."""
         log_ratio = q.log_prob(z) - standard_normal_log_prob(z)
         reconstruction = self.likelihood.log_prob(x, self.decode(z))
         return Terms(reconstruction, log_ratio, q.kl().expand_as(log_ratio))

@@ -59,8 +59,13 @@ def kl_weight_at(config: VAEConfig, step: int, steps_per_epoch: int) -> float:
 
     It rises evenly from 0 to ``beta`` over ``warm_up_epochs``.
     """
+    return config.beta * share_of_beta(config, step, steps_per_epoch)
+
+
+def share_of_beta(config: VAEConfig, step: int, steps_per_epoch: int) -> float:
+    """Return which share of ``beta`` the factor of the KL has reached."""
     n_steps = round(config.warm_up_epochs * steps_per_epoch)
-    return config.beta * min(1.0, step / n_steps) if n_steps else config.beta
+    return min(1.0, step / n_steps) if n_steps else 1.0
 
 
 class Validation:
@@ -88,12 +93,16 @@ class Validation:
         self.criterion = tags.VAE_VALID_IWAE if weighted else tags.VAE_VALID_ELBO
 
     @torch.no_grad()
-    def bounds(self) -> dict[str, Tensor]:
-        """Return means over the split in eval mode, still on the device."""
-        model, config = self.model, self.config
+    def bounds(self, forward: Callable[..., Terms] | None = None) -> dict[str, Tensor]:
+        """Return means over the split in eval mode, still on the device.
+
+        Args:
+            forward: called in the place of the model, such as the model with other weights.
+        """
+        model, config = forward or self.model, self.config
         generator = torch.Generator(self.pixels.device).manual_seed(0)
         batches: list[dict[str, Tensor]] = []
-        with evaluating(model):
+        with evaluating(self.model):
             for pixels in self.pixels.split(IMAGES):
                 x = pixels / self.scale
                 bound = elbo(model, x, generator=generator)

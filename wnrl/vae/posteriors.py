@@ -50,6 +50,10 @@ class DiagonalNormal(NamedTuple):
         """Return reparametrised samples, ``(*shape, *mu.shape)``."""
         like, shape = self.mu, (*shape, *self.mu.shape)
         noise = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+        return self.at(noise)
+
+    def at(self, noise: Tensor) -> Tensor:
+        """Return the samples that standard normal noise leads to, ``(*shape, *mu.shape)``."""
         return self.mu + (0.5 * self.log_var).exp() * noise
 
     def log_prob(self, z: Tensor) -> Tensor:

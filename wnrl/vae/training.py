@@ -280,6 +280,65 @@ def _on_cpu(model: VAE) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
+Curve = dict[str, list[float]]
+"""``steps``, and the values of each tag of ``CURVES`` at these."""
+
+
+def add_point(
+    curve: Curve, events: EventFile, step: int, total_steps: int, scalars: Mapping[str, float]
+) -> bool:
+    """Add a point to a curve and to its event file; return True where pictures are due."""
+    steps = curve["steps"]
+    shown = int(steps[-1]) * N_PICTURES // total_steps if steps else 0
+    steps.append(step)
+    for tag, value in scalars.items():
+        events.add_scalar(tag, value, step)
+        if tag in CURVES:
+            curve.setdefault(tag, []).append(value)
+    return step * N_PICTURES // total_steps > shown
+
+
+def add_pictures(events: EventFile, step: int, model: VAE, images: Images) -> None:
+    """Add all pictures of a model to an event file."""
+    for tag, picture in pictures.all_pictures(model, images).items():
+        events.add_image(tag, picture.numpy(), step)
+
+
+def measure(
+    model: VAE,
+    images: Images,
+    config: VAEConfig,
+    selected: tuple[int, Mapping[str, Mapping[str, Tensor]]],
+    folder: Path,
+) -> dict[str, Any]:
+    """Measure chosen weights on the test split and write what belongs to them into a run folder.
+
+    Args:
+        model: which the weights are put into.
+        images: the data set.
+        config: the run.
+        selected: as ``Trainer.selected`` returns it.
+        folder: the run's.
+
+    Returns:
+        What the result has of them.
+
+    Raises:
+        NonFiniteError: log p(x) of an image is NaN or infinite.
+    """
+    step, kinds = selected
+    reported = "averaged" if config.ema_epochs else "raw"
+    model.load_state_dict(kinds[reported])
+    protocol = Protocol(config.dataset, n_samples=config.n_samples, weights=reported)
+    print(f"measuring: K = {config.n_samples}, {len(images.test)} images", file=sys.stderr)
+    measured = nll(model, images, protocol)
+    save_weights(reported, kinds, folder)
+    with whole_file(folder / "per_image_nll.npy") as file:
+        np.save(file, measured.per_image_nll.numpy())
+    pictures.save(pictures.samples(model), folder / "samples.png")
+    return measured.numbers() | {"selected": f"{config.select}: step {step}"}
+
+
 class VAEWork:
     """A VAE's training as ``wnrl.runs`` carries it out, with the measurement of its likelihood.
 
@@ -299,7 +358,7 @@ class VAEWork:
         self.trainer, self.config, self.images = trainer, trainer.config, images
         self.machine, self.total_steps = machine, trainer.total_steps
         self.identity: Mapping[str, Any] = {"task": self.config.dataset, "algo": self.config.model}
-        self.curve: dict[str, list[float]] = {"steps": []}
+        self.curve: Curve = {"steps": []}
 
     @property
     def step(self) -> int:
@@ -318,19 +377,10 @@ class VAEWork:
 
     def train(self, events: EventFile, between: Callable[[], None]) -> None:
         """Train to the last step, with logs, calling ``between`` after every one."""
-        steps = self.curve["steps"]
         for log in self.trainer.run(between):
-            shown = int(steps[-1]) * N_PICTURES // log.total_steps if steps else 0
-            steps.append(log.step)
-            for tag, value in log.scalars.items():
-                events.add_scalar(tag, value, log.step)
-                if tag in CURVES:
-                    self.curve.setdefault(tag, []).append(value)
-            if log.step * N_PICTURES // log.total_steps > shown:
+            if add_point(self.curve, events, log.step, log.total_steps, log.scalars):
                 with self.trainer.measured_weights():
-                    shots = pictures.all_pictures(self.trainer.model, self.images)
-                for tag, picture in shots.items():
-                    events.add_image(tag, picture.numpy(), log.step)
+                    add_pictures(events, log.step, self.trainer.model, self.images)
 
     def report(self) -> dict[str, Any]:
         """Return what the result has of training."""
@@ -348,15 +398,6 @@ class VAEWork:
 
     def measure(self, folder: Path) -> dict[str, Any]:
         """Measure the chosen weights on the test split and write what belongs to them."""
-        config, model = self.config, self.trainer.model
-        step, kinds = self.trainer.selected()
-        reported = "averaged" if config.ema_epochs else "raw"
-        model.load_state_dict(kinds[reported])
-        protocol = Protocol(config.dataset, n_samples=config.n_samples, weights=reported)
-        print(f"measuring: K = {config.n_samples}, {len(self.images.test)} images", file=sys.stderr)
-        measured = nll(model, self.images, protocol)
-        save_weights(reported, kinds, folder)
-        with whole_file(folder / "per_image_nll.npy") as file:
-            np.save(file, measured.per_image_nll.numpy())
-        pictures.save(pictures.samples(model), folder / "samples.png")
-        return measured.numbers() | {"selected": f"{config.select}: step {step}"}
+        return measure(
+            self.trainer.model, self.images, self.config, self.trainer.selected(), folder
+        )

@@ -1,0 +1,312 @@
+"""MLP VAEs of one norm and shape, trained as one batch (Kingma & Welling, 2014, arXiv:1312.6114).
+
+Models, losses, schedules and bounds are those of ``wnrl.vae``: with the random numbers of its
+``Trainer`` a member has its parameters.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from wnrl.data import Images
+from wnrl.errors import UsageError
+from wnrl.graphs import Replayed
+from wnrl.population.config import shared
+from wnrl.population.memory import bytes_of_vae, check_memory
+from wnrl.population.optim import Adam, Adamax, clip_
+from wnrl.population.random import fork, member_keys, permutation, uniform
+from wnrl.population.rows import Tensors, stacked
+from wnrl.population.states import clone, copy_, part
+from wnrl.population.updates import project_members_, projected_names
+from wnrl.vae.config import SCHEDULES, VAEConfig
+from wnrl.vae.construction import build
+from wnrl.vae.inputs import binarised
+from wnrl.vae.measure import IMAGES
+from wnrl.vae.model import VAE, Terms
+from wnrl.vae.objectives import Validation, loss, share_of_beta
+from wnrl.vae.posteriors import DiagonalNormal, Source
+
+ORDERS, PIXELS, NOISE = range(3)
+"""Streams of random numbers of a member."""
+HAS: Mapping[str, tuple[Any, ...]] = {
+    "model": ("mlp",),
+    "objective": ("elbo", "iwae"),
+    "train_chunk": (None,),
+    "ema_epochs": (0.0,),
+    "amp": (False,),
+}
+"""The settings of which a population has some values alone."""
+OPTIMIZERS = {"adam": Adam(), "adamax": Adamax()}
+CHUNK_ON_CPU = 8
+"""Members that a CPU updates together."""
+BY_THEMSELVES = ("batch", "spectral")
+"""Norms whose members it updates one by one: torch's kernels for several round differently."""
+VALIDATED = 2**17
+"""Images times samples that are validated in one pass, over all members."""
+FLUSHED_EVERY = 100
+"""Gradient steps between two looks for numbers that are all but zero."""
+
+
+def check(config: VAEConfig) -> None:
+    """Raise UsageError for what a population of VAEs does not have."""
+    for name, values in HAS.items():
+        if (value := getattr(config, name)) not in values:
+            has = " or ".join(map(str, values))
+            raise UsageError(f"VAEs in a population have {name} {has} alone, got {value!r}")
+
+
+class Draws(NamedTuple):
+    """What is random in a gradient step."""
+
+    rows: Tensor
+    """Which images, ``(P, B)`` int64."""
+    pixels: Tensor
+    """What grey levels are held against, uniform in (0, 1), ``(P, B, C, H, W)``; overwritten."""
+    noise: Tensor
+    """Standard normal, ``(P, K, B, Z)``."""
+
+
+class WithNoise(nn.Module):
+    """A VAE that can be given the noise of its samples, as the one network of a member."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def networks(self) -> list[nn.Module]:
+        """Return the networks of a member, as a ``Layout`` asks for them."""
+        return [self]
+
+    def forward(self, x: Tensor, n_samples: int, source: Source, noise: Tensor | None) -> Terms:
+        """Return the terms at K samples of noise from a generator, or from ``(K, B, Z)``."""
+        if noise is None:
+            return self.vae(x, n_samples, source)
+        q = DiagonalNormal(*self.vae.encode(x))
+        return self.vae.terms(x, q, q.at(noise))
+
+
+class VAECohort:
+    """A cohort of VAEs, which begin as ``wnrl.vae.build`` makes them.
+
+    Args:
+        images: what they learn, on the device whole.
+        members: their configurations, which may differ in ``VAEConfig.members``.
+        device: where everything is.
+        chunk: members that are updated together; None: a few on a CPU, else all.
+        graph: replay gradient steps as CUDA graphs, on a GPU.
+
+    Attributes:
+        params: parameters, ``(P, D)``.
+        buffers: running statistics of the norms, ``(P, D')``.
+        step: gradient steps done.
+        total_steps: of the whole run.
+        names: tags of what ``sums`` adds up, once a step was done.
+        sums: bounds and terms of the batches since they were last asked for, ``(P, n)``.
+        gradient_norms: lengths of the last gradients before clipping, ``(P,)``.
+
+    Raises:
+        UsageError: what the members may not differ in, what the engine does not have, or more
+            members than the memory holds.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        members: Sequence[VAEConfig],
+        *,
+        device: torch.device | str = "cpu",
+        chunk: int | None = None,
+        graph: bool = True,
+    ) -> None:
+        config = shared(members)
+        check(config)
+        self.images, self.members, self.config = images, tuple(members), config
+        self.steps_per_epoch = config.steps_per_epoch(len(images.train))
+        self.total_steps = config.total_steps(len(images.train))
+        device = torch.device(device)
+        on_cpu = 1 if config.norm in BY_THEMSELVES else CHUNK_ON_CPU
+        self.chunk = chunk or (on_cpu if device.type == "cpu" else len(members))
+        self.bytes = bytes_of_vae(config, build(config), len(images.train))
+        check_memory(len(members), self.bytes, self.chunk, device)
+        models = [WithNoise(build(member, images)) for member in members]
+        self.plan, params, buffers = stacked(models)
+        self.params, self.buffers = params.to(device), buffers.to(device)
+        self.net = copy.deepcopy(models[0]).to(device)
+        self.validation = Validation(self.net.vae, images, config)
+        self.pixels = images.train.to(device)
+        self.keys = member_keys([member.seed for member in members], device)
+        self.optimizer = OPTIMIZERS[config.optimizer]
+        self.optimizer_state = self.optimizer.init(self.params)
+        self.projected = projected_names(config.norm, self.plan)
+        self.learning_rates, self.betas = (
+            torch.tensor([getattr(member, name) for member in members]).to(self.params)
+            for name in ("learning_rate", "beta")
+        )
+        self.step = 0
+        self.sums: Tensor | None = None
+        self.names: list[str] = []
+        self.gradient_norms = self.params.new_zeros(len(members))
+        self._order: tuple[int, Tensor] = (-1, self.keys)
+        graph = graph and self.params.is_cuda
+        self._stepped = Replayed(self._step, device) if graph else self._step
+
+    @torch.no_grad()
+    def iterate(self, draws: Draws | None = None) -> None:
+        """Do a gradient step.
+
+        Args:
+            draws: the random numbers; None makes them.
+        """
+        config, step = self.config, self.step
+        if step % FLUSHED_EVERY == 0:
+            self.optimizer.flush_denormals_(self.optimizer_state)
+        self.step += 1
+        factor = SCHEDULES[config.schedule](self.step / self.total_steps)
+        share = share_of_beta(config, step, self.steps_per_epoch)
+        if draws is None:
+            means, self.gradient_norms = self._stepped(step, factor, share, self.rows(step))
+        else:
+            means, self.gradient_norms = self._step(step, factor, share, *draws)
+        self.sums = means if self.sums is None else self.sums + means
+
+    def rows(self, step: int) -> Tensor:
+        """Return which images the batches of a step have, ``(P, B)``.
+
+        Each pass over the images has an order of its own; its last, partial batch is left out.
+        """
+        done, batch = divmod(step, self.steps_per_epoch)
+        if self._order[0] != done:
+            n = len(self.pixels)
+            self._order = done, permutation(fork(self.keys, ORDERS), done * n, n)
+        first = batch * self.config.batch_size
+        return self._order[1][:, first : first + self.config.batch_size]
+
+    def _step(
+        self, step: int | Tensor, factor: float | Tensor, share: float | Tensor, *draws: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Do a gradient step, in place. No number in Python changes from one to the next.
+
+        Args:
+            step: how many were before it.
+            factor: of the learning rates.
+            share: of the members' beta that counts.
+            *draws: the images of each batch, and perhaps the rest of ``Draws``.
+
+        Returns:
+            Bounds and terms, ``(P, n)``, and the lengths of the gradients, ``(P,)``.
+        """
+        updated = []
+        for first in range(0, len(self.params), self.chunk):
+            members = slice(first, first + self.chunk)
+            updated.append(self._update(members, step, factor, share, *part(draws, members)))
+        means, lengths = zip(*updated, strict=True)
+        return torch.cat(means), torch.cat(lengths)
+
+    def _update(
+        self,
+        members: slice,
+        step: int | Tensor,
+        factor: float | Tensor,
+        share: float | Tensor,
+        rows: Tensor,
+        u: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Do the gradient step of some members."""
+        config, plan, keys = self.config, self.plan, self.keys[members]
+        params, buffers, state = part((self.params, self.buffers, self.optimizer_state), members)
+        x, noise = self._inputs(keys, step, rows, u), self._noise(keys, step, noise)
+        grads, moved = torch.zeros_like(params), clone(plan.buffer_views(buffers))
+        gradients = vmap(grad(self._loss, has_aux=True))
+        computed, means = gradients(
+            plan.views(params), moved, x, noise, self.betas[members] * share
+        )
+        copy_(plan.views(grads), computed)
+        copy_(plan.buffer_views(buffers), moved)
+        lengths = torch.linalg.vector_norm(grads, dim=1)
+        if config.max_grad_norm is not None:
+            clip_(grads, config.max_grad_norm)
+        rates = self.learning_rates[members] * factor
+        self.optimizer.step_(params, grads, state, step + 1, rates)
+        project_members_(params, plan, self.projected)
+        self.names = list(means)
+        return torch.stack(list(means.values()), 1), lengths
+
+    def _loss(
+        self, params: Tensors, buffers: Tensors, x: Tensor, noise: Tensor, kl_weight: Tensor
+    ) -> tuple[Tensor, Tensors]:
+        """Return the loss of one member, and bounds and terms by tag."""
+
+        def forward(x: Tensor, n_samples: int, _: Source) -> Terms:
+            return functional_call(self.net, (params, buffers), (x, n_samples, None, noise))
+
+        return loss(forward, x, None, self.config, kl_weight)
+
+    def _inputs(self, keys: Tensor, step: int | Tensor, rows: Tensor, u: Tensor | None) -> Tensor:
+        """Return images as models take them, ``(P, B, C, H, W)``: ``training_inputs`` of each."""
+        levels, likelihood = self.images.levels, self.net.vae.likelihood
+        pixels = self.pixels.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        if likelihood.levels != 2 or levels == 2:
+            return pixels.float() / (levels - 1)
+        if u is None:
+            n = pixels[0].numel()
+            u = uniform(fork(keys, PIXELS), step * n, n).view(pixels.shape)
+        return binarised(pixels, levels, u)
+
+    def _noise(self, keys: Tensor, step: int | Tensor, noise: Tensor | None) -> Tensor:
+        """Return the noise of the samples, ``(P, K, B, Z)``."""
+        if noise is not None:
+            return noise
+        config = self.config
+        shape = config.train_samples, config.batch_size, self.net.vae.latent_dim
+        n = math.prod(shape)
+        return torch.special.ndtri(uniform(fork(keys, NOISE), step * n, n)).unflatten(1, shape)
+
+    def validate(self) -> Tensors:
+        """Return the members' bounds on the validation split, ``(P,)`` each, by tag."""
+
+        def bounds(params: Tensors, buffers: Tensors) -> Tensors:
+            def forward(x: Tensor, n_samples: int = 1, generator: Source = None) -> Terms:
+                arguments = (x, n_samples, generator, None)
+                return functional_call(self.net, (params, buffers), arguments)
+
+            return self.validation.bounds(forward)
+
+        most = max(1, VALIDATED // (IMAGES * self.config.train_samples))
+        each = vmap(bounds, randomness="same", chunk_size=min(self.chunk, most))
+        return each(self.plan.views(self.params), self.plan.buffer_views(self.buffers))
+
+    def vae(self, index: int, rows: tuple[Tensor, Tensor] | None = None) -> VAE:
+        """Return the model of a member, a copy.
+
+        Args:
+            index: of the member.
+            rows: parameters and buffers of all members; None for the present ones.
+        """
+        here = slice(index, index + 1)
+        net = self.plan.load(*part(rows or (self.params, self.buffers), here))
+        return copy.deepcopy(net.vae).to(self.params.device)
+
+    def finite(self) -> Tensor:
+        """Return which members have finite parameters alone, ``(P,)`` bool."""
+        return self.params.isfinite().all(1)
+
+    def _kept(self) -> dict[str, Any]:
+        """Return the tensors that training goes on from, but for ``sums``."""
+        return {"params": self.params, "buffers": self.buffers, "optimizer": self.optimizer_state}
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that training goes on from, as tensors and numbers, copies."""
+        return clone({"step": self.step, "sums": self.sums, "names": self.names, **self._kept()})
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` returned; RuntimeError where it is of another cohort."""
+        self.step, self.names = state["step"], list(state["names"])
+        self.sums = None if state["sums"] is None else state["sums"].to(self.params)
+        places = self._kept()
+        copy_(places, {name: state[name] for name in places})
