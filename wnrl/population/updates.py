@@ -1,6 +1,6 @@
 """What a step of the parameters is made of: the optimizer of SB3's policy, and projections."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,13 +36,18 @@ def optimizer_of(config: MemberConfig, plan: Layout, like: Tensor) -> Adam:
     return Adam(weight_decay=config.weight_decay, decayed=decayed)
 
 
+def check_after_step(norm: str) -> Callable[..., object] | None:
+    """Return what follows a step of the optimizer, nothing or projections, else UsageError."""
+    after_step = NORMS[norm].after_step
+    if after_step not in (None, project_):
+        raise UsageError(f"norm {norm!r} has a step of its own, unknown to a population")
+    return after_step
+
+
 def projected_names(norm: str, plan: Layout) -> list[str]:
     """Return the names of the weights whose rows are put back on the sphere after each step."""
-    after_step = NORMS[norm].after_step
-    if after_step is None:
+    if check_after_step(norm) is None:
         return []
-    if after_step is not project_:
-        raise UsageError(f"norm {norm!r} has a step of its own, unknown to a population")
     chosen = {id(weight) for weight, _ in projected_weights(plan.net)}
     return [name for name, p in plan.net.networks()[0].named_parameters() if id(p) in chosen]
 

@@ -22,7 +22,7 @@ from wnrl.population.optim import Adam, Adamax, clip_
 from wnrl.population.random import fork, member_keys, permutation, uniform
 from wnrl.population.rows import Tensors, stacked
 from wnrl.population.states import clone, copy_, part
-from wnrl.population.updates import project_members_, projected_names
+from wnrl.population.updates import check_after_step, project_members_, projected_names
 from wnrl.vae.config import SCHEDULES, VAEConfig
 from wnrl.vae.construction import build
 from wnrl.vae.inputs import binarised
@@ -58,6 +58,7 @@ def check(config: VAEConfig) -> None:
         if (value := getattr(config, name)) not in values:
             has = " or ".join(map(str, values))
             raise UsageError(f"VAEs in a population have {name} {has} alone, got {value!r}")
+    check_after_step(config.norm)
 
 
 class Draws(NamedTuple):
@@ -281,15 +282,20 @@ class VAECohort:
         each = vmap(bounds, randomness="same", chunk_size=min(self.chunk, most))
         return each(self.plan.views(self.params), self.plan.buffer_views(self.buffers))
 
-    def vae(self, index: int, rows: tuple[Tensor, Tensor] | None = None) -> VAE:
+    @property
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Parameters and buffers as they are, not copied."""
+        return self.params, self.buffers
+
+    def vae(self, index: int, weights: tuple[Tensor, Tensor] | None = None) -> VAE:
         """Return the model of a member, a copy.
 
         Args:
             index: of the member.
-            rows: parameters and buffers of all members; None for the present ones.
+            weights: of all members; None for the present ones.
         """
         here = slice(index, index + 1)
-        net = self.plan.load(*part(rows or (self.params, self.buffers), here))
+        net = self.plan.load(*part(weights or self.weights, here))
         return copy.deepcopy(net.vae).to(self.params.device)
 
     def finite(self) -> Tensor:

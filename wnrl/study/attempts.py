@@ -15,7 +15,7 @@ import torch
 
 from wnrl.errors import InUseError, UsageError, printable
 from wnrl.runs import RESULT, Interrupts, Stopped, is_finished
-from wnrl.study.execute import Event, Job, Progress, runner
+from wnrl.study.execute import Event, Job, Progress, batches_of, runner
 
 GRACE = 25.0  # seconds in which a worker that is asked to stop may write its checkpoint
 ATTEMPTS = 4
@@ -144,11 +144,12 @@ def trained(job: Job, root: Path, progress: Progress) -> tuple[str, Any]:
     print("", *(f"# {trial.title}" for trial in job.trials), sep="\n", flush=True)
     folders = [root / trial.folder for trial in job.trials]
     try:
-        train, module = runner(job.trials[0].runner)
+        first = job.trials[0]
         if job.batch:
-            results = module.train_batch(job.trials, folders, progress)
+            results = batches_of(first).train_batch(job.trials, folders, progress)
         else:
-            results = [train(job.trials[0], folders[0], progress)]
+            train, _ = runner(first.runner)
+            results = [train(first, folders[0], progress)]
     except InUseError as error:  # by what is about to end
         return "lost", printable(error)
     except UsageError as error:

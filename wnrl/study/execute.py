@@ -6,8 +6,8 @@ A runner is a function ``train(trial, folder, progress) -> result`` that is name
 cannot be done. The module may have ``defaults(settings)``, which returns what settings are where
 nothing is said: a folder that is older than one of them counts as having its default. One that can
 train trials as one batch has ``batching(trial)``, which returns a ``Batching``, and
-``train_batch(trials, folders, progress) -> results``, too. An executor takes trials to events; what
-the runs found lies in their folders.
+``train_batch(trials, folders, progress) -> results``, too, or the name of the module that has them,
+``BATCHES``. An executor takes trials to events; what the runs found lies in their folders.
 """
 
 import importlib.util
@@ -93,10 +93,17 @@ def runner(name: str) -> tuple[Train, Any]:
 
 def batching(trial: Trial) -> Batching:
     """Return how the module of a trial's runner can train it together with others."""
-    _, module = runner(trial.runner)
+    module = batches_of(trial)
     if not hasattr(module, "batching"):
         return Batching(refusal=f"runner {trial.runner!r} trains one run at a time")
     return module.batching(trial)
+
+
+def batches_of(trial: Trial) -> Any:
+    """Return the module that may train a trial together with others."""
+    _, module = runner(trial.runner)
+    name = getattr(module, "BATCHES", None)
+    return module if name is None else imported(name, f"BATCHES of runner {trial.runner!r}")
 
 
 def imported(module_name: str, what: str) -> Any:

@@ -17,7 +17,9 @@ from wnrl.norms import NORMS
 Dash = str | tuple[float, tuple[float, ...]]
 DASHES = ("-", "--", "-.", ":")
 # Settings in which the runs of one batch may differ.
-MEMBER_SCALARS = frozenset({"learning_rate", "clip_range", "ent_coef", "gamma", "gae_lambda"})
+MEMBER_SCALARS = frozenset(
+    {"learning_rate", "clip_range", "ent_coef", "gamma", "gae_lambda", "beta"}
+)
 Point = tuple[tuple[str, Any], ...]
 """Names of settings and their values."""
 Grid = Mapping[str, Sequence[Any]]

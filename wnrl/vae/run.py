@@ -10,6 +10,7 @@ import torch
 
 from wnrl import data
 from wnrl.compiling import compiled
+from wnrl.data import Images
 from wnrl.errors import UsageError
 from wnrl.limits import Limited, Threads
 from wnrl.runs import Meaning, Options, carry_out, resolve_device, seed_everything
@@ -19,6 +20,8 @@ from wnrl.vae.construction import MODEL, build
 from wnrl.vae.presets import USUAL, preset
 from wnrl.vae.training import Trainer, VAEWork
 
+BATCHES = "wnrl.population.vae_run"
+"""The module that trains these runs as one batch."""
 FILES = (MODEL, "samples.png", "per_image_nll.npy", "nll_*_K*_*.npz")
 """What belongs to a trained model; the last, which evaluations left beside it once, is not made."""
 
@@ -68,17 +71,7 @@ def train_in(
         Stopped: A signal came; a checkpoint was written.
     """
     wanted = settings_of(config, machine)
-    images = data.load(config.dataset, data_dir)
-    if (n_test := len(images.part("test"))) < 2:
-        raise UsageError(
-            f"dataset {config.dataset!r} must have two images or more for testing, of which "
-            f"likelihoods have a standard error, got {n_test}"
-        )
-    n_train = len(images.train)
-    config.total_steps(n_train)
-    meaning = Meaning(
-        ("epochs", "n_steps"), lambda had: VAEConfig.from_json(had).total_steps(n_train), defaults
-    )
+    images = images_of(config, data_dir)
 
     def build_work() -> VAEWork:
         device, threads = resolve_device(machine.device), machine.threads or 1
@@ -90,7 +83,33 @@ def train_in(
         trainer = Trainer(model, images, config, forward)
         return VAEWork(trainer, images, {"device": str(device), "threads": threads})
 
+    meaning = meaning_of(images)
     return carry_out(folder, wanted, build_work, meaning, FILES, options, progress, accepted)
+
+
+def images_of(config: VAEConfig, data_dir: Path | None) -> Images:
+    """Return the data set of a run.
+
+    Raises:
+        UsageError: It cannot be had, or is too small for the run.
+    """
+    images = data.load(config.dataset, data_dir)
+    if (n_test := len(images.part("test"))) < 2:
+        raise UsageError(
+            f"dataset {config.dataset!r} must have two images or more for testing, of which "
+            f"likelihoods have a standard error, got {n_test}"
+        )
+    config.total_steps(len(images.train))
+    return images
+
+
+def meaning_of(images: Images) -> Meaning:
+    """Return what settings of runs on a data set say to the run stack."""
+
+    def steps(settings: Mapping[str, Any]) -> int:
+        return VAEConfig.from_json(settings).total_steps(len(images.train))
+
+    return Meaning(("epochs", "n_steps"), steps, defaults)
 
 
 def settings_of(config: VAEConfig, machine: Machine) -> dict[str, Any]:
@@ -119,7 +138,7 @@ def defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings(trial: Any) -> dict[str, Any]:
     """Return what ``config.json`` of a trial's run will hold; see ``train``."""
-    config, machine, _ = _values(trial)
+    config, machine, _ = values_of(trial)
     return settings_of(config, machine)
 
 
@@ -140,12 +159,13 @@ def train(
     Raises:
         UsageError: The run cannot be done; nothing was written.
     """
-    config, machine, data_dir = _values(trial)
+    config, machine, data_dir = values_of(trial)
     options = Options(resume=True, keep_checkpoint=False)
     return train_in(folder, config, machine, data_dir, options, progress)
 
 
-def _values(trial: Any) -> tuple[VAEConfig, Machine, Path | None]:
+def values_of(trial: Any) -> tuple[VAEConfig, Machine, Path | None]:
+    """Return the run of a trial, where it is done, and the folder with the files of its data."""
     asked = dict(trial.settings)
     names = asked.keys() & {"device", "threads", "compile"}
     machine = Machine(**{name: asked.pop(name) for name in names})

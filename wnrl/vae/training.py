@@ -201,10 +201,10 @@ class Trainer:
         return self.step, self._weights()
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
-        kinds = {"raw": _on_cpu(self.model)}
+        kinds = {"raw": on_cpu(self.model)}
         if self.average is not None:
             with self.measured_weights():
-                kinds["averaged"] = _on_cpu(self.model)
+                kinds["averaged"] = on_cpu(self.model)
         return kinds
 
     def state(self) -> dict[str, Any]:
@@ -276,7 +276,8 @@ class Trainer:
         return f"{name}, {where}" if name else "none found again"
 
 
-def _on_cpu(model: VAE) -> dict[str, Tensor]:
+def on_cpu(model: VAE) -> dict[str, Tensor]:
+    """Return a copy of a model's state."""
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 

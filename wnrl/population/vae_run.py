@@ -1,0 +1,240 @@
+"""A cohort of VAEs as a ``Batch`` of ``wnrl.runs``, and trials of studies as such cohorts."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wnrl import tags
+from wnrl.diagnostics import to_floats, weight_lengths
+from wnrl.errors import NonFiniteError, UsageError
+from wnrl.nn import plain_parts
+from wnrl.population.memory import bytes_of_vae, check_memory, members_that_fit
+from wnrl.population.states import clone, copy_, joined, part
+from wnrl.population.vae import VAECohort, check
+from wnrl.runs import Batching, EventFile, Options, carry_out_batch, resolve_device
+from wnrl.vae.config import SCHEDULES
+from wnrl.vae.construction import build
+from wnrl.vae.run import FILES, images_of, meaning_of, settings_of, values_of
+from wnrl.vae.training import (
+    PARAMETERS,
+    Curve,
+    VAEWork,
+    add_pictures,
+    add_point,
+    measure,
+    on_cpu,
+)
+
+
+class VAECohortRun:
+    """A cohort of VAEs that is validated while it trains.
+
+    Args:
+        cohort: Members, not yet trained.
+        machine: ``device`` and ``threads`` as they were settled.
+    """
+
+    def __init__(self, cohort: VAECohort, machine: Mapping[str, Any]) -> None:
+        self.cohort, self.machine = cohort, machine
+        self.plain_parts = plain_parts(cohort.vae(0), cohort.config.norm)
+        self.members = [VAECohortMember(self, place) for place in range(len(cohort.members))]
+        self.log_every = max(1, cohort.total_steps // cohort.config.n_logs)
+        self.last_log, self.seconds = 0, 0.0
+        # The weights of each member at its best log step, where these are measured.
+        self.best = clone(cohort.weights) if cohort.config.select == "best" else ()
+        self._sliced: tuple[int, dict[str, Any]] = (-1, {})
+
+    def train(self, events: Sequence[EventFile], between: Callable[[], None]) -> None:
+        """Train all members to the last step, as ``wnrl.runs.Batch`` has it."""
+        self._restore()
+        cohort = self.cohort
+        while cohort.step < cohort.total_steps:
+            between()
+            began = time.perf_counter()
+            cohort.iterate()
+            logs = cohort.step % self.log_every == 0 or cohort.step == cohort.total_steps
+            if logs and cohort.params.is_cuda:
+                torch.cuda.synchronize(cohort.params.device)
+            self.seconds += time.perf_counter() - began
+            if logs:
+                self._log(events)
+        between()
+
+    def _log(self, events: Sequence[EventFile]) -> None:
+        """Validate all members, and add a point to the curves of those that are finite."""
+        cohort = self.cohort
+        assert cohort.sums is not None
+        means = cohort.sums / (cohort.step - self.last_log)
+        scalars = {
+            **dict(zip(cohort.names, means.unbind(1), strict=True)),
+            **cohort.validate(),
+            tags.VAE_TRAIN_GRADIENT_NORM: cohort.gradient_norms,
+            PARAMETERS: torch.linalg.vector_norm(cohort.params, dim=1),
+        }
+        cohort.sums, self.last_log = None, cohort.step
+        rows = torch.stack([*scalars.values()], 1).tolist()  # the device is waited for once
+        for member, file, row in zip(self.members, events, rows, strict=True):
+            if member.add_point(file, dict(zip(scalars, row, strict=True))):
+                model = cohort.vae(member.place)
+                for tag, length in to_floats(weight_lengths(model)).items():
+                    file.add_scalar(tag, length, cohort.step)
+                add_pictures(file, cohort.step, model, cohort.images)
+
+    def state_of(self, place: int) -> dict[str, Any]:
+        """Return what a member goes on from, of the cohort and of the best weights."""
+        if self._sliced[0] != self.cohort.step:
+            state = {"cohort": self.cohort.state(), "best": [*clone(self.best)]}
+            self._sliced = (self.cohort.step, state)
+        return clone(part(self._sliced[1], slice(place, place + 1)))
+
+    def _restore(self) -> None:
+        """Go to where the members were saved, if any was; all of them were at one step."""
+        if not any(member.saved for member in self.members):
+            return
+        states = joined([m.saved.get("networks") or self.state_of(m.place) for m in self.members])
+        self.cohort.restore(states["cohort"])
+        copy_([*self.best], states["best"])
+        for member in self.members:
+            if state := member.saved:
+                member.curve, member.best = state["curve"], state["best"]
+        self.last_log = max(member.saved.get("last_log", 0) for member in self.members)
+        self.seconds = max(member.saved.get("seconds", 0.0) for member in self.members)
+
+
+class VAECohortMember:
+    """A member of a cohort as a ``Member`` of ``wnrl.runs``."""
+
+    metrics = VAEWork.metrics
+
+    def __init__(self, run: VAECohortRun, place: int) -> None:
+        self.run, self.place, self.machine = run, place, run.machine
+        self.config = run.cohort.members[place]
+        self.identity: Mapping[str, Any] = {"task": self.config.dataset, "algo": self.config.model}
+        self.curve: Curve = {"steps": []}
+        self.best: dict[str, Any] | None = None
+        self.failure = ""
+        self.saved: Mapping[str, Any] = {}
+
+    @property
+    def total_steps(self) -> int:
+        """Gradient steps of the whole run."""
+        return self.run.cohort.total_steps
+
+    @property
+    def step(self) -> int:
+        """Gradient steps done."""
+        step = self.run.cohort.step
+        return self.saved["step"] if self.saved and not step else step
+
+    def add_point(self, events: EventFile, scalars: dict[str, float]) -> bool:
+        """Add a point to the curve, unless something is not finite; return True for pictures."""
+        cohort, step = self.run.cohort, self.step
+        for tag, value in scalars.items():
+            if not (self.failure or math.isfinite(value)):
+                self.failure = f"{tag} is {value} after {step} gradient steps"
+        if self.failure:
+            return False
+        del scalars[PARAMETERS]
+        factor = SCHEDULES[self.config.schedule](step / self.total_steps)
+        scalars[tags.LEARNING_RATE] = self.config.learning_rate * factor
+        scalars |= cohort.validation.bits(scalars)
+        bound = scalars[cohort.validation.criterion]
+        if self.run.best and (self.best is None or bound > self.best["bound"]):
+            self.best = {"step": step, "bound": bound}
+            here = slice(self.place, self.place + 1)
+            copy_(part(self.run.best, here), part(cohort.weights, here))
+        return add_point(self.curve, events, step, self.total_steps, scalars)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that ``restore`` needs."""
+        self._check_finite()
+        return {
+            "networks": self.run.state_of(self.place),
+            "step": self.step,
+            "last_log": self.run.last_log,
+            "curve": self.curve,
+            "best": self.best,
+            "seconds": self.run.seconds,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> str:
+        """Keep ``state``, from which ``VAECohortRun.train`` goes on."""
+        self.saved = state
+        return ""
+
+    def report(self) -> dict[str, Any]:
+        """Return what the result has of training.
+
+        Steps and images a second are those of all members of the batch, ``batch_members``,
+        together: what one process trains in a second.
+        """
+        run, n_members = self.run, len(self.run.members)
+        rate = n_members * self.step / run.seconds if run.seconds else 0.0
+        return {
+            "steps": self.step,
+            "steps_per_second": rate,
+            "images_per_second": rate * self.config.batch_size,
+            "batch_members": n_members,
+            "device": self.machine["device"],
+            "parameters": run.cohort.params.shape[1],
+            "plain_parts": run.plain_parts,
+            "curve": self.curve,
+        }
+
+    def measure(self, folder: Path) -> dict[str, Any]:
+        """Measure the chosen weights on the test split and write what belongs to them."""
+        self._check_finite()
+        run = self.run
+        step = self.step if self.best is None else self.best["step"]
+        model = run.cohort.vae(self.place, run.best or None)
+        selected = step, {"raw": on_cpu(model)}
+        return measure(model, run.cohort.images, self.config, selected, folder)
+
+    def _check_finite(self) -> None:
+        if self.failure:
+            raise NonFiniteError(self.failure)
+        if not self.run.cohort.params[self.place].isfinite().all():
+            raise NonFiniteError(f"a parameter is NaN or infinite after {self.step} gradient steps")
+
+
+def batching(trial: Any) -> Batching:
+    """Return how a VAE's trial can be trained together with others."""
+    config, machine, data_dir = values_of(trial)
+    device = resolve_device(machine.device)
+    try:
+        check(config)
+        if machine.compile:
+            raise UsageError("VAEs in a population have compile False alone, got True")
+        each = bytes_of_vae(config, build(config), len(images_of(config, data_dir).train))
+        check_memory(1, each, 1, device)
+    except UsageError as error:
+        return Batching(refusal=str(error))
+    batching = Batching(pays=device.type == "cuda")
+    if device.type == "cpu":
+        return batching
+    return replace(batching, members=members_that_fit(each, None, device))
+
+
+def train_batch(
+    trials: Sequence[Any], folders: Sequence[Path], progress: Callable[[float], None]
+) -> list[dict[str, Any]]:
+    """Train the VAEs of trials with one ``batch_key`` as a cohort, or go on with them."""
+    configs = [values_of(trial)[0] for trial in trials]
+    _, machine, data_dir = values_of(trials[0])
+    images = images_of(configs[0], data_dir)
+    device, threads = resolve_device(machine.device), machine.threads or 1
+    torch.set_num_threads(threads)
+
+    def build_run(places: Sequence[int]) -> VAECohortRun:
+        cohort = VAECohort(images, [configs[place] for place in places], device=device)
+        return VAECohortRun(cohort, {"device": str(device), "threads": threads})
+
+    settings = [settings_of(config, machine) for config in configs]
+    options = Options(resume=True, keep_checkpoint=False)
+    how = meaning_of(images), FILES, options, progress
+    return carry_out_batch(folders, settings, build_run, *how)
