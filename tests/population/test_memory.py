@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from tests.population import test_ppo, test_recurrent
-from wnrl import population
+from wnrl import population, vae
 from wnrl.errors import UsageError
 from wnrl.population import memory
 from wnrl.population.dqn import DQN
 from wnrl.population.dqn_config import DQNConfig
 from wnrl.population.ppo import PPO
 from wnrl.population.recurrent_ppo import RecurrentPPO
+from wnrl.population.vae import CHUNK_ON_CPU
 from wnrl.tensor_envs import CartPole
 
 MIB = 2**20
@@ -58,6 +59,24 @@ def test_the_estimate_of_dqn_counts_its_replay_buffer(change, n_members, measure
     sizes = {"total_timesteps": 50_000, "batch_size": 64, "train_freq": 256, "gradient_steps": 128}
     kept, active = DQN(CartPole(), [DQNConfig(**sizes, **change)]).bytes
     estimate = (kept + DQN.chunk_on_cpu / n_members * active) / MIB
+    assert measured < estimate < 2 * measured
+
+
+@pytest.mark.parametrize(
+    ("dataset", "n_members", "change", "measured"),
+    [
+        ("digits", 64, {"norm": "weight"}, 3.12),
+        ("digits", 64, {"norm": "layer"}, 3.17),
+        ("mnist", 32, {"norm": "none"}, 12.95),
+        ("mnist", 16, {"norm": "weight", "objective": "iwae", "train_samples": 5}, 25.90),
+    ],
+)
+def test_the_estimate_of_a_vae_is_above_what_was_measured(dataset, n_members, change, measured):
+    """The measured MiB are of so many members with a checkpoint, in a process."""
+    config = vae.preset("mlp", dataset, **change)
+    n_train = {"digits": 1297, "mnist": 50_000}[dataset]
+    kept, active = memory.bytes_of_vae(config, vae.build(config), n_train)
+    estimate = (kept + CHUNK_ON_CPU / n_members * active) / MIB
     assert measured < estimate < 2 * measured
 
 
