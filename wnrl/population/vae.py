@@ -18,7 +18,7 @@ from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
 from wnrl.population.config import shared
 from wnrl.population.memory import bytes_of_vae, check_memory
-from wnrl.population.optim import Adam, Adamax, clip_
+from wnrl.population.optim import Adam, Adamax, clip_, without_denormals
 from wnrl.population.random import fork, member_keys, permutation, uniform
 from wnrl.population.rows import Tensors, stacked
 from wnrl.population.states import clone, copy_, part
@@ -48,8 +48,6 @@ BY_THEMSELVES = ("batch", "spectral")
 """Norms whose members it updates one by one: torch's kernels for several round differently."""
 VALIDATED = 2**17
 """Images times samples that are validated in one pass, over all members."""
-FLUSHED_EVERY = 100
-"""Gradient steps between two looks for numbers that are all but zero."""
 
 
 def check(config: VAEConfig) -> None:
@@ -156,6 +154,7 @@ class VAECohort:
         graph = graph and self.params.is_cuda
         self._stepped = Replayed(self._step, device) if graph else self._step
 
+    @without_denormals()
     @torch.no_grad()
     def iterate(self, draws: Draws | None = None) -> None:
         """Do a gradient step.
@@ -164,8 +163,6 @@ class VAECohort:
             draws: the random numbers; None makes them.
         """
         config, step = self.config, self.step
-        if step % FLUSHED_EVERY == 0:
-            self.optimizer.flush_denormals_(self.optimizer_state)
         self.step += 1
         factor = SCHEDULES[config.schedule](self.step / self.total_steps)
         share = share_of_beta(config, step, self.steps_per_epoch)
