@@ -359,7 +359,7 @@ class WeightNormed(Counterpart):
     def _parameter(self, name: str) -> Any:
         """``getattr``, by a way that is three times as fast where nothing has replaced it."""
         parameters = self._parameters
-        if name in parameters and not tracing._is_fx_tracing_flag:
+        if name in parameters and not tracing.is_fx_symbolic_tracing():
             return parameters[name]
         return getattr(self, name)
 

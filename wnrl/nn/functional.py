@@ -200,7 +200,7 @@ def may_fuse(v: Tensor, g: Tensor, dim: int, eps: float) -> bool:
 
 def in_transform() -> bool:
     """Return whether a ``torch.func`` transform or a symbolic trace of torch.fx is running."""
-    traced = tracing._is_fx_tracing_flag and not torch.compiler.is_compiling()
+    traced = not torch.compiler.is_compiling() and tracing.is_fx_symbolic_tracing()
     return traced or torch._C._functorch.peek_interpreter_stack() is not None
 
 
