@@ -8,9 +8,10 @@ import torch
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 
-from wnrl import population
+from wnrl import data, population, vae
 from wnrl.errors import UsageError
 from wnrl.population import COHORTS
+from wnrl.population.vae import VAECohort
 from wnrl.tensor_envs import make
 
 Cohort = COHORTS["ppo"]
@@ -159,6 +160,77 @@ def test_a_loaded_model_goes_on_learning(runs):
 def test_what_cannot_be_is_one_line(changes, told):
     with pytest.raises(UsageError, match=told):
         train(**changes)
+
+
+VAE = {"hidden": (12,), "latent_dim": 4, "epochs": None, "n_steps": 40, "n_logs": 4,
+       "batch_size": 16, "n_samples": 5}  # fmt: skip
+
+
+def train_vaes(dataset="digits", **changes):
+    asked = {"norms": ("none", "weight"), "learning_rates": (1e-3, 1e-2), "seeds": (3, 5),
+             "device": "cpu", **VAE, **changes}  # fmt: skip
+    return population.train("vae", dataset, **asked)
+
+
+@pytest.fixture(scope="module")
+def vaes():
+    return train_vaes()
+
+
+def test_a_vae_of_a_run_is_measured_as_its_own_run_would_be(vaes):
+    member = vaes.member("weight", 1e-2, 5)
+    assert member.config == vae.preset(
+        "mlp", "digits", norm="weight", learning_rate=1e-2, seed=5, **{**VAE, "epochs": None}
+    )
+    images = data.load("digits")
+    cohort = VAECohort(images, [member.config])
+    for _ in range(10):
+        cohort.iterate()
+    assert member.curve[0] == cohort.validate()["vae/valid_elbo"][0].item()
+    assert len(member.curve) == 4
+    for _ in range(30):
+        cohort.iterate()
+    model = member.to_vae()
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in cohort.vae(0).state_dict().items())
+    measured = vae.nll(model, images, vae.Protocol("digits", n_samples=5))
+    assert (member.nll, member.elbo) == (measured.nll, measured.elbo)
+    assert len(vaes.members) == 8
+
+
+def test_the_table_of_vaes_has_their_likelihoods(vaes):
+    head, *lines = vaes.table().splitlines()
+    assert head.split()[-2:] == ["nll", "elbo"]
+    nlls = [vaes.member("none", 1e-3, seed).nll for seed in (3, 5)]
+    error = np.std(nlls, ddof=1) / math.sqrt(2)
+    assert f"{np.mean(nlls):.2f} ± {error:.2f}" in lines[0]
+    assert len(lines) == 4
+
+
+def test_vaes_that_became_nan_are_counted_and_not_averaged():
+    runs = train_vaes(norms=("none",), learning_rates=(1e38,))
+    assert not any(member.finite for member in runs.members)
+    assert runs.table().splitlines()[1].split() == ["none", "1e+38", "2", "2", "–", "–"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"total_timesteps": 64}, "VAEs take the name of a data set, and epochs or n_steps"),
+        ({"dataset": "figures"}, "dataset must be one of"),
+        ({"model": "conv"}, "hidden is no setting of model 'conv'"),
+        ({"ema_epochs": 1.0}, "VAEs in a population have ema_epochs 0.0 alone"),
+        ({"select": "best"}, "select must be last in population.train"),
+        ({"gamma": 0.9}, "gamma is no setting of a VAE run"),
+    ],
+)
+def test_what_vaes_cannot_be_is_one_line(changes, told):
+    with pytest.raises(UsageError, match=told):
+        train_vaes(**changes)
+
+
+def test_agents_need_to_know_how_long():
+    with pytest.raises(UsageError, match="total_timesteps must be a whole number"):
+        train(total_timesteps=None)
 
 
 def test_a_run_that_was_not_asked_for_is_a_line(runs):

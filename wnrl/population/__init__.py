@@ -5,9 +5,9 @@ ordinary run folders of a cohort, and ``compare.py`` takes populations where the
 """
 
 from wnrl.arguments import guard
-from wnrl.population.api import Member, Runs, train
+from wnrl.population.api import Member, Runs, VAEMember, train
 from wnrl.population.cohorts import COHORTS
 
-__all__ = ["COHORTS", "Member", "Runs", "train"]
+__all__ = ["COHORTS", "Member", "Runs", "VAEMember", "train"]
 
 guard(globals(), __all__)

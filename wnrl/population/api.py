@@ -2,22 +2,34 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wnrl.errors import UsageError, check_choice
+from wnrl.arguments import shown
+from wnrl.data import load
+from wnrl.errors import NonFiniteError, UsageError, check_choice
 from wnrl.population.cohort import Cohort
 from wnrl.population.cohorts import COHORTS
 from wnrl.population.config import MemberConfig
+from wnrl.population.vae import VAECohort
 from wnrl.runs import resolve_device
 from wnrl.tensor_envs import make
 from wnrl.tensor_envs.core import TensorEnv
+from wnrl.vae.config import VAEConfig
+from wnrl.vae.construction import build
+from wnrl.vae.measure import Protocol, nll
+from wnrl.vae.model import VAE
+from wnrl.vae.presets import preset
+from wnrl.vae.training import on_cpu
 
 EVALUATION_EPISODES = 20
+VAES = "vae"
+"""The word for VAEs among algorithms."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,10 @@ class Member:
     statistics: Mapping[str, Any] | None
     """By which observations and rewards are scaled, if they are; see ``wnrl.rl.statistics``."""
 
+    columns: ClassVar[tuple[str, str]] = ("score", "final_return")
+    """The fields that a table has, and how they are written."""
+    digits: ClassVar[int] = 1
+
     def to_sb3(self) -> Any:
         """Return the agent as a model of SB3, which acts alike and saves as an ordinary zip.
 
@@ -55,12 +71,43 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Runs:
+class VAEMember:
+    """One run of a population of VAEs."""
+
+    config: VAEConfig
+    """All its settings."""
+    curve: tuple[float, ...]
+    """The bound on the validation split, in nats, at ``n_logs`` points of training."""
+    nll: float
+    """−log p(x) on the test split, in nats, as ``wnrl.vae.nll`` measures it with ``n_samples``; NaN
+    where it is not finite."""
+    elbo: float
+    """The ELBO there, a negative number."""
+    finite: bool
+    """Whether no parameter became NaN or infinite."""
+    state: Mapping[str, Tensor]
+    """The model's, on the CPU."""
+
+    columns: ClassVar[tuple[str, str]] = ("nll", "elbo")
+    digits: ClassVar[int] = 2
+
+    def to_vae(self) -> VAE:
+        """Return the model as one of ``wnrl.vae``, in eval mode on the CPU."""
+        model = build(self.config)
+        model.load_state_dict(dict(self.state))
+        return model.eval()
+
+
+MemberT = TypeVar("MemberT", Member, VAEMember)
+
+
+@dataclass(frozen=True)
+class Runs(Generic[MemberT]):
     """The runs of a population."""
 
-    members: Sequence[Member]
+    members: Sequence[MemberT]
 
-    def member(self, norm: str, learning_rate: float, seed: int) -> Member:
+    def member(self, norm: str, learning_rate: float, seed: int) -> MemberT:
         """Return one run.
 
         Raises:
@@ -75,18 +122,21 @@ class Runs:
         )
 
     def table(self) -> str:
-        """Return mean and standard error of the scores, a line for each norm and learning rate."""
-        groups: dict[tuple[str, float], list[Member]] = {}
+        """Return means with standard errors, a line for each norm and learning rate."""
+        groups: dict[tuple[str, float], list[MemberT]] = {}
         for member in self.members:
             key = (member.config.norm, member.config.learning_rate)
             groups.setdefault(key, []).append(member)
-        lines = ["norm          learning rate  runs  failed   score         final return"]
+        first, second = (name.replace("_", " ") for name in self.members[0].columns)
+        lines = [f"norm          learning rate  runs  failed   {first:<13} {second}"]
         for (norm, rate), group in groups.items():
             well = [member for member in group if member.finite]
-            score = _mean_and_error([member.score for member in well])
-            final = _mean_and_error([member.final_return for member in well])
+            left, right = (
+                _mean_and_error([getattr(member, name) for member in well], group[0].digits)
+                for name in group[0].columns
+            )
             failed = len(group) - len(well)
-            lines.append(f"{norm:<13} {rate:<14g} {len(group):4}  {failed:6}   {score:<13} {final}")
+            lines.append(f"{norm:<13} {rate:<14g} {len(group):4}  {failed:6}   {left:<13} {right}")
         return "\n".join(lines)
 
 
@@ -97,11 +147,11 @@ def train(
     norms: Iterable[str] = ("weight",),
     learning_rates: Iterable[float] = (3e-4,),
     seeds: Iterable[int] = range(8),
-    total_timesteps: int,
+    total_timesteps: int | None = None,
     device: str = "auto",
     progress: Callable[[float], None] = lambda fraction: None,
     **hyperparameters: Any,
-) -> Runs:
+) -> Runs[Any]:
     """Train every norm at every learning rate with every seed.
 
     The runs of one norm are one batch. A run's numbers do not depend on which others there are. On
@@ -109,45 +159,108 @@ def train(
     process has its number of threads back at the end.
 
     Args:
-        algo: A key of ``COHORTS``: ppo, recurrent_ppo or dqn.
-        env_id: Of a tensor environment, see ``wnrl.tensor_envs``, or one itself.
+        algo: A key of ``COHORTS``: ppo, recurrent_ppo or dqn; or vae, the model ``mlp``.
+        env_id: Of a tensor environment, see ``wnrl.tensor_envs``, or one itself; for VAEs the name
+            of a data set.
         norms: Keys of ``wnrl.NORMS``.
         learning_rates: Step sizes of the optimizer.
         seeds: Of everything random in a run.
-        total_timesteps: Environment steps of each run.
+        total_timesteps: Environment steps of each run; of agents alone.
         device: auto, cpu, cuda or cuda:<k>.
         progress: Called with the share of all that is done.
-        **hyperparameters: By SB3's names; what is not given has SB3's default.
+        **hyperparameters: By SB3's names; what is not given has SB3's default. Those of VAEs are
+            fields of ``wnrl.vae.VAEConfig``, and what is not given is the preset's.
 
     Raises:
         UsageError: A word, a value or a hyperparameter that the engine does not have.
     """
-    cohort_class = COHORTS[check_choice("algo of a population", algo, COHORTS)]
-    env = make(env_id) if isinstance(env_id, str) else env_id
+    check_choice("algo of a population", algo, (*COHORTS, VAES))
     norms, rates, seeds = list(norms), list(learning_rates), list(seeds)
     for name, values in (("norms", norms), ("learning_rates", rates), ("seeds", seeds)):
         if not values or len({*values}) < len(values):
             raise UsageError(f"{name} must be one or more different values, got {values}")
-    settings = {"total_timesteps": total_timesteps, **hyperparameters}
     place, threads = resolve_device(device), torch.get_num_threads()
-    cohorts = [
-        cohort_class(
-            env,
-            [
-                cohort_class.member({"norm": norm, "learning_rate": rate, "seed": seed, **settings})
-                for rate in rates
-                for seed in seeds
-            ],
-            device=place,
-        )
+    asked = [
+        [
+            {"norm": norm, "learning_rate": rate, "seed": seed, **hyperparameters}
+            for rate in rates
+            for seed in seeds
+        ]
         for norm in norms
     ]
+    cohorts: Any
+    if algo == VAES:
+        cohorts = _cohorts_of_vaes(env_id, total_timesteps, asked, place)
+    else:
+        cohorts = _cohorts_of_agents(algo, env_id, total_timesteps, asked, place)
     if place.type == "cpu":
         torch.set_num_threads(1)
     try:
+        if algo == VAES:
+            return Runs(_trained_vaes(cohorts, progress))
         return Runs(_trained(algo, cohorts, progress))
     finally:
         torch.set_num_threads(threads)
+
+
+Asked = Sequence[Sequence[Mapping[str, Any]]]
+"""The settings of each member of each cohort."""
+
+
+def _cohorts_of_agents(
+    algo: str, env_id: str | TensorEnv, steps: int | None, asked: Asked, device: torch.device
+) -> list[Cohort]:
+    if steps is None:
+        raise UsageError("total_timesteps must be a whole number above zero, got None")
+    kind, env = COHORTS[algo], make(env_id) if isinstance(env_id, str) else env_id
+    return [
+        kind(
+            env,
+            [kind.member({"total_timesteps": steps, **each}) for each in members],
+            device=device,
+        )
+        for members in asked
+    ]
+
+
+def _cohorts_of_vaes(
+    dataset: str | TensorEnv, steps: int | None, asked: Asked, device: torch.device
+) -> list[VAECohort]:
+    """Return cohorts of members with these settings, which their preset completes."""
+    if steps is not None or not isinstance(dataset, str):
+        raise UsageError(
+            "VAEs take the name of a data set, and epochs or n_steps, "
+            f"got {shown(dataset)} with total_timesteps {steps}"
+        )
+    usual, images, cohorts = {"model": "mlp", "dataset_name": dataset}, load(dataset), []
+    for members in asked:
+        configs = [preset(**{**usual, **each}) for each in members]
+        if configs[0].select != "last":
+            raise UsageError(f"select must be last in population.train, got {configs[0].select!r}")
+        cohorts.append(VAECohort(images, configs, device=device))
+    return cohorts
+
+
+def _trained_vaes(
+    cohorts: Sequence[VAECohort], progress: Callable[[float], None]
+) -> list[VAEMember]:
+    """Train cohorts one after the other, and measure their members."""
+    members: list[VAEMember] = []
+    for done, cohort in enumerate(cohorts):
+        bounds, images = [], cohort.images
+        while cohort.step < cohort.total_steps:
+            cohort.iterate()
+            if cohort.logs:
+                bounds.append(cohort.validate()[cohort.validation.criterion])
+            progress((done + cohort.step / cohort.total_steps) / len(cohorts))
+        curves, finite = torch.stack(bounds, 1).tolist(), cohort.finite().tolist()
+        for k, config in enumerate(cohort.members):
+            model, measured = cohort.vae(k), (math.nan, math.nan)
+            with suppress(NonFiniteError):
+                likelihood = nll(model, images, Protocol(images.name, n_samples=config.n_samples))
+                measured = likelihood.nll, likelihood.elbo
+            members.append(VAEMember(config, (*curves[k],), *measured, finite[k], on_cpu(model)))
+    return members
 
 
 def _trained(
@@ -175,10 +288,11 @@ def _trained(
     return members
 
 
-def _mean_and_error(values: Sequence[float]) -> str:
+def _mean_and_error(values: Sequence[float], digits: int) -> str:
     values = [value for value in values if not math.isnan(value)]
     if not values:
         return "–"
     if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.1f}"
+        return f"{values[0]:.{digits}f}"
+    error = np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{np.mean(values):.{digits}f} ± {error:.{digits}f}"

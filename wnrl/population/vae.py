@@ -172,6 +172,12 @@ class VAECohort:
             means, self.gradient_norms = self._step(step, factor, share, *draws)
         self.sums = means if self.sums is None else self.sums + means
 
+    @property
+    def logs(self) -> bool:
+        """Whether a point of the curves is due behind the step that was done."""
+        every = max(1, self.total_steps // self.config.n_logs)
+        return self.step % every == 0 or self.step == self.total_steps
+
     def rows(self, step: int) -> Tensor:
         """Return which images the batches of a step have, ``(P, B)``.
 

@@ -43,7 +43,6 @@ class VAECohortRun:
         self.cohort, self.machine = cohort, machine
         self.plain_parts = plain_parts(cohort.vae(0), cohort.config.norm)
         self.members = [VAECohortMember(self, place) for place in range(len(cohort.members))]
-        self.log_every = max(1, cohort.total_steps // cohort.config.n_logs)
         self.last_log, self.seconds = 0, 0.0
         # The weights of each member at its best log step, where these are measured.
         self.best = clone(cohort.weights) if cohort.config.select == "best" else ()
@@ -57,11 +56,10 @@ class VAECohortRun:
             between()
             began = time.perf_counter()
             cohort.iterate()
-            logs = cohort.step % self.log_every == 0 or cohort.step == cohort.total_steps
-            if logs and cohort.params.is_cuda:
+            if cohort.logs and cohort.params.is_cuda:
                 torch.cuda.synchronize(cohort.params.device)
             self.seconds += time.perf_counter() - began
-            if logs:
+            if cohort.logs:
                 self._log(events)
         between()
 
