@@ -94,6 +94,8 @@ step dqn-populations 4 $bench/population.py --device "$device" --members "$many"
   --norms none weight --algo dqn --ways auto --seconds 4
 step dqn-on-pictures 5 $bench/population.py --device "$device" --members "$many" \
   --norms none weight --algo dqn --env-id MinAtarBreakout-v1 --ways auto --seconds 4
+step vae-populations 3 $bench/population.py --device "$device" --members "$many" \
+  --norms none weight --algo vae --ways auto eager --seconds 4
 step vae-mlp 8 $bench/vae.py --device "$device" --compile --steps 300 --rounds 3
 step layers 8 $bench/layers.py --device "$device" --seconds 1
 step agents 6 $bench/agents.py --device "$device" --compile --seconds 8 \

@@ -1,14 +1,16 @@
-"""Measure cohorts of a population against an agent that is trained alone, steps a second.
+"""Measure cohorts of a population against a run that is trained alone, steps a second.
 
     python scripts/bench/population.py --members 1 8 64 240
     python scripts/bench/population.py --algo recurrent_ppo --norms none weight
     python scripts/bench/population.py --algo dqn --members 8 64
     python scripts/bench/population.py --algo dqn --env-id MinAtarBreakout-v1 --norms none weight
+    python scripts/bench/population.py --algo vae --norms none weight --device cuda
     python scripts/bench/population.py --growth --norms weight
 
 PPO and DQN on CartPole, or in ``--env-id``, are measured against stock stable-baselines3's;
-recurrent PPO on CartPole without velocities against our own agent with the same norm. Both sides
-have the preset, DQN's without the steps before the first update. The agent and cohorts of several
+recurrent PPO on CartPole without velocities against our own agent with the same norm; MLP VAEs on
+digits against our own VAE with the same norm, on the same device, in gradient steps. Both sides
+have the preset, DQN's without the steps before the first update. The one and cohorts of several
 sizes are trained interleaved in one process of one thread: a round trains each of them for a
 while, in an order that rotates, and what counts is the ratio *within* a round. A cohort of P
 members counts P times its steps. The table shows the median of the ratios with half the distance
@@ -36,6 +38,7 @@ from itertools import product
 from typing import Annotated, Any
 
 from scripts import _cli
+from wnrl.errors import UsageError
 from wnrl.limits import Limited, NormKey, Positive, Sizes, one_of, some
 
 WAYS = ("auto", "vmap", "eager")
@@ -45,12 +48,14 @@ AIMS |= {"ppo none": 10.0, "ppo weight": 9.0, "ppo layer": 5.5, "ppo rms": 5.5, 
 """The same of one norm."""
 AIM_MEMBERS = 64
 STOCK, OURS = "stock", "our agent"
+OUR_VAE = "our VAE"
 TASKS = {
     "ppo": ("CartPole-v1", STOCK),
     "recurrent_ppo": ("CartPoleNoVel-v1", OURS),
     "dqn": ("CartPole-v1", STOCK),
+    "vae": ("digits", OUR_VAE),
 }
-"""The environment of an algorithm, and what its cohorts are measured against."""
+"""The environment, or data set, of an algorithm, and what its cohorts are measured against."""
 GROWTH = (
     (1, 64, 8),
     (8, 64, 8),
@@ -64,6 +69,8 @@ GROWTH = (
 ROUNDS = 5
 ALONE = 256
 """Steps of the agent alone between two looks at the clock, at least."""
+STEPS = 16
+"""Gradient steps of the VAE alone between two looks."""
 SEGMENT = 0.3
 """Seconds that each is trained for in a round, or one iteration if that takes longer."""
 
@@ -73,15 +80,16 @@ class Args(Limited):
     """Flags."""
 
     algo: Annotated[str, one_of(TASKS)] = "ppo"
-    """ppo, recurrent_ppo or dqn."""
+    """ppo, recurrent_ppo, dqn or vae."""
     norms: Annotated[tuple[NormKey, ...], some] = ("none", "weight", "layer", "rms", "batch")
     """Which norms."""
     members: Annotated[Sizes, some] = (1, 8, 64)
     """Sizes of cohorts."""
     ways: Annotated[tuple[Annotated[str, one_of(WAYS)], ...], some] = ("auto",)
-    """How a cohort computes: auto, vmap (not recurrent PPO) or eager."""
+    """How a cohort computes: auto, vmap (of PPO and DQN) or eager."""
     env_id: str | None = None
-    """The environment, a tensor environment's; the algorithm's own if not given."""
+    """The environment, a tensor environment's, or the data set; the algorithm's own if not
+    given."""
     net_arch: Sizes | None = None
     """Hidden units on both sides; the preset's if not given."""
     growth: bool = False
@@ -89,7 +97,12 @@ class Args(Limited):
     seconds: Positive = 20.0
     """Least time for the rounds of a norm."""
     device: str = "cpu"
-    """auto, cpu, cuda or cuda:<k>; of the cohorts alone."""
+    """auto, cpu, cuda or cuda:<k>; of the cohorts alone, and of VAEs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.algo == "vae" and (self.growth or "vmap" in self.ways):
+            raise UsageError("growth and the way vmap are not for VAEs")
 
 
 if __name__ == "__main__":
@@ -101,14 +114,17 @@ import torch
 from agents import AGENTS
 from scripts.bench import _rounds
 from scripts.bench._rounds import CPU, WALL, agent_of, cell, ratio, table, verdict
+from wnrl import vae
+from wnrl.data import load
 from wnrl.population import COHORTS
 from wnrl.population.cohort import Cohort
+from wnrl.population.vae import VAECohort
 from wnrl.rl.models import extractor, policy_name
 from wnrl.runs import resolve_device
 from wnrl.tensor_envs import make
 
 Train = tuple[Callable[[], object], int]
-"""Trains for one iteration, and how many environment steps that is."""
+"""Trains for one iteration, and how many environment or gradient steps that is."""
 
 
 def environment(args: Args) -> str:
@@ -126,6 +142,8 @@ def preset(args: Args) -> Any:
 
 def alone(norm: str, args: Args) -> Train:
     """Return what cohorts are measured against."""
+    if args.algo == "vae":
+        return vae_alone(norm, args)
     env_id, config = environment(args), preset(args)
     if TASKS[args.algo][1] == OURS:
         model = agent_of(args.algo, env_id, norm)
@@ -138,6 +156,35 @@ def alone(norm: str, args: Args) -> Train:
     steps = config.steps_of_an_update
     steps *= math.ceil(ALONE / steps)
     return partial(model.learn, steps, reset_num_timesteps=False), steps
+
+
+def vae_alone(norm: str, args: Args) -> Train:
+    """Return the run of a VAE, of so many steps that no curve has a point."""
+    images, config = load(environment(args)), vae_preset(norm, args)
+    trainer = vae.Trainer(vae.build(config, images).to(resolve_device(args.device)), images, config)
+
+    def train() -> None:
+        until = trainer.step + STEPS
+        list(trainer.run(lambda: trainer.step >= until))
+
+    return train, STEPS
+
+
+def vae_preset(norm: str, args: Args) -> vae.VAEConfig:
+    """Return the settings of a VAE on both sides."""
+    sizes: dict[str, Any] = {"hidden": args.net_arch, "n_steps": 10**9, "n_logs": 1}
+    return vae.preset("mlp", environment(args), norm=norm, **sizes)
+
+
+def together(norm: str, n_members: int, way: str, args: Args) -> Train:
+    """Return a cohort's training."""
+    if args.algo != "vae":
+        agents = made(norm, n_members, way, args)
+        return agents.iterate, n_members * agents.config.samples
+    config, device = vae_preset(norm, args), resolve_device(args.device)
+    members = [replace(config, seed=seed) for seed in range(n_members)]
+    vaes = VAECohort(load(environment(args)), members, device=device, graph=way != "eager")
+    return vaes.iterate, n_members
 
 
 def made(norm: str, n_members: int, way: str, args: Args, **changes: Any) -> Cohort:
@@ -183,8 +230,7 @@ def measure(norm: str, args: Args) -> dict[str, np.ndarray]:
     """Return each arm's seconds a step, ``(rounds, 2)``."""
     arms = {TASKS[args.algo][1]: alone(norm, args)}
     for n_members, way in product(args.members, args.ways):
-        trained = made(norm, n_members, way, args)
-        arms[f"{n_members} {way}"] = trained.iterate, n_members * trained.config.samples
+        arms[f"{n_members} {way}"] = together(norm, n_members, way, args)
     device = resolve_device(args.device)
     each = {name: partial(timed, train, device) for name, train in arms.items()}
     return _rounds.interleaved(each, rounds=ROUNDS, warm_up=1, seconds=args.seconds)
@@ -197,7 +243,7 @@ def rows(norm: str, times: Mapping[str, np.ndarray], algo: str) -> Iterator[tupl
         n_members, way = name.split()
         judged = int(n_members) >= AIM_MEMBERS and way == "auto"
         by_cpu, _ = ratio(single[:, CPU], ours[:, CPU])
-        aim = AIMS.get(f"{algo} {norm}", AIMS[algo])
+        aim = AIMS.get(f"{algo} {norm}", AIMS.get(algo))
         met = verdict(aim if judged else None, by_cpu)
         ratios = (cell(single[:, clock], ours[:, clock]) for clock in (WALL, CPU))
         speeds = (f"{1 / np.median(arm[:, CPU]):,.0f}" for arm in (single, ours))

@@ -8,6 +8,7 @@ import torch
 
 import scripts.bench.population as bench
 import scripts.bench.population_parity as parity
+from wnrl.errors import UsageError
 
 
 def test_a_small_run_prints_a_line_for_each_size_and_way(monkeypatch, capsys):
@@ -56,6 +57,23 @@ def test_cohorts_of_dqn_learn_from_their_first_iteration(monkeypatch, capsys):
     header, _, row = capsys.readouterr().out.splitlines()[2:]
     assert "× stock, CPU time" in header
     assert re.match(r"\| none \| 1 \| auto \| \d+\.\d\d ± .* ≥ 4: (met|missed) \|", row)
+
+
+def test_vaes_are_measured_against_one_of_ours_in_gradient_steps(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "SEGMENT", 0.0)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    args = bench.Args(algo="vae", norms=("weight",), members=(2,), net_arch=(8,), seconds=0.01)
+    bench.main(args)
+    header, _, row = capsys.readouterr().out.splitlines()[2:]
+    assert "× our VAE, CPU time" in header
+    assert re.match(r"\| weight \| 2 \| auto \| \d+\.\d\d ± ", row)
+    for train, n_steps in (bench.alone("none", args), bench.together("none", 2, "auto", args)):
+        counted = getattr(train, "__self__", None)
+        train()
+        assert n_steps == (bench.STEPS if counted is None else 2 * counted.step)
+    with pytest.raises(UsageError, match="growth and the way vmap are not for VAEs"):
+        bench.Args(algo="vae", growth=True)
 
 
 @pytest.mark.parametrize(
