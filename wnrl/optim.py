@@ -23,6 +23,7 @@ from wnrl.nn import projection
 from wnrl.nn.functional import (
     ZERO_ROW_STD,
     check_deviation,
+    check_shape,
     row_norm,
     split_weight,
     transposed_groups,
@@ -280,12 +281,7 @@ class WeightNormalized(Optimizer):
                 f"than {type(self).__name__}"
             )
         for key in ("v", "g"):
-            expected, shape = tuple(current[key].shape), tuple(state[key].shape)
-            if shape != expected:
-                raise UsageError(
-                    f"{key} of parameter {index} must have shape {expected}, got {shape}: "
-                    "the state was saved for another network"
-                )
+            check_shape(f"{key} of parameter {index}", state[key], current[key].shape)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Optimizer.__setstate__(self, state)  # the base's looks for its own keys beside v and g
