@@ -187,16 +187,13 @@ def load_weights(
     loaded: dict[str, Any] = {}
     missing = []
     for key in (*computed, *(key for key in current if key not in halves)):
-        standing_for = _pop_layout(left, key, layouts if key in computed else ["plain", *layouts])
-        if standing_for is None:
+        values = _pop_values(left, key, layouts if key in computed else ["plain", *layouts])
+        if not values:
             missing.append(key)
         elif key in computed:
-            pair = _pair_from(key, *standing_for, *computed[key])
-            loaded[f"{key}_v"], loaded[f"{key}_g"] = pair
+            loaded[f"{key}_v"], loaded[f"{key}_g"] = _pair_from(key, values, *computed[key])
         else:
-            name, values = standing_for
-            value = values[0] if name == "plain" else _weight_of(key, *values)
-            loaded[key] = _checked(key, value, current[key])
+            loaded[key] = _checked(key, _weight_of(key, values), current[key])
     if missing:
         raise UsageError(f"state_dict lacks {', '.join(missing)}{_advice(module, left, missing)}")
     if left:
@@ -266,35 +263,34 @@ def _computed_weights(module: nn.Module) -> dict[str, tuple[WeightNormed, str]]:
 
 
 def _pair_from(
-    stem: str, layout: str, values: list[Tensor], layer: WeightNormed, name: str
+    stem: str, values: list[Tensor], layer: WeightNormed, name: str
 ) -> tuple[Tensor, Tensor]:
     """Return the layer's own v and g from what stands for the weight ``stem``."""
     own_v, own_g = layer.pair(name)
     dim, groups = layer.unit_axis
-    v = _checked(f"{stem}, from {layout}", values[-1], own_v)
+    v = _checked(stem, values[-1], own_v)
     # torch knows of no mask
     of_the_same_v = values[0].shape == own_g.shape and torch.equal(layer._visible(v), v)
-    if layout != "plain" and of_the_same_v:
+    if len(values) > 1 and of_the_same_v:
         check_directions(v, f"{stem}_v", dim, groups)
         half = own_v.dtype is torch.float16 and v.dtype is not torch.float16
         v, length = exchange_eps(v, values[0], 0.0, layer.eps, dim, groups, half)
     else:
-        w = layer._visible(v if layout == "plain" else _weight_of(stem, *values))
-        v, length = split_weight(w.to(own_v), dim, layer.eps, groups)
+        w = layer._visible(_weight_of(stem, values))
+        v, length = split_weight(w.to(own_v), dim, layer.eps, groups, fused=layer.fused)
         v = layer._visible(v)
     if layer.scale == "exp":  # which has no sign
         v, length = v * over_rows(length.sign(), v, groups).to(v.dtype), length.abs()
     return v, layer.from_length(length, stem)
 
 
-def _pop_layout(
-    left: dict[str, Any], stem: str, layouts: Sequence[str]
-) -> tuple[str, list[Tensor]] | None:
+def _pop_values(left: dict[str, Any], stem: str, layouts: Sequence[str]) -> list[Any]:
+    """Take out the weight ``stem``, or its g and v; nothing where it is in none of the layouts."""
     for layout in layouts:
         keys = _keys(stem, layout)
         if all(key in left for key in keys):
-            return layout, [left.pop(key) for key in keys]
-    return None
+            return [left.pop(key) for key in keys]
+    return []
 
 
 def _keys(stem: str, layout: str) -> list[str]:
@@ -303,10 +299,13 @@ def _keys(stem: str, layout: str) -> list[str]:
     return [prefix + dot + key.format(name) for key in LAYOUTS[layout]]
 
 
-def _weight_of(stem: str, g: Tensor, v: Tensor) -> Tensor:
-    """``g v/‖v‖`` along the axis that the shape of g tells; a g without axes is for the whole."""
+def _weight_of(stem: str, values: list[Any]) -> Any:
+    """A weight, or g v/‖v‖ along the axis that the shape of g tells; all, where g has no axes."""
+    if len(values) == 1:
+        return values[0]
+    g, v = values
     if not g.dim():
-        return _weight_of(stem, g.view(1, 1), v.reshape(1, -1)).view_as(v)
+        return _weight_of(stem, [g.view(1, 1), v.reshape(1, -1)]).view_as(v)
     dims = [dim for dim in range(v.dim()) if g.shape == row_norm(v, dim).shape]
     if not dims:
         raise UsageError(f"{stem}: g of shape {tuple(g.shape)} fits no axis of v {tuple(v.shape)}")
