@@ -67,7 +67,7 @@ class Kept:
         held = [(n, p) for n, p in (layer._parameters | layer._buffers).items() if p is not None]
         # As long as these live, no new tensor can get the address of an old one.
         self.aliases = [p.detach() for _, p in held]
-        self.stamp = [(n, p, p._version, p.data_ptr(), p.requires_grad) for n, p in held]
+        self.stamp = [(n, p, (p._version, p.data_ptr(), p.requires_grad)) for n, p in held]
         # Filled by a backward through the weights, which frees their graph. Their hook may hold no
         # more than this: Python's collector finds no way from a hook back to its tensor.
         self.spent: list[bool] = []
@@ -80,14 +80,9 @@ class Kept:
         parameters = layer._parameters
         if layer._buffers:  # a mask
             parameters = parameters | layer._buffers
-        for name, old, version, address, trained in self.stamp:
+        for name, old, state in self.stamp:
             now = parameters.get(name)
-            if (
-                now is not old
-                or now._version != version
-                or now.data_ptr() != address
-                or now.requires_grad != trained
-            ):
+            if now is not old or (now._version, now.data_ptr(), now.requires_grad) != state:
                 return False
         return True
 

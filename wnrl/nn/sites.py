@@ -38,16 +38,13 @@ def n_spatial(layer: nn.Module) -> int | None:
     return PLAIN.get(getattr(type(layer), "plain_type", type(layer)))
 
 
-_SCALES = (nn.LayerNorm, nn.RMSNorm)
-
-
 def has_weight(layer: nn.Module, embeddings: bool) -> bool:
     """Return whether ``layer`` has a weight matrix of its own, with embeddings or without.
 
     In a class of another's, what has "weight" in its name is one, and in a layer that consists of
     no others whatever has several rows and columns.
     """
-    if isinstance(layer, (*EMBEDDINGS, *_SCALES)):
+    if isinstance(layer, (*EMBEDDINGS, nn.LayerNorm, nn.RMSNorm)):
         return embeddings and isinstance(layer, EMBEDDINGS)
     if isinstance(layer, WEIGHTED) or hasattr(type(layer), "plain_type"):  # a norm's layer
         return isinstance(layer, WEIGHTED)
