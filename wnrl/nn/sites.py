@@ -150,12 +150,12 @@ def hidden_sites(
     elsewhere = {id(site.layer) for site, place in rooms.items() if place is None}
     hidden = {s: p for s, p in rooms.items() if p is not None and id(s.layer) not in elsewhere}
     reached = {site.name for site in hidden if n_spatial(site.layer) is not None}
-    for name in told - reached - {s.name for s in found if hasattr(s.layer, "features_last")}:
-        if names is not None:
-            raise UsageError(
-                f"hidden names {name!r}, which is no linear layer or convolution with room for a "
-                f"normalizer at {placement!r}"
-            )
+    reached |= {site.name for site in found if hasattr(site.layer, "features_last")}
+    if names is not None and not told <= reached:
+        raise UsageError(
+            f"hidden names {min(told - reached)!r}, which is no linear layer or convolution with "
+            f"room for a normalizer at {placement!r}"
+        )
     return hidden
 
 
