@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from wnrl import convert
 from wnrl.diagnostics import curvature, lanczos, ritz_values
@@ -197,10 +199,32 @@ def test_a_loss_that_is_not_finite_has_no_curvature():
     assert math.isnan(found.condition)
 
 
-def test_an_operation_without_a_second_derivative_is_told():
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, by_output):
+        return 2 * ctx.saved_tensors[0] * by_output
+
+
+TARGET, LENGTHS = torch.tensor([[1, 2]]), (torch.tensor([5]), torch.tensor([2]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (lambda x: F.ctc_loss(x.log_softmax(-1)[:, None], TARGET, *LENGTHS), "without a second"),
+        (lambda x: Square.apply(x).sum().square(), "that is differentiable once"),
+    ],
+)
+def test_an_operation_without_a_second_derivative_is_told(loss, said):
     x = nn.Parameter(torch.randn(5, 3))
-    with pytest.raises(UsageError, match="loss has an operation without a second derivative"):
-        curvature(lambda: torch.cdist(x, 2 * x[:2]).square().sum(), [x])
+    with pytest.raises(UsageError, match=f"loss has an operation {said}"):
+        curvature(lambda: loss(x), [x])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ through the gradient (Pearlmutter, 1994). Weight-normalized layers have right se
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from wnrl.errors import UsageError, check_positive
 
 Matvec = Callable[[Tensor], Tensor]
 Values = NDArray[np.float64]
+NO_SECOND = "torch::autograd::Error"
+"""The node of a backward under ``once_differentiable``, behind which torch sees no parameter."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def curvature(
 
 def _products(gradient: Tensor, parameters: list[nn.Parameter]) -> Matvec:
     """Return ``v ↦ Hv`` from a gradient with its graph, which stays for further products."""
+    if any(node.name() == NO_SECOND for node in _graph(gradient)):
+        raise UsageError("loss has an operation that is differentiable once (once_differentiable)")
 
     def product(vector: Tensor) -> Tensor:
         if not gradient.requires_grad:  # of a linear loss
@@ -108,6 +113,18 @@ def _products(gradient: Tensor, parameters: list[nn.Parameter]) -> Matvec:
         return torch.cat([part.flatten() for part in parts])
 
     return product
+
+
+def _graph(tensor: Tensor) -> set[Any]:
+    """Return the nodes of the graph behind a tensor."""
+    found: set[Any] = set()
+    ahead = [tensor.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            ahead += [function for function, _ in node.next_functions]
+    return found
 
 
 @torch.no_grad()
