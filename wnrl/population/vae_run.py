@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wnrl import tags
+from wnrl.data import load
 from wnrl.diagnostics import to_floats, weight_lengths
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.nn import plain_parts
@@ -208,7 +210,7 @@ def batching(trial: Any) -> Batching:
         check(config)
         if machine.compile:
             raise UsageError("VAEs in a population have compile False alone, got True")
-        each = bytes_of_vae(config, build(config), len(images_of(config, data_dir).train))
+        each = bytes_of_vae(config, build(config), _n_train(config.dataset, data_dir))
         check_memory(1, each, 1, device)
     except UsageError as error:
         return Batching(refusal=str(error))
@@ -216,6 +218,12 @@ def batching(trial: Any) -> Batching:
     if device.type == "cpu":
         return batching
     return replace(batching, members=members_that_fit(each, None, device))
+
+
+@cache
+def _n_train(dataset: str, data_dir: Path | None) -> int:
+    """Return how many training images a data set has, which every trial of a study asks."""
+    return len(load(dataset, data_dir).train)
 
 
 def train_batch(
