@@ -75,7 +75,9 @@ def test_the_estimate_of_a_vae_is_above_what_was_measured(dataset, n_members, ch
     """The measured MiB are of so many members with a checkpoint, in a process."""
     config = vae.preset("mlp", dataset, **change)
     n_train = {"digits": 1297, "mnist": 50_000}[dataset]
-    kept, active = memory.bytes_of_vae(config, vae.build(config), n_train)
+    cpu, gpu = map(torch.device, ("cpu", "cuda"))
+    kept, active = memory.bytes_of_vae(config, vae.build(config), n_train, cpu)
+    assert memory.bytes_of_vae(config, vae.build(config), n_train, gpu) == (kept, 2 * active)
     estimate = (kept + CHUNK_ON_CPU / n_members * active) / MIB
     assert measured < estimate < 2 * measured
 

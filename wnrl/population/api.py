@@ -250,7 +250,7 @@ def _trained_vaes(
         bounds, images = [], cohort.images
         while cohort.step < cohort.total_steps:
             cohort.iterate()
-            if cohort.logs:
+            if cohort.logs_at(cohort.step):
                 bounds.append(cohort.validate()[cohort.validation.criterion])
             progress((done + cohort.step / cohort.total_steps) / len(cohorts))
         curves, finite = torch.stack(bounds, 1).tolist(), cohort.finite().tolist()

@@ -21,7 +21,7 @@ from wnrl.population.memory import check_memory
 from wnrl.population.random import fork, member_keys, uniform
 from wnrl.population.rollout import Ended, Match, Running
 from wnrl.population.rows import Networks, build
-from wnrl.population.states import Agents, clone, copy_
+from wnrl.population.states import Agents, clone, copy_, put_back_
 from wnrl.population.statistics import Scaling
 from wnrl.population.updates import optimizer_of, projected_names
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
@@ -330,8 +330,4 @@ class Cohort(ABC):
                 f"{tuple(state['params'].shape)}, expected {seeds}, {tuple(self.params.shape)}"
             )
         self.iteration = state["iteration"]
-        places = self._kept()
-        try:
-            copy_(places, {name: state[name] for name in places})
-        except (LookupError, ValueError, RuntimeError) as error:
-            raise UsageError(f"the state is of another version or cohort: {error}") from error
+        put_back_(self._kept(), state)

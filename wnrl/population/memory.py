@@ -74,14 +74,20 @@ def bytes_of_transition(inputs: int, itemsize: int, picture: bool = False) -> in
     return 2 * inputs * (1 if picture else itemsize) + itemsize + 9
 
 
-def bytes_of_vae(config: VAEConfig, model: VAE, n_train: int) -> tuple[int, int]:
-    """Return the like for a VAE that learns ``n_train`` images, in float32."""
+def bytes_of_vae(
+    config: VAEConfig, model: VAE, n_train: int, device: torch.device
+) -> tuple[int, int]:
+    """Return the like for a VAE that learns ``n_train`` images, in float32.
+
+    A GPU keeps what a recorded step works in beside that of steps that are launched.
+    """
     width = sum(parameter.numel() for parameter in model.parameters())
     pixels, outputs = prod(model.image_shape), prod(model.params_shape)
     n_samples = max(config.batch_size * config.train_samples, IMAGES)  # IMAGES are validated
     units = n_samples * (2 * sum(config.hidden or ()) + pixels + outputs + model.latent_dim)
     draws = 8 * OF_A_SAMPLE * config.batch_size * pixels
-    return 4 * COPIES * width + 24 * n_train, 4 * (IN_AN_UPDATE * width + OF_A_UNIT * units) + draws
+    active = 4 * (IN_AN_UPDATE * width + OF_A_UNIT * units) + draws
+    return 4 * COPIES * width + 24 * n_train, active * (1 if device.type == "cpu" else 2)
 
 
 def members_that_fit(each: tuple[int, int], chunk: int | None, device: torch.device) -> int:

@@ -1,11 +1,13 @@
 """What is made of tensors with one row a member: copies, parts, and several as one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+from wnrl.errors import UsageError
 
 
 class Agents(NamedTuple):
@@ -27,6 +29,18 @@ def clone(tree: Any) -> Any:
 def copy_(place: Any, tree: Any) -> None:
     """Copy each tensor of ``tree`` into its place, a tree of tensors alike."""
     pytree.tree_map_(Tensor.copy_, place, tree)
+
+
+def put_back_(places: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Copy what a state has under the names of places into them.
+
+    Raises:
+        UsageError: it lacks one, or has another shape.
+    """
+    try:
+        copy_(places, {name: state[name] for name in places})
+    except (LookupError, ValueError, RuntimeError) as error:
+        raise UsageError(f"the state is of another version or cohort: {error}") from error
 
 
 def part(tree: Any, members: slice) -> Any:

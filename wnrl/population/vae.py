@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from wnrl.data import Images
+from wnrl.diagnostics import effective_weights, gradient_norms, weight_lengths
 from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
 from wnrl.population.config import shared
 from wnrl.population.memory import bytes_of_vae, check_memory
 from wnrl.population.optim import Adam, Adamax, clip_, without_denormals
 from wnrl.population.random import fork, member_keys, permutation, uniform
-from wnrl.population.rows import Tensors, stacked
-from wnrl.population.states import clone, copy_, part
+from wnrl.population.rows import Tensors, below, stacked
+from wnrl.population.states import clone, copy_, part, put_back_
 from wnrl.population.updates import check_after_step, project_members_, projected_names
 from wnrl.vae.config import SCHEDULES, VAEConfig
 from wnrl.vae.construction import build
@@ -30,6 +31,7 @@ from wnrl.vae.measure import IMAGES
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.objectives import Validation, loss, share_of_beta
 from wnrl.vae.posteriors import DiagonalNormal, Source
+from wnrl.vae.steps import measures_of
 
 ORDERS, PIXELS, NOISE = range(3)
 """Streams of random numbers of a member."""
@@ -70,6 +72,15 @@ class Draws(NamedTuple):
     """Standard normal, ``(P, K, B, Z)``."""
 
 
+class Update(NamedTuple):
+    """What a gradient step did."""
+
+    before: Tensor
+    """Parameters before it, ``(P, D)``."""
+    gradients: Tensor
+    """Before clipping, ``(P, D)``."""
+
+
 class WithNoise(nn.Module):
     """A VAE that can be given the noise of its samples, as the one network of a member."""
 
@@ -106,7 +117,6 @@ class VAECohort:
         total_steps: of the whole run.
         names: tags of what ``sums`` adds up, once a step was done.
         sums: bounds and terms of the batches since they were last asked for, ``(P, n)``.
-        gradient_norms: lengths of the last gradients before clipping, ``(P,)``.
 
     Raises:
         UsageError: what the members may not differ in, what the engine does not have, or more
@@ -130,12 +140,12 @@ class VAECohort:
         device = torch.device(device)
         on_cpu = 1 if config.norm in BY_THEMSELVES else CHUNK_ON_CPU
         self.chunk = chunk or (on_cpu if device.type == "cpu" else len(members))
-        self.bytes = bytes_of_vae(config, build(config), len(images.train))
+        self.bytes = bytes_of_vae(config, build(config), len(images.train), device)
         check_memory(len(members), self.bytes, self.chunk, device)
         models = [WithNoise(build(member, images)) for member in members]
         self.plan, params, buffers = stacked(models)
         self.params, self.buffers = params.to(device), buffers.to(device)
-        self.net = copy.deepcopy(models[0]).to(device)
+        self.net = copy.deepcopy(models[0]).to(device).train()
         self.validation = Validation(self.net.vae, images, config)
         self.pixels = images.train.to(device)
         self.keys = member_keys([member.seed for member in members], device)
@@ -149,34 +159,35 @@ class VAECohort:
         self.step = 0
         self.sums: Tensor | None = None
         self.names: list[str] = []
-        self.gradient_norms = self.params.new_zeros(len(members))
         self._order: tuple[int, Tensor] = (-1, self.keys)
         graph = graph and self.params.is_cuda
         self._stepped = Replayed(self._step, device) if graph else self._step
 
     @without_denormals()
     @torch.no_grad()
-    def iterate(self, draws: Draws | None = None) -> None:
+    def iterate(self, draws: Draws | None = None, *, measured: bool = False) -> Update | None:
         """Do a gradient step.
 
         Args:
             draws: the random numbers; None makes them.
+            measured: return what it did, without a CUDA graph.
         """
         config, step = self.config, self.step
         self.step += 1
         factor = SCHEDULES[config.schedule](self.step / self.total_steps)
         share = share_of_beta(config, step, self.steps_per_epoch)
-        if draws is None:
-            means, self.gradient_norms = self._stepped(step, factor, share, self.rows(step))
+        update = Update(self.params.clone(), torch.empty_like(self.params)) if measured else None
+        if draws is None and update is None:
+            means = self._stepped(step, factor, share, self.rows(step))
         else:
-            means, self.gradient_norms = self._step(step, factor, share, *draws)
+            means = self._step(step, factor, share, *(draws or (self.rows(step),)), update=update)
         self.sums = means if self.sums is None else self.sums + means
+        return update
 
-    @property
-    def logs(self) -> bool:
-        """Whether a point of the curves is due behind the step that was done."""
+    def logs_at(self, step: int) -> bool:
+        """Return whether a point of the curves is due after so many steps."""
         every = max(1, self.total_steps // self.config.n_logs)
-        return self.step % every == 0 or self.step == self.total_steps
+        return step % every == 0 or step == self.total_steps
 
     def rows(self, step: int) -> Tensor:
         """Return which images the batches of a step have, ``(P, B)``.
@@ -191,8 +202,13 @@ class VAECohort:
         return self._order[1][:, first : first + self.config.batch_size]
 
     def _step(
-        self, step: int | Tensor, factor: float | Tensor, share: float | Tensor, *draws: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        step: int | Tensor,
+        factor: float | Tensor,
+        share: float | Tensor,
+        *draws: Tensor,
+        update: Update | None = None,
+    ) -> Tensor:
         """Do a gradient step, in place. No number in Python changes from one to the next.
 
         Args:
@@ -200,16 +216,17 @@ class VAECohort:
             factor: of the learning rates.
             share: of the members' beta that counts.
             *draws: the images of each batch, and perhaps the rest of ``Draws``.
+            update: where the gradients are to be written.
 
         Returns:
-            Bounds and terms, ``(P, n)``, and the lengths of the gradients, ``(P,)``.
+            Bounds and terms, ``(P, n)``.
         """
-        updated = []
+        means = []
         for first in range(0, len(self.params), self.chunk):
             members = slice(first, first + self.chunk)
-            updated.append(self._update(members, step, factor, share, *part(draws, members)))
-        means, lengths = zip(*updated, strict=True)
-        return torch.cat(means), torch.cat(lengths)
+            seen = part((update, *draws), members)
+            means.append(self._update(members, step, factor, share, *seen))
+        return torch.cat(means)
 
     def _update(
         self,
@@ -217,29 +234,31 @@ class VAECohort:
         step: int | Tensor,
         factor: float | Tensor,
         share: float | Tensor,
+        update: Update | None,
         rows: Tensor,
         u: Tensor | None = None,
         noise: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """Do the gradient step of some members."""
         config, plan, keys = self.config, self.plan, self.keys[members]
         params, buffers, state = part((self.params, self.buffers, self.optimizer_state), members)
         x, noise = self._inputs(keys, step, rows, u), self._noise(keys, step, noise)
-        grads, moved = torch.zeros_like(params), clone(plan.buffer_views(buffers))
+        grads, moved = torch.empty_like(params), clone(plan.buffer_views(buffers))
         gradients = vmap(grad(self._loss, has_aux=True))
         computed, means = gradients(
             plan.views(params), moved, x, noise, self.betas[members] * share
         )
         copy_(plan.views(grads), computed)
         copy_(plan.buffer_views(buffers), moved)
-        lengths = torch.linalg.vector_norm(grads, dim=1)
+        if update is not None:
+            update.gradients.copy_(grads)
         if config.max_grad_norm is not None:
             clip_(grads, config.max_grad_norm)
         rates = self.learning_rates[members] * factor
         self.optimizer.step_(params, grads, state, step + 1, rates)
         project_members_(params, plan, self.projected)
         self.names = list(means)
-        return torch.stack(list(means.values()), 1), lengths
+        return torch.stack(list(means.values()), 1)
 
     def _loss(
         self, params: Tensors, buffers: Tensors, x: Tensor, noise: Tensor, kl_weight: Tensor
@@ -301,6 +320,16 @@ class VAECohort:
         net = self.plan.load(*part(weights or self.weights, here))
         return copy.deepcopy(net.vae).to(self.params.device)
 
+    def measures(self, index: int, update: Update) -> dict[str, Tensor]:
+        """Return how layers of a member fared in the last step, as its trainer has it, by tag."""
+        before, after = self.vae(index, (update.before, self.buffers)), self.vae(index)
+        gradients = below(self.plan.views(update.gradients[index : index + 1]), "vae.")
+        for name, parameter in after.named_parameters():
+            parameter.grad = gradients[name][0]
+        lengths = gradient_norms(after)
+        moved = measures_of(lengths, effective_weights(before), effective_weights(after))
+        return weight_lengths(after) | moved
+
     def finite(self) -> Tensor:
         """Return which members have finite parameters alone, ``(P,)`` bool."""
         return self.params.isfinite().all(1)
@@ -311,11 +340,10 @@ class VAECohort:
 
     def state(self) -> dict[str, Any]:
         """Return everything that training goes on from, as tensors and numbers, copies."""
-        return clone({"step": self.step, "sums": self.sums, "names": self.names, **self._kept()})
+        return clone({"step": self.step, "sums": self.sums, **self._kept()})
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``state`` returned; RuntimeError where it is of another cohort."""
-        self.step, self.names = state["step"], list(state["names"])
+        """Go on from what ``state`` returned; UsageError where it is of another cohort."""
+        put_back_(self._kept(), state)
+        self.step = state["step"]
         self.sums = None if state["sums"] is None else state["sums"].to(self.params)
-        places = self._kept()
-        copy_(places, {name: state[name] for name in places})

@@ -12,12 +12,12 @@ import torch
 
 from wnrl import tags
 from wnrl.data import load
-from wnrl.diagnostics import to_floats, weight_lengths
+from wnrl.diagnostics import to_floats
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.nn import plain_parts
 from wnrl.population.memory import bytes_of_vae, check_memory, members_that_fit
 from wnrl.population.states import clone, copy_, joined, part
-from wnrl.population.vae import VAECohort, check
+from wnrl.population.vae import Update, VAECohort, check
 from wnrl.runs import Batching, EventFile, Options, carry_out_batch, resolve_device
 from wnrl.vae.config import SCHEDULES
 from wnrl.vae.construction import build
@@ -57,15 +57,15 @@ class VAECohortRun:
         while cohort.step < cohort.total_steps:
             between()
             began = time.perf_counter()
-            cohort.iterate()
-            if cohort.logs and cohort.params.is_cuda:
+            update = cohort.iterate(measured=cohort.logs_at(cohort.step + 1))
+            if update and cohort.params.is_cuda:
                 torch.cuda.synchronize(cohort.params.device)
             self.seconds += time.perf_counter() - began
-            if cohort.logs:
-                self._log(events)
+            if update:
+                self._log(events, update)
         between()
 
-    def _log(self, events: Sequence[EventFile]) -> None:
+    def _log(self, events: Sequence[EventFile], update: Update) -> None:
         """Validate all members, and add a point to the curves of those that are finite."""
         cohort = self.cohort
         assert cohort.sums is not None
@@ -73,17 +73,17 @@ class VAECohortRun:
         scalars = {
             **dict(zip(cohort.names, means.unbind(1), strict=True)),
             **cohort.validate(),
-            tags.VAE_TRAIN_GRADIENT_NORM: cohort.gradient_norms,
+            tags.VAE_TRAIN_GRADIENT_NORM: torch.linalg.vector_norm(update.gradients, dim=1),
             PARAMETERS: torch.linalg.vector_norm(cohort.params, dim=1),
         }
         cohort.sums, self.last_log = None, cohort.step
         rows = torch.stack([*scalars.values()], 1).tolist()  # the device is waited for once
         for member, file, row in zip(self.members, events, rows, strict=True):
             if member.add_point(file, dict(zip(scalars, row, strict=True))):
-                model = cohort.vae(member.place)
-                for tag, length in to_floats(weight_lengths(model)).items():
-                    file.add_scalar(tag, length, cohort.step)
-                add_pictures(file, cohort.step, model, cohort.images)
+                for tag, value in to_floats(cohort.measures(member.place, update)).items():
+                    if tag not in scalars:
+                        file.add_scalar(tag, value, cohort.step)
+                add_pictures(file, cohort.step, cohort.vae(member.place), cohort.images)
 
     def state_of(self, place: int) -> dict[str, Any]:
         """Return what a member goes on from, of the cohort and of the best weights."""
@@ -210,7 +210,8 @@ def batching(trial: Any) -> Batching:
         check(config)
         if machine.compile:
             raise UsageError("VAEs in a population have compile False alone, got True")
-        each = bytes_of_vae(config, build(config), _n_train(config.dataset, data_dir))
+        n_train = _n_train(config.dataset, data_dir)
+        each = bytes_of_vae(config, build(config), n_train, device)
         check_memory(1, each, 1, device)
     except UsageError as error:
         return Batching(refusal=str(error))

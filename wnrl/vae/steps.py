@@ -108,11 +108,26 @@ class GradientStep:
         if (after_step := NORMS[config.norm].after_step) is not None:
             after_step(self.model)
         if update is not None:
-            changes = relative_change(before, effective_weights(self.model))
-            update[tags.VAE_TRAIN_GRADIENT_NORM] = get_total_norm(norms.values())
-            update |= _prefixed(tags.GRADIENT_NORM, norms) | _prefixed(tags.EFFECTIVE_LR, changes)
+            update |= measures_of(norms, before, effective_weights(self.model))
         self.names = list(means)
         return torch.stack([value.detach() for value in means.values()])
+
+
+def measures_of(
+    norms: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return how long gradients were and how far weights went, by tag.
+
+    Args:
+        norms: lengths of the layers' gradients before clipping.
+        before: the effective weights before the step.
+        after: those behind it.
+    """
+    return {
+        tags.VAE_TRAIN_GRADIENT_NORM: get_total_norm(norms.values()),
+        **_prefixed(tags.GRADIENT_NORM, norms),
+        **_prefixed(tags.EFFECTIVE_LR, relative_change(before, after)),
+    }
 
 
 def _prefixed(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
