@@ -22,14 +22,19 @@ from typing import Annotated
 
 import tyro
 
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, first_line
+from wnrl.limits import Limited, limit
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Limited):
     """Counts verdicts."""
 
-    studies: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    studies: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        limit(lambda paths: len(paths) == len({*paths}) > 1, "two or more different folders"),
+    ] = ()
     """Folders of two studies or more that differ in their seeds alone."""
 
 
@@ -42,9 +47,7 @@ from wnrl.study.folder import TABLE
 
 
 def main(args: Args) -> int:
-    """Print the counts; UsageError for fewer than two studies."""
-    if len(args.studies) < 2:
-        raise UsageError(f"studies must be two or more, got {len(args.studies)}")
+    """Print the counts."""
     words = pd.concat({str(path): _verdicts(path) for path in args.studies}, axis=1)
     counts = words.apply(lambda row: row.value_counts(), axis=1).fillna(0).astype(int)
     better, worse = (counts.get(word, pd.Series(0, counts.index)) for word in ("better", "worse"))
@@ -62,12 +65,15 @@ def _verdicts(path: Path) -> "pd.Series[str]":
     """Return the words of a study, by task, algorithm and arm.
 
     Raises:
-        UsageError: The folder has no table, or a table with axes.
+        UsageError: The folder has no table, or a damaged one, or one with axes.
     """
     if not (path / TABLE).is_file():
         raise UsageError(f"{path} has no {TABLE}: it is no folder of a finished study")
-    table = pd.read_csv(path / TABLE).dropna(subset="verdict")
-    words = table.set_index(["task", "algo", "arm"])["verdict"]
+    try:
+        table = pd.read_csv(path / TABLE).dropna(subset="verdict")
+        words = table.set_index(["task", "algo", "arm"])["verdict"]
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"{path / TABLE} is no table of a study: {first_line(error)}") from error
     if not words.index.is_unique:
         raise UsageError(f"{path} has axes: an arm has more than one verdict there")
     return words

@@ -29,8 +29,9 @@ def test_verdicts_that_turn_round_are_counted_in_pairs_of_studies(tmp_path, caps
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
     one = folder(tmp_path / "one", "better", "worse")
-    with pytest.raises(UsageError, match="two or more"):
-        main(Args((one,)))
+    for folders in ((), (one,), (one, one)):
+        with pytest.raises(UsageError, match="studies must be two or more different folders"):
+            Args(folders)
     with pytest.raises(UsageError, match="has no table"):
         main(Args((one, tmp_path)))
     axes = folder(tmp_path / "axes", "better", "worse")
@@ -38,3 +39,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     table.write_text(table.read_text().replace(",c,", ",b,"))
     with pytest.raises(UsageError, match="axes"):
         main(Args((one, axes)))
+
+
+@pytest.mark.parametrize("damaged", [b"", b"task,algo\n", b"\xb2\x00,1\n"])
+def test_a_damaged_table_is_a_line(tmp_path, damaged):
+    one, other = (folder(tmp_path / k, "better", "worse") for k in "xy")
+    (other / "table.csv").write_bytes(damaged)
+    with pytest.raises(UsageError, match=r"table\.csv is no table of a study: "):
+        main(Args((one, other)))
