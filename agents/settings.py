@@ -4,14 +4,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from agents import AGENTS
 from agents.config import Keywords
 from wnrl.errors import check_choice
-from wnrl.limits import Count, Limited, Threads, limit
+from wnrl.limits import Count, Limited, Seed, Threads
 
-Seed = Annotated[int, limit(lambda n: 0 <= n < 2**31, "from 0 to 2**31 - 1")]
 ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
 """Settings that say what the environment of an agent is."""
 

@@ -19,10 +19,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from agents.settings import ENVIRONMENT, Seed
+from agents.settings import ENVIRONMENT
 from scripts import _cli
 from wnrl.errors import UsageError
-from wnrl.limits import Count, Frames, Limited, one_of
+from wnrl.limits import Count, Frames, Limited, Seed, one_of
 
 
 @dataclass(frozen=True, kw_only=True)

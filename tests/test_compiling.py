@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch._inductor.exc import InductorError
 
 from wnrl.compiling import compiled
 
@@ -25,6 +26,24 @@ def test_what_cannot_be_compiled_is_told_once_and_done_without(capsys):
     told = capsys.readouterr().err
     assert told.startswith("--compile: a part is not compiled: Unsupported")
     assert told.count("\n") == 1
+
+
+def test_half_a_library_that_a_killed_compiler_left_is_made_anew(tmp_path, monkeypatch, capsys):
+    library = tmp_path / "half.so"
+    library.touch()
+
+    def compile_(plain, **_):
+        def chosen(x):
+            if library.exists():
+                raise InductorError(ImportError(f"{library}: file too short"), None)
+            return plain(x) * 1.0
+
+        return chosen
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    assert compiled(lambda x: x + 1, "it")(torch.zeros(1)).item() == 1
+    assert not library.exists()
+    assert capsys.readouterr().err == ""
 
 
 def test_an_error_of_the_function_itself_is_raised():

@@ -1,8 +1,10 @@
 """``torch.compile`` where it works, and the plain function where it does not."""
 
+import re
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ REMARKS = (
     r"\s*Online softmax is disabled",
 )
 """Warnings of the compiler that nobody can act on."""
+HALF = re.compile(r"(/\S+\.so): file too short")
+"""What is in torch's cache, and would be loaded for ever, where Ctrl-C ended a compiler."""
 
 
 def compiled(
@@ -53,6 +57,9 @@ def compiled(
         except Exception as error:
             if not type(error).__module__.startswith(COMPILER):
                 raise
+            if (half := HALF.search(str(error))) and Path(half[1]).is_file():
+                Path(half[1]).unlink()
+                return call(*args, **kwargs)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             print(f"--compile: {name} is not compiled: {reason}", file=sys.stderr)
             chosen = plain

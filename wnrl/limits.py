@@ -70,6 +70,7 @@ FromZero = Annotated[float, check_from_zero]
 Fraction = Annotated[float, limit(lambda x: 0 <= x <= 1, "from 0 to 1")]
 Threads = Annotated[int, up_to(1_024)]
 """Of a CPU: torch ends in a segmentation fault where the system has no more."""
+Seed = Annotated[int, limit(lambda n: 0 <= n < 2**31, "from 0 to 2**31 - 1")]
 NormKey = Annotated[str, one_of("wnrl.norms:NORMS")]
 ActivationKey = Annotated[str, one_of("wnrl.networks:ACTIVATIONS")]
 

@@ -24,7 +24,7 @@ from itertools import count
 from typing import Annotated
 
 from scripts import _cli
-from wnrl.limits import Count, Limited, NormKey, one_of
+from wnrl.limits import Count, Limited, NormKey, TwoOrMore, one_of
 
 MODELS = ("mlp", "conv")
 FOREVER = 10**9
@@ -42,7 +42,7 @@ class Args(Limited):
     """Norm that is compared with none."""
     steps: Count = 60
     """Gradient steps of a segment."""
-    images: Count = 100
+    images: TwoOrMore = 100
     """Images of a segment that measures."""
     n_samples: Count = 100
     """K, importance samples an image, there."""

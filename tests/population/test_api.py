@@ -154,6 +154,12 @@ def test_a_loaded_model_goes_on_learning(runs):
         ({"target_kl": 0.1}, "PPO in a population has no target_kl"),
         ({"env_id": "CartPole-v7"}, "CartPole-v7"),
         ({"device": "tpu"}, "device must be auto"),
+        ({"seeds": (-1,)}, "seed must be from 0 to 2"),
+        ({"seeds": (2**63,)}, "seed must be from 0 to 2"),
+        ({"seed": 3}, "seed is no hyperparameter here: give seeds"),
+        ({"norm": "layer"}, "norm is no hyperparameter here: give norms"),
+        ({"learning_rate": 1e-3}, "learning_rate is no hyperparameter here: give learning_rates"),
+        ({"net_arch": (10**10,)}, r"networks of \(10000000000,\) cannot be built: "),
         ({"total_timesteps": "many"}, "total_timesteps must be a whole number"),
     ],
 )

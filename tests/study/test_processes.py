@@ -190,9 +190,13 @@ def test_a_second_signal_ends_at_once_what_does_not_stop(tmp_path):
     assert study.poll() is None
     study.send_signal(signal.SIGINT)
     begun = time.monotonic()
-    code, _ = stopped(study)
+    code, stderr = stopped(study)
     assert time.monotonic() - begun < 3  # it would take many times that without
     assert code == 130
+    assert stderr.splitlines() == [
+        "stopping after this update; once more stops at once",
+        "stopping at once",
+    ]
     assert not any(alive(pid) for pid in noted(tmp_path))
 
 

@@ -140,6 +140,16 @@ class Runs(Generic[MemberT]):
         return "\n".join(lines)
 
 
+INSTEAD = {
+    "norm": "norms",
+    "learning_rate": "learning_rates",
+    "seed": "seeds",
+    "dataset": "env_id",
+    "dataset_name": "env_id",
+}
+"""Settings of one run, and the arguments of ``train`` that say them for all."""
+
+
 def train(
     algo: str,
     env_id: str | TensorEnv,
@@ -179,6 +189,8 @@ def train(
     for name, values in (("norms", norms), ("learning_rates", rates), ("seeds", seeds)):
         if not values or len({*values}) < len(values):
             raise UsageError(f"{name} must be one or more different values, got {values}")
+    for name in INSTEAD.keys() & hyperparameters.keys():
+        raise UsageError(f"{name} is no hyperparameter here: give {INSTEAD[name]}")
     place, threads = resolve_device(device), torch.get_num_threads()
     asked = [
         [

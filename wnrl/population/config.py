@@ -13,6 +13,7 @@ from wnrl.limits import (
     Limited,
     NormKey,
     Positive,
+    Seed,
     Sizes,
     TwoOrMore,
     Whole,
@@ -51,7 +52,7 @@ class MemberConfig(Limited, ABC):
     }
     """SB3 has these and a population has not: the values that switch them off, () if all do."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Chooses the initial network and all random numbers."""
     norm: NormKey = "none"
     """A key of ``NORMS``."""

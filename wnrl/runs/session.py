@@ -51,11 +51,15 @@ class Interrupts:
     together, and what is being written should be. A signal that is ignored, as ``nohup`` has it,
     stays ignored. Outside the main thread, which alone receives signals, nothing is changed.
 
+    Args:
+        told: What the first Ctrl-C prints on stderr.
+
     Attributes:
         received: The number of the signal that came; None before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: str = "stopping after this update; once more stops at once") -> None:
+        self.told = told
         self.received: int | None = None
         self._message: str | None = None
         self._before: dict[int, Any] = {}
@@ -92,7 +96,7 @@ class Interrupts:
         if self._message is not None:
             raise Stopped(number, self._message)
         if number == signal.SIGINT:  # print could be in the middle of another print
-            os.write(2, b"stopping after this update; once more stops at once\n")
+            os.write(2, f"{self.told}\n".encode())
 
 
 class Member(Protocol):

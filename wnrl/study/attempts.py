@@ -94,7 +94,7 @@ def carry_out(jobs: Sequence[Job], pool: Pool, time_limit: float | None = None) 
     """
     waiting = [Attempt(job) for job in jobs]
     running: dict[Any, Attempt] = {}
-    with Interrupts() as second, Interrupts() as first:
+    with Interrupts("stopping at once") as second, Interrupts() as first:
         try:
             while (waiting or running) and first.received is None:
                 now = time.monotonic()

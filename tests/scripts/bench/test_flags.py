@@ -24,6 +24,7 @@ from wnrl.errors import UsageError
         ("population", "members", (8, 8), "members must be one or more different values"),
         ("population_parity", "norms", (), "norms must be one or more different values"),
         ("vae", "model", "draw", "model must be one of mlp, conv, got 'draw'"),
+        ("vae", "images", 1, "images must be a whole number, 2 or more, got 1"),
         ("vae", "rounds", 0, "rounds must be above zero, got 0"),
     ],
 )
