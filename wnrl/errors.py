@@ -20,7 +20,7 @@ class InUseError(UsageError):
 
 
 class StateError(UsageError, RuntimeError):
-    """A state dict of another module, which programs around torch expect as a RuntimeError."""
+    """A state that a module cannot take, which programs around torch expect as a RuntimeError."""
 
 
 class NonFiniteError(ArithmeticError):
