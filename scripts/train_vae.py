@@ -8,8 +8,9 @@ run folder gets ``config.json``, ``versions.json``, TensorBoard events, ``model.
 ``samples.png``, ``per_image_nll.npy`` (nats, in the order of the test split) and, last,
 ``result.json``. With
 ``--resume`` a run that was stopped goes on from its last checkpoint, on the CPU with the same bits
-as if it had not been stopped, and a finished one goes on to more ``--epochs``. Called again with
-the same flags, a finished run shows its result.
+as if it had not been stopped, and a finished one goes on to more ``--epochs``; ``--run-dir <folder>
+--resume`` is enough, for what is not given is what the run has. Called again with the same flags, a
+finished run shows its result.
 """
 
 import sys
@@ -26,7 +27,7 @@ from dataclasses import dataclass, replace
 
 import tyro
 
-from wnrl.runs import RESULT, Options, reading
+from wnrl.runs import CONFIG, RESULT, Options, read_config, reading
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.presets import USUAL, preset
 from wnrl.vae.run import Machine, in_words, train_in
@@ -68,15 +69,21 @@ class Args:
 def preset_of(argv: Sequence[str]) -> Args:
     """Return what the flags that are not given mean: the preset for the model and data set.
 
+    With --resume and none of --model, --dataset and --preset it is what the run in the folder has.
+
     Raises:
-        UsageError: There is no such model, data set or preset.
+        UsageError: There is no such model, data set or preset, or the folder has no such run.
     """
-    given = _cli.scanned(argv, ("model", "dataset", "preset", "epochs", "n_steps"))
-    variant = given.preset or USUAL
+    given = _cli.scanned(argv, ("model", "dataset", "preset", "epochs", "n_steps", "run_dir"))
+    variant, compiles = given.preset or USUAL, False
     config = preset(given.model or "mlp", given.dataset or "digits", variant)
+    goes_on = given.resume and not (given.help or given.model or given.dataset or given.preset)
+    if goes_on and given.run_dir and (earlier := read_config(Path(given.run_dir), "dataset")):
+        with reading(Path(given.run_dir) / CONFIG):
+            config, compiles = VAEConfig.from_json(earlier), earlier["compile"]
     if given.n_steps is not None and given.epochs is None:  # they take the place of epochs
         config = replace(config, epochs=None, n_steps=1)
-    return Args(preset=variant, config=config)
+    return Args(preset=variant, compile=compiles, config=config)
 
 
 def main(args: Args) -> int:

@@ -210,6 +210,35 @@ def test_bad_flag_is_one_line_and_exit_2_and_writes_nothing(flags, message, tmp_
     assert not folder.exists()
 
 
+def called(capsys, *flags):
+    """The exit code of the program, and what it printed on stderr."""
+    with pytest.raises(SystemExit) as ended:
+        _cli.run(main, Args, default=preset_of, argv=flags)
+    return ended.value.code, capsys.readouterr().err
+
+
+def test_what_is_not_given_with_resume_is_what_the_run_has(tmp_path, capsys):
+    folder = tmp_path / "run"
+    train(vae_args(norm="layer", run_dir=folder, seed=3, **TINY))
+    capsys.readouterr()
+    words = ("--run-dir", str(folder), "--resume")
+    assert called(capsys, *words) == (0, f"run_dir {folder} has ended: nothing is trained\n")
+    code, told = called(capsys, *words, "--n-steps", "30")
+    assert (code, read_result(folder)["steps"]) == (0, 30)
+    assert "resumed at step 20 of 30" in told
+    config = read_config(folder)
+    assert (config["norm"], config["hidden"], config["seed"]) == ("layer", [12], 3)
+    assert called(capsys, *words, "--norm", "rms")[0] == 2
+
+
+def test_a_folder_of_another_program_is_not_resumed(tmp_path, capsys):
+    write_json(tmp_path / "config.json", {"algo": "ppo"})
+    code, told = called(capsys, "--run-dir", str(tmp_path), "--resume")
+    assert code == 2
+    assert told.count("\n") == 1
+    assert "holds a run of another program" in told
+
+
 def test_a_result_from_one_device_is_not_shown_for_another(run, monkeypatch):
     monkeypatch.setattr("wnrl.vae.run.resolve_device", torch.device)
     with pytest.raises(UsageError, match=r"device='cpu' .asked: 'cuda:0'."):
