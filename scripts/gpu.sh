@@ -70,7 +70,7 @@ bench=scripts/bench many=240 workers=()
 [[ $device == cpu ]] && many=8
 "$PYTHON" -c 'import xdist' 2>/dev/null && workers=(-n 8)
 export TORCHINDUCTOR_COMPILE_THREADS=1 # eight tests that compile at once have no cores to spare
-step checks 24 -m pytest -m gpu -q -p no:cacheprovider -p no:benchmark --maxfail 30 --durations 5 "${workers[@]}" \
+step checks 22 -m pytest -m gpu -q -p no:cacheprovider -p no:benchmark --maxfail 30 --durations 5 "${workers[@]}" \
   -W ignore::DeprecationWarning $(grep -rlE "mark\.gpu" tests --include=test_*.py)
 unset TORCHINDUCTOR_COMPILE_THREADS
 step runs 8 -c "
@@ -96,8 +96,8 @@ step dqn-on-pictures 5 $bench/population.py --device "$device" --members "$many"
   --norms none weight --algo dqn --env-id MinAtarBreakout-v1 --ways auto --seconds 4
 step vae-populations 3 $bench/population.py --device "$device" --members "$many" \
   --norms none weight --algo vae --ways auto eager --seconds 4
-step vae-mlp 8 $bench/vae.py --device "$device" --compile --steps 300 --rounds 3
-step layers 8 $bench/layers.py --device "$device" --seconds 1
+step vae-mlp 4 $bench/vae.py --device "$device" --compile --steps 300 --rounds 3
+step layers 6 $bench/layers.py --device "$device" --seconds 1
 step agents 6 $bench/agents.py --device "$device" --compile --seconds 8 \
   --algos ppo dqn sac recurrent_ppo
 step vae-conv 6 $bench/vae.py --device "$device" --compile --model conv --steps 100 --rounds 3

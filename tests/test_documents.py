@@ -72,7 +72,13 @@ def commands(document):
     text = document.read_text(encoding="utf-8").replace("\\\n", " ")
     for program, flags in COMMAND.findall(text):
         flags = re.sub(r"<(\w+)>", lambda word: {"seed": "0"}.get(word[1], "weight"), flags)
-        yield program, [os.path.expandvars(word) for word in shlex.split(flags)]
+        words = (os.path.expandvars(word) for word in shlex.split(flags))
+        yield program, [name for word in words for name in as_a_shell_finds(word)]
+
+
+def as_a_shell_finds(word):
+    """Return two names for a pattern of names, as a shell would find some."""
+    return [word.replace("*", end) for end in "12"] if "*" in word else [word]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
