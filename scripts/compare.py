@@ -106,8 +106,6 @@ def compare(args: Args, limit: float | None) -> int:
     from wnrl.study.tuning import conduct
 
     study, module = asked(args)
-    if args.norms != ALL and study.baseline not in args.norms:
-        print(f"without {study.baseline}, the baseline, arms are not compared", file=sys.stderr)
     shard, workers = Shard.parse(args.shard), args.workers or usable_cores()
     planned = [*study.tuning_trials(), *study.trials()]
     jobs(planned, args.engine, workers)  # which refuses what the engine cannot train
@@ -133,6 +131,8 @@ def compare(args: Args, limit: float | None) -> int:
                 add_duration(root, time.monotonic() - began)
 
         print(root, flush=True)
+        if args.norms != ALL and study.baseline not in args.norms:
+            print(f"without {study.baseline}, the baseline, arms are not compared", file=sys.stderr)
         trials, choices, left = conduct(study, root, train)
         if left:
             runs = f"{len(left)} {'runs have' if len(left) > 1 else 'run has'} not ended"

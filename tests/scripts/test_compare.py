@@ -168,6 +168,7 @@ def test_table_of_ordinary_numbers_fits_eighty_columns():
     ("words", "message"),
     [
         (["quik"], "did you mean 'quick'"),
+        (["quick", "--norms", "weight", "--device", "cuda:x"], "device must be"),
         (["quick", "--norms", "wieght"], "did you mean 'weight'"),
         (["quick", "--norms"], "norms must be one or more different values, got ()"),
         (["quick", "--norms", "none", "none"], "different values, got ('none', 'none')"),

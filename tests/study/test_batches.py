@@ -84,6 +84,17 @@ def test_what_the_population_cannot_train_is_refused(norms, runner, message):
         jobs(trials_of(norms, runner=runner), "population", 1)
 
 
+@pytest.mark.parametrize("error", [UsageError("no steps"), ValueError("no steps")])
+def test_a_trial_that_cannot_be_is_named_whatever_the_engine_asks(monkeypatch, error):
+    def fail(trial):
+        raise error
+
+    monkeypatch.setattr(fake_batches, "batching", fail)
+    for engine in ("auto", "population"):
+        with pytest.raises(UsageError, match=r"^sum · numbers · none · seed 0: .*no steps"):
+            jobs(trials_of(("none",), 1), engine, 1)
+
+
 def test_an_unknown_engine_is_refused():
     with pytest.raises(UsageError, match="engine must be one of auto, population, processes"):
         jobs([], "jax", 1)

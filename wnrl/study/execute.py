@@ -92,11 +92,18 @@ def runner(name: str) -> tuple[Train, Any]:
 
 
 def batching(trial: Trial) -> Batching:
-    """Return how the module of a trial's runner can train it together with others."""
+    """Return how the module of a trial's runner can train it together with others.
+
+    Raises:
+        UsageError: The trial cannot be done.
+    """
     module = batches_of(trial)
     if not hasattr(module, "batching"):
         return Batching(refusal=f"runner {trial.runner!r} trains one run at a time")
-    return module.batching(trial)
+    try:
+        return module.batching(trial)
+    except Exception as error:
+        raise UsageError(f"{trial.title}: {in_words(error)}") from error
 
 
 def batches_of(trial: Trial) -> Any:

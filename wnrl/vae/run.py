@@ -180,11 +180,11 @@ def in_words(result: Mapping[str, Any]) -> str:
     if result["status"] == "failed":
         return f"failed: {result['reason']}"
     bits = f", {result['bits_per_dim']:.3f} bits/dim" if result["bits_per_dim"] else ""
-    protocol = result["protocol"]
+    protocol, speed = result["protocol"], result["steps_per_second"]
     return (
         f"NLL {result['nll']:.2f} ± {result['nll_standard_error']:.2f}, "
         f"ELBO {result['elbo']:.2f} nats an image{bits} "
         f"(K = {protocol['K']}, {protocol['N']} test images, {protocol['weights']} weights, "
         f"{result['selected']}), "
-        f"{result['steps_per_second']:.0f} steps/s, {result['wall_time']:.1f} s"
+        f"{speed:.{0 if speed >= 10 else 2}f} steps/s, {result['wall_time']:.1f} s"
     )
