@@ -13,7 +13,7 @@ from wnrl.tensor_envs import make
 from wnrl.tensor_envs.core import advance, begin
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "population.md"
-TRAINING, *BLOCKS = re.findall(
+*TRAINING, WORLD, _ = re.findall(
     r"^```python\n(.*?)^```", DOCUMENT.read_text("utf-8"), re.MULTILINE | re.DOTALL
 )
 
@@ -21,12 +21,12 @@ TRAINING, *BLOCKS = re.findall(
 @pytest.fixture(autouse=True)
 def catch():
     with restored():
-        exec(compile(BLOCKS[0], str(DOCUMENT), "exec"), {"__name__": "my_worlds"})
+        exec(compile(WORLD, str(DOCUMENT), "exec"), {"__name__": "my_worlds"})
         yield make("Catch-v0")
 
 
 def test_it_has_sixty_lines():
-    assert BLOCKS[0].count("\n") <= 60
+    assert WORLD.count("\n") <= 60
 
 
 def followed(obs):
@@ -58,9 +58,12 @@ def test_it_has_gymnasiums_form_and_a_worlds_dials(env_id):
     assert env.spec.max_episode_steps == make(env_id).max_episode_steps == 10
 
 
-def test_a_population_trains_as_the_document_says(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("program", "kind"), zip(TRAINING, ("PPO", "MLPVAE"), strict=True))
+def test_a_population_trains_as_the_document_says(program, kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(TRAINING, str(DOCUMENT), "exec"), {})
+    names = {}
+    exec(compile(program, str(DOCUMENT), "exec"), names)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["norm", "none", "none", "weight", "weight"]
-    assert (tmp_path / "agent.zip").is_file()
+    assert type(names["model"]).__name__ == kind
+    assert (tmp_path / "agent.zip").is_file() == (kind == "PPO")
