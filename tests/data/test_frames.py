@@ -204,7 +204,7 @@ def test_an_environment_without_its_files_is_not_taken_for_a_full_disk(
 
 def test_an_environment_that_raises_is_refused_in_one_line(clock, tmp_path, monkeypatch):
     def render(self):
-        raise NotImplementedError("no camera\nis on")
+        raise NotImplementedError("no camera\nis on")  # as Gymnasium's own render does
 
     monkeypatch.setattr(Clock, "render", render)
     with pytest.raises(UsageError, match="frames:Clock-v0': no camera") as refused:

@@ -14,7 +14,7 @@ from wnrl.population.dqn_config import DQNConfig
 from wnrl.population.ppo import PPO
 from wnrl.population.recurrent_ppo import RecurrentPPO
 from wnrl.population.vae import CHUNK_ON_CPU
-from wnrl.tensor_envs import CartPole
+from wnrl.tensor_envs import CartPole, make
 
 MIB = 2**20
 
@@ -79,6 +79,19 @@ def test_the_estimate_of_a_vae_is_above_what_was_measured(dataset, n_members, ch
     kept, active = memory.bytes_of_vae(config, vae.build(config), n_train, cpu)
     assert memory.bytes_of_vae(config, vae.build(config), n_train, gpu) == (kept, 2 * active)
     estimate = (kept + CHUNK_ON_CPU / n_members * active) / MIB
+    assert measured < estimate < 2 * measured
+
+
+@pytest.mark.parametrize(
+    ("norm", "buffer_size", "n_members", "measured"),
+    [("none", 2000, 16, 11.4), ("weight", 2000, 16, 11.9), ("none", 10_000, 8, 24.0)],
+)
+def test_the_estimate_of_dqn_counts_pictures_in_bytes(norm, buffer_size, n_members, measured):
+    """Measured as above, with agents that wait and a checkpoint."""
+    sizes = {"total_timesteps": 50_000, "batch_size": 32, "train_freq": 16, "gradient_steps": 2}
+    config = DQNConfig(**sizes, norm=norm, buffer_size=buffer_size, net_arch=())
+    kept, active = DQN(make("MinAtarBreakout-v1"), [config]).bytes
+    estimate = (kept + DQN.chunk_on_cpu / n_members * active) / MIB
     assert measured < estimate < 2 * measured
 
 

@@ -1,6 +1,6 @@
 """Deep Q-learning (Mnih et al., 2015, doi:10.1038/nature14236) of many members at once, as SB3's.
 
-Members differ in seed, learning rate, discount and exploration. A target network is a copy of the
+Members differ in seed, learning rate, discount and exploration. A target network follows the
 learning one; each member has a replay buffer, on the device.
 """
 

@@ -20,6 +20,8 @@ from wnrl.vae.model import VAE
 COPIES = 9
 """Of a member's parameters: they, two of the optimizer, the best, and those that wait to be
 evaluated."""
+IN_A_CHECKPOINT = 3
+"""More of them in a checkpoint, of agents."""
 IN_AN_UPDATE = 5
 """More of them in an update: gradients, computed weights and what their gradients are made of."""
 OF_A_SAMPLE = 5
@@ -52,7 +54,8 @@ def bytes_of_ppo(config: PPOConfig, env: TensorEnv, width: int, itemsize: int) -
     order = 8 * config.n_epochs * config.samples * (config.minibatches > 1)
     hidden = OF_A_UNIT * sum(config.net_arch) + OF_A_MEMORY * units
     active = IN_AN_UPDATE * width + 2 * min(config.batch_size, config.samples) * hidden
-    return itemsize * (COPIES * width + config.samples * sample) + order, itemsize * active
+    kept = (COPIES + IN_A_CHECKPOINT) * width + config.samples * sample
+    return itemsize * kept + order, itemsize * active
 
 
 def bytes_of_dqn(config: DQNConfig, env: TensorEnv, width: int, itemsize: int) -> tuple[int, int]:
@@ -64,7 +67,7 @@ def bytes_of_dqn(config: DQNConfig, env: TensorEnv, width: int, itemsize: int) -
     samples = config.updates * config.batch_size
     units = sum(config.net_arch) + (OF_A_PIXEL * inputs if picture else 0)
     hidden = OF_A_UNIT * config.batch_size * units
-    kept = itemsize * ((COPIES + 1) * width + draws) + 2 * replay + 8 * samples
+    kept = itemsize * ((COPIES + IN_A_CHECKPOINT + 2) * width + draws) + 2 * replay + 8 * samples
     recalled = OF_A_SAMPLE * samples * bytes_of_transition(inputs, itemsize)
     return kept, itemsize * (IN_AN_UPDATE * width + hidden) + recalled
 
