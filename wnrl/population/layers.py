@@ -208,9 +208,21 @@ class Activation(NamedTuple):
     """Takes the gradient of the output, which it overwrites, and the output."""
 
 
+def tanh_(x: Tensor) -> Tensor:
+    """Take the hyperbolic tangent of ``(n, ...)`` in place, to 2e-7, by 2σ(2x) − 1 on a CPU.
+
+    There torch's own takes three to six times as long, which was a third of PPO.
+    """
+    # torch computes the last few numbers of a tensor in another way than the others: which those
+    # are must not depend on n.
+    if x.is_cuda or x[0].numel() % 32:
+        return x.tanh_()
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
 ACTIVATIONS = {
     "tanh": Activation(
-        torch.tanh_, lambda d, y: torch.ops.aten.tanh_backward.grad_input(d, y, grad_input=d)
+        tanh_, lambda d, y: torch.ops.aten.tanh_backward.grad_input(d, y, grad_input=d)
     ),
     "relu": Activation(
         torch.relu_,

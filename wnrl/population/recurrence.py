@@ -15,6 +15,7 @@ from wnrl.nn.layers import WNRecurrent
 from wnrl.nn.normed_lstm import NormedLSTM
 from wnrl.nn.recurrence import Recurrence, recurrences
 from wnrl.nn.spectral import Spectral
+from wnrl.population.layers import tanh_
 from wnrl.population.rows import Tensors
 
 
@@ -123,10 +124,10 @@ class _LSTM(torch.autograd.Function):
             z = torch.baddbmm(given[:, t], h, transposed).unflatten(2, (4, size))
             now = gates[:, t]
             torch.sigmoid(z, out=now)
-            torch.tanh(z[:, :, 2], out=now[:, :, 2])
+            now[:, :, 2] = tanh_(z[:, :, 2].contiguous())
             i, f, g, o = now.unbind(2)
             c = torch.addcmul(i * g, f, c)
-            squashed = torch.tanh(c)
+            squashed = tanh_(c.clone())
             c_tanh[:, t] = squashed
             h = o * squashed
             out[:, t] = h

@@ -5,8 +5,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wnrl.tensor_envs.core import beside
-
 
 class Batch(NamedTuple):
     """Samples ``(P, B, ...)``."""
@@ -29,7 +27,8 @@ class Past(NamedTuple):
 
 def pick(value: Tensor, places: Tensor) -> Tensor:
     """Return the samples of ``value`` ``(P, B, ...)`` at ``places`` ``(P, n)``."""
-    return torch.take_along_dim(value, beside(places, value), 1)
+    members = torch.arange(len(value), device=value.device)
+    return value[members[:, None], places]  # whole samples; torch.gather looks up each number
 
 
 def minibatches(batch: Batch, order: Tensor, size: int) -> list[Batch]:
