@@ -1,6 +1,8 @@
 """Cohorts: members of one norm and shape that are trained as one batch, whatever the algorithm.
 
-What a member learns does not depend on its companions: on a CPU not in one bit.
+What a member learns does not depend on its companions: on a CPU not in one bit where layers have
+multiples of 32 units. With other numbers a last digit may differ: torch computes what does not fill
+a vector by other functions, and sums of a product depend on where in memory its factors lie.
 """
 
 import math

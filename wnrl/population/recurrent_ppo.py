@@ -4,9 +4,6 @@ States go on from rollout to rollout and are zero where an episode begins. An ep
 random sample, and its minibatches are what follows: of ``batch_size`` samples, so that all of them
 are whole sequences of ``n_steps``, but for one that is cut where the minibatch begins. There, and
 at the first step of a rollout, a sequence begins with the states that the rollout had.
-
-On a CPU a member's companions change no bit of it where the numbers of units are multiples of 32;
-elsewhere torch computes what does not fill a vector by other functions, to the last digit.
 """
 
 from collections.abc import Mapping, Sequence
