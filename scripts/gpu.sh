@@ -5,6 +5,7 @@
 # Each step has a share of the time and is stopped at its end; the next one begins in any case.
 # STEPs are the names of those to do, all unless given: bash scripts/gpu.sh runs layers
 # OUT/results.md is written after every step, the most telling first; OUT/NAME.log has all of one.
+# The exit status is 1 if a step failed; one that was stopped has not.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -32,7 +33,7 @@ for name; do
 done
 chosen=" ${*:-$steps} "
 mkdir -p "$out" || exit 2
-results=$out/results.md failed=0
+results=$out/results.md failed=0 stopped=0
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 
 {
@@ -56,14 +57,13 @@ step() {
     printf '\n## %s\n\n```bash\npython %s\n```\n\n' "$name" "$*"
     case $status in
       0) echo "done in $((SECONDS - began)) s" ;;
-      124 | 137) echo "stopped after $limit s" ;;
-      *) echo "**failed** (exit status $status) after $((SECONDS - began)) s" ;;
+      124 | 137) echo "stopped after $limit s" && stopped=$((stopped + 1)) ;;
+      *) echo "**failed** (exit status $status) after $((SECONDS - began)) s" && failed=$((failed + 1)) ;;
     esac
     echo
     grep -E '^(\||torch |FAILED|ERROR)|[0-9] (passed|failed|error)' "$out/$name.log" | cut -c1-300
     ((status == 0)) || { echo '```'; tail -n 8 "$out/$name.err" | cut -c1-300; echo '```'; }
   } >>"$results"
-  ((status == 0)) || failed=$((failed + 1))
 }
 
 bench=scripts/bench many=240 workers=()
@@ -111,5 +111,6 @@ step study-of-populations 6 scripts/compare.py noise --engine population --worke
   --device "$device" --run-dir "$out/noise"
 
 echo >>"$results"
-echo "$failed steps failed or were stopped" | tee -a "$results" >&2
+echo "$failed steps failed, $stopped were stopped" | tee -a "$results" >&2
 echo "$results"
+exit $((failed > 0))

@@ -8,7 +8,7 @@ from torch.autograd import gradcheck
 
 from wnrl.networks import mlp
 from wnrl.population.hot import _short
-from wnrl.population.layers import ACTIVATIONS, HOT, Layer
+from wnrl.population.layers import ACTIVATIONS, HOT, Layer, tanh_
 
 N, IN, OUT, B = 3, 4, 5, 7
 EPS = {
@@ -117,3 +117,14 @@ def test_a_row_without_length_gives_zero_and_no_gradient():
     layer.backward(x, y, d, None)
     assert y.abs().sum() == 0
     assert all(grad.abs().sum() == 0 for grad in grads.values())
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 12), (5, 5, 7)])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2e-7), (torch.float64, 1e-15)])
+def test_tanh_is_torchs_and_has_the_same_bits_alone(shape, dtype, error):
+    x = 3 * torch.randn(shape, dtype=dtype)
+    x[0, 0, :4] = torch.tensor([0.0, 100.0, -100.0, torch.nan])
+    y = tanh_(x.clone())
+    torch.testing.assert_close(y, x.double().tanh().to(dtype), rtol=0, atol=error, equal_nan=True)
+    for k in range(len(x)):
+        assert torch.equal(tanh_(x[k : k + 1].clone()).nan_to_num(2), y[k : k + 1].nan_to_num(2))

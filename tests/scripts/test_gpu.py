@@ -36,7 +36,7 @@ def run(out, *words, **environment):
 
 def test_failing_and_endless_steps_leave_the_tables_of_the_others(tmp_path, stub):
     done = run(tmp_path / "out", "--minutes", "0.5", "--device", "cpu", PYTHON=stub)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     text = (tmp_path / "out" / "results.md").read_text()
     assert "- gpu: a stub" in text
     steps = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
@@ -47,7 +47,7 @@ def test_failing_and_endless_steps_leave_the_tables_of_the_others(tmp_path, stub
     assert "stopped after" in steps["vae-mlp"]
     assert "| scripts/train_vae.py |" in steps["study-of-a-vae"]
     assert "not for the file" not in text
-    assert text.endswith("3 steps failed or were stopped\n")
+    assert text.endswith("1 steps failed, 2 were stopped\n")
 
 
 def test_a_wrong_flag_is_one_line_and_exit_2(tmp_path):
@@ -59,11 +59,11 @@ def test_a_wrong_flag_is_one_line_and_exit_2(tmp_path):
 
 
 def test_chosen_steps_alone_are_done(tmp_path, stub):
-    done = run(tmp_path / "out", "--device", "cpu", "layers", "runs", PYTHON=stub)
+    done = run(tmp_path / "out", "--device", "cpu", "populations", "runs", PYTHON=stub)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "out" / "results.md").read_text()
-    assert [part.split("\n")[0] for part in text.split("\n## ")[1:]] == ["runs", "layers"]
-    assert "--device cpu layers runs`" in text
+    assert [part.split("\n")[0] for part in text.split("\n## ")[1:]] == ["runs", "populations"]
+    assert "--device cpu populations runs`" in text
 
 
 @pytest.mark.slow
