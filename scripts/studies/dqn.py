@@ -1,6 +1,7 @@
 """DQN of the weight norm paper, with seeds, on MinAtar's games: a day on a GPU.
 
-``--algos dqn-breakout --norms none weight --budget 0.1`` is a night on two cores.
+``--algos dqn-breakout --norms none weight --budget 0.1 --engine population`` is an hour on two
+cores.
 """
 
 from scripts.studies._tasks import agent

@@ -62,6 +62,7 @@ def test_every_entry_is_understood(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")  # rollouts are short
 @pytest.mark.parametrize(
     ("algo", "env_id", "entry"), CASES, ids=[f"{algo}-{env_id}" for algo, env_id, _ in CASES]
 )
