@@ -211,7 +211,7 @@ class Activation(NamedTuple):
 def tanh_(x: Tensor) -> Tensor:
     """Take the hyperbolic tangent of ``(n, ...)`` in place, to 2e-7, by 2σ(2x) − 1 on a CPU.
 
-    There torch's own takes three to six times as long, which was a third of PPO.
+    There torch's own takes two to six times as long, and took a third of PPO's time.
     """
     # torch computes the last few numbers of a tensor in another way than the others: which those
     # are must not depend on n.
