@@ -279,7 +279,8 @@ def _lengths(v: Tensor, dim: int, groups: int) -> Tensor:
 def _powers(norms: Tensor, in_range: tuple[float, float] = _IN_RANGE) -> Tensor:
     """Return powers of two that bring rows of these lengths into range: 1 for most."""
     low, high = in_range
-    powers = torch.exp2(-torch.log2(norms).floor())
+    largest = math.frexp(torch.finfo(norms.dtype).max)[1] - 1
+    powers = torch.exp2((-torch.log2(norms).floor()).clamp(max=largest))
     return torch.where((norms < low) | (norms > high), powers, 1.0)
 
 
