@@ -23,7 +23,7 @@ from wnrl.population.memory import check_memory
 from wnrl.population.random import fork, member_keys, uniform
 from wnrl.population.rollout import Ended, Match, Running
 from wnrl.population.rows import Networks, build
-from wnrl.population.states import Agents, clone, copy_, put_back_
+from wnrl.population.states import ALL, Agents, clone, copy_, part, put_back_
 from wnrl.population.statistics import Scaling
 from wnrl.population.updates import optimizer_of, projected_names
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
@@ -313,23 +313,23 @@ class Cohort(ABC):
             "memory": memory,
         }
 
-    def state(self) -> dict[str, Any]:
+    def state(self, members: slice = ALL) -> dict[str, Any]:
         """Return everything that training goes on from, as tensors and numbers, copies."""
-        seeds = torch.tensor([member.seed for member in self.members])
-        return {"seeds": seeds, "iteration": self.iteration, **clone(self._kept())}
+        seeds = torch.tensor([member.seed for member in self.members[members]])
+        return {"seeds": seeds, "iteration": self.iteration, **clone(part(self._kept(), members))}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``state`` returned.
+    def restore(self, state: Mapping[str, Any], members: slice = ALL) -> None:
+        """Go on from what ``state`` returned of these members.
 
         Raises:
-            UsageError: it is of another cohort.
+            UsageError: it is of other ones.
         """
-        seeds = [member.seed for member in self.members]
+        seeds, params = [m.seed for m in self.members[members]], self.params[members]
         saved = state["seeds"].tolist()
-        if saved != seeds or state["params"].shape != self.params.shape:
+        if saved != seeds or state["params"].shape != params.shape:
             raise UsageError(
                 f"the state is of another cohort: seeds {saved} with parameters "
-                f"{tuple(state['params'].shape)}, expected {seeds}, {tuple(self.params.shape)}"
+                f"{tuple(state['params'].shape)}, expected {seeds}, {tuple(params.shape)}"
             )
         self.iteration = state["iteration"]
-        put_back_(self._kept(), state)
+        put_back_(part(self._kept(), members), state)

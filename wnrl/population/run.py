@@ -15,7 +15,7 @@ from wnrl import tags
 from wnrl.errors import NonFiniteError
 from wnrl.population.cohort import Cohort
 from wnrl.population.rollout import Ended
-from wnrl.population.states import Agents, clone, copy_, joined, part
+from wnrl.population.states import Agents, clone, copy_, joined, part, put_back_
 from wnrl.rl.evaluation import Curve
 from wnrl.rl.models import to_sb3
 from wnrl.rl.run import AgentRun, Plan
@@ -55,9 +55,8 @@ class CohortRun:
         self.best = clone(cohort.agents)
         self.points: list[int] = []  # steps of the curves
         self.seconds = 0.0  # of rollouts and updates
+        self.waiting: list[Agents] = []  # those of the last points
         self._ended: list[Ended] = []  # since they were noted
-        self._waiting: list[Agents] = []  # those of the last points
-        self._sliced: tuple[int, dict[str, Any]] = (-1, {})
 
     def to_sb3(self, place: int, agents: Agents) -> Any:
         """Return the model of a member, as it is in ``agents``."""
@@ -72,7 +71,6 @@ class CohortRun:
 
     def train(self, events: Sequence[EventFile], between: Callable[[], None]) -> None:
         """Train all members to the last step, as ``wnrl.runs.Batch`` has it."""
-        self._restore()
         every = self.plan.total_timesteps / self.plan.eval_points
         while self.cohort.iteration < self.cohort.config.iterations:
             between()
@@ -82,18 +80,14 @@ class CohortRun:
             last = self.cohort.iteration == self.cohort.config.iterations
             if last or self.step >= every * (len(self.points) + 1):
                 self._add_point(events)
-            if last or len(self._waiting) == TOGETHER:
+            if last or len(self.waiting) == TOGETHER:
                 self._evaluate(events)
         between()
 
-    def state_of(self, place: int) -> dict[str, Any]:
-        """Return what a member goes on from, of the cohort and of the agents at its points."""
-        if self._sliced[0] != self.step:
-            self._note_episodes()
-            waiting, best = [[*agents] for agents in self._waiting], [*self.best]
-            state = {"cohort": self.cohort.state(), "waiting": waiting, "best": best}
-            self._sliced = (self.step, state)
-        return clone(part(self._sliced[1], slice(place, place + 1)))
+    @property
+    def agents(self) -> dict[str, Any]:
+        """Those that wait to be evaluated, and the best ones so far."""
+        return {"waiting": [[*agents] for agents in self.waiting], "best": [*self.best]}
 
     @cached_property
     def returns(self) -> tuple[list[list[float]], list[list[float]]]:
@@ -103,23 +97,7 @@ class CohortRun:
         last, best = played.unflatten(0, (2, -1)).tolist()
         return last, best
 
-    def _restore(self) -> None:
-        """Go to where the members were saved, if any was; all of them were at one step."""
-        if not any(member.saved for member in self.members):
-            return
-        states = joined([m.saved.get("networks") or self.state_of(m.place) for m in self.members])
-        self.cohort.restore(states["cohort"])
-        saved = [Agents(*each) for each in (states["best"], *states["waiting"])]
-        self.best, *self._waiting = (clone(self.cohort.agents) for _ in saved)
-        copy_([self.best, *self._waiting], saved)
-        for member in self.members:
-            if state := member.saved:
-                member.curve, member.best_step = Curve(**state["curve"]), state["best_step"]
-                member.recent.extend((r, n) for r, n in state["recent"])
-        self.points = max((member.saved.get("points", []) for member in self.members), key=len)
-        self.seconds = max(member.saved.get("seconds", 0.0) for member in self.members)
-
-    def _note_episodes(self) -> None:
+    def note_episodes(self) -> None:
         """Put what ended in the last rollouts behind each member's recent episodes."""
         for rollout in self._ended:
             returns, lengths = (x.transpose(1, 2).flatten(1).cpu() for x in rollout)  # by time
@@ -131,8 +109,8 @@ class CohortRun:
     def _add_point(self, events: Sequence[EventFile]) -> None:
         """Keep the agents of a point of the curves, and log the episodes of training."""
         self.points.append(self.step)
-        self._waiting.append(clone(self.cohort.agents))
-        self._note_episodes()
+        self.waiting.append(clone(self.cohort.agents))
+        self.note_episodes()
         for member, file in zip(self.members, events, strict=True):
             if member.recent:
                 returns, lengths = np.mean(member.recent, axis=0)
@@ -144,11 +122,11 @@ class CohortRun:
 
         Where a network is not finite, its curve ends.
         """
-        agents = joined(self._waiting)
+        agents = joined(self.waiting)
         played = self.cohort.evaluate(self.plan.eval_point_episodes, CURVE_START, agents)
         means = torch.stack([numbers.double().mean(1) for numbers in played], -1)
         finite = agents.params.isfinite().all(1).tolist()
-        rows = means.view(len(self._waiting), len(self.members), 2).tolist()
+        rows = means.view(len(self.waiting), len(self.members), 2).tolist()
         steps = self.points[-len(rows) :]
         for k, (step, row) in enumerate(zip(steps, rows, strict=True)):
             for member, file, (mean, length) in zip(self.members, events, row, strict=True):
@@ -157,13 +135,12 @@ class CohortRun:
                 file.add_scalar(tags.EVAL_RETURN, mean, step)
                 file.add_scalar(tags.EVAL_LENGTH, length, step)
                 if member.add_point(step, mean):
-                    here = slice(member.place, member.place + 1)
-                    copy_(part(self.best, here), part(self._waiting[k], here))
+                    copy_(*(part(agents, member.rows) for agents in (self.best, self.waiting[k])))
         for member, file in zip(self.members, events, strict=True):
             if finite[member.place - len(self.members)]:  # at the last of the points
                 for tag, value in self.cohort.diagnostics(member.place).items():
                     file.add_scalar(tag, value, self.step)
-        self._waiting = []
+        self.waiting = []
 
 
 class CohortMember:
@@ -172,12 +149,11 @@ class CohortMember:
     metrics = AgentRun.metrics
 
     def __init__(self, run: CohortRun, place: int) -> None:
-        self.run, self.place = run, place
+        self.run, self.place, self.rows = run, place, slice(place, place + 1)
         self.machine, self.identity = run.machine, run.identity
         self.curve = Curve(run.plan.total_timesteps / run.plan.eval_points)
         self.recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self.best_step = 0
-        self.saved: Mapping[str, Any] = {}
 
     @property
     def total_steps(self) -> int:
@@ -187,7 +163,7 @@ class CohortMember:
     @property
     def step(self) -> int:
         """Environment steps done."""
-        return self.saved["step"] if self.saved and not self.run.step else self.run.step
+        return self.run.step
 
     def add_point(self, step: int, mean_return: float) -> bool:
         """Add a point to the curve; return True if it is the best so far."""
@@ -199,19 +175,30 @@ class CohortMember:
     def state(self) -> dict[str, Any]:
         """Return everything that ``restore`` needs."""
         self._check_finite()
+        run = self.run
+        run.note_episodes()
         return {
-            "networks": self.run.state_of(self.place),
+            "networks": {
+                "cohort": run.cohort.state(self.rows),
+                **clone(part(run.agents, self.rows)),
+            },
             "step": self.step,
-            "points": self.run.points,
+            "points": run.points,
             "curve": asdict(self.curve),
             "best_step": self.best_step,
             "recent": [list(pair) for pair in self.recent],
-            "seconds": self.run.seconds,
+            "seconds": run.seconds,
         }
 
     def restore(self, state: Mapping[str, Any]) -> str:
-        """Keep ``state``, from which ``CohortRun.train`` goes on."""
-        self.saved = state
+        """Go to where ``state`` was taken, which was at one step for all members."""
+        run, networks = self.run, state["networks"]
+        run.cohort.restore(networks["cohort"], self.rows)
+        run.waiting = run.waiting or [clone(run.best) for _ in networks["waiting"]]
+        put_back_(part(run.agents, self.rows), networks)
+        run.points, run.seconds = state["points"], state["seconds"]
+        self.curve, self.best_step = Curve(**state["curve"]), state["best_step"]
+        self.recent.extend((r, n) for r, n in state["recent"])
         return ""
 
     def report(self) -> dict[str, Any]:

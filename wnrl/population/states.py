@@ -9,6 +9,9 @@ from torch.utils import _pytree as pytree
 
 from wnrl.errors import UsageError
 
+ALL = slice(None)
+"""Of the members."""
+
 
 class Agents(NamedTuple):
     """All that acting depends on."""
@@ -49,11 +52,5 @@ def part(tree: Any, members: slice) -> Any:
 
 
 def joined(trees: Sequence[Any]) -> Any:
-    """Return the rows of all, one after the other, where the first ones are; undoes ``part``."""
-
-    def together(first: Any, *others: Any) -> Any:
-        if not isinstance(first, Tensor):
-            return first
-        return torch.cat([first, *(rows.to(first.device) for rows in others)])
-
-    return pytree.tree_map(together, *trees)
+    """Return the rows of all, one after the other."""
+    return pytree.tree_map(lambda *rows: torch.cat(rows), *trees)

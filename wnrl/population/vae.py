@@ -22,7 +22,7 @@ from wnrl.population.memory import bytes_of_vae, check_memory
 from wnrl.population.optim import Adam, Adamax, clip_, without_denormals
 from wnrl.population.random import fork, member_keys, permutation, uniform
 from wnrl.population.rows import Tensors, below, stacked
-from wnrl.population.states import clone, copy_, part, put_back_
+from wnrl.population.states import ALL, clone, copy_, part, put_back_
 from wnrl.population.updates import check_after_step, project_members_, projected_names
 from wnrl.vae.config import SCHEDULES, VAEConfig
 from wnrl.vae.construction import build
@@ -338,12 +338,18 @@ class VAECohort:
         """Return the tensors that training goes on from, but for ``sums``."""
         return {"params": self.params, "buffers": self.buffers, "optimizer": self.optimizer_state}
 
-    def state(self) -> dict[str, Any]:
+    def state(self, members: slice = ALL) -> dict[str, Any]:
         """Return everything that training goes on from, as tensors and numbers, copies."""
-        return clone({"step": self.step, "sums": self.sums, **self._kept()})
+        kept = {"step": self.step, "sums": self.sums, **self._kept()}
+        return clone(part(kept, members))
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``state`` returned; UsageError where it is of another cohort."""
-        put_back_(self._kept(), state)
-        self.step = state["step"]
-        self.sums = None if state["sums"] is None else state["sums"].to(self.params)
+    def restore(self, state: Mapping[str, Any], members: slice = ALL) -> None:
+        """Go on from what ``state`` returned of these members; UsageError if of other ones."""
+        put_back_(part(self._kept(), members), state)
+        self.step, sums = state["step"], state["sums"]
+        if sums is None:
+            self.sums = None
+            return
+        if self.sums is None:
+            self.sums = self.params.new_zeros(len(self.params), sums.shape[1])
+        self.sums[members] = sums

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from wnrl.diagnostics import to_floats
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.nn import plain_parts
 from wnrl.population.memory import bytes_of_vae, check_memory, members_that_fit
-from wnrl.population.states import clone, copy_, joined, part
+from wnrl.population.states import clone, copy_, part
 from wnrl.population.vae import Update, VAECohort, check
 from wnrl.runs import Batching, EventFile, Options, carry_out_batch, resolve_device
 from wnrl.vae.config import SCHEDULES
@@ -48,11 +47,9 @@ class VAECohortRun:
         self.last_log, self.seconds = 0, 0.0
         # The weights of each member at its best log step, where these are measured.
         self.best = clone(cohort.weights) if cohort.config.select == "best" else ()
-        self._sliced: tuple[int, dict[str, Any]] = (-1, {})
 
     def train(self, events: Sequence[EventFile], between: Callable[[], None]) -> None:
         """Train all members to the last step, as ``wnrl.runs.Batch`` has it."""
-        self._restore()
         cohort = self.cohort
         while cohort.step < cohort.total_steps:
             between()
@@ -85,26 +82,6 @@ class VAECohortRun:
                         file.add_scalar(tag, value, cohort.step)
                 add_pictures(file, cohort.step, cohort.vae(member.place), cohort.images)
 
-    def state_of(self, place: int) -> dict[str, Any]:
-        """Return what a member goes on from, of the cohort and of the best weights."""
-        if self._sliced[0] != self.cohort.step:
-            state = {"cohort": self.cohort.state(), "best": [*clone(self.best)]}
-            self._sliced = (self.cohort.step, state)
-        return clone(part(self._sliced[1], slice(place, place + 1)))
-
-    def _restore(self) -> None:
-        """Go to where the members were saved, if any was; all of them were at one step."""
-        if not any(member.saved for member in self.members):
-            return
-        states = joined([m.saved.get("networks") or self.state_of(m.place) for m in self.members])
-        self.cohort.restore(states["cohort"])
-        copy_([*self.best], states["best"])
-        for member in self.members:
-            if state := member.saved:
-                member.curve, member.best = state["curve"], state["best"]
-        self.last_log = max(member.saved.get("last_log", 0) for member in self.members)
-        self.seconds = max(member.saved.get("seconds", 0.0) for member in self.members)
-
 
 class VAECohortMember:
     """A member of a cohort as a ``Member`` of ``wnrl.runs``."""
@@ -112,13 +89,13 @@ class VAECohortMember:
     metrics = VAEWork.metrics
 
     def __init__(self, run: VAECohortRun, place: int) -> None:
-        self.run, self.place, self.machine = run, place, run.machine
+        self.run, self.place, self.rows = run, place, slice(place, place + 1)
+        self.machine = run.machine
         self.config = run.cohort.members[place]
         self.identity: Mapping[str, Any] = {"task": self.config.dataset, "algo": self.config.model}
         self.curve: Curve = {"steps": []}
         self.best: dict[str, Any] | None = None
         self.failure = ""
-        self.saved: Mapping[str, Any] = {}
 
     @property
     def total_steps(self) -> int:
@@ -128,8 +105,7 @@ class VAECohortMember:
     @property
     def step(self) -> int:
         """Gradient steps done."""
-        step = self.run.cohort.step
-        return self.saved["step"] if self.saved and not step else step
+        return self.run.cohort.step
 
     def add_point(self, events: EventFile, scalars: dict[str, float]) -> bool:
         """Add a point to the curve, unless something is not finite; return True for pictures."""
@@ -146,25 +122,32 @@ class VAECohortMember:
         bound = scalars[cohort.validation.criterion]
         if self.run.best and (self.best is None or bound > self.best["bound"]):
             self.best = {"step": step, "bound": bound}
-            here = slice(self.place, self.place + 1)
-            copy_(part(self.run.best, here), part(cohort.weights, here))
+            copy_(*(part(weights, self.rows) for weights in (self.run.best, cohort.weights)))
         return add_point(self.curve, events, step, self.total_steps, scalars)
 
     def state(self) -> dict[str, Any]:
         """Return everything that ``restore`` needs."""
         self._check_finite()
+        run = self.run
         return {
-            "networks": self.run.state_of(self.place),
+            "networks": {
+                "cohort": run.cohort.state(self.rows),
+                "best": [*clone(part(run.best, self.rows))],
+            },
             "step": self.step,
-            "last_log": self.run.last_log,
+            "last_log": run.last_log,
             "curve": self.curve,
             "best": self.best,
-            "seconds": self.run.seconds,
+            "seconds": run.seconds,
         }
 
     def restore(self, state: Mapping[str, Any]) -> str:
-        """Keep ``state``, from which ``VAECohortRun.train`` goes on."""
-        self.saved = state
+        """Go to where ``state`` was taken, which was at one step for all members."""
+        run, networks = self.run, state["networks"]
+        run.cohort.restore(networks["cohort"], self.rows)
+        copy_([*part(run.best, self.rows)], networks["best"])
+        run.last_log, run.seconds = state["last_log"], state["seconds"]
+        self.curve, self.best = state["curve"], state["best"]
         return ""
 
     def report(self) -> dict[str, Any]:
@@ -215,10 +198,9 @@ def batching(trial: Any) -> Batching:
         check_memory(1, each, 1, device)
     except UsageError as error:
         return Batching(refusal=str(error))
-    batching = Batching(pays=device.type == "cuda")
     if device.type == "cpu":
-        return batching
-    return replace(batching, members=members_that_fit(each, None, device))
+        return Batching(pays=False)
+    return Batching(members=members_that_fit(each, None, device))
 
 
 @cache
