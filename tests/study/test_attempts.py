@@ -11,9 +11,9 @@ import fake_batches
 import fake_runner
 
 from wnrl.runs import locked, write_json
+from wnrl.runs.folder import crashes
 from wnrl.study import RETURN, Arm, Study, Task, attempts
 from wnrl.study.attempts import ATTEMPTS, carry_out, trained
-from wnrl.study.crashes import crashes
 from wnrl.study.execute import Job, noted
 
 TRIALS = fake_runner.study_of("succeed", seeds=range(2)).trials()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wnrl.runs import read_json
-from wnrl.study.crashes import crashes
+from wnrl.runs.folder import crashes
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow

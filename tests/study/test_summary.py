@@ -9,7 +9,7 @@ from scipy import stats
 
 from wnrl.norms import NORMS, Norm
 from wnrl.runs import write_json
-from wnrl.study.crashes import note_crash
+from wnrl.runs.folder import note_crash
 from wnrl.study.plan import BEST_RETURN, NLL, RETURN, Arm, Study, Task
 from wnrl.study.report import Findings, write_report
 from wnrl.study.summary import summarise

@@ -10,8 +10,8 @@ from scipy import stats
 
 from wnrl.errors import UsageError
 from wnrl.runs import is_finished, write_json
+from wnrl.runs.folder import note_crash
 from wnrl.study import RETURN, Arm, Study, Task
-from wnrl.study.crashes import note_crash
 from wnrl.study.stats import Sample, choice_sd
 from wnrl.study.summary import summarise
 from wnrl.study.table import to_csv

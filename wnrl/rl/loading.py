@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
 from wnrl.errors import UsageError, first_line, printable
 from wnrl.rl.models import plain_policy
+from wnrl.runs import as_usage_error
 
 Algorithms = Iterable[type[BaseAlgorithm]]
 STAND_INS: dict[str, Any] = {
@@ -63,13 +64,10 @@ def load_agent(
         reason = first_line(error)
     obs, actions = env.observation_space, env.action_space
     stand_ins = {**STAND_INS, "observation_space": obs, "action_space": actions}
-    try:
+    fit = f"observations {printable(obs)} and actions {printable(actions)}"
+    what = f"model {path} is damaged, no zip of SB3, or does not fit {fit}"
+    with as_usage_error(what, Exception, say=first_line):
         model = _load(path, algorithms, device, stand_ins)
-    except Exception as error:
-        raise UsageError(
-            f"model {path} is damaged, no zip of SB3, or does not fit observations "
-            f"{printable(obs)} and actions {printable(actions)}: {first_line(error)}"
-        ) from error
     print(
         f"model {path} was written by another SB3 or Python ({reason}): "
         "what it needs only to learn is left out",
@@ -114,16 +112,13 @@ def load_pickled_statistics(env: VecEnv, path: Path) -> VecNormalize:
     Raises:
         UsageError: there is no such file, it is damaged, or of other observations.
     """
-    try:
-        with path.open("rb") as file:
-            normalizer = _OfGym(file).load()
+    # Unpickling and SB3 may raise anything.
+    what = f"{path} is not there, damaged or does not fit"
+    with as_usage_error(what, Exception, say=first_line), path.open("rb") as file:
+        normalizer = _OfGym(file).load()
         if not isinstance(normalizer, VecNormalize):
             raise TypeError(f"it holds a {type(normalizer).__name__}, no VecNormalize")
         normalizer.set_venv(env)
-    except Exception as error:  # whatever unpickling and SB3 raise
-        raise UsageError(
-            f"{path} is not there, damaged or does not fit: {first_line(error)}"
-        ) from error
     normalizer.training = normalizer.norm_reward = False
     return normalizer
 

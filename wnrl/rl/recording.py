@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from wnrl import tags
 from wnrl.errors import UsageError, check_choice, printable
 from wnrl.rl.evaluation import mask_arguments
-from wnrl.runs import EventFile, whole_file
+from wnrl.runs import EventFile, as_usage_error, whole_file
 
 Frames = list[NDArray[np.uint8]]
 LONGEST = 3000  # frames; later ones are left out
@@ -115,11 +115,8 @@ def write_film(path: Path, frames: Frames, fps: float) -> None:
         UsageError: the file cannot be written.
     """
     write = _write_mp4 if path.suffix.lower() == ".mp4" else _write_gif
-    try:
-        with whole_file(path) as file:
-            write(file, frames, fps)
-    except OSError as error:
-        raise UsageError(f"record {path}: {printable(error)}") from error
+    with as_usage_error(f"record {path}", OSError), whole_file(path) as file:
+        write(file, frames, fps)
 
 
 def _write_mp4(file: IO[bytes], frames: Frames, fps: float) -> None:

@@ -32,6 +32,11 @@ from wnrl.runs import EventFile
 from wnrl.sb3 import Diagnostics, StopAtNonFinite, check_finite
 
 AT_ONCE = 20  # environments of the evaluation after training
+METRICS: Mapping[str, str] = {
+    tags.FINAL_RETURN: "final_return",
+    tags.STEPS_PER_SECOND: "steps_per_second",
+}
+"""From tags of TensorBoard's HParams tab to keys of the result."""
 
 
 @dataclass(frozen=True)
@@ -48,40 +53,31 @@ class Plan:
     """Episodes of each of them."""
 
 
+@dataclass(eq=False)
 class AgentRun:
-    """A model and how it is trained: a ``Work`` of ``wnrl.runs``.
+    """A model and how it is trained: a ``Work`` of ``wnrl.runs``."""
 
-    Args:
-        plan: What to do.
-        model: Built for the run.
-        factory: Makes one environment, to evaluate in.
-        machine: ``device`` and ``threads`` as they were settled.
-        identity: What TensorBoard's HParams tab says besides the settings.
-        compiled: Methods that ``train`` calls and that are to be compiled.
-        frame_stack: As ``vectorize`` had it.
-        drawn: Makes one environment that can be drawn, to film the trained agent in; None: no film.
-    """
+    plan: Plan
+    """What to do."""
+    model: Model
+    """Built for the run."""
+    factory: Factory
+    """Makes one environment, to evaluate in."""
+    machine: Mapping[str, Any]
+    """``device`` and ``threads`` as they were settled."""
+    identity: Mapping[str, Any]
+    """What TensorBoard's HParams tab says besides the settings."""
+    compiled: Sequence[str] = ()
+    """Methods that ``train`` calls and that are to be compiled."""
+    frame_stack: int | None = None
+    """As ``vectorize`` had it."""
+    drawn: Factory | None = None
+    """Makes one environment that can be drawn, to film the trained agent in; None: no film."""
+    metrics = METRICS
 
-    metrics: Mapping[str, str] = {
-        tags.FINAL_RETURN: "final_return",
-        tags.STEPS_PER_SECOND: "steps_per_second",
-    }
-
-    def __init__(
-        self,
-        plan: Plan,
-        model: Model,
-        factory: Factory,
-        machine: Mapping[str, Any],
-        identity: Mapping[str, Any],
-        compiled: Sequence[str] = (),
-        frame_stack: int | None = None,
-        drawn: Factory | None = None,
-    ) -> None:
-        self.plan, self.model, self.factory, self.compiled = plan, model, factory, compiled
-        self.machine, self.identity, self.frame_stack = machine, identity, frame_stack
-        self.drawn, self.total_steps = drawn, plan.total_timesteps
-        self.curve = Curve(plan.total_timesteps / plan.eval_points)
+    def __post_init__(self) -> None:
+        self.total_steps = self.plan.total_timesteps
+        self.curve = Curve(self.total_steps / self.plan.eval_points)
         self.best: dict[str, Any] = {}
         self.parts = 1
         self.seconds = 0.0  # of rollouts and updates

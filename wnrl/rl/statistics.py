@@ -11,8 +11,8 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from wnrl.errors import UsageError, printable
-from wnrl.runs import whole_file
+from wnrl.errors import UsageError
+from wnrl.runs import as_usage_error, whole_file
 
 OPTIONS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 KEYS = "norm_obs_keys"
@@ -49,7 +49,8 @@ def with_statistics(env: VecEnv, numbers: Mapping[str, Any]) -> VecNormalize:
     Raises:
         UsageError: The numbers are of other observations.
     """
-    try:
+    what = f"statistics of observations do not fit {env.observation_space}"
+    with as_usage_error(what, KeyError, ValueError, TypeError, AssertionError):
         options = {name: np.asarray(numbers[name]).item() for name in OPTIONS}
         keys = [str(key) for key in numbers[KEYS]] if KEYS in numbers else None
         normalizer = VecNormalize(env, training=False, norm_obs_keys=keys, **options)
@@ -59,10 +60,6 @@ def with_statistics(env: VecEnv, numbers: Mapping[str, Any]) -> VecNormalize:
                 if value.shape != np.shape(getattr(part, moment)):
                     raise ValueError(f"{name}/{moment} has shape {value.shape}")
                 setattr(part, moment, value if value.ndim else value.item())
-    except (KeyError, ValueError, TypeError, AssertionError) as error:
-        raise UsageError(
-            f"statistics of observations do not fit {env.observation_space}: {printable(error)}"
-        ) from error
     normalizer.norm_reward = False
     return normalizer
 

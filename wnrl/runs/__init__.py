@@ -3,6 +3,7 @@
 from wnrl.arguments import guard
 from wnrl.runs.events import EventFile
 from wnrl.runs.files import (
+    as_usage_error,
     file_checksum,
     read_json,
     read_or_nothing,
@@ -47,8 +48,8 @@ from wnrl.runs.session import (
 
 __all__ = [
     "CHECKPOINT", "CONFIG", "RESULT", "VERSIONS", "Batch", "Batching", "EventFile", "Interrupts",
-    "Meaning", "Member", "Options", "Run", "Stopped", "Work", "as_before", "carry_out",
-    "carry_out_batch", "check_run_folder", "checked_file", "file_checksum",
+    "Meaning", "Member", "Options", "Run", "Stopped", "Work", "as_before", "as_usage_error",
+    "carry_out", "carry_out_batch", "check_run_folder", "checked_file", "file_checksum",
     "free_memory", "is_finished", "locked", "make_folder", "open_run", "plain_json",
     "read_config", "read_json", "read_or_nothing", "read_result", "read_values", "reading",
     "resolve_device", "seed_everything", "versions", "whole_file", "write_bytes", "write_json",

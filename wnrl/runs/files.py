@@ -29,6 +29,21 @@ _TREE = "values.json"
 _DEFLATED = 2**20  # bytes of an array of images from which on deflating it pays
 
 
+def _said(error: BaseException) -> str:
+    return printable(error) or type(error).__name__
+
+
+@contextmanager
+def as_usage_error(
+    what: str, *kinds: type[BaseException], say: Callable[[Any], str] = _said
+) -> Iterator[None]:
+    """Raise UsageError in the place of errors of some kinds: ``what``, and what they say."""
+    try:
+        yield
+    except kinds as error:
+        raise UsageError(f"{what}: {say(error)}") from error
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file beside ``path``, which is renamed to ``path`` once all its bytes are on disk.
@@ -83,15 +98,13 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file is damaged, or not one of ours.
     """
-    try:
+    with as_usage_error(f"{path} is damaged", OSError, ValueError, RecursionError):
         value = json.loads(path.read_bytes())
         if not isinstance(value, dict) or CHECKSUM not in value:
             raise ValueError(f"it has no names with values and a run's {CHECKSUM}")
         if value.pop(CHECKSUM) != _json_checksum(value):
             raise ValueError(f"its {CHECKSUM} is not that of what it says")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is damaged: {printable(error)}") from error
-    return value
+        return value
 
 
 def read_or_nothing(path: Path) -> dict[str, Any]:
@@ -166,21 +179,18 @@ def read_values(path: Path, kind: str) -> Any:
     Raises:
         UsageError: The file is damaged, or of another kind.
     """
-    try:
-        with path.open("rb") as file:
-            end = file.seek(-8, os.SEEK_END)
-            expected = file.read()
-            file.seek(0)
-            if _checksum_of(file, end).encode() != expected:
-                raise ValueError("its bytes do not have its checksum")
-            with zipfile.ZipFile(file) as archive:
-                tree = json.loads(archive.read(_TREE))
-                if (tree["kind"], tree["format"]) != (kind, FORMAT):
-                    raise ValueError(f"it holds a {tree['kind']} of format {tree['format']}")
-                return _decode(tree["values"], archive)
-    except Exception as error:  # a forged file can make any part of it stumble
-        reason = printable(error) or type(error).__name__
-        raise UsageError(f"{path} is damaged or no {kind}: {reason}") from error
+    # A forged file can make any part of it stumble.
+    with as_usage_error(f"{path} is damaged or no {kind}", Exception), path.open("rb") as file:
+        end = file.seek(-8, os.SEEK_END)
+        expected = file.read()
+        file.seek(0)
+        if _checksum_of(file, end).encode() != expected:
+            raise ValueError("its bytes do not have its checksum")
+        with zipfile.ZipFile(file) as archive:
+            tree = json.loads(archive.read(_TREE))
+            if (tree["kind"], tree["format"]) != (kind, FORMAT):
+                raise ValueError(f"it holds a {tree['kind']} of format {tree['format']}")
+            return _decode(tree["values"], archive)
 
 
 def _encode(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,6 +256,19 @@ def locked(path: Path, name: str = LOCK, seconds: float | None = None) -> Iterat
             yield
     except Timeout as error:
         raise InUseError(f"run_dir {path} is in use by another process") from error
+
+
+def crashes(path: Path) -> list[str]:
+    """Return why attempts at a run left no result, the last one's reason last."""
+    with suppress(UsageError, LookupError, TypeError):  # a damaged one says nothing of the run
+        return [*map(str, read_json(path / CRASHES)["reasons"])]
+    return []
+
+
+def note_crash(path: Path, reason: str) -> None:
+    """Let the folder of a run say why the last attempt at it left no result."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / CRASHES, {"reasons": [*crashes(path), printable(reason, 500)]})
 
 
 def plain_json(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from wnrl.errors import NonFiniteError, UsageError, first_line, printable
 from wnrl.limits import FromZero, Limited
 from wnrl.runs import folder
 from wnrl.runs.events import EventFile
-from wnrl.runs.files import read_values, write_values
+from wnrl.runs.files import as_usage_error, read_values, write_values
 from wnrl.runs.machine import begin_peak_memory, peak_memory
 
 KIND = "checkpoint of a run"
@@ -306,12 +306,9 @@ class _Attempt:
         """Put the work where the checkpoint was taken."""
         self.saved = read_values(self.checkpoint, KIND)
         told = f"resumed at step {self.saved['step']} of {self.steps}"
-        try:
+        kinds = (ValueError, TypeError, RuntimeError, AttributeError, LookupError)
+        with as_usage_error(f"checkpoint {self.checkpoint} is of another model", *kinds):
             clause = self.work.restore(self.saved.pop("work"))
-        except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
-            reason = printable(error) or type(error).__name__
-            what = f"checkpoint {self.checkpoint} is of another model"
-            raise UsageError(f"{what}: {reason}") from error
         self.run.begin()
         folder.clear(self.path, self.files)
         if self.longer:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wnrl.errors import UsageError, extra, first_line, printable
-from wnrl.runs import RESULT, Stopped
+from wnrl.runs import RESULT, Stopped, as_usage_error
 from wnrl.study.attempts import News, become_worker, trained
 from wnrl.study.execute import Job
 
@@ -69,10 +69,9 @@ class Cluster:
                 answers.append((node, answer.remote(self.marks, node["NodeID"])))
         for node, answer in answers:
             what = f"node {node['NodeManagerAddress']} of the cluster"
-            try:
+            failed = self.ray.exceptions.RayError
+            with as_usage_error(f"{what} cannot work", failed, say=_last_line):
                 seen = self.ray.get(answer, timeout=PROBE_SECONDS)
-            except self.ray.exceptions.RayError as error:
-                raise UsageError(f"{what} cannot work: {_last_line(error)}") from error
             if seen != token or not _appears(self.marks / node["NodeID"]):
                 raise UsageError(f"{what} does not share run_dir {self.root} with this machine")
 
@@ -151,12 +150,9 @@ def loaded_ray(address: str | None) -> Any:
         words = re.fullmatch(r"([^:/]+):([0-9]{1,5})", address)
         if not words:
             raise UsageError(f"address must be host:port of the head, or auto, got {address!r}")
-        try:  # Ray itself tries for minutes
+        with as_usage_error(f"address {address!r}: no cluster there", OSError, OverflowError):
+            # Ray itself tries for minutes.
             socket.create_connection((words[1], int(words[2])), timeout=10).close()
-        except (OSError, OverflowError) as error:
-            raise UsageError(
-                f"address {address!r}: no cluster there: {printable(error)}"
-            ) from error
     os.environ.update(SETTINGS)
     with extra("ray", "executor ray"):
         import ray
@@ -189,10 +185,9 @@ def ray_cluster(
     started = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE}
     where = {"address": address} if address else {"address": "local", **started}
     workers = {"env_vars": {**SETTINGS, "PYTHONPATH": os.pathsep.join(_own_folders())}}
-    try:
+    kinds = (ConnectionError, ValueError, RuntimeError)
+    with as_usage_error(f"address {address!r}", *kinds, say=first_line):
         ray.init(**where, runtime_env=workers, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"address {address!r}: {first_line(error)}") from error
     cluster = Cluster(ray, root, imports, log)
     try:
         shutil.rmtree(cluster.marks, ignore_errors=True)

@@ -23,13 +23,14 @@ from wnrl.errors import UsageError, in_words
 from wnrl.runs import (
     Batching,
     as_before,
+    as_usage_error,
     check_run_folder,
     is_finished,
     plain_json,
     read_config,
     read_result,
 )
-from wnrl.study.crashes import note_crash
+from wnrl.runs.folder import note_crash
 from wnrl.study.plan import Study, Trial
 
 Progress = Callable[[float], None]
@@ -100,10 +101,8 @@ def batching(trial: Trial) -> Batching:
     module = batches_of(trial)
     if not hasattr(module, "batching"):
         return Batching(refusal=f"runner {trial.runner!r} trains one run at a time")
-    try:
+    with as_usage_error(trial.title, Exception, say=in_words):
         return module.batching(trial)
-    except Exception as error:
-        raise UsageError(f"{trial.title}: {in_words(error)}") from error
 
 
 def batches_of(trial: Trial) -> Any:
@@ -121,10 +120,9 @@ def imported(module_name: str, what: str) -> Any:
     """
     if not all(map(str.isidentifier, module_name.split("."))):
         raise UsageError(f"{what} must be a module's name, such as my_lab or my_lab.norms")
-    try:
+    # Others' code may raise anything.
+    with as_usage_error(f"{what} cannot be imported", Exception, SystemExit, say=in_words):
         return importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # others' code may raise anything
-        raise UsageError(f"{what} cannot be imported: {in_words(error)}") from error
 
 
 def load_study(path: Path) -> tuple[Study, str]:
@@ -168,10 +166,8 @@ def check_trials(trials: Iterable[Trial], root: Path) -> None:
     """
     for trial in trials:
         _, module = runner(trial.runner)
-        try:
+        with as_usage_error(trial.title, Exception, say=in_words):
             config = plain_json(module.settings(trial))
-        except Exception as error:
-            raise UsageError(f"{trial.title}: {in_words(error)}") from error
         folder = root / trial.folder
         if folder.exists():
             defaults = getattr(module, "defaults", None)

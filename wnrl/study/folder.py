@@ -8,9 +8,10 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from wnrl.errors import UsageError, printable
+from wnrl.errors import UsageError
 from wnrl.runs import (
     CONFIG,
+    as_usage_error,
     check_run_folder,
     locked,
     make_folder,
@@ -78,7 +79,7 @@ def read_study(root: Path) -> Study:
         UsageError: The file is not there, damaged, of another version, or names a norm that is not
             known.
     """
-    try:
+    with as_usage_error(f"{root / STUDY} is damaged", TypeError, LookupError):
         saved = read_json(root / STUDY)["study"]
         for task in saved["tasks"]:
             task |= {
@@ -87,8 +88,6 @@ def read_study(root: Path) -> Study:
             }
         tasks = [Task(**task) for task in saved["tasks"]]
         return Study(**{**saved, "tasks": tasks, "arms": [Arm(**arm) for arm in saved["arms"]]})
-    except (TypeError, LookupError) as error:
-        raise UsageError(f"{root / STUDY} is damaged: {printable(error)}") from error
 
 
 def add_duration(root: Path, seconds: float) -> None:

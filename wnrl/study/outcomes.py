@@ -10,7 +10,7 @@ import numpy as np
 
 from wnrl.errors import UsageError, is_real, printable
 from wnrl.runs import RESULT, is_finished, read_json
-from wnrl.study.crashes import crashes
+from wnrl.runs.folder import crashes
 from wnrl.study.plan import Task, Trial
 from wnrl.study.stats import Estimate, Floats, Sample, clopper_pearson
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from wnrl.errors import UsageError, is_real
 from wnrl.runs import is_finished
-from wnrl.study.crashes import crashes
+from wnrl.runs.folder import crashes
 from wnrl.study.execute import check_trials
 from wnrl.study.outcomes import Runs, Scale, read_runs
 from wnrl.study.plan import Cell, Grid, Point, Study, Task, Trial
