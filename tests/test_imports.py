@@ -24,7 +24,7 @@ FILES = {module_name(path): path for top in TOPS for path in sorted((ROOT / top)
 def room(module):
     """Return the room of a module: below wnrl its first folder or file, else the top level.
 
-    The table of norms is made of layers and asked where networks are converted: one room.
+    ``wnrl.norms`` hands out the table of norms that ``wnrl.nn`` has: one room.
     """
     top, *rest = module.split(".")
     name = rest[0] if top == "wnrl" and rest else top

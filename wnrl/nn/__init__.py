@@ -1,16 +1,17 @@
 """Weight-normalized layers, and what turns a plain network into one of them and back."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
 from wnrl.arguments import guard
 from wnrl.nn.base import WeightNormed as WeightNormed
 from wnrl.nn.cache import StaleWeightError as StaleWeightError
 from wnrl.nn.cache import frozen as frozen
 from wnrl.nn.cache import invalidate as invalidate
 from wnrl.nn.cache import shared_weights as shared_weights
+from wnrl.nn.conversion import convert as convert
+from wnrl.nn.conversion import plain_parts as plain_parts
 from wnrl.nn.functional import row_norm as row_norm
 from wnrl.nn.functional import weight_norm as weight_norm
+from wnrl.nn.initialization import DataInitReport as DataInitReport
+from wnrl.nn.initialization import data_init as data_init
 from wnrl.nn.layers import WEIGHT_NORMED as WEIGHT_NORMED
 from wnrl.nn.layers import WNGRU as WNGRU
 from wnrl.nn.layers import WNLSTM as WNLSTM
@@ -36,29 +37,4 @@ from wnrl.nn.plain import fold as fold
 from wnrl.nn.plain import load_weights as load_weights
 from wnrl.nn.plain import state_dict_as as state_dict_as
 
-if TYPE_CHECKING:
-    from wnrl.nn.conversion import convert as convert
-    from wnrl.nn.conversion import plain_parts as plain_parts
-    from wnrl.nn.initialization import DataInitReport as DataInitReport
-    from wnrl.nn.initialization import data_init as data_init
-
-LATER = {
-    "convert": "conversion",
-    "plain_parts": "conversion",
-    "DataInitReport": "initialization",
-    "data_init": "initialization",
-}
-"""What needs ``wnrl.norms``, which itself needs the layers of this room."""
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        """Return what needs ``wnrl.norms``, which itself needs the layers of this room."""
-        if name in LATER:
-            globals()[name] = getattr(import_module(f"wnrl.nn.{LATER[name]}"), name)
-            guard(globals(), [name])
-            return globals()[name]
-        raise AttributeError(f"module 'wnrl.nn' has no attribute {name!r}")
-
-
-__all__ = [*guard(globals()), *LATER, "WEIGHT_NORMED"]
+__all__ = [*guard(globals()), "WEIGHT_NORMED"]

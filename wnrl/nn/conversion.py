@@ -15,6 +15,7 @@ from wnrl.errors import UsageError, check_choice, check_positive, is_real
 from wnrl.nn.base import Counterpart, WeightNormed, torch_parameters
 from wnrl.nn.functional import transposed_groups
 from wnrl.nn.normalizers import BatchStatistics, Normalized, check_momentum
+from wnrl.nn.norms import NORMS, Norm, origin
 from wnrl.nn.sites import (
     RECURRENT,
     LayerSite,
@@ -24,7 +25,6 @@ from wnrl.nn.sites import (
     layer_sites,
     n_spatial,
 )
-from wnrl.norms import NORMS, Norm, origin
 
 PLACEMENTS = ("pre", "post")
 PARALLEL = ("DistributedDataParallel", "FullyShardedDataParallel")

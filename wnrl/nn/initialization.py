@@ -13,8 +13,8 @@ from wnrl.errors import UsageError, check_positive
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import transposed_groups, units_first
 from wnrl.nn.normalizers import Normalized
+from wnrl.nn.norms import fixes_length
 from wnrl.nn.sites import WEIGHTED, check_values, n_spatial, skipped_modules
-from wnrl.norms import fixes_length
 
 CONSTANT = 1e-6
 """A feature that deviates by less than this share of its size does not vary: it is rounding."""
