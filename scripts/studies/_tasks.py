@@ -19,7 +19,7 @@ PPO = {
 }
 
 agent = partial(Task, runner="agents.run:train", metric=RETURN)
-cartpole = partial(agent, floor=22.0, solved=475.0)
+cartpole = partial(agent, floor=22.0, solved=475.0, limits=(0.0, 500.0))
 pendulum = partial(agent, "Pendulum-v1", floor=-1200.0, solved=-200.0)
 vae = partial(Task, runner="wnrl.vae.run:train", metric=NLL, length="epochs", margin=0.1)
 DIGITS = vae("digits", "mlp", settings={"epochs": 40}, floor=64 * math.log(17))

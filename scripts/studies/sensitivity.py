@@ -12,7 +12,7 @@ from wnrl.tensor_envs import World
 STUDY = Study(
     "sensitivity",
     tasks=[
-        agent("Acrobot-v1", "ppo", settings=PPO, floor=-500.0, solved=-100.0),
+        agent("Acrobot-v1", "ppo", settings=PPO, floor=-500.0, solved=-100.0, limits=(-500.0, 0.0)),
         cartpole("CartPole-v1", "ppo", settings=PPO),
         cartpole(World("CartPole-v1", obs_noise=0.1).id, "ppo", settings=PPO),
     ],

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -149,6 +150,12 @@ def test_wrong_words_are_refused(norms, algos, message):
 def test_a_study_that_contradicts_itself_is_refused(changes, message):
     with pytest.raises(UsageError, match=message):
         study(**changes)
+
+
+@pytest.mark.parametrize("limits", [(1.0, 1.0), (0.0, math.inf), (math.nan, 1)])
+def test_limits_that_are_no_two_numbers_in_order_are_refused(limits):
+    with pytest.raises(UsageError, match="limits must be two numbers in order, got"):
+        replace(CARTPOLE, limits=limits)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", ".."])

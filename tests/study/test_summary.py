@@ -10,6 +10,7 @@ from scipy import stats
 from wnrl.norms import NORMS, Norm
 from wnrl.runs import write_json
 from wnrl.runs.folder import note_crash
+from wnrl.study.figures import mean_curve
 from wnrl.study.plan import BEST_RETURN, NLL, RETURN, Arm, Study, Task
 from wnrl.study.report import Findings, write_report
 from wnrl.study.summary import summarise
@@ -390,6 +391,23 @@ def test_arms_are_compared_at_the_same_point_of_the_axes(tmp_path):
     lines = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert [line["learning_rate"] for line in lines] == ["0.1", "0.1", "0.2", "0.2"]
     assert "weight, learning_rate=0.2" in report(tmp_path, rows)
+
+
+def test_no_interval_goes_beyond_what_a_task_can_give(tmp_path):
+    """Nine runs of 500 and one of 0: Student's t alone would say a mean of up to 563."""
+    task = Task("CartPole-v1", "ppo", "a:b", RETURN, limits=[0.0, 500.0])
+    free = replace(task, limits=None)
+    for view in (task, free):
+        study = Study("s", [view], [Arm("none"), Arm("weight")], "none", seeds=range(10))
+        root = tmp_path / str(view.limits)
+        for trial in study.trials():
+            plain = trial.arm.name == "none"
+            finish(root, trial, 500.0 * ((trial.seed > 0) if plain else trial.seed < 1))
+        plain, weight = summary(root, study.trials())
+        assert (plain.score.high == 500.0) == (view is task)
+        assert (weight.difference.low == -500.0) == (view is task)
+        highest = mean_curve(plain)[3]
+        assert (highest.max() <= 500.0) == (view is task)
 
 
 def test_page_and_figures_take_colour_dash_and_meaning_from_the_arm(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from wnrl.errors import is_real, printable
 from wnrl.study.overall import Overall
-from wnrl.study.stats import LEAST, Estimate, Floats, mean_interval
+from wnrl.study.stats import ANYWHERE, LEAST, Estimate, Floats, mean_interval
 from wnrl.study.summary import Row, by_task
 
 MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "*": "★", "X": "✖",
@@ -56,7 +56,9 @@ def mean_curve(row: Row) -> tuple[Floats, Floats, Floats, Floats] | None:
     steps, values = curve
     ends = values.min(-1), values.max(-1)
     if values.shape[-1] >= LEAST:
-        ends = mean_interval(values, bounds=(values.min(), values.max()))
+        low, high = mean_interval(values, bounds=(values.min(), values.max()))
+        limits = row.task.limits or ANYWHERE
+        ends = low.clip(*limits), high.clip(*limits)
     return steps, values.mean(-1), *ends
 
 

@@ -12,7 +12,7 @@ from wnrl.errors import UsageError, is_real, printable
 from wnrl.runs import RESULT, is_finished, read_json
 from wnrl.runs.folder import crashes
 from wnrl.study.plan import Task, Trial
-from wnrl.study.stats import Estimate, Floats, Sample, clopper_pearson
+from wnrl.study.stats import ANYWHERE, Estimate, Floats, Sample, clopper_pearson
 
 COSTS = ("wall_time", "steps", "steps_per_second", "memory_mib", "parameters")
 
@@ -187,7 +187,8 @@ class Scale:
         values = np.array(list(self.counted(runs).values()))
         if not len(values):
             return None
-        return Sample(values, (self.low, self.high), **self._open(runs, Runs()))
+        bounds = self.low, self.high
+        return Sample(values, bounds, **self._open(runs, Runs()), limits=self._limits())
 
     def differences(self, runs: Runs, others: Runs) -> Sample | None:
         """Return the scores minus those of others at the same seed; None without a pair."""
@@ -196,7 +197,9 @@ class Scale:
         if not len(values):
             return None
         reach = self.high - self.low
-        return Sample(values, (-reach, reach), **self._open(runs, others))
+        low, high = self._limits()
+        limits = low - high, high - low
+        return Sample(values, (-reach, reach), **self._open(runs, others), limits=limits)
 
     def better(self, runs: Runs, others: Runs) -> Estimate | None:
         """Return the per cent of pairs in which the run is better than the other one."""
@@ -218,6 +221,11 @@ class Scale:
         scores = runs.scores(self.task.metric.key).items()
         ranks = {seed: self.sign * score for seed, score in scores}
         return ranks | dict.fromkeys(runs.failed, -math.inf)
+
+    def _limits(self) -> tuple[float, float]:
+        """Return the limits of the task, or of its runs where they are beyond them."""
+        low, high = self.task.limits or ANYWHERE
+        return min(low, self.low), max(high, self.high)
 
     def _open(self, worse: Runs, better: Runs) -> dict[str, bool]:
         """Tell on which sides a mean is open where those may be worse, and these better."""

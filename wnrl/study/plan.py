@@ -71,7 +71,8 @@ class Task:
     Lists, as JSON has them, become tuples.
 
     Raises:
-        UsageError: The margin is not above zero, or solving the task is no better than its floor.
+        UsageError: The margin is not above zero, solving the task is no better than its floor, or
+            the limits are no two numbers in order.
     """
 
     name: str
@@ -99,6 +100,8 @@ class Task:
     """
     solved: float | None = None
     """Score from which on the task counts as solved."""
+    limits: tuple[float, float] | None = None
+    """Lowest and highest score that there can be; no interval goes beyond them."""
     margin: float | None = None
     """A difference too small to matter; see ``negligible``."""
     dial: tuple[str, float] | None = None
@@ -108,9 +111,14 @@ class Task:
     def __post_init__(self) -> None:
         for name in ("also", "arms"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "dial", self.dial and tuple(self.dial))
+        for name in ("dial", "limits"):
+            pair = getattr(self, name)
+            object.__setattr__(self, name, pair and tuple(pair))
         if self.margin is not None:
             check_positive(margin=self.margin)
+        low, high = self.limits or (0, 1)
+        if not -math.inf < low < high < math.inf:
+            raise UsageError(f"limits must be two numbers in order, got {self.limits}")
         if self.floor is not None and self.solved is not None:
             way = self.solved - self.floor
             if not 0 < (way if self.metric.higher_is_better else -way) < math.inf:

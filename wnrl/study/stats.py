@@ -105,6 +105,8 @@ class Sample:
     """Some values are only known to be at most what they say: the mean has no lower limit."""
     open_above: bool = False
     """Some values are only known to be at least what they say."""
+    limits: tuple[float, float] = ANYWHERE
+    """Lowest and highest mean that there can be."""
     choice_sd: float = 0.0
     """Standard deviation of the mean because settings were chosen; see ``choice_sd``."""
 
@@ -120,8 +122,8 @@ class Sample:
             low, high = mean - down, mean + up
         return Estimate(
             mean,
-            -math.inf if self.open_below else low,
-            math.inf if self.open_above else high,
+            max(-math.inf if self.open_below else low, self.limits[0]),
+            min(math.inf if self.open_above else high, self.limits[1]),
             confidence if len(x) >= LEAST else None,
         )
 
