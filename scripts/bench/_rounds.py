@@ -10,6 +10,8 @@ import torch
 import envs
 from agents import AGENTS
 from wnrl.rl.environments import vectorize
+from wnrl.rl.hardware import has_images
+from wnrl.rl.models import OURS, extractor
 from wnrl.runs import resolve_device
 from wnrl.runs.machine import begin_peak_memory, peak_memory
 
@@ -93,9 +95,17 @@ def cell(over: np.ndarray, under: np.ndarray, digits: int = 2) -> str:
     return f"{middle:.{digits}f} ± {spread:.{digits}f}"
 
 
-def verdict(aim: float | None, reached: float) -> str:
-    """Return an aim for a ratio, and whether it was met."""
-    return "" if aim is None else f"≥ {aim:g}: {'met' if reached >= aim else 'missed'}"
+def both_clocks(over: np.ndarray, under: np.ndarray) -> tuple[str, str]:
+    """Return ratios by wall time and by CPU time of what ``clocked`` measured, ``(rounds, 2)``."""
+    return cell(over[:, WALL], under[:, WALL]), cell(over[:, CPU], under[:, CPU])
+
+
+def verdict(aim: float | None, over: np.ndarray, under: np.ndarray) -> str:
+    """Return an aim for a ratio by CPU time, and whether it was met."""
+    if aim is None:
+        return ""
+    reached, _ = ratio(over[:, CPU], under[:, CPU])
+    return f"≥ {aim:g}: {'met' if reached >= aim else 'missed'}"
 
 
 def table(names: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
@@ -105,15 +115,42 @@ def table(names: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
         print(f"| {' | '.join(row)} |", flush=True)
 
 
+def mean_cell(values: np.ndarray) -> str:
+    """Return mean and standard error as a table shows them."""
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.1f}"
+
+
 def agent_of(
     algo: str, env_id: str, norm: str, device: Any = "cpu", config: Any = None, seed: int = 0
 ) -> Any:
     """Return an agent with the preset of its environment, or another configuration."""
     config = config or AGENTS[algo].preset(env_id)
-    return AGENTS[algo].build(config, environments(env_id, config, seed), norm, seed, device)
+    return AGENTS[algo].build(config, _environments(env_id, config, seed), norm, seed, device)
 
 
-def environments(env_id: str, config: Any, seed: int = 0) -> Any:
+def stock_agent(env_id: str, config: Any, device: Any = "cpu") -> Any:
+    """Return stable-baselines3's or sb3-contrib's own agent with a configuration of ours."""
+    env = _environments(env_id, config, seed=0)
+    seen = env.observation_space
+    kind = "Cnn" if has_images(seen) else "Mlp"
+    taken = {k: v for k, v in config.policy_arguments().items() if k not in (*OURS, "tau")}
+    return config.algorithm(
+        policy=next(name for name in config.algorithm.policy_aliases if name.startswith(kind)),
+        env=env,
+        policy_kwargs={**extractor(seen), **taken},
+        seed=0,
+        device=device,
+        **config.algorithm_arguments(),
+    )
+
+
+def _environments(env_id: str, config: Any, seed: int) -> Any:
     """Return the environments of an agent with a configuration."""
     factory = envs.factory(env_id)
     return vectorize(factory, config.n_envs, seed, config.normalize, config.gamma)
+
+
+def train_vae(trainer: Any, steps: int) -> None:
+    """Do so many more gradient steps of a VAE's training."""
+    until = trainer.step + steps
+    list(trainer.run(lambda: trainer.step >= until))

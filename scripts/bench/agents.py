@@ -32,8 +32,6 @@ from scripts import _cli
 from wnrl.limits import Limited, NormKey, Positive, one_of, some
 
 STOCK = "stock"
-OURS_ALONE = ("norm_kwargs", "placement", "norm_heads", "data_init", "tau")
-"""Arguments of policies that stock's do not have."""
 SEGMENT = 0.3
 """Seconds that stock trains for in a round; more where one cycle of updates takes longer."""
 
@@ -107,9 +105,8 @@ import numpy as np
 
 from agents import AGENTS
 from scripts.bench import _rounds
-from scripts.bench._rounds import CPU, WALL, cell, ratio, verdict
+from scripts.bench._rounds import WALL, both_clocks, verdict
 from wnrl.rl.compiling import compiled_updates
-from wnrl.rl.hardware import has_images
 from wnrl.runs import resolve_device
 from wnrl.sb3.optimizers import use_fused
 
@@ -119,17 +116,7 @@ def build(task: Task, norm: str, args: Args) -> Model:
     config, device = task.config, resolve_device(args.device)
     if norm != STOCK:
         return _rounds.agent_of(task.algo, task.env_id, norm, device, config)
-    arguments = config.policy_arguments()
-    env = _rounds.environments(task.env_id, config)
-    kind = "Cnn" if has_images(env.observation_space) else "Mlp"
-    model = config.algorithm(
-        policy=next(name for name in config.algorithm.policy_aliases if name.startswith(kind)),
-        env=env,
-        policy_kwargs={key: v for key, v in arguments.items() if key not in OURS_ALONE},
-        seed=0,
-        device=device,
-        **config.algorithm_arguments(),
-    )
+    model = _rounds.stock_agent(task.env_id, config, device)
     for part in model.policy.modules() if args.stock_fused else ():
         if hasattr(part, "optimizer"):
             use_fused(part.optimizer)
@@ -156,7 +143,6 @@ def measure(task: Task, args: Args) -> tuple[dict[str, np.ndarray], int]:
         for name, model in models.items():
             if args.compile and name != STOCK:
                 stack.enter_context(compiled_updates(model, AGENTS[task.algo].compiled))
-        for model in models.values():
             train(model, getattr(config, "learning_starts", 0) + cycle)
         steps = cycle * max(1, round(SEGMENT / train(models[STOCK], cycle)[WALL]))
         arms = {name: lambda model=model: train(model, steps) for name, model in models.items()}
@@ -168,10 +154,9 @@ def rows(task: Task, times: Mapping[str, np.ndarray], steps: int) -> Iterator[tu
     stock = times[STOCK]
     for norm, ours in times.items():
         if norm != STOCK:
-            ratios = (cell(stock[:, clock], ours[:, clock]) for clock in (WALL, CPU))
             speeds = (f"{steps / np.median(arm[:, WALL]):.0f}" for arm in (stock, ours))
-            by_cpu, _ = ratio(stock[:, CPU], ours[:, CPU])
-            yield task.name, norm, *ratios, *speeds, verdict(task.aims.get(norm), by_cpu)
+            aim = verdict(task.aims.get(norm), stock, ours)
+            yield task.name, norm, *both_clocks(stock, ours), *speeds, aim
 
 
 def main(args: Args) -> None:

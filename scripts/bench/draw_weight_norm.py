@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Any
 
 from scripts import _cli
@@ -55,15 +56,11 @@ RATES = 10.0 ** np.arange(-3, 0.6, 0.5)
 ARMS = ("none", "weight", "weight_mean", "projected", "batch", "layer")
 WIDTHS = (64, 128, 256, 512, 1024)
 BATCH_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
-FIGURE: Any = {"figsize": (7.2, 3.3), "layout": "constrained"}
 STYLE: Any = {
-    "axes.titlesize": 9,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "wnrl",  # text as text, the same bytes each time
-}
-METADATA = {"Date": None}
+    "figure.figsize": (7.2, 3.3), "figure.constrained_layout.use": True,
+    "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False,
+    "svg.fonttype": "none", "svg.hashsalt": "wnrl",  # text as text, the same bytes each time
+}  # fmt: skip
 
 
 def main(args: Args) -> None:
@@ -79,7 +76,7 @@ def main(args: Args) -> None:
 def geometry(args: Args) -> Iterator[str]:
     """Draw one unit with two inputs: v walks at right angles to itself, w on the circle of g."""
     goal, curvature = torch.tensor([1.2, 0.9]), torch.tensor([1.0, 4.0])
-    figure = Figure(**FIGURE)
+    figure = Figure()
     left, right = figure.subplots(1, 2)
     for rate in (0.1, 0.6):
         v = torch.tensor([-0.6, 0.35], requires_grad=True)
@@ -108,7 +105,7 @@ def geometry(args: Args) -> Iterator[str]:
     left.set_title("v: each step is at right angles to v, so ‖v‖ grows")
     right.set_title("w = g v/‖v‖: turns with v, lengthens with g")
     right.legend()
-    figure.savefig(args.out / "weight_norm_geometry.svg", metadata=METADATA)
+    figure.savefig(args.out / "weight_norm_geometry.svg", metadata={"Date": None})
 
 
 def lengths(args: Args) -> Iterator[str]:
@@ -130,15 +127,13 @@ def lengths(args: Args) -> Iterator[str]:
 def follow(norm: str, kind: type[Any], rate: float, steps: int) -> tuple[list[float], list[float]]:
     """Return the mean length of v's rows, or else w's, and the relative step of w, in layer 2."""
     net: Any = network(norm, 0)
-    lengths, relative, before = [], [], net[2].weight.detach().clone()
-    direction = dict(net.named_parameters()).get("2.weight_v", before)
-    lengths.append(direction.norm(dim=1).mean().item())
-    for _ in train(net, kind(net.parameters(), lr=rate), steps, seed=0):
-        after = net[2].weight.detach().clone()
-        relative.append(((after - before).norm() / before.norm()).item())
+    losses = train(net, kind(net.parameters(), lr=rate), steps, seed=0)
+    lengths, weights = [], []
+    for _ in chain((None,), losses):  # before the first step, and behind each
+        direction = getattr(net[2], "weight_v", net[2].weight)
         lengths.append(direction.norm(dim=1).mean().item())
-        before = after
-    return lengths, relative
+        weights.append(net[2].weight.detach().clone())
+    return lengths, [((b - a).norm() / a.norm()).item() for a, b in pairwise(weights)]
 
 
 def adam_step(width: int, std: float | None) -> float:
@@ -155,7 +150,7 @@ def adam_step(width: int, std: float | None) -> float:
 
 def learning_rates(args: Args) -> Iterator[str]:
     """Draw where each arm still learns: training loss after a fixed number of steps."""
-    figure = Figure(**FIGURE)
+    figure = Figure()
     panels = figure.subplots(1, 2, sharey=True)
     titles = {False: "torch's initialisation", True: "with data_init"}
     for axes, (initialise, title) in zip(panels, titles.items(), strict=True):
@@ -172,7 +167,7 @@ def learning_rates(args: Args) -> Iterator[str]:
             yield f"{norm}, {title}: {middle.min():.3f} at lr {best:.2g}; below 0.3 at {low}"
     panels[0].set_ylabel(f"training loss after {args.steps} steps (nats)")
     panels[0].legend(loc="lower left")
-    figure.savefig(args.out / "weight_norm_learning_rates.svg", metadata=METADATA)
+    figure.savefig(args.out / "weight_norm_learning_rates.svg", metadata={"Date": None})
 
 
 def final_loss(norm: str, rate: float, seed: int, initialise: bool, steps: int) -> float:

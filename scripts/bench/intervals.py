@@ -48,18 +48,13 @@ from wnrl.study.stats import Sample, choice_sd, holm, mean_interval
 from wnrl.study.verdicts import judge
 
 Floats = NDArray[np.float64]
-Quantiles = Callable[[Floats], Floats]
+Quantiles = Callable[..., Floats]
 """From uniform numbers to returns."""
 
 
-def normal(mean: float = 0.0, sd: float = 1.0) -> Quantiles:
-    """Return normal returns."""
-    return lambda u: mean + sd * stats.norm.ppf(u)
-
-
-def lognormal(shift: float = 0.0, scale: float = 1.0) -> Quantiles:
-    """Return skewed returns: exp of a standard normal number."""
-    return lambda u: shift + scale * np.exp(stats.norm.ppf(u))
+normal: Quantiles = stats.norm.ppf
+skewed = partial(stats.lognorm.ppf, s=1)
+"""Lognormal: exp of a standard normal number."""
 
 
 def solved(p: float) -> Quantiles:
@@ -69,14 +64,14 @@ def solved(p: float) -> Quantiles:
 
 def ceiling(p: float) -> Quantiles:
     """Return 500 with probability p, else uniform below it."""
-    return lambda u: np.where(u < p, 500.0, 500 * (u - p) / (1 - p) if p < 1 else 500.0)
+    return lambda u: np.where(u < p, 500.0, 500 * (u - p) / (1 - p))
 
 
 CELLS: Mapping[str, tuple[Quantiles, Quantiles]] = {
-    "normal, equal": (normal(), normal()),
-    "normal, three times the spread": (normal(1, 3), normal()),
-    "lognormal, equal": (lognormal(), lognormal()),
-    "lognormal, shifted": (lognormal(1), lognormal()),
+    "normal, equal": (normal, normal),
+    "normal, three times the spread": (partial(normal, loc=1, scale=3), normal),
+    "lognormal, equal": (skewed, skewed),
+    "lognormal, shifted": (partial(skewed, loc=1), skewed),
     "0 or 500, .7 and .7": (solved(0.7), solved(0.7)),
     "0 or 500, .5 and .5": (solved(0.5), solved(0.5)),
     "0 or 500, .9 and .7": (solved(0.9), solved(0.7)),
@@ -86,8 +81,8 @@ CELLS: Mapping[str, tuple[Quantiles, Quantiles]] = {
     "0 or 500, .9 and .9": (solved(0.9), solved(0.9)),
     "0 or 500, 1 and .7": (solved(1.0), solved(0.7)),
     "0 or 500, 1 and .9": (solved(1.0), solved(0.9)),
-    "lognormal, twice the spread": (lognormal(0, 2), lognormal()),
-    "lognormal, five times the spread": (lognormal(0, 5), lognormal()),
+    "lognormal, twice the spread": (partial(skewed, scale=2), skewed),
+    "lognormal, five times the spread": (partial(skewed, scale=5), skewed),
 }
 
 
@@ -111,9 +106,9 @@ def coverage(cell: str, n: int, studies: int, seed: int = 0) -> float:
     return float(np.mean((low <= truth + slack) & (truth - slack <= high)))
 
 
-NULL = {
-    "normal": normal(),
-    "lognormal": lognormal(),
+NULL: Mapping[str, Quantiles] = {
+    "normal": normal,
+    "lognormal": skewed,
     "0 or 500, .7": solved(0.7),
     "60 % at 500, rest uniform": ceiling(0.6),
 }

@@ -25,9 +25,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -60,7 +59,7 @@ import numpy as np
 import torch
 
 from scripts.bench import _rounds
-from scripts.bench._rounds import WALL, clocked
+from scripts.bench._rounds import WALL, clocked, mean_cell
 from scripts.studies._tasks import PPO as SETTINGS
 from wnrl.population.ppo import PPO
 from wnrl.population.ppo_config import PPOConfig
@@ -88,12 +87,11 @@ def in_torch(config: PPOConfig, seeds: range, device: torch.device) -> Episodes:
     return torch.stack(sums, 1).cpu().numpy(), torch.stack(counts, 1).cpu().numpy()
 
 
-def returns(calls: Sequence[Episodes]) -> Iterator[str]:
+def returns(*calls: Episodes) -> Iterator[str]:
     """Yield mean and standard error of the runs, of all episodes and of the last tenth's."""
     sums, counts = (np.concatenate(arrays, dtype=float) for arrays in zip(*calls, strict=True))
     for first in (0, -max(1, sums.shape[1] // 10)):
-        means = sums[:, first:].sum(1) / counts[:, first:].sum(1)
-        yield f"{means.mean():.1f} ± {means.std(ddof=1) / math.sqrt(len(means)):.1f}"
+        yield mean_cell(sums[:, first:].sum(1) / counts[:, first:].sum(1))
 
 
 def row(config: PPOConfig, n_members: int, device: torch.device) -> Iterator[str]:
@@ -101,20 +99,17 @@ def row(config: PPOConfig, n_members: int, device: torch.device) -> Iterator[str
     from scripts.bench._ppo_in_jax import compiled  # where there is JAX
 
     compiling, program = timed(lambda: compiled(config, n_members, device), device)
-    ours, theirs = [], []
-    for call in range(2):
-        seeds = range(call * n_members, (call + 1) * n_members)
-        ours.append(timed(partial(in_torch, config, seeds, device), device))
-        theirs.append(timed(partial(program, call), device))
-    (first, _), (seconds, _) = ours
-    jax_seconds, _ = theirs[1]
+    ours = partial(in_torch, config, device=device)
+    first, ours_first = timed(lambda: ours(range(n_members)), device)
+    _, jax_first = timed(lambda: program(0), device)
+    seconds, ours_second = timed(lambda: ours(range(n_members, 2 * n_members)), device)
+    jax_seconds, jax_second = timed(lambda: program(1), device)
     yield from (config.norm, str(n_members))
     yield from (f"{s:.1f}" for s in (first, seconds, compiling, jax_seconds))
     yield f"{jax_seconds / seconds:.2f}"
     steps = n_members * config.iterations * config.samples
     yield from (f"{steps / s:,.0f}" for s in (seconds, jax_seconds))
-    for calls in (ours, theirs):
-        yield from returns([episodes for _, episodes in calls])
+    yield from (*returns(ours_first, ours_second), *returns(jax_first, jax_second))
 
 
 COLUMNS = (

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -180,24 +180,23 @@ class Candidate:
 
     def kept_bytes(self) -> int:
         """Return what one forward keeps for the backward, without parameters and input."""
-        known = {t.untyped_storage().data_ptr() for t in (*self.net.parameters(), self.x)}
         kept: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in known:
-                kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = self.call(self.net, self.x).square().mean()
-        total = sum(kept.values())
-        loss.backward()
-        return total
+            self.call(self.net, self.x).square().mean()
+        for tensor in (*self.net.parameters(), self.x):
+            kept.pop(tensor.untyped_storage().data_ptr(), None)
+        return sum(kept.values())
 
 
 def measure(workload: Workload, args: Args, device: torch.device) -> list[dict[str, Any]]:
     """Return the seconds of the two modes by round, and the bytes kept, by alternative."""
+    print(workload.name, file=sys.stderr)
     fitting = [chosen for chosen in ALTERNATIVES if chosen.fits(workload.shape)]
     built = {chosen: Candidate(workload, chosen, args, device) for chosen in fitting}
     results: list[dict[str, Any]] = []
@@ -218,17 +217,15 @@ def show(mode: str, by_row: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Print the table of one mode, with geometric means at its end."""
     names = [chosen.name for chosen in ALTERNATIVES[1:] if getattr(chosen, mode)]
 
-    def lines() -> Iterator[list[str]]:
-        for row, times in by_row.items():
-            cells = [cell(times[n], times["plain"]) if n in times else "–" for n in names]
-            yield [row, f"{np.median(times['plain']) * 1e6:.0f}", *cells]
-        yield ["**geometric mean**", "", *map(mean, names)]
-
     def mean(name: str) -> str:
         ratios = [ratio(t[name], t["plain"])[0] for t in by_row.values() if name in t]
         return f"{np.exp(np.mean(np.log(ratios))):.3f}" if ratios else "–"
 
-    table(("", "plain, µs", *names), lines())
+    lines = []
+    for row, times in by_row.items():
+        cells = [cell(times[n], times["plain"]) if n in times else "–" for n in names]
+        lines.append([row, f"{np.median(times['plain']) * 1e6:.0f}", *cells])
+    table(("", "plain, µs", *names), [*lines, ["**geometric mean**", "", *map(mean, names)]])
 
 
 def show_kept(by_row: Mapping[str, Mapping[str, int]]) -> None:
@@ -247,11 +244,9 @@ def main(args: Args) -> None:
     if not chosen:
         raise UsageError(f"only must be part of the name of a row, got {args.only!r}")
     device = prepare(args.device, args.threads)
-    forward, train, kept = {}, {}, {}
-    for workload in chosen:
-        print(workload.name, file=sys.stderr)
-        name = workload.name
-        forward[name], train[name], kept[name] = measure(workload, args, device)
+    measured = [measure(workload, args, device) for workload in chosen]
+    names = [workload.name for workload in chosen]
+    forward, train, kept = (dict(zip(names, m, strict=True)) for m in zip(*measured, strict=True))
     for title, mode, by_row in (
         ("Forward without grad", "forward", forward),
         ("Train step", "train", train),

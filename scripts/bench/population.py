@@ -42,18 +42,17 @@ from wnrl.errors import UsageError
 from wnrl.limits import Limited, NormKey, Positive, Sizes, one_of, some
 
 WAYS = ("auto", "vmap", "eager")
-AIMS = {"ppo": 3.0, "recurrent_ppo": 2.0, "dqn": 4.0}
-"""Least ratios, at ``AIM_MEMBERS`` or more."""
-AIMS |= {"ppo none": 10.0, "ppo weight": 9.0, "ppo layer": 5.5, "ppo rms": 5.5, "ppo batch": 5.5}
-"""The same of one norm."""
+AIMS = {
+    "ppo": 3.0, "recurrent_ppo": 2.0, "dqn": 4.0,
+    "ppo none": 10.0, "ppo weight": 9.0, "ppo layer": 5.5, "ppo rms": 5.5, "ppo batch": 5.5,
+}  # fmt: skip
+"""Least ratios, of all norms or of one, at ``AIM_MEMBERS`` or more."""
 AIM_MEMBERS = 64
-STOCK, OURS = "stock", "our agent"
-OUR_VAE = "our VAE"
 TASKS = {
-    "ppo": ("CartPole-v1", STOCK),
-    "recurrent_ppo": ("CartPoleNoVel-v1", OURS),
-    "dqn": ("CartPole-v1", STOCK),
-    "vae": ("digits", OUR_VAE),
+    "ppo": ("CartPole-v1", "stock"),
+    "recurrent_ppo": ("CartPoleNoVel-v1", "our agent"),
+    "dqn": ("CartPole-v1", "stock"),
+    "vae": ("digits", "our VAE"),
 }
 """The environment, or data set, of an algorithm, and what its cohorts are measured against."""
 GROWTH = (
@@ -113,13 +112,12 @@ import torch
 
 from agents import AGENTS
 from scripts.bench import _rounds
-from scripts.bench._rounds import CPU, WALL, agent_of, cell, ratio, table, verdict
+from scripts.bench._rounds import CPU, WALL, both_clocks, table, verdict
 from wnrl import vae
 from wnrl.data import load
 from wnrl.population import COHORTS
 from wnrl.population.cohort import Cohort
 from wnrl.population.vae import VAECohort
-from wnrl.rl.models import extractor, policy_name
 from wnrl.runs import resolve_device
 from wnrl.tensor_envs import make
 
@@ -142,36 +140,23 @@ def preset(args: Args) -> Any:
 
 def alone(norm: str, args: Args) -> Train:
     """Return what cohorts are measured against."""
+    env_id = environment(args)
     if args.algo == "vae":
-        return vae_alone(norm, args)
-    env_id, config = environment(args), preset(args)
-    if TASKS[args.algo][1] == OURS:
-        model = agent_of(args.algo, env_id, norm)
+        images, settings = load(env_id), vae_preset(norm, args)
+        network = vae.build(settings, images).to(resolve_device(args.device))
+        return partial(_rounds.train_vae, vae.Trainer(network, images, settings), STEPS), STEPS
+    config = preset(args)
+    if args.algo == "recurrent_ppo":
+        model = _rounds.agent_of(args.algo, env_id, norm, config=config)
     else:
-        env, options = _rounds.environments(env_id, config), config.algorithm_arguments()
-        seen = env.observation_space
-        policy = {**extractor(seen), "net_arch": list(config.net_arch)}
-        name = policy_name(seen).removeprefix("WN")
-        model = config.algorithm(name, env, policy_kwargs=policy, seed=0, device="cpu", **options)
+        model = _rounds.stock_agent(env_id, config)
     steps = config.steps_of_an_update
     steps *= math.ceil(ALONE / steps)
     return partial(model.learn, steps, reset_num_timesteps=False), steps
 
 
-def vae_alone(norm: str, args: Args) -> Train:
-    """Return the run of a VAE, of so many steps that no curve has a point."""
-    images, config = load(environment(args)), vae_preset(norm, args)
-    trainer = vae.Trainer(vae.build(config, images).to(resolve_device(args.device)), images, config)
-
-    def train() -> None:
-        until = trainer.step + STEPS
-        list(trainer.run(lambda: trainer.step >= until))
-
-    return train, STEPS
-
-
 def vae_preset(norm: str, args: Args) -> vae.VAEConfig:
-    """Return the settings of a VAE on both sides."""
+    """Return the settings of a VAE on both sides, of so many steps that no curve has a point."""
     sizes: dict[str, Any] = {"hidden": args.net_arch, "n_steps": 10**9, "n_logs": 1}
     return vae.preset("mlp", environment(args), norm=norm, **sizes)
 
@@ -242,12 +227,10 @@ def rows(norm: str, times: Mapping[str, np.ndarray], algo: str) -> Iterator[tupl
     for name, ours in cohorts:
         n_members, way = name.split()
         judged = int(n_members) >= AIM_MEMBERS and way == "auto"
-        by_cpu, _ = ratio(single[:, CPU], ours[:, CPU])
-        aim = AIMS.get(f"{algo} {norm}", AIMS.get(algo))
-        met = verdict(aim if judged else None, by_cpu)
-        ratios = (cell(single[:, clock], ours[:, clock]) for clock in (WALL, CPU))
+        aim = AIMS.get(f"{algo} {norm}", AIMS.get(algo)) if judged else None
         speeds = (f"{1 / np.median(arm[:, CPU]):,.0f}" for arm in (single, ours))
-        yield norm, n_members, way, *ratios, *speeds, met
+        ratios = both_clocks(single, ours)
+        yield norm, n_members, way, *ratios, *speeds, verdict(aim, single, ours)
 
 
 def main(args: Args) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from typing import Annotated, Any
 
@@ -59,12 +60,14 @@ from scipy import stats
 
 import envs
 from agents import AGENTS
-from scripts.bench._rounds import environments, table
+from scripts.bench._rounds import agent_of, mean_cell, table
 from wnrl.population import COHORTS
 from wnrl.rl.environments import FINAL_STARTS, first_env_seed, vectorize_for_evaluation
 from wnrl.rl.evaluation import evaluate
 from wnrl.runs.machine import usable_cores
 from wnrl.tensor_envs import make
+
+TESTS = (stats.ks_2samp, stats.mannwhitneyu)
 
 
 def config_of(args: Args) -> Any:
@@ -75,14 +78,14 @@ def config_of(args: Args) -> Any:
 def alone(args: Args, norm: str, seed: int) -> list[float]:
     """Return the measures of one run."""
     torch.set_num_threads(1)
-    config, factory = config_of(args), envs.factory(args.env_id)
-    env = environments(args.env_id, config, seed)
-    model = AGENTS[args.algo].build(config, env, norm, seed, "cpu")
+    config = config_of(args)
+    model = agent_of(args.algo, args.env_id, norm, config=config, seed=seed)
     model.learn(args.total_timesteps)
+    env = model.get_env()
     returns = np.concatenate(env.env_method("get_episode_rewards"))
     ends = [np.cumsum(lengths) for lengths in env.env_method("get_episode_lengths")]
     each = quarters(np.concatenate(ends) * config.n_envs, returns, args.total_timesteps)
-    apart = vectorize_for_evaluation(factory, EPISODES, env)
+    apart = vectorize_for_evaluation(envs.factory(args.env_id), EPISODES, env)
     final, _ = evaluate(model, apart, EPISODES, first_env_seed(seed) + FINAL_STARTS)
     return [*map(float, each), float(np.mean(final))]
 
@@ -123,35 +126,26 @@ def by_population(args: Args, norm: str) -> np.ndarray:
     return np.stack([*quarters(steps, returns, args.total_timesteps), final.numpy()], 1)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values after Holm's correction (1979), in their order."""
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Return p-values ``(n,)`` after Holm's correction (1979), in their order."""
     order = np.argsort(p_values)
     factors = len(order) - np.arange(len(order))
-    corrected = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
-    return [float(p) for p in corrected[np.argsort(order)]]
+    corrected = np.minimum(1, np.maximum.accumulate(p_values[order] * factors))
+    return corrected[np.argsort(order)]
 
 
 def rows(
     single: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, ...]]:
     """Yield the rows of the table."""
-    pairs = [
-        (norm, measure, single[norm][:, k], ours[norm][:, k])
-        for norm in single
-        for k, measure in enumerate(MEASURES)
-    ]
-    tests = [
-        (float(stats.ks_2samp(a, b).pvalue), float(stats.mannwhitneyu(a, b).pvalue))
-        for *_, a, b in pairs
-    ]
-    corrected = iter(holm([p for both in tests for p in both]))
-    for (norm, measure, a, b), (ks, mw) in zip(pairs, tests, strict=True):
-        p_values = (ks, mw, min(next(corrected), next(corrected)))
-        yield norm, measure, _spread(a), _spread(b), *(f"{p:.2f}" for p in p_values)
-
-
-def _spread(values: np.ndarray) -> str:
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.1f}"
+    cells = list(product(single, range(len(MEASURES))))
+    p_values = np.array(
+        [[test(single[norm][:, k], ours[norm][:, k]).pvalue for test in TESTS] for norm, k in cells]
+    )
+    corrected = holm(p_values.ravel()).reshape(p_values.shape).min(1)
+    for (norm, k), of_tests, smallest in zip(cells, p_values, corrected, strict=True):
+        means = (mean_cell(side[norm][:, k]) for side in (single, ours))
+        yield norm, MEASURES[k], *means, *(f"{p:.2f}" for p in (*of_tests, smallest))
 
 
 def main(args: Args) -> None:

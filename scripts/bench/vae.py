@@ -29,7 +29,7 @@ from wnrl.limits import Count, Limited, NormKey, TwoOrMore, one_of
 MODELS = ("mlp", "conv")
 FOREVER = 10**9
 ROWS = 256  # of a pass, where memory is measured
-Arm = Callable[[], None]
+Arm = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from scripts.bench._rounds import CPU, WALL, cell, clocked, interleaved, most_memory, prepare, table
+from scripts.bench import _rounds
+from scripts.bench._rounds import CPU, WALL, cell, clocked, most_memory
 from wnrl import vae
 from wnrl.compiling import compiled
 from wnrl.data import Images
-from wnrl.vae import Trainer
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -134,31 +134,25 @@ def random_images(args: Args) -> Images:
 
 def our_arms(args: Args, norm: str, images: Images, device: torch.device) -> dict[str, Arm]:
     """Return segments of training and of measuring with one norm."""
-    preset = vae.preset(args.model, "mnist")
-    config = replace(preset, norm=norm, epochs=None, n_steps=FOREVER, n_logs=1)
+    config = vae.preset(args.model, "mnist", norm=norm, n_steps=FOREVER, n_logs=1)
     model = vae.build(config, images).to(device)
     forward = compiled(model.forward, args.model) if args.compile else None
-    trainer = Trainer(model, images, config, forward)
-
-    def train() -> None:
-        until = trainer.step + args.steps
-        list(trainer.run(lambda: trainer.step >= until))
-
-    def measure() -> None:
-        vae.nll(model, images, vae.Protocol("mnist", n_samples=args.n_samples))
-
-    return {"train": train, "measure": measure}
+    trainer = vae.Trainer(model, images, config, forward)
+    protocol = vae.Protocol("mnist", n_samples=args.n_samples)
+    return {
+        "train": partial(_rounds.train_vae, trainer, args.steps),
+        "measure": partial(vae.nll, model, images, protocol),
+    }
 
 
 def loop_arms(args: Args, images: Images, device: torch.device) -> dict[str, Arm]:
     """Return the same segments as a tutorial would write them."""
-    preset = replace(vae.preset(args.model, "mnist"), norm="none")
+    preset = vae.preset(args.model, "mnist", norm="none")
     model = PlainVAE(vae.build(preset, images)).to(device)
     kind = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}[preset.optimizer]
     optimizer = kind(model.parameters(), lr=preset.learning_rate)
     loader = DataLoader(Pictures(images.train), preset.batch_size, shuffle=True, drop_last=True)
     test = DataLoader(Pictures(images.test), batch_size=20)
-
     batches = (x for _ in count() for x, _ in loader)  # epoch behind epoch
 
     def train() -> None:
@@ -191,7 +185,7 @@ def memory(args: Args, images: Images, device: torch.device, arms: dict[str, Arm
     for _ in range(3):
         arms["train"]()
     trained = most_memory(device)
-    model = vae.build(replace(vae.preset(args.model, "mnist"), norm=args.norm), images).to(device)
+    model = vae.build(vae.preset(args.model, "mnist", norm=args.norm), images).to(device)
     few, peaks = replace(images, test=images.test[:2]), []
     for n_samples in (ROWS, 4 * ROWS):
         vae.nll(model, few, vae.Protocol("mnist", n_samples=n_samples), rows=ROWS)
@@ -205,20 +199,20 @@ def memory(args: Args, images: Images, device: torch.device, arms: dict[str, Arm
 def main(args: Args) -> None:
     """Measure, and print the table."""
     batch = vae.preset(args.model, "mnist").batch_size
-    device = prepare(args.device, 1, f"{args.model}, B = {batch}")
+    device = _rounds.prepare(args.device, 1, f"{args.model}, B = {batch}")
     clock, images = WALL if device.type == "cuda" else CPU, random_images(args)
     arms = {norm: our_arms(args, norm, images, device) for norm in ("none", args.norm)}
     arms["loop"] = loop_arms(args, images, device)
 
     def lines(task: str, label: str, n_images: int) -> Iterator[tuple[str, ...]]:
         segments = {name: partial(clocked, arm[task], device) for name, arm in arms.items()}
-        times = interleaved(segments, args.rounds)
+        times = _rounds.interleaved(segments, args.rounds)
         return rows(label, n_images, {name: each[:, clock] for name, each in times.items()})
 
     trained = lines("train", "train", args.steps * batch)
     measured = lines("measure", f"measure, K = {args.n_samples}", args.images)
     names = ("task", "arm", "images a second", "speed / none", "speed / loop")
-    table(names, (*trained, *measured))
+    _rounds.table(names, (*trained, *measured))
     print(memory(args, images, device, arms[args.norm]))
 
 

@@ -115,8 +115,8 @@ def test_an_episode_counts_in_the_quarter_in_which_it_ends():
 
 
 def test_holms_correction_multiplies_the_smallest_p_by_their_number():
-    assert parity.holm([0.03, 0.01, 0.5]) == pytest.approx([0.06, 0.03, 0.5])
-    assert parity.holm([0.2, 0.3]) == pytest.approx([0.4, 0.4])
+    assert parity.holm(np.array([0.03, 0.01, 0.5])) == pytest.approx([0.06, 0.03, 0.5])
+    assert parity.holm(np.array([0.2, 0.3])) == pytest.approx([0.4, 0.4])
 
 
 def test_a_difference_is_seen_and_a_likeness_is_not():
