@@ -97,11 +97,10 @@ def _of_zoo(path: Path, content: Any, algo: str | None, env_id: str | None) -> d
         entry = content.get(name) or (content.get("atari") if atari else content.get("default"))
         if not isinstance(entry, Mapping):
             raise UsageError(f"config {path} has no entry for {name!r}, and no default")
-    where = f"config {path}, {env_id}"
     try:
         return {"algo": algo, **settings_of_entry(algo, entry)}
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(f"config {path}, {env_id}: {error}") from error
 
 
 def settings_of_entry(algo: str, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import envs
 from agents import AGENTS
 from agents.settings import Settings, config_of, joined, settings_of
-from wnrl import tensor_envs
+from wnrl import runs, tensor_envs
 from wnrl.errors import UsageError, check_choice, first_line
 from wnrl.nn.conversion import check_options
 from wnrl.norms import NORMS
@@ -26,24 +26,11 @@ from wnrl.rl.environments import first_env_seed, vectorize
 from wnrl.rl.hardware import choose_device, choose_threads, is_small
 from wnrl.rl.run import AgentRun, Plan
 from wnrl.rl.snapshots import BEST, FILES, MODEL, STATISTICS, Model
-from wnrl.runs import (
-    RESULT,
-    Batching,
-    Meaning,
-    Options,
-    carry_out,
-    carry_out_batch,
-    checked_file,
-    is_finished,
-    read_config,
-    read_result,
-    reading,
-    resolve_device,
-)
 
 ASKED = ("norm", "seed", "env_kwargs", "max_episode_steps")
 """Of ``Settings``, those that a population is asked about."""
 PREFIXES = {"last": "", "best": BEST}
+OF_STUDY = runs.Options(resume=True, keep_checkpoint=False)
 
 
 def complete(algo: str, env_id: str, norm: str, seed: int, **values: Any) -> dict[str, Any]:
@@ -68,7 +55,7 @@ def complete(algo: str, env_id: str, norm: str, seed: int, **values: Any) -> dic
     told = usual | values
     run, config = settings_of(told), config_of(told)
     if run.device != "auto":
-        run = replace(run, device=str(resolve_device(run.device)))
+        run = replace(run, device=str(runs.resolve_device(run.device)))
     return joined(run, config)
 
 
@@ -91,27 +78,26 @@ def defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     return joined(Settings(), AGENTS[settings["algo"]].config())
 
 
-MEANING = Meaning(("total_timesteps",), lambda settings: settings["total_timesteps"], defaults)
+MEANING = runs.Meaning(("total_timesteps",), lambda settings: settings["total_timesteps"], defaults)
 
 
 def train(trial: Any, folder: Path, progress: Callable[[float], None]) -> dict[str, Any]:
     """Train the agent of a trial, or go on with it, or return its result if it is finished."""
-    options = Options(resume=True, keep_checkpoint=False)
-    return train_agent(folder, settings(trial), options, progress)
+    return train_agent(folder, settings(trial), OF_STUDY, progress)
 
 
-def batching(trial: Any) -> Batching:
+def batching(trial: Any) -> runs.Batching:
     """Return how a trial of ``wnrl.study`` can be trained together with others."""
     values = settings(trial)
     try:
         cohort = _cohort([values], "cpu")
     except UsageError as error:
-        return Batching(refusal=str(error))
+        return runs.Batching(refusal=str(error))
     widths = (*values["net_arch"], values.get("lstm_hidden_size", 0))
-    batching = Batching(pays=max(widths) <= cohort.measured_width)
+    batching = runs.Batching(pays=max(widths) <= cohort.measured_width)
     if values["device"] in ("auto", "cpu"):
         return batching
-    fit = members_that_fit(cohort.bytes, None, resolve_device(values["device"]))
+    fit = members_that_fit(cohort.bytes, None, runs.resolve_device(values["device"]))
     return replace(batching, members=max(1, fit))
 
 
@@ -120,7 +106,7 @@ def train_batch(
 ) -> list[dict[str, Any]]:
     """Train the agents of trials with one ``batch_key`` as a cohort, or go on with them."""
     values = [settings(trial) for trial in trials]
-    device = resolve_device("cpu" if values[0]["device"] == "auto" else values[0]["device"])
+    device = runs.resolve_device("cpu" if values[0]["device"] == "auto" else values[0]["device"])
     torch.set_num_threads(1)
 
     def build(places: Sequence[int]) -> CohortRun:
@@ -133,8 +119,7 @@ def train_batch(
             identity={"task": first["env_id"]},
         )
 
-    options = Options(resume=True, keep_checkpoint=False)
-    return carry_out_batch(folders, values, build, MEANING, FILES, options, progress)
+    return runs.carry_out_batch(folders, values, build, MEANING, FILES, OF_STUDY, progress)
 
 
 def _cohort(members: Sequence[Mapping[str, Any]], device: torch.device | str) -> Cohort:
@@ -154,7 +139,7 @@ def _of_cohort(settings: Mapping[str, Any]) -> dict[str, Any]:
 def train_agent(
     folder: Path,
     settings: Mapping[str, Any],
-    options: Options,
+    options: runs.Options,
     progress: Callable[[float], None] = lambda fraction: None,
     accepted: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -201,7 +186,7 @@ def train_agent(
                 drawn=factory.drawn() if settings["film"] else None,
             )
 
-        return carry_out(folder, settings, build, MEANING, FILES, options, progress, accepted)
+        return runs.carry_out(folder, settings, build, MEANING, FILES, options, progress, accepted)
 
 
 def load_run(
@@ -220,15 +205,16 @@ def load_run(
     Raises:
         UsageError: It is not there, of another program, damaged or not finished.
     """
-    prefix, settings = PREFIXES[check_choice("which", which, PREFIXES)], read_config(folder, "algo")
-    if not (settings and is_finished(folder)):
+    prefix = PREFIXES[check_choice("which", which, PREFIXES)]
+    settings = runs.read_config(folder, "algo")
+    if not (settings and runs.is_finished(folder)):
         raise UsageError(f"run_dir {folder} is no folder of a finished run")
     config = config_of(settings)
     settings = {**joined(settings_of(settings), config), "subprocesses": False}
     check_choice("norm", settings["norm"], NORMS)
-    result, path = read_result(folder), checked_file(folder, prefix + MODEL)
+    result, path = runs.read_result(folder), runs.checked_file(folder, prefix + MODEL)
     scaled = settings["normalize"] != "none"
-    statistics = checked_file(folder, prefix + STATISTICS) if scaled else None
+    statistics = runs.checked_file(folder, prefix + STATISTICS) if scaled else None
     row = AGENTS[settings["algo"]]
     if hasattr(config, "buffer_size"):  # it only acts
         config = replace(config, buffer_size=config.batch_size)
@@ -241,7 +227,7 @@ def load_run(
     except Exception as error:  # zipfile's, pickle's, torch's and SB3's own
         reason = first_line(error).partition(" In PyTorch")[0]  # which tells how to run its code
         raise UsageError(f"{path} holds another agent: {reason}") from error
-    with reading(folder / RESULT):
+    with runs.reading(folder / runs.RESULT):
         model.num_timesteps = int(result["steps" if which == "last" else "best_step"])
     return model, statistics, settings
 

@@ -38,12 +38,8 @@ def _has_attributes_alone(value: Any) -> bool:
     """Return True for an instance whose attributes are all that pickle would write of it."""
     try:
         make, arguments, state, *items = value.__reduce_ex__(4)
-        made_anew = (make.__name__, arguments, items) == (
-            "__newobj__",
-            (type(value),),
-            [None, None],
-        )
-        return made_anew and state is (vars(value) or None)
+        made_anew = make.__name__ == "__newobj__" and arguments == (type(value),)
+        return made_anew and items == [None, None] and state is (vars(value) or None)
     except Exception:  # it has state of C code, or says itself how it is pickled
         return False
 

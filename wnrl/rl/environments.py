@@ -243,9 +243,7 @@ def _prepared(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 class ActionMasks(gym.Wrapper[Any, Any, Any, Any]):
     """Give the mask that Gymnasium's environments put into ``info`` as sb3-contrib asks for it."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
-        self._mask: Any = ()
+    _mask: Any = ()
 
     def action_masks(self) -> np.ndarray:
         """Return True for each action that can be taken now."""

@@ -70,13 +70,7 @@ def evaluate(
     env.seed(seed)
     with telling_non_finite(model):
         play: Any = masked.evaluate_policy if uses_masks(model, env) else evaluate_policy
-        returns, lengths = play(
-            model,
-            env,
-            n_eval_episodes=n_episodes,
-            deterministic=deterministic,
-            return_episode_rewards=True,
-        )
+        returns, lengths = play(model, env, n_episodes, deterministic, return_episode_rewards=True)
     if max(lengths) >= LONGEST_EPISODE and env.env_is_wrapped(Bounded)[0]:
         _tell_cut()
     return [*map(float, returns)], [*map(int, lengths)]

@@ -96,9 +96,7 @@ def acting_with(policy: type[BasePolicy], algorithms: Algorithms) -> type[BaseAl
 
     Algorithms that share a policy, as PPO and A2C do, act alike.
     """
-    by_policy: dict[type[BasePolicy], type[BaseAlgorithm]] = {}
-    for algorithm in algorithms:
-        by_policy.setdefault(plain_policy(algorithm), algorithm)
+    by_policy = {plain_policy(algorithm): algorithm for algorithm in reversed([*algorithms])}
     return next((by_policy[kind] for kind in policy.__mro__ if kind in by_policy), None)
 
 

@@ -67,21 +67,10 @@ def film(
     return frames
 
 
-def short_film(model: BaseAlgorithm, env: VecEnv, seed: int) -> tuple[bytes, tuple[int, int]]:
-    """Return the first steps of an episode as a small GIF, and its height and width in pixels."""
-    frames = film(model, env, seed, every=EVERY, longest=FEW)
-    coarser = -(-max(frames[0].shape[:2]) // SMALL)
-    frames = [frame[::coarser, ::coarser] for frame in frames]
-    fps: Any = env.unwrapped.metadata.get("render_fps")
-    with io.BytesIO() as file:
-        _write_gif(file, frames, (fps or 30) / EVERY)
-        return file.getvalue(), frames[0].shape[:2]
-
-
 def add_film(
     model: BaseAlgorithm, environment: Callable[[], VecEnv], seed: int, events: EventFile
 ) -> None:
-    """Show the start of an episode in TensorBoard, where the environment can be drawn.
+    """Show the start of an episode in TensorBoard, small, where the environment can be drawn.
 
     Args:
         model: the agent.
@@ -90,17 +79,23 @@ def add_film(
         events: the run's.
     """
     try:
-        with closing(environment()) as env:
-            gif, shape = short_film(model, env, seed)
+        with closing(environment()) as env, io.BytesIO() as file:
+            frames = film(model, env, seed, every=EVERY, longest=FEW)
+            coarser = -(-max(frames[0].shape[:2]) // SMALL)
+            frames = [frame[::coarser, ::coarser] for frame in frames]
+            fps: Any = env.unwrapped.metadata.get("render_fps")
+            _write_gif(file, frames, (fps or 30) / EVERY)
+            gif = file.getvalue()
     except Exception as error:  # drawing needs libraries that may be missing, or fail
         print(f"no film of the agent: {printable(error)}", file=sys.stderr)
     else:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        height, width = shape  # of a GIF, which TensorBoard shows moving among the pictures
+        # TensorBoard shows a GIF moving among the pictures.
+        height, width = frames[0].shape[:2]
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-        film = Summary(value=[Summary.Value(tag=tags.FILM, image=image)])
-        events.add(film, model.num_timesteps)
+        shown = Summary(value=[Summary.Value(tag=tags.FILM, image=image)])
+        events.add(shown, model.num_timesteps)
 
 
 def write_film(path: Path, frames: Frames, fps: float) -> None:

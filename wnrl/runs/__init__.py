@@ -1,59 +1,46 @@
 """The run stack: folder, files, checkpoint, session and resume, knowing neither agents nor VAEs."""
 
 from wnrl.arguments import guard
-from wnrl.runs.events import EventFile
-from wnrl.runs.files import (
-    as_usage_error,
-    file_checksum,
-    read_json,
-    read_or_nothing,
-    read_values,
-    whole_file,
-    write_bytes,
-    write_json,
-    write_text,
-    write_values,
-)
-from wnrl.runs.folder import (
-    CHECKPOINT,
-    CONFIG,
-    RESULT,
-    VERSIONS,
-    Run,
-    as_before,
-    check_run_folder,
-    checked_file,
-    is_finished,
-    locked,
-    make_folder,
-    open_run,
-    plain_json,
-    read_config,
-    read_result,
-    reading,
-)
-from wnrl.runs.machine import free_memory, resolve_device, seed_everything, versions
-from wnrl.runs.session import (
-    Batch,
-    Batching,
-    Interrupts,
-    Meaning,
-    Member,
-    Options,
-    Stopped,
-    Work,
-    carry_out,
-    carry_out_batch,
-)  # fmt: skip
+from wnrl.runs.events import EventFile as EventFile
+from wnrl.runs.files import as_usage_error as as_usage_error
+from wnrl.runs.files import file_checksum as file_checksum
+from wnrl.runs.files import read_json as read_json
+from wnrl.runs.files import read_or_nothing as read_or_nothing
+from wnrl.runs.files import read_values as read_values
+from wnrl.runs.files import whole_file as whole_file
+from wnrl.runs.files import write_bytes as write_bytes
+from wnrl.runs.files import write_json as write_json
+from wnrl.runs.files import write_text as write_text
+from wnrl.runs.files import write_values as write_values
+from wnrl.runs.folder import CHECKPOINT as CHECKPOINT
+from wnrl.runs.folder import CONFIG as CONFIG
+from wnrl.runs.folder import RESULT as RESULT
+from wnrl.runs.folder import VERSIONS as VERSIONS
+from wnrl.runs.folder import Run as Run
+from wnrl.runs.folder import as_before as as_before
+from wnrl.runs.folder import check_run_folder as check_run_folder
+from wnrl.runs.folder import checked_file as checked_file
+from wnrl.runs.folder import is_finished as is_finished
+from wnrl.runs.folder import locked as locked
+from wnrl.runs.folder import make_folder as make_folder
+from wnrl.runs.folder import open_run as open_run
+from wnrl.runs.folder import plain_json as plain_json
+from wnrl.runs.folder import read_config as read_config
+from wnrl.runs.folder import read_result as read_result
+from wnrl.runs.folder import reading as reading
+from wnrl.runs.machine import free_memory as free_memory
+from wnrl.runs.machine import resolve_device as resolve_device
+from wnrl.runs.machine import seed_everything as seed_everything
+from wnrl.runs.machine import versions as versions
+from wnrl.runs.session import Batch as Batch
+from wnrl.runs.session import Batching as Batching
+from wnrl.runs.session import Interrupts as Interrupts
+from wnrl.runs.session import Meaning as Meaning
+from wnrl.runs.session import Member as Member
+from wnrl.runs.session import Options as Options
+from wnrl.runs.session import Stopped as Stopped
+from wnrl.runs.session import Work as Work
+from wnrl.runs.session import carry_out as carry_out
+from wnrl.runs.session import carry_out_batch as carry_out_batch
 
-__all__ = [
-    "CHECKPOINT", "CONFIG", "RESULT", "VERSIONS", "Batch", "Batching", "EventFile", "Interrupts",
-    "Meaning", "Member", "Options", "Run", "Stopped", "Work", "as_before", "as_usage_error",
-    "carry_out", "carry_out_batch", "check_run_folder", "checked_file", "file_checksum",
-    "free_memory", "is_finished", "locked", "make_folder", "open_run", "plain_json",
-    "read_config", "read_json", "read_or_nothing", "read_result", "read_values", "reading",
-    "resolve_device", "seed_everything", "versions", "whole_file", "write_bytes", "write_json",
-    "write_text", "write_values",
-]  # fmt: skip
-
-guard(globals(), __all__)
+__all__ = guard(globals())

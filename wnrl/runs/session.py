@@ -226,10 +226,6 @@ class _Attempt:
         UsageError: The run there is damaged, of another program, or wants ``resume``.
     """
 
-    run: folder.Run
-    events: EventFile
-    saved: dict[str, Any]
-
     def __init__(
         self, path: Path, settings: Mapping[str, Any], meaning: Meaning, options: Options
     ) -> None:
@@ -282,7 +278,8 @@ class _Attempt:
         Raises:
             UsageError: The folder or its checkpoint cannot be used; nothing in it has changed.
         """
-        self.work, self.files, self.saved = work, files, {}
+        self.work, self.files = work, files
+        self.saved: dict[str, Any] = {}
         resume, may_change = self.options.resume, None
         settings = {**self.settings, **work.machine}
         goes_on = bool(resume and self.earlier and self.checkpoint.is_file())
@@ -351,9 +348,13 @@ class _Attempt:
         return True
 
     def end(self, broken: NonFiniteError | None) -> None:
-        """Measure what was trained, or say what was not finite, and write the result behind it."""
+        """Measure what was trained, or say what was not finite, and write the result behind it.
+
+        Raises:
+            UsageError: A file cannot be written.
+        """
         run, work = self.run, self.work
-        with _disk_in_words(run.path):
+        try:
             try:
                 if broken is not None:
                     raise broken
@@ -370,6 +371,9 @@ class _Attempt:
             scores = {tag: result[key] for tag, key in work.metrics.items() if key in result}
             self.events.add_hparams({**work.identity, **run.config}, scores, work.step)
             run.write_result(result, self.files)
+        except OSError as error:
+            told = f"run_dir {run.path}: {printable(error.strerror or error)}"
+            raise UsageError(f"{told}; the same command with --resume goes on") from error
         if not self.options.keep_checkpoint:
             self.checkpoint.unlink(missing_ok=True)
 
@@ -555,16 +559,6 @@ def _pauses(
             progress(min(1.0, work.step / work.total_steps))
 
     return between
-
-
-@contextmanager
-def _disk_in_words(path: Path) -> Iterator[None]:
-    """Raise UsageError where a file cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        told = f"run_dir {path}: {printable(error.strerror or error)}"
-        raise UsageError(f"{told}; the same command with --resume goes on") from error
 
 
 def _finite(value: Any, bad: list[str], name: str = "") -> Any:

@@ -18,18 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from wnrl import runs
 from wnrl.arguments import shown
 from wnrl.errors import UsageError, in_words
-from wnrl.runs import (
-    Batching,
-    as_before,
-    as_usage_error,
-    check_run_folder,
-    is_finished,
-    plain_json,
-    read_config,
-    read_result,
-)
 from wnrl.runs.folder import note_crash
 from wnrl.study.plan import Study, Trial
 
@@ -67,9 +58,9 @@ def noted(events: Iterable[Event], root: Path) -> Iterator[Event]:
     """
     for event in events:
         folder = root / event.trial.folder
-        finished = is_finished(folder)
+        finished = runs.is_finished(folder)
         if event.kind == "crashed" and finished:
-            event = replace(event, kind="ended", result=read_result(folder))
+            event = replace(event, kind="ended", result=runs.read_result(folder))
         elif event.kind in ("crashed", "lost") and not finished:
             with suppress(OSError):  # such as a full disk; the run is unfinished in any case
                 note_crash(folder, event.reason)
@@ -92,7 +83,7 @@ def runner(name: str) -> tuple[Train, Any]:
     return getattr(module, function), module
 
 
-def batching(trial: Trial) -> Batching:
+def batching(trial: Trial) -> runs.Batching:
     """Return how the module of a trial's runner can train it together with others.
 
     Raises:
@@ -100,8 +91,8 @@ def batching(trial: Trial) -> Batching:
     """
     module = batches_of(trial)
     if not hasattr(module, "batching"):
-        return Batching(refusal=f"runner {trial.runner!r} trains one run at a time")
-    with as_usage_error(trial.title, Exception, say=in_words):
+        return runs.Batching(refusal=f"runner {trial.runner!r} trains one run at a time")
+    with runs.as_usage_error(trial.title, Exception, say=in_words):
         return module.batching(trial)
 
 
@@ -121,7 +112,7 @@ def imported(module_name: str, what: str) -> Any:
     if not all(map(str.isidentifier, module_name.split("."))):
         raise UsageError(f"{what} must be a module's name, such as my_lab or my_lab.norms")
     # Others' code may raise anything.
-    with as_usage_error(f"{what} cannot be imported", Exception, SystemExit, say=in_words):
+    with runs.as_usage_error(f"{what} cannot be imported", Exception, SystemExit, say=in_words):
         return importlib.import_module(module_name)
 
 
@@ -166,11 +157,11 @@ def check_trials(trials: Iterable[Trial], root: Path) -> None:
     """
     for trial in trials:
         _, module = runner(trial.runner)
-        with as_usage_error(trial.title, Exception, say=in_words):
-            config = plain_json(module.settings(trial))
+        with runs.as_usage_error(trial.title, Exception, say=in_words):
+            config = runs.plain_json(module.settings(trial))
         folder = root / trial.folder
         if folder.exists():
             defaults = getattr(module, "defaults", None)
             nothing_said = defaults(config) if defaults else {}
-            config = as_before(config, read_config(folder), nothing_said)
-            check_run_folder(folder, config, ("extended_from",))
+            config = runs.as_before(config, runs.read_config(folder), nothing_said)
+            runs.check_run_folder(folder, config, ("extended_from",))

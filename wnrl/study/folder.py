@@ -8,19 +8,8 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+from wnrl import runs
 from wnrl.errors import UsageError
-from wnrl.runs import (
-    CONFIG,
-    as_usage_error,
-    check_run_folder,
-    locked,
-    make_folder,
-    read_json,
-    read_or_nothing,
-    resolve_device,
-    write_json,
-    write_text,
-)
 from wnrl.study.execute import check_trials
 from wnrl.study.figures import learning_curves, looks_of
 from wnrl.study.plan import NOTHING, Arm, Cell, Metric, Study, Task, Trial
@@ -47,21 +36,22 @@ def open_study(
         UsageError: A trial cannot be done, or the folder is in use, cannot be written, or holds
             something else. Nothing in it has changed then.
     """
-    device = str(resolve_device(study.settings.get("device", "auto")))
+    device = str(runs.resolve_device(study.settings.get("device", "auto")))
     config = {"study": study.name, "budget": study.budget, "device": device}
-    if (root / CONFIG).is_file() and "study" not in read_json(root / CONFIG):
+    if (root / runs.CONFIG).is_file() and "study" not in runs.read_json(root / runs.CONFIG):
         raise UsageError(f"run_dir {root} holds a single run, no study; choose another folder")
     if root.exists():
-        check_run_folder(root, config)
+        runs.check_run_folder(root, config)
     check_trials(trials, root)
-    make_folder(root)
+    runs.make_folder(root)
     with ExitStack() as stack:
-        with locked(root, seconds=PUBLISHING):
-            check_run_folder(root, config)  # another process may have begun a study meanwhile
-            write_json(root / CONFIG, config)
-            commands = [*read_or_nothing(root / STUDY).get("commands", ()), command]
+        with runs.locked(root, seconds=PUBLISHING):
+            runs.check_run_folder(root, config)  # another process may have begun a study meanwhile
+            runs.write_json(root / runs.CONFIG, config)
+            commands = [*runs.read_or_nothing(root / STUDY).get("commands", ()), command]
             plain = json.loads(json.dumps(study, default=_plain))
-            write_json(root / STUDY, {"study": plain, "commands": list(dict.fromkeys(commands))})
+            saved = {"study": plain, "commands": list(dict.fromkeys(commands))}
+            runs.write_json(root / STUDY, saved)
             stack.enter_context(shard.held(root))
         yield
 
@@ -79,8 +69,8 @@ def read_study(root: Path) -> Study:
         UsageError: The file is not there, damaged, of another version, or names a norm that is not
             known.
     """
-    with as_usage_error(f"{root / STUDY} is damaged", TypeError, LookupError):
-        saved = read_json(root / STUDY)["study"]
+    with runs.as_usage_error(f"{root / STUDY} is damaged", TypeError, LookupError):
+        saved = runs.read_json(root / STUDY)["study"]
         for task in saved["tasks"]:
             task |= {
                 "metric": Metric(**task["metric"]),
@@ -95,17 +85,17 @@ def add_duration(root: Path, seconds: float) -> None:
 
     It has a lock of its own: that of the folder may be held for as long as a report takes.
     """
-    with locked(root, ".duration"):
+    with runs.locked(root, ".duration"):
         with suppress(TypeError):  # it is damaged; the runs are not
-            seconds += read_or_nothing(root / DURATION).get("seconds", 0.0)
-        write_json(root / DURATION, {"seconds": seconds})
+            seconds += runs.read_or_nothing(root / DURATION).get("seconds", 0.0)
+        runs.write_json(root / DURATION, {"seconds": seconds})
 
 
 def findings(root: Path, study: Study, rows: Sequence[Row]) -> Findings:
     """Return what a report says of a study, from what its folder holds besides the runs."""
-    saved = read_or_nothing(root / STUDY)
-    seconds = read_or_nothing(root / DURATION).get("seconds")
-    device = read_or_nothing(root / CONFIG).get("device")
+    saved = runs.read_or_nothing(root / STUDY)
+    seconds = runs.read_or_nothing(root / DURATION).get("seconds")
+    device = runs.read_or_nothing(root / runs.CONFIG).get("device")
     notes = {
         "table": root / TABLE,
         "runs": root,
@@ -134,13 +124,13 @@ def publish(
     Returns:
         The rows of the table.
     """
-    with locked(root, seconds=PUBLISHING):
+    with runs.locked(root, seconds=PUBLISHING):
         rows = summarise(root, trials, study.baseline, choices)
-        write_text(root / TABLE, to_csv(rows))
+        runs.write_text(root / TABLE, to_csv(rows))
         looks = looks_of(rows)
         for task, of_task in by_task(row for row in rows if row.confidence is not None).items():
             (root / task.folder).mkdir(parents=True, exist_ok=True)  # where no run made it
-            write_text(root / task.folder / "curves.svg", learning_curves(of_task, looks))
+            runs.write_text(root / task.folder / "curves.svg", learning_curves(of_task, looks))
         write_overview(root, rows)
         write_report(root / REPORT, findings(root, study, rows))
     return rows

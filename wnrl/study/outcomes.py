@@ -1,7 +1,7 @@
 """The runs of an arm: what their folders say, and how each of them counts."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,6 +14,7 @@ from wnrl.runs.folder import crashes
 from wnrl.study.plan import Task, Trial
 from wnrl.study.stats import ANYWHERE, Estimate, Floats, Sample, clopper_pearson
 
+Ends = tuple[float, float]
 COSTS = ("wall_time", "steps", "steps_per_second", "memory_mib", "parameters")
 
 
@@ -184,22 +185,16 @@ class Scale:
 
     def sample(self, runs: Runs) -> Sample | None:
         """Return the scores; None where there is none."""
-        values = np.array(list(self.counted(runs).values()))
-        if not len(values):
-            return None
-        bounds = self.low, self.high
-        return Sample(values, bounds, **self._open(runs, Runs()), limits=self._limits())
+        values = [*self.counted(runs).values()]
+        return self._sample(values, (self.low, self.high), self._limits(), runs, Runs())
 
     def differences(self, runs: Runs, others: Runs) -> Sample | None:
         """Return the scores minus those of others at the same seed; None without a pair."""
         ours, theirs = self.counted(runs), self.counted(others)
-        values = np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)])
-        if not len(values):
-            return None
+        values = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)]
         reach = self.high - self.low
         low, high = self._limits()
-        limits = low - high, high - low
-        return Sample(values, (-reach, reach), **self._open(runs, others), limits=limits)
+        return self._sample(values, (-reach, reach), (low - high, high - low), runs, others)
 
     def better(self, runs: Runs, others: Runs) -> Estimate | None:
         """Return the per cent of pairs in which the run is better than the other one."""
@@ -222,16 +217,18 @@ class Scale:
         ranks = {seed: self.sign * score for seed, score in scores}
         return ranks | dict.fromkeys(runs.failed, -math.inf)
 
-    def _limits(self) -> tuple[float, float]:
+    def _limits(self) -> Ends:
         """Return the limits of the task, or of its runs where they are beyond them."""
         low, high = self.task.limits or ANYWHERE
         return min(low, self.low), max(high, self.high)
 
-    def _open(self, worse: Runs, better: Runs) -> dict[str, bool]:
-        """Tell on which sides a mean is open where those may be worse, and these better."""
-        known = self.task.floor is not None
-        ends = [bool(runs.failed) and not known for runs in (worse, better)]
-        return dict(zip(("open_below", "open_above"), ends[:: self.sign], strict=True))
+    def _sample(
+        self, values: Sequence[float], bounds: Ends, limits: Ends, worse: Runs, better: Runs
+    ) -> Sample | None:
+        """Return a sample whose mean is open where those runs may be worse, and these better."""
+        ends = [bool(runs.failed) and self.task.floor is None for runs in (worse, better)]
+        below, above = ends[:: self.sign]
+        return Sample(np.array(values), bounds, below, above, limits) if values else None
 
 
 def _per_cent(successes: float, n: int) -> Estimate:
