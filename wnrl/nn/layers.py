@@ -6,18 +6,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import check_shape, fused_weight_norm, in_transform, may_fuse
 from wnrl.nn.recurrence import (
     RECURRENCES,
+    Cell,
+    Recurrent,
     States,
     lay_out,
     recurrences,
-    run,
-    run_cell,
     run_torch,
     unroll,
 )
@@ -295,7 +294,7 @@ class WNEmbedding(WeightNormed):
 BACKENDS = ("torch", "python")
 
 
-class WNRecurrent(WeightNormed):
+class WNRecurrent(Recurrent, WeightNormed):
     """What ``WNLSTM`` and ``WNGRU`` share.
 
     Arguments are those of torch's layer and of ``WeightNormed``, and
@@ -312,8 +311,6 @@ class WNRecurrent(WeightNormed):
         weight_ih_l0: the computed weight, to read, assign or initialise.
     """
 
-    mode: str
-
     def _adopt(self, *, backend: str = "torch", **options: Any) -> None:
         self.backend = check_choice("backend", backend, BACKENDS)
         super()._adopt(**options)
@@ -321,19 +318,6 @@ class WNRecurrent(WeightNormed):
     def _compute(self) -> tuple[Tensor, ...]:
         weights: Any = super()._compute()
         return lay_out(self, weights) if self.backend == "torch" else weights
-
-    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
-        """As torch's layer.
-
-        Args:
-            input: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
-                ``(T, input_size)``, or a packed sequence.
-            hx: h and c, or h alone of a GRU, ``(layers x directions, N, size)``; None for zeros.
-
-        Returns:
-            The output in the form of ``input``, and the last h and c, or the last h of a GRU.
-        """
-        return run(self, input, hx, self._recur)
 
     def _recur(self, data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
         weights = self._weights()
@@ -358,7 +342,7 @@ class WNGRU(WNRecurrent):
     plain_type = nn.GRU
 
 
-class WNCell(WeightNormed):
+class WNCell(Cell, WeightNormed):
     """What ``WNLSTMCell`` and ``WNGRUCell`` share.
 
     Arguments are those of torch's cell and of ``WeightNormed``. A loop over a cell computes the
@@ -372,25 +356,13 @@ class WNCell(WeightNormed):
         weight_ih: the computed weight; likewise ``weight_hh``.
     """
 
-    mode: str
-
-    def forward(self, input: Tensor, hx: Any = None) -> Any:
-        """Return h and c, or h of a GRU, ``(N, hidden_size)``, after one step.
-
-        Args:
-            input: ``(N, input_size)``; N may lack, there as everywhere.
-            hx: the states before; None for zeros.
-        """
+    def _step(self, x: Tensor, states: States) -> States:
         weights: Any = self._weights()
-
-        def step(x: Tensor, states: States) -> States:
-            if in_transform():  # torch's cells have no vmap
-                return RECURRENCES[self.mode](*weights).once(x, states)
-            if self.mode == "LSTM":
-                return torch.lstm_cell(x, states, *weights)
-            return (torch.gru_cell(x, *states, *weights),)
-
-        return run_cell(self, input, hx, step)
+        if in_transform():  # torch's cells have no vmap
+            return RECURRENCES[self.mode](*weights).once(x, states)
+        if self.mode == "LSTM":
+            return torch.lstm_cell(x, states, *weights)
+        return (torch.gru_cell(x, *states, *weights),)
 
 
 class WNLSTMCell(WNCell):

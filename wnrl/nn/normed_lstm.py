@@ -15,11 +15,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence
 
 from wnrl.errors import check_positive
 from wnrl.nn.base import Counterpart, torch_parameters
-from wnrl.nn.recurrence import Recurrence, States, lstm_step, run, run_cell, unroll
+from wnrl.nn.recurrence import Cell, Recurrence, Recurrent, States, lstm_step, unroll
 
 
 def normalise(x: Tensor, centred: bool, scale: Tensor, shift: Tensor | None, eps: float) -> Tensor:
@@ -101,17 +100,10 @@ class NormedRecurrent(Counterpart):
         return Recurrence(prepare, step)
 
 
-class NormedLSTM(NormedRecurrent):
+class NormedLSTM(Recurrent, NormedRecurrent):
     """What ``LayerNormLSTM`` and ``RMSNormLSTM`` share; arguments are those of ``nn.LSTM``."""
 
     plain_type = nn.LSTM
-    batch_first: bool
-
-    def forward(
-        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """As ``nn.LSTM``: padded, unbatched or packed input; hx is h and c, or None for zeros."""
-        return run(self, input, hx, self._recur)
 
     def _recur(self, data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
         rows = [self.recurrence(suffix) for suffix in self.suffixes]
@@ -133,17 +125,14 @@ class RMSNormLSTM(NormedLSTM):
     centred = False
 
 
-class NormedLSTMCell(NormedRecurrent):
+class NormedLSTMCell(Cell, NormedRecurrent):
     """What the normalised cells share; arguments are those of ``nn.LSTMCell``."""
 
     plain_type = nn.LSTMCell
     mode = "LSTM"
 
-    def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """One step: ``input`` is ``(N, input_size)``, h and c ``(N, hidden_size)``; N may lack."""
-        return run_cell(self, input, hx, self.recurrence().once)
+    def _step(self, x: Tensor, states: States) -> States:
+        return self.recurrence().once(x, states)
 
 
 class LayerNormLSTMCell(NormedLSTMCell):

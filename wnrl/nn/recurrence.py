@@ -14,52 +14,59 @@ from wnrl.nn.functional import check_shape, in_transform
 
 Bias = Tensor | None
 States = tuple[Tensor, ...]
-Recur = Callable[[Tensor, States, Tensor | None], tuple[Any, States]]
-"""From ``(T, N, F)``, states ``(layers x directions, N, width)`` and None to output and states.
-
-With batch sizes, the number of running sequences at each time step, it is packed data to packed.
-"""
 
 
-def run(layer: Any, input: Tensor | PackedSequence, hx: Any, recur: Recur) -> tuple[Any, Any]:
-    """Return what torch's recurrent layer returns, in the form in which input and states come.
+class Recurrent:
+    """A mixin for layers that are called as torch's recurrent ones are.
 
-    Args:
-        layer: has the settings, under torch's names.
-        input: ``(T, N, F)``, ``(N, T, F)`` where ``layer.batch_first``, ``(T, F)``, or packed.
-        hx: h and c, or h of a GRU, ``(layers x directions, N, width)``, without N for ``(T, F)``;
-            None for zeros.
-        recur: the recurrence.
-
-    Raises:
-        UsageError: a shape does not fit.
+    They have the settings of torch's layer under torch's names, and a recurrence, ``_recur``: from
+    ``(T, N, F)``, states ``(layers x directions, N, width)`` and None to output and states. With
+    batch sizes, the number of running sequences at each time step, it is packed data to packed.
     """
-    lstm = layer.mode == "LSTM"
-    packed = isinstance(input, PackedSequence)
-    parts: Any = input if packed else (input, None, None, None)
-    data, sizes, order, back = parts
-    shape = tuple(data.shape) if isinstance(data, Tensor) else ()
-    if len(shape) not in (2, 3) or shape[-1] != layer.input_size:
-        raise UsageError(
-            f"input must be packed, or have 2 or 3 axes, with {layer.input_size} features in the "
-            f"last, got {shape or type(data).__name__}"
-        )
-    batched = packed or data.dim() == 3
-    if not batched:
-        data = data.unsqueeze(1)
-    elif layer.batch_first and not packed:
-        data = data.transpose(0, 1)
-    n = data.shape[1] if sizes is None else int(sizes[0])
-    given = hx if lstm or hx is None else (hx,)
-    states = _ordered(_open_states(layer, data, given, n, batched), order)
-    out, states = recur(data, states, sizes)
-    if packed:
-        out, states = PackedSequence(out, sizes, order, back), _ordered(states, back)
-    elif not batched:
-        out, states = out.squeeze(1), tuple(s.squeeze(1) for s in states)
-    elif layer.batch_first:
-        out = out.transpose(0, 1)
-    return out, (states if lstm else states[0])
+
+    batch_first: bool
+
+    def forward(self: Any, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+        """As torch's layer.
+
+        Args:
+            input: ``(T, N, input_size)``, ``(N, T, input_size)`` with ``batch_first``,
+                ``(T, input_size)``, or a packed sequence.
+            hx: h and c, or h alone of a GRU, ``(layers x directions, N, size)``, without N for
+                ``(T, input_size)``; None for zeros.
+
+        Returns:
+            The output in the form of ``input``, and the last h and c, or the last h of a GRU.
+
+        Raises:
+            UsageError: a shape does not fit.
+        """
+        lstm = self.mode == "LSTM"
+        packed = isinstance(input, PackedSequence)
+        parts: Any = input if packed else (input, None, None, None)
+        data, sizes, order, back = parts
+        shape = tuple(data.shape) if isinstance(data, Tensor) else ()
+        if len(shape) not in (2, 3) or shape[-1] != self.input_size:
+            raise UsageError(
+                f"input must be packed, or have 2 or 3 axes, with {self.input_size} features in "
+                f"the last, got {shape or type(data).__name__}"
+            )
+        batched = packed or data.dim() == 3
+        if not batched:
+            data = data.unsqueeze(1)
+        elif self.batch_first and not packed:
+            data = data.transpose(0, 1)
+        n = data.shape[1] if sizes is None else int(sizes[0])
+        given = hx if lstm or hx is None else (hx,)
+        states = _ordered(_open_states(self, data, given, n, batched), order)
+        out, states = self._recur(data, states, sizes)
+        if packed:
+            out, states = PackedSequence(out, sizes, order, back), _ordered(states, back)
+        elif not batched:
+            out, states = out.squeeze(1), tuple(s.squeeze(1) for s in states)
+        elif self.batch_first:
+            out = out.transpose(0, 1)
+        return out, (states if lstm else states[0])
 
 
 def _open_states(layer: Any, data: Tensor, given: States | None, n: int, batched: bool) -> States:
@@ -80,36 +87,41 @@ def _ordered(states: States, order: Tensor | None) -> States:
     return states if order is None else tuple(s.index_select(1, order) for s in states)
 
 
-def run_cell(layer: Any, input: Tensor, hx: Any, step: Callable[[Tensor, States], States]) -> Any:
-    """Return what torch's recurrent cell returns.
+class Cell:
+    """A mixin for layers that are called as torch's recurrent cells are.
 
-    Args:
-        layer: has the sizes, and the mode.
-        input: ``(input_size,)`` or ``(N, input_size)``.
-        hx: h and c, or h of a GRU, ``(hidden_size,)`` or ``(N, hidden_size)``; None for zeros.
-        step: from input and states, ``(N, ...)`` all, to the new states.
-
-    Raises:
-        UsageError: a shape does not fit.
+    They have torch's sizes, a mode, and ``_step``: from input and states, ``(N, ...)`` all, to the
+    new states.
     """
-    lstm = layer.mode == "LSTM"
-    if hx is None:
-        zeros = input.new_zeros(*input.shape[:-1], layer.hidden_size)
-        states: States = (zeros, zeros) if lstm else (zeros,)
-    else:
-        states = tuple(hx) if lstm else (hx,)
-    sized = [("input", input, layer.input_size), *(("hx", s, layer.hidden_size) for s in states)]
-    for name, tensor, size in sized:
-        wanted = (*input.shape[:-1], size)
-        if input.dim() not in (1, 2) or tuple(tensor.shape) != wanted:
-            shown = f"({size},)" if input.dim() == 1 else f"(N, {size})"
-            raise UsageError(f"{name} must have shape {shown}, got {tuple(tensor.shape)}")
-    if input.dim() == 2:
-        states = step(input, states)
-    else:
-        states = step(input.unsqueeze(0), tuple(s.unsqueeze(0) for s in states))
-        states = tuple(s.squeeze(0) for s in states)
-    return states if lstm else states[0]
+
+    def forward(self: Any, input: Tensor, hx: Any = None) -> Any:
+        """Return h and c, or h of a GRU, ``(N, hidden_size)``, after one step.
+
+        Args:
+            input: ``(N, input_size)``; N may lack, there as everywhere.
+            hx: the states before; None for zeros.
+
+        Raises:
+            UsageError: a shape does not fit.
+        """
+        lstm = self.mode == "LSTM"
+        if hx is None:
+            zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
+            states: States = (zeros, zeros) if lstm else (zeros,)
+        else:
+            states = tuple(hx) if lstm else (hx,)
+        sized = [("input", input, self.input_size), *(("hx", s, self.hidden_size) for s in states)]
+        for name, tensor, size in sized:
+            wanted = (*input.shape[:-1], size)
+            if input.dim() not in (1, 2) or tuple(tensor.shape) != wanted:
+                shown = f"({size},)" if input.dim() == 1 else f"(N, {size})"
+                raise UsageError(f"{name} must have shape {shown}, got {tuple(tensor.shape)}")
+        if input.dim() == 2:
+            states = self._step(input, states)
+        else:
+            states = self._step(input.unsqueeze(0), tuple(s.unsqueeze(0) for s in states))
+            states = tuple(s.squeeze(0) for s in states)
+        return states if lstm else states[0]
 
 
 def run_torch(

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from wnrl.errors import UsageError
 from wnrl.nn.base import Counterpart
 from wnrl.nn.functional import check_real, in_backward, transposed_groups, wide_dtype
-from wnrl.nn.recurrence import States, lay_out, run, run_torch
+from wnrl.nn.recurrence import Recurrent, States, lay_out, run_torch
 
 
 def spectral_norm(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
@@ -174,7 +174,7 @@ class SpectralConvTranspose3d(_SpectralTransposed, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` with w = W/σ(W), W flattened to (out_channels / groups, rest)."""
 
 
-class _SpectralRecurrent(Spectral):
+class _SpectralRecurrent(Recurrent, Spectral):
     """The hidden-to-hidden matrices are normalised, each with its gates as one matrix."""
 
     mode: str
@@ -183,10 +183,6 @@ class _SpectralRecurrent(Spectral):
     def normalized_names(self) -> list[str]:
         """The names of the weights that are normalised."""
         return [name for name in self._flat_weights_names if name.startswith("weight_hh")]
-
-    def forward(self, input: Any, hx: Any = None) -> Any:
-        """As the plain layer."""
-        return run(self, input, hx, self._recur)
 
     def _weights(self) -> tuple[Tensor, ...]:
         """Return what the layer computes with, ordered as the plain layer's parameters."""

@@ -21,6 +21,7 @@ targets are loaded again. A buffer of the policy, ``data_initialised``, says tha
 saved with the policy, and nothing is repeated after loading.
 """
 
+import copy
 import warnings
 from abc import abstractmethod
 from functools import partial
@@ -172,9 +173,9 @@ class FirstRollout(FirstBatch):
         self._before_and_after = ()
         if self._pending and mode and self._seen:
             seen, self._seen = cat_obs(self._seen), []
-            acted = _state(self)
+            acted = copy.deepcopy(self.state_dict())
             self.initialise(seen)
-            self._before_and_after = (acted, _state(self))
+            self._before_and_after = (acted, copy.deepcopy(self.state_dict()))
 
     def log_prob_change(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the initialisation took from the log-probabilities of ``_evaluate``.
@@ -183,29 +184,16 @@ class FirstRollout(FirstBatch):
         """
         if not self._before_and_after:
             return 0.0
-        mode, current = self.training, _state(self)
+        mode, current = self.training, copy.deepcopy(self.state_dict())
         self.train(False)
         log_probs = []
         try:
             for state in self._before_and_after:
-                _write(self, state)
+                # Not functional_call, which loses a shared extractor's second name.
+                nn.Module.load_state_dict(self, state)
                 with torch.no_grad():
                     log_probs.append(self._evaluate(*args, **kwargs)[1])
         finally:
-            _write(self, current)
+            nn.Module.load_state_dict(self, current)
             self.train(mode)
         return log_probs[0] - log_probs[1]
-
-
-def _state(policy: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in policy.state_dict().items()}
-
-
-def _write(policy: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put ``state`` into the tensors that ``policy`` has.
-
-    In place, since torch's ``functional_call`` loses parameters of a module with two names, such as
-    a shared features extractor.
-    """
-    for name, value in policy.state_dict().items():
-        value.copy_(state[name])
