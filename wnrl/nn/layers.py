@@ -10,16 +10,7 @@ from torch.nn import functional as F
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import check_shape, fused_weight_norm, in_transform, may_fuse
-from wnrl.nn.recurrence import (
-    RECURRENCES,
-    Cell,
-    Recurrent,
-    States,
-    lay_out,
-    recurrences,
-    run_torch,
-    unroll,
-)
+from wnrl.nn.recurrence import Cell, Recurrent, States, lay_out, recurrences, run_torch, unroll
 
 
 class WNLinear(WeightNormed):
@@ -359,7 +350,7 @@ class WNCell(Cell, WeightNormed):
     def _step(self, x: Tensor, states: States) -> States:
         weights: Any = self._weights()
         if in_transform():  # torch's cells have no vmap
-            return RECURRENCES[self.mode](*weights).once(x, states)
+            return recurrences(self.mode, weights, True, False)[0].once(x, states)
         if self.mode == "LSTM":
             return torch.lstm_cell(x, states, *weights)
         return (torch.gru_cell(x, *states, *weights),)
@@ -369,7 +360,6 @@ class WNLSTMCell(WNCell):
     """``nn.LSTMCell`` with w = g · v / ‖v‖ for both weights."""
 
     plain_type = nn.LSTMCell
-    mode = "LSTM"
 
 
 class WNGRUCell(WNCell):

@@ -129,7 +129,6 @@ class NormedLSTMCell(Cell, NormedRecurrent):
     """What the normalised cells share; arguments are those of ``nn.LSTMCell``."""
 
     plain_type = nn.LSTMCell
-    mode = "LSTM"
 
     def _step(self, x: Tensor, states: States) -> States:
         return self.recurrence().once(x, states)

@@ -90,9 +90,11 @@ def _ordered(states: States, order: Tensor | None) -> States:
 class Cell:
     """A mixin for layers that are called as torch's recurrent cells are.
 
-    They have torch's sizes, a mode, and ``_step``: from input and states, ``(N, ...)`` all, to the
-    new states.
+    They have torch's sizes, and ``_step``: from input and states, ``(N, ...)`` all, to the new
+    states.
     """
+
+    mode = "LSTM"
 
     def forward(self: Any, input: Tensor, hx: Any = None) -> Any:
         """Return h and c, or h of a GRU, ``(N, hidden_size)``, after one step.
@@ -227,14 +229,11 @@ def gru_recurrence(w_ih: Tensor, w_hh: Tensor, b_ih: Bias, b_hh: Bias) -> Recurr
     return Recurrence(lambda x: F.linear(x, w_ih, b_ih), step)
 
 
-RECURRENCES: dict[str, Callable[..., Recurrence]] = {"LSTM": lstm_recurrence, "GRU": gru_recurrence}
-
-
 def recurrences(mode: str, flat: Sequence[Tensor], bias: bool, projected: bool) -> list[Recurrence]:
     """Return those of torch's flat list of weights: by layers, and by directions in a layer."""
     end = 2 + 2 * bias  # of the weights that come before that of a projection
     rows = [flat[start : start + end + projected] for start in range(0, len(flat), end + projected)]
-    of_row = RECURRENCES[mode]
+    of_row: Callable[..., Recurrence] = lstm_recurrence if mode == "LSTM" else gru_recurrence
     return [of_row(*r[:2], *(r[2:4] if bias else (None, None)), *r[end:]) for r in rows]
 
 

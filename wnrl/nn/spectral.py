@@ -177,7 +177,6 @@ class SpectralConvTranspose3d(_SpectralTransposed, nn.ConvTranspose3d):
 class _SpectralRecurrent(Recurrent, Spectral):
     """The hidden-to-hidden matrices are normalised, each with its gates as one matrix."""
 
-    mode: str
     _flat_weights_names: list[str]
 
     def normalized_names(self) -> list[str]:

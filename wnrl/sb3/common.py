@@ -14,7 +14,7 @@ from wnrl.optim import WeightNormalized
 from wnrl.sb3.conversion import Conversion, output_layers
 from wnrl.sb3.data_init import FirstBatch
 from wnrl.sb3.optimizers import check_optimized, find_optimizers, spare_from_decay, use_fused
-from wnrl.sb3.parts import Part, drop_graphs, follow, is_target, trained_parts
+from wnrl.sb3.parts import Part, drop_graphs, follow, is_target, make_part, trained_parts
 
 
 class NormBase(FirstBatch):
@@ -110,19 +110,20 @@ class NormBase(FirstBatch):
         # A head with a squashing function behind it looks like a hidden layer.
         return [name for name in names if self.get_submodule(name) not in self._heads]
 
-    def _normed(self, net: Any, heads: Iterable[str]) -> Any:
+    def _normed(self, net: Any, heads: Iterable[str], mixin: type[Part] = Part) -> Any:
         """Give ``net`` the norm, in place.
 
         Args:
-            net: as SB3 made it.
+            net: the policy, or a network as SB3 made it.
             heads: names of its submodules that end in an output layer: ``("mu", "log_std")`` for
                 the actor of SAC. Of each, the last linear layer is the head.
+            mixin: what a network becomes, but for the policy itself.
         """
         names, conversion = output_layers(net, heads), self._conversion()
-        if isinstance(net, Part):
-            net.convert(conversion, names)
-        else:
+        if net is self:
             conversion.apply(net, names)
+        else:
+            make_part(net, mixin).convert(conversion, names)
         self._heads += [net.get_submodule(name) for name in names]
         return net
 

@@ -34,7 +34,7 @@ from stable_baselines3.td3 import policies as td3
 from torch import Tensor, nn
 
 from wnrl.sb3.common import NormBase
-from wnrl.sb3.parts import Observations, Part, batch_norms, batch_statistics, cat_obs, make_part
+from wnrl.sb3.parts import Observations, Part, batch_norms, batch_statistics, cat_obs
 
 
 class Actor(Part):
@@ -58,17 +58,18 @@ class Critic(Part):
     joint = False
     next_batch: tuple[Observations, Tensor] | None = None
 
-    def learns_from(self, actions: Tensor) -> bool:
-        """Return whether the critic learns: not where actions carry a gradient to an actor."""
-        return self.training and torch.is_grad_enabled() and not actions.requires_grad
-
     def forward(self, obs: Observations, *args: Any, **kwargs: Any) -> Any:
         """Return SB3's values of observations and actions, ``(B, ...)`` both."""
         self.prepare(obs)
         (actions,) = (*args, *kwargs.values())
+        # Actions that carry a gradient come from an actor that learns.
+        learns = self.training and torch.is_grad_enabled() and not actions.requires_grad
+        return self.values(learns, obs, actions)
+
+    def values(self, learns: bool, obs: Observations, actions: Tensor) -> Any:
+        """Return what ``forward`` does; ``learns`` says whether the critic learns from it."""
         if self.online:
             return self._follow(obs, actions)
-        learns = self.learns_from(actions)
         if self.next_batch is None or not learns:
             return self.run(learns, obs, actions)
         (next_obs, next_actions), self.next_batch = self.next_batch, None
@@ -121,17 +122,16 @@ class ContinuousMixin(NormBase):
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """SB3's actor, with the norm."""
-        stock = super().make_actor(features_extractor)  # type: ignore[misc]
-        actor = self._normed(make_part(stock, self.actor_mixin), ("mu", "log_std"))
+        actor = super().make_actor(features_extractor)  # type: ignore[misc]
+        self._normed(actor, ("mu", "log_std"), self.actor_mixin)
         actor.norms = batch_norms(actor)
         return actor
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """SB3's critic, with the norm."""
-        stock = super().make_critic(features_extractor)  # type: ignore[misc]
-        critic = make_part(stock, self.critic_mixin)
+        critic = super().make_critic(features_extractor)  # type: ignore[misc]
         names = [name for name, _ in critic.named_children() if name != "features_extractor"]
-        self._normed(critic, names)
+        self._normed(critic, names, self.critic_mixin)
         # A shared extractor learns with the actor.
         others = critic.features_extractor if self.share_features_extractor else None
         critic.norms = batch_norms(*(part for part in critic.children() if part is not others))

@@ -53,11 +53,8 @@ class JointCritic(Critic):
     target: tuple[Any, ...] = ()
     tau = 0.0
 
-    def forward(self, obs: Observations, *args: Any, **kwargs: Any) -> Any:
+    def values(self, learns: bool, obs: Observations, actions: Tensor) -> Any:
         """Return values of observations and actions; a target's for the second half of a batch."""
-        self.prepare(obs)
-        (actions,) = (*args, *kwargs.values())
-        learns = self.learns_from(actions)
         values = self.run(learns, obs, actions)
         if not learns or not self.target:
             return values

@@ -36,16 +36,12 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError
 from wnrl.nn import DataInitReport, data_init
 from wnrl.nn.sites import n_spatial
-from wnrl.sb3.parts import (
-    Observations,
-    Part,
-    Stepped,
-    cat_obs,
-    is_target,
-    map_obs,
-    n_rows,
-    trained_parts,
-)
+from wnrl.sb3.parts import Observations, Part, Stepped, cat_obs, is_target, map_obs, trained_parts
+
+
+def n_rows(obs: Observations) -> int:
+    """Return the number of observations, B of ``(B, ...)``."""
+    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
 
 
 class FirstBatch(Stepped, BasePolicy):

@@ -17,11 +17,6 @@ from wnrl.sb3.conversion import Conversion
 Observations = Tensor | dict[str, Tensor]
 
 
-def n_rows(obs: Observations) -> int:
-    """Return the number of observations, B of ``(B, ...)``."""
-    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-
-
 def map_obs(obs: Observations, function: Callable[[Tensor], Tensor]) -> Observations:
     """Return ``function`` of the observations, or of each part of dict observations."""
     if isinstance(obs, dict):

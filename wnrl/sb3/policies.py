@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import cache
-from types import ModuleType
 
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
@@ -14,32 +13,30 @@ from wnrl.norms import NORMS
 from wnrl.sb3 import actor_critic, continuous, crossq, q_network, recurrent
 from wnrl.sb3.common import NormBase
 
-KINDS = ("Mlp", "Cnn", "MultiInput")
-FAMILIES: dict[type[BaseAlgorithm], tuple[ModuleType, str]] = {
-    **dict.fromkeys((PPO, A2C, TRPO), (actor_critic, "WN{}Policy")),
-    MaskablePPO: (actor_critic, "WNMaskable{}Policy"),
-    DQN: (q_network, "WNDQN{}Policy"),
-    QRDQN: (q_network, "WNQRDQN{}Policy"),
-    SAC: (continuous, "WNSAC{}Policy"),
-    TD3: (continuous, "WNTD3{}Policy"),
-    TQC: (continuous, "WNTQC{}Policy"),
-    CrossQ: (crossq, "WNCrossQ{}Policy"),
+ALGORITHMS = (PPO, A2C, TRPO, MaskablePPO, DQN, QRDQN, SAC, TD3, TQC, CrossQ, RecurrentPPO)
+POLICIES: dict[str, type[BasePolicy]] = {
+    name: policy
+    for module in (actor_critic, q_network, continuous, crossq, recurrent)
+    for name, policy in vars(module).items()
+    if name.startswith("WN")
 }
-"""Where the policies of an algorithm stand, and what each of ``KINDS`` is called there."""
-ALIASES: dict[type[BaseAlgorithm], dict[str, type[BasePolicy]]] = {}
+"""Our policies by name."""
+_of_stock = {policy.__bases__[-1]: policy for policy in POLICIES.values()}
+ALIASES: dict[type[BaseAlgorithm], dict[str, type[BasePolicy]]] = {
+    algorithm: {
+        f"WN{alias}": _of_stock[stock]
+        for alias, stock in algorithm.policy_aliases.items()
+        if stock in _of_stock
+    }
+    for algorithm in ALGORITHMS
+}
 """The policies that SB3 knows by name once ``wnrl.sb3`` is imported, by algorithm."""
+ALIASES[RecurrentPPO] |= {name: policy for name, policy in POLICIES.items() if "Gru" in name}
 MIXINS: dict[type, type] = {}
 """From SB3's policy for vectors, of each family, to the mixin in front of it."""
-
-for _algorithm, (_module, _name) in FAMILIES.items():
-    _known = {f"WN{kind}Policy": getattr(_module, _name.format(kind), None) for kind in KINDS}
-    ALIASES[_algorithm] = {alias: policy for alias, policy in _known.items() if policy}
-_recurrent = [f"WN{kind}{cell}Policy" for cell in ("Lstm", "Gru") for kind in KINDS]
-ALIASES[RecurrentPPO] = {name: getattr(recurrent, name) for name in _recurrent}
 for _policies in ALIASES.values():
     _mixin, _stock = next(iter(_policies.values())).__bases__
     MIXINS[_stock] = _mixin
-POLICIES = {policy.__name__: policy for named in ALIASES.values() for policy in named.values()}
 
 
 def with_norm(policy_class: type[BasePolicy], norm: str = "weight") -> type[BasePolicy]:

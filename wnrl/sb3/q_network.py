@@ -6,7 +6,7 @@ from sb3_contrib.qrdqn import policies as qrdqn
 from stable_baselines3.dqn import policies as dqn
 
 from wnrl.sb3.common import NormBase
-from wnrl.sb3.parts import Observations, Part, make_part
+from wnrl.sb3.parts import Observations
 
 
 class QNormMixin(NormBase):
@@ -17,13 +17,11 @@ class QNormMixin(NormBase):
 
     def make_q_net(self) -> Any:
         """SB3's network of DQN, with the norm."""
-        net = make_part(super().make_q_net(), Part)  # type: ignore[misc]
-        return self._normed(net, ("q_net",))
+        return self._normed(super().make_q_net(), ("q_net",))  # type: ignore[misc]
 
     def make_quantile_net(self) -> Any:
         """sb3-contrib's network of QRDQN, with the norm."""
-        net = make_part(super().make_quantile_net(), Part)  # type: ignore[misc]
-        return self._normed(net, ("quantile_net",))
+        return self._normed(super().make_quantile_net(), ("quantile_net",))  # type: ignore[misc]
 
     def _run_hidden(self, obs: Observations) -> None:
         name = "q_net" if hasattr(self, "q_net") else "quantile_net"
