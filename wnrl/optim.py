@@ -264,7 +264,7 @@ class WeightNormalized(Optimizer):
                 raise UsageError(
                     f"the state was saved by WN{base}, and this is {type(self).__name__}"
                 )
-            saved |= {**own, **saved, "params": saved["params"]}  # what it does not say is as here
+            saved |= {**own, **saved}  # what it does not say is as here
             weights = set(_weights({**saved, "params": own["params"]}))
             for w, index in zip(own["params"], saved["params"], strict=False):
                 if w in weights:

@@ -47,24 +47,6 @@ def _torch_parameters(plain: Any) -> list[inspect.Parameter]:
     ]
 
 
-def build_plain(plain: type[nn.Module], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Return a layer of torch.
-
-    Raises:
-        UsageError: a size is negative, or torch refuses another value.
-    """
-    names = [parameter.name for parameter in _torch_parameters(plain)]
-    for name, value in {**dict(zip(names, args, strict=False)), **options}.items():
-        if isinstance(value, int) and value < 0 and name != "padding_idx":
-            raise UsageError(f"{name} must not be negative, got {value}")
-    try:
-        with warnings.catch_warnings():  # a weight norm refuses an empty dimension itself
-            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
-            return plain(*args, **options)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"{plain.__name__}: {first_line(error)}") from error
-
-
 def torch_parameters(plain: nn.Module) -> dict[str, nn.Parameter | None]:
     """Return the parameters of a plain layer by name, in the order of torch's constructor.
 
@@ -156,7 +138,17 @@ class Counterpart(nn.Module):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in self.options if name in kwargs}
-        self._replace(build_plain(self.plain_type, args, kwargs), options)
+        names = [parameter.name for parameter in _torch_parameters(self.plain_type)]
+        for name, value in {**dict(zip(names, args, strict=False)), **kwargs}.items():
+            if isinstance(value, int) and value < 0 and name != "padding_idx":
+                raise UsageError(f"{name} must not be negative, got {value}")
+        try:
+            with warnings.catch_warnings():  # a weight norm refuses an empty dimension itself
+                warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+                plain = self.plain_type(*args, **kwargs)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UsageError(f"{self.plain_type.__name__}: {first_line(error)}") from error
+        self._replace(plain, options)
 
     def _replace(self, plain: nn.Module, options: dict[str, Any]) -> None:
         self.__dict__ |= _without(plain, ())
@@ -224,9 +216,6 @@ def _without(layer: nn.Module, names: tuple[str, ...]) -> dict[str, Any]:
     return held | {name: registry.copy() for name, registry in registries.items()}
 
 
-SCALES = ("linear", "exp")
-
-
 class WeightNormed(Counterpart):
     """A torch layer whose every parameter ``weight*`` is computed: w = g · v / ‖v‖.
 
@@ -276,7 +265,7 @@ class WeightNormed(Counterpart):
         eps: float = EPS,
         g_rate: float = 1.0,
     ) -> None:
-        self.scale = check_choice("scale", scale, SCALES)
+        self.scale = check_choice("scale", scale, ("linear", "exp"))
         check_positive(eps=eps, g_rate=g_rate)
         check_deviation(v_init_std)
         self.v_init_std, self.eps, self.g_rate = v_init_std, eps, g_rate

@@ -26,7 +26,6 @@ from wnrl.nn.sites import (
     n_spatial,
 )
 
-PLACEMENTS = ("pre", "post")
 PARALLEL = ("DistributedDataParallel", "FullyShardedDataParallel")
 """Classes of wrappers that share gradients of the parameters that they have found."""
 
@@ -84,7 +83,7 @@ def convert(
             too. Of recurrent layers, which a norm may not be for, ``plain_parts`` alone tells.
     """
     choice = NORMS[check_choice("norm", norm, NORMS)]
-    check_choice("placement", placement, PLACEMENTS)
+    check_choice("placement", placement, ("pre", "post"))
     chosen = dict(norm_kwargs or {})
     check_options(norm, choice, chosen)
     for_layers = {name: value for name, value in chosen.items() if name in choice.layer_options}

@@ -282,9 +282,6 @@ class WNEmbedding(WeightNormed):
         )
 
 
-BACKENDS = ("torch", "python")
-
-
 class WNRecurrent(Recurrent, WeightNormed):
     """What ``WNLSTM`` and ``WNGRU`` share.
 
@@ -303,7 +300,7 @@ class WNRecurrent(Recurrent, WeightNormed):
     """
 
     def _adopt(self, *, backend: str = "torch", **options: Any) -> None:
-        self.backend = check_choice("backend", backend, BACKENDS)
+        self.backend = check_choice("backend", backend, ("torch", "python"))
         super()._adopt(**options)
 
     def _compute(self) -> tuple[Tensor, ...]:

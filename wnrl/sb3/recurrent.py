@@ -140,12 +140,13 @@ class RecurrentNormMixin(NormMixin):
         if len(sequence) > 1:
             resets = (keep[1:] == 0.0).any(dim=1).nonzero().flatten() + 1
             cuts[1:1] = resets.tolist()
-        outputs = []
+        outputs, is_gru = [], getattr(lstm, "mode", "LSTM") == "GRU"
         with shared_weights(lstm) if len(cuts) > 2 else nullcontext():
             for begin, end in pairwise(cuts):
-                output, lstm_states = _run(
-                    lstm, sequence[begin:end], lstm_states, keep[begin].view(1, n_seq, 1)
-                )
+                (h, c), kept = lstm_states, keep[begin].view(1, n_seq, 1)
+                given = kept * h if is_gru else (kept * h, kept * c)
+                output, after = lstm(sequence[begin:end], given)
+                lstm_states = (after, c) if is_gru else after
                 outputs.append(output)
         whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return whole.transpose(0, 1).flatten(0, 1), lstm_states  # (T, N, H) -> (N * T, H)
@@ -194,15 +195,6 @@ def _run_apart(
     real = net(map_obs(x, lambda part: part[rows.real]))
     with batch_statistics(norms, False):
         return rows.join(real, net(map_obs(x, lambda part: part[rows.padded])))
-
-
-def _run(rnn: Any, sequence: Tensor, states: States, keep: Tensor) -> tuple[Tensor, States]:
-    """One call, from states that are zero where ``keep``, ``(1, N, 1)``, is."""
-    h, c = states
-    if getattr(rnn, "mode", "LSTM") == "GRU":
-        output, h = rnn(sequence, keep * h)
-        return output, (h, c)
-    return rnn(sequence, (keep * h, keep * c))
 
 
 class WNMlpLstmPolicy(RecurrentNormMixin, policies.RecurrentActorCriticPolicy):
