@@ -1,7 +1,7 @@
 """From a plain network to a normalized one, in place."""
 
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -16,15 +16,7 @@ from wnrl.nn.base import Counterpart, WeightNormed, torch_parameters
 from wnrl.nn.functional import transposed_groups
 from wnrl.nn.normalizers import BatchStatistics, Normalized, check_momentum
 from wnrl.nn.norms import NORMS, Norm, origin
-from wnrl.nn.sites import (
-    RECURRENT,
-    LayerSite,
-    check_values,
-    has_weight,
-    hidden_sites,
-    layer_sites,
-    n_spatial,
-)
+from wnrl.nn.sites import RECURRENT, LayerSite, check_values, has_weight, layer_sites, n_spatial
 
 PARALLEL = ("DistributedDataParallel", "FullyShardedDataParallel")
 """Classes of wrappers that share gradients of the parameters that they have found."""
@@ -98,7 +90,7 @@ def convert(
             f"module must be a container of layers: {type(module).__name__} cannot be replaced in "
             "place, put it in an nn.Sequential"
         )
-    places = hidden_sites(sites, placement, hidden)
+    places = _hidden_sites(sites, placement, hidden)
     marked = [s for s in sites if choice.mark and (s in places or isinstance(s.layer, RECURRENT))]
     # All that can fail comes before the first change.
     _check_ties(module, choice, sites)
@@ -133,6 +125,49 @@ def convert(
     _leave_fast_paths(module)
     _warn_of_plain_layers(module, norm, choice, skip, told=hidden is not None)
     return [site.name for site in sites if site.name in done]
+
+
+def _hidden_sites(
+    found: list[LayerSite], placement: str, names: Iterable[str] | None
+) -> dict[LayerSite, LayerSite]:
+    """Return the places of hidden layers, and for each the place that a normalizer of it takes.
+
+    A shared layer is hidden if it is so wherever it stands.
+
+    Args:
+        found: from ``layer_sites``.
+        placement: behind a nonlinearity, ``"post"``, there must be room: it is not skipped, and
+            follows the same layer wherever it stands.
+        names: of the hidden layers; None takes those directly followed by a nonlinearity.
+
+    Raises:
+        UsageError: a name of no linear layer or convolution, or of one without room for
+            ``placement``.
+    """
+    told = {site.name for site in found if site.hidden} if names is None else set(names)
+    uses = Counter(site.place for site in found)
+    pairs = Counter((id(s.layer), s.following.place) for s in found if s.following is not None)
+
+    def room(site: LayerSite) -> LayerSite | None:
+        if site.name not in told:
+            return None
+        if placement == "pre":
+            return site
+        after = site.following if site.hidden else None
+        alone = after is not None and pairs[id(site.layer), after.place] == uses[after.place]
+        return after if alone else None
+
+    rooms = {site: room(site) for site in found}
+    elsewhere = {id(site.layer) for site, place in rooms.items() if place is None}
+    hidden = {s: p for s, p in rooms.items() if p is not None and id(s.layer) not in elsewhere}
+    reached = {site.name for site in hidden if n_spatial(site.layer) is not None}
+    reached |= {site.name for site in found if hasattr(site.layer, "features_last")}
+    if names is not None and not told <= reached:
+        raise UsageError(
+            f"hidden names {min(told - reached)!r}, which is no linear layer or convolution with "
+            f"room for a normalizer at {placement!r}"
+        )
+    return hidden
 
 
 def _leave_fast_paths(module: nn.Module) -> None:
@@ -208,7 +243,7 @@ def _left_plain(sites: list[LayerSite], choice: Norm) -> list[LayerSite]:
         reached = choice.reached(layer)
         if choice.reparametrizes and not reached:
             return has_weight(layer, embeddings=True)
-        if n_spatial(layer) is None or not choice.for_hidden_layers:
+        if n_spatial(layer) is None or not (choice.normalizers or choice.mark):
             return has_weight(layer, embeddings=False) and not reached
         if isinstance(site.parent, Normalized) or choice.marked(layer):
             return False

@@ -63,11 +63,6 @@ class Norm:
         """Whether it replaces linear layers, so that output heads can have it too."""
         return nn.Linear in self.layers
 
-    @property
-    def for_hidden_layers(self) -> bool:
-        """Whether it does something that hidden layers get and heads do not."""
-        return self.normalizers is not None or self.mark is not None
-
     def reached(self, layer: nn.Module) -> bool:
         """Return whether ``layer`` has its weight from this norm."""
         return type(layer) in self.layers.values() or self.marked(layer)

@@ -1,6 +1,5 @@
 """Where the layers of a network stand, and what runs behind each of them."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -114,49 +113,6 @@ def _in_turn(path: str, sequence: nn.Module) -> Iterator[str]:
             yield from _in_turn(name, child)
         elif child is not None:
             yield name
-
-
-def hidden_sites(
-    found: list[LayerSite], placement: str = "pre", names: Iterable[str] | None = None
-) -> dict[LayerSite, LayerSite]:
-    """Return the places of hidden layers, and for each the place that a normalizer of it takes.
-
-    A shared layer is hidden if it is so wherever it stands.
-
-    Args:
-        found: from ``layer_sites``.
-        placement: behind a nonlinearity, ``"post"``, there must be room: it is not skipped, and
-            follows the same layer wherever it stands.
-        names: of the hidden layers; None takes those directly followed by a nonlinearity.
-
-    Raises:
-        UsageError: a name of no linear layer or convolution, or of one without room for
-            ``placement``.
-    """
-    told = {site.name for site in found if site.hidden} if names is None else set(names)
-    uses = Counter(site.place for site in found)
-    pairs = Counter((id(s.layer), s.following.place) for s in found if s.following is not None)
-
-    def room(site: LayerSite) -> LayerSite | None:
-        if site.name not in told:
-            return None
-        if placement == "pre":
-            return site
-        after = site.following if site.hidden else None
-        alone = after is not None and pairs[id(site.layer), after.place] == uses[after.place]
-        return after if alone else None
-
-    rooms = {site: room(site) for site in found}
-    elsewhere = {id(site.layer) for site, place in rooms.items() if place is None}
-    hidden = {s: p for s, p in rooms.items() if p is not None and id(s.layer) not in elsewhere}
-    reached = {site.name for site in hidden if n_spatial(site.layer) is not None}
-    reached |= {site.name for site in found if hasattr(site.layer, "features_last")}
-    if names is not None and not told <= reached:
-        raise UsageError(
-            f"hidden names {min(told - reached)!r}, which is no linear layer or convolution with "
-            f"room for a normalizer at {placement!r}"
-        )
-    return hidden
 
 
 def check_values(module: nn.Module) -> None:

@@ -160,8 +160,7 @@ class NormBase(FirstBatch):
 
     def __getstate__(self) -> dict[str, Any]:
         drop_graphs(self)
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        return state
+        return super().__getstate__()  # type: ignore[no-untyped-call]
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

@@ -39,7 +39,7 @@ from wnrl.nn.initialization import set_statistics
 from wnrl.norms import NORMS
 from wnrl.sb3.continuous import Actor, ContinuousMixin, Critic
 from wnrl.sb3.conversion import Conversion
-from wnrl.sb3.parts import Observations, batch_norms, trained_parts
+from wnrl.sb3.parts import batch_norms, trained_parts
 
 
 class JointCritic(Critic):
@@ -53,23 +53,19 @@ class JointCritic(Critic):
     target: tuple[Any, ...] = ()
     tau = 0.0
 
-    def values(self, learns: bool, obs: Observations, actions: Tensor) -> Any:
+    def values(self, learns: bool, obs: Any, actions: Tensor) -> Any:
         """Return values of observations and actions; a target's for the second half of a batch."""
         values = self.run(learns, obs, actions)
         if not learns or not self.target:
             return values
-        n = len(actions) // 2
-        ahead = self._values_ahead(obs, actions, n)
+        (target,), n = self.target, len(actions) // 2
+        with torch.no_grad():
+            if target.norms:
+                target.prepare(obs)
+                ahead = tuple(q[n:] for q in target.run(True, obs, actions))
+            else:  # examples are independent
+                ahead = target(obs[n:], actions[n:])
         return tuple(torch.cat([q[:n], q_next]) for q, q_next in zip(values, ahead, strict=True))
-
-    @torch.no_grad()
-    def _values_ahead(self, obs: Any, actions: Tensor, n: int) -> tuple[Tensor, ...]:
-        """Return the target's values of what comes behind the first ``n``, each ``(B, 1)``."""
-        (target,) = self.target
-        if not target.norms:  # examples are independent
-            return target(obs[n:], actions[n:])
-        target.prepare(obs)
-        return tuple(q[n:] for q in target.run(True, obs, actions))
 
     @torch.no_grad()
     def after_step(self) -> None:
