@@ -8,7 +8,7 @@ from tests.vae.tiny import build, images
 from wnrl.errors import UsageError
 from wnrl.vae import Elbo, VAEConfig, beta_elbo, dreg, elbo, iwae
 from wnrl.vae.bounds import log_mean_exp
-from wnrl.vae.objectives import kl_weight_at
+from wnrl.vae.objectives import share_of_beta
 
 CHUNKS = [1, 3, 4, 7]  # of 7 samples
 
@@ -246,5 +246,5 @@ def test_what_makes_no_objective_is_refused(wrong, message):
 
 def test_the_weight_of_the_kl_rises_evenly_to_beta():
     config = VAEConfig(warm_up_epochs=0.5, beta=2.0)
-    assert [kl_weight_at(config, step, 8) for step in (0, 1, 4, 9)] == [0, 0.5, 2, 2]
-    assert kl_weight_at(VAEConfig(), 0, 8) == 1
+    assert [config.beta * share_of_beta(config, step, 8) for step in (0, 1, 4, 9)] == [0, 0.5, 2, 2]
+    assert share_of_beta(VAEConfig(), 0, 8) == 1

@@ -171,7 +171,7 @@ def test_a_step_with_shared_weights_is_recorded_in_the_check_mode_too(request):
 def test_a_compiled_model_is_recorded_too(capsys):
     launched = tiny_trainer("mlp", "weight", {}, "cuda")
     replayed = tiny_trainer("mlp", "weight", {}, "cuda")
-    launched._recorded_step = launched.gradient_step
+    launched._recorded_step = launched._gradient_step
     replayed.forward = compiled(replayed.model.forward, "mlp")
     for _ in range(STEPS):
         launched._advance()

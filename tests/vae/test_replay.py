@@ -45,7 +45,7 @@ def state(made):
 
 
 def parameters(made):
-    return torch.cat([p.detach().flatten() for p in made.gradient_step.parameters])
+    return torch.cat([p.detach().flatten() for p in made.parameters])
 
 
 @pytest.mark.parametrize(("name", "norm", "change"), CASES)
@@ -53,7 +53,7 @@ def parameters(made):
 def test_replayed_steps_are_those_that_python_makes(name, norm, change):
     plain, replayed = (tiny_trainer(name, norm, change) for _ in range(2))
     replayed._recorded_step = Emulated(
-        replayed.gradient_step, replayed.device, lambda: state(replayed), [replayed.generator]
+        replayed._gradient_step, replayed.device, lambda: state(replayed), [replayed.generator]
     )
     begun = parameters(plain)
     for _ in range(STEPS):

@@ -136,7 +136,6 @@ def test_a_finished_run_goes_on_to_more_steps_with_resume_alone(tmp_path, capsys
 def test_what_a_finished_run_reported_is_gone_once_it_goes_on(tmp_path):
     args = replace(ARGS, run_dir=tmp_path / "run")
     train(args)
-    (args.run_dir / "nll_valid_K3_averaged.npz").touch()  # evaluate_vae.py's
     (args.run_dir / "notes.txt").touch()
     with pytest.raises(Stopped):
         train(replace(changed(args, n_steps=200), resume=True), stop_at(0.4))

@@ -18,7 +18,6 @@ from wnrl import vae
 from wnrl.errors import UsageError
 from wnrl.runs import Stopped, is_finished, read_config, read_result
 from wnrl.vae import run as vae_run
-from wnrl.vae import training as vae_training
 
 ARGS = vae_args(device="cpu", n_steps=40, hidden=(12,), latent_dim=2, n_samples=5, n_logs=4)
 TIMED = {"steps_per_second", "images_per_second", "wall_time", "memory_mib"}
@@ -116,7 +115,7 @@ def test_a_hang_up_saves_what_was_trained(args, whole):
 def test_a_signal_while_measuring_loses_no_step_of_training(keep, args, whole, monkeypatch):
     args = replace(args, keep_checkpoint=keep)
     with monkeypatch.context() as patch:
-        patch.setattr(vae_training, "nll", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(vae_run, "nll", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Stopped, match="143") as stopped:
             train(args)
     assert stopped.value.message == "stopped after the last step; --resume measures again"
@@ -165,7 +164,7 @@ def test_a_likelihood_that_is_nan_ends_the_run_as_failed_in_words(args, monkeypa
             model.decoder[2].bias[0] = float("nan")
         return vae.nll(model, images, protocol)
 
-    monkeypatch.setattr(vae_training, "nll", measured)
+    monkeypatch.setattr(vae_run, "nll", measured)
     assert main(args) == 1
     reason = "log p(x) of 300 of 300 test images is not finite, that of image 0 first"
     assert capsys.readouterr().out.splitlines()[-1] == f"failed: {reason}"
@@ -183,7 +182,7 @@ def test_what_is_nan_between_two_logs_is_in_no_checkpoint(args, monkeypatch):
         changes = advance(trainer, *args, **kwargs)
         if trainer.step >= 23:
             with torch.no_grad():
-                trainer.gradient_step.parameters[0][0] = float("nan")
+                trainer.parameters[0][0] = float("nan")
         return changes
 
     monkeypatch.setattr(vae.Trainer, "_advance", poisoned)

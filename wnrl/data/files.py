@@ -100,14 +100,12 @@ def folders(data_dir: Path | None) -> list[Path]:
     """Return where files are looked for: ``data_dir``, WNRL_DATA, the user's cache.
 
     Raises:
-        UsageError: one of the first two was named and is no folder.
+        UsageError: WNRL_DATA is no folder.
     """
-    named = {"data_dir": data_dir, "WNRL_DATA": os.environ.get("WNRL_DATA")}
-    places = {name: Path(folder) for name, folder in named.items() if folder}
-    for name, folder in places.items():
-        if not folder.is_dir():
-            raise UsageError(f"{name} must be a folder that is there, got {str(folder)!r}")
-    return [*places.values(), cache_folder()]
+    named = os.environ.get("WNRL_DATA")
+    if named and not Path(named).is_dir():
+        raise UsageError(f"WNRL_DATA must be a folder that is there, got {named!r}")
+    return [Path(folder) for folder in (data_dir, named, cache_folder()) if folder]
 
 
 def _checked(path: Path, key: str, file: File) -> Tensor:

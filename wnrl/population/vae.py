@@ -29,9 +29,8 @@ from wnrl.vae.construction import build
 from wnrl.vae.inputs import binarised
 from wnrl.vae.measure import IMAGES
 from wnrl.vae.model import VAE, Terms
-from wnrl.vae.objectives import Validation, loss, share_of_beta
+from wnrl.vae.objectives import Validation, loss, measures_of, share_of_beta
 from wnrl.vae.posteriors import DiagonalNormal, Source
-from wnrl.vae.steps import measures_of
 
 ORDERS, PIXELS, NOISE = range(3)
 """Streams of random numbers of a member."""

@@ -20,16 +20,19 @@ from wnrl.population.vae import Update, VAECohort, check
 from wnrl.runs import Batching, EventFile, Options, carry_out_batch, resolve_device
 from wnrl.vae.config import SCHEDULES
 from wnrl.vae.construction import build
-from wnrl.vae.run import FILES, images_of, meaning_of, settings_of, values_of
-from wnrl.vae.training import (
-    PARAMETERS,
+from wnrl.vae.run import (
+    FILES,
     Curve,
     VAEWork,
     add_pictures,
     add_point,
+    images_of,
+    meaning_of,
     measure,
-    on_cpu,
+    settings_of,
+    values_of,
 )
+from wnrl.vae.training import PARAMETERS, on_cpu
 
 
 class VAECohortRun:

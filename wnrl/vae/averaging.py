@@ -1,11 +1,12 @@
 """Weights averaged over the last epochs (Polyak & Juditsky, 1992), as the weight norm paper has."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wnrl.norms import NORMS
 
@@ -25,14 +26,14 @@ class Average:
 
     def __init__(self, model: nn.Module, horizon: float) -> None:
         self.horizon, self.n_updates = max(1.0, horizon), 0
-        self.tensors = {name: value.detach().clone() for name, value in _state(model).items()}
+        self.tensors = copy.deepcopy(model.state_dict())
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take the present weights in, after a gradient step."""
         self.n_updates += 1
         rate = max(1 / self.horizon, 1 / (self.n_updates + 1))
-        now = _state(model)
+        now = model.state_dict(keep_vars=True)
         floats = [name for name, value in now.items() if value.is_floating_point()]
         torch._foreach_lerp_(
             [self.tensors[name] for name in floats], [now[name] for name in floats], rate
@@ -47,15 +48,15 @@ class Average:
         The mean of points on a sphere is inside of it: projected rows are put back on theirs, and
         so are the vectors of spectral norms, on the way to those of the averaged weights.
         """
-        last = {name: value.detach().clone() for name, value in _state(model).items()}
-        _write(model, self.tensors)
+        last = copy.deepcopy(model.state_dict())
+        model.load_state_dict(self.tensors)
         for norm in NORMS.values():
             if norm.after_averaging is not None:
                 norm.after_averaging(model)
         try:
             yield
         finally:
-            _write(model, last)
+            model.load_state_dict(last)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what ``load_state_dict`` takes."""
@@ -66,13 +67,3 @@ class Average:
         for name, value in self.tensors.items():
             value.copy_(state["tensors"][name])
         self.n_updates = state["n_updates"]
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.state_dict(keep_vars=True))
-
-
-@torch.no_grad()
-def _write(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    for name, value in _state(model).items():
-        value.copy_(tensors[name])

@@ -193,11 +193,8 @@ class VAEConfig(Limited):
             UsageError: a batch does not fit into the training set.
         """
         for name in ("batch_size", "data_init"):
-            if getattr(self, name) > n_train:
-                raise UsageError(
-                    f"{name} must be at most the {n_train} training images, "
-                    f"got {getattr(self, name)}"
-                )
+            if (n := getattr(self, name)) > n_train:
+                raise UsageError(f"{name} must be at most the {n_train} training images, got {n}")
         return n_train // self.batch_size
 
     def total_steps(self, n_train: int) -> int:

@@ -189,8 +189,7 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
     bounds = torch.zeros(2, len(pixels), dtype=torch.float64, device=device)
     means = torch.zeros(len(pixels), model.latent_dim, dtype=torch.float64, device=device)
     size = max(1, min(rows // protocol.n_samples, IMAGES))
-    own_type = torch.autocast(device.type, enabled=False)
-    with evaluating(model), torch.no_grad(), frozen(model), own_type:
+    with evaluating(model), frozen(model), torch.autocast(device.type, enabled=False):
         for start in range(0, len(pixels), size):
             block = slice(start, start + size)
             x = pixels[block].to(like) / scale
@@ -250,11 +249,12 @@ def bounds_of_chunks(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode inside; each one's mode comes back at the end."""
+    """Have every module in eval mode and no gradient inside; each one's mode comes back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with torch.no_grad():
+            yield
     finally:
         for module, training in modes:
             module.training = training

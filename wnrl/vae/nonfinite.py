@@ -25,13 +25,6 @@ class Witness:
         if t is not None and t.is_floating_point():
             self.notes.append((name, t.detach().isfinite().all()))
 
-    def look_at_parameters(self) -> None:
-        """Note what is finite of the parameters and buffers."""
-        for name, parameter in self.model.named_parameters():
-            self.look(f"parameter {name}", parameter)
-        for name, buffer in self.model.named_buffers():
-            self.look(f"buffer {name}", buffer)
-
     def look_at_gradients(self) -> None:
         """Note what is finite of the parameters' gradients."""
         for name, parameter in self.model.named_parameters():
@@ -54,6 +47,13 @@ class Witness:
             yield
 
     def first(self) -> str | None:
-        """Return the name of the first tensor that was not finite, and forget all."""
+        """Return the name of the first tensor that was not finite, and forget all.
+
+        Behind those of the steps stand the parameters and buffers as they are now.
+        """
+        for name, parameter in self.model.named_parameters():
+            self.look(f"parameter {name}", parameter)
+        for name, buffer in self.model.named_buffers():
+            self.look(f"buffer {name}", buffer)
         notes, self.notes = self.notes, []
         return next((name for name, finite in notes if not finite), None)

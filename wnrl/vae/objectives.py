@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from wnrl import tags
 from wnrl.data import Images
+from wnrl.diagnostics import relative_change
 from wnrl.vae.bounds import beta_elbo, dreg, elbo, iwae
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.inputs import fixed_inputs
@@ -30,7 +32,7 @@ def loss(
         x: images, ``(B, C, H, W)``.
         generator: for the samples, on the device of ``x``.
         config: the run.
-        kl_weight: factor of the KL in the ELBO; see ``kl_weight_at``.
+        kl_weight: factor of the KL in the ELBO: ``beta`` or the ``share_of_beta``.
 
     Returns:
         Minus the objective, the mean over the batch: a scalar to differentiate; and bounds and
@@ -54,18 +56,31 @@ def loss(
     return -mean, {tags.VAE_TRAIN_IWAE: mean}
 
 
-def kl_weight_at(config: VAEConfig, step: int, steps_per_epoch: int) -> float:
-    """Return the factor of the KL after ``step`` gradient steps (Sønderby et al., 2016).
-
-    It rises evenly from 0 to ``beta`` over ``warm_up_epochs``.
-    """
-    return config.beta * share_of_beta(config, step, steps_per_epoch)
-
-
 def share_of_beta(config: VAEConfig, step: int, steps_per_epoch: int) -> float:
-    """Return which share of ``beta`` the factor of the KL has reached."""
+    """Return which share of ``beta`` the KL's factor has reached after ``step`` gradient steps.
+
+    It rises evenly from 0 to 1 over ``warm_up_epochs`` (Sønderby et al., 2016).
+    """
     n_steps = round(config.warm_up_epochs * steps_per_epoch)
     return min(1.0, step / n_steps) if n_steps else 1.0
+
+
+def measures_of(
+    norms: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return how long gradients were and how far weights went, by tag.
+
+    Args:
+        norms: lengths of the layers' gradients before clipping.
+        before: the effective weights before the step.
+        after: those behind it.
+    """
+    changes = relative_change(before, after)
+    return {
+        tags.VAE_TRAIN_GRADIENT_NORM: get_total_norm(norms.values()),
+        **{f"{tags.GRADIENT_NORM}/{name}": norm for name, norm in norms.items()},
+        **{f"{tags.EFFECTIVE_LR}/{name}": change for name, change in changes.items()},
+    }
 
 
 class Validation:
@@ -92,7 +107,6 @@ class Validation:
         weighted = config.objective != "elbo"
         self.criterion = tags.VAE_VALID_IWAE if weighted else tags.VAE_VALID_ELBO
 
-    @torch.no_grad()
     def bounds(self, forward: Callable[..., Terms] | None = None) -> dict[str, Tensor]:
         """Return means over the split in eval mode, still on the device.
 

@@ -44,7 +44,6 @@ def grid(images: Tensor, columns: int) -> Tensor:
     return torch.nn.functional.pad(picture, (0, factor, 0, factor), value=0.5)
 
 
-@torch.no_grad()
 def reconstructions(model: VAE, images: Images, columns: int = 8, rows: int = 2) -> Tensor:
     """Return validation images, each row of them above its row of reconstructions.
 
@@ -62,7 +61,6 @@ def reconstructions(model: VAE, images: Images, columns: int = 8, rows: int = 2)
     return grid(pairs.transpose(0, 1).reshape(-1, *images.shape), columns)
 
 
-@torch.no_grad()
 def samples(model: VAE, columns: int = 8, rows: int = 4) -> Tensor:
     """Return expected images of samples from the prior, the same noise at every call."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
@@ -71,7 +69,6 @@ def samples(model: VAE, columns: int = 8, rows: int = 4) -> Tensor:
     return grid(means, columns)
 
 
-@torch.no_grad()
 def traversals(model: VAE, columns: int = 11, rows: int = 8) -> Tensor:
     """Vary one latent variable a row, from −3 to 3; the others stay where they are.
 
@@ -101,7 +98,6 @@ def traversals(model: VAE, columns: int = 11, rows: int = 8) -> Tensor:
     return grid(shown.reshape(-1, *model.image_shape), columns)
 
 
-@torch.no_grad()
 def canvas(model: VAE, rows: int = 8, most: int = 16) -> Tensor:
     """Show DRAW's canvas over the steps of samples from the prior, a sample a row.
 

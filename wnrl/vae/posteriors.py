@@ -43,8 +43,7 @@ class DiagonalNormal(NamedTuple):
     @classmethod
     def from_output(cls, output: Tensor) -> "DiagonalNormal":
         """Take a network's output: mu in the first half of the features, log_var in the second."""
-        mu, log_var = wide(output).chunk(2, -1)
-        return cls(mu, log_var)
+        return cls(*wide(output).chunk(2, -1))
 
     def sample(self, shape: Sequence[int] = (), generator: Source = None) -> Tensor:
         """Return reparametrised samples, ``(*shape, *mu.shape)``."""

@@ -1,29 +1,46 @@
 """The runner of VAEs: from settings to a finished run folder."""
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from wnrl import data
+from wnrl import data, tags
 from wnrl.compiling import compiled
 from wnrl.data import Images
 from wnrl.errors import UsageError
 from wnrl.limits import Limited, Threads
-from wnrl.runs import Meaning, Options, carry_out, resolve_device, seed_everything
+from wnrl.nn import plain_parts
+from wnrl.runs import (
+    EventFile,
+    Meaning,
+    Options,
+    carry_out,
+    resolve_device,
+    seed_everything,
+    whole_file,
+)
 from wnrl.runs.session import AS_USUAL
+from wnrl.vae import pictures
 from wnrl.vae.config import VAEConfig
-from wnrl.vae.construction import MODEL, build
+from wnrl.vae.construction import MODEL, build, save_weights
+from wnrl.vae.measure import Protocol, nll
+from wnrl.vae.model import VAE
 from wnrl.vae.presets import USUAL, preset
-from wnrl.vae.training import Trainer, VAEWork
+from wnrl.vae.training import Trainer
 
 BATCHES = "wnrl.population.vae_run"
 """The module that trains these runs as one batch."""
-FILES = (MODEL, "samples.png", "per_image_nll.npy", "nll_*_K*_*.npz")
-"""What belongs to a trained model; the last, which evaluations left beside it once, is not made."""
+FILES = (MODEL, "samples.png", "per_image_nll.npy")
+"""What belongs to a trained model."""
+N_PICTURES = 5  # how often pictures are logged over the run
+CURVES = (tags.VAE_TRAIN_ELBO, tags.VAE_VALID_ELBO, tags.VAE_TRAIN_IWAE, tags.VAE_VALID_IWAE)
 
 
 @dataclass(frozen=True)
@@ -173,6 +190,129 @@ def values_of(trial: Any) -> tuple[VAEConfig, Machine, Path | None]:
     norm = {"norm": trial.arm.norm, "norm_kwargs": dict(trial.norm_kwargs)}
     config = preset(trial.task.algo, trial.task.name, variant, **asked, **norm, seed=trial.seed)
     return config, machine, None if data_dir is None else Path(data_dir)
+
+
+Curve = dict[str, list[float]]
+"""``steps``, and the values of each tag of ``CURVES`` at these."""
+
+
+def add_point(
+    curve: Curve, events: EventFile, step: int, total_steps: int, scalars: Mapping[str, float]
+) -> bool:
+    """Add a point to a curve and to its event file; return True where pictures are due."""
+    steps = curve["steps"]
+    shown = int(steps[-1]) * N_PICTURES // total_steps if steps else 0
+    steps.append(step)
+    for tag, value in scalars.items():
+        events.add_scalar(tag, value, step)
+        if tag in CURVES:
+            curve.setdefault(tag, []).append(value)
+    return step * N_PICTURES // total_steps > shown
+
+
+def add_pictures(events: EventFile, step: int, model: VAE, images: Images) -> None:
+    """Add all pictures of a model to an event file."""
+    for tag, picture in pictures.all_pictures(model, images).items():
+        events.add_image(tag, picture.numpy(), step)
+
+
+def measure(
+    model: VAE,
+    images: Images,
+    config: VAEConfig,
+    selected: tuple[int, Mapping[str, Mapping[str, Tensor]]],
+    folder: Path,
+) -> dict[str, Any]:
+    """Measure chosen weights on the test split and write what belongs to them into a run folder.
+
+    Args:
+        model: which the weights are put into.
+        images: the data set.
+        config: the run.
+        selected: as ``Trainer.selected`` returns it.
+        folder: the run's.
+
+    Returns:
+        What the result has of them.
+
+    Raises:
+        NonFiniteError: log p(x) of an image is NaN or infinite.
+    """
+    step, kinds = selected
+    reported = "averaged" if config.ema_epochs else "raw"
+    model.load_state_dict(kinds[reported])
+    protocol = Protocol(config.dataset, n_samples=config.n_samples, weights=reported)
+    print(f"measuring: K = {config.n_samples}, {len(images.test)} images", file=sys.stderr)
+    measured = nll(model, images, protocol)
+    save_weights(reported, kinds, folder)
+    with whole_file(folder / "per_image_nll.npy") as file:
+        np.save(file, measured.per_image_nll.numpy())
+    pictures.save(pictures.samples(model), folder / "samples.png")
+    return measured.numbers() | {"selected": f"{config.select}: step {step}"}
+
+
+class VAEWork:
+    """A VAE's training as ``wnrl.runs`` carries it out, with the measurement of its likelihood.
+
+    Args:
+        trainer: the training.
+        images: its data set.
+        machine: ``device`` and ``threads`` as they were settled.
+    """
+
+    metrics: Mapping[str, str] = {
+        tags.VAE_NLL: "nll",
+        tags.VAE_TEST_ELBO: "elbo",
+        tags.STEPS_PER_SECOND: "steps_per_second",
+    }
+
+    def __init__(self, trainer: Trainer, images: Images, machine: Mapping[str, Any]) -> None:
+        self.trainer, self.config, self.images = trainer, trainer.config, images
+        self.machine, self.total_steps = machine, trainer.total_steps
+        self.identity: Mapping[str, Any] = {"task": self.config.dataset, "algo": self.config.model}
+        self.curve: Curve = {"steps": []}
+
+    @property
+    def step(self) -> int:
+        """Gradient steps done."""
+        return self.trainer.step
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``restore`` takes."""
+        self.trainer.check()
+        return {"trainer": self.trainer.state(), "curve": self.curve}
+
+    def restore(self, state: Mapping[str, Any]) -> str:
+        """Go to where ``state`` was taken; return what is to be told of it."""
+        self.curve = state["curve"]
+        return self.trainer.restore(state["trainer"])
+
+    def train(self, events: EventFile, between: Callable[[], None]) -> None:
+        """Train to the last step, with logs, calling ``between`` after every one."""
+        for log in self.trainer.run(between):
+            if add_point(self.curve, events, log.step, log.total_steps, log.scalars):
+                with self.trainer.measured_weights():
+                    add_pictures(events, log.step, self.trainer.model, self.images)
+
+    def report(self) -> dict[str, Any]:
+        """Return what the result has of training."""
+        steps, seconds = self.step, self.trainer.seconds
+        rate = steps / seconds if seconds else 0.0
+        return {
+            "steps": steps,
+            "steps_per_second": rate,
+            "images_per_second": rate * self.config.batch_size,
+            "device": self.machine["device"],
+            "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
+            "plain_parts": plain_parts(self.trainer.model, self.config.norm),
+            "curve": self.curve,
+        }
+
+    def measure(self, folder: Path) -> dict[str, Any]:
+        """Measure the chosen weights on the test split and write what belongs to them."""
+        return measure(
+            self.trainer.model, self.images, self.config, self.trainer.selected(), folder
+        )
 
 
 def in_words(result: Mapping[str, Any]) -> str:

@@ -1,41 +1,38 @@
-"""The training loop, which can be stopped and gone on with, and a training as a run."""
+"""The training loop, which can be stopped and gone on with."""
 
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from wnrl import tags
 from wnrl.data import Images
-from wnrl.diagnostics import to_floats
-from wnrl.diagnostics.weights import weight_lengths
+from wnrl.diagnostics import effective_weights, gradient_norms, to_floats, weight_lengths
 from wnrl.errors import NonFiniteError
-from wnrl.nn import plain_parts
-from wnrl.runs import EventFile, whole_file
-from wnrl.vae import pictures
+from wnrl.graphs import Replayed
+from wnrl.norms import NORMS
 from wnrl.vae.averaging import Average
 from wnrl.vae.config import SCHEDULES, VAEConfig
-from wnrl.vae.construction import save_weights
-from wnrl.vae.inputs import check_levels
-from wnrl.vae.measure import Protocol, block_generator, nll
+from wnrl.vae.inputs import Batches, check_levels
+from wnrl.vae.measure import block_generator
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.nonfinite import Witness
-from wnrl.vae.objectives import Validation, kl_weight_at
-from wnrl.vae.steps import GradientStep
+from wnrl.vae.objectives import Validation, loss, measures_of, share_of_beta
+from wnrl.vae.pixels import trusted
 
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamax": partial(torch.optim.Adamax, foreach=True),
+}
 COUNTERS = ("step", "last_log", "seconds", "names", "sums", "best")
-N_PICTURES = 5  # how often pictures are logged over the run
-CURVES = (tags.VAE_TRAIN_ELBO, tags.VAE_VALID_ELBO, tags.VAE_TRAIN_IWAE, tags.VAE_VALID_IWAE)
 PARAMETERS = "the length of all parameters"
 
 
@@ -96,12 +93,15 @@ class Trainer:
         forward: Callable[..., Terms] | None = None,
     ) -> None:
         check_levels(model.likelihood, images)
-        self.model, self.config = model, config
-        self.device = next(model.parameters()).device
+        self.model, self.config, self.forward = model, config, forward or model
+        self.parameters = list(model.parameters())  # asked of the model, they take a while
+        self.device = self.parameters[0].device
         self.validation = Validation(model, images, config)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.gradient_step = GradientStep(model, images, config, self.generator, forward)
-        self.optimizer, self.batches = self.gradient_step.optimizer, self.gradient_step.batches
+        self.batches = Batches(images, model.likelihood, config.batch_size, self.generator)
+        self.optimizer = OPTIMIZERS[config.optimizer](
+            self.parameters, config.learning_rate, capturable=self.device.type == "cuda"
+        )
         self.steps_per_epoch = config.steps_per_epoch(len(images.train))
         self.total_steps = config.total_steps(len(images.train))
         self.log_every = max(1, self.total_steps // config.n_logs)
@@ -112,7 +112,7 @@ class Trainer:
         self.sums: Tensor | None = None
         self.best: dict[str, Any] | None = None
         self.good = copy.deepcopy(self.state())
-        self._recorded_step = self.gradient_step.replayed()
+        self._recorded_step = self._replayed()
 
     def run(self, pause: Callable[[], bool | None] = lambda: False) -> Iterator[LogStep]:
         """Train to the end, or until ``pause`` says so.
@@ -141,16 +141,16 @@ class Trainer:
         """Do a gradient step; with a witness, on the model itself.
 
         Returns:
-            If ``measured``, by tag: the length of the gradient before clipping, and the relative
-            change of each weight.
+            If ``measured`` or with a witness, by tag: the length of the gradient before clipping,
+            and the relative change of each weight.
         """
         config, rows = self.config, self.batches.next_rows()
         self.step += 1
         rate = config.learning_rate * SCHEDULES[config.schedule](self.step / self.total_steps)
-        kl_weight = kl_weight_at(config, self.step - 1, self.steps_per_epoch)
+        kl_weight = config.beta * share_of_beta(config, self.step - 1, self.steps_per_epoch)
         update: dict[str, Tensor] = {}
         if measured or witness is not None:
-            means = self.gradient_step(rows, rate, kl_weight, witness, update if measured else None)
+            means = self._gradient_step(rows, rate, kl_weight, update, witness)
         else:
             means = self._recorded_step(rows, rate, kl_weight)
         for group in self.optimizer.param_groups:
@@ -158,13 +158,64 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.model)
         self.sums = means if self.sums is None else self.sums + means
-        self.names = self.gradient_step.names
         return update
+
+    def _replayed(self) -> Callable[..., Tensor]:
+        """Return the gradient step to be recorded, or as it is where nothing can be."""
+        if self.device.type != "cuda" or self.config.train_chunk is not None:
+            return self._gradient_step
+        return Replayed(self._gradient_step, self.device, [self.generator])
+
+    def _gradient_step(
+        self,
+        rows: Tensor,
+        rate: float | Tensor,
+        kl_weight: float | Tensor,
+        update: dict[str, Tensor] | None = None,
+        witness: Witness | None = None,
+    ) -> Tensor:
+        """Do a gradient step.
+
+        Args:
+            rows: which images, ``(B,)``.
+            rate: of learning.
+            kl_weight: as ``loss`` has it.
+            update: where to write, by tag, the length of the gradient before clipping and the
+                relative change of each weight.
+            witness: looks at each tensor of the step.
+
+        Returns:
+            The terms of the loss, in the order of ``names``.
+        """
+        config, x = self.config, self.batches.inputs(rows)
+        forward = self.forward if witness is None else self.model
+        with trusted(), torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
+            total, means = loss(forward, x, self.generator, config, kl_weight)
+        if witness is not None:
+            for tag, value in means.items():
+                witness.look(tag, value)
+        for parameter in self.parameters:
+            parameter.grad = None
+        total.backward()
+        if witness is not None:
+            witness.look_at_gradients()
+        if update is not None:
+            norms, before = gradient_norms(self.model), effective_weights(self.model)
+        if config.max_grad_norm is not None:
+            clip_grad_norm_(self.parameters, config.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate.float() if isinstance(rate, Tensor) else rate
+        self.optimizer.step()
+        if (after_step := NORMS[config.norm].after_step) is not None:
+            after_step(self.model)
+        if update is not None:
+            update |= measures_of(norms, before, effective_weights(self.model))
+        self.names = list(means)
+        return torch.stack([value.detach() for value in means.values()])
 
     def _means(self) -> dict[str, Tensor]:
         """Return means since the last log step, still on the device."""
-        if self.sums is None:
-            return {}
+        assert self.sums is not None
         means = self.sums / (self.step - self.last_log)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the time of a log step is that of its work
@@ -172,7 +223,7 @@ class Trainer:
 
     def _parameter_norm(self) -> Tensor:
         """Return what is finite if all parameters are; no loss has seen the last gradient yet."""
-        return get_total_norm([p.detach() for p in self.gradient_step.parameters])
+        return get_total_norm([p.detach() for p in self.parameters])
 
     def _log(self, means: dict[str, Tensor], update: dict[str, Tensor]) -> LogStep:
         with self.measured_weights():
@@ -226,16 +277,12 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         moments = {**self.optimizer.state_dict(), "state": state["optimizer"]["state"]}
         self.optimizer.load_state_dict(moments)
-        # A recording has the moments where they were.
-        self._recorded_step = self.gradient_step.replayed()
+        self._recorded_step = self._replayed()  # a recording has the moments where they were
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        goes_on = state["generator"].shape == self.generator.get_state().shape
-        if goes_on:
-            self.generator.set_state(state["generator"])
-        else:
-            other = block_generator(self.device, self.config.seed, self.step)
-            self.generator.set_state(other.get_state())
+        other = block_generator(self.device, self.config.seed, self.step).get_state()
+        goes_on = state["generator"].shape == other.shape
+        self.generator.set_state(state["generator"] if goes_on else other)
         self.batches.left = [rows.to(self.device) for rows in state["batches"]]
         if self.sums is not None:
             self.sums = self.sums.to(self.device)
@@ -260,12 +307,10 @@ class Trainer:
         """Do the steps since the last good state again, and go back to it."""
         failed, witness = self.step, Witness(self.model)
         self.restore(self.good)
-        witness.look_at_parameters()
         name = witness.first()
         while name is None and self.step < failed:
             with witness.watching():
                 self._advance(witness)
-            witness.look_at_parameters()
             name = witness.first()
         where = f"step {self.step}"
         if name is None:
@@ -279,126 +324,3 @@ class Trainer:
 def on_cpu(model: VAE) -> dict[str, Tensor]:
     """Return a copy of a model's state."""
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-
-Curve = dict[str, list[float]]
-"""``steps``, and the values of each tag of ``CURVES`` at these."""
-
-
-def add_point(
-    curve: Curve, events: EventFile, step: int, total_steps: int, scalars: Mapping[str, float]
-) -> bool:
-    """Add a point to a curve and to its event file; return True where pictures are due."""
-    steps = curve["steps"]
-    shown = int(steps[-1]) * N_PICTURES // total_steps if steps else 0
-    steps.append(step)
-    for tag, value in scalars.items():
-        events.add_scalar(tag, value, step)
-        if tag in CURVES:
-            curve.setdefault(tag, []).append(value)
-    return step * N_PICTURES // total_steps > shown
-
-
-def add_pictures(events: EventFile, step: int, model: VAE, images: Images) -> None:
-    """Add all pictures of a model to an event file."""
-    for tag, picture in pictures.all_pictures(model, images).items():
-        events.add_image(tag, picture.numpy(), step)
-
-
-def measure(
-    model: VAE,
-    images: Images,
-    config: VAEConfig,
-    selected: tuple[int, Mapping[str, Mapping[str, Tensor]]],
-    folder: Path,
-) -> dict[str, Any]:
-    """Measure chosen weights on the test split and write what belongs to them into a run folder.
-
-    Args:
-        model: which the weights are put into.
-        images: the data set.
-        config: the run.
-        selected: as ``Trainer.selected`` returns it.
-        folder: the run's.
-
-    Returns:
-        What the result has of them.
-
-    Raises:
-        NonFiniteError: log p(x) of an image is NaN or infinite.
-    """
-    step, kinds = selected
-    reported = "averaged" if config.ema_epochs else "raw"
-    model.load_state_dict(kinds[reported])
-    protocol = Protocol(config.dataset, n_samples=config.n_samples, weights=reported)
-    print(f"measuring: K = {config.n_samples}, {len(images.test)} images", file=sys.stderr)
-    measured = nll(model, images, protocol)
-    save_weights(reported, kinds, folder)
-    with whole_file(folder / "per_image_nll.npy") as file:
-        np.save(file, measured.per_image_nll.numpy())
-    pictures.save(pictures.samples(model), folder / "samples.png")
-    return measured.numbers() | {"selected": f"{config.select}: step {step}"}
-
-
-class VAEWork:
-    """A VAE's training as ``wnrl.runs`` carries it out, with the measurement of its likelihood.
-
-    Args:
-        trainer: the training.
-        images: its data set.
-        machine: ``device`` and ``threads`` as they were settled.
-    """
-
-    metrics: Mapping[str, str] = {
-        tags.VAE_NLL: "nll",
-        tags.VAE_TEST_ELBO: "elbo",
-        tags.STEPS_PER_SECOND: "steps_per_second",
-    }
-
-    def __init__(self, trainer: Trainer, images: Images, machine: Mapping[str, Any]) -> None:
-        self.trainer, self.config, self.images = trainer, trainer.config, images
-        self.machine, self.total_steps = machine, trainer.total_steps
-        self.identity: Mapping[str, Any] = {"task": self.config.dataset, "algo": self.config.model}
-        self.curve: Curve = {"steps": []}
-
-    @property
-    def step(self) -> int:
-        """Gradient steps done."""
-        return self.trainer.step
-
-    def state(self) -> dict[str, Any]:
-        """Return what ``restore`` takes."""
-        self.trainer.check()
-        return {"trainer": self.trainer.state(), "curve": self.curve}
-
-    def restore(self, state: Mapping[str, Any]) -> str:
-        """Go to where ``state`` was taken; return what is to be told of it."""
-        self.curve = state["curve"]
-        return self.trainer.restore(state["trainer"])
-
-    def train(self, events: EventFile, between: Callable[[], None]) -> None:
-        """Train to the last step, with logs, calling ``between`` after every one."""
-        for log in self.trainer.run(between):
-            if add_point(self.curve, events, log.step, log.total_steps, log.scalars):
-                with self.trainer.measured_weights():
-                    add_pictures(events, log.step, self.trainer.model, self.images)
-
-    def report(self) -> dict[str, Any]:
-        """Return what the result has of training."""
-        steps, seconds = self.step, self.trainer.seconds
-        rate = steps / seconds if seconds else 0.0
-        return {
-            "steps": steps,
-            "steps_per_second": rate,
-            "images_per_second": rate * self.config.batch_size,
-            "device": self.machine["device"],
-            "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
-            "plain_parts": plain_parts(self.trainer.model, self.config.norm),
-            "curve": self.curve,
-        }
-
-    def measure(self, folder: Path) -> dict[str, Any]:
-        """Measure the chosen weights on the test split and write what belongs to them."""
-        return measure(
-            self.trainer.model, self.images, self.config, self.trainer.selected(), folder
-        )

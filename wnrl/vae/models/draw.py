@@ -106,7 +106,7 @@ class DRAW(VAE):
                 glimpse = self.read(x, error, decoded[0])
                 encoded = self.encoder(torch.cat([glimpse, decoded[0]], -1), encoded)
                 q = DiagonalNormal.from_output(self.to_posterior(encoded[0]))
-                z = q.mu + (0.5 * q.log_var).exp() * step_noise
+                z = q.at(step_noise)
                 canvas, decoded = self._step(z, canvas, decoded)
                 steps.append((z, *q, encoded[0]))
         zs, mus, log_vars, encodings = zip(*steps, strict=True)

@@ -34,10 +34,8 @@ class MADE(nn.Module):
         order = torch.arange(latent_dim)
         # A hidden unit of degree d sees z_0 … z_d.
         degrees = torch.arange(width) % max(1, latent_dim - 1)
-        free = torch.ones(width, context_dim)
-        inward = torch.cat([degrees.unsqueeze(1) >= order, free], 1)
-        outward = order.unsqueeze(1) > degrees
-        outward = torch.cat([outward, torch.ones(latent_dim, context_dim)], 1)
+        inward, outward = degrees.unsqueeze(1) >= order, order.unsqueeze(1) > degrees
+        inward, outward = (F.pad(m.float(), (0, context_dim), value=1.0) for m in (inward, outward))
         self.hidden = MaskedLinear(latent_dim + context_dim, width, inward)
         self.head = MaskedLinear(width + context_dim, 2 * latent_dim, outward.repeat(2, 1))
 
