@@ -245,8 +245,9 @@ class VAE(nn.Module):
         like = next(self.parameters())
         if t.device != like.device:
             raise UsageError(f"{name} must be on {like.device}, as the model is, got {t.device}")
-        cast = t.is_floating_point() and torch.is_autocast_enabled(t.device.type)
-        if t.dtype != like.dtype and not cast:
+        if t.dtype == like.dtype:
+            return
+        if not (t.is_floating_point() and torch.is_autocast_enabled(t.device.type)):
             raise UsageError(f"{name} must be {like.dtype}, as the model is, got {t.dtype}")
 
     def output_bias(self) -> Tensor:
