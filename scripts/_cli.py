@@ -13,16 +13,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 from scripts import _interrupt, _lists
 from wnrl.errors import NonFiniteError, UsageError
-
-if TYPE_CHECKING:
-    import argparse
 
 ArgsT = TypeVar("ArgsT")
 STDOUT = 1  # the number of its file
@@ -157,23 +153,19 @@ def parse(
         print(*_lists.listed(what), sep="\n")
     if lists:
         sys.exit(0)
-    defaults = {} if default is None else {"default": default(words)}
+    defaults: Any = {} if default is None else {"default": default(words)}
 
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
-    def _whole_numbers(
-        kind: tyro.constructors.PrimitiveTypeInfo,
-    ) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
+    def _whole_numbers(kind: Any) -> Any:
         return None if kind.type is not int else tyro.constructors.PrimitiveConstructorSpec(
             nargs=1, metavar="INT", instance_from_str=lambda texts: whole_number(texts[0]),
             is_instance=lambda value: isinstance(value, int), str_from_instance=lambda n: [str(n)],
         )  # fmt: skip
 
     @registry.primitive_rule
-    def _keyword_arguments(
-        kind: tyro.constructors.PrimitiveTypeInfo,
-    ) -> tyro.constructors.PrimitiveConstructorSpec[dict[str, object]] | None:
+    def _keyword_arguments(kind: Any) -> Any:
         # tyro itself has a flag for each key of a default, as that of a resumed run has some
         return None if kind.type_origin is not dict else tyro.constructors.PrimitiveConstructorSpec(
             nargs="*", metavar="[NAME VALUE ...]", instance_from_str=keyword_arguments,
@@ -183,11 +175,10 @@ def parse(
 
     if description and {"-h", "--help"} & set(words):
         print(_filled(f"{description.strip()}\n\n{SHARED}") + "\n")  # tyro wraps no paragraphs
-    cli = partial(tyro.cli, args_type, args=words, description="", registry=registry)
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            return cli(**defaults)
+            return tyro.cli(args_type, args=words, description="", registry=registry, **defaults)
     except SystemExit as left:
         if left.code in (0, None):
             raise
@@ -197,7 +188,7 @@ def parse(
         raise (cause or UsageError(_one_line(told.getvalue()))) from None
 
 
-def scanned(argv: Sequence[str], names: Iterable[str]) -> "argparse.Namespace":
+def scanned(argv: Sequence[str], names: Iterable[str]) -> Any:
     """Return the values of flags that decide what others mean, and of --help and --resume.
 
     A flag that is not there is None, one without a value "", and nothing is refused.
@@ -256,9 +247,8 @@ def missing(error: ModuleNotFoundError) -> UsageError | None:
     ours = next(iter(installed.distributions(name="wnrl", path=places)), None)
     if ours is None:
         made = (environment / "bin" / "python").is_file()
-        remedy = (
-            f"source {environment}/bin/activate" if made else f"pip install -e '{CHECKOUT}[lab]'"
-        )
+        install = f"pip install -e '{CHECKOUT}[lab]'"
+        remedy = f"source {environment}/bin/activate" if made else install
         return UsageError(f"{sys.executable} has no {module}, which wnrl needs: {remedy}")
     for need in ours.requires or []:
         name, extra = re.match(r"[\w.-]+", need), re.search(r"extra == ['\"](\w+)", need)

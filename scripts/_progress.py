@@ -13,18 +13,12 @@ from rich.table import Table
 
 from scripts import _cli
 from wnrl.errors import UsageError, printable
+from wnrl.study import Task, Trial, cluster, execute, folder, outcomes, table, tensorboard
 from wnrl.study.attempts import Pool
-from wnrl.study.cluster import ray_cluster
-from wnrl.study.execute import Event
-from wnrl.study.folder import REPORT, TABLE
-from wnrl.study.outcomes import read_outcome
 from wnrl.study.overall import overall
-from wnrl.study.plan import Task, Trial
 from wnrl.study.processes import Processes
 from wnrl.study.sensitivity import sensitivities
 from wnrl.study.summary import Row, by_task
-from wnrl.study.table import cells, columns
-from wnrl.study.tensorboard import BANDS, view
 
 
 def executor(kind: str, address: str | None, *where: Any) -> AbstractContextManager[Pool]:
@@ -35,10 +29,12 @@ def executor(kind: str, address: str | None, *where: Any) -> AbstractContextMana
         address: Of the head of a Ray cluster to join.
         *where: As ``Processes`` has it.
     """
-    return ray_cluster(*where, address=address) if kind == "ray" else nullcontext(Processes(*where))
+    if kind == "ray":
+        return cluster.ray_cluster(*where, address=address)
+    return nullcontext(Processes(*where))
 
 
-def show_progress(events: Iterable[Event], total: int, done: int) -> int:
+def show_progress(events: Iterable[execute.Event], total: int, done: int) -> int:
     """Follow events to their end, on stderr.
 
     Args:
@@ -77,12 +73,12 @@ def show_progress(events: Iterable[Event], total: int, done: int) -> int:
     return n_crashed
 
 
-def _outcome(event: Event) -> str:
+def _outcome(event: execute.Event) -> str:
     if event.result is None:
         return f"{'tried again' if event.kind == 'lost' else 'no result'}, {event.reason}"
     metric = event.trial.task.metric
     try:
-        outcome = read_outcome(event.trial.task, event.result)
+        outcome = outcomes.read_outcome(event.trial.task, event.result)
     except UsageError as error:
         return f"failed, {error}"
     speed = outcome.cost.get("steps_per_second")
@@ -113,23 +109,23 @@ def show_tables(rows: Sequence[Row], baseline: str) -> None:
 
 def show_places(root: Path, rows: Sequence[Row]) -> None:
     """Print where table, logs and report of a study are, the report last."""
-    tensorboard, port = shlex.quote(_cli.as_pasted("tensorboard")), _cli.free_port()
-    print(f"table:   {root / TABLE}")
-    print(f"logs:    {tensorboard} --logdir {shlex.quote(str(root))} --port {port}")
-    print(f"         a chart a task: http://localhost:{port}/{view(rows)}")
-    print(f"         with intervals: http://localhost:{port}/{BANDS}")
+    program, port = shlex.quote(_cli.as_pasted("tensorboard")), _cli.free_port()
+    print(f"table:   {root / folder.TABLE}")
+    print(f"logs:    {program} --logdir {shlex.quote(str(root))} --port {port}")
+    print(f"         a chart a task: http://localhost:{port}/{tensorboard.view(rows)}")
+    print(f"         with intervals: http://localhost:{port}/{tensorboard.BANDS}")
     if activation := _cli.activation():
         print(f"shell:   {activation}   # then python is the one with wnrl")
-    print(f"report:  {root / REPORT}")
+    print(f"report:  {root / folder.REPORT}")
 
 
 def as_table(task: Task, rows: Sequence[Row], baseline: str) -> Table:
     """Return a table of one task that fits a terminal of 80 columns."""
     better = "higher" if task.metric.higher_is_better else "lower"
     title = f"{task.title}: {task.metric.label}, {better} is better"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for k, column in enumerate(columns(baseline)):
-        table.add_column(column, justify="right" if k else "left", no_wrap=True)
+    shown = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for k, column in enumerate(table.columns(baseline)):
+        shown.add_column(column, justify="right" if k else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*cells(row))
-    return table
+        shown.add_row(*table.cells(row))
+    return shown

@@ -98,21 +98,16 @@ def compare(args: Args, limit: float | None) -> int:
     from scripts._progress import executor, show_places, show_progress, show_tables
     from wnrl.runs import is_finished
     from wnrl.runs.machine import usable_cores
-    from wnrl.study.attempts import carry_out
-    from wnrl.study.batches import jobs
-    from wnrl.study.execute import noted
-    from wnrl.study.folder import add_duration, open_study, publish
-    from wnrl.study.shards import Shard
-    from wnrl.study.tuning import conduct
+    from wnrl.study import attempts, execute, folder, tuning
 
     study, module = asked(args)
-    shard, workers = Shard.parse(args.shard), args.workers or usable_cores()
+    shard, workers = folder.Shard.parse(args.shard), args.workers or usable_cores()
     planned = [*study.tuning_trials(), *study.trials()]
-    jobs(planned, args.engine, workers)  # which refuses what the engine cannot train
+    execute.jobs(planned, args.engine, workers)  # which refuses what the engine cannot train
     root = (args.run_dir or Path("runs") / study.name).absolute()
     where, n_crashed = (root, workers, (*_cli.imports(sys.argv[1:]), module), shard.log), 0
     with (
-        open_study(root, study, planned, shard, " ".join(["python", *sys.argv])),
+        folder.open_study(root, study, planned, shard, " ".join(["python", *sys.argv])),
         executor(args.executor, args.address, *where) as pool,
     ):
 
@@ -123,21 +118,21 @@ def compare(args: Args, limit: float | None) -> int:
             if not waiting:
                 return
             began, done = time.monotonic(), len(trials) - len(waiting)
-            batches = jobs(waiting, args.engine, pool.size)
+            jobs = execute.jobs(waiting, args.engine, pool.size)
             try:
-                with closing(carry_out(batches, pool, limit)) as events:
-                    n_crashed += show_progress(noted(events, root), len(trials), done)
+                with closing(attempts.carry_out(jobs, pool, limit)) as events:
+                    n_crashed += show_progress(execute.noted(events, root), len(trials), done)
             finally:
-                add_duration(root, time.monotonic() - began)
+                folder.add_duration(root, time.monotonic() - began)
 
         print(root, flush=True)
         if args.norms != ALL and study.baseline not in args.norms:
             print(f"without {study.baseline}, the baseline, arms are not compared", file=sys.stderr)
-        trials, choices, left = conduct(study, root, train)
+        trials, choices, left = tuning.conduct(study, root, train)
         if left:
             runs = f"{len(left)} {'runs have' if len(left) > 1 else 'run has'} not ended"
             print(f"{runs}, {left[0].title} the first; when all have, the same command goes on")
-        rows = publish(root, study, trials, choices) if trials else []
+        rows = folder.publish(root, study, trials, choices) if trials else []
     if not left:
         show_tables(rows, study.baseline)
     if rows:
@@ -147,16 +142,15 @@ def compare(args: Args, limit: float | None) -> int:
 
 def asked(args: Args) -> "tuple[Study, str]":
     """Return the study that the flags ask for, and the module that it is from."""
-    from wnrl.study.cluster import loaded_ray
-    from wnrl.study.execute import load_study, study_of
+    from wnrl.study import cluster, execute
 
     if args.executor == "ray":
-        loaded_ray(args.address)
+        cluster.loaded_ray(args.address)
     if args.study.endswith(".py"):
-        study, module = load_study(Path(args.study))
+        study, module = execute.load_study(Path(args.study))
     else:
         module = f"scripts.studies.{args.study}"
-        study = study_of(module)
+        study = execute.study_of(module)
     study = replace(
         study.only(*(() if words == ALL else words for words in (args.norms, args.algos))),
         seeds=study.seeds if args.seeds is None else range(args.seeds),

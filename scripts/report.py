@@ -38,18 +38,17 @@ def main(args: Args) -> None:
     """Read, summarise and write the page, whose path is the last line."""
     if not args.folders:
         raise UsageError("folders must have one entry or more, got none")
-    for folder in args.folders:
-        if not folder.is_dir():
-            raise UsageError(f"{folder} is no folder")
+    for root in args.folders:
+        if not root.is_dir():
+            raise UsageError(f"{root} is no folder")
     from scripts._progress import show_tables
-    from wnrl.study.folder import REPORT
-    from wnrl.study.gathered import gather
-    from wnrl.study.report import write_report
+    from wnrl.study import folder, gathered, report
 
-    studies = [part for folder in args.folders for part in gather(folder.absolute(), args.baseline)]
+    roots = [root.absolute() for root in args.folders]
+    studies = [part for root in roots for part in gathered.gather(root, args.baseline)]
     one = args.folders[0] if len(args.folders) == 1 else Path()
-    page = (args.page or one / REPORT).absolute()
-    write_report(page, *studies)
+    page = (args.page or one / folder.REPORT).absolute()
+    report.write_report(page, *studies)
     for part in studies:
         show_tables(part.rows, part.baseline)
         if part.pending:

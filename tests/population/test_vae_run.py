@@ -15,7 +15,7 @@ from wnrl.population.vae import VAECohort
 from wnrl.population.vae_run import batching, train_batch
 from wnrl.runs import Stopped, read_config, read_json
 from wnrl.study import NLL, Arm, Study, Task
-from wnrl.study.batches import jobs
+from wnrl.study.execute import jobs
 from wnrl.vae import run as vae_run
 
 SMALL = {"n_steps": 40, "hidden": [12], "latent_dim": 4, "batch_size": 16, "n_samples": 5,

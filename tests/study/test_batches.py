@@ -15,8 +15,7 @@ from wnrl.errors import UsageError
 from wnrl.runs import Stopped, is_finished, read_json
 from wnrl.study import RETURN, Arm, Study, Task
 from wnrl.study.attempts import carry_out
-from wnrl.study.batches import jobs
-from wnrl.study.execute import Job
+from wnrl.study.execute import Job, jobs
 from wnrl.study.processes import Processes
 
 NORMS = ("none", "weight", "layer", "batch")

@@ -3,11 +3,10 @@ import pytest
 from tests.study.test_summary import finish
 from wnrl.errors import UsageError
 from wnrl.runs import write_json
-from wnrl.study.folder import open_study
+from wnrl.study.folder import Shard, open_study
 from wnrl.study.gathered import gather
 from wnrl.study.plan import NLL, RETURN, Arm, Study, Task, Trial
 from wnrl.study.report import write_report
-from wnrl.study.shards import Shard
 from wnrl.study.tuning import conduct
 
 CARTPOLE = Task("CartPole-v1", "ppo", "a:b", RETURN)

@@ -6,9 +6,8 @@ import pytest
 
 from tests.study.test_summary import HIGH, finish, report, summary
 from wnrl.runs import write_json
-from wnrl.study.folder import open_study, read_study
+from wnrl.study.folder import Shard, open_study, read_study
 from wnrl.study.plan import NLL, RETURN, Arm, Study, Task
-from wnrl.study.shards import Shard
 from wnrl.study.summary import summarise
 from wnrl.study.tuning import choose
 

@@ -17,8 +17,7 @@ import fake_runner
 
 from wnrl.errors import UsageError
 from wnrl.runs import is_finished, locked, read_json, write_json
-from wnrl.study.folder import add_duration, open_study, publish
-from wnrl.study.shards import Shard
+from wnrl.study.folder import Shard, add_duration, open_study, publish
 from wnrl.study.tuning import conduct
 
 STUDY = fake_runner.study_of(

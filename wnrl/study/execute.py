@@ -11,8 +11,9 @@ train trials as one batch has ``batching(trial)``, which returns a ``Batching``,
 """
 
 import importlib.util
+import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,11 @@ from typing import Any, Literal
 
 from wnrl import runs
 from wnrl.arguments import shown
-from wnrl.errors import UsageError, in_words
+from wnrl.errors import UsageError, check_choice, in_words
 from wnrl.runs.folder import note_crash
 from wnrl.study.plan import Study, Trial
 
+ENGINES = ("auto", "population", "processes")
 Progress = Callable[[float], None]
 Result = dict[str, Any]
 Train = Callable[[Trial, Path, Progress], Result]
@@ -103,6 +105,49 @@ def batches_of(trial: Trial) -> Any:
     return module if name is None else imported(name, f"BATCHES of runner {trial.runner!r}")
 
 
+def jobs(trials: Sequence[Trial], engine: str, workers: int) -> list[Job]:
+    """Group trials into jobs, in the order of the first trial of each.
+
+    A group is divided into jobs of equal size, as few as hold it: a small batch gains less. There
+    are more where workers would have nothing to do.
+
+    Args:
+        trials: What is to be trained.
+        engine: ``processes`` trains each trial by itself, ``population`` all of them in batches,
+            and ``auto`` in batches what can be, where that was measured to be faster.
+        workers: Processes that train at a time.
+
+    Raises:
+        UsageError: There is no such engine, or the population cannot train one of the trials.
+    """
+    if check_choice("engine", engine, ENGINES) == "processes":
+        return [Job((trial,)) for trial in trials]
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.batch_key(), []).append(trial)
+    batches: list[tuple[list[Trial], int]] = []  # with how many jobs each needs
+    planned: list[Job] = []
+    for group in groups.values():
+        how = batching(group[0])
+        if how.refusal and engine == "population":
+            raise UsageError(f"engine population: {group[0].title}: {how.refusal}")
+        if not how.refusal and (how.pays or engine == "population"):
+            batches.append((group, -(-len(group) // how.members)))
+        else:
+            planned += [Job((trial,)) for trial in group]
+    idle = workers - len(planned) - sum(n_jobs for _, n_jobs in batches)
+    for group, n_jobs in batches:
+        planned += _divided(group, n_jobs + max(0, -(-idle // len(batches))))
+    first = {trial: place for place, trial in enumerate(trials)}
+    return sorted(planned, key=lambda job: first[job.trials[0]])
+
+
+def _divided(group: Sequence[Trial], n_jobs: int) -> list[Job]:
+    n_jobs = min(n_jobs, len(group))
+    ends = [round(len(group) * k / n_jobs) for k in range(n_jobs + 1)]
+    return [Job(tuple(group[a:b]), batch=True) for a, b in itertools.pairwise(ends)]
+
+
 def imported(module_name: str, what: str) -> Any:
     """Return a module by its name.
 
@@ -161,7 +206,6 @@ def check_trials(trials: Iterable[Trial], root: Path) -> None:
             config = runs.plain_json(module.settings(trial))
         folder = root / trial.folder
         if folder.exists():
-            defaults = getattr(module, "defaults", None)
-            nothing_said = defaults(config) if defaults else {}
-            config = runs.as_before(config, runs.read_config(folder), nothing_said)
+            defaults: Any = getattr(module, "defaults", lambda settings: {})
+            config = runs.as_before(config, runs.read_config(folder), defaults(config))
             runs.check_run_folder(folder, config, ("extended_from",))

@@ -1,27 +1,84 @@
-"""The folder of a study: its runs, its table and its report."""
+"""The folder of a study: its shards, which machines have for themselves, table and report."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from wnrl import runs
 from wnrl.errors import UsageError
-from wnrl.study.execute import check_trials
-from wnrl.study.figures import learning_curves, looks_of
+from wnrl.study import execute, figures, table, tensorboard
 from wnrl.study.plan import NOTHING, Arm, Cell, Metric, Study, Task, Trial
 from wnrl.study.report import Findings, write_report
-from wnrl.study.shards import Shard
 from wnrl.study.summary import Row, by_task, summarise
-from wnrl.study.table import to_csv
-from wnrl.study.tensorboard import write_overview
 from wnrl.study.tuning import Choice
 
 TABLE, REPORT, DURATION, STUDY = "table.csv", "report.html", "duration.json", "study.json"
 PUBLISHING = 600.0  # seconds that another shard may take to write its report
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of so many parts of a study, for machines that share its folder, such as a Slurm array.
+
+    The only one is the whole study.
+    """
+
+    number: int = 1
+    """From 1."""
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Return the shard that a flag names as ``i/n``.
+
+        Raises:
+            UsageError: There is no such part.
+        """
+        words = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        if not words or not 1 <= int(words[1]) <= int(words[2]):
+            raise UsageError(f"shard must be i/n with i from 1 to n, such as 1/4, got {text!r}")
+        return cls(int(words[1]), int(words[2]))
+
+    @property
+    def name(self) -> str:
+        """Name in the study's folder."""
+        return f"shard{self.number}of{self.count}"
+
+    @property
+    def log(self) -> str:
+        """Begin the names of logs, where there are other shards."""
+        return f"{self.name}-" if self.count > 1 else ""
+
+    def of(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials of this part, in their order.
+
+        The parts have no trial in common, and together have all. Of each task, and of each of its
+        settings, they have equally many runs, or one more.
+        """
+        by_setting = sorted(trials, key=lambda trial: str(trial.folder.parent))
+        dealt = {*by_setting[self.number - 1 :: self.count]}
+        return [trial for trial in trials if trial in dealt]
+
+    @contextmanager
+    def held(self, root: Path) -> Iterator[None]:
+        """Hold this part of a study's folder for this process, beside others of the same division.
+
+        Enter it with the folder locked, which keeps other divisions from being entered meanwhile.
+
+        Raises:
+            UsageError: Another process has this part, or one of another division.
+        """
+        for path in root.glob(".shard*of*"):
+            if not path.name.endswith(f"of{self.count}"):
+                with runs.locked(root, path.name):
+                    pass
+        with runs.locked(root, f".{self.name}"):
+            yield
 
 
 @contextmanager
@@ -42,7 +99,7 @@ def open_study(
         raise UsageError(f"run_dir {root} holds a single run, no study; choose another folder")
     if root.exists():
         runs.check_run_folder(root, config)
-    check_trials(trials, root)
+    execute.check_trials(trials, root)
     runs.make_folder(root)
     with ExitStack() as stack:
         with runs.locked(root, seconds=PUBLISHING):
@@ -72,10 +129,8 @@ def read_study(root: Path) -> Study:
     with runs.as_usage_error(f"{root / STUDY} is damaged", TypeError, LookupError):
         saved = runs.read_json(root / STUDY)["study"]
         for task in saved["tasks"]:
-            task |= {
-                "metric": Metric(**task["metric"]),
-                "also": [Metric(**m) for m in task["also"]],
-            }
+            task["metric"] = Metric(**task["metric"])
+            task["also"] = [Metric(**metric) for metric in task["also"]]
         tasks = [Task(**task) for task in saved["tasks"]]
         return Study(**{**saved, "tasks": tasks, "arms": [Arm(**arm) for arm in saved["arms"]]})
 
@@ -126,11 +181,12 @@ def publish(
     """
     with runs.locked(root, seconds=PUBLISHING):
         rows = summarise(root, trials, study.baseline, choices)
-        runs.write_text(root / TABLE, to_csv(rows))
-        looks = looks_of(rows)
+        runs.write_text(root / TABLE, table.to_csv(rows))
+        looks = figures.looks_of(rows)
         for task, of_task in by_task(row for row in rows if row.confidence is not None).items():
             (root / task.folder).mkdir(parents=True, exist_ok=True)  # where no run made it
-            runs.write_text(root / task.folder / "curves.svg", learning_curves(of_task, looks))
-        write_overview(root, rows)
+            curves = figures.learning_curves(of_task, looks)
+            runs.write_text(root / task.folder / "curves.svg", curves)
+        tensorboard.write_overview(root, rows)
         write_report(root / REPORT, findings(root, study, rows))
     return rows

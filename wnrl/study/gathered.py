@@ -76,23 +76,15 @@ def _trials(root: Path, folders: Iterable[Path]) -> list[Trial]:
 
 
 def _of_task(root: Path, task: Task, runs: Mapping[Path, Mapping[str, Any]]) -> Sequence[Trial]:
-    names = dict.fromkeys(name for settings in runs.values() for name in settings)
-    axes = tuple(
-        name
-        for name in names
-        if name not in ASIDE and len({settings.get(name) for settings in runs.values()}) > 1
-    )
+    told = runs.values()
+    names = dict.fromkeys(name for settings in told for name in settings if name not in ASIDE)
+    axes = [name for name in names if len({settings.get(name) for settings in told}) > 1]
     trials: dict[Any, Trial] = {}
     for folder, settings in runs.items():
-        trial = Trial(
-            runner="",
-            task=task,
-            arm=Arm(str(settings["norm"])),
-            seed=int(settings["seed"]),
-            settings=settings,
-            point=tuple((name, settings.get(name)) for name in axes),
-            place=folder.relative_to(root),
-        )
+        arm, seed = Arm(str(settings["norm"])), int(settings["seed"])
+        point = tuple((name, settings.get(name)) for name in axes)
+        place = folder.relative_to(root)
+        trial = Trial("", task, arm, seed, settings, point=point, place=place)
         other = trials.setdefault((trial.cell, trial.seed), trial)
         if other is not trial:
             both = f"{root / other.folder} and {folder}"

@@ -14,7 +14,6 @@ from wnrl import tags
 from wnrl.errors import UsageError, check_choice, check_positive
 from wnrl.norms import NORMS
 
-Dash = str | tuple[float, tuple[float, ...]]
 DASHES = ("-", "--", "-.", ":")
 # Settings in which the runs of one batch may differ.
 MEMBER_SCALARS = frozenset(
@@ -122,9 +121,8 @@ class Task:
         if self.floor is not None and self.solved is not None:
             way = self.solved - self.floor
             if not 0 < (way if self.metric.higher_is_better else -way) < math.inf:
-                raise UsageError(
-                    f"solved must be better than floor {self.floor}, got {self.solved}"
-                )
+                told = f"solved must be better than floor {self.floor}, got {self.solved}"
+                raise UsageError(told)
 
     @property
     def label(self) -> str:
@@ -178,7 +176,7 @@ class Arm:
     """Settings, or options of the norm, to choose for this arm besides those of the study."""
     colour: str = ""
     """As ``#rrggbb``; the norm's if not given."""
-    dash: Dash = ""
+    dash: str | tuple[float, tuple[float, ...]] = ""
     """As matplotlib takes it; the norm's if not given."""
 
     def __post_init__(self) -> None:
@@ -321,9 +319,7 @@ class Study:
         Args:
             chosen: Settings that were tuned; of others the middle of the grid.
         """
-        return self._trials(
-            self.seeds, lambda cell: [chosen.get(cell) or _middle(self._grid(cell))]
-        )
+        return self._trials(self.seeds, lambda cell: [chosen.get(cell) or self._middle(cell)])
 
     def tuning_trials(self, grids: Mapping[Cell, Grid] = NOTHING) -> list[Trial]:
         """Return the runs from which settings are chosen; none for what is not tuned.
@@ -338,6 +334,9 @@ class Study:
 
     def _grid(self, cell: Cell) -> Grid:
         return {**self.tuned, **cell[1].tuned}
+
+    def _middle(self, cell: Cell) -> Point:
+        return tuple((name, values[len(values) // 2]) for name, values in self._grid(cell).items())
 
     def _trials(self, seeds: Sequence[int], choices: Callable[[Cell], list[Point]]) -> list[Trial]:
         return [
@@ -365,11 +364,8 @@ class Study:
         A study from seed 0 and one from the number of its seeds have no run in common.
         """
         by = first - min(self.seeds)
-        return replace(
-            self,
-            seeds=[seed + by for seed in self.seeds],
-            tuning_seeds=[seed + by for seed in self.tuning_seeds],
-        )
+        seeds, tuning = ([seed + by for seed in each] for each in (self.seeds, self.tuning_seeds))
+        return replace(self, seeds=seeds, tuning_seeds=tuning)
 
     def only(self, arms: Sequence[str] = (), algos: Sequence[str] = ()) -> "Study":
         """Return the study with some of its arms and tasks.
@@ -383,13 +379,11 @@ class Study:
         """
         for word in algos:
             check_choice("algos", word, dict.fromkeys(w for t in self.tasks for w in _algos(t)))
-        tasks = [
-            replace(
-                task, arms=tuple(a.name for a in self._arms_of(task) if not arms or a.name in arms)
-            )
-            for task in self.tasks
-            if not algos or {*_algos(task)} & {*algos}
-        ]
+        tasks = []
+        for task in self.tasks:
+            if not algos or {*_algos(task)} & {*algos}:
+                names = [arm.name for arm in self._arms_of(task) if not arms or arm.name in arms]
+                tasks.append(replace(task, arms=tuple(names)))
         for name in arms:
             check_choice("norms", name, [arm.name for arm in self.arms])
             if not any(name in task.arms for task in tasks):
@@ -398,10 +392,6 @@ class Study:
 
     def _arms_of(self, task: Task) -> list[Arm]:
         return [arm for arm in self.arms if not task.arms or arm.name in task.arms]
-
-
-def _middle(grid: Grid) -> Point:
-    return tuple((name, values[len(values) // 2]) for name, values in grid.items())
 
 
 def _points(grid: Grid) -> list[Point]:

@@ -13,9 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from wnrl.errors import is_real, printable
 from wnrl.runs import CONFIG, VERSIONS, read_or_nothing, write_text
-from wnrl.study import figures, table
-from wnrl.study.overall import overall
-from wnrl.study.sensitivity import sensitivities
+from wnrl.study import figures, overall, sensitivity, table
 from wnrl.study.summary import Row, by_task
 
 PICTURE = "samples.png"  # what a generative run leaves in its folder
@@ -64,12 +62,10 @@ class _Page:
         self.root, self.rows = study.root, study.rows
         self.first = [row for row in self.rows if row.confidence is not None]
         self.judged = [row for row in self.rows if row.verdict]
-        self.failures = [
-            (row, seed, why) for row in self.first for seed, why in row.reasons.items()
-        ]
+        self.failures = [(row, *why) for row in self.first for why in row.reasons.items()]
         self.looks = figures.looks_of(study.rows)
-        self.overall = overall(study.rows)
-        self.sensitivities = sensitivities(study.rows)
+        self.overall = overall.overall(study.rows)
+        self.sensitivities = sensitivity.sensitivities(study.rows)
 
     def size(self) -> str:
         """Return how much there is, in words."""

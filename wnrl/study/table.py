@@ -17,14 +17,13 @@ def columns(baseline: str) -> tuple[str, ...]:
 
 def cells(row: Row) -> tuple[str, ...]:
     """Return the row as text, a cell a column; – where there is nothing to say."""
-    speed = row.runs.cost("steps_per_second")
     return (
         row.name,
         str(row.score or "–"),
         str(row.difference or "–"),
         _whole(row.better),
         _whole(row.solved),
-        number(speed),
+        number(row.runs.cost("steps_per_second")),
         f"{len(row.runs.failed)}/{len(row.runs.outcomes) + len(row.runs.failed)}",
     )
 

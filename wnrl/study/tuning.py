@@ -33,11 +33,8 @@ class Choice:
     @property
     def edges(self) -> tuple[str, ...]:
         """Names of the settings of which the first or the last value is the best."""
-        return tuple(
-            name
-            for name, value in self.settings
-            if len(self.grid[name]) > 1 and value in (self.grid[name][0], self.grid[name][-1])
-        )
+        ends = {name: (tried[0], tried[-1]) for name, tried in self.grid.items() if len(tried) > 1}
+        return tuple(name for name, value in self.settings if value in ends.get(name, ()))
 
     def __str__(self) -> str:
         """Say what was chosen, and what of it stands at the edge of what was tried."""
