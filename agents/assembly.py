@@ -9,7 +9,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl.errors import UsageError, printable
-from wnrl.rl.environments import check_observations, first_env_seed
+from wnrl.rl.environments import check_observations, first_env_seed, parts
 from wnrl.rl.models import extractor, policy_name
 
 
@@ -62,16 +62,14 @@ def assemble(
 def check_spaces(config: Any, env: VecEnv) -> None:
     """Raise UsageError for what SB3 would not tell of an environment, or only when it trains."""
     seen, acted = env.observation_space, env.action_space
-    parts = tuple(seen.spaces.values()) if isinstance(seen, spaces.Dict) else (seen,)
     check_observations(seen)
-    for word, space in (*(("observations", part) for part in parts), ("actions", acted)):
+    observed = (("observations", part) for part in parts(seen).values())
+    for word, space in (*observed, ("actions", acted)):
         if np.any(getattr(space, "start", 0)):  # which SB3 passes over
             raise UsageError(f"{word} must count from 0, got {space}: shift them in a wrapper")
     if isinstance(acted, spaces.Box) and 0 in acted.shape:
         raise UsageError(f"actions must hold a number or more, got {acted}")
     masked = issubclass(config.algorithm, MaskablePPO) and not isinstance(acted, spaces.Box)
     if masked and not env.has_attr("action_masks"):
-        raise UsageError(
-            f"{config.algorithm.__name__} needs an environment with a method action_masks, "
-            'or info["action_mask"]'
-        )
+        needed = 'a method action_masks, or info["action_mask"]'
+        raise UsageError(f"{config.algorithm.__name__} needs an environment with {needed}")

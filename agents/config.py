@@ -25,6 +25,7 @@ from wnrl.limits import (
     Whole,
     WholeFromZero,
     WholeOrMinusOne,
+    check_minibatches,
     check_optimizer,
     limit,
 )
@@ -57,7 +58,6 @@ class Imported:
 
 
 Schedule = Literal["constant", "linear"]
-OptimizerName = Literal["adam", "adamw", "adamax", "rmsprop", "rmsprop_tf"]
 Normalized = Literal["none", "obs", "reward", "both"]
 Share = Annotated[float, limit(lambda x: 0 < x <= 1, "a number above 0, up to 1")]
 Keywords = dict[str, bool | int | float | str]
@@ -90,7 +90,7 @@ class Config(Limited):
     """linear: falls to learning_rate_end at the end of training."""
     learning_rate_end: FromZero = 0.0
     """Where a linear schedule ends."""
-    optimizer: OptimizerName = "adam"
+    optimizer: Literal["adam", "adamw", "adamax", "rmsprop", "rmsprop_tf"] = "adam"
     """adam is SB3's, with its arguments for each algorithm; rmsprop_tf is TensorFlow's RMSprop."""
     weight_decay: FromZero = 0.0
     """Decoupled weight decay, of adamw alone."""
@@ -204,6 +204,36 @@ class GaussianConfig(OnPolicyConfig):
 
 
 @dataclass(frozen=True)
+class ClippedConfig(OnPolicyConfig):
+    """Hyperparameters of PPO and its variants, with SB3's names; the defaults are SB3's.
+
+    Raises:
+        UsageError: a value with which training could not run.
+    """
+
+    batch_size: TwoOrMore = 64
+    """Samples in a minibatch."""
+    n_epochs: Whole = 10
+    """Passes over the samples of an update."""
+    clip_range: Positive = 0.2
+    """How far the ratio of new to old policy may leave 1."""
+    clip_range_schedule: Schedule = "constant"
+    """linear: falls to zero at the end of training."""
+    ent_coef: FromZero = 0.0
+    """Weight of the entropy bonus."""
+    vf_coef: FromZero = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: Positive = 0.5
+    """Gradients are scaled down to this length."""
+    target_kl: Positive | None = None
+    """Stop an update early at 1.5 times this divergence."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_minibatches(self)
+
+
+@dataclass(frozen=True)
 class OffPolicyConfig(Config):
     """Hyperparameters of the algorithms that learn from a replay buffer.
 
@@ -231,10 +261,8 @@ class OffPolicyConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.learning_starts >= self.total_timesteps:
-            raise UsageError(
-                f"learning_starts {self.learning_starts} leaves nothing to learn in "
-                f"total_timesteps {self.total_timesteps}"
-            )
+            told = f"learning_starts {self.learning_starts} leaves nothing to learn"
+            raise UsageError(f"{told} in total_timesteps {self.total_timesteps}")
         if self.train_freq_unit == "episode" and self.n_envs > 1:
             raise UsageError(f"train_freq_unit episode needs n_envs 1, got {self.n_envs}")
 
@@ -267,10 +295,8 @@ class ContinuousConfig(OffPolicyConfig):
     def policy_arguments(self) -> dict[str, Any]:
         """Return the arguments that the policy takes, less the norm."""
         critic = self.net_arch if self.critic_arch is None else self.critic_arch
-        return {
-            **super().policy_arguments(),
-            "net_arch": {"pi": list(self.net_arch), "qf": list(critic)},
-        }
+        net_arch = {"pi": list(self.net_arch), "qf": list(critic)}
+        return {**super().policy_arguments(), "net_arch": net_arch}
 
 
 @dataclass(frozen=True)
@@ -304,9 +330,8 @@ class Agent:
             UsageError: no such variant.
         """
         env_id = env_id.rpartition(":")[2]
-        keys = [key for key in self.presets if key == env_id]
-        keys += [key for key in self.presets if fnmatchcase(env_id, key)]
-        preset = self.presets[keys[0]] if keys else self.config()
+        alike = (preset for key, preset in self.presets.items() if fnmatchcase(env_id, key))
+        preset = self.presets.get(env_id) or next(alike, None) or self.config()
         if variant is None:
             return preset
         return replace(preset, **self.variants[check_choice("variant", variant, self.variants)])

@@ -68,14 +68,14 @@ def _yaml(path: Path, text: str) -> Any:
         yaml: Any = importlib.import_module("yaml")
     # It knows the two classes of Python's that files of trained agents have.
     loader: Any = type("Loader", (yaml.SafeLoader,), {})
+
+    def parts(made: Any, node: Any) -> Any:
+        return made.construct_sequence(node, deep=True)
+
     python = "tag:yaml.org,2002:python/"
-    loader.add_constructor(
-        python + "object/apply:collections.OrderedDict",
-        lambda made, node: dict(made.construct_sequence(node, deep=True)[0]),
-    )
-    loader.add_constructor(
-        python + "tuple", lambda made, node: made.construct_sequence(node, deep=True)
-    )
+    loader.add_constructor(python + "tuple", parts)
+    ordered = python + "object/apply:collections.OrderedDict"
+    loader.add_constructor(ordered, lambda made, node: dict(parts(made, node)[0]))
     try:
         return yaml.load(text, loader)
     except (yaml.YAMLError, ValueError, TypeError, IndexError, RecursionError) as error:

@@ -48,10 +48,8 @@ def of_flags(
     folder = run_dir or replace(begun[0], **where).usual_folder
     earlier = read_config(folder, "algo")
     if not (earlier or algo or env_id or config):
-        raise UsageError(
-            f"run_dir {folder} holds no run to go on with; to begin one there, say which: "
-            "--algo or --env-id"
-        )
+        lacks = f"run_dir {folder} holds no run to go on with"
+        raise UsageError(f"{lacks}; to begin one there, say which: --algo or --env-id")
     if not earlier or algo not in (None, earlier["algo"]):
         return begun
     if config:

@@ -7,8 +7,7 @@ arXiv:2006.14171).
 
 from dataclasses import dataclass
 
-from agents.config import Agent, Imported
-from agents.ppo import ClippedConfig
+from agents.config import Agent, ClippedConfig, Imported
 
 
 @dataclass(frozen=True)

@@ -2,47 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from agents.config import (
-    ATARI,
-    MINATAR,
-    MUJOCO,
-    Agent,
-    GaussianConfig,
-    Imported,
-    OnPolicyConfig,
-    Schedule,
-)
-from wnrl.limits import FromZero, Positive, TwoOrMore, Whole, check_minibatches
-
-
-@dataclass(frozen=True)
-class ClippedConfig(OnPolicyConfig):
-    """Hyperparameters of PPO and its variants, with SB3's names; the defaults are SB3's.
-
-    Raises:
-        UsageError: a value with which training could not run.
-    """
-
-    batch_size: TwoOrMore = 64
-    """Samples in a minibatch."""
-    n_epochs: Whole = 10
-    """Passes over the samples of an update."""
-    clip_range: Positive = 0.2
-    """How far the ratio of new to old policy may leave 1."""
-    clip_range_schedule: Schedule = "constant"
-    """linear: falls to zero at the end of training."""
-    ent_coef: FromZero = 0.0
-    """Weight of the entropy bonus."""
-    vf_coef: FromZero = 0.5
-    """Weight of the value loss."""
-    max_grad_norm: Positive = 0.5
-    """Gradients are scaled down to this length."""
-    target_kl: Positive | None = None
-    """Stop an update early at 1.5 times this divergence."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_minibatches(self)
+from agents.config import ATARI, MINATAR, MUJOCO, Agent, ClippedConfig, GaussianConfig, Imported
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents import AGENTS
 from agents.run import factory_of, load_run
-from agents.settings import ENVIRONMENT
 from wnrl.rl.environments import vectorize_for_evaluation
 from wnrl.rl.loading import load_agent, load_pickled_statistics
 from wnrl.rl.snapshots import STATISTICS, Model
@@ -25,7 +24,7 @@ class Subject:
 
     model: Model
     environment: Mapping[str, Any]
-    """Values of ``ENVIRONMENT``."""
+    """Settings, of which those in ``agents.settings.ENVIRONMENT`` are looked at."""
     statistics: Path | None
     """Those of observations: our file, or SB3's ``.pkl``."""
     about: Mapping[str, Any]
@@ -41,8 +40,7 @@ class Subject:
         model, statistics, settings = load_run(folder, which, device)
         about = {"run_dir": str(folder), "which": which, "algo": settings["algo"]}
         about |= {"norm": settings["norm"], "trained_seed": settings["seed"]}
-        environment = {name: settings[name] for name in ENVIRONMENT}
-        return cls(model, environment, statistics, about)
+        return cls(model, settings, statistics, about)
 
     @classmethod
     def of_zip(
@@ -56,7 +54,7 @@ class Subject:
 
         Args:
             path: The zip.
-            environment: Values of ``ENVIRONMENT``.
+            environment: As the field.
             statistics: Of observations; None for our own file beside the zip, if there is one.
             device: Where the network is to be.
 

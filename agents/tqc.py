@@ -25,11 +25,10 @@ class TQCConfig(sac.SACConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.top_quantiles_to_drop_per_net >= self.n_quantiles:
-            raise UsageError(
-                f"top_quantiles_to_drop_per_net {self.top_quantiles_to_drop_per_net} leaves none "
-                f"of n_quantiles {self.n_quantiles}"
-            )
+        dropped, n = self.top_quantiles_to_drop_per_net, self.n_quantiles
+        if dropped >= n:
+            told = f"top_quantiles_to_drop_per_net {dropped} leaves none of n_quantiles {n}"
+            raise UsageError(told)
 
 
 # Presets of SAC; so are rl-baselines3-zoo's own for LunarLander.

@@ -101,8 +101,7 @@ def evaluated(args: Args) -> dict[str, Any]:
         assert args.run_dir is not None
         agent = Subject.of_run(args.run_dir, args.which, device)
     else:
-        environment = {name: getattr(args, name) for name in ENVIRONMENT}
-        agent = Subject.of_zip(args.model, environment, args.statistics, device)
+        agent = Subject.of_zip(args.model, vars(args), args.statistics, device)
     model, env_id = agent.model, str(agent.environment["env_id"])
     torch.set_num_threads(choose_threads(None, small=not has_images(model.observation_space)))
     starts = first_env_seed(args.seed) + FINAL_STARTS

@@ -79,10 +79,8 @@ def begin(args: Args) -> None:
     asked, update = args.config.total_timesteps, args.config.steps_of_an_update
     if asked % update:
         steps = asked + -asked % update
-        print(
-            f"total_timesteps {asked} is rounded up to {steps}: updates are {update} steps apart",
-            file=sys.stderr,
-        )
+        apart = f"updates are {update} steps apart"
+        print(f"total_timesteps {asked} is rounded up to {steps}: {apart}", file=sys.stderr)
 
 
 def main(args: Args) -> int:

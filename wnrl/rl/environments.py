@@ -9,19 +9,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common import vec_env
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-from stable_baselines3.common.vec_env import (
-    DummyVecEnv,
-    SubprocVecEnv,
-    VecEnv,
-    VecEnvWrapper,
-    VecFrameStack,
-    VecNormalize,
-    VecTransposeImage,
-    unwrap_vec_normalize,
-)
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from wnrl.errors import NonFiniteError, UsageError, check_choice, check_positive, in_words
@@ -100,7 +92,7 @@ def vectorize_for_evaluation(
         frame_stack: as ``vectorize`` has it.
     """
     venv = _side_by_side(lambda: _bounded(factory()), n_envs, frame_stack)
-    normalizer = None if training is None else unwrap_vec_normalize(training)
+    normalizer = None if training is None else vec_env.unwrap_vec_normalize(training)
     if normalizer is not None:
         scaled = {name: getattr(normalizer, name) for name in _NO_OBS}
         venv = VecNormalize(venv, training=False, norm_reward=False, **scaled)
@@ -115,7 +107,7 @@ def _side_by_side(
 ) -> VecEnv:
     """Return the environments with all that changes observations, but for running statistics."""
     check_positive(n_envs=n_envs, frame_stack=1 if frame_stack is None else frame_stack)
-    kind = SubprocVecEnv if subprocesses else DummyVecEnv
+    kind = vec_env.SubprocVecEnv if subprocesses else vec_env.DummyVecEnv
     try:
         inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
     except UsageError:
@@ -130,18 +122,18 @@ def _side_by_side(
         frame_stack = ATARI_FRAMES if inner.env_is_wrapped(Atari, indices=[0])[0] else 1
     if frame_stack > 1:
         seen = venv.observation_space
-        if not all(isinstance(part, spaces.Box) for part in _parts(seen).values()):
+        if not all(isinstance(part, spaces.Box) for part in parts(seen).values()):
             raise UsageError(f"frame_stack {frame_stack} needs observations in a Box, got {seen}")
-        venv = VecFrameStack(venv, frame_stack)
-    images = [part for part in _parts(venv.observation_space).values() if is_image_space(part)]
+        venv = vec_env.VecFrameStack(venv, frame_stack)
+    images = [part for part in parts(venv.observation_space).values() if is_image_space(part)]
     if images and not any(is_image_space_channels_first(cast(Any, image)) for image in images):
-        venv = VecTransposeImage(venv)  # here, because SB3 would do it behind VecNormalize
+        venv = vec_env.VecTransposeImage(venv)  # here, because SB3 would do it behind VecNormalize
     return venv
 
 
 def check_observations(space: spaces.Space[Any]) -> None:
     """Raise UsageError for observations that no policy takes."""
-    for part in _parts(space).values():
+    for part in parts(space).values():
         if not isinstance(part, BASIC):
             raise UsageError(f"observations must be Box or discrete, or a Dict of them, got {part}")
         if isinstance(part, spaces.Box) and (0 in part.shape or not part.shape):
@@ -173,7 +165,7 @@ class Sound(VecEnvWrapper):
         super().__init__(venv)
         self._sizes = {
             key: part.n if isinstance(part, spaces.Discrete) else part.nvec
-            for key, part in _parts(venv.observation_space).items()
+            for key, part in parts(venv.observation_space).items()
             if isinstance(part, spaces.Discrete | spaces.MultiDiscrete)
         }
 
@@ -205,7 +197,7 @@ class Sound(VecEnvWrapper):
         for key, size in self._sizes.items():
             seen = np.asarray(obs[key] if key else obs)
             if not ((seen >= 0) & (seen < size)).all():
-                space = _parts(self.observation_space)[key]
+                space = parts(self.observation_space)[key]
                 raise UsageError(f"observations must be in {space}, got {seen.tolist()}")
 
     def close(self) -> None:
@@ -281,7 +273,7 @@ def is_atari(env: gym.Env[Any, Any]) -> bool:
     return type(env.unwrapped).__module__.partition(".")[0] == "ale_py"
 
 
-def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+def parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
     """Return the spaces in a Dict by name, or the space itself."""
     return dict(space.items()) if isinstance(space, spaces.Dict) else {"": space}
 
@@ -291,10 +283,7 @@ _NO_OBS = {"norm_obs": False, "norm_obs_keys": None}
 
 def _vectors(space: spaces.Space[Any]) -> dict[str, Any]:
     """Return ``VecNormalize``'s arguments: of the observations, vectors alone are scaled."""
-    keys = [
-        key
-        for key, part in _parts(space).items()
-        if isinstance(part, spaces.Box) and not is_image_space(part)
-    ]
+    boxes = {key: part for key, part in parts(space).items() if isinstance(part, spaces.Box)}
+    keys = [key for key, box in boxes.items() if not is_image_space(box)]
     in_dict = isinstance(space, spaces.Dict)
     return {"norm_obs": bool(keys), "norm_obs_keys": keys if keys and in_dict else None}

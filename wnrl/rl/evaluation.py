@@ -89,11 +89,9 @@ def mask_arguments(model: BaseAlgorithm, env: VecEnv) -> dict[str, Any]:
 @cache
 def _tell_cut() -> None:
     """Say that episodes were cut, once in a process."""
-    print(
-        f"evaluation: episodes were cut after {LONGEST_EPISODE} steps, since the environment "
-        "sets no limit; --max-episode-steps sets one",
-        file=sys.stderr,
-    )
+    told = f"evaluation: episodes were cut after {LONGEST_EPISODE} steps"
+    why = "since the environment sets no limit; --max-episode-steps sets one"
+    print(f"{told}, {why}", file=sys.stderr)
 
 
 @dataclass

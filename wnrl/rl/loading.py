@@ -53,10 +53,8 @@ def load_agent(
         for word in ("observation_space", "action_space"):
             trained, here = getattr(model, word), getattr(env, word)
             if trained != here:
-                raise UsageError(
-                    f"model {path} does not fit the environment: its {word} is "
-                    f"{printable(trained)}, not {printable(here)}"
-                )
+                differs = f"its {word} is {printable(trained)}, not {printable(here)}"
+                raise UsageError(f"model {path} does not fit the environment: {differs}")
         return model
     except UsageError:
         raise
@@ -68,11 +66,8 @@ def load_agent(
     what = f"model {path} is damaged, no zip of SB3, or does not fit {fit}"
     with as_usage_error(what, Exception, say=first_line):
         model = _load(path, algorithms, device, stand_ins)
-    print(
-        f"model {path} was written by another SB3 or Python ({reason}): "
-        "what it needs only to learn is left out",
-        file=sys.stderr,
-    )
+    told = f"model {path} was written by another SB3 or Python ({reason})"
+    print(f"{told}: what it needs only to learn is left out", file=sys.stderr)
     return model
 
 

@@ -14,20 +14,11 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
-from wnrl.rl.compiling import compiled_updates
-from wnrl.rl.env_state import load_envs, save_envs
-from wnrl.rl.environments import (
-    CURVE_STARTS,
-    FINAL_STARTS,
-    Factory,
-    first_env_seed,
-    vectorize_for_evaluation,
-)
-from wnrl.rl.evaluation import Curve, evaluate, evaluate_point, telling_non_finite
+from wnrl.rl import compiling, env_state, environments, evaluation, recording, statistics
+from wnrl.rl.environments import CURVE_STARTS, FINAL_STARTS, Factory, first_env_seed
+from wnrl.rl.evaluation import Curve, evaluate
 from wnrl.rl.model_state import model_state, restore_late, restore_model
-from wnrl.rl.recording import add_film
 from wnrl.rl.snapshots import BEST, Model, become, save_snapshot, snapshot
-from wnrl.rl.statistics import with_statistics
 from wnrl.runs import EventFile
 from wnrl.sb3 import Diagnostics, StopAtNonFinite, check_finite
 
@@ -99,7 +90,7 @@ class AgentRun:
         assert self.model.env is not None
         return {
             "model": model_state(self.model, in_rollout=self._in_rollout),
-            "envs": save_envs(self.model.env),
+            "envs": env_state.save_envs(self.model.env),
             "curve": asdict(self.curve),
             "best": self.best,
             "parts": self.parts,
@@ -110,7 +101,7 @@ class AgentRun:
         """Go to where ``state`` was taken; return what is to be told of it."""
         model = self.model
         assert model.env is not None
-        goes_on = load_envs(model.env, state["envs"])
+        goes_on = env_state.load_envs(model.env, state["envs"])
         restore_model(model, state["model"], episodes_go_on=goes_on)
         self._late = state["model"]["late"]
         self.curve, self.best = Curve(**state["curve"]), state["best"]
@@ -136,12 +127,12 @@ class AgentRun:
         starts = first_env_seed(self.plan.seed) + CURVE_STARTS
         with (
             closing(self._environments(n_episodes, model.env)) as env,
-            compiled_updates(model, self.compiled) if self.compiled else nullcontext(),
+            compiling.compiled_updates(model, self.compiled) if self.compiled else nullcontext(),
         ):
             began = time.perf_counter()
 
             def evaluate_here() -> None:
-                if evaluate_point(model, env, self.curve, n_episodes, starts):
+                if evaluation.evaluate_point(model, env, self.curve, n_episodes, starts):
                     self.best = snapshot(model)
 
             def before_rollout() -> None:
@@ -164,7 +155,7 @@ class AgentRun:
         self._in_rollout = False
         if self.drawn is not None:
             drawn = partial(self._environments, 1, model.env, self.drawn)
-            add_film(model, drawn, first_env_seed(self.plan.seed) + FINAL_STARTS, events)
+            recording.add_film(model, drawn, first_env_seed(self.plan.seed) + FINAL_STARTS, events)
 
     def report(self) -> dict[str, Any]:
         """Return what the result has of training."""
@@ -206,14 +197,15 @@ class AgentRun:
         episodes, numbers = self.plan.eval_episodes, agent["statistics"]
         starts = first_env_seed(self.plan.seed) + FINAL_STARTS
         with closing(self._environments(min(episodes, AT_ONCE))) as raw:
-            env = raw if numbers is None else with_statistics(raw, numbers)
+            env = raw if numbers is None else statistics.with_statistics(raw, numbers)
             return evaluate(self.model, env, episodes, starts)[0]
 
     def _environments(
         self, n_envs: int, training: VecEnv | None = None, drawn: Factory | None = None
     ) -> VecEnv:
         """Return environments to evaluate in."""
-        return vectorize_for_evaluation(drawn or self.factory, n_envs, training, self.frame_stack)
+        make = drawn or self.factory
+        return environments.vectorize_for_evaluation(make, n_envs, training, self.frame_stack)
 
     def _restore_late(self) -> None:
         if self._late is not None:
@@ -237,12 +229,9 @@ def learn(
             became NaN or infinite.
     """
     steps = total_timesteps - model.num_timesteps if resumed else total_timesteps
-    with telling_non_finite(model):
-        model.learn(
-            max(0, steps),
-            [StopAtNonFinite(), Diagnostics(), *callbacks],
-            reset_num_timesteps=not resumed,
-        )
+    every = [StopAtNonFinite(), Diagnostics(), *callbacks]
+    with evaluation.telling_non_finite(model):
+        model.learn(max(0, steps), every, reset_num_timesteps=not resumed)
 
 
 class BeforeRollouts(BaseCallback):

@@ -80,8 +80,6 @@ def load_statistics(env: VecEnv, path: Path) -> VecNormalize:
         with np.load(path, allow_pickle=False) as archive:
             numbers = dict(archive)
     except Exception as error:  # of a damaged file, any part of the reader may stumble
-        raise UsageError(
-            f"{path} holds no statistics: it is damaged, or neither a .npz of numbers nor a "
-            "vecnormalize.pkl of SB3"
-        ) from error
+        kinds = "neither a .npz of numbers nor a vecnormalize.pkl of SB3"
+        raise UsageError(f"{path} holds no statistics: it is damaged, or {kinds}") from error
     return with_statistics(env, numbers)

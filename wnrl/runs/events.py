@@ -33,9 +33,7 @@ def as_hparams(settings: Mapping[str, Any]) -> dict[str, bool | float | str]:
     for name, value in settings.items():
         parts = value if isinstance(value, Mapping) else {"": value}
         flat |= {f"{name}.{part}" if part else name: v for part, v in parts.items()}
-    return {
-        k: v if isinstance(v, bool | int | float) else printable(v, 1000) for k, v in flat.items()
-    }
+    return {k: v if isinstance(v, int | float) else printable(v, 1000) for k, v in flat.items()}
 
 
 class EventFile:

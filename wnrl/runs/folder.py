@@ -159,9 +159,8 @@ def read_config(folder: Path, needed: str | None = None) -> dict[str, Any]:
     path = folder / CONFIG
     config = read_json(path) if path.is_file() else {}
     if needed is not None and config and needed not in config:
-        raise UsageError(
-            f"run_dir {folder} holds a run of another program: its {CONFIG} has no {needed}"
-        )
+        told = f"run_dir {folder} holds a run of another program"
+        raise UsageError(f"{told}: its {CONFIG} has no {needed}")
     return config
 
 
@@ -179,10 +178,8 @@ def check_run_folder(
     if not (path / CONFIG).is_file():
         ours = {LOCK, CONFIG + SCRATCH, CONFIG + ".tmp", CRASHES}  # the third of earlier versions
         if others := {entry.name for entry in path.iterdir()} - ours:
-            raise UsageError(
-                f"run_dir {path} holds other files ({printable(min(others), 40)}), and no "
-                f"{CONFIG}; choose another one"
-            )
+            told = f"run_dir {path} holds other files ({printable(min(others), 40)})"
+            raise UsageError(f"{told}, and no {CONFIG}; choose another one")
         return
     earlier = read_json(path / CONFIG)
     config = as_before(config, earlier)
@@ -190,10 +187,8 @@ def check_run_folder(
     if keys:
         shown = ", ".join(f"{k}={earlier.get(k)!r} (asked: {config.get(k)!r})" for k in keys[:4])
         more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-        raise UsageError(
-            f"run_dir {path} holds a run of another configuration: {shown}{more}; "
-            "choose another folder"
-        )
+        told = f"run_dir {path} holds a run of another configuration: {shown}{more}"
+        raise UsageError(f"{told}; choose another folder")
 
 
 def as_before(

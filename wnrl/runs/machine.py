@@ -46,10 +46,9 @@ def versions() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def _said(path: str, name: str) -> str:
@@ -89,13 +88,10 @@ def free_memory(device: torch.device) -> float:
 
 
 def _git(*command: str) -> str | None:
-    try:
-        out = subprocess.run(
-            ["git", *command], cwd=HOME, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return out.stdout.strip()
+    told: Any = {"cwd": HOME, "stderr": subprocess.DEVNULL, "text": True, "timeout": 10}
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.check_output(["git", *command], **told).strip()
+    return None
 
 
 def seed_everything(seed: int) -> None:

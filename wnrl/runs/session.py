@@ -232,10 +232,9 @@ class _Attempt:
         settings, earlier = folder.plain_json(settings), folder.read_config(path)
         keys = meaning.length_keys
         if earlier and not earlier.keys() >= set(keys):
-            raise UsageError(
-                f"run_dir {path} holds no run of this program: its {folder.CONFIG} has no "
-                f"{' and no '.join(keys)}; choose another folder"
-            )
+            lacks = f"its {folder.CONFIG} has no {' and no '.join(keys)}"
+            told = f"run_dir {path} holds no run of this program: {lacks}"
+            raise UsageError(f"{told}; choose another folder")
         self.path, self.earlier, self.length_keys, self.options = path, earlier, keys, options
         self.checkpoint = path / folder.CHECKPOINT
         self.settings = folder.as_before(settings, earlier, meaning.defaults(settings))
@@ -255,15 +254,12 @@ class _Attempt:
             if not self.checkpoint.is_file():
                 return f"has no {folder.CHECKPOINT}, from which it could go on"
         elif finished and self.longer and others <= {*self.length_keys}:
-            return (
-                f"holds a finished run of {self.ended} steps; --resume extends it to {self.steps}"
-            )
+            extends = f"--resume extends it to {self.steps}"
+            return f"holds a finished run of {self.ended} steps; {extends}"
         elif not self.options.resume and not finished and not others and self.checkpoint.is_file():
             step = read_values(self.checkpoint, KIND)["step"]
-            return (
-                f"holds a run that was stopped at step {step} of {self.steps}: "
-                "--resume goes on from there; to begin anew, choose another folder"
-            )
+            how = "--resume goes on from there; to begin anew, choose another folder"
+            return f"holds a run that was stopped at step {step} of {self.steps}: {how}"
         return ""
 
     @contextmanager
@@ -517,9 +513,24 @@ def _train(
     """Train runs in their open folders to their results."""
     for attempt in attempts:
         attempt.begin()
+    work, shown = attempts[0].work, 0.0
+
+    def between() -> None:
+        nonlocal shown
+        if interrupts.received is not None:
+            how = "--resume goes on from here" if _saved(attempts) else "not saved"
+            where = f"stopped at step {work.step} of {work.total_steps}"
+            raise Stopped(interrupts.received, f"{where}; {how}")
+        now = time.monotonic()
+        if now >= max(attempt.due for attempt in attempts):
+            _saved(attempts)
+        if now - shown >= PROGRESS_SECONDS:
+            shown = now
+            progress(min(1.0, work.step / work.total_steps))
+
     broken, how = None, "--resume measures again"
     try:
-        batch.train([a.events for a in attempts], _pauses(attempts, interrupts, progress))
+        batch.train([attempt.events for attempt in attempts], between)
         if not _saved(attempts):
             how = "the last update is not saved"
     except NonFiniteError as error:
@@ -537,28 +548,6 @@ def _train(
         for attempt in attempts:
             if not attempt.run.finished:
                 attempt.end(broken)
-
-
-def _pauses(
-    attempts: Sequence[_Attempt], interrupts: Interrupts, progress: Callable[[float], None]
-) -> Callable[[], None]:
-    """Return what training calls wherever its state may be taken."""
-    work, shown = attempts[0].work, 0.0
-
-    def between() -> None:
-        nonlocal shown
-        if interrupts.received is not None:
-            how = "--resume goes on from here" if _saved(attempts) else "not saved"
-            where = f"stopped at step {work.step} of {work.total_steps}"
-            raise Stopped(interrupts.received, f"{where}; {how}")
-        now = time.monotonic()
-        if now >= max(attempt.due for attempt in attempts):
-            _saved(attempts)
-        if now - shown >= PROGRESS_SECONDS:
-            shown = now
-            progress(min(1.0, work.step / work.total_steps))
-
-    return between
 
 
 def _finite(value: Any, bad: list[str], name: str = "") -> Any:
