@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import torch
@@ -20,23 +20,11 @@ Params = dict[str, Array]
 has a second output, which stays zero and is not read."""
 
 
-class Episodes(NamedTuple):
-    """Where the environments of a run stand."""
-
-    x: Array
-    """``(N, 4)``."""
-    steps: Array
-    """Of the present episode, which are its return too, ``(N,)``."""
-
-
-class Batch(NamedTuple):
-    """Samples ``(B, ...)``."""
-
-    obs: Array
-    actions: Array
-    log_probs: Array
-    advantages: Array
-    returns: Array
+Episodes = tuple[Array, Array]
+"""Where the environments of a run stand, ``(N, 4)``, and the steps of their present episodes, which
+are their returns too, ``(N,)``."""
+Batch = tuple[Array, ...]
+"""Observations, actions, log-probabilities, advantages and returns of samples, ``(B, ...)``."""
 
 
 def reset(u: Array) -> Array:
@@ -123,7 +111,7 @@ def rollout(
         final, fallen = push(x, actions)
         steps = steps + 1
         ended = fallen | (steps >= CartPole.max_episode_steps)
-        after = Episodes(jnp.where(ended[:, None], reset(u[1]), final), jnp.where(ended, 0, steps))
+        after = jnp.where(ended[:, None], reset(u[1]), final), jnp.where(ended, 0, steps)
         return after, (x, actions, logits, values, final, ended, ended & ~fallen, steps)
 
     episodes, columns = lax.scan(step, episodes, (u_actions, u_resets))
@@ -131,11 +119,11 @@ def rollout(
     # An environment is cut at most once in a rollout, which is shorter than the time limit.
     seen = jnp.take_along_axis(final, truncated.argmax(0)[None, :, None], 0)[0]
     rewards = 1 + config.gamma * jnp.where(truncated, networks(weights, seen)[1], 0.0)
-    advantages = gae(config, rewards, values, networks(weights, episodes.x)[1], ended)
+    advantages = gae(config, rewards, values, networks(weights, episodes[0])[1], ended)
     obs, actions, logits, values, advantages = (
         value.reshape(-1, *value.shape[2:]) for value in (obs, actions, logits, values, advantages)
     )
-    batch = Batch(obs, actions, log_prob(logits, actions), advantages, advantages + values)
+    batch = obs, actions, log_prob(logits, actions), advantages, advantages + values
     return episodes, batch, jnp.where(ended, steps, 0)
 
 
@@ -173,15 +161,15 @@ def update(config: PPOConfig, learner: Any, batch: Batch, iteration: Array) -> A
     """Learn from the samples of a rollout, all of them at each step; ``learner`` is Adam's."""
     _, adam_step, params_of = adam(config)
     clip_range = config.clip_range * left(config, iteration)
-    advantages = batch.advantages - batch.advantages.mean()
-    advantages = advantages / (batch.advantages.std(ddof=1) + 1e-8)
+    obs, actions, old_log_probs, advantages, returns = batch
+    advantages = (advantages - advantages.mean()) / (advantages.std(ddof=1) + 1e-8)
 
     def loss(params: Params) -> Array:
-        logits, values = networks(plain(params), batch.obs)
-        ratio = jnp.exp(log_prob(logits, batch.actions) - batch.log_probs)
+        logits, values = networks(plain(params), obs)
+        ratio = jnp.exp(log_prob(logits, actions) - old_log_probs)
         clipped = jnp.clip(ratio, 1 - clip_range, 1 + clip_range)
         policy_loss = -jnp.minimum(advantages * ratio, advantages * clipped).mean()
-        return policy_loss + config.vf_coef * ((batch.returns - values) ** 2).mean()
+        return policy_loss + config.vf_coef * ((returns - values) ** 2).mean()
 
     def step(learner: Any, t: Array) -> tuple[Any, None]:
         grads = optimizers.clip_grads(jax.grad(loss)(params_of(learner)), config.max_grad_norm)
@@ -197,7 +185,7 @@ def train(config: PPOConfig, key: Array) -> tuple[Array, Array]:
     first_learner, _, params_of = adam(config)
     learner = first_learner(first_params(config, of_params))
     x = reset(jax.random.uniform(of_episodes, (config.n_envs, 4)))
-    start = learner, Episodes(x, jnp.zeros(config.n_envs, jnp.int32))
+    start = learner, (x, jnp.zeros(config.n_envs, jnp.int32))
 
     def iterate(state: tuple[Any, Episodes], each: tuple[Array, Array]) -> Any:
         (learner, episodes), (iteration, key) = state, each

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 from scripts import _cli
 from wnrl.limits import Limited, NormKey, Positive, one_of, some
@@ -34,8 +34,6 @@ from wnrl.limits import Limited, NormKey, Positive, one_of, some
 STOCK = "stock"
 SEGMENT = 0.3
 """Seconds that stock trains for in a round; more where one cycle of updates takes longer."""
-
-Model: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ from wnrl.runs import resolve_device
 from wnrl.sb3.optimizers import use_fused
 
 
-def build(task: Task, norm: str, args: Args) -> Model:
+def build(task: Task, norm: str, args: Args) -> Any:
     """Return an agent with a norm, or stock's own for ``STOCK``; everything else is the same."""
     config, device = task.config, resolve_device(args.device)
     if norm != STOCK:
@@ -128,7 +126,7 @@ def steps_a_cycle(config: Any) -> int:
     return config.steps_of_an_update * getattr(config, "policy_delay", 1)
 
 
-def train(model: Model, steps: int) -> list[float]:
+def train(model: Any, steps: int) -> list[float]:
     """Return the wall and CPU seconds of ``steps`` more environment steps."""
     return _rounds.clocked(lambda: model.learn(steps, reset_num_timesteps=False), model.device)
 

@@ -23,11 +23,7 @@ from dataclasses import dataclass
 from scripts import _cli
 from wnrl.limits import Count, Limited, NormKey
 
-TASKS = {
-    "ppo CartPole-v1": 6144,
-    "dqn CartPole-v1": 4096,
-    "sac Pendulum-v1": 2000,
-}
+TASKS = {"ppo CartPole-v1": 6144, "dqn CartPole-v1": 4096, "sac Pendulum-v1": 2000}
 """Algorithm and environment, with the preset of the two, to the steps of a segment."""
 
 

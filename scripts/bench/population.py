@@ -55,15 +55,7 @@ TASKS = {
     "vae": ("digits", "our VAE"),
 }
 """The environment, or data set, of an algorithm, and what its cohorts are measured against."""
-GROWTH = (
-    (1, 64, 8),
-    (8, 64, 8),
-    (64, 64, 8),
-    (240, 64, 8),
-    (64, 128, 8),
-    (64, 256, 8),
-    (64, 64, 32),
-)
+GROWTH = [(n, 64, 8) for n in (1, 8, 64, 240)] + [(64, 128, 8), (64, 256, 8), (64, 64, 32)]
 """Members, width and environments."""
 ROUNDS = 5
 ALONE = 256

@@ -145,12 +145,10 @@ def _decoded(path: Path, raw: bytes, key: str) -> np.ndarray:
 
 def _read_cifar(raw: bytes) -> np.ndarray:
     """Return the images of CIFAR-10's binary version, its five training batches first."""
-    batches = []
+    names = (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
     with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
-        for part in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
-            member = archive.extractfile(f"cifar-10-batches-bin/{part}.bin")
-            assert member is not None
-            batches.append(np.frombuffer(member.read(), np.uint8))
+        members = [archive.extractfile(f"cifar-10-batches-bin/{name}.bin") for name in names]
+        batches = [np.frombuffer(member.read(), np.uint8) for member in members if member]
     rows = np.concatenate(batches).reshape(-1, 1 + CIFAR10_PIXELS)  # a label first
     return rows[:, 1:].reshape(-1, 3, 32, 32)
 

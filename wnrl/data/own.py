@@ -48,14 +48,14 @@ def load_pictures(folder: Path) -> Images:
     """
     paths, shape = _picture_paths(folder), look_at_pictures(folder)
     names = [path.relative_to(folder) for path in paths]
-    tops = {_top(name) for name in names if len(name.parts) > 1}
+    tops = {_part_of(name.parts[0].lower()) for name in names if len(name.parts) > 1}
     in_folders = tops >= {"train", "test"}
     parts: dict[str, list[Tensor]] = {name: [] for name in PARTS}
     for path, name in zip(paths, names, strict=True):
         place = hashlib.sha256(os.fsencode(name.as_posix())).digest()[0] % 10
-        part = {0: "test", 1: "valid"}.get(place, "train")
-        if in_folders and not (_top(name) == "train" and part == "valid" and "valid" not in tops):
-            part = _top(name)
+        part, top = {0: "test", 1: "valid"}.get(place, "train"), _part_of(name.parts[0].lower())
+        if in_folders and not (top == "train" and part == "valid" and "valid" not in tops):
+            part = top
         if part not in parts:
             told = "is in none of the folders train, valid and test, which are there"
             raise UsageError(f"{path} {told}")
@@ -72,10 +72,9 @@ def load_pictures(folder: Path) -> Images:
     return Images(f"folder:{folder}", train, valid, test, LEVELS, f"{sizes} pictures, {rule}")
 
 
-def _top(name: Path) -> str:
-    """Return what the first folder of a path says."""
-    top = name.parts[0].lower()
-    return SYNONYMS.get(top, top)
+def _part_of(name: str) -> str:
+    """Return the part that a folder or an array of this name is, or else the name."""
+    return SYNONYMS.get(name, name)
 
 
 def _picture_paths(folder: Path) -> list[Path]:
@@ -148,8 +147,7 @@ def _read_arrays(path: Path, changed: int) -> Images:
     levels = arrays.pop("levels", np.array(256))
     if levels.shape or levels.dtype.kind not in "ui" or not 2 <= levels <= 256:
         raise UsageError(f"{path} must have levels from 2 to 256, one number, got {levels!r}")
-    bare = {name: name.removeprefix("x_") for name in arrays}  # with an x in Keras's words
-    named = {name: SYNONYMS.get(word, word) for name, word in bare.items()}
+    named = {name: _part_of(name.removeprefix("x_")) for name in arrays}  # Keras has an x there
     parts = {part: arrays[name] for name, part in named.items() if part in PARTS}
     images = [name for name, part in named.items() if part in parts or arrays[name].ndim > 2]
     if not parts and len(arrays) == 1:

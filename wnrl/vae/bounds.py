@@ -142,10 +142,9 @@ def iwae(
     if generator is None:  # one that the global one seeds
         generator = torch.Generator(x.device).manual_seed(int(torch.randint(2**62, ())))
     state, parts = generator.get_state(), []
-    for start in range(0, n_samples, chunk):
-        k = min(chunk, n_samples - start)
+    for left in range(n_samples, 0, -chunk):
         log_weights, state = checkpoint(
-            part, k, state, use_reentrant=False, preserve_rng_state=False
+            part, min(chunk, left), state, use_reentrant=False, preserve_rng_state=False
         )
         parts.append(log_weights)
     generator.set_state(state)

@@ -186,29 +186,25 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
         most = ROWS.get(device.type, ROWS["cpu"])
         rows = max(1, min(most, most * 784 // math.prod(model.params_shape)))
     check_positive(rows=rows)
-    bounds = torch.zeros(2, len(pixels), dtype=torch.float64, device=device)
-    means = torch.zeros(len(pixels), model.latent_dim, dtype=torch.float64, device=device)
     size = max(1, min(rows // protocol.n_samples, IMAGES))
+    both: list[Tensor] = []
     with evaluating(model), frozen(model), torch.autocast(device.type, enabled=False):
-        for start in range(0, len(pixels), size):
-            block = slice(start, start + size)
-            x = pixels[block].to(like) / scale
-            generator = block_generator(device, protocol.noise_seed, start)
+        for block, part in enumerate(pixels.split(size)):
+            x = part.to(like) / scale
+            generator = block_generator(device, protocol.noise_seed, block * size)
             k = max(1, rows // len(x))
             left = range(protocol.n_samples, 0, -k)
             chunks = (model.log_weights(x, min(k, n), generator) for n in left)
-            bounds[:, block] = torch.stack(bounds_of_chunks(chunks))
-        for start in range(0, len(pixels), IMAGES):
-            block = slice(start, start + IMAGES)
-            means[block] = model.encode(pixels[block].to(like) / scale)[0].double()
-    bounds = bounds.cpu()
+            both.append(torch.stack(bounds_of_chunks(chunks)))
+        means = [model.encode(part.to(like) / scale)[0] for part in pixels.split(IMAGES)]
+    bounds = torch.cat(both, 1).cpu()
     if bad := (~bounds.isfinite().all(0)).nonzero().flatten().tolist():
         raise NonFiniteError(
             f"log p(x) of {len(bad)} of {len(pixels)} {protocol.split} images is not finite, "
             f"that of image {bad[0]} first"
         )
     log_p, elbo = bounds
-    spread = means.cpu().var(0)
+    spread = torch.cat(means).double().cpu().var(0)
     per_image, bits = -log_p, None
     if likelihood.levels not in (2, None):
         bits = bits_per_dim(per_image.mean().item(), images.shape, likelihood)

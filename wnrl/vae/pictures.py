@@ -51,9 +51,8 @@ def reconstructions(model: VAE, images: Images, columns: int = 8, rows: int = 2)
     """
     columns = min(columns, len(images.valid))
     rows = min(rows, len(images.valid) // columns)
-    pixels, scale = fixed_inputs(
-        model.likelihood, images.valid[: columns * rows], images.levels, seed=0
-    )
+    shown = images.valid[: columns * rows]
+    pixels, scale = fixed_inputs(model.likelihood, shown, images.levels, seed=0)
     x = pixels / scale
     with evaluating(model):
         decoded = model.reconstruct(x.to(next(model.parameters()).device)).cpu()

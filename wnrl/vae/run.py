@@ -17,16 +17,9 @@ from wnrl.data import Images
 from wnrl.errors import UsageError
 from wnrl.limits import Limited, Threads
 from wnrl.nn import plain_parts
-from wnrl.runs import (
-    EventFile,
-    Meaning,
-    Options,
-    carry_out,
-    resolve_device,
-    seed_everything,
-    whole_file,
-)
-from wnrl.runs.session import AS_USUAL
+from wnrl.runs import EventFile, whole_file
+from wnrl.runs.machine import resolve_device, seed_everything
+from wnrl.runs.session import AS_USUAL, Meaning, Options, carry_out
 from wnrl.vae import pictures
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.construction import MODEL, build, save_weights
@@ -155,8 +148,7 @@ def defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings(trial: Any) -> dict[str, Any]:
     """Return what ``config.json`` of a trial's run will hold; see ``train``."""
-    config, machine, _ = values_of(trial)
-    return settings_of(config, machine)
+    return settings_of(*values_of(trial)[:2])
 
 
 def train(

@@ -59,8 +59,7 @@ def test_with_the_same_draws_rollouts_and_updates_are_those_of_a_cohort(norm):
     rollout, update = (jax.jit(partial(f, config)) for f in (bench.rollout, bench.update))
     first_learner, _, params_of_learner = bench.adam(config)
     learner = first_learner(params_of(cohort))
-    steps = np.full(config.n_envs, near_the_limit)
-    episodes = bench.Episodes(episodes.obs[0].numpy(), steps)
+    episodes = episodes.obs[0].numpy(), np.full(config.n_envs, near_the_limit)
     cut = 0
     for iteration in range(3):
         u = torch.rand(config.n_steps, 1, config.n_envs, 5)
