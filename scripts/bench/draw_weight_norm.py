@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -110,15 +111,13 @@ def geometry(args: Args) -> Iterator[str]:
 
 def lengths(args: Args) -> Iterator[str]:
     """Tell how ‖v‖ grows, and how far Adam turns v in one step."""
-    for kind, rates in ((SGD, (0.1, 0.3, 1.0)), (Adam, (1e-3, 1e-2))):
-        for rate in rates:
-            (grown, steps), (_, plain) = (
-                follow(norm, kind, rate, args.steps) for norm in ("weight", "none")
-            )
-            name = f"{kind.__name__}, lr {rate:g}"
-            first, other = np.median(steps[:20]), np.median(plain[:20])
-            yield f"{name}: mean ‖v‖ {grown[0]:.3f} → {grown[-1]:.3f}"
-            yield f"{name}: median ‖Δw‖/‖w‖ in steps 1–20 {first:.1e}, of none {other:.1e}"
+    for kind, rate in ((SGD, 0.1), (SGD, 0.3), (SGD, 1.0), (Adam, 1e-3), (Adam, 1e-2)):
+        grown, steps = follow("weight", kind, rate, args.steps)
+        _, plain = follow("none", kind, rate, args.steps)
+        name = f"{kind.__name__}, lr {rate:g}"
+        first, other = np.median(steps[:20]), np.median(plain[:20])
+        yield f"{name}: mean ‖v‖ {grown[0]:.3f} → {grown[-1]:.3f}"
+        yield f"{name}: median ‖Δw‖/‖w‖ in steps 1–20 {first:.1e}, of none {other:.1e}"
     for std, name in ((None, "v := w (torch's default)"), (0.05, "v_init_std=0.05")):
         turns = [adam_step(width, std) for width in WIDTHS]
         yield f"Adam's first step, {name}: ‖Δv‖/‖v‖ / lr {np.round(turns)} for {WIDTHS} inputs"
@@ -153,19 +152,18 @@ def learning_rates(args: Args) -> Iterator[str]:
     figure = Figure()
     panels = figure.subplots(1, 2, sharey=True)
     titles = {False: "torch's initialisation", True: "with data_init"}
+    seeds, steps = range(args.seeds), args.steps
     for axes, (initialise, title) in zip(panels, titles.items(), strict=True):
         axes.set(xscale="log", yscale="log", xlabel="learning rate of SGD", title=title)
         for norm in ARMS:
-            seeds, steps = range(args.seeds), args.steps
-            losses = np.array(
-                [[final_loss(norm, r, k, initialise, steps) for k in seeds] for r in RATES]
-            )
+            loss = partial(final_loss, norm, initialise=initialise, steps=steps)
+            losses = np.array([[loss(rate, seed) for seed in seeds] for rate in RATES])
             middle, colour = np.median(losses, 1), NORMS[norm].colour
             axes.plot(RATES, middle, ".-", color=colour, label=norm)
             axes.fill_between(RATES, losses.min(1), losses.max(1), color=colour, alpha=0.15)
             best, low = RATES[middle.argmin()], RATES[middle < 0.3].round(4)
             yield f"{norm}, {title}: {middle.min():.3f} at lr {best:.2g}; below 0.3 at {low}"
-    panels[0].set_ylabel(f"training loss after {args.steps} steps (nats)")
+    panels[0].set_ylabel(f"training loss after {steps} steps (nats)")
     panels[0].legend(loc="lower left")
     figure.savefig(args.out / "weight_norm_learning_rates.svg", metadata={"Date": None})
 

@@ -55,6 +55,7 @@ from wnrl.networks import cnn, mlp
 from wnrl.optim import WNAdam
 
 OBS, ACTIONS = 32, 8
+TITLES = {"forward": "Forward without grad", "train": "Train step"}
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def measure(workload: Workload, args: Args, device: torch.device) -> list[dict[s
     fitting = [chosen for chosen in ALTERNATIVES if chosen.fits(workload.shape)]
     built = {chosen: Candidate(workload, chosen, args, device) for chosen in fitting}
     results: list[dict[str, Any]] = []
-    for mode in ("forward", "train"):
+    for mode in TITLES:
         plain = built[ALTERNATIVES[0]].timed(mode, 10)
         n_calls = max(1, round(2e-3 / plain))  # 2 ms: above the clock's grain
         arms = {
@@ -247,10 +248,7 @@ def main(args: Args) -> None:
     measured = [measure(workload, args, device) for workload in chosen]
     names = [workload.name for workload in chosen]
     forward, train, kept = (dict(zip(names, m, strict=True)) for m in zip(*measured, strict=True))
-    for title, mode, by_row in (
-        ("Forward without grad", "forward", forward),
-        ("Train step", "train", train),
-    ):
+    for (mode, title), by_row in zip(TITLES.items(), (forward, train), strict=True):
         print(f"{title}: time over plain, median ± half the quartile distance\n")
         show(mode, by_row)
         print()
