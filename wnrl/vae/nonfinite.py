@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,16 +35,15 @@ class Witness:
     def watching(self) -> Iterator[None]:
         """Inside, look at the output of every layer, and at its gradient."""
 
-        def after(name: str, output: Any) -> None:
+        def after(name: str, module: nn.Module, args: Any, output: Any) -> None:
             for t in output if isinstance(output, tuple) else (output,):
                 if isinstance(t, Tensor):
                     self.look(f"output of {name}", t)
                     if t.requires_grad:
                         t.register_hook(lambda g: self.look(f"gradient of the output of {name}", g))
 
-        leaves = [(name, part) for name, part in self.model.named_modules() if not part._modules]
-        looks = {part: lambda _, __, t, name=name: after(name, t) for name, part in leaves}
-        with hooked("forward", looks):
+        parts = self.model.named_modules()
+        with hooked("forward", {p: partial(after, name) for name, p in parts if not p._modules}):
             yield
 
     def first(self) -> str | None:

@@ -11,10 +11,15 @@ import scripts.bench.population_parity as parity
 from wnrl.errors import UsageError
 
 
-def test_a_small_run_prints_a_line_for_each_size_and_way(monkeypatch, capsys):
+@pytest.fixture(autouse=True)
+def one_short_round(monkeypatch):
+    """One round of a segment each, on whatever number of threads the tests have."""
     monkeypatch.setattr(bench, "SEGMENT", 0.0)
     monkeypatch.setattr(bench, "ROUNDS", 1)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+
+
+def test_a_small_run_prints_a_line_for_each_size_and_way(monkeypatch, capsys):
     monkeypatch.setattr(bench, "AIM_MEMBERS", 2)
     bench.main(bench.Args(norms=("weight",), members=(1, 2), ways=("auto", "vmap"), seconds=0.01))
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
@@ -27,19 +32,23 @@ def test_a_small_run_prints_a_line_for_each_size_and_way(monkeypatch, capsys):
     assert [bool(verdict) for verdict in verdicts] == [False, False, True, False]
 
 
-def test_recurrent_cohorts_are_measured_against_our_own_agent(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "SEGMENT", 0.0)
-    monkeypatch.setattr(bench, "ROUNDS", 1)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+def test_recurrent_cohorts_are_measured_against_our_own_agent(capsys):
     bench.main(bench.Args(algo="recurrent_ppo", norms=("weight",), members=(2,), seconds=0.01))
     header, _, row = capsys.readouterr().out.splitlines()[2:]
     assert "× our agent, CPU time" in header
     assert re.match(r"\| weight \| 2 \| auto \| \d+\.\d\d ± ", row)
 
 
+@pytest.mark.parametrize("algo", ["ppo", "recurrent_ppo", "dqn"])
+def test_both_sides_have_the_hidden_units_that_are_asked_for(algo):
+    args = bench.Args(algo=algo, net_arch=(7,))
+    model = bench.alone("none", args)[0].func.__self__
+    assert 7 in {parameter.shape[0] for parameter in model.policy.parameters()}
+    assert bench.made("none", 1, "auto", args).config.net_arch == (7,)
+
+
 def test_growth_is_a_line_for_each_size_with_its_estimate(monkeypatch, capsys):
     monkeypatch.setattr(bench, "GROWTH", ((1, 8, 2), (2, 16, 4)))
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     bench.main(bench.Args(norms=("weight",), growth=True))
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
     assert [row[:4] for row in rows] == [["weight", "1", "8", "2"], ["weight", "2", "16", "4"]]
@@ -47,10 +56,7 @@ def test_growth_is_a_line_for_each_size_with_its_estimate(monkeypatch, capsys):
 
 
 def test_cohorts_of_dqn_learn_from_their_first_iteration(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "SEGMENT", 0.0)
-    monkeypatch.setattr(bench, "ROUNDS", 1)
     monkeypatch.setattr(bench, "AIM_MEMBERS", 1)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     args = bench.Args(algo="dqn", norms=("none",), members=(1,), seconds=0.01)
     assert bench.made("none", 1, "auto", args).config.first_update == 0
     bench.main(args)
@@ -59,10 +65,7 @@ def test_cohorts_of_dqn_learn_from_their_first_iteration(monkeypatch, capsys):
     assert re.match(r"\| none \| 1 \| auto \| \d+\.\d\d ± .* ≥ 4: (met|missed) \|", row)
 
 
-def test_vaes_are_measured_against_one_of_ours_in_gradient_steps(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "SEGMENT", 0.0)
-    monkeypatch.setattr(bench, "ROUNDS", 1)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+def test_vaes_are_measured_against_one_of_ours_in_gradient_steps(capsys):
     args = bench.Args(algo="vae", norms=("weight",), members=(2,), net_arch=(8,), seconds=0.01)
     bench.main(args)
     header, _, row = capsys.readouterr().out.splitlines()[2:]
