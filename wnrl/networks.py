@@ -27,23 +27,15 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 """Nonlinearities by name, with torch's default arguments."""
 
-
-Fill = Callable[[Tensor, int, int], object]
-"""Fills a weight in place, given the numbers of its inputs and outputs, as ``fans`` counts them."""
-
-
-def _normal(variance: Callable[[int, int], float]) -> Fill:
-    return lambda w, fan_in, fan_out: nn.init.normal_(w, std=variance(fan_in, fan_out) ** 0.5)
-
-
-INITS: dict[str, Fill | None] = {
+INITS: dict[str, Callable[[Tensor, int, int], object] | None] = {
     "torch": None,  # torch's default, uniform within ±1/√k
-    "xavier": _normal(lambda k, _: 1 / k),
-    "he": _normal(lambda k, _: 2 / k),
-    "fan_sum": _normal(lambda k, out: 1 / (k + out)),
+    "xavier": lambda w, k, _: nn.init.normal_(w, std=(1 / k) ** 0.5),
+    "he": lambda w, k, _: nn.init.normal_(w, std=(2 / k) ** 0.5),
+    "fan_sum": lambda w, k, out: nn.init.normal_(w, std=(1 / (k + out)) ** 0.5),
     "orthogonal": lambda w, _, __: nn.init.orthogonal_(w),
 }
-"""Initialisations by name; k = d_in is the number of inputs that one output unit adds up."""
+"""Initialisations by name: each fills a weight in place, given its inputs and outputs as ``fans``
+counts them; k = d_in is the number of inputs that one output unit adds up."""
 
 
 @torch.no_grad()
@@ -92,12 +84,9 @@ def fans(layer: nn.Module) -> tuple[int, int]:
     torch's own count takes the one for the other.
     """
     weight: Any = layer.weight
-    inputs, outputs = weight.shape[1], weight.shape[0]
+    first, second = weight.shape[0] // getattr(layer, "groups", 1), weight.shape[1]
+    inputs, outputs = (first, second) if transposed_groups(layer) else (second, first)
     window = prod(weight.shape[2:])
-    if groups := transposed_groups(layer):
-        inputs, outputs = outputs // groups, inputs
-    else:
-        outputs //= getattr(layer, "groups", 1)
     return inputs * window, outputs * window
 
 

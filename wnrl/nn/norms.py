@@ -13,9 +13,6 @@ from wnrl.nn.normed_lstm import LAYER_NORMED, RMS_NORMED
 from wnrl.nn.projection import is_projected, mark_projected, project_
 from wnrl.nn.spectral import SPECTRAL, step_vectors
 
-Normalizers = tuple[Callable[..., nn.Module], ...]
-"""What normalises C features behind a linear layer, and C channels with 1, 2 and 3 spatial axes."""
-
 _WEIGHT_OPTIONS = ("scale", "v_init_std", "eps", "g_rate")
 # One group: statistics over all channels and positions of one example, as layer norm has them,
 # and independent of the size of the image.
@@ -39,8 +36,9 @@ class Norm:
     layers: Mapping[type[nn.Module], Any] = field(default_factory=dict)
     """From a plain class to the one that takes its place; each has ``from_plain``, ``plain_type``
     and, where a plain layer can do the same, ``to_plain``."""
-    normalizers: Normalizers | None = None
-    """What is put behind hidden layers."""
+    normalizers: tuple[Callable[..., nn.Module], ...] | None = None
+    """What is put behind hidden layers: of C features behind a linear one, and of C channels with
+    1, 2 and 3 spatial axes."""
     absorbs_bias: bool = False
     """Whether the normalizer removes the layer's bias and brings its own."""
     mark: Callable[[nn.Module], bool] | None = None

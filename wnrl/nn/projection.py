@@ -30,14 +30,12 @@ def projected_weights(module: nn.Module) -> list[tuple[Tensor, int]]:
     The rows of a weight run along axis 0; for a transposed convolution, whose output channels are
     in axis 1, the number of groups is given, and for all others it is 0.
     """
-    found: dict[int, tuple[Tensor, int]] = {}
+    found: dict[Tensor, int] = {}
     for layer in module.modules():
         if is_projected(layer):
-            groups = transposed_groups(layer)
-            for weight in layer.parameters(recurse=False):
-                if weight.dim() > 1:
-                    found[id(weight)] = (weight, groups)
-    return list(found.values())
+            weights = [p for p in layer.parameters(recurse=False) if p.dim() > 1]
+            found |= dict.fromkeys(weights, transposed_groups(layer))
+    return list(found.items())
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from wnrl.optim import WeightNormalized
 from wnrl.sb3.conversion import Conversion, output_layers
 from wnrl.sb3.data_init import FirstBatch
 from wnrl.sb3.optimizers import check_optimized, find_optimizers, spare_from_decay, use_fused
-from wnrl.sb3.parts import Part, drop_graphs, follow, is_target, make_part, trained_parts
+from wnrl.sb3.parts import Part, drop_graphs, follow, is_target, part_class, trained_parts
 
 
 class NormBase(FirstBatch):
@@ -123,7 +123,9 @@ class NormBase(FirstBatch):
         if net is self:
             conversion.apply(net, names)
         else:
-            make_part(net, mixin).convert(conversion, names)
+            origin: Any = (mixin, type(net))  # the mixin's methods in front of its own
+            net.__class__ = part_class(*origin)
+            net.convert(conversion, names)
         self._heads += [net.get_submodule(name) for name in names]
         return net
 

@@ -185,23 +185,16 @@ class Part(Stepped):
         return _empty_part, self.origin, self.__getstate__()  # type: ignore[no-untyped-call]
 
 
-def make_part(network: nn.Module, mixin: type[Part]) -> Any:
-    """Give a network that SB3 has built, in place, the methods of ``mixin`` in front of its own."""
-    origin: Any = (mixin, type(network))
-    network.__class__ = _part_class(*origin)
-    return network
-
-
 @cache
-def _part_class(*origin: Any) -> Any:
-    """Return the class of both, always the same one, under the name of the second."""
+def part_class(*origin: Any) -> Any:
+    """Return the class of a mixin and a network, always the same one, under the latter's name."""
     stock = origin[1]
     names = {"__module__": stock.__module__, "__doc__": stock.__doc__, "origin": origin}
     return type(stock.__name__, origin, names)
 
 
 def _empty_part(*origin: Any) -> Any:
-    return _part_class(*origin).__new__(_part_class(*origin))
+    return part_class(*origin).__new__(part_class(*origin))
 
 
 class TargetVectors(nn.Module):
