@@ -205,12 +205,14 @@ class WNConvTransposed(WeightNormed):
         """
         weight, bias = self._weights()
         convolve: Any = getattr(F, f"conv_transpose{len(self.kernel_size)}d")
-        sizes = (self.stride, self.padding, self.kernel_size, len(self.kernel_size))
-        find: Any = nn.ConvTranspose1d._output_padding
-        try:
-            extra = find(self, input, output_size, *sizes, self.dilation)
-        except ValueError as error:
-            raise UsageError(f"output_size: {error}") from error
+        extra = self.output_padding
+        if output_size is not None:
+            sizes = (self.stride, self.padding, self.kernel_size, len(self.kernel_size))
+            find: Any = nn.ConvTranspose1d._output_padding
+            try:
+                extra = find(self, input, output_size, *sizes, self.dilation)
+            except ValueError as error:
+                raise UsageError(f"output_size: {error}") from error
         settings = (self.stride, self.padding, extra, self.groups, self.dilation)
         return convolve(input, weight, bias, *settings)
 
