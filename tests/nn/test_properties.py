@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.nn.utils.weight_norm import WeightNorm
 
 from wnrl import fold, load_weights, state_dict_as
-from wnrl.nn.layers import WEIGHT_NORMED
+from wnrl.nn import WEIGHT_NORMED
 from wnrl.nn.plain import LAYOUTS
 
 SETTINGS = settings(

@@ -12,6 +12,7 @@ from wnrl.nn.functional import row_norm as row_norm
 from wnrl.nn.functional import weight_norm as weight_norm
 from wnrl.nn.initialization import DataInitReport as DataInitReport
 from wnrl.nn.initialization import data_init as data_init
+from wnrl.nn.layers import WEIGHT_NORMED as WEIGHT_NORMED
 from wnrl.nn.layers import WNGRU as WNGRU
 from wnrl.nn.layers import WNLSTM as WNLSTM
 from wnrl.nn.layers import MaskedLinear as MaskedLinear
@@ -36,4 +37,4 @@ from wnrl.nn.plain import fold as fold
 from wnrl.nn.plain import load_weights as load_weights
 from wnrl.nn.plain import state_dict_as as state_dict_as
 
-__all__ = guard(globals())
+__all__ = [*guard(globals()), "WEIGHT_NORMED"]

@@ -110,14 +110,13 @@ def convert(
     replaced = [site for site in sites if site.layer in counterparts]
     changed = [site.layer for site in (*replaced, *normalized, *marked)]
     _check_owners(module, choice, [*counterparts.values(), *normalized.values()], changed)
-    done = {site.name.removesuffix(".layer") for site in replaced}
+    done = {site.name.removesuffix(".layer") for site in (*replaced, *normalized)}
     for site in replaced:
         setattr(site.parent, site.key, counterparts[site.layer])
     for site, both in normalized.items():
         if placement == "pre" and choice.absorbs_bias and both.layer.bias is not None:
             both.norm.bias, both.layer.bias = both.layer.bias, None
         setattr(places[site].parent, places[site].key, both)
-        done.add(site.name)
     if choice.mark:
         done |= {site.name for site in marked if choice.mark(site.layer)}
         if choice.after_step and done:
