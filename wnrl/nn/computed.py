@@ -8,7 +8,7 @@ arrays of it are read-only. What gets hold of the memory in another way (DLPack,
 copy. A hook on the weight sees the gradient of what is computed from that reading, not the layer's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,13 +110,7 @@ class ComputedWeight(Tensor, metaclass=_LikeAParameter):
         )
 
     @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
             given = [(t, t._origin, t._version) for t in _guarded((*args, *kwargs.values()))]

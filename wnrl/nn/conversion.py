@@ -122,7 +122,7 @@ def convert(
         if choice.after_step and done:
             choice.after_step(module)
     _leave_fast_paths(module)
-    _warn_of_plain_layers(module, norm, choice, skip, told=hidden is not None)
+    _warn_of_plain_layers(module, norm, skip, told=hidden is not None)
     return [site.name for site in sites if site.name in done]
 
 
@@ -181,10 +181,9 @@ def _leave_fast_paths(module: nn.Module) -> None:
             part.use_nested_tensor = part.use_nested_tensor and all(fast)
 
 
-def _warn_of_plain_layers(
-    module: nn.Module, norm: str, choice: Norm, skip: Iterable[str], told: bool
-) -> None:
+def _warn_of_plain_layers(module: nn.Module, norm: str, skip: Iterable[str], told: bool) -> None:
     """Name what stayed plain, but for what the caller or the meaning of the norm leaves so."""
+    choice = NORMS[norm]
     recurrent = any(issubclass(plain, RECURRENT) for plain in choice.layers)
     left = [
         site

@@ -319,9 +319,8 @@ def _checked(key: str, value: Any, target: Any) -> Any:
         return value
     dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
     if not dense or (value.is_complex() and not target.is_complex()):
-        got: Any = type(value).__name__
-        if isinstance(value, Tensor):
-            got = f"{value.layout} of {value.dtype}"
+        is_tensor = isinstance(value, Tensor)
+        got = f"{value.layout} of {value.dtype}" if is_tensor else type(value).__name__
         raise UsageError(f"{key} must be a dense tensor of numbers like {target.dtype}, got {got}")
     check_shape(key, value, target.shape)
     return value

@@ -198,21 +198,18 @@ def lstm_recurrence(
 
     def step(given: Tensor, states: States) -> States:
         h, c = states
-        return lstm_step(given + F.linear(h, w_hh, b_hh), c, w_hr)
+        return lstm_step(given + F.linear(h, w_hh, b_hh), c, w_hr, None)
 
     return Recurrence(lambda x: F.linear(x, w_ih, b_ih), step)
 
 
 def lstm_step(
-    gates: Tensor,
-    c: Tensor,
-    w_hr: Tensor | None = None,
-    normalise_cell: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
+    gates: Tensor, c: Tensor, w_hr: Tensor | None, normalise: Callable[[Tensor], Tensor] | None
+) -> States:
     """H and c after one step, from the pre-activations ``(N, 4 H)`` of i, f, g and o."""
     i, f, g, o = gates.chunk(4, -1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    h = o.sigmoid() * (c if normalise_cell is None else normalise_cell(c)).tanh()
+    h = o.sigmoid() * (c if normalise is None else normalise(c)).tanh()
     return (h if w_hr is None else F.linear(h, w_hr)), c
 
 
