@@ -102,6 +102,7 @@ class Trainer:
         self.optimizer = OPTIMIZERS[config.optimizer](
             self.parameters, config.learning_rate, capturable=self.device.type == "cuda"
         )
+        self.precision = torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp)
         self.steps_per_epoch = config.steps_per_epoch(len(images.train))
         self.total_steps = config.total_steps(len(images.train))
         self.log_every = max(1, self.total_steps // config.n_logs)
@@ -189,7 +190,7 @@ class Trainer:
         """
         config, x = self.config, self.batches.inputs(rows)
         forward = self.forward if witness is None else self.model
-        with trusted(), torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
+        with trusted(), self.precision:
             total, means = loss(forward, x, self.generator, config, kl_weight)
         if witness is not None:
             for tag, value in means.items():

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from wnrl.data.frames import SIDE
 from wnrl.errors import UsageError
 from wnrl.vae.likelihoods import DiscretisedLogistic
 from wnrl.vae.model import VAE, ImageShape
@@ -14,8 +15,6 @@ MAPS = (16, 32, 32)
 """Feature maps of the three stages; each of the first two halves height and width at its end."""
 N_UNITS = 450
 BRANCH_SCALE = 0.1
-SIDE = 64
-"""Height and width of an environment's frames."""
 
 
 class ResidualBlock(nn.Module):
