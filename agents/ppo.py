@@ -37,9 +37,10 @@ AGENT = Agent(
         "LunarLander-v3": PPOConfig(
             n_envs=16, n_steps=1024, gae_lambda=0.98, gamma=0.999, n_epochs=4, ent_coef=0.01
         ),
-        "TMaze-v0": PPOConfig(  # ours
-            total_timesteps=40_960, n_steps=64, batch_size=128, learning_rate=3e-3, gamma=0.98,
-            ent_coef=0.01, net_arch=(32,),
+        "TMaze-*": PPOConfig(  # ours
+            n_envs=16, total_timesteps=40_960, n_steps=64, batch_size=256, n_epochs=8,
+            learning_rate=1e-3, gamma=0.98, gae_lambda=0.9, ent_coef=0.01, net_arch=(32,),
+            ortho_init=False,
         ),
         **dict.fromkeys((*ATARI, MINATAR), _ATARI),  # tuned on Atari
         **dict.fromkeys(MUJOCO, PPOConfig(n_envs=1, normalize="both")),

@@ -50,7 +50,7 @@ AGENT = Agent(
             "LunarLander-v3", n_envs=32, total_timesteps=5_000_000, n_steps=512, batch_size=128,
             **_LSTM,
         ),
-        "TMaze-v0": _like_ppo("TMaze-v0", lstm_hidden_size=32),  # ours
+        "TMaze-*": _like_ppo("TMaze-*", lstm_hidden_size=32),  # ours
     },
     # Nothing is compiled: torch.compile has no LSTM with gradients.
 )  # fmt: skip

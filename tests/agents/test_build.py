@@ -65,7 +65,7 @@ def build(algo, env_id=None, norm="weight", seed=0, **changes):
     [
         (algo, env_id)
         for algo, agent in AGENTS.items()
-        for env_id in agent.presets
+        for env_id in (key.replace("TMaze-*", "TMaze-v0") for key in agent.presets)
         if "*" not in env_id and "Lunar" not in env_id
     ],
 )

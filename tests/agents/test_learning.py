@@ -26,7 +26,7 @@ def final_return(algo, env_id, norm, seed=0, **changes):
 
 @pytest.mark.parametrize("norm", ["none", "weight"])
 def test_an_lstm_remembers_where_to_turn(norm):
-    assert final_return("recurrent_ppo", "TMaze-v0", norm) > 0.8
+    assert final_return("recurrent_ppo", "TMaze-memory4-v0", norm, learning_rate=3e-4) > 0.8
 
 
 def test_a_policy_without_memory_can_only_guess_where_to_turn():
