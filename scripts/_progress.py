@@ -47,13 +47,8 @@ def show_progress(events: Iterable[execute.Event], total: int, done: int) -> int
     """
     console = Console(stderr=True)
     n_crashed = 0
-    with Progress(
-        *Progress.get_default_columns(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bars:
+    shape, hidden = (*Progress.get_default_columns(), TimeElapsedColumn()), not console.is_terminal
+    with Progress(*shape, console=console, transient=True, disable=hidden) as bars:
         whole = bars.add_task(f"{total} runs", total=total, completed=done)
         running: dict[Trial, TaskID] = {}
         for event in events:

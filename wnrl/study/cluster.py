@@ -136,11 +136,8 @@ class Cluster:
         except errors.RayError as error:
             return "crashed", _last_line(error)
         if kind == "ended":
-            folders = [self.root / trial.folder for trial in self._jobs[reference][0].trials]
-            value = [
-                result if result and _appears(folder / RESULT) else None
-                for result, folder in zip(value, folders, strict=True)
-            ]
+            ended = zip(value, self._jobs[reference][0].trials, strict=True)
+            value = [r if r and _appears(self.root / t.folder / RESULT) else None for r, t in ended]
         return kind, value
 
 

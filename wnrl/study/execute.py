@@ -23,7 +23,7 @@ from wnrl import runs
 from wnrl.arguments import shown
 from wnrl.errors import UsageError, check_choice, in_words
 from wnrl.runs.folder import note_crash
-from wnrl.study.plan import Study, Trial
+from wnrl.study.plan import Study, Trial, grouped
 
 ENGINES = ("auto", "population", "processes")
 Progress = Callable[[float], None]
@@ -122,9 +122,7 @@ def jobs(trials: Sequence[Trial], engine: str, workers: int) -> list[Job]:
     """
     if check_choice("engine", engine, ENGINES) == "processes":
         return [Job((trial,)) for trial in trials]
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault(trial.batch_key(), []).append(trial)
+    groups = grouped((trial.batch_key(), trial) for trial in trials)
     batches: list[tuple[list[Trial], int]] = []  # with how many jobs each needs
     planned: list[Job] = []
     for group in groups.values():

@@ -12,10 +12,10 @@ from typing import Any
 from wnrl import runs
 from wnrl.errors import UsageError
 from wnrl.study import execute, figures, table, tensorboard
-from wnrl.study.plan import NOTHING, Arm, Cell, Metric, Study, Task, Trial
+from wnrl.study.plan import NOTHING, Arm, Metric, Study, Task, Trial
 from wnrl.study.report import Findings, write_report
 from wnrl.study.summary import Row, by_task, summarise
-from wnrl.study.tuning import Choice
+from wnrl.study.tuning import Choices
 
 TABLE, REPORT, DURATION, STUDY = "table.csv", "report.html", "duration.json", "study.json"
 PUBLISHING = 600.0  # seconds that another shard may take to write its report
@@ -164,7 +164,7 @@ def findings(root: Path, study: Study, rows: Sequence[Row]) -> Findings:
 
 
 def publish(
-    root: Path, study: Study, trials: Sequence[Trial], choices: Mapping[Cell, Choice] = NOTHING
+    root: Path, study: Study, trials: Sequence[Trial], choices: Choices = NOTHING
 ) -> list[Row]:
     """Write the table, the learning curves of each task, TensorBoard's overview and the report.
 

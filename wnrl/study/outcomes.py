@@ -52,7 +52,7 @@ def read_outcome(task: Task, result: Mapping[str, Any]) -> Outcome:
     try:
         if status != "finished":
             raise ValueError(f"status is {status!r}")
-        curve = dict(result.get("curve", {}))
+        curve, diagnostics = (dict(result.get(word, {})) for word in ("curve", "diagnostics"))
         cost = {key: _number(key, result[key]) for key in COSTS if result.get(key) is not None}
         if "wall_time" in cost:
             cost["wall_time"] /= result.get("batch_members", 1)
@@ -61,10 +61,7 @@ def read_outcome(task: Task, result: Mapping[str, Any]) -> Outcome:
             scores={m.key: _number(m.key, result.get(m.key)) for m in metrics},
             curves={m.curve: _curve(m.curve, curve) for m in metrics if m.curve in curve},
             cost=cost,
-            diagnostics={
-                printable(tag): _number(tag, value)
-                for tag, value in dict(result.get("diagnostics", {})).items()
-            },
+            diagnostics={printable(tag): _number(tag, last) for tag, last in diagnostics.items()},
             plain_parts=tuple(map(printable, result.get("plain_parts", ()))),
         )
     except (ValueError, TypeError, LookupError) as error:

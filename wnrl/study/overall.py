@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wnrl.study.outcomes import Scale
-from wnrl.study.plan import Task
+from wnrl.study.plan import Task, grouped
 from wnrl.study.stats import Estimate, Floats, Sample
 from wnrl.study.summary import Row
 
@@ -50,10 +50,8 @@ def overall(rows: Sequence[Row]) -> list[Overall]:
     scaled = {(row.task, row.arm.name, row.point): _scaled(row, known) for row in known}
     ends = [0.0, 1.0, *(value for by_seed in scaled.values() for value in by_seed.values())]
     low, high = min(ends), max(ends)
-    arms: dict[str, list[Row]] = {}
-    for row in known:
-        if (row.task, row.baseline, row.point) in scaled:
-            arms.setdefault(row.name, []).append(row)
+    compared = [row for row in known if (row.task, row.baseline, row.point) in scaled]
+    arms = grouped((row.name, row) for row in compared)
     results = []
     for name, own in arms.items():
         ours = [scaled[row.task, row.arm.name, row.point] for row in own]
@@ -63,9 +61,8 @@ def overall(rows: Sequence[Row]) -> list[Overall]:
             continue
         noise = _noise([(row.task, row.sample) for row in own])
         score = Sample(scores.mean(0), (low, high), choice_sd=noise).mean()
-        gains = _at_shared_seeds(
-            [{k: a[k] - b[k] for k in a.keys() & b} for a, b in zip(ours, theirs, strict=True)]
-        )
+        pairs = zip(ours, theirs, strict=True)
+        gains = _at_shared_seeds([{k: a[k] - b[k] for k in a.keys() & b} for a, b in pairs])
         if own[0].arm.name != own[0].baseline and gains.size:
             noise = _noise([(row.task, row.differences) for row in own])
             reach = (low - high, high - low)

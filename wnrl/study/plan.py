@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from types import MappingProxyType
@@ -16,9 +16,7 @@ from wnrl.norms import NORMS
 
 DASHES = ("-", "--", "-.", ":")
 # Settings in which the runs of one batch may differ.
-MEMBER_SCALARS = frozenset(
-    {"learning_rate", "clip_range", "ent_coef", "gamma", "gae_lambda", "beta"}
-)
+MEMBER_SCALARS = ("learning_rate", "clip_range", "ent_coef", "gamma", "gae_lambda", "beta")
 Point = tuple[tuple[str, Any], ...]
 """Names of settings and their values."""
 Grid = Mapping[str, Sequence[Any]]
@@ -409,6 +407,14 @@ def _words(settings: Mapping[str, Any]) -> list[str]:
 def as_folder(text: str) -> str:
     """Return a name that is one folder: no separators, no colons, no dot in front."""
     return re.sub(r"^\.|[^\w.,+=-]", "_", text) or "_"
+
+
+def grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    """Return lists of what stands behind each key of some pairs, in their order."""
+    groups: dict[Any, list[Any]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 def _check_distinct(name: str, values: Sequence[Any]) -> None:

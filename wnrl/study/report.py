@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from wnrl.errors import is_real, printable
 from wnrl.runs import CONFIG, VERSIONS, read_or_nothing, write_text
 from wnrl.study import figures, overall, sensitivity, table
+from wnrl.study.plan import grouped
 from wnrl.study.summary import Row, by_task
 
 PICTURE = "samples.png"  # what a generative run leaves in its folder
@@ -123,11 +124,10 @@ class _Page:
 
     def told(self, rows: Iterable[Row], name: str, as_text: Callable[[Any], str]) -> dict[str, str]:
         """Return what a file of all runs says; of what the runs differ in, all that they say."""
-        said: dict[str, set[str]] = {}
-        for folder in dict.fromkeys(f for row in rows for f in row.runs.folders.values()):
-            for key, value in read_or_nothing(self.root / folder / name).items():
-                said.setdefault(key, set()).add(as_text(value))
-        return {key: " and ".join(sorted(filter(None, values))) for key, values in said.items()}
+        folders = dict.fromkeys(f for row in rows for f in row.runs.folders.values())
+        files = [read_or_nothing(self.root / folder / name) for folder in folders]
+        said = grouped((key, as_text(value)) for file in files for key, value in file.items())
+        return {key: " and ".join(sorted({*filter(None, all_of)})) for key, all_of in said.items()}
 
     def pictures(self, rows: Sequence[Row]) -> list[tuple[Row, int, str]]:
         """Return the picture that the first run of each arm left, with its seed, in base 64."""

@@ -11,10 +11,9 @@ from itertools import combinations
 
 import numpy as np
 
-from wnrl.study.plan import Grid
+from wnrl.study.plan import Grid, grouped
 from wnrl.study.stats import LEAST, Estimate, Floats
 from wnrl.study.summary import Row
-from wnrl.study.tuning import Choice
 
 KEPT = 0.95
 """Share of the best mean score that fewer settings have to keep."""
@@ -57,9 +56,7 @@ def sensitivities(rows: Sequence[Row]) -> list[Sensitivity]:
     """
     tuned = [(row, row.choice) for row in rows if row.choice and row.confidence is not None]
     n_tasks = len({row.task for row, _ in tuned})
-    arms: dict[str, list[Choice]] = {}
-    for row, choice in tuned:
-        arms.setdefault(row.name, []).append(choice)
+    arms = grouped((row.name, choice) for row, choice in tuned)
     arms = {name: choices for name, choices in arms.items() if len(choices) == n_tasks > 1}
     every = [choice for choices in arms.values() for choice in choices]
     if not every or min(choice.scores.shape[-1] for choice in every) < LEAST:
@@ -72,20 +69,15 @@ def sensitivities(rows: Sequence[Row]) -> list[Sensitivity]:
     lost, lost_again = sensitivity(means, len(grid)), sensitivity(again, len(grid))
     baseline = tuned[0][0].baseline
     first = list(arms).index(baseline) if baseline in arms else None
-    return [
-        Sensitivity(
-            name,
-            baseline,
-            tuple(grid),
-            float(_best(means[k], len(grid)).mean()),
-            _estimate(lost[k], lost_again[k]),
-            None
-            if first is None or k == first
-            else _estimate(lost[k] - lost[first], lost_again[k] - lost_again[first]),
-            dimensionality(means[k]),
-        )
-        for k, name in enumerate(arms)
-    ]
+    results = []
+    for k, name in enumerate(arms):
+        best = float(_best(means[k], len(grid)).mean())
+        own, difference = _estimate(lost[k], lost_again[k]), None
+        if first is not None and k != first:
+            difference = _estimate(lost[k] - lost[first], lost_again[k] - lost_again[first])
+        dims = dimensionality(means[k])
+        results.append(Sensitivity(name, baseline, tuple(grid), best, own, difference, dims))
+    return results
 
 
 def sensitivity(scores: Floats, n_settings: int) -> Floats:

@@ -120,12 +120,9 @@ class Sample:
             choosing = self.choice_sd * float(stats.t.ppf((1 + confidence) / 2, len(x) - 1))
             down, up = (math.hypot(float(end) - mean, choosing) for end in ends)
             low, high = mean - down, mean + up
-        return Estimate(
-            mean,
-            max(-math.inf if self.open_below else low, self.limits[0]),
-            min(math.inf if self.open_above else high, self.limits[1]),
-            confidence if len(x) >= LEAST else None,
-        )
+        low = max(-math.inf if self.open_below else low, self.limits[0])
+        high = min(math.inf if self.open_above else high, self.limits[1])
+        return Estimate(mean, low, high, confidence if len(x) >= LEAST else None)
 
 
 def holm(comparisons: Sequence[Sample], alpha: float = 1 - CONFIDENCE) -> list[float]:
@@ -197,17 +194,16 @@ def choice_sd(*arms: ArrayLike) -> float:
     return float(change.std() * math.sqrt(n / (n - 1)))  # a resample of n varies by n - 1 of n
 
 
-def clopper_pearson(
-    successes: float, n: int, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
+def clopper_pearson(successes: float, n: int) -> tuple[float, float]:
     """Exact interval for a probability (Clopper and Pearson, 1934, Biometrika 26, 404).
+
+    It is of ``CONFIDENCE``.
 
     Args:
         successes: Of ``n`` trials; halves, for ties, make it cover more than it says.
         n: Trials.
-        confidence: Of the interval.
     """
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low = stats.beta.ppf(tail, successes, n - successes + 1) if successes > 0 else 0.0
     high = stats.beta.ppf(1 - tail, successes + 1, n - successes) if successes < n else 1.0
     return float(low), float(high)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from wnrl.study.outcomes import Runs, Scale, read_runs
-from wnrl.study.plan import NOTHING, Arm, Cell, Point, Task, Trial
+from wnrl.study.plan import NOTHING, Arm, Cell, Point, Task, Trial, grouped
 from wnrl.study.stats import CONFIDENCE, LEAST, Estimate, Floats, Sample, choice_sd, holm
-from wnrl.study.tuning import Choice
+from wnrl.study.tuning import Choice, Choices
 from wnrl.study.verdicts import Verdict, judge
 
 
@@ -98,17 +98,14 @@ class Row:
 
 def by_task(rows: Iterable[Row]) -> dict[Task, list[Row]]:
     """Return the rows of each task, or of each number that a task is compared by."""
-    tasks: dict[Task, list[Row]] = {}
-    for row in rows:
-        tasks.setdefault(row.task, []).append(row)
-    return tasks
+    return grouped((row.task, row) for row in rows)
 
 
 def summarise(
     root: Path,
     trials: Iterable[Trial],
     baseline: str,
-    choices: Mapping[Cell, Choice] = NOTHING,
+    choices: Choices = NOTHING,
 ) -> list[Row]:
     """Read the results below ``root``.
 
@@ -122,9 +119,7 @@ def summarise(
         A row for each task, number that it is compared by, point and arm, in the order of trials.
         The intervals of all differences hold together, those of further numbers each by itself.
     """
-    groups: dict[Cell, list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault(trial.cell, []).append(trial)
+    groups = grouped((trial.cell, trial) for trial in trials)
     read = {cell: read_runs(root, group) for cell, group in groups.items()}
     rows = []
     for task in dict.fromkeys(task for task, _, _ in read):
@@ -145,9 +140,7 @@ def _judged_together(rows: list[Row]) -> list[Row]:
     return [replace(row, confidence=together.get(k, row.confidence)) for k, row in enumerate(rows)]
 
 
-def _rows(
-    task: Task, read: Mapping[Cell, Runs], baseline: str, choices: Mapping[Cell, Choice]
-) -> list[Row]:
+def _rows(task: Task, read: Mapping[Cell, Runs], baseline: str, choices: Choices) -> list[Row]:
     """Return the rows of a task as seen by its metric."""
     scale, tag = Scale.of(task, read.values()), task.metric.curve
     others = {cell[2]: cell for cell in read if cell[1].name == baseline}

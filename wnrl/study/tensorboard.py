@@ -10,7 +10,7 @@ from wnrl import tags
 from wnrl.runs import CONFIG, EventFile, read_or_nothing
 from wnrl.runs.events import EVENTS, as_hparams
 from wnrl.study.figures import mean_curve
-from wnrl.study.plan import as_folder
+from wnrl.study.plan import as_folder, grouped
 from wnrl.study.summary import Row
 
 FOLDER = "mean_of_runs"
@@ -73,10 +73,7 @@ def columns(runs: Sequence[Mapping[str, Any]], varied: Collection[str]) -> Any:
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard import summary
 
-    values: dict[str, list[Any]] = {}
-    for run in map(as_hparams, runs):
-        for name, value in run.items():
-            values.setdefault(name, []).append(value)
+    values = grouped(pair for run in runs for pair in as_hparams(run).items())
     # As the tab does it itself: a column with values of several types is one of strings.
     one = {
         name: some[0] if len({float if type(v) is int else type(v) for v in some}) == 1 else ""

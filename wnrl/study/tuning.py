@@ -12,7 +12,7 @@ from wnrl.runs import is_finished
 from wnrl.runs.folder import crashes
 from wnrl.study.execute import check_trials
 from wnrl.study.outcomes import Runs, Scale, read_runs
-from wnrl.study.plan import Cell, Grid, Point, Study, Task, Trial
+from wnrl.study.plan import Cell, Grid, Point, Study, Trial, grouped
 from wnrl.study.stats import Floats
 
 Train = Callable[[Sequence[Trial]], object]
@@ -61,6 +61,9 @@ class Choice:
         table = self.scores.reshape(*map(len, self.grid.values()), -1)
         picked = table[np.ix_(*places, range(table.shape[-1]))]
         return picked.reshape(*map(len, grid.values()), -1)
+
+
+Choices = Mapping[Cell, Choice]
 
 
 def conduct(
@@ -119,18 +122,12 @@ def choose(root: Path, trials: Sequence[Trial]) -> dict[Cell, Choice]:
         root: The study's folder.
         trials: What was tried.
     """
-    groups: dict[Cell, dict[Point, list[Trial]]] = {}
-    for trial in trials:
-        groups.setdefault(trial.cell, {}).setdefault(trial.choice, []).append(trial)
-    read = {
-        cell: {settings: read_runs(root, group) for settings, group in tried.items()}
-        for cell, tried in groups.items()
-    }
-    of_task: dict[Task, list[Runs]] = {}
-    for (task, _, _), tried in read.items():
-        of_task.setdefault(task, []).extend(tried.values())
+    groups = grouped(((trial.cell, trial.choice), trial) for trial in trials)
+    read = {tried: read_runs(root, group) for tried, group in groups.items()}
+    of_task = grouped((cell[0], runs) for (cell, _), runs in read.items())
     scales = {task: Scale.of(task, runs) for task, runs in of_task.items()}
-    return {cell: _best(tried, scales[cell[0]]) for cell, tried in read.items()}
+    of_cell = grouped((cell, (choice, runs)) for (cell, choice), runs in read.items())
+    return {cell: _best(dict(tried), scales[cell[0]]) for cell, tried in of_cell.items()}
 
 
 def _best(tried: Mapping[Point, Runs], scale: Scale) -> Choice:
@@ -149,9 +146,7 @@ def _scores(runs: Runs, scale: Scale) -> list[float]:
     return [scale.sign * counted.get(seed, 0.0) for seed in sorted({*runs.outcomes, *failed})]
 
 
-def _widened(
-    study: Study, choices: Mapping[Cell, Choice], root: Path, check: Check
-) -> dict[Cell, Grid]:
+def _widened(study: Study, choices: Choices, root: Path, check: Check) -> dict[Cell, Grid]:
     """Return the grids that get one more value, beyond the edge that was best.
 
     A value that the runner refuses, or a setting that is not a number above zero, widens nothing.
