@@ -110,14 +110,10 @@ def train_batch(
     torch.set_num_threads(1)
 
     def build(places: Sequence[int]) -> CohortRun:
-        first = values[places[0]]
-        return CohortRun(
-            _cohort([values[place] for place in places], device),
-            first["algo"],
-            _plan(first),
-            machine={"device": str(device), "threads": 1},
-            identity={"task": first["env_id"]},
-        )
+        members = [values[place] for place in places]
+        first, cohort = members[0], _cohort(members, device)
+        machine, identity = {"device": str(device), "threads": 1}, {"task": first["env_id"]}
+        return CohortRun(cohort, first["algo"], _plan(first), machine, identity)
 
     return runs.carry_out_batch(folders, values, build, MEANING, FILES, OF_STUDY, progress)
 
@@ -137,11 +133,7 @@ def _of_cohort(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_agent(
-    folder: Path,
-    settings: Mapping[str, Any],
-    options: runs.Options,
-    progress: Callable[[float], None] = lambda fraction: None,
-    accepted: Callable[[], None] = lambda: None,
+    folder: Path, settings: Mapping[str, Any], options: runs.Options, *reports: Callable[..., None]
 ) -> dict[str, Any]:
     """Train, save and evaluate one agent, or return the result of a run that was finished.
 
@@ -149,8 +141,7 @@ def train_agent(
         folder: The run's.
         settings: From ``complete``.
         options: How it is carried out.
-        progress: Called with the finished share, from 0 to 1, a few times a second.
-        accepted: Called once, when nothing can be refused any more.
+        *reports: ``progress`` and ``accepted``, as ``wnrl.runs.carry_out`` has them.
 
     Returns:
         What ``result.json`` holds. ``final_return`` is the mean return of the agent as it is after
@@ -175,18 +166,13 @@ def train_agent(
             model = row.build(config, env, settings["norm"], settings["seed"], device)
             if settings["compile"] and not row.compiled:
                 print(f"--compile: nothing of {settings['algo']} is compiled", file=sys.stderr)
-            return AgentRun(
-                _plan(settings),
-                model,
-                factory,
-                machine={"device": device, "threads": threads},
-                identity={"task": settings["env_id"]},
-                compiled=row.compiled if settings["compile"] else (),
-                frame_stack=config.frame_stack,
-                drawn=factory.drawn() if settings["film"] else None,
-            )
+            machine, identity = {"device": device, "threads": threads}, {"task": settings["env_id"]}
+            compiled = row.compiled if settings["compile"] else ()
+            drawn = factory.drawn() if settings["film"] else None
+            given = (_plan(settings), model, factory, machine, identity)
+            return AgentRun(*given, compiled, config.frame_stack, drawn)
 
-        return runs.carry_out(folder, settings, build, MEANING, FILES, options, progress, accepted)
+        return runs.carry_out(folder, settings, build, MEANING, FILES, options, *reports)
 
 
 def load_run(

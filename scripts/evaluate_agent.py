@@ -117,9 +117,8 @@ def evaluated(args: Args) -> dict[str, Any]:
             write_film(args.record, frames, fps or 30)
     if agent.statistics is None and args.model is not None:
         print(f"statistics of observations: {told_of_pickles(args.model, env_id)}", file=sys.stderr)
-    interval = None  # of few episodes, or of equal ones, there is none
-    if len(returns) >= LEAST and min(returns) < max(returns):
-        interval = [float(end) for end in mean_interval(returns)]
+    # Of few episodes, or of equal ones, there is no interval.
+    differ = len(returns) >= LEAST and min(returns) < max(returns)
     return {
         **agent.about,
         "statistics": str(agent.statistics) if agent.statistics else None,
@@ -129,7 +128,7 @@ def evaluated(args: Args) -> dict[str, Any]:
         "stochastic": args.stochastic,
         "episodes": len(returns),
         "mean_return": float(np.mean(returns)),
-        "interval95": interval,
+        "interval95": [*map(float, mean_interval(returns))] if differ else None,
         "mean_length": float(np.mean(lengths)),
         "returns": returns,
         **({"record": str(args.record)} if args.record else {}),

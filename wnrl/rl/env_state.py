@@ -170,9 +170,8 @@ class _Reader:
             case ["list" | "deque" | "set" as word, limit, *parts]:
                 made = deque(maxlen=limit) if word == "deque" else CONTAINERS[word]()
                 self.made[place] = made
-                add = made.add if word == "set" else made.append
-                for part in self._parts(parts, here, CONTAINERS[word]):
-                    add(part)
+                fill = made.update if word == "set" else made.extend
+                fill(self._parts(parts, here, CONTAINERS[word]))
             case ["object", name, *pairs] if name == _class_name(here):
                 made = self.made[place] = here
                 if id(here) in self.changes:

@@ -19,6 +19,7 @@ from wnrl.rl.models import plain_policy
 from wnrl.runs import as_usage_error
 
 Algorithms = Iterable[type[BaseAlgorithm]]
+Device = torch.device | str
 STAND_INS: dict[str, Any] = {
     **dict.fromkeys(("learning_rate", "clip_range"), 0.0),
     **dict.fromkeys(("lr_schedule", "exploration_schedule"), float),
@@ -29,9 +30,7 @@ STAND_INS: dict[str, Any] = {
 """What an agent needs only to learn, in the place of objects that cannot be read."""
 
 
-def load_agent(
-    path: Path, algorithms: Algorithms, device: torch.device | str, env: VecEnv
-) -> BaseAlgorithm:
+def load_agent(path: Path, algorithms: Algorithms, device: Device, env: VecEnv) -> BaseAlgorithm:
     """Return the agent that SB3's ``model.save`` wrote.
 
     Such a file holds pickled objects: reading it runs code from it, so read only your own.
@@ -71,9 +70,7 @@ def load_agent(
     return model
 
 
-def _load(
-    path: Path, algorithms: Algorithms, device: torch.device | str, stand_ins: dict[str, Any]
-) -> BaseAlgorithm:
+def _load(path: Path, algorithms: Algorithms, device: Device, stand_ins: Any) -> BaseAlgorithm:
     data, parameters, _ = load_from_zip_file(path, device="cpu", custom_objects=stand_ins)
     if not data or not parameters or not isinstance(data.get("policy_class"), type):
         raise UsageError(f"model {path} holds no agent of SB3, or one whose policy is not here")

@@ -108,9 +108,7 @@ def extractor(space: spaces.Space[Any]) -> dict[str, Any]:
 class _Spaces(gym.Env[Any, Any]):
     """Stands in the place of an environment where SB3 asks for its spaces."""
 
-    def __init__(
-        self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
-    ) -> None:
+    def __init__(self, observation_space: Any, action_space: Any) -> None:
         self.observation_space, self.action_space = observation_space, action_space
 
 

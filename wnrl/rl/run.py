@@ -159,14 +159,12 @@ class AgentRun:
 
     def report(self) -> dict[str, Any]:
         """Return what the result has of training."""
+        named = self.model.policy.named_parameters()
+        sizes = [parameter.numel() for name, parameter in named if "target" not in name]  # a copy
         return {
             "steps": self.step,
             "steps_per_second": self.step / self.seconds,
-            "parameters": sum(
-                parameter.numel()
-                for name, parameter in self.model.policy.named_parameters()
-                if "target" not in name  # which is a copy
-            ),
+            "parameters": sum(sizes),
             "curve": self.curve.as_json(),
             "plain_parts": self.model.policy.plain_parts,
         }

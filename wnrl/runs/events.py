@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wnrl import tags
 from wnrl.errors import printable
-from wnrl.runs.files import whole_file
+from wnrl.runs.files import write_bytes
 
 EVENTS = "events.out.tfevents.*.wnrl"
 
@@ -61,8 +61,7 @@ class EventFile:
         self.path.touch()
         if self.path.is_symlink() or self.path.stat().st_nlink > 1:  # nor that of a backup
             written = self.path.read_bytes()
-            with whole_file(self.path) as file:
-                file.write(written)
+            write_bytes(self.path, lambda file: file.write(written))
         self._told = False
         self.last: dict[str, float] = {}
         if not self.size:

@@ -29,6 +29,8 @@ KIND = "checkpoint of a run"
 PROGRESS_SECONDS = 0.2
 RARELY = 20  # checkpoints take no more than a twentieth of the time
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Progress = Callable[[float], None]
+Settings = Mapping[str, Any]
 
 
 class Stopped(SystemExit):
@@ -169,9 +171,9 @@ class Meaning:
 
     length_keys: tuple[str, ...]
     """Those that say how long it is."""
-    steps: Callable[[Mapping[str, Any]], int]
+    steps: Callable[[Settings], int]
     """From settings to steps."""
-    defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda settings: {}
+    defaults: Callable[[Settings], Settings] = lambda settings: {}
     """From settings to what they are where nothing is said. A folder begun before there was a word
     for a setting counts as having that."""
 
@@ -226,9 +228,7 @@ class _Attempt:
         UsageError: The run there is damaged, of another program, or wants ``resume``.
     """
 
-    def __init__(
-        self, path: Path, settings: Mapping[str, Any], meaning: Meaning, options: Options
-    ) -> None:
+    def __init__(self, path: Path, settings: Settings, meaning: Meaning, options: Options) -> None:
         settings, earlier = folder.plain_json(settings), folder.read_config(path)
         keys = meaning.length_keys
         if earlier and not earlier.keys() >= set(keys):
@@ -350,7 +350,11 @@ class _Attempt:
             UsageError: A file cannot be written.
         """
         run, work = self.run, self.work
-        try:
+
+        def reason(error: OSError) -> str:
+            return f"{printable(error.strerror or error)}; the same command with --resume goes on"
+
+        with as_usage_error(f"run_dir {run.path}", OSError, say=reason):
             try:
                 if broken is not None:
                     raise broken
@@ -367,9 +371,6 @@ class _Attempt:
             scores = {tag: result[key] for tag, key in work.metrics.items() if key in result}
             self.events.add_hparams({**work.identity, **run.config}, scores, work.step)
             run.write_result(result, self.files)
-        except OSError as error:
-            told = f"run_dir {run.path}: {printable(error.strerror or error)}"
-            raise UsageError(f"{told}; the same command with --resume goes on") from error
         if not self.options.keep_checkpoint:
             self.checkpoint.unlink(missing_ok=True)
 
@@ -402,12 +403,12 @@ class _Alone:
 
 def carry_out(
     path: Path,
-    settings: Mapping[str, Any],
+    settings: Settings,
     build: Callable[[], Work],
     meaning: Meaning,
     files: tuple[str, ...],
     options: Options = AS_USUAL,
-    progress: Callable[[float], None] = lambda fraction: None,
+    progress: Progress = lambda fraction: None,
     accepted: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Do a run, go on with one, or return the result of one that is finished.
@@ -440,12 +441,12 @@ def carry_out(
 
 def carry_out_batch(
     paths: Sequence[Path],
-    settings: Sequence[Mapping[str, Any]],
+    settings: Sequence[Settings],
     build: Callable[[Sequence[int]], Batch],
     meaning: Meaning,
     files: tuple[str, ...],
     options: Options = AS_USUAL,
-    progress: Callable[[float], None] = lambda fraction: None,
+    progress: Progress = lambda fraction: None,
     accepted: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Do many runs together, each in a folder of its own, as ``carry_out`` does one.
@@ -471,9 +472,8 @@ def carry_out_batch(
         UsageError: A run cannot be done.
         Stopped: A signal came, as in ``carry_out``.
     """
-    attempts = [
-        _Attempt(path, each, meaning, options) for path, each in zip(paths, settings, strict=True)
-    ]
+    pairs = zip(paths, settings, strict=True)
+    attempts = [_Attempt(*pair, meaning, options) for pair in pairs]
     together: dict[int, list[int]] = {}
     for place, attempt in enumerate(attempts):
         if attempt.shows_result:
@@ -505,10 +505,7 @@ def carry_out_batch(
 
 
 def _train(
-    attempts: Sequence[_Attempt],
-    batch: Batch,
-    interrupts: Interrupts,
-    progress: Callable[[float], None],
+    attempts: Sequence[_Attempt], batch: Batch, interrupts: Interrupts, progress: Progress
 ) -> None:
     """Train runs in their open folders to their results."""
     for attempt in attempts:
