@@ -18,8 +18,8 @@ from wnrl import runs, tensor_envs
 from wnrl.errors import UsageError, check_choice, first_line
 from wnrl.nn.conversion import check_options
 from wnrl.norms import NORMS
+from wnrl.population import COHORTS
 from wnrl.population.cohort import Cohort
-from wnrl.population.cohorts import COHORTS
 from wnrl.population.memory import members_that_fit
 from wnrl.population.run import CohortRun
 from wnrl.rl.environments import first_env_seed, vectorize

@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from jax.example_libraries import optimizers
 
 from wnrl.errors import UsageError
-from wnrl.population.ppo_config import PPOConfig
+from wnrl.population.config import PPOConfig
 from wnrl.tensor_envs import CartPole
 
 Params = dict[str, Array]

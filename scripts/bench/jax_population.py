@@ -61,8 +61,8 @@ import torch
 from scripts.bench import _rounds
 from scripts.bench._rounds import WALL, clocked, mean_cell
 from scripts.studies._tasks import PPO as SETTINGS
+from wnrl.population.config import PPOConfig
 from wnrl.population.ppo import PPO
-from wnrl.population.ppo_config import PPOConfig
 from wnrl.tensor_envs import CartPole
 
 Episodes = tuple[np.ndarray, np.ndarray]

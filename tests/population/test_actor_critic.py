@@ -8,7 +8,7 @@ from tests.sb3.tasks import RandomTask
 from wnrl.networks import mlp
 from wnrl.norms import NORMS
 from wnrl.population.actor_critic import ActorCritic
-from wnrl.population.ppo_config import PPOConfig
+from wnrl.population.config import PPOConfig
 from wnrl.population.rows import build
 
 OBS = spaces.Box(-1.0, 1.0, (5,))

@@ -19,8 +19,8 @@ from tests.population.sb3_dqn import run_sb3
 from tests.population.sb3_draws import ShortCartPole
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
+from wnrl.population.config import DQNConfig
 from wnrl.population.dqn import DQN, Choices
-from wnrl.population.dqn_config import DQNConfig
 from wnrl.population.layers import HOT
 from wnrl.population.q_networks import HotQNetworks, VmappedQNetworks
 from wnrl.population.random import integers, member_keys

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.population.test_replay import CASES, GRAPHED, ITERATIONS, cohort, state
+from wnrl.population.config import PPOConfig
 from wnrl.population.ppo import PPO
-from wnrl.population.ppo_config import PPOConfig
 from wnrl.tensor_envs import CartPole
 
 pytestmark = [

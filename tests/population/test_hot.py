@@ -9,10 +9,10 @@ import torch
 from gymnasium import spaces
 
 from wnrl.norms import NORMS
+from wnrl.population.config import PPOConfig
 from wnrl.population.hot import HotActorCritic
 from wnrl.population.layers import HOT
 from wnrl.population.ppo import PPO
-from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.vmapped import VmappedActorCritic
 from wnrl.tensor_envs import CartPole
 

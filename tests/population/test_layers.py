@@ -53,7 +53,8 @@ def made(norm, activation):
     nets = networks(norm, activation)
     options = {"limits": nets[0][0].norm.limits} if norm == "batch_renorm" else {}
     numbers = {"params": stacked(nets, "parameters"), "buffers": stacked(nets, "buffers")}
-    return nets, Layer(norm, activation, EPS.get(norm, 0.0), 0.1, **options, **numbers)
+    how = HOT[norm], ACTIVATIONS[activation], EPS.get(norm, 0.0), 0.1
+    return nets, Layer(*how, **options, **numbers)
 
 
 def copied(tensors):
@@ -79,7 +80,7 @@ def test_outputs_and_running_statistics_are_those_of_the_modules(norm, activatio
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, None])
 @pytest.mark.parametrize("norm", HOT)
 def test_gradients_are_those_of_differences(norm, activation):
-    layer = replace(made(norm, activation or "tanh")[1], activation=activation)
+    layer = replace(made(norm, activation or "tanh")[1], activation=ACTIVATIONS.get(activation))
     names = list(layer.params)
 
     def bound(values):
@@ -111,7 +112,7 @@ def test_a_row_without_length_gives_zero_and_no_gradient():
         {name: torch.full(shape, value) for name, shape in shapes.items()}
         for value in (0.0, torch.nan)
     )
-    layer = Layer("weight", None, eps=1e-30, params=params, grads=grads)
+    layer = Layer(HOT["weight"], None, eps=1e-30, params=params, grads=grads)
     x, d = torch.randn(1, 3, 4), torch.zeros(1, 2, 4)
     y = layer.forward(x)
     layer.backward(x, y, d, None)

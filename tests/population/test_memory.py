@@ -9,8 +9,8 @@ from tests.population import test_ppo, test_recurrent
 from wnrl import population, vae
 from wnrl.errors import UsageError
 from wnrl.population import memory
+from wnrl.population.config import DQNConfig
 from wnrl.population.dqn import DQN
-from wnrl.population.dqn_config import DQNConfig
 from wnrl.population.ppo import PPO
 from wnrl.population.recurrent_ppo import RecurrentPPO
 from wnrl.population.vae import CHUNK_ON_CPU

@@ -10,8 +10,8 @@ from tests.population.sb3_draws import (
     run_sb3,
 )
 from wnrl.norms import NORMS
+from wnrl.population.config import PPOConfig
 from wnrl.population.ppo import PPO
-from wnrl.population.ppo_config import PPOConfig
 from wnrl.tensor_envs.core import begin
 
 SMALL = {

@@ -21,11 +21,10 @@ from tests.population.test_dqn import assert_member_is_sb3s
 from wnrl import population
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
+from wnrl.population.config import DQNConfig, PPOConfig
 from wnrl.population.dqn import DQN
-from wnrl.population.dqn_config import DQNConfig
 from wnrl.population.layers import HOT
 from wnrl.population.ppo import PPO
-from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.q_networks import HotQNetworks, Targets, VmappedQNetworks
 from wnrl.population.replay import transitions_at
 from wnrl.sb3.extractors import SmallCNN

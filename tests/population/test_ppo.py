@@ -15,10 +15,9 @@ from tests.population.cohorts import (
 )
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
+from wnrl.population.config import PPOConfig
 from wnrl.population.ppo import PPO
-from wnrl.population.ppo_config import PPOConfig
-from wnrl.population.rollout import gae
-from wnrl.population.samples import Batch, minibatches
+from wnrl.population.rollout import Batch, gae, minibatches
 from wnrl.tensor_envs import CartPole
 
 SMALL = PPOConfig(

@@ -18,9 +18,10 @@ from tests.population.sb3_draws import ShortCartPole, assert_member_is_sb3s, run
 from wnrl import population
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
+from wnrl.population.config import RecurrentPPOConfig
 from wnrl.population.recurrence import Memories
-from wnrl.population.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, sequences
-from wnrl.population.samples import Batch, Past
+from wnrl.population.recurrent_ppo import RecurrentPPO, sequences
+from wnrl.population.rollout import Batch, Past
 from wnrl.tensor_envs import CartPole
 from wnrl.tensor_envs.core import begin
 

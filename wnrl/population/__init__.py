@@ -5,8 +5,7 @@ ordinary run folders of a cohort, and ``compare.py`` takes populations where the
 """
 
 from wnrl.arguments import guard
-from wnrl.population.api import Member, Runs, VAEMember, train
-from wnrl.population.cohorts import COHORTS
+from wnrl.population.api import COHORTS, Member, Runs, VAEMember, train
 
 __all__ = ["COHORTS", "Member", "Runs", "VAEMember", "train"]
 

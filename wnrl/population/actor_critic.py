@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wnrl.population.ppo_config import PPOConfig
+from wnrl.population.config import PPOConfig
 from wnrl.population.rows import Networks, head_with_norm, hidden_layers, with_norm
 
 

@@ -14,8 +14,10 @@ from wnrl.arguments import shown
 from wnrl.data import load
 from wnrl.errors import NonFiniteError, UsageError, check_choice
 from wnrl.population.cohort import Cohort
-from wnrl.population.cohorts import COHORTS
 from wnrl.population.config import MemberConfig
+from wnrl.population.dqn import DQN
+from wnrl.population.ppo import PPO
+from wnrl.population.recurrent_ppo import RecurrentPPO
 from wnrl.population.vae import VAECohort
 from wnrl.runs import resolve_device
 from wnrl.tensor_envs import make
@@ -27,6 +29,8 @@ from wnrl.vae.model import VAE
 from wnrl.vae.presets import preset
 from wnrl.vae.training import on_cpu
 
+COHORTS: dict[str, type[Cohort]] = {"ppo": PPO, "recurrent_ppo": RecurrentPPO, "dqn": DQN}
+"""The algorithms that train a population, by the words that agents have for them."""
 EVALUATION_EPISODES = 20
 VAES = "vae"
 """The word for VAEs among algorithms."""

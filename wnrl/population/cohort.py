@@ -20,12 +20,12 @@ from wnrl.graphs import Replayed
 from wnrl.population.config import MemberConfig, shared
 from wnrl.population.distributions import distribution
 from wnrl.population.memory import check_memory
+from wnrl.population.optim import optimizer_of, projected_names
 from wnrl.population.random import fork, member_keys, uniform
 from wnrl.population.rollout import Ended, Match, Running
 from wnrl.population.rows import Networks, build
 from wnrl.population.states import ALL, Agents, clone, copy_, part, put_back_
 from wnrl.population.statistics import Scaling
-from wnrl.population.updates import optimizer_of, projected_names
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
 
 RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION, EXPLORATION = range(7)

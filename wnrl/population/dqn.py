@@ -12,9 +12,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from wnrl.population.cohort import ACTIONS, EXPLORATION, OBSERVED, ORDERS, Cohort
-from wnrl.population.dqn_config import DQNConfig
+from wnrl.population.config import DQNConfig
 from wnrl.population.memory import bytes_of_dqn
-from wnrl.population.optim import clip_, without_denormals
+from wnrl.population.optim import clip_, project_members_, without_denormals
 from wnrl.population.q_networks import HotQNetworks, QNetwork, Targets, VmappedQNetworks
 from wnrl.population.random import fork, integers
 from wnrl.population.replay import (
@@ -28,7 +28,6 @@ from wnrl.population.replay import (
 from wnrl.population.rollout import Ended
 from wnrl.population.rows import Networks, initialise
 from wnrl.population.states import Agents, clone, copy_, part
-from wnrl.population.updates import project_members_
 from wnrl.tensor_envs.core import Episodes
 
 VECTOR = "running_u_"
@@ -69,7 +68,7 @@ class DQN(Cohort):
 
     def _networks(self, formulas: bool) -> Any:
         if formulas and HotQNetworks.fit(self.config, self.plan):
-            return HotQNetworks(self.config, self.plan, self.params.dtype)
+            return HotQNetworks(self.config, self.plan, self.distribution, self.params.dtype)
         return VmappedQNetworks(self.plan, self.distribution)
 
     def start(self, episodes: Episodes) -> None:
@@ -200,12 +199,12 @@ class DQN(Cohort):
         learner = self.networks.learner(params, buffers, grads)
         # A target of spectral norm has vectors of its own, which take a step at each forward.
         moves = any(VECTOR in name for name in self.plan.buffers)
-        values = self.networks.values(*part(self.target, members), training=moves)
+        values = self.networks.outputs(*part(self.target, members), training=moves)
         t = (iteration - config.first_update) * config.updates
         for values_of_batch in zip(*(v.unflatten(1, shape).unbind(1) for v in seen), strict=True):
             batch = Transitions(*values_of_batch)
             t += 1
-            following = values(batch.next_obs).amax(-1).masked_fill(batch.terminated, 0.0)
+            following = values(batch.next_obs)[:, 0].amax(-1).masked_fill(batch.terminated, 0.0)
             targets = Targets(batch.obs, batch.actions, batch.rewards + gamma * following)
             learner.gradient_(learner.prepare(targets))
             clip_(grads, config.max_grad_norm)

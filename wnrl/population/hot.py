@@ -3,7 +3,7 @@
 Equal to ``torch.func`` over modules, and several times as fast on a CPU.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,27 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.networks import ACTIVATIONS as MODULES
-from wnrl.nn import WNConv2d, WNLinear
 from wnrl.nn.sites import n_spatial
-from wnrl.nn.spectral import SpectralConv2d, SpectralLinear
+from wnrl.norms import NORMS
 from wnrl.population.config import MemberConfig
 from wnrl.population.distributions import Distribution
-from wnrl.population.layers import ACTIVATIONS, HOT, Convolution, Layer
-from wnrl.population.ppo_config import PPOConfig
-from wnrl.population.rollout import Act
+from wnrl.population.layers import ACTIVATIONS, HOT, HOT_OF_MAPS, Convolution, Layer
+from wnrl.population.rollout import Batch
 from wnrl.population.rows import LOG_STD, Layout, Tensors, below
-from wnrl.population.samples import Batch
-from wnrl.population.vmapped import Goal, standardised
+from wnrl.population.vmapped import Acting, Goal, Outputs, standardised
 
 SHORT = {"norm.weight": "gain", "norm.bias": "shift"}
 """Names in a ``Layer`` for those in a module, where they are not their last part."""
-BY_TYPE: dict[type[nn.Module], str] = {
-    nn.Linear: "none",
-    nn.Conv2d: "none",
-    WNLinear: "weight",
-    WNConv2d: "weight",
-    SpectralLinear: "spectral",
-    SpectralConv2d: "spectral",
+BY_TYPE = {nn.Linear: "none", nn.Conv2d: "none"} | {
+    kind: key for key in ("weight", "spectral") for kind in NORMS[key].layers.values()
 }
 """Keys of ``HOT`` by modules; any other has the norm of the network."""
 
@@ -55,20 +47,20 @@ class Samples(NamedTuple):
     """``(P, B)``."""
 
 
-class HotNetworks:
+class HotNetworks(Acting):
     """Formulas for networks of a plain MLP's shape.
 
     Args:
         config: of the members.
         plan: their layout.
+        distribution: of actions.
         dtype: of all real numbers.
     """
 
-    memory = (0,)
-    """The shape of what a network remembers of one environment: nothing."""
-
-    def __init__(self, config: MemberConfig, plan: Layout, dtype: torch.dtype) -> None:
-        self.plan = plan
+    def __init__(
+        self, config: MemberConfig, plan: Layout, distribution: Distribution, dtype: torch.dtype
+    ) -> None:
+        self.plan, self.distribution = plan, distribution
         parts = [*plan.net.networks()[0]]
         self.layers = {
             k: _layer(part, following, config.norm, plan.net.shape, dtype)
@@ -86,15 +78,16 @@ class HotNetworks:
             and all(getattr(part, "momentum", 0.0) is not None for part in plan.net.modules())
         )
 
-    def outputs(self, params: Tensor, buffers: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the networks in evaluation mode, ``(P, B, *shape) -> (P, n_nets, A, B)``."""
-        steps = [layer.acting() for layer in self.bound(params, buffers, params)]
+    def outputs(self, params: Tensor, buffers: Tensor, training: bool = False) -> Outputs:
+        """Return the networks, as ``Acting`` has them."""
+        layers = self.bound(params, buffers, params)
+        steps = [layer.forward if training else layer.acting() for layer in layers]
 
         def run(obs: Tensor) -> Tensor:
             y = self.spread(obs)
             for step in steps:
                 y = step(y)
-            return y.unflatten(0, (-1, self.plan.n_nets)).clone()
+            return y.unflatten(0, (-1, self.plan.n_nets)).clone().transpose(2, 3)
 
         return run
 
@@ -142,35 +135,7 @@ def backward(layers: Sequence[Layer], values: list[Tensor], d: Tensor) -> None:
 
 
 class HotActorCritic(HotNetworks):
-    """Actors and critics by formula.
-
-    Args:
-        members: their hyperparameters.
-        plan: the layout of the members.
-        distribution: of actions.
-        dtype: of all real numbers.
-    """
-
-    def __init__(
-        self,
-        members: Sequence[PPOConfig],
-        plan: Layout,
-        distribution: Distribution,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__(members[0], plan, dtype)
-        self.distribution = distribution
-        self.entropy = any(member.ent_coef for member in members)
-
-    def act(self, params: Tensor, buffers: Tensor) -> Act:
-        """Return the networks in evaluation mode, for a rollout."""
-        run = self.outputs(params, buffers)
-
-        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            outputs = run(obs)
-            return outputs[:, 0].transpose(1, 2), outputs[:, 1, 0], memory
-
-        return act
+    """Actors and critics by formula."""
 
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> "HotLearner":
         """Return what computes gradients of these members."""
@@ -223,10 +188,9 @@ class HotLearner:
 
     def _loss_gradient_(self, outputs: Tensor, samples: Samples, d: Tensor) -> None:
         """Write the gradient of the loss by the outputs ``(P, 2, A, B)`` into ``d``."""
-        goal, networks = self.goal, self.networks
-        n_samples = outputs.shape[-1]
-        of = networks.distribution.derivatives(
-            outputs[:, 0], self.log_std, samples.actions, networks.entropy
+        goal, n_samples = self.goal, outputs.shape[-1]
+        of = self.networks.distribution.derivatives(
+            outputs[:, 0], self.log_std, samples.actions, goal.entropy
         )
         ent_coef = goal.ent_coef[:, None, None]
         ratio = (of.log_probs - samples.log_probs).exp_()
@@ -257,16 +221,17 @@ def _layer(
     """
     layer, normalizer = getattr(part, "layer", part), getattr(part, "norm", part)
     eps = getattr(normalizer, "eps", getattr(layer, "eps", 0.0))
+    key = BY_TYPE.get(type(part), norm)
     options = (
-        BY_TYPE.get(type(part), norm),
-        next((name for name in ACTIVATIONS if type(following) is MODULES[name]), None),
+        next((act for name, act in ACTIVATIONS.items() if type(following) is MODULES[name]), None),
         torch.finfo(dtype).eps if eps is None else eps,  # as RMS norm has it
         getattr(normalizer, "momentum", 0.0),
         getattr(normalizer, "limits", Layer.limits),
     )
     if n_spatial(layer) == 2:
-        return Convolution(*options, shape=shape, window=layer.kernel_size, stride=layer.stride)
-    return Layer(*options)
+        sizes = {"shape": shape, "window": layer.kernel_size, "stride": layer.stride}
+        return Convolution(HOT_OF_MAPS[key], *options, **sizes)
+    return Layer(HOT[key], *options)
 
 
 def _short(tensors: Tensors) -> Tensors:

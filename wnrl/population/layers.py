@@ -8,7 +8,8 @@ over samples and the scaling of a feature are fast. Parameters go by short names
 - ``weight`` or, under weight norm, ``weight_v`` and ``weight_g``; ``bias``;
 - ``gain`` and ``shift`` of a normalizer.
 
-``HOT`` says of each norm how the weight is computed and how the outputs are normalised.
+``HOT`` says of each norm how the weight is computed and how the outputs are normalised,
+``HOT_OF_MAPS`` behind a convolution.
 """
 
 from collections.abc import Callable, Mapping
@@ -59,8 +60,8 @@ class Layer:
     """A linear layer of n networks, its norm and its nonlinearity.
 
     Args:
-        norm: a key of ``HOT``.
-        activation: a key of ``ACTIVATIONS``, or None for a head.
+        norm: its formulas.
+        activation: its nonlinearity, or None for a head.
         eps: of the normalizer, or what is added to ‖v‖².
         momentum: share of the newest batch in running statistics.
         limits: ``BatchRenorm.limits`` of batch renormalisation.
@@ -70,8 +71,8 @@ class Layer:
         room: for what ``backward`` needs of ``forward``.
     """
 
-    norm: str
-    activation: str | None
+    norm: "Hot"
+    activation: "Activation | None"
     eps: float = 0.0
     momentum: float = 0.0
     limits: Callable[[Tensor], tuple[Tensor, Tensor]] = lambda steps: (steps, steps)
@@ -80,27 +81,19 @@ class Layer:
     grads: Tensors = field(default_factory=dict)
     room: Room = field(default_factory=Room)
 
-    @property
-    def formulas(self) -> "Hot":
-        """Those of the norm."""
-        return HOT[self.norm]
-
     def by_example(self, z: Tensor) -> Tensor:
         """Return outputs ``(n, out, B)``, a view, as ``(n, out, positions, examples)``."""
         return z.unsqueeze(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs ``(n, out, B)`` in training mode, of inputs ``(n, in, B)``."""
-        norm = self.formulas
-        weight, bias = norm.weight(self, True)
+        weight, bias = self.norm.weight(self, True)
         z = self.room.get("z", x, *weight.shape[:2], x.shape[2])
         product(weight, x, z)
         if bias is not None:
             z.add_(bias[..., None])
-        y = norm.outputs(self, z, lambda: product(weight, x.mean(2, keepdim=True)))
-        if self.activation is not None:
-            ACTIVATIONS[self.activation].forward_(y)
-        return y
+        y = self.norm.outputs(self, z, lambda: product(weight, x.mean(2, keepdim=True)))
+        return y if self.activation is None else self.activation.forward_(y)
 
     def backward(self, x: Tensor, y: Tensor, d: Tensor, dx: Tensor | None) -> None:
         """Write the gradients of the parameters and of the input, after ``forward``.
@@ -111,13 +104,12 @@ class Layer:
             d: gradient of y; overwritten.
             dx: where that of the input goes, ``(n, in, B)``; None where nobody wants it.
         """
-        norm = self.formulas
         if self.activation is not None:
-            ACTIVATIONS[self.activation].backward_(d, y)
-        norm.outputs_backward(self, d)
+            self.activation.backward_(d, y)
+        self.norm.outputs_backward(self, d)
         if "bias" in self.grads:
             torch.sum(d, 2, out=self.grads["bias"])
-        weight = norm.weight_backward(self, d, x)
+        weight = self.norm.weight_backward(self, d, x)
         if dx is not None:
             torch.bmm(weight.transpose(1, 2), d, out=dx)
 
@@ -127,15 +119,16 @@ class Layer:
         What depends on the parameters alone is computed here, once. An output is overwritten by
         the next call.
         """
-        norm, apart = self.formulas, replace(self, room=Room())
+        norm, apart = self.norm, replace(self, room=Room())
         weight, row = norm.weight(apart, False)
         bias = None if row is None else row[..., None]
-        evaluate = norm.evaluate(apart)
+        evaluate = norm.evaluate and norm.evaluate(apart)
 
         def run(x: Tensor) -> Tensor:
             z = apart.room.get("z", x, *weight.shape[:2], x.shape[2])
-            y = evaluate(product(weight, x, z, bias))
-            return y if self.activation is None else ACTIVATIONS[self.activation].forward_(y)
+            z = product(weight, x, z, bias)
+            y = evaluate(z) if evaluate else norm.outputs(apart, z, z.mean)
+            return y if self.activation is None else self.activation.forward_(y)
 
         return run
 
@@ -155,11 +148,6 @@ class Convolution(Layer):
     shape: tuple[int, ...] = (1, 1, 1)
     window: tuple[int, ...] = (1, 1)
     stride: tuple[int, ...] = (1, 1)
-
-    @property
-    def formulas(self) -> "Hot":
-        """Those of the norm."""
-        return HOT_OF_MAPS.get(self.norm, HOT[self.norm])
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -317,10 +305,6 @@ def _as_they_are(layer: Layer, z: Tensor, mean: Callable[[], Tensor]) -> Tensor:
     return z
 
 
-def _as_they_are_acting(layer: Layer) -> Evaluate:
-    return lambda z: z
-
-
 def _as_they_are_backward(layer: Layer, d: Tensor) -> None:
     pass
 
@@ -335,10 +319,6 @@ def _by_size(layer: Layer, z: Tensor, mean: Callable[[], Tensor]) -> Tensor:
     of_example.mul_(inverse)
     torch.mul(z, layer.params["gain"][..., None], out=y)
     return y.add_(layer.params["shift"][..., None]) if "shift" in layer.params else y
-
-
-def _by_size_acting(layer: Layer) -> Evaluate:
-    return lambda z: _by_size(layer, z, z.mean)
 
 
 def _by_size_backward(layer: Layer, d: Tensor) -> None:
@@ -360,10 +340,6 @@ def _by_spread(layer: Layer, z: Tensor, mean: Callable[[], Tensor]) -> Tensor:
     of_example = layer.by_example(z)
     of_example.sub_(of_example.mean((1, 2), keepdim=True))
     return _by_size(layer, z, mean)
-
-
-def _by_spread_acting(layer: Layer) -> Evaluate:
-    return lambda z: _by_spread(layer, z, z.mean)
 
 
 def _by_spread_backward(layer: Layer, d: Tensor) -> None:
@@ -457,12 +433,13 @@ class Hot(NamedTuple):
     weight_backward: Callable[[Layer, Tensor, Tensor], Tensor]
     outputs: Callable[[Layer, Tensor, Callable[[], Tensor]], Tensor]
     outputs_backward: Callable[[Layer, Tensor], None]
-    evaluate: Callable[[Layer], Evaluate]
+    evaluate: Callable[[Layer], Evaluate] | None = None
+    """The outputs in evaluation mode; None: as in training, where no example depends on others."""
 
 
-_NONE = Hot(_plain, _plain_backward, _as_they_are, _as_they_are_backward, _as_they_are_acting)
+_NONE = Hot(_plain, _plain_backward, _as_they_are, _as_they_are_backward)
 _MEAN = Hot(_plain, _plain_backward, _minus_mean, _minus_mean_backward, _minus_mean_acting)
-_RMS = Hot(_plain, _plain_backward, _by_size, _by_size_backward, _by_size_acting)
+_RMS = Hot(_plain, _plain_backward, _by_size, _by_size_backward)
 HOT = {
     "none": _NONE,
     "projected": _NONE,
@@ -476,7 +453,5 @@ HOT = {
     "weight_mean": _MEAN._replace(weight=_directed, weight_backward=_directed_backward),
 }
 """Norms with formulas, by their keys in ``NORMS``."""
-HOT_OF_MAPS = {
-    "layer": Hot(_plain, _plain_backward, _by_spread, _by_spread_backward, _by_spread_acting)
-}
-"""Those that differ behind a convolution."""
+HOT_OF_MAPS = {**HOT, "layer": Hot(_plain, _plain_backward, _by_spread, _by_spread_backward)}
+"""The same behind a convolution."""

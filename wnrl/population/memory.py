@@ -9,8 +9,7 @@ import torch
 from gymnasium import spaces
 
 from wnrl.errors import UsageError
-from wnrl.population.dqn_config import DQNConfig
-from wnrl.population.ppo_config import PPOConfig
+from wnrl.population.config import DQNConfig, PPOConfig
 from wnrl.runs import free_memory
 from wnrl.tensor_envs.core import TensorEnv
 from wnrl.vae.config import VAEConfig

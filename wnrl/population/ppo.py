@@ -13,16 +13,14 @@ from torch import Tensor
 
 from wnrl.population.actor_critic import ActorCritic
 from wnrl.population.cohort import ACTIONS, INIT, OBSERVED, ORDERS, Cohort
+from wnrl.population.config import PPOConfig
 from wnrl.population.hot import HotActorCritic
 from wnrl.population.memory import bytes_of_ppo
-from wnrl.population.optim import clip_, without_denormals
-from wnrl.population.ppo_config import PPOConfig
+from wnrl.population.optim import clip_, project_members_, without_denormals
 from wnrl.population.random import fork, permutation
-from wnrl.population.rollout import Draws, Ended, rollout
+from wnrl.population.rollout import Batch, Draws, Ended, Past, minibatches, pick, rollout
 from wnrl.population.rows import Networks, initialise
-from wnrl.population.samples import Batch, Past, minibatches, pick
 from wnrl.population.states import Agents, copy_, part
-from wnrl.population.updates import project_members_
 from wnrl.population.vmapped import Goal, VmappedActorCritic
 from wnrl.tensor_envs.core import Episodes
 
@@ -41,7 +39,7 @@ class PPO(Cohort):
 
     def _networks(self, formulas: bool) -> Any:
         if formulas and HotActorCritic.fit(self.config, self.plan):
-            return HotActorCritic(self.members, self.plan, self.distribution, self.params.dtype)
+            return HotActorCritic(self.config, self.plan, self.distribution, self.params.dtype)
         return VmappedActorCritic(self.plan, self.distribution)
 
     def start(self, episodes: Episodes) -> None:
@@ -162,6 +160,7 @@ class PPO(Cohort):
         goal = Goal(
             clip_range,
             self.per_member["ent_coef"][members],
+            any(member.ent_coef for member in self.members),
             config.vf_coef,
             config.normalize_advantage,
         )

@@ -1,7 +1,5 @@
 """The network of DQN of one member, and what a cohort of them computes."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,17 +9,13 @@ from torch.func import functional_call, grad, vmap
 from wnrl.errors import UsageError
 from wnrl.networks import MINATAR, NATURE_SIDE, cnn
 from wnrl.population.config import MemberConfig
-from wnrl.population.distributions import Categorical
 from wnrl.population.hot import HotNetworks, backward, forward
 from wnrl.population.layers import Layer
-from wnrl.population.rollout import Act
 from wnrl.population.rows import Networks, Tensors, head_with_norm, hidden_layers, with_norm
 from wnrl.population.vmapped import Modules
 
 FEATURES = 128
 """Of a picture, as ``SmallCNN`` has them."""
-Values = Callable[[Tensor], Tensor]
-"""From observations ``(P, B, *shape)`` to the values of actions, ``(P, B, A)``."""
 
 
 class QNetwork(Networks):
@@ -92,33 +86,8 @@ class Targets(NamedTuple):
     """What those of the actions are to be."""
 
 
-class Greedy(ABC):
-    """What has values of actions acts by the largest."""
-
-    @abstractmethod
-    def values(self, params: Tensor, buffers: Tensor, training: bool = False) -> Values:
-        """Return the networks in evaluation mode, or in training mode: statistics move then."""
-
-    def act(self, params: Tensor, buffers: Tensor) -> Act:
-        """Return the networks in evaluation mode, for a rollout."""
-        values = self.values(params, buffers)
-
-        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            q = values(obs)
-            return q, q.amax(-1), memory
-
-        return act
-
-
-class VmappedQNetworks(Greedy, Modules):
+class VmappedQNetworks(Modules):
     """``vmap(grad(loss))`` over modules of ``wnrl.networks``."""
-
-    def values(self, params: Tensor, buffers: Tensor, training: bool = False) -> Values:
-        """Return the networks in evaluation mode, or in training mode: statistics move then."""
-        tensors = self.plan.views(params), self.plan.buffer_views(buffers)
-        net = self.learning if training else self.acting
-        run = vmap(lambda p, b, obs: functional_call(net, (p, b), (obs,)))
-        return lambda obs: run(*tensors, obs)
 
     def gradients(self, params: Tensors, buffers: Tensors, samples: Targets, goal: Any) -> Tensors:
         """Return gradients by name; running statistics move in ``buffers``."""
@@ -131,16 +100,8 @@ class VmappedQNetworks(Greedy, Modules):
         return nn.functional.smooth_l1_loss(chosen, samples.values)
 
 
-class HotQNetworks(Greedy, HotNetworks):
+class HotQNetworks(HotNetworks):
     """The networks by formula."""
-
-    def values(self, params: Tensor, buffers: Tensor, training: bool = False) -> Values:
-        """Return the networks in evaluation mode, or in training mode: statistics move then."""
-        if training:
-            layers = self.bound(params, buffers, params)
-            return lambda obs: forward(layers, self.spread(obs))[-1].transpose(1, 2)
-        run = self.outputs(params, buffers)
-        return lambda obs: run(obs)[:, 0].transpose(1, 2)
 
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor) -> "HotQLearner":
         """Return what computes gradients of these members."""
@@ -168,7 +129,8 @@ class HotQLearner:
     def prepare(self, samples: Targets) -> SpreadTargets:
         """Lay a minibatch out."""
         n_outputs = self.layers[-1].params["bias"].shape[1]
-        actions = Categorical().spread(samples.actions, n_outputs, samples.values.dtype)
+        spread = self.networks.distribution.spread
+        actions = spread(samples.actions, n_outputs, samples.values.dtype)
         return SpreadTargets(self.networks.spread(samples.obs), actions, samples.values)
 
     def gradient_(self, samples: SpreadTargets) -> None:

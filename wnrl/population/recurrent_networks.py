@@ -13,10 +13,9 @@ from wnrl.norms import NORMS
 from wnrl.population.actor_critic import ActorCritic
 from wnrl.population.distributions import Distribution
 from wnrl.population.recurrence import Memories
-from wnrl.population.rollout import Act
+from wnrl.population.rollout import Act, Batch
 from wnrl.population.rows import LOG_STD, Layout, Tensors, below
-from wnrl.population.samples import Batch
-from wnrl.population.vmapped import Goal, Modules, ppo_loss
+from wnrl.population.vmapped import OF_MEMBERS, Goal, Modules, ppo_loss
 
 CELLS: dict[str, tuple[type[nn.Module], int]] = {"lstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}
 """Recurrent layers and their numbers of states."""
@@ -100,7 +99,7 @@ class RecurrentNetworks(Modules):
             outputs = run(samples.x, samples.given, samples.continues)[0].unflatten(0, (-1, 2))
             loss = vmap(
                 partial(ppo_loss, distribution=self.distribution),
-                in_dims=(0, 0, 0, 0, Goal(0, 0, None, None)),  # type: ignore[arg-type]
+                in_dims=(0, 0, 0, 0, OF_MEMBERS),
             )(outputs[:, 0], outputs[:, 1, :, 0], leaves[LOG_STD][::2], samples.batch, goal)
             # Discrete actions have no deviation.
             computed = torch.autograd.grad(loss.sum(), [*leaves.values()], materialize_grads=True)

@@ -6,67 +6,26 @@ are whole sequences of ``n_steps``, but for one that is cut where the minibatch 
 at the first step of a rollout, a sequence begins with the states that the rollout had.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from wnrl.errors import UsageError
-from wnrl.limits import TwoOrMore, Whole, one_of
 from wnrl.population.cohort import ORDERS
+from wnrl.population.config import RecurrentPPOConfig
 from wnrl.population.ppo import PPO
-from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.random import fork, uniform
 from wnrl.population.recurrent_networks import (
-    CELLS,
     RecurrentActorCritic,
     RecurrentNetworks,
     Sequences,
     for_both,
     twice,
 )
+from wnrl.population.rollout import Batch, Past, pick
 from wnrl.population.rows import Networks
-from wnrl.population.samples import Batch, Past, pick
 from wnrl.tensor_envs.core import beside
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecurrentPPOConfig(PPOConfig):
-    """Hyperparameters of one member; the defaults are sb3-contrib's.
-
-    Raises:
-        UsageError: a value with which training could not run.
-    """
-
-    algorithm: ClassVar[str] = "RecurrentPPO"
-    elsewhere: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **PPOConfig.elsewhere,
-        "shared_lstm": (False,),
-        "enable_critic_lstm": (True,),
-    }
-
-    n_steps: Whole = 128
-    """Steps of each environment between updates; the longest sequence to learn from."""
-    batch_size: TwoOrMore = 128
-    """Samples in a minibatch, a multiple of n_steps, or all."""
-    cell: Annotated[str, one_of(CELLS)] = "lstm"
-    """lstm or gru; the next two fields are of either."""
-    lstm_hidden_size: Whole = 256
-    """Units of each recurrent layer."""
-    n_lstm_layers: Whole = 1
-    """Recurrent layers on top of one another."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.data_init is not None:
-            raise UsageError(f"data_init has no place in {self.algorithm}, got {self.data_init}")
-        if self.batch_size < self.samples and self.batch_size % self.n_steps:
-            raise UsageError(
-                f"batch_size of {self.algorithm} in a population must be a multiple of n_steps "
-                f"{self.n_steps}, got {self.batch_size}"
-            )
 
 
 class RecurrentPPO(PPO):

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wnrl.population.rollout import Act, Ended, Running
-from wnrl.population.samples import pick
+from wnrl.population.rollout import Act, Ended, Running, pick
 from wnrl.tensor_envs.core import TensorEnv, advance
 
 BRIGHTEST = 255

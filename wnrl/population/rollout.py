@@ -1,4 +1,4 @@
-"""Acting: a rollout of all members at once, and the advantages of what they did.
+"""Acting: a rollout of all members at once, the advantages of what they did, and minibatches of it.
 
 Random numbers are a value that is handed in, ``Draws``. In normal use they are made from the
 members' keys and the number of the iteration; a test puts in those of another program.
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from wnrl.population.distributions import Distribution
-from wnrl.population.samples import Batch, Past
 from wnrl.population.states import Agents
 from wnrl.population.statistics import Scaling, Statistics
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, beside
@@ -56,6 +55,25 @@ class Match(NamedTuple):
     """``(P, N)`` int64."""
     alive: Tensor
     """Whether the first episode goes on, ``(P, N)`` bool."""
+
+
+class Batch(NamedTuple):
+    """Samples ``(P, B, ...)``."""
+
+    obs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+class Past(NamedTuple):
+    """What came before samples ``(P, B, ...)``."""
+
+    memory: Tensor
+    """With which the sample was acted, zero where an episode starts, ``(P, B, ...)``."""
+    starts: Tensor
+    """Whether the sample is the first of an episode, ``(P, B)``."""
 
 
 class Ended(NamedTuple):
@@ -189,3 +207,14 @@ def gae(
         advantage = deltas[..., t] + trace[..., t] * advantage
         advantages[..., t] = advantage
     return advantages
+
+
+def pick(value: Tensor, places: Tensor) -> Tensor:
+    """Return the samples of ``value`` ``(P, B, ...)`` at ``places`` ``(P, n)``."""
+    members = torch.arange(len(value), device=value.device)
+    return value[members[:, None], places]  # whole samples; torch.gather looks up each number
+
+
+def minibatches(batch: Batch, order: Tensor, size: int) -> list[Batch]:
+    """Return the samples in pieces of ``size``, in an order ``(P, B)``."""
+    return [Batch(*(pick(value, places) for value in batch)) for places in order.split(size, 1)]

@@ -19,11 +19,18 @@ from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
 from wnrl.population.config import shared
 from wnrl.population.memory import bytes_of_vae, check_memory
-from wnrl.population.optim import Adam, Adamax, clip_, without_denormals
+from wnrl.population.optim import (
+    Adam,
+    Adamax,
+    check_after_step,
+    clip_,
+    project_members_,
+    projected_names,
+    without_denormals,
+)
 from wnrl.population.random import fork, member_keys, permutation, uniform
 from wnrl.population.rows import Tensors, below, stacked
 from wnrl.population.states import ALL, clone, copy_, part, put_back_
-from wnrl.population.updates import check_after_step, project_members_, projected_names
 from wnrl.vae.config import SCHEDULES, VAEConfig
 from wnrl.vae.construction import build
 from wnrl.vae.inputs import binarised

@@ -5,6 +5,8 @@ is the oracle of ``wnrl.population.hot``, which computes the same faster for som
 """
 
 import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,9 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from wnrl.population.distributions import Distribution
-from wnrl.population.rollout import Act
+from wnrl.population.rollout import Act, Batch
 from wnrl.population.rows import LOG_STD, Layout, Tensors
-from wnrl.population.samples import Batch
 from wnrl.population.states import clone, copy_
 
 
@@ -26,8 +27,14 @@ class Goal(NamedTuple):
     """``(P,)``."""
     ent_coef: Tensor
     """``(P,)``."""
+    entropy: bool
+    """Whether it is not zero for all members."""
     vf_coef: float
     normalize_advantage: bool
+
+
+OF_MEMBERS = Goal(0, 0, None, None, None)  # type: ignore[arg-type]
+"""The axis of members in a goal, as ``vmap`` takes it."""
 
 
 def standardised(advantages: Tensor) -> Tensor:
@@ -66,7 +73,36 @@ def ppo_loss(
     return policy_loss - goal.ent_coef * entropy + goal.vf_coef * value_loss
 
 
-class Modules:
+Outputs = Callable[[Tensor], Tensor]
+"""From observations ``(P, B, *shape)`` to the outputs of each network, ``(P, n_nets, B, A)``."""
+
+
+class Acting(ABC):
+    """The networks of a cohort as they act, by formula or not."""
+
+    memory: tuple[int, ...] = (0,)
+    """The shape of what a network remembers of one environment."""
+
+    @abstractmethod
+    def outputs(self, params: Tensor, buffers: Tensor, training: bool = False) -> Outputs:
+        """Return the networks in evaluation mode, or in training mode: statistics move then."""
+
+    def act(self, params: Tensor, buffers: Tensor) -> Act:
+        """Return the networks in evaluation mode, for a rollout.
+
+        Without a critic, the value is that of the best action.
+        """
+        run = self.outputs(params, buffers)
+
+        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            head, *critic = run(obs).unbind(1)
+            values = critic[0][..., 0] if critic else head.amax(-1)
+            return head, values, memory
+
+        return act
+
+
+class Modules(Acting):
     """Networks of a cohort as wnrl's own modules, which members' rows are put into.
 
     Args:
@@ -74,13 +110,21 @@ class Modules:
         distribution: of actions.
     """
 
-    memory: tuple[int, ...] = (0,)
-    """The shape of what a network remembers of one environment."""
-
     def __init__(self, plan: Layout, distribution: Distribution) -> None:
         self.plan, self.distribution = plan, distribution
         self.learning: nn.Module = copy.deepcopy(plan.net.networks()[0]).train()
         self.acting: nn.Module = copy.deepcopy(plan.net.networks()[0]).eval()
+
+    def outputs(self, params: Tensor, buffers: Tensor, training: bool = False) -> Outputs:
+        """Return the networks, as ``Acting`` has them."""
+        net = self.learning if training else self.acting
+        weights = self.by_member(self.plan.views(params))
+        running = self.by_member(self.plan.buffer_views(buffers))
+        return lambda obs: vmap(_run, in_dims=(None, 0, 0, 0))(net, weights, running, obs)
+
+    def by_member(self, views: Tensors) -> Tensors:
+        """``(n_nets P, *shape) -> (P, n_nets, *shape)``."""
+        return {name: view.unflatten(0, (-1, self.plan.n_nets)) for name, view in views.items()}
 
     def learner(
         self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal | None = None
@@ -123,21 +167,10 @@ class Learner:
 class VmappedActorCritic(Modules):
     """``vmap(grad(loss))`` over modules of ``wnrl.networks``."""
 
-    def act(self, params: Tensor, buffers: Tensor) -> Act:
-        """Return the networks in evaluation mode, for a rollout."""
-        tensors = _by_member(self.plan.views(params)), _by_member(self.plan.buffer_views(buffers))
-
-        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            outputs = vmap(_run, in_dims=(None, 0, 0, 0))(self.acting, *tensors, obs)
-            return outputs[:, 0], outputs[:, 1, :, 0], memory
-
-        return act
-
     def gradients(self, params: Tensors, buffers: Tensors, samples: Batch, goal: Goal) -> Tensors:
         """Return gradients by name; running statistics move in ``buffers``."""
-        each = Goal(0, 0, None, None)  # type: ignore[arg-type]  # the axis of members, or none
-        gradient = vmap(grad(self._loss), in_dims=(0, 0, 0, each))
-        computed = gradient(_by_member(params), _by_member(buffers), samples, goal)
+        gradient = vmap(grad(self._loss), in_dims=(0, 0, 0, OF_MEMBERS))
+        computed = gradient(self.by_member(params), self.by_member(buffers), samples, goal)
         return {name: value.flatten(0, 1) for name, value in computed.items()}
 
     def _loss(self, params: Tensors, buffers: Tensors, batch: Batch, goal: Goal) -> Tensor:
@@ -147,11 +180,6 @@ class VmappedActorCritic(Modules):
         return ppo_loss(head, values, log_std, batch, goal, self.distribution)
 
 
-def _by_member(views: Tensors) -> Tensors:
-    """``(2P, *shape) -> (P, 2, *shape)``."""
-    return {name: view.unflatten(0, (-1, 2)) for name, view in views.items()}
-
-
 def _run(net: nn.Module, params: Tensors, buffers: Tensors, obs: Tensor) -> Tensor:
-    """Return the outputs of both networks of one member, ``(2, B, A)``."""
+    """Return the outputs of the networks of one member, ``(n_nets, B, A)``."""
     return vmap(lambda *tensors: functional_call(net, tensors, (obs,)))(params, buffers)

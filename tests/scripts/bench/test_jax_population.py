@@ -12,8 +12,8 @@ import torch
 
 from scripts.bench import jax_population
 from scripts.studies._tasks import PPO as SETTINGS
+from wnrl.population.config import PPOConfig
 from wnrl.population.ppo import PPO
-from wnrl.population.ppo_config import PPOConfig
 from wnrl.population.rollout import Draws
 from wnrl.tensor_envs import CartPole
 from wnrl.tensor_envs.core import begin
