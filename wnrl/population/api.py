@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -196,14 +197,8 @@ def train(
     for name in INSTEAD.keys() & hyperparameters.keys():
         raise UsageError(f"{name} is no hyperparameter here: give {INSTEAD[name]}")
     place, threads = resolve_device(device), torch.get_num_threads()
-    asked = [
-        [
-            {"norm": norm, "learning_rate": rate, "seed": seed, **hyperparameters}
-            for rate in rates
-            for seed in seeds
-        ]
-        for norm in norms
-    ]
+    own = [{"learning_rate": rate, "seed": seed} for rate, seed in product(rates, seeds)]
+    asked = [[{"norm": norm, **each, **hyperparameters} for each in own] for norm in norms]
     cohorts: Any
     if algo == VAES:
         cohorts = _cohorts_of_vaes(env_id, total_timesteps, asked, place)
@@ -229,14 +224,11 @@ def _cohorts_of_agents(
     if steps is None:
         raise UsageError("total_timesteps must be a whole number above zero, got None")
     kind, env = COHORTS[algo], make(env_id) if isinstance(env_id, str) else env_id
-    return [
-        kind(
-            env,
-            [kind.member({"total_timesteps": steps, **each}) for each in members],
-            device=device,
-        )
-        for members in asked
-    ]
+    cohorts = []
+    for members in asked:
+        configs = [kind.member({"total_timesteps": steps, **each}) for each in members]
+        cohorts.append(kind(env, configs, device=device))
+    return cohorts
 
 
 def _cohorts_of_vaes(

@@ -70,6 +70,8 @@ class Cohort(ABC):
     """From settings of a run to the configuration of a member."""
     kind: ClassVar[type[Networks]]
     """Of the networks."""
+    bytes_of: Callable[..., tuple[int, int]]
+    """Of ``memory``: the bytes of a member."""
     chunk_on_cpu: ClassVar[int]
     """Members that a CPU updates together: what they need stays in its cache."""
     measured_width: ClassVar[int]
@@ -91,7 +93,7 @@ class Cohort(ABC):
         device = torch.device(device)
         self.chunk = chunk or (self.chunk_on_cpu if device.type == "cpu" else len(members))
         width = build(self.members[:1], *spaces, self.kind)[1].shape[1]
-        self.bytes = self._bytes(width, dtype.itemsize)
+        self.bytes = self.bytes_of(self.config, env, width, dtype.itemsize)
         check_memory(len(members), self.bytes, self.chunk, device)
         self.plan, params, buffers = build(members, *spaces, self.kind)
         self.params, self.buffers = params.to(device, dtype), buffers.to(device, dtype)
@@ -107,10 +109,6 @@ class Cohort(ABC):
         self.graph = graph and self.params.is_cuda
         self._matches: dict[torch.Size, tuple[Match, Replayed]] = {}
         self.start(self._first_episodes(fork(self.keys, RESETS), 0, self.config.n_envs))
-
-    @abstractmethod
-    def _bytes(self, width: int, itemsize: int) -> tuple[int, int]:
-        """Return ``bytes``, for so many parameters with so many bytes each."""
 
     @abstractmethod
     def _networks(self, formulas: bool) -> Any:
@@ -130,15 +128,6 @@ class Cohort(ABC):
     @abstractmethod
     def observed(self, index: int) -> Tensor:
         """Return some observations of a member as its networks see them, ``(R, *shape)``."""
-
-    @abstractmethod
-    def member_state(self, index: int, agents: Agents | None = None) -> dict[str, Tensor]:
-        """Return the state of one member under the names that SB3's ``MlpPolicy`` has, a copy.
-
-        Args:
-            index: of the member.
-            agents: others of the members; None for the present ones.
-        """
 
     def _each(self, name: str) -> Tensor:
         return torch.tensor([getattr(member, name) for member in self.members]).to(self.params)
@@ -289,6 +278,21 @@ class Cohort(ABC):
                     network(obs)
             measures |= seen.measures()
         return to_floats(measures)
+
+    def member_state(self, index: int, agents: Agents | None = None) -> dict[str, Tensor]:
+        """Return the state of one member under the names that SB3's policy has, a copy.
+
+        Args:
+            index: of the member.
+            agents: others of the members; None for the present ones.
+        """
+        state = self._networks_of(index, agents or self.agents)
+        if self.config.data_init is not None:
+            state["data_initialised"] = torch.tensor(self.iteration > self.config.first_update)
+        return state
+
+    def _networks_of(self, index: int, agents: Agents) -> dict[str, Tensor]:
+        return self.plan.state(index, agents.params, agents.buffers)
 
     def member_statistics(self, index: int, agents: Agents | None = None) -> dict[str, Any] | None:
         """Return what observations and rewards of one member are scaled by; None if nothing is.

@@ -117,6 +117,11 @@ class MemberConfig(Limited, ABC):
         """Steps of each environment in an iteration."""
 
     @property
+    def first_update(self) -> int:
+        """The number of the first iteration with an update, from zero on."""
+        return 0
+
+    @property
     def samples(self) -> int:
         """Environment steps of an iteration."""
         return self.n_envs * self.steps

@@ -4,7 +4,6 @@ Members differ in seed, learning rate, discount and exploration. A target networ
 learning one; each member has a replay buffer, on the device.
 """
 
-import warnings
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -59,12 +58,10 @@ class DQN(Cohort):
 
     member = DQNConfig.of
     kind: ClassVar[type[Networks]] = QNetwork
+    bytes_of = staticmethod(bytes_of_dqn)
     chunk_on_cpu = 8
     measured_width = 256
     config: DQNConfig
-
-    def _bytes(self, width: int, itemsize: int) -> tuple[int, int]:
-        return bytes_of_dqn(self.config, self.env, width, itemsize)
 
     def _networks(self, formulas: bool) -> Any:
         if formulas and HotQNetworks.fit(self.config, self.plan):
@@ -163,15 +160,8 @@ class DQN(Cohort):
 
         These are the first observations that a network of SB3's sees in its first update.
         """
-        batch_size = places.shape[2]
-        if count > batch_size:
-            warnings.warn(
-                f"data_init={count}, but the first training batch has {batch_size} observations: "
-                "initialised on those",
-                stacklevel=3,
-            )
         obs = transitions_at(self.replay, places[:, 0, :count]).next_obs
-        initialise(self.plan, self.params, self.buffers, obs)
+        initialise(self.plan, self.params, self.buffers, obs, count, "first training batch")
         copy_(self.target, (self.params, self.buffers))
 
     def _learn(self, iteration: int | Tensor, left: float | Tensor, places: Places) -> None:
@@ -211,25 +201,19 @@ class DQN(Cohort):
             self.optimizer.step_(params, grads, state, t, rate)
             project_members_(params, self.plan, self.projected)
 
-    def member_state(self, index: int, agents: Agents | None = None) -> dict[str, Tensor]:
-        """Return the state of one member, as ``Cohort.member_state`` does.
+    def _networks_of(self, index: int, agents: Agents) -> dict[str, Tensor]:
+        """Return the state of both networks of one member.
 
         Of other agents than the present ones, the target network is a copy.
         """
-        agents, target = agents or self.agents, self.target
-        rows = slice(index, index + 1)
-        state: dict[str, Tensor] = {}
-        for name, numbers in (
-            ("q_net", agents[:2]),
-            ("q_net_target", target if agents.params is self.params else agents[:2]),
-        ):
-            views = self.plan.by_sb3s_names(*part(numbers, rows))
-            state |= {f"{name}.{key}": view[0].clone() for key, view in views.items()}
-        for name in [name for name in state if name.startswith("q_net_target") and VECTOR in name]:
-            place, _, weight = name.removeprefix("q_net_target.").rpartition(f".{VECTOR}")
-            state[f"q_net_target_vectors.u_{place.replace('.', '_')}_{weight}"] = state[name]
-        if self.config.data_init is not None:
-            state["data_initialised"] = torch.tensor(self.iteration > self.config.first_update)
+        target = self.target if agents.params is self.params else agents[:2]
+        ours, theirs = (self.plan.state(index, *each) for each in (agents[:2], target))
+        state = {f"q_net.{name}": value for name, value in ours.items()}
+        state |= {f"q_net_target.{name}": value for name, value in theirs.items()}
+        for name, value in theirs.items():
+            place, vector, weight = name.rpartition(f".{VECTOR}")
+            if vector:
+                state[f"q_net_target_vectors.u_{place.replace('.', '_')}_{weight}"] = value
         return state
 
     def _kept(self) -> dict[str, Any]:

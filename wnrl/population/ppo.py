@@ -4,7 +4,6 @@ The algorithm is SB3's, with its names and its order; members differ in seed, le
 range, entropy bonus, discount and trace.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -20,7 +19,7 @@ from wnrl.population.optim import clip_, project_members_, without_denormals
 from wnrl.population.random import fork, permutation
 from wnrl.population.rollout import Batch, Draws, Ended, Past, minibatches, pick, rollout
 from wnrl.population.rows import Networks, initialise
-from wnrl.population.states import Agents, copy_, part
+from wnrl.population.states import copy_, part
 from wnrl.population.vmapped import Goal, VmappedActorCritic
 from wnrl.tensor_envs.core import Episodes
 
@@ -30,12 +29,10 @@ class PPO(Cohort):
 
     member = PPOConfig.of
     kind: ClassVar[type[Networks]] = ActorCritic
+    bytes_of = staticmethod(bytes_of_ppo)
     chunk_on_cpu = 8
     measured_width = 64
     config: PPOConfig
-
-    def _bytes(self, width: int, itemsize: int) -> tuple[int, int]:
-        return bytes_of_ppo(self.config, self.env, width, itemsize)
 
     def _networks(self, formulas: bool) -> Any:
         if formulas and HotActorCritic.fit(self.config, self.plan):
@@ -127,15 +124,9 @@ class PPO(Cohort):
         The samples were acted by the networks as they were: their log-probabilities become those
         of the new ones, so that the ratio of the first update begins at 1.
         """
-        if count > self.config.samples:
-            warnings.warn(
-                f"data_init={count}, but the first rollout has {self.config.samples} "
-                "observations: initialised on those",
-                stacklevel=3,
-            )
         chosen = permutation(fork(self.keys, INIT), 0, self.config.samples)[:, :count]
         obs = pick(batch.obs, chosen)
-        initialise(self.plan, self.params, self.buffers, obs)
+        initialise(self.plan, self.params, self.buffers, obs, count, "first rollout")
         head, *_ = self.networks.act(self.params, self.buffers)(batch.obs, past.memory)
         log_std = self.plan.log_std(self.params)[:, None]
         return batch._replace(log_probs=self.distribution.log_prob(head, log_std, batch.actions))
@@ -177,12 +168,3 @@ class PPO(Cohort):
                 clip_(grads, config.max_grad_norm)
                 self.optimizer.step_(params, grads, state, t, rate)
                 project_members_(params, self.plan, self.projected)
-
-    def member_state(self, index: int, agents: Agents | None = None) -> dict[str, Tensor]:
-        """Return the state of one member, as ``Cohort.member_state`` does."""
-        params, buffers, _ = part(agents or self.agents, slice(index, index + 1))
-        views = self.plan.by_sb3s_names(params, buffers)
-        state = {name: view[0].clone() for name, view in views.items()}
-        if self.config.data_init is not None:
-            state["data_initialised"] = torch.tensor(self.iteration > 0)
-        return state

@@ -152,6 +152,11 @@ class Layout:
             for name, (place, side, shape) in self.places.items()
         }
 
+    def state(self, index: int, params: Tensor, buffers: Tensor) -> Tensors:
+        """Return what one of several members has, by SB3's names, a copy."""
+        views = self.by_sb3s_names(params, buffers)
+        return {name: view[index].clone() for name, view in views.items()}
+
     @torch.no_grad()
     def load(self, params: Tensor, buffers: Tensor) -> Any:
         """Return ``net`` with the numbers of one member, ``(1, D)`` and ``(1, D')``."""
@@ -235,7 +240,9 @@ def stacked(nets: Sequence[Any]) -> tuple[Layout, Tensor, Tensor]:
     return plan, params, buffers
 
 
-def initialise(plan: Layout, params: Tensor, buffers: Tensor, obs: Tensor) -> None:
+def initialise(
+    plan: Layout, params: Tensor, buffers: Tensor, obs: Tensor, count: int, source: str
+) -> None:
     """Initialise the hidden layers of each member on its observations, in place.
 
     Args:
@@ -243,7 +250,14 @@ def initialise(plan: Layout, params: Tensor, buffers: Tensor, obs: Tensor) -> No
         params: ``(P, D)``.
         buffers: ``(P, D')``.
         obs: ``(P, B, *shape)``.
+        count: how many were asked for.
+        source: what has no more, if that is more than B.
     """
+    if count > (n_obs := obs.shape[1]):
+        warnings.warn(
+            f"data_init={count}, but the {source} has {n_obs} observations: initialised on those",
+            stacklevel=4,
+        )
     told: set[str] = set()
     for k, batch in enumerate(obs):
         rows = params[k : k + 1], buffers[k : k + 1]

@@ -8,7 +8,6 @@ environment here and its Gymnasium environment in ``envs``. Its id says all of i
 import math
 import re
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -132,7 +131,7 @@ class World(Limited):
         return TensorWorld(self, env) if self.changes_steps else env
 
 
-@dataclass(frozen=True)
+@dataclass
 class TensorWorld:
     """The tensor environment of a world whose base has one; ``world.tensor_env()`` makes it."""
 
@@ -140,45 +139,17 @@ class TensorWorld:
     env: TensorEnv
 
     def __post_init__(self) -> None:
-        """Check that the dials fit the environment."""
-        assert self.observation_space
-
-    @cached_property
-    def observation_space(self) -> spaces.Box:
-        """The space of one environment's observation."""
-        space = self.world.observation_space(self.env.observation_space)
+        """Check that the dials fit the environment, and count the draws of each."""
+        world, env = self.world, self.env
+        space = world.observation_space(env.observation_space)
         assert isinstance(space, spaces.Box)
-        return space
-
-    @property
-    def action_space(self) -> spaces.Discrete | spaces.Box:
-        """The base's."""
-        return self.env.action_space
-
-    @property
-    def max_episode_steps(self) -> int:
-        """The base's."""
-        return self.env.max_episode_steps
-
-    @cached_property
-    def _reset_parts(self) -> tuple[int, int, int]:
-        n_noise = math.prod(self.observation_space.shape) if self.world.obs_noise else 0
-        return self.env.reset_draws, n_noise, int(self.world.obs_dropout > 0)
-
-    @cached_property
-    def _step_parts(self) -> tuple[int, int, int, int, int]:
-        dials = int(self.world.sticky > 0), int(self.world.reward_noise > 0)
-        return (self.env.step_draws, *dials, *self._reset_parts[1:])
-
-    @property
-    def reset_draws(self) -> int:
-        """The base's, and those of the first observation."""
-        return sum(self._reset_parts)
-
-    @property
-    def step_draws(self) -> int:
-        """The base's, and one for each number with noise and each event."""
-        return sum(self._step_parts)
+        self.observation_space, self.action_space = space, env.action_space
+        self.max_episode_steps = env.max_episode_steps
+        seen = (math.prod(space.shape) if world.obs_noise else 0, int(world.obs_dropout > 0))
+        dials = int(world.sticky > 0), int(world.reward_noise > 0)
+        self._reset_parts = env.reset_draws, *seen
+        self._step_parts = env.step_draws, *dials, *seen
+        self.reset_draws, self.step_draws = sum(self._reset_parts), sum(self._step_parts)
 
     def reset(self, u: Tensor) -> State:
         """Return the base's first state, and what is seen of it."""
