@@ -1,8 +1,8 @@
 """Environments: importing this package registers ours with Gymnasium."""
 
 from envs.factory import EnvFactory, factory
-from envs.minatar import GAMES, MinAtar, register_minatar
-from envs.pixels import PIXELS, Pixels, register_pixels
+from envs.minatar import GAMES, MinAtar
+from envs.pixels import PIXELS, Pixels
 from envs.tensor_view import TensorView
 from envs.world import WorldWrapper, register_worlds
 
@@ -17,5 +17,4 @@ __all__ = [
     "factory",
 ]
 
-for _register in (register_pixels, register_minatar, register_worlds):
-    _register()
+register_worlds()  # last: tensor environments that are registered already stay as they are

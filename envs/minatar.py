@@ -86,12 +86,5 @@ def _import_environment() -> Any:
         logging.disable(disabled)
 
 
-def register_minatar() -> None:
-    """Registers every id of ``GAMES`` with Gymnasium; of at most 5000 steps."""
-    for env_id, game in GAMES.items():
-        gym.register(
-            env_id,
-            entry_point="envs.minatar:MinAtar",
-            max_episode_steps=5000,
-            kwargs={"game": game},
-        )
+for _env_id, _game in GAMES.items():
+    gym.register(_env_id, "envs.minatar:MinAtar", max_episode_steps=5000, kwargs={"game": _game})

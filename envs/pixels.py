@@ -80,15 +80,13 @@ def reduce_frame(frame: np.ndarray, side: int) -> np.ndarray:
     return np.rint(means).astype(np.uint8)
 
 
-def register_pixels() -> None:
-    """Registers every id of ``PIXELS`` with Gymnasium, with the limits of its base task."""
-    for env_id, base_id in PIXELS.items():
-        base = gym.spec(base_id)
-        gym.register(
-            env_id,
-            entry_point=base.entry_point,
-            reward_threshold=base.reward_threshold,
-            max_episode_steps=base.max_episode_steps,
-            kwargs={**base.kwargs, "render_mode": "rgb_array"},
-            additional_wrappers=(Pixels.wrapper_spec(side=64, n_frames=2),),
-        )
+for _env_id, _base_id in PIXELS.items():
+    _base = gym.spec(_base_id)
+    gym.register(
+        _env_id,
+        entry_point=_base.entry_point,
+        reward_threshold=_base.reward_threshold,
+        max_episode_steps=_base.max_episode_steps,
+        kwargs={**_base.kwargs, "render_mode": "rgb_array"},
+        additional_wrappers=(Pixels.wrapper_spec(side=64, n_frames=2),),
+    )

@@ -114,6 +114,7 @@ def _wrapped(angle: Tensor) -> Tensor:
     return angle - (angle / (2 * math.pi)).round() * (2 * math.pi)
 
 
+@dataclass(frozen=True)
 class _Valley:
     """A car between two hills: what both mountain cars share."""
 
@@ -142,7 +143,6 @@ class _Valley:
         return {"position": position, "velocity": velocity}, (position >= goal) & (velocity >= 0)
 
 
-@dataclass(frozen=True)
 class MountainCar(_Valley):
     """``MountainCar-v0``: too weak for the hill, it has to swing (Moore, 1990)."""
 
@@ -156,7 +156,6 @@ class MountainCar(_Valley):
         return state, torch.full_like(push, -1), terminated
 
 
-@dataclass(frozen=True)
 class MountainCarContinuous(_Valley):
     """``MountainCarContinuous-v0``: the same with a force, a goal at 0.45 and a cost of force.
 

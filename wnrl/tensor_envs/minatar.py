@@ -11,6 +11,7 @@ numbers of a state are whole too, in the uniforms' dtype.
 """
 
 import functools
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ FULL_ROW = 2**SIZE - 1
 STICKY = 0.1
 
 
+@dataclass(frozen=True)
 class Game:
     """What all games have, but for the draws of a reset that some take."""
 

@@ -1,8 +1,5 @@
 """MinAtar's Asterix as torch code."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -17,7 +14,6 @@ RAMP_INTERVAL, LAST_RAMP = 100, 9
 ASIDE, DOWN = (0, -1, 0, 1, 0), (0, 0, -1, 0, 1)  # by action
 
 
-@dataclass(frozen=True)
 class Asterix(board.Game):
     """``MinAtarAsterix-v1``: enemies and treasures cross eight rows, at most one in each.
 
@@ -28,9 +24,9 @@ class Asterix(board.Game):
     ``things`` ``(*B, 3, 8)`` a row's column (-1 in an empty row), direction and whether it is gold.
     """
 
-    observation_space: ClassVar[spaces.Box] = board.picture_space(4)
-    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(5)
-    step_draws: ClassVar[int] = 4
+    observation_space = board.picture_space(4)
+    action_space = spaces.Discrete(5)
+    step_draws = 4
 
     def reset(self, u: Tensor) -> State:
         """Return the player in the middle of empty rows."""

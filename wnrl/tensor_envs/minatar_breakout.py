@@ -1,8 +1,5 @@
 """MinAtar's Breakout as torch code."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -15,7 +12,6 @@ N_BRICK_ROWS = 3  # rows 1 to 3
 ASIDE = (0, -1, 1)  # by action
 
 
-@dataclass(frozen=True)
 class Breakout(board.Game):
     """``MinAtarBreakout-v1``: a ball that moves along diagonals, a paddle, three rows of bricks.
 
@@ -26,10 +22,10 @@ class Breakout(board.Game):
     it hit a brick in the last step, and the last action; ``bricks`` ``(*B, 3)`` are rows.
     """
 
-    observation_space: ClassVar[spaces.Box] = board.picture_space(4)
-    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(3)
-    reset_draws: ClassVar[int] = 1
-    step_draws: ClassVar[int] = 1
+    observation_space = board.picture_space(4)
+    action_space = spaces.Discrete(3)
+    reset_draws = 1
+    step_draws = 1
 
     def reset(self, u: Tensor) -> State:
         """Return a ball at the left or the right wall, row 3, that falls towards the middle."""

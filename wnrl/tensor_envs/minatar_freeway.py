@@ -1,8 +1,5 @@
 """MinAtar's Freeway as torch code."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -18,7 +15,6 @@ MOVE_INTERVAL = 3
 LAST_STEP = 2500
 
 
-@dataclass(frozen=True)
 class Freeway(board.Game):
     """``MinAtarFreeway-v1``: a chicken crosses eight rows of cars, one car in each.
 
@@ -30,10 +26,10 @@ class Freeway(board.Game):
     negative for a car that drives to the left.
     """
 
-    observation_space: ClassVar[spaces.Box] = board.picture_space(2 + N_SPEEDS)
-    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(3)
-    reset_draws: ClassVar[int] = 2 * N_CARS
-    step_draws: ClassVar[int] = 1 + 2 * N_CARS
+    observation_space = board.picture_space(2 + N_SPEEDS)
+    action_space = spaces.Discrete(3)
+    reset_draws = 2 * N_CARS
+    step_draws = 1 + 2 * N_CARS
 
     def reset(self, u: Tensor) -> State:
         """Return the chicken at the bottom and every car in the first column."""

@@ -6,9 +6,6 @@ no two appear in the same step, and those of a row swim in one direction. The st
 submarine shoots are a number of four bits, each in a word of its own at the submarine's place.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -31,7 +28,6 @@ ASIDE, DOWN = (0, -1, 0, 1, 0, 0), (0, 0, -1, 0, 1, 0)  # by action
 IN_ALL_FIELDS = sum(1 << (board.SIZE * k) for k in range(1 + MOVE_INTERVAL))
 
 
-@dataclass(frozen=True)
 class Seaquest(board.Game):
     """``MinAtarSeaquest-v1``: a submarine shoots fish and submarines, and brings up divers.
 
@@ -51,19 +47,17 @@ class Seaquest(board.Game):
     Of divers and bullets the newest is first.
     """
 
-    observation_space: ClassVar[spaces.Box] = board.picture_space(10)
-    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(6)
-    step_draws: ClassVar[int] = 6
+    observation_space = board.picture_space(10)
+    action_space = spaces.Discrete(6)
+    step_draws = 6
 
     def reset(self, u: Tensor) -> State:
         """Return the player at the surface of empty water."""
-        sub = board.constant(
-            (5, 0, -1, MAX_OXYGEN, 0, 1, 0, ENEMY_INTERVAL, DIVER_INTERVAL, 0, 0), u
-        )
+        at_surface = (5, 0, -1, MAX_OXYGEN, 0, 1, 0, ENEMY_INTERVAL, DIVER_INTERVAL, 0, 0)
         nobody = board.constant((-1, 0, 0, 0), u).unsqueeze(-1)
         words = torch.zeros((*u.shape[:-1], N_WORDS, N_ROWS), dtype=torch.int64, device=u.device)
         return {
-            "sub": board.in_each(sub, u),
+            "sub": board.in_each(board.constant(at_surface, u), u),
             "enemies": words,
             "leftwards": words[..., 0, :].clone(),
             "enemy_bullets": words[..., :2, :].clone(),
@@ -80,12 +74,10 @@ class Seaquest(board.Game):
         x, y, facing, oxygen, n_divers = state["sub"][..., :5].unbind(-1)
         diver_x, diver_y, direction, _ = state["divers"].unbind(-2)
         bullet_x, bullet_y, _ = state["bullets"].unbind(-2)
-        places = board.place(
-            torch.cat((torch.stack((y, y), -1), bullet_y, diver_y, diver_y), -1),
-            torch.cat(
-                (torch.stack((x, x - facing), -1), bullet_x, diver_x - direction, diver_x), -1
-            ),
-        )
+        rows = torch.cat((torch.stack((y, y), -1), bullet_y, diver_y, diver_y), -1)
+        bow_and_stern = torch.stack((x, x - facing), -1)
+        columns = torch.cat((bow_and_stern, bullet_x, diver_x - direction, diver_x), -1)
+        places = board.place(rows, columns)
         bow, stern, *pairs = places.unbind(-2)
         bullets, wakes, divers = (pairs[k] | pairs[k + 1] for k in (0, 2, 4))
 

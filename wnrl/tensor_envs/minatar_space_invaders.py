@@ -1,8 +1,6 @@
 """MinAtar's Space Invaders as torch code."""
 
 import functools
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from gymnasium import spaces
@@ -18,7 +16,6 @@ ASIDE = (0, -1, 1, 0)  # by action
 BOMB_INTERVAL, SHOT_INTERVAL = 10, 5
 
 
-@dataclass(frozen=True)
 class SpaceInvaders(board.Game):
     """``MinAtarSpaceInvaders-v1``: a cannon shoots at aliens, which move down and drop bombs.
 
@@ -31,9 +28,9 @@ class SpaceInvaders(board.Game):
     rows of aliens, shots and bombs.
     """
 
-    observation_space: ClassVar[spaces.Box] = board.picture_space(6)
-    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(4)
-    step_draws: ClassVar[int] = 1
+    observation_space = board.picture_space(6)
+    action_space = spaces.Discrete(4)
+    step_draws = 1
 
     def reset(self, u: Tensor) -> State:
         """Return the first wave, which moves to the left."""
