@@ -21,7 +21,7 @@ from wnrl.population.config import MemberConfig, shared
 from wnrl.population.distributions import distribution
 from wnrl.population.memory import check_memory
 from wnrl.population.optim import optimizer_of, projected_names
-from wnrl.population.random import fork, member_keys, uniform
+from wnrl.population.random import Number, fork, member_keys, uniform
 from wnrl.population.rollout import Ended, Match, Running
 from wnrl.population.rows import Networks, build
 from wnrl.population.states import ALL, Agents, clone, copy_, part, put_back_
@@ -160,14 +160,14 @@ class Cohort(ABC):
         memory = self.params.new_zeros(*shape, *self.networks.memory)
         return clone(Running(episodes, self.params.new_zeros(shape), memory))
 
-    def _uniform(self, stream: int, iteration: int | Tensor, each: int) -> Tensor:
+    def _uniform(self, stream: int, iteration: Number, each: int) -> Tensor:
         """Return the uniform numbers of an iteration's steps, ``(T, P, N, each)``."""
         config = self.config
         n = config.samples * each
         drawn = uniform(fork(self.keys, stream), iteration * n, n, self.params.dtype)
         return drawn.view(len(drawn), config.steps, config.n_envs, each).transpose(0, 1)
 
-    def _step_draws(self, iteration: int | Tensor) -> Tensor:
+    def _step_draws(self, iteration: Number) -> Tensor:
         """Return those of the environments, ``(T, P, N, step_draws + reset_draws)``."""
         return self._uniform(STEPS, iteration, self.env.step_draws + self.env.reset_draws)
 
@@ -190,7 +190,7 @@ class Cohort(ABC):
         """Return the share of training that is left behind so many environment steps."""
         return max(0.0, 1 - steps / self.config.total_timesteps)
 
-    def _rates(self, members: slice, left: float | Tensor) -> Tensor:
+    def _rates(self, members: slice, left: Number) -> Tensor:
         """Return the learning rates of some members, with ``left`` of training left."""
         rate = self.per_member["learning_rate"][members]
         if self.config.learning_rate_schedule == "linear":
@@ -237,7 +237,7 @@ class Cohort(ABC):
         copy_(self._matches[shape][0], match)
         return self._matches[shape]
 
-    def _play(self, match: Match, k: int | Tensor) -> None:
+    def _play(self, match: Match, k: Number) -> None:
         """Play part ``k`` of a match, in place."""
         env, (params, buffers, statistics) = self.env, match.agents
         episodes, returns, memory = match.running

@@ -4,7 +4,7 @@ Members differ in seed, learning rate, discount and exploration. A target networ
 learning one; each member has a replay buffer, on the device.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -15,7 +15,7 @@ from wnrl.population.config import DQNConfig
 from wnrl.population.memory import bytes_of_dqn
 from wnrl.population.optim import clip_, project_members_, without_denormals
 from wnrl.population.q_networks import HotQNetworks, QNetwork, Targets, VmappedQNetworks
-from wnrl.population.random import fork, integers
+from wnrl.population.random import Number, fork, integers
 from wnrl.population.replay import (
     Transitions,
     as_seen,
@@ -25,7 +25,7 @@ from wnrl.population.replay import (
     transitions_at,
 )
 from wnrl.population.rollout import Ended
-from wnrl.population.rows import Networks, initialise
+from wnrl.population.rows import initialise
 from wnrl.population.states import Agents, clone, copy_, part
 from wnrl.tensor_envs.core import Episodes
 
@@ -57,7 +57,7 @@ class DQN(Cohort):
     """
 
     member = DQNConfig.of
-    kind: ClassVar[type[Networks]] = QNetwork
+    kind = QNetwork
     bytes_of = staticmethod(bytes_of_dqn)
     chunk_on_cpu = 8
     measured_width = 256
@@ -146,7 +146,7 @@ class DQN(Cohort):
         return share.masked_fill(before == 0, 0.0).masked_fill(before < config.learning_starts, 1.0)
 
     def _explore(
-        self, iteration: int | Tensor, at_random: Tensor, actions: Tensor, steps: Tensor
+        self, iteration: Number, at_random: Tensor, actions: Tensor, steps: Tensor
     ) -> Ended:
         """Take the steps of an iteration with ``Choices``, and store them."""
         act = self.networks.act(self.params, self.buffers)
@@ -164,7 +164,7 @@ class DQN(Cohort):
         initialise(self.plan, self.params, self.buffers, obs, count, "first training batch")
         copy_(self.target, (self.params, self.buffers))
 
-    def _learn(self, iteration: int | Tensor, left: float | Tensor, places: Places) -> None:
+    def _learn(self, iteration: Number, left: Number, places: Places) -> None:
         """Update the networks, in place. No number in Python changes from one to the next.
 
         Args:
@@ -176,9 +176,7 @@ class DQN(Cohort):
             chunk = slice(first, first + self.chunk)
             self._update(chunk, places[chunk], iteration, left)
 
-    def _update(
-        self, members: slice, places: Places, iteration: int | Tensor, left: float | Tensor
-    ) -> None:
+    def _update(self, members: slice, places: Places, iteration: Number, left: Number) -> None:
         """Learn from the replay buffers of some members, in place."""
         config, shape = self.config, places.shape[1:]
         params, buffers = self.params[members], self.buffers[members]

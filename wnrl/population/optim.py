@@ -20,6 +20,7 @@ from wnrl.nn.projection import is_projected, project_, projected_weights, to_len
 from wnrl.norms import NORMS
 from wnrl.optim import layer_weights
 from wnrl.population.config import MemberConfig
+from wnrl.population.random import Number
 from wnrl.population.rows import LOG_STD, Layout
 
 State = dict[str, Tensor]
@@ -67,9 +68,7 @@ class Adam:
         """Return the state before the first step: of the gradients, and of their sizes."""
         return {"mean": torch.zeros_like(params), "size": torch.zeros_like(params)}
 
-    def step_(
-        self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
-    ) -> None:
+    def step_(self, params: Tensor, grads: Tensor, state: State, t: Number, rate: Tensor) -> None:
         """Make a step.
 
         Args:
@@ -77,9 +76,9 @@ class Adam:
             grads: ``(P, D)``; overwritten.
             state: from ``init``.
             t: the number of the step, from 1 on.
-            learning_rate: ``(P,)``.
+            rate: of learning, ``(P,)``.
         """
-        mean, square, rate = state["mean"], state["size"], learning_rate[:, None]
+        mean, square, rate = state["mean"], state["size"], rate[:, None]
         first, second = BETAS
         if self.weight_decay:
             share = rate * self.weight_decay
@@ -97,15 +96,13 @@ class Adam:
 class Adamax(Adam):
     """``torch.optim.Adamax``, without a decay."""
 
-    def step_(
-        self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
-    ) -> None:
+    def step_(self, params: Tensor, grads: Tensor, state: State, t: Number, rate: Tensor) -> None:
         """Make a step."""
         mean, largest = state["mean"], state["size"]
         first, second = BETAS
         mean.lerp_(grads, 1 - first)
         torch.maximum(largest.mul_(second), grads.abs_().add_(self.eps), out=largest)
-        inverse = (learning_rate[:, None] / _seen(first, t)).reciprocal_()
+        inverse = (rate[:, None] / _seen(first, t)).reciprocal_()
         divisor = torch.mul(largest, inverse, out=grads)
         params.addcdiv_(mean, divisor, value=-1)
 
@@ -114,17 +111,15 @@ class Adamax(Adam):
 class RMSprop(Adam):
     """``torch.optim.RMSprop``, without momentum."""
 
-    def step_(
-        self, params: Tensor, grads: Tensor, state: State, t: int | Tensor, learning_rate: Tensor
-    ) -> None:
+    def step_(self, params: Tensor, grads: Tensor, state: State, t: Number, rate: Tensor) -> None:
         """Make a step."""
         square = state["size"]
         square.mul_(ALPHA).addcmul_(grads, grads, value=1 - ALPHA)
         divisor = torch.clamp(square, min=TINY).sqrt_().add_(self.eps)
-        params.addcdiv_(grads.mul_(learning_rate[:, None]), divisor, value=-1)
+        params.addcdiv_(grads.mul_(rate[:, None]), divisor, value=-1)
 
 
-def _seen(beta: float, t: int | Tensor) -> Any:
+def _seen(beta: float, t: Number) -> Any:
     """Return 1 − βᵗ, the weight that a running mean has given to what it has seen."""
     # In float32 the difference of 1 and 0.999 has four digits.
     return 1 - beta ** (t.double() if isinstance(t, Tensor) else t)

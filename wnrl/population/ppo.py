@@ -5,7 +5,7 @@ range, entropy bonus, discount and trace.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from wnrl.population.config import PPOConfig
 from wnrl.population.hot import HotActorCritic
 from wnrl.population.memory import bytes_of_ppo
 from wnrl.population.optim import clip_, project_members_, without_denormals
-from wnrl.population.random import fork, permutation
+from wnrl.population.random import Number, fork, permutation
 from wnrl.population.rollout import Batch, Draws, Ended, Past, minibatches, pick, rollout
-from wnrl.population.rows import Networks, initialise
+from wnrl.population.rows import initialise
 from wnrl.population.states import copy_, part
 from wnrl.population.vmapped import Goal, VmappedActorCritic
 from wnrl.tensor_envs.core import Episodes
@@ -28,7 +28,7 @@ class PPO(Cohort):
     """A cohort that learns by PPO; arguments as ``Cohort`` has them."""
 
     member = PPOConfig.of
-    kind: ClassVar[type[Networks]] = ActorCritic
+    kind = ActorCritic
     bytes_of = staticmethod(bytes_of_ppo)
     chunk_on_cpu = 8
     measured_width = 64
@@ -50,12 +50,12 @@ class PPO(Cohort):
         """Return some observations of the last rollout, as networks saw them, ``(R, n_inputs)``."""
         return self._seen[index]
 
-    def _draws(self, iteration: int | Tensor) -> Draws:
+    def _draws(self, iteration: Number) -> Draws:
         """Return the random numbers of an iteration, which is counted from zero."""
         actions = self._uniform(ACTIONS, iteration, self.distribution.draws)
         return Draws(actions, self._step_draws(iteration), self._orders(iteration))
 
-    def _orders(self, iteration: int | Tensor) -> Tensor | None:
+    def _orders(self, iteration: Number) -> Tensor | None:
         """Return the orders of the samples in an iteration, as ``Draws`` has them."""
         n, n_epochs = self.config.samples, self.config.n_epochs
         if self.config.minibatches == 1:
@@ -87,9 +87,7 @@ class PPO(Cohort):
         self.iteration += 1
         return ended
 
-    def _learn(
-        self, iteration: int | Tensor, left: float | Tensor, draws: Draws | None = None
-    ) -> Ended:
+    def _learn(self, iteration: Number, left: Number, draws: Draws | None = None) -> Ended:
         """Make one iteration, in place. No number in Python changes from one to the next.
 
         Args:
@@ -137,8 +135,8 @@ class PPO(Cohort):
         batch: Batch,
         past: Past,
         orders: Tensor | None,
-        iteration: int | Tensor,
-        left: float | Tensor,
+        iteration: Number,
+        left: Number,
     ) -> None:
         """Learn from the samples of some members, in place."""
         config = self.config

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+Number = int | float | Tensor
+"""A number of Python; in a CUDA graph, where it changes from call to call, a tensor of one."""
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 _DIGITS = 23  # as many as leave the middle of each interval exact in float32
@@ -25,15 +27,13 @@ def fork(keys: Tensor, stream: int) -> Tensor:
     return _mix(keys ^ _signed(_FIRST * (2 * stream + 1)))
 
 
-def bits(keys: Tensor, start: int | Tensor, n: int) -> Tensor:
+def bits(keys: Tensor, start: Number, n: int) -> Tensor:
     """Return numbers ``start`` to ``start + n - 1`` of each stream, ``(P, n)`` int64."""
     counter = torch.arange(1, n + 1, device=keys.device) + start
     return _mix(keys[:, None] + counter * _GAMMA)
 
 
-def uniform(
-    keys: Tensor, start: int | Tensor, n: int, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def uniform(keys: Tensor, start: Number, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return uniform numbers of the open interval (0, 1), ``(P, n)``.
 
     They are the middles of 2²³ equal intervals, so that 0 and 1 never come, and the mean is 1/2.
@@ -42,12 +42,12 @@ def uniform(
     return (steps.to(dtype) + 0.5) * 2.0**-_DIGITS
 
 
-def integers(keys: Tensor, start: int | Tensor, n: int, high: int) -> Tensor:
+def integers(keys: Tensor, start: Number, n: int, high: int) -> Tensor:
     """Return uniform whole numbers from 0 to ``high`` − 1, ``(P, n)`` int64."""
     return _shifted(bits(keys, start, n), 1) % high
 
 
-def permutation(keys: Tensor, start: int | Tensor, n: int) -> Tensor:
+def permutation(keys: Tensor, start: Number, n: int) -> Tensor:
     """Return a random order of 0 to n − 1 for each key, ``(P, n)`` int64; it takes n numbers."""
     return bits(keys, start, n).argsort(dim=1)
 

@@ -6,39 +6,113 @@ are whole sequences of ``n_steps``, but for one that is cut where the minibatch 
 at the first step of a rollout, a sequence begins with the states that the rollout had.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
+from wnrl.population.actor_critic import CELLS
 from wnrl.population.cohort import ORDERS
 from wnrl.population.config import RecurrentPPOConfig
+from wnrl.population.distributions import Distribution
 from wnrl.population.ppo import PPO
-from wnrl.population.random import fork, uniform
-from wnrl.population.recurrent_networks import (
-    RecurrentActorCritic,
-    RecurrentNetworks,
-    Sequences,
-    for_both,
-    twice,
-)
-from wnrl.population.rollout import Batch, Past, pick
-from wnrl.population.rows import Networks
+from wnrl.population.random import Number, fork, uniform
+from wnrl.population.recurrence import Memories
+from wnrl.population.rollout import Act, Batch, Past, pick
+from wnrl.population.rows import LOG_STD, Layout, Tensors, below
+from wnrl.population.vmapped import OF_MEMBERS, Goal, Modules, ppo_loss
 from wnrl.tensor_envs.core import beside
+
+
+class Sequences(NamedTuple):
+    """A minibatch of whole sequences of T steps, for both networks of each member."""
+
+    batch: Batch
+    """``(P, T * N, ...)`` with time first."""
+    x: Tensor
+    """``(2P, T, N, n_inputs)``."""
+    given: Tensor
+    """States with which sequences begin, and zero elsewhere, ``(2P, T, N, L, S, H)``."""
+    continues: Tensor
+    """Zero where a sequence begins, else one, ``(2P, T, N, 1)``."""
+
+
+class RecurrentNetworks(Modules):
+    """Computes what the networks of a cohort give, and the gradients of PPO's loss.
+
+    The layers are run by ``torch.func``; LSTMs step through time by formula.
+    """
+
+    def __init__(
+        self, config: RecurrentPPOConfig, plan: Layout, distribution: Distribution
+    ) -> None:
+        super().__init__(plan, distribution)
+        self.memory = (2, config.n_lstm_layers, CELLS[config.cell][1], config.lstm_hidden_size)
+
+    def act(self, params: Tensor, buffers: Tensor) -> Act:
+        """Return the networks in evaluation mode, for a rollout."""
+        run = runner(self.acting, self.plan.views(params), self.plan.buffer_views(buffers))
+
+        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            given = for_both(memory.movedim(2, 1))
+            continues = obs.new_zeros(len(given), 1, obs.shape[1], 1)
+            outputs, states = run(twice(obs)[:, None], given[:, None], continues)
+            outputs = outputs.unflatten(0, (-1, 2))
+            return outputs[:, 0], outputs[:, 1, :, 0], states.unflatten(0, (-1, 2)).movedim(1, 2)
+
+        return act
+
+    def gradients(
+        self, params: Tensors, buffers: Tensors, samples: Sequences, goal: Goal
+    ) -> Tensors:
+        """Return gradients by name; running statistics move in ``buffers``."""
+        with torch.enable_grad():
+            leaves = {name: v.detach().requires_grad_() for name, v in params.items()}
+            run = runner(self.learning, leaves, buffers)
+            outputs = run(samples.x, samples.given, samples.continues)[0].unflatten(0, (-1, 2))
+            loss = vmap(
+                partial(ppo_loss, distribution=self.distribution),
+                in_dims=(0, 0, 0, 0, OF_MEMBERS),
+            )(outputs[:, 0], outputs[:, 1, :, 0], leaves[LOG_STD][::2], samples.batch, goal)
+            # Discrete actions have no deviation.
+            computed = torch.autograd.grad(loss.sum(), [*leaves.values()], materialize_grads=True)
+        return dict(zip(leaves, computed, strict=True))
+
+
+def runner(
+    net: nn.Module, params: Tensors, buffers: Tensors
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return networks like ``net`` as a function of inputs and states, as ``Memories`` takes them.
+
+    It gives the outputs ``(2P, T * N, A)`` and the states at the end.
+    """
+    mlp = net.get_submodule("mlp")
+    memories = Memories(net.get_submodule("rnn"), below(params, "rnn."), below(buffers, "rnn."))
+    tensors = below(params, "mlp."), below(buffers, "mlp.")
+
+    def run(x: Tensor, given: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
+        y, states = memories.run(x, given, continues)
+        outputs = vmap(lambda p, b, y: functional_call(mlp, (p, b), (y,)))(
+            *tensors, y.flatten(1, 2)
+        )
+        return outputs, states
+
+    return run
 
 
 class RecurrentPPO(PPO):
     """A cohort whose networks have a memory; arguments as ``PPO`` has them."""
 
     member = RecurrentPPOConfig.of
-    kind: ClassVar[type[Networks]] = RecurrentActorCritic
     config: RecurrentPPOConfig
 
     def _networks(self, formulas: bool) -> RecurrentNetworks:
         return RecurrentNetworks(self.config, self.plan, self.distribution)
 
-    def _orders(self, iteration: int | Tensor) -> Tensor:
+    def _orders(self, iteration: Number) -> Tensor:
         """Return the first sample of each epoch, ``(n_epochs, P)``."""
         config = self.config
         start = iteration * config.n_epochs
@@ -80,3 +154,13 @@ def sequences(batch: Batch, past: Past, first: Tensor, n_steps: int, size: int) 
         continues = twice((~begins).to(memory.dtype)[..., None])
         pieces.append(Sequences(picked, twice(x), for_both(given.movedim(3, 1)), continues))
     return pieces
+
+
+def twice(value: Tensor) -> Tensor:
+    """``(P, ...) -> (2P, ...)``: the same for both networks of a member."""
+    return for_both(value[:, None].expand(-1, 2, *value.shape[1:]))
+
+
+def for_both(value: Tensor) -> Tensor:
+    """``(P, 2, ...) -> (2P, ...)``, a contiguous tensor: sums in one order for any P."""
+    return value.flatten(0, 1).contiguous()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from wnrl.population.random import Number
 from wnrl.population.rollout import Act, Ended, Running, pick
 from wnrl.tensor_envs.core import TensorEnv, advance
 
@@ -43,7 +44,7 @@ def empty_replay(env: TensorEnv, n_rows: int, n_envs: int, like: Tensor) -> Tran
     return Transitions(seen, zeros(dtype=torch.int64), zeros(), after, zeros(dtype=torch.bool))
 
 
-def store_(replay: Transitions, steps: Transitions, start: int | Tensor) -> None:
+def store_(replay: Transitions, steps: Transitions, start: Number) -> None:
     """Write T steps over the oldest rows of a replay buffer.
 
     Args:

@@ -134,7 +134,8 @@ class CohortRun:
                     continue
                 file.add_scalar(tags.EVAL_RETURN, mean, step)
                 file.add_scalar(tags.EVAL_LENGTH, length, step)
-                if member.add_point(step, mean):
+                if member.curve.add(step, mean):
+                    member.best_step = step
                     copy_(*(part(agents, member.rows) for agents in (self.best, self.waiting[k])))
         for member, file in zip(self.members, events, strict=True):
             if finite[member.place - len(self.members)]:  # at the last of the points
@@ -151,26 +152,15 @@ class CohortMember:
     def __init__(self, run: CohortRun, place: int) -> None:
         self.run, self.place, self.rows = run, place, slice(place, place + 1)
         self.machine, self.identity = run.machine, run.identity
-        self.curve = Curve(run.plan.total_timesteps / run.plan.eval_points)
+        self.total_steps = run.plan.total_timesteps
+        self.curve = Curve(self.total_steps / run.plan.eval_points)
         self.recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self.best_step = 0
-
-    @property
-    def total_steps(self) -> int:
-        """Environment steps of the whole run."""
-        return self.run.plan.total_timesteps
 
     @property
     def step(self) -> int:
         """Environment steps done."""
         return self.run.step
-
-    def add_point(self, step: int, mean_return: float) -> bool:
-        """Add a point to the curve; return True if it is the best so far."""
-        is_best = self.curve.add(step, mean_return)
-        if is_best:
-            self.best_step = step
-        return is_best
 
     def state(self) -> dict[str, Any]:
         """Return everything that ``restore`` needs."""

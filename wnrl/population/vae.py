@@ -28,7 +28,7 @@ from wnrl.population.optim import (
     projected_names,
     without_denormals,
 )
-from wnrl.population.random import fork, member_keys, permutation, uniform
+from wnrl.population.random import Number, fork, member_keys, permutation, uniform
 from wnrl.population.rows import Tensors, below, stacked
 from wnrl.population.states import ALL, clone, copy_, part, put_back_
 from wnrl.vae.config import SCHEDULES, VAEConfig
@@ -209,9 +209,9 @@ class VAECohort:
 
     def _step(
         self,
-        step: int | Tensor,
-        factor: float | Tensor,
-        share: float | Tensor,
+        step: Number,
+        factor: Number,
+        share: Number,
         *draws: Tensor,
         update: Update | None = None,
     ) -> Tensor:
@@ -237,9 +237,9 @@ class VAECohort:
     def _update(
         self,
         members: slice,
-        step: int | Tensor,
-        factor: float | Tensor,
-        share: float | Tensor,
+        step: Number,
+        factor: Number,
+        share: Number,
         update: Update | None,
         rows: Tensor,
         u: Tensor | None = None,
@@ -276,7 +276,7 @@ class VAECohort:
 
         return loss(forward, x, None, self.config, kl_weight)
 
-    def _inputs(self, keys: Tensor, step: int | Tensor, rows: Tensor, u: Tensor | None) -> Tensor:
+    def _inputs(self, keys: Tensor, step: Number, rows: Tensor, u: Tensor | None) -> Tensor:
         """Return images as models take them, ``(P, B, C, H, W)``: ``training_inputs`` of each."""
         levels, likelihood = self.images.levels, self.net.vae.likelihood
         pixels = self.pixels.index_select(0, rows.flatten()).unflatten(0, rows.shape)
@@ -287,7 +287,7 @@ class VAECohort:
             u = uniform(fork(keys, PIXELS), step * n, n).view(pixels.shape)
         return binarised(pixels, levels, u)
 
-    def _noise(self, keys: Tensor, step: int | Tensor, noise: Tensor | None) -> Tensor:
+    def _noise(self, keys: Tensor, step: Number, noise: Tensor | None) -> Tensor:
         """Return the noise of the samples, ``(P, K, B, Z)``."""
         if noise is not None:
             return noise

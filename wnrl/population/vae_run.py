@@ -93,17 +93,12 @@ class VAECohortMember:
 
     def __init__(self, run: VAECohortRun, place: int) -> None:
         self.run, self.place, self.rows = run, place, slice(place, place + 1)
-        self.machine = run.machine
+        self.machine, self.total_steps = run.machine, run.cohort.total_steps
         self.config = run.cohort.members[place]
         self.identity: Mapping[str, Any] = {"task": self.config.dataset, "algo": self.config.model}
         self.curve: Curve = {"steps": []}
         self.best: dict[str, Any] | None = None
         self.failure = ""
-
-    @property
-    def total_steps(self) -> int:
-        """Gradient steps of the whole run."""
-        return self.run.cohort.total_steps
 
     @property
     def step(self) -> int:
