@@ -20,7 +20,7 @@ from wnrl.graphs import Replayed
 from wnrl.population.config import MemberConfig, shared
 from wnrl.population.distributions import distribution
 from wnrl.population.memory import check_memory
-from wnrl.population.optim import optimizer_of, projected_names
+from wnrl.population.optim import optimizer_of, projection
 from wnrl.population.random import Number, fork, member_keys, uniform
 from wnrl.population.rollout import Ended, Match, Running
 from wnrl.population.rows import Networks, build
@@ -102,7 +102,7 @@ class Cohort(ABC):
         self.networks = self._networks(formulas)
         self.optimizer = optimizer_of(self.config, self.plan, self.params)
         self.optimizer_state = self.optimizer.init(self.params)
-        self.projected = projected_names(self.config.norm, self.plan)
+        self.project_ = projection(self.config.norm, self.plan)
         names = [name for name in self.config.members if name != "seed"]
         self.per_member = {name: self._each(name) for name in names}
         self.scaling = Scaling(self.config.normalize)

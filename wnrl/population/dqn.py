@@ -13,7 +13,7 @@ from torch import Tensor
 from wnrl.population.cohort import ACTIONS, EXPLORATION, OBSERVED, ORDERS, Cohort
 from wnrl.population.config import DQNConfig
 from wnrl.population.memory import bytes_of_dqn
-from wnrl.population.optim import clip_, project_members_, without_denormals
+from wnrl.population.optim import clip_, without_denormals
 from wnrl.population.q_networks import HotQNetworks, QNetwork, Targets, VmappedQNetworks
 from wnrl.population.random import Number, fork, integers
 from wnrl.population.replay import (
@@ -197,7 +197,7 @@ class DQN(Cohort):
             learner.gradient_(learner.prepare(targets))
             clip_(grads, config.max_grad_norm)
             self.optimizer.step_(params, grads, state, t, rate)
-            project_members_(params, self.plan, self.projected)
+            self.project_(params)
 
     def _networks_of(self, index: int, agents: Agents) -> dict[str, Tensor]:
         """Return the state of both networks of one member.

@@ -139,13 +139,9 @@ class HotActorCritic(HotNetworks):
 
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> "HotLearner":
         """Return what computes gradients of these members."""
-        return HotLearner(
-            self,
-            goal,
-            self.bound(params, buffers, grads),
-            self.plan.log_std(params),
-            self.plan.views(grads)[LOG_STD].unflatten(0, (-1, 2)),
-        )
+        by_log_std = self.plan.views(grads)[LOG_STD].unflatten(0, (-1, 2))
+        layers = self.bound(params, buffers, grads)
+        return HotLearner(self, goal, layers, self.plan.log_std(params), by_log_std)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ SB3's policy has; projections follow a step.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -163,9 +163,13 @@ def projected_names(norm: str, plan: Layout) -> list[str]:
     return [name for name, p in plan.net.networks()[0].named_parameters() if id(p) in chosen]
 
 
-def project_members_(params: Tensor, plan: Layout, names: Sequence[str]) -> None:
-    """Put the rows of the weights of these names back on the unit sphere, in ``(P, D)``."""
-    if names:
-        views = plan.views(params)
+def projection(norm: str, plan: Layout) -> Callable[[Tensor], None]:
+    """Return what puts the rows of these weights back on the sphere, in parameters ``(P, D)``."""
+    names = projected_names(norm, plan)
+
+    def project_(params: Tensor) -> None:
+        views = plan.views(params) if names else {}
         for name in names:
             to_length_one_(views[name].flatten(2), [-1])
+
+    return project_

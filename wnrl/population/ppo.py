@@ -15,7 +15,7 @@ from wnrl.population.cohort import ACTIONS, INIT, OBSERVED, ORDERS, Cohort
 from wnrl.population.config import PPOConfig
 from wnrl.population.hot import HotActorCritic
 from wnrl.population.memory import bytes_of_ppo
-from wnrl.population.optim import clip_, project_members_, without_denormals
+from wnrl.population.optim import clip_, without_denormals
 from wnrl.population.random import Number, fork, permutation
 from wnrl.population.rollout import Batch, Draws, Ended, Past, minibatches, pick, rollout
 from wnrl.population.rows import initialise
@@ -165,4 +165,4 @@ class PPO(Cohort):
                 learner.gradient_(samples)
                 clip_(grads, config.max_grad_norm)
                 self.optimizer.step_(params, grads, state, t, rate)
-                project_members_(params, self.plan, self.projected)
+                self.project_(params)

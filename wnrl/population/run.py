@@ -64,11 +64,6 @@ class CohortRun:
         spaces = (env.observation_space, env.action_space)
         return to_sb3(self.algo, cohort.members[place], *spaces, cohort.member_state(place, agents))
 
-    @property
-    def step(self) -> int:
-        """Environment steps that each member has done."""
-        return self.cohort.steps
-
     def train(self, events: Sequence[EventFile], between: Callable[[], None]) -> None:
         """Train all members to the last step, as ``wnrl.runs.Batch`` has it."""
         every = self.plan.total_timesteps / self.plan.eval_points
@@ -78,7 +73,7 @@ class CohortRun:
             self._ended.append(self.cohort.iterate())
             self.seconds += time.perf_counter() - began
             last = self.cohort.iteration == self.cohort.config.iterations
-            if last or self.step >= every * (len(self.points) + 1):
+            if last or self.cohort.steps >= every * (len(self.points) + 1):
                 self._add_point(events)
             if last or len(self.waiting) == TOGETHER:
                 self._evaluate(events)
@@ -108,14 +103,14 @@ class CohortRun:
 
     def _add_point(self, events: Sequence[EventFile]) -> None:
         """Keep the agents of a point of the curves, and log the episodes of training."""
-        self.points.append(self.step)
+        self.points.append(self.cohort.steps)
         self.waiting.append(clone(self.cohort.agents))
         self.note_episodes()
         for member, file in zip(self.members, events, strict=True):
             if member.recent:
                 returns, lengths = np.mean(member.recent, axis=0)
-                file.add_scalar(tags.ROLLOUT_RETURN, returns, self.step)
-                file.add_scalar(tags.ROLLOUT_LENGTH, lengths, self.step)
+                file.add_scalar(tags.ROLLOUT_RETURN, returns, self.cohort.steps)
+                file.add_scalar(tags.ROLLOUT_LENGTH, lengths, self.cohort.steps)
 
     def _evaluate(self, events: Sequence[EventFile]) -> None:
         """Evaluate the agents of the last points together, which costs little more than one.
@@ -140,7 +135,7 @@ class CohortRun:
         for member, file in zip(self.members, events, strict=True):
             if finite[member.place - len(self.members)]:  # at the last of the points
                 for tag, value in self.cohort.diagnostics(member.place).items():
-                    file.add_scalar(tag, value, self.step)
+                    file.add_scalar(tag, value, self.cohort.steps)
         self.waiting = []
 
 
@@ -160,7 +155,7 @@ class CohortMember:
     @property
     def step(self) -> int:
         """Environment steps done."""
-        return self.run.step
+        return self.run.cohort.steps
 
     def state(self) -> dict[str, Any]:
         """Return everything that ``restore`` needs."""

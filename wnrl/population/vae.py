@@ -24,8 +24,7 @@ from wnrl.population.optim import (
     Adamax,
     check_after_step,
     clip_,
-    project_members_,
-    projected_names,
+    projection,
     without_denormals,
 )
 from wnrl.population.random import Number, fork, member_keys, permutation, uniform
@@ -157,7 +156,7 @@ class VAECohort:
         self.keys = member_keys([member.seed for member in members], device)
         self.optimizer = OPTIMIZERS[config.optimizer]
         self.optimizer_state = self.optimizer.init(self.params)
-        self.projected = projected_names(config.norm, self.plan)
+        self.project_ = projection(config.norm, self.plan)
         self.learning_rates, self.betas = (
             torch.tensor([getattr(member, name) for member in members]).to(self.params)
             for name in ("learning_rate", "beta")
@@ -262,7 +261,7 @@ class VAECohort:
             clip_(grads, config.max_grad_norm)
         rates = self.learning_rates[members] * factor
         self.optimizer.step_(params, grads, state, step + 1, rates)
-        project_members_(params, plan, self.projected)
+        self.project_(params)
         self.names = list(means)
         return torch.stack(list(means.values()), 1)
 
