@@ -16,18 +16,11 @@ from wnrl.population.memory import bytes_of_dqn
 from wnrl.population.optim import clip_, without_denormals
 from wnrl.population.q_networks import HotQNetworks, QNetwork, Targets, VmappedQNetworks
 from wnrl.population.random import Number, fork, integers
-from wnrl.population.replay import (
-    Transitions,
-    as_seen,
-    empty_replay,
-    explore,
-    store_,
-    transitions_at,
-)
-from wnrl.population.rollout import Ended
+from wnrl.population.replay import Transitions, as_seen, empty_replay, store_, transitions_at
+from wnrl.population.rollout import Ended, Running
 from wnrl.population.rows import initialise
 from wnrl.population.states import Agents, clone, copy_, part
-from wnrl.tensor_envs.core import Episodes
+from wnrl.tensor_envs.core import Episodes, advance
 
 VECTOR = "running_u_"
 """How the names of spectral norm's vectors begin."""
@@ -148,12 +141,26 @@ class DQN(Cohort):
     def _explore(
         self, iteration: Number, at_random: Tensor, actions: Tensor, steps: Tensor
     ) -> Ended:
-        """Take the steps of an iteration with ``Choices``, and store them."""
+        """Take the steps of an iteration with ``Choices``, and store them.
+
+        As in SB3, all environments of a member act at random in a step, or none.
+        """
         act = self.networks.act(self.params, self.buffers)
-        running, seen, ended = explore(act, self.env, self.running, at_random, actions, steps)
-        copy_(self.running, running)
-        store_(self.replay, seen, iteration * self.config.steps)
-        return ended
+        episodes, rewards_so_far, memory = self.running
+        columns: list[tuple[Tensor, ...]] = []
+        for by_chance, chosen, u in zip(at_random, actions, steps, strict=True):
+            obs, lengths = episodes.obs, episodes.steps + 1
+            best = act(obs, memory)[0].argmax(-1)
+            taken = torch.where(by_chance[:, None], chosen, best)
+            episodes, step = advance(self.env, episodes, taken, u)
+            ended, total = step.terminated | step.truncated, rewards_so_far + step.rewards
+            columns.append((obs, taken, step.rewards, step.final_obs, step.terminated,
+                            total.where(ended, torch.nan), lengths.where(ended, 0)))  # fmt: skip
+            rewards_so_far = total.masked_fill(ended, 0.0)
+        *seen, returns, lengths = (torch.stack(column, 1) for column in zip(*columns, strict=True))
+        copy_(self.running, Running(episodes, rewards_so_far, memory))
+        store_(self.replay, Transitions(*seen), iteration * self.config.steps)
+        return Ended(returns.transpose(1, 2), lengths.transpose(1, 2))
 
     def _initialise(self, places: Places, count: int) -> None:
         """Initialise hidden layers on what was seen next in the first minibatch, and the targets.

@@ -17,11 +17,21 @@ from wnrl.population.hot import HotActorCritic
 from wnrl.population.memory import bytes_of_ppo
 from wnrl.population.optim import clip_, without_denormals
 from wnrl.population.random import Number, fork, permutation
-from wnrl.population.rollout import Batch, Draws, Ended, Past, minibatches, pick, rollout
+from wnrl.population.rollout import (
+    Batch,
+    Draws,
+    Ended,
+    Past,
+    Running,
+    gae,
+    minibatches,
+    pick,
+    values_at_limits,
+)
 from wnrl.population.rows import initialise
 from wnrl.population.states import copy_, part
 from wnrl.population.vmapped import Goal, VmappedActorCritic
-from wnrl.tensor_envs.core import Episodes
+from wnrl.tensor_envs.core import Episodes, advance, beside
 
 
 class PPO(Cohort):
@@ -98,14 +108,7 @@ class PPO(Cohort):
         config = self.config
         if draws is None:
             draws = self._draws(iteration)
-        act = self.networks.act(self.params, self.buffers)
-        log_std = self.plan.log_std(self.params)
-        running, batch, past, ended = rollout(
-            act, log_std, self.env, self.distribution, self.running,
-            self.scaling, self.statistics, draws, self.per_member["gamma"],
-            self.per_member["gae_lambda"],
-        )  # fmt: skip
-        copy_(self.running, running)
+        batch, past, ended = self._rollout(draws)
         n_observed = self._seen.shape[1]
         self._seen.copy_(batch.obs[:, :: config.samples // n_observed][:, :n_observed])
         if config.data_init is not None and self.iteration == 0:
@@ -115,6 +118,46 @@ class PPO(Cohort):
             orders = None if draws.orders is None else draws.orders[:, chunk]
             self._update(chunk, part(batch, chunk), part(past, chunk), orders, iteration, left)
         return ended
+
+    def _rollout(self, draws: Draws) -> tuple[Batch, Past, Ended]:
+        """Step all environments of all members T times; ``running`` and the statistics move.
+
+        The value of the final observation is added to the reward where the time limit cut an
+        episode, as SB3 does.
+        """
+        act, distribution = self.networks.act(self.params, self.buffers), self.distribution
+        log_std = self.plan.log_std(self.params)[:, None]  # (P, 1, A)
+        gamma, gae_lambda = self.per_member["gamma"], self.per_member["gae_lambda"]
+        episodes, rewards_so_far, memory = self.running
+        columns: list[tuple[Tensor, ...]] = []
+        for u_actions, u_steps in zip(draws.actions, draws.steps, strict=True):
+            obs = self.scaling.obs(self.statistics, episodes.obs)
+            starts, before = episodes.steps == 0, memory
+            head, values, memory = act(obs, before)
+            actions = distribution.sample(head, log_std, u_actions)
+            lengths = episodes.steps + 1
+            episodes, step = advance(self.env, episodes, distribution.to_env(actions), u_steps)
+            ended = step.terminated | step.truncated
+            scaled = self.scaling.step_(self.statistics, episodes.obs, step, gamma)
+            total = rewards_so_far + step.rewards
+            columns.append((obs, actions, head, values, *scaled, ended, step.truncated,
+                            total, lengths, starts, before, memory))  # fmt: skip
+            rewards_so_far = total.masked_fill(ended, 0.0)
+            memory = memory.masked_fill(beside(ended, memory), 0.0)
+        whole = [torch.stack(column, 2) for column in zip(*columns, strict=True)]  # (P, N, T, ...)
+        obs, actions, head, values, rewards, final_obs, ended, truncated, *others = whole
+        totals, lengths, starts, before, after = others
+        log_probs = distribution.log_prob(head, log_std[:, None], actions)
+        limit = self.env.max_episode_steps
+        at_limits = values_at_limits(act, final_obs, after, truncated, limit)
+        rewards = rewards + gamma[:, None, None] * at_limits
+        last_values = act(self.scaling.obs(self.statistics, episodes.obs), memory)[1]
+        advantages = gae(rewards, values, last_values, ended, gamma, gae_lambda)
+        samples = (obs, actions, log_probs, advantages, advantages + values)
+        batch = Batch(*(value.flatten(1, 2) for value in samples))
+        copy_(self.running, Running(episodes, rewards_so_far, memory))
+        finished = Ended(totals.where(ended, torch.nan), lengths.where(ended, 0))
+        return batch, Past(before.flatten(1, 2), starts.flatten(1, 2)), finished
 
     def _initialise(self, batch: Batch, past: Past, count: int) -> Batch:
         """Initialise hidden layers on some observations of the first rollout.

@@ -7,7 +7,6 @@ at the first step of a rollout, a sequence begins with the states that the rollo
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,7 +22,7 @@ from wnrl.population.random import Number, fork, uniform
 from wnrl.population.recurrence import Memories
 from wnrl.population.rollout import Act, Batch, Past, pick
 from wnrl.population.rows import LOG_STD, Layout, Tensors, below
-from wnrl.population.vmapped import OF_MEMBERS, Goal, Modules, ppo_loss
+from wnrl.population.vmapped import OF_MEMBERS, Goal, Modules
 from wnrl.tensor_envs.core import beside
 
 
@@ -73,12 +72,11 @@ class RecurrentNetworks(Modules):
             leaves = {name: v.detach().requires_grad_() for name, v in params.items()}
             run = runner(self.learning, leaves, buffers)
             outputs = run(samples.x, samples.given, samples.continues)[0].unflatten(0, (-1, 2))
-            loss = vmap(
-                partial(ppo_loss, distribution=self.distribution),
-                in_dims=(0, 0, 0, 0, OF_MEMBERS),
-            )(outputs[:, 0], outputs[:, 1, :, 0], leaves[LOG_STD][::2], samples.batch, goal)
+            losses = vmap(self.ppo_loss, in_dims=(0, 0, 0, 0, OF_MEMBERS))
+            log_std, batch = leaves[LOG_STD][::2], samples.batch
+            loss = losses(outputs[:, 0], outputs[:, 1, :, 0], log_std, batch, goal).sum()
             # Discrete actions have no deviation.
-            computed = torch.autograd.grad(loss.sum(), [*leaves.values()], materialize_grads=True)
+            computed = torch.autograd.grad(loss, [*leaves.values()], materialize_grads=True)
         return dict(zip(leaves, computed, strict=True))
 
 

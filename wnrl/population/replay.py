@@ -1,4 +1,4 @@
-"""Acting with some actions at random, and the replay buffer of what came of it."""
+"""The replay buffer of what came of acting."""
 
 from functools import partial
 from typing import NamedTuple
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from wnrl.population.random import Number
-from wnrl.population.rollout import Act, Ended, Running, pick
-from wnrl.tensor_envs.core import TensorEnv, advance
+from wnrl.population.rollout import pick
+from wnrl.tensor_envs.core import TensorEnv
 
 BRIGHTEST = 255
 """Of a byte: what a number 1 in a picture is kept as, since SB3 takes pictures in bytes."""
@@ -70,34 +70,3 @@ def transitions_at(replay: Transitions, places: Tensor) -> Transitions:
 def as_seen(kept: Tensor, dtype: torch.dtype) -> Tensor:
     """Return observations that a replay buffer keeps as networks see them."""
     return kept.to(dtype) / BRIGHTEST if kept.dtype == torch.uint8 else kept
-
-
-def explore(
-    act: Act, env: TensorEnv, running: Running, at_random: Tensor, actions: Tensor, draws: Tensor
-) -> tuple[Running, Transitions, Ended]:
-    """Step all environments of all members T times.
-
-    As in SB3, all environments of a member act at random in a step, or none.
-
-    Args:
-        act: the networks as they act, of whose outputs the largest is the action's.
-        env: the environment.
-        running: where the environments stand.
-        at_random: whether a member acts at random, ``(T, P)`` bool.
-        actions: what it does then, ``(T, P, N)`` int64.
-        draws: of the environments, ``(T, P, N, step_draws + reset_draws)``.
-    """
-    episodes, rewards_so_far, memory = running
-    columns: list[tuple[Tensor, ...]] = []
-    for by_chance, chosen, u in zip(at_random, actions, draws, strict=True):
-        obs, lengths = episodes.obs, episodes.steps + 1
-        best = act(obs, memory)[0].argmax(-1)
-        taken = torch.where(by_chance[:, None], chosen, best)
-        episodes, step = advance(env, episodes, taken, u)
-        ended, total = step.terminated | step.truncated, rewards_so_far + step.rewards
-        columns.append((obs, taken, step.rewards, step.final_obs, step.terminated,
-                        total.where(ended, torch.nan), lengths.where(ended, 0)))  # fmt: skip
-        rewards_so_far = total.masked_fill(ended, 0.0)
-    *steps, returns, lengths = (torch.stack(column, 1) for column in zip(*columns, strict=True))
-    ended_by_env = Ended(returns.transpose(1, 2), lengths.transpose(1, 2))
-    return Running(episodes, rewards_so_far, memory), Transitions(*steps), ended_by_env

@@ -1,4 +1,4 @@
-"""Acting: a rollout of all members at once, the advantages of what they did, and minibatches of it.
+"""What a rollout of all members at once is made of and gives: advantages, and minibatches of it.
 
 Random numbers are a value that is handed in, ``Draws``. In normal use they are made from the
 members' keys and the number of the iteration; a test puts in those of another program.
@@ -10,10 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wnrl.population.distributions import Distribution
 from wnrl.population.states import Agents
-from wnrl.population.statistics import Scaling, Statistics
-from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, beside
+from wnrl.tensor_envs.core import Episodes, beside
 
 Act = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """From observations ``(P, N, D)`` and a memory ``(P, N, ...)`` to the actor's head ``(P, N, A)``,
@@ -83,67 +81,6 @@ class Ended(NamedTuple):
     """NaN where no episode ended."""
     lengths: Tensor
     """Zero where no episode ended."""
-
-
-def rollout(
-    act: Act,
-    log_std: Tensor,
-    env: TensorEnv,
-    distribution: Distribution,
-    running: Running,
-    scaling: Scaling,
-    statistics: Statistics,
-    draws: Draws,
-    gamma: Tensor,
-    gae_lambda: Tensor,
-) -> tuple[Running, Batch, Past, Ended]:
-    """Step all environments of all members T times.
-
-    The value of the final observation is added to the reward where the time limit cut an episode,
-    as SB3 does.
-
-    Args:
-        act: the networks as they act.
-        log_std: of actions, ``(P, A)``.
-        env: the environment.
-        distribution: of actions.
-        running: where the environments stand.
-        scaling: of observations and rewards.
-        statistics: of it, which move.
-        draws: the random numbers.
-        gamma: ``(P,)``.
-        gae_lambda: ``(P,)``.
-    """
-    episodes, rewards_so_far, memory = running
-    log_std = log_std[:, None]  # (P, 1, A)
-    columns: list[tuple[Tensor, ...]] = []
-    for u_actions, u_steps in zip(draws.actions, draws.steps, strict=True):
-        obs = scaling.obs(statistics, episodes.obs)
-        starts, before = episodes.steps == 0, memory
-        head, values, memory = act(obs, before)
-        actions = distribution.sample(head, log_std, u_actions)
-        lengths = episodes.steps + 1
-        episodes, step = advance(env, episodes, distribution.to_env(actions), u_steps)
-        ended = step.terminated | step.truncated
-        rewards, final_obs = scaling.step_(statistics, episodes.obs, step, gamma)
-        total = rewards_so_far + step.rewards
-        columns.append((obs, actions, head, values, rewards, ended, step.truncated,
-                        final_obs, total, lengths, starts, before, memory))  # fmt: skip
-        rewards_so_far = total.masked_fill(ended, 0.0)
-        memory = memory.masked_fill(beside(ended, memory), 0.0)
-    whole = [torch.stack(column, 2) for column in zip(*columns, strict=True)]  # (P, N, T, ...)
-    obs, actions, head, values, rewards, ended, truncated, final_obs, *others = whole
-    totals, lengths, starts, before, after = others
-    log_probs = distribution.log_prob(head, log_std[:, None], actions)
-    at_limits = values_at_limits(act, final_obs, after, truncated, env.max_episode_steps)
-    rewards = rewards + gamma[:, None, None] * at_limits
-    last_values = act(scaling.obs(statistics, episodes.obs), memory)[1]
-    advantages = gae(rewards, values, last_values, ended, gamma, gae_lambda)
-    samples = (obs, actions, log_probs, advantages, advantages + values)
-    batch = Batch(*(value.flatten(1, 2) for value in samples))
-    past = Past(before.flatten(1, 2), starts.flatten(1, 2))
-    finished = Ended(totals.where(ended, torch.nan), lengths.where(ended, 0))
-    return Running(episodes, rewards_so_far, memory), batch, past, finished
 
 
 def values_at_limits(

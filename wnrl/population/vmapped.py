@@ -43,36 +43,6 @@ def standardised(advantages: Tensor) -> Tensor:
     return (advantages - mean) / (advantages.std(-1, keepdim=True) + 1e-8)
 
 
-def ppo_loss(
-    head: Tensor,
-    values: Tensor,
-    log_std: Tensor,
-    batch: Batch,
-    goal: Goal,
-    distribution: Distribution,
-) -> Tensor:
-    """Return the loss of one member (Schulman et al., 2017, arXiv:1707.06347, eq. 7 and 9).
-
-    Args:
-        head: of the actor, ``(B, A)``.
-        values: ``(B,)``.
-        log_std: ``(A,)``.
-        batch: samples ``(B, ...)``.
-        goal: of this member.
-        distribution: of actions.
-    """
-    advantages = batch.advantages
-    if goal.normalize_advantage:
-        advantages = standardised(advantages)
-    log_probs = distribution.log_prob(head, log_std, batch.actions)
-    ratio = (log_probs - batch.log_probs).exp()
-    clipped = torch.clamp(ratio, 1 - goal.clip_range, 1 + goal.clip_range)
-    policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-    value_loss = (batch.returns - values).square().mean()
-    entropy = distribution.entropy(head, log_std).mean()
-    return policy_loss - goal.ent_coef * entropy + goal.vf_coef * value_loss
-
-
 Outputs = Callable[[Tensor], Tensor]
 """From observations ``(P, B, *shape)`` to the outputs of each network, ``(P, n_nets, B, A)``."""
 
@@ -121,6 +91,29 @@ class Modules(Acting):
         weights = self.by_member(self.plan.views(params))
         running = self.by_member(self.plan.buffer_views(buffers))
         return lambda obs: vmap(_run, in_dims=(None, 0, 0, 0))(net, weights, running, obs)
+
+    def ppo_loss(
+        self, head: Tensor, values: Tensor, log_std: Tensor, batch: Batch, goal: Goal
+    ) -> Tensor:
+        """Return the loss of one member (Schulman et al., 2017, arXiv:1707.06347, eq. 7 and 9).
+
+        Args:
+            head: of the actor, ``(B, A)``.
+            values: ``(B,)``.
+            log_std: ``(A,)``.
+            batch: samples ``(B, ...)``.
+            goal: of this member.
+        """
+        advantages = batch.advantages
+        if goal.normalize_advantage:
+            advantages = standardised(advantages)
+        log_probs = self.distribution.log_prob(head, log_std, batch.actions)
+        ratio = (log_probs - batch.log_probs).exp()
+        clipped = torch.clamp(ratio, 1 - goal.clip_range, 1 + goal.clip_range)
+        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
+        value_loss = (batch.returns - values).square().mean()
+        entropy = self.distribution.entropy(head, log_std).mean()
+        return policy_loss - goal.ent_coef * entropy + goal.vf_coef * value_loss
 
     def by_member(self, views: Tensors) -> Tensors:
         """``(n_nets P, *shape) -> (P, n_nets, *shape)``."""
@@ -177,7 +170,7 @@ class VmappedActorCritic(Modules):
         """Return the loss of one member."""
         outputs = _run(self.learning, params, buffers, batch.obs)
         head, values, log_std = outputs[0], outputs[1, :, 0], params[LOG_STD][0]
-        return ppo_loss(head, values, log_std, batch, goal, self.distribution)
+        return self.ppo_loss(head, values, log_std, batch, goal)
 
 
 def _run(net: nn.Module, params: Tensors, buffers: Tensors, obs: Tensor) -> Tensor:
