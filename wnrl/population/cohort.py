@@ -190,9 +190,9 @@ class Cohort(ABC):
         """Return the share of training that is left behind so many environment steps."""
         return max(0.0, 1 - steps / self.config.total_timesteps)
 
-    def _rates(self, members: slice, left: Number) -> Tensor:
-        """Return the learning rates of some members, with ``left`` of training left."""
-        rate = self.per_member["learning_rate"][members]
+    def _rates(self, left: Number) -> Tensor:
+        """Return the learning rates of the members, with ``left`` of training left."""
+        rate = self.per_member["learning_rate"]
         if self.config.learning_rate_schedule == "linear":
             return rate * left + self.config.learning_rate_end * (1 - left)
         return rate
@@ -305,17 +305,8 @@ class Cohort(ABC):
     def _kept(self) -> dict[str, Any]:
         """Return the tensors that training goes on from."""
         (state, obs, steps), rewards, memory = self.running
-        return {
-            "params": self.params,
-            "buffers": self.buffers,
-            "statistics": self.statistics,
-            "optimizer": self.optimizer_state,
-            "env": state,
-            "obs": obs,
-            "steps": steps,
-            "rewards": rewards,
-            "memory": memory,
-        }
+        running = {"env": state, "obs": obs, "steps": steps, "rewards": rewards, "memory": memory}
+        return {**self.agents._asdict(), "optimizer": self.optimizer_state, **running}
 
     def state(self, members: slice = ALL) -> dict[str, Any]:
         """Return everything that training goes on from, as tensors and numbers, copies."""

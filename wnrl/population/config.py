@@ -140,12 +140,7 @@ class PPOConfig(MemberConfig):
         UsageError: a value with which training could not run.
     """
 
-    members: ClassVar[tuple[str, ...]] = (
-        *MemberConfig.members,
-        "clip_range",
-        "ent_coef",
-        "gae_lambda",
-    )
+    members = (*MemberConfig.members, "clip_range", "ent_coef", "gae_lambda")
     algorithm: ClassVar[str] = "PPO"
     adam_eps: ClassVar[float] = 1e-5
     elsewhere: ClassVar[Mapping[str, tuple[Any, ...]]] = {

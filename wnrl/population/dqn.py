@@ -179,32 +179,29 @@ class DQN(Cohort):
             left: the share of training that is left behind it.
             places: what is learned from.
         """
-        for first in range(0, len(self.params), self.chunk):
-            chunk = slice(first, first + self.chunk)
-            self._update(chunk, places[chunk], iteration, left)
-
-    def _update(self, members: slice, places: Places, iteration: Number, left: Number) -> None:
-        """Learn from the replay buffers of some members, in place."""
         config, shape = self.config, places.shape[1:]
-        params, buffers = self.params[members], self.buffers[members]
-        state, rate = part(self.optimizer_state, members), self._rates(members, left)
-        gamma = self.per_member["gamma"][members][:, None]
-        seen = transitions_at(part(self.replay, members), places.flatten(1))
-        grads = torch.zeros_like(params)
-        learner = self.networks.learner(params, buffers, grads)
         # A target of spectral norm has vectors of its own, which take a step at each forward.
         moves = any(VECTOR in name for name in self.plan.buffers)
-        values = self.networks.outputs(*part(self.target, members), training=moves)
-        t = (iteration - config.first_update) * config.updates
-        for values_of_batch in zip(*(v.unflatten(1, shape).unbind(1) for v in seen), strict=True):
-            batch = Transitions(*values_of_batch)
-            t += 1
-            following = values(batch.next_obs)[:, 0].amax(-1).masked_fill(batch.terminated, 0.0)
-            targets = Targets(batch.obs, batch.actions, batch.rewards + gamma * following)
-            learner.gradient_(learner.prepare(targets))
-            clip_(grads, config.max_grad_norm)
-            self.optimizer.step_(params, grads, state, t, rate)
-            self.project_(params)
+        whole = self.params, self.buffers, self.target, self.optimizer_state, self._rates(left)
+        given = self.replay, places.flatten(1), self.per_member["gamma"][:, None]
+        for first in range(0, len(self.params), self.chunk):
+            members = slice(first, first + self.chunk)
+            params, buffers, target, state, rate = part(whole, members)
+            replay, rows, gamma = part(given, members)
+            seen = transitions_at(replay, rows)
+            grads = torch.zeros_like(params)
+            learner = self.networks.learner(params, buffers, grads)
+            values = self.networks.outputs(*target, training=moves)
+            t = (iteration - config.first_update) * config.updates
+            batches = zip(*(value.unflatten(1, shape).unbind(1) for value in seen), strict=True)
+            for batch in map(Transitions._make, batches):
+                t += 1
+                following = values(batch.next_obs)[:, 0].amax(-1).masked_fill(batch.terminated, 0.0)
+                targets = Targets(batch.obs, batch.actions, batch.rewards + gamma * following)
+                learner.gradient_(learner.prepare(targets))
+                clip_(grads, config.max_grad_norm)
+                self.optimizer.step_(params, grads, state, t, rate)
+                self.project_(params)
 
     def _networks_of(self, index: int, agents: Agents) -> dict[str, Tensor]:
         """Return the state of both networks of one member.

@@ -73,13 +73,9 @@ class PPO(Cohort):
         streams, first = fork(self.keys, ORDERS), iteration * n_epochs
         return torch.stack([permutation(streams, (first + k) * n, n) for k in range(n_epochs)])
 
-    def _minibatches(
-        self, batch: Batch, past: Past, orders: Tensor | None, epoch: int
-    ) -> Sequence[Any]:
+    def _minibatches(self, batch: Batch, past: Past, order: Tensor | None) -> Sequence[Any]:
         """Return the minibatches of an epoch, of the members that ``batch`` has."""
-        return (
-            [batch] if orders is None else minibatches(batch, orders[epoch], self.config.batch_size)
-        )
+        return [batch] if order is None else minibatches(batch, order, self.config.batch_size)
 
     @torch.no_grad()
     @without_denormals()
@@ -105,18 +101,39 @@ class PPO(Cohort):
             left: the share of training that is left behind it.
             draws: as ``iterate`` has them.
         """
-        config = self.config
+        config, each = self.config, self.per_member
         if draws is None:
             draws = self._draws(iteration)
-        batch, past, ended = self._rollout(draws)
+        samples, before, ended = self._rollout(draws)
         n_observed = self._seen.shape[1]
-        self._seen.copy_(batch.obs[:, :: config.samples // n_observed][:, :n_observed])
+        self._seen.copy_(samples.obs[:, :: config.samples // n_observed][:, :n_observed])
         if config.data_init is not None and self.iteration == 0:
-            batch = self._initialise(batch, past, config.data_init)
+            samples = self._initialise(samples, before, config.data_init)
+        clip_range, entropy = each["clip_range"], any(member.ent_coef for member in self.members)
+        if config.clip_range_schedule == "linear":
+            clip_range = clip_range * left
+        goals = Goal(
+            clip_range, each["ent_coef"], entropy, config.vf_coef, config.normalize_advantage
+        )
+        whole = self.params, self.buffers, self.optimizer_state, self._rates(left), goals
         for first in range(0, len(self.params), self.chunk):
-            chunk = slice(first, first + self.chunk)
-            orders = None if draws.orders is None else draws.orders[:, chunk]
-            self._update(chunk, part(batch, chunk), part(past, chunk), orders, iteration, left)
+            members = slice(first, first + self.chunk)
+            params, buffers, state, rate, goal = part(whole, members)
+            batch, past = part((samples, before), members)
+            grads = torch.zeros_like(params)
+            learner: Any = self.networks.learner(params, buffers, grads, goal)
+            t = iteration * (config.n_epochs * config.minibatches)
+            for epoch in range(config.n_epochs):
+                if epoch == 0 or draws.orders is not None:
+                    order = None if draws.orders is None else draws.orders[epoch, members]
+                    pieces = self._minibatches(batch, past, order)
+                    prepared = [learner.prepare(piece) for piece in pieces]
+                for minibatch in prepared:
+                    t += 1
+                    learner.gradient_(minibatch)
+                    clip_(grads, config.max_grad_norm)
+                    self.optimizer.step_(params, grads, state, t, rate)
+                    self.project_(params)
         return ended
 
     def _rollout(self, draws: Draws) -> tuple[Batch, Past, Ended]:
@@ -171,41 +188,3 @@ class PPO(Cohort):
         head, *_ = self.networks.act(self.params, self.buffers)(batch.obs, past.memory)
         log_std = self.plan.log_std(self.params)[:, None]
         return batch._replace(log_probs=self.distribution.log_prob(head, log_std, batch.actions))
-
-    def _update(
-        self,
-        members: slice,
-        batch: Batch,
-        past: Past,
-        orders: Tensor | None,
-        iteration: Number,
-        left: Number,
-    ) -> None:
-        """Learn from the samples of some members, in place."""
-        config = self.config
-        params, buffers = self.params[members], self.buffers[members]
-        state = part(self.optimizer_state, members)
-        rate = self._rates(members, left)
-        clip_range = self.per_member["clip_range"][members]
-        if config.clip_range_schedule == "linear":
-            clip_range = clip_range * left
-        goal = Goal(
-            clip_range,
-            self.per_member["ent_coef"][members],
-            any(member.ent_coef for member in self.members),
-            config.vf_coef,
-            config.normalize_advantage,
-        )
-        grads = torch.zeros_like(params)
-        learner: Any = self.networks.learner(params, buffers, grads, goal)
-        t = iteration * (config.n_epochs * config.minibatches)
-        for epoch in range(config.n_epochs):
-            if epoch == 0 or orders is not None:
-                pieces = self._minibatches(batch, past, orders, epoch)
-                prepared = [learner.prepare(piece) for piece in pieces]
-            for samples in prepared:
-                t += 1
-                learner.gradient_(samples)
-                clip_(grads, config.max_grad_norm)
-                self.optimizer.step_(params, grads, state, t, rate)
-                self.project_(params)

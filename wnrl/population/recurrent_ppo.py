@@ -117,11 +117,9 @@ class RecurrentPPO(PPO):
         u = uniform(fork(self.keys, ORDERS), start, config.n_epochs, torch.float64)
         return (u * config.samples).long().T
 
-    def _minibatches(
-        self, batch: Batch, past: Past, orders: Tensor | None, epoch: int
-    ) -> Sequence[Sequences]:
-        assert orders is not None
-        return sequences(batch, past, orders[epoch], self.config.n_steps, self.config.batch_size)
+    def _minibatches(self, batch: Batch, past: Past, order: Tensor | None) -> Sequence[Sequences]:
+        assert order is not None
+        return sequences(batch, past, order, self.config.n_steps, self.config.batch_size)
 
 
 def sequences(batch: Batch, past: Past, first: Tensor, n_steps: int, size: int) -> list[Sequences]:

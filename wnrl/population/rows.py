@@ -124,13 +124,9 @@ class Layout:
             for side, tensors in enumerate((params | buffers, *map(_tensors, others)))
             for name, tensor in tensors.items()
         }
-        return cls(
-            net,
-            1 + len(others),
-            {name: tensor.shape for name, tensor in params.items()},
-            {name: tensor.shape for name, tensor in buffers.items()},
-            {name: (*places[id(t)], t.shape) for name, t in _tensors(net).items()},
-        )
+        shapes = [{name: t.shape for name, t in each.items()} for each in (params, buffers)]
+        by_sb3s = {name: (*places[id(t)], t.shape) for name, t in _tensors(net).items()}
+        return cls(net, 1 + len(others), shapes[0], shapes[1], by_sb3s)
 
     def views(self, params: Tensor) -> Tensors:
         """Return the parameters of all networks by name, ``(n P, *shape)``, views of ``(P, D)``."""

@@ -84,16 +84,11 @@ class Scaling:
         """
         if self.kind == "none":
             return None
-        options = {
-            "norm_obs": self.kind != "reward",
-            "norm_reward": self.kind != "obs",
-            "clip_obs": CLIP,
-            "clip_reward": CLIP,
-            "gamma": gamma,
-            "epsilon": EPSILON,
-        }
-        numbers = {name: v[index].cpu().numpy().copy() for name, v in statistics.items()}
-        return options | {name: value for name, value in numbers.items() if name != SUMS}
+        scaled = {"norm_obs": self.kind != "reward", "norm_reward": self.kind != "obs"}
+        limits = {"clip_obs": CLIP, "clip_reward": CLIP, "gamma": gamma, "epsilon": EPSILON}
+        moments = {name: value for name, value in statistics.items() if name != SUMS}
+        numbers = {name: value[index].cpu().numpy().copy() for name, value in moments.items()}
+        return scaled | limits | numbers
 
     def _see_obs_(self, statistics: Statistics, obs: Tensor) -> None:
         if "obs/mean" in statistics:

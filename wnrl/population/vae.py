@@ -182,10 +182,11 @@ class VAECohort:
         factor = SCHEDULES[config.schedule](self.step / self.total_steps)
         share = share_of_beta(config, step, self.steps_per_epoch)
         update = Update(self.params.clone(), torch.empty_like(self.params)) if measured else None
+        given: tuple[Tensor, Tensor | None, Tensor | None] = draws or (self.rows(step), None, None)
         if draws is None and update is None:
-            means = self._stepped(step, factor, share, self.rows(step))
+            means = self._stepped(step, factor, share, given[0])
         else:
-            means = self._step(step, factor, share, *(draws or (self.rows(step),)), update=update)
+            means = self._step(step, factor, share, *given, update)
         self.sums = means if self.sums is None else self.sums + means
         return update
 
@@ -211,7 +212,9 @@ class VAECohort:
         step: Number,
         factor: Number,
         share: Number,
-        *draws: Tensor,
+        rows: Tensor,
+        u: Tensor | None = None,
+        noise: Tensor | None = None,
         update: Update | None = None,
     ) -> Tensor:
         """Do a gradient step, in place. No number in Python changes from one to the next.
@@ -220,50 +223,36 @@ class VAECohort:
             step: how many were before it.
             factor: of the learning rates.
             share: of the members' beta that counts.
-            *draws: the images of each batch, and perhaps the rest of ``Draws``.
+            rows: the images of each batch, as ``Draws`` has them.
+            u: ``pixels`` of ``Draws``; None makes them, and so it is with ``noise``.
+            noise: the like.
             update: where the gradients are to be written.
 
         Returns:
             Bounds and terms, ``(P, n)``.
         """
-        means = []
+        config, plan, terms = self.config, self.plan, []
+        gradients = vmap(grad(self._loss, has_aux=True))
+        whole = self.params, self.buffers, self.optimizer_state, self.learning_rates * factor
+        given = self.keys, self.betas * share, rows, u, noise, update
         for first in range(0, len(self.params), self.chunk):
             members = slice(first, first + self.chunk)
-            seen = part((update, *draws), members)
-            means.append(self._update(members, step, factor, share, *seen))
-        return torch.cat(means)
-
-    def _update(
-        self,
-        members: slice,
-        step: Number,
-        factor: Number,
-        share: Number,
-        update: Update | None,
-        rows: Tensor,
-        u: Tensor | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor:
-        """Do the gradient step of some members."""
-        config, plan, keys = self.config, self.plan, self.keys[members]
-        params, buffers, state = part((self.params, self.buffers, self.optimizer_state), members)
-        x, noise = self._inputs(keys, step, rows, u), self._noise(keys, step, noise)
-        grads, moved = torch.empty_like(params), clone(plan.buffer_views(buffers))
-        gradients = vmap(grad(self._loss, has_aux=True))
-        computed, means = gradients(
-            plan.views(params), moved, x, noise, self.betas[members] * share
-        )
-        copy_(plan.views(grads), computed)
-        copy_(plan.buffer_views(buffers), moved)
-        if update is not None:
-            update.gradients.copy_(grads)
-        if config.max_grad_norm is not None:
-            clip_(grads, config.max_grad_norm)
-        rates = self.learning_rates[members] * factor
-        self.optimizer.step_(params, grads, state, step + 1, rates)
-        self.project_(params)
-        self.names = list(means)
-        return torch.stack(list(means.values()), 1)
+            params, buffers, state, rate = part(whole, members)
+            keys, kl_weight, images, levels, z, measured = part(given, members)
+            x, z = self._inputs(keys, step, images, levels), self._noise(keys, step, z)
+            grads, moved = torch.empty_like(params), clone(plan.buffer_views(buffers))
+            computed, means = gradients(plan.views(params), moved, x, z, kl_weight)
+            copy_(plan.views(grads), computed)
+            copy_(plan.buffer_views(buffers), moved)
+            if measured is not None:
+                measured.gradients.copy_(grads)
+            if config.max_grad_norm is not None:
+                clip_(grads, config.max_grad_norm)
+            self.optimizer.step_(params, grads, state, step + 1, rate)
+            self.project_(params)
+            self.names = list(means)
+            terms.append(torch.stack(list(means.values()), 1))
+        return torch.cat(terms)
 
     def _loss(
         self, params: Tensors, buffers: Tensors, x: Tensor, noise: Tensor, kl_weight: Tensor
