@@ -7,14 +7,7 @@ from envs.tensor_view import TensorView
 from envs.world import WorldWrapper, register_worlds
 
 __all__ = [
-    "GAMES",
-    "PIXELS",
-    "EnvFactory",
-    "MinAtar",
-    "Pixels",
-    "TensorView",
-    "WorldWrapper",
-    "factory",
-]
+    "GAMES", "PIXELS", "EnvFactory", "MinAtar", "Pixels", "TensorView", "WorldWrapper", "factory",
+]  # fmt: skip
 
 register_worlds()  # last: tensor environments that are registered already stay as they are

@@ -83,12 +83,8 @@ def register_world(env_id: str) -> None:
         return
     world = World.from_id(env_id)
     if world.base in TENSOR_ENVS and world.base not in gym.registry:
-        gym.register(
-            world.base,
-            entry_point=VIEW,
-            max_episode_steps=World(world.base).tensor_env().max_episode_steps,
-            kwargs={"env_id": world.base},
-        )
+        steps = World(world.base).tensor_env().max_episode_steps
+        gym.register(world.base, VIEW, max_episode_steps=steps, kwargs={"env_id": world.base})
     if world.base == env_id or world.base not in gym.registry:
         return
     base = gym.spec(world.base)

@@ -145,7 +145,7 @@ def test_both_ways_lead_to_the_same_gradients(case):
     for networks in (cohort.networks, other):
         buffers, grads = cohort.buffers.clone(), torch.zeros_like(cohort.params)
         learner = networks.learner(cohort.params, buffers, grads)
-        learner.gradient_(learner.prepare(targets))
+        learner.gradient_(targets)
         acting = networks.act(cohort.params, cohort.buffers)(seen.obs, None)[0]
         ways.append((grads, buffers, acting))
     assert ways[0][0].abs().max() > 1e-2

@@ -145,13 +145,8 @@ class Runs(Generic[MemberT]):
         return "\n".join(lines)
 
 
-INSTEAD = {
-    "norm": "norms",
-    "learning_rate": "learning_rates",
-    "seed": "seeds",
-    "dataset": "env_id",
-    "dataset_name": "env_id",
-}
+INSTEAD = {"norm": "norms", "learning_rate": "learning_rates", "seed": "seeds"}
+INSTEAD |= {"dataset": "env_id", "dataset_name": "env_id"}
 """Settings of one run, and the arguments of ``train`` that say them for all."""
 
 

@@ -198,7 +198,7 @@ class DQN(Cohort):
                 t += 1
                 following = values(batch.next_obs)[:, 0].amax(-1).masked_fill(batch.terminated, 0.0)
                 targets = Targets(batch.obs, batch.actions, batch.rewards + gamma * following)
-                learner.gradient_(learner.prepare(targets))
+                learner.gradient_(targets)
                 clip_(grads, config.max_grad_norm)
                 self.optimizer.step_(params, grads, state, t, rate)
                 self.project_(params)

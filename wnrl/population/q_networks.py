@@ -108,17 +108,6 @@ class HotQNetworks(HotNetworks):
         return HotQLearner(self, self.bound(params, buffers, grads))
 
 
-class SpreadTargets(NamedTuple):
-    """``Targets`` as the formulas take them."""
-
-    x: Tensor
-    """``(P, n_inputs, B)``."""
-    actions: Tensor
-    """Ones where an action was taken, ``(P, A, B)``."""
-    values: Tensor
-    """``(P, B)``."""
-
-
 @dataclass(frozen=True)
 class HotQLearner:
     """Gradients of some members, from views of their rows."""
@@ -126,16 +115,11 @@ class HotQLearner:
     networks: HotQNetworks
     layers: list[Layer]
 
-    def prepare(self, samples: Targets) -> SpreadTargets:
-        """Lay a minibatch out."""
-        n_outputs = self.layers[-1].params["bias"].shape[1]
-        spread = self.networks.distribution.spread
-        actions = spread(samples.actions, n_outputs, samples.values.dtype)
-        return SpreadTargets(self.networks.spread(samples.obs), actions, samples.values)
-
-    def gradient_(self, samples: SpreadTargets) -> None:
+    def gradient_(self, samples: Targets) -> None:
         """Write the gradients of the mean Huber loss, and let running statistics move."""
-        passed = forward(self.layers, samples.x)
-        error = (passed[-1] * samples.actions).sum(1) - samples.values
+        passed = forward(self.layers, self.networks.spread(samples.obs))
+        q, spread = passed[-1], self.networks.distribution.spread  # (P, A, B)
+        chosen = spread(samples.actions, q.shape[1], q.dtype)
+        error = (q * chosen).sum(1) - samples.values
         by_value = error.clamp_(-1.0, 1.0).div_(error.shape[-1])
-        backward(self.layers, passed, samples.actions * by_value[:, None])
+        backward(self.layers, passed, chosen * by_value[:, None])
