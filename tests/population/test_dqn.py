@@ -20,11 +20,10 @@ from tests.population.sb3_draws import ShortCartPole
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
 from wnrl.population.config import DQNConfig
-from wnrl.population.dqn import DQN, Choices
+from wnrl.population.dqn import DQN, Choices, Transitions, store_, transitions_at
 from wnrl.population.layers import HOT
 from wnrl.population.q_networks import HotQNetworks, VmappedQNetworks
 from wnrl.population.random import integers, member_keys
-from wnrl.population.replay import Transitions, store_, transitions_at
 from wnrl.tensor_envs import CartPole, Pendulum
 from wnrl.tensor_envs.core import begin
 

@@ -22,11 +22,10 @@ from wnrl import population
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
 from wnrl.population.config import DQNConfig, PPOConfig
-from wnrl.population.dqn import DQN
+from wnrl.population.dqn import DQN, transitions_at
 from wnrl.population.layers import HOT
 from wnrl.population.ppo import PPO
 from wnrl.population.q_networks import HotQNetworks, Targets, VmappedQNetworks
-from wnrl.population.replay import transitions_at
 from wnrl.sb3.extractors import SmallCNN
 from wnrl.tensor_envs import make
 

@@ -267,9 +267,8 @@ class Cohort(ABC):
         Args:
             index: of the member.
         """
-        net = self.plan.load(
-            *(rows[index : index + 1] for rows in (self.params, self.buffers))
-        ).eval()
+        rows = part((self.params, self.buffers), slice(index, index + 1))
+        net = self.plan.load(*rows).eval()
         measures = weight_lengths(net)
         if not self.running.memory.shape[-1]:
             obs = self.observed(index).to(next(net.parameters()))

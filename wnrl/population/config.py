@@ -336,12 +336,8 @@ def shared(configs: Sequence[ConfigT]) -> ConfigT:
     if not configs:
         raise UsageError("a cohort must have one member or more, got none")
     first = configs[0]
-    differing = [
-        f.name
-        for f in fields(first)
-        if f.name not in first.members
-        and any(getattr(config, f.name) != getattr(first, f.name) for config in configs)
-    ]
+    names = [f.name for f in fields(first) if f.name not in first.members]
+    differing = [n for n in names if any(getattr(c, n) != getattr(first, n) for c in configs)]
     if differing:
         raise UsageError(
             f"members of a cohort may differ in {', '.join(first.members)}; "

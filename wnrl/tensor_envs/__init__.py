@@ -4,8 +4,7 @@ from wnrl.arguments import guard
 from wnrl.tensor_envs.classic import Acrobot, CartPole, MountainCar, MountainCarContinuous, Pendulum
 from wnrl.tensor_envs.core import TensorEnv
 from wnrl.tensor_envs.memory import DelayedMatch, RepeatPrevious, TMaze
-from wnrl.tensor_envs.table import TENSOR_ENVS
-from wnrl.tensor_envs.world import WORLDS, World
+from wnrl.tensor_envs.world import TENSOR_ENVS, WORLDS, World
 
 __all__ = [
     "TENSOR_ENVS", "WORLDS", "Acrobot", "CartPole", "DelayedMatch", "MountainCar",

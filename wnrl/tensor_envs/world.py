@@ -7,6 +7,7 @@ environment here and its Gymnasium environment in ``envs``. Its id says all of i
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any
 
@@ -18,10 +19,32 @@ from torch import Tensor
 from wnrl.arguments import checked
 from wnrl.errors import UsageError, check_choice
 from wnrl.limits import FromZero, Limited, WholeFromZero, limit
+from wnrl.tensor_envs.classic import Acrobot, CartPole, MountainCar, MountainCarContinuous, Pendulum
 from wnrl.tensor_envs.core import State, TensorEnv, beside, normal
-from wnrl.tensor_envs.table import TENSOR_ENVS
+from wnrl.tensor_envs.memory import DelayedMatch, RepeatPrevious, TMaze
+from wnrl.tensor_envs.minatar_asterix import Asterix
+from wnrl.tensor_envs.minatar_breakout import Breakout
+from wnrl.tensor_envs.minatar_freeway import Freeway
+from wnrl.tensor_envs.minatar_seaquest import Seaquest
+from wnrl.tensor_envs.minatar_space_invaders import SpaceInvaders
 
 Probability = Annotated[float, limit(lambda p: 0 <= p < 1, "in [0, 1)")]
+TENSOR_ENVS: dict[str, Callable[[], TensorEnv]] = {
+    "CartPole-v1": CartPole,
+    "Acrobot-v1": Acrobot,
+    "MountainCar-v0": MountainCar,
+    "MountainCarContinuous-v0": MountainCarContinuous,
+    "Pendulum-v1": Pendulum,
+    "TMaze-v0": TMaze,
+    "RepeatPrevious-v0": RepeatPrevious,
+    "DelayedMatch-v0": DelayedMatch,
+    "MinAtarAsterix-v1": Asterix,
+    "MinAtarBreakout-v1": Breakout,
+    "MinAtarFreeway-v1": Freeway,
+    "MinAtarSeaquest-v1": Seaquest,
+    "MinAtarSpaceInvaders-v1": SpaceInvaders,
+}
+"""From the id of the Gymnasium environment with the same dynamics to the one here."""
 WORLDS: dict[str, "World"] = {}
 """Worlds that have names, which are ids too."""
 
