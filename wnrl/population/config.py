@@ -239,12 +239,10 @@ class DQNConfig(MemberConfig):
         UsageError: a value with which training could not run.
     """
 
-    members: ClassVar[tuple[str, ...]] = (
+    members = (
         *MemberConfig.members,
-        "exploration_fraction",
-        "exploration_initial_eps",
-        "exploration_final_eps",
-    )
+        "exploration_fraction", "exploration_initial_eps", "exploration_final_eps",
+    )  # fmt: skip
     algorithm: ClassVar[str] = "DQN"
     elsewhere: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **MemberConfig.elsewhere,

@@ -18,20 +18,9 @@ from wnrl.population.memory import bytes_of_vae, check_memory, members_that_fit
 from wnrl.population.states import clone, copy_, part
 from wnrl.population.vae import Update, VAECohort, check
 from wnrl.runs import Batching, EventFile, Options, carry_out_batch, resolve_device
+from wnrl.vae import run as alone
 from wnrl.vae.config import SCHEDULES
 from wnrl.vae.construction import build
-from wnrl.vae.run import (
-    FILES,
-    Curve,
-    VAEWork,
-    add_pictures,
-    add_point,
-    images_of,
-    meaning_of,
-    measure,
-    settings_of,
-    values_of,
-)
 from wnrl.vae.training import PARAMETERS, on_cpu
 
 
@@ -83,20 +72,20 @@ class VAECohortRun:
                 for tag, value in to_floats(cohort.measures(member.place, update)).items():
                     if tag not in scalars:
                         file.add_scalar(tag, value, cohort.step)
-                add_pictures(file, cohort.step, cohort.vae(member.place), cohort.images)
+                alone.add_pictures(file, cohort.step, cohort.vae(member.place), cohort.images)
 
 
 class VAECohortMember:
     """A member of a cohort as a ``Member`` of ``wnrl.runs``."""
 
-    metrics = VAEWork.metrics
+    metrics = alone.VAEWork.metrics
 
     def __init__(self, run: VAECohortRun, place: int) -> None:
         self.run, self.place, self.rows = run, place, slice(place, place + 1)
         self.machine, self.total_steps = run.machine, run.cohort.total_steps
         self.config = run.cohort.members[place]
         self.identity: Mapping[str, Any] = {"task": self.config.dataset, "algo": self.config.model}
-        self.curve: Curve = {"steps": []}
+        self.curve: alone.Curve = {"steps": []}
         self.best: dict[str, Any] | None = None
         self.failure = ""
 
@@ -121,7 +110,7 @@ class VAECohortMember:
         if self.run.best and (self.best is None or bound > self.best["bound"]):
             self.best = {"step": step, "bound": bound}
             copy_(*(part(weights, self.rows) for weights in (self.run.best, cohort.weights)))
-        return add_point(self.curve, events, step, self.total_steps, scalars)
+        return alone.add_point(self.curve, events, step, self.total_steps, scalars)
 
     def state(self) -> dict[str, Any]:
         """Return everything that ``restore`` needs."""
@@ -174,7 +163,7 @@ class VAECohortMember:
         step = self.step if self.best is None else self.best["step"]
         model = run.cohort.vae(self.place, run.best or None)
         selected = step, {"raw": on_cpu(model)}
-        return measure(model, run.cohort.images, self.config, selected, folder)
+        return alone.measure(model, run.cohort.images, self.config, selected, folder)
 
     def _check_finite(self) -> None:
         if self.failure:
@@ -185,7 +174,7 @@ class VAECohortMember:
 
 def batching(trial: Any) -> Batching:
     """Return how a VAE's trial can be trained together with others."""
-    config, machine, data_dir = values_of(trial)
+    config, machine, data_dir = alone.values_of(trial)
     device = resolve_device(machine.device)
     try:
         check(config)
@@ -211,9 +200,9 @@ def train_batch(
     trials: Sequence[Any], folders: Sequence[Path], progress: Callable[[float], None]
 ) -> list[dict[str, Any]]:
     """Train the VAEs of trials with one ``batch_key`` as a cohort, or go on with them."""
-    configs = [values_of(trial)[0] for trial in trials]
-    _, machine, data_dir = values_of(trials[0])
-    images = images_of(configs[0], data_dir)
+    configs = [alone.values_of(trial)[0] for trial in trials]
+    _, machine, data_dir = alone.values_of(trials[0])
+    images = alone.images_of(configs[0], data_dir)
     device, threads = resolve_device(machine.device), machine.threads or 1
     torch.set_num_threads(threads)
 
@@ -221,7 +210,7 @@ def train_batch(
         cohort = VAECohort(images, [configs[place] for place in places], device=device)
         return VAECohortRun(cohort, {"device": str(device), "threads": threads})
 
-    settings = [settings_of(config, machine) for config in configs]
+    settings = [alone.settings_of(config, machine) for config in configs]
     options = Options(resume=True, keep_checkpoint=False)
-    how = meaning_of(images), FILES, options, progress
+    how = alone.meaning_of(images), alone.FILES, options, progress
     return carry_out_batch(folders, settings, build_run, *how)
