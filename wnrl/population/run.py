@@ -19,8 +19,7 @@ from wnrl.population.states import Agents, clone, copy_, joined, part, put_back_
 from wnrl.rl.evaluation import Curve
 from wnrl.rl.models import to_sb3
 from wnrl.rl.run import AgentRun, Plan
-from wnrl.rl.snapshots import BEST, MODEL, STATISTICS, save_model
-from wnrl.rl.statistics import save_statistics
+from wnrl.rl.snapshots import BEST, save_snapshot
 from wnrl.runs import EventFile
 
 TOGETHER = 5  # points of the curves whose evaluations are one
@@ -219,12 +218,10 @@ class CohortMember:
 
     def _save(self, folder: Path, prefix: str, step: int, agents: Agents) -> None:
         cohort, place = self.run.cohort, self.place
-        model = self.run.to_sb3(place, agents)
-        model.num_timesteps = step
-        save_model(model, folder / (prefix + MODEL))
+        policy = cohort.member_state(place, agents)
         statistics = cohort.member_statistics(place, agents)
-        if statistics is not None:
-            save_statistics(folder / (prefix + STATISTICS), statistics)
+        agent = {"step": step, "policy": policy, "statistics": statistics}
+        save_snapshot(self.run.to_sb3(place, agents), agent, folder, prefix)
 
     def _check_finite(self) -> None:
         if not self.run.cohort.finite()[self.place]:

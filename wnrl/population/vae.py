@@ -6,7 +6,7 @@ Models, losses, schedules and bounds are those of ``wnrl.vae``: with the random 
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -258,11 +258,17 @@ class VAECohort:
         self, params: Tensors, buffers: Tensors, x: Tensor, noise: Tensor, kl_weight: Tensor
     ) -> tuple[Tensor, Tensors]:
         """Return the loss of one member, and bounds and terms by tag."""
+        return loss(self._model(params, buffers, noise), x, None, self.config, kl_weight)
 
-        def forward(x: Tensor, n_samples: int, _: Source) -> Terms:
-            return functional_call(self.net, (params, buffers), (x, n_samples, None, noise))
+    def _model(
+        self, params: Tensors, buffers: Tensors, noise: Tensor | None = None
+    ) -> Callable[..., Terms]:
+        """Return the model of one member as a function."""
 
-        return loss(forward, x, None, self.config, kl_weight)
+        def forward(x: Tensor, n_samples: int = 1, generator: Source = None) -> Terms:
+            return functional_call(self.net, (params, buffers), (x, n_samples, generator, noise))
+
+        return forward
 
     def _inputs(self, keys: Tensor, step: Number, rows: Tensor, u: Tensor | None) -> Tensor:
         """Return images as models take them, ``(P, B, C, H, W)``: ``training_inputs`` of each."""
@@ -288,11 +294,7 @@ class VAECohort:
         """Return the members' bounds on the validation split, ``(P,)`` each, by tag."""
 
         def bounds(params: Tensors, buffers: Tensors) -> Tensors:
-            def forward(x: Tensor, n_samples: int = 1, generator: Source = None) -> Terms:
-                arguments = (x, n_samples, generator, None)
-                return functional_call(self.net, (params, buffers), arguments)
-
-            return self.validation.bounds(forward)
+            return self.validation.bounds(self._model(params, buffers))
 
         most = max(1, VALIDATED // (IMAGES * self.config.train_samples))
         each = vmap(bounds, randomness="same", chunk_size=min(self.chunk, most))
