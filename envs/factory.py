@@ -101,10 +101,9 @@ class EnvFactory(Limited):
 
     def drawn(self) -> "EnvFactory | None":
         """Return what makes the environment to be filmed; None where it cannot be drawn."""
-        try:
+        with suppress(UsageError):
             return replace(self, render_mode="rgb_array")
-        except UsageError:
-            return None
+        return None
 
     @property
     def _registered_id(self) -> str:
@@ -112,25 +111,21 @@ class EnvFactory(Limited):
 
     def _register(self) -> None:
         """Import what registers the environment, and register the world that its id describes."""
-        if ":" in self.env_id:
-            self._import()
+        module, colon, name = self.env_id.rpartition(":")
+        if colon:
+            if (here := str(Path.cwd())) not in sys.path:
+                sys.path.append(here)
+            try:
+                importlib.import_module(module)
+            except (Exception, SystemExit) as error:  # others' code may raise anything
+                raise UsageError(f"env_id {self.env_id!r}: {in_words(error)}") from error
         elif ATARI.search(World.from_id(self.env_id).base):
             try:
                 importlib.import_module("ale_py")  # which registers its games
             except ImportError as error:
                 raise self._needs("atari") from error
-        register_world(self._registered_id)
-
-    def _import(self) -> None:
-        module, _, name = self.env_id.rpartition(":")
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.append(here)
-        try:
-            importlib.import_module(module)
-        except (Exception, SystemExit) as error:  # others' code may raise anything
-            raise UsageError(f"env_id {self.env_id!r}: {in_words(error)}") from error
         register_world(name)
-        if name not in gym.registry:
+        if colon and name not in gym.registry:
             raise UsageError(
                 f"env_id {self.env_id!r}: module {module} registers no environment {name!r}"
                 f"{did_you_mean(name, gym.registry)}"

@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 
 from wnrl.nn.layers import WNRecurrent
 from wnrl.nn.normed_lstm import NormedLSTM
-from wnrl.nn.recurrence import Recurrence, recurrences
+from wnrl.nn.recurrence import recurrences
 from wnrl.nn.spectral import Spectral
 from wnrl.population.layers import tanh_
 from wnrl.population.rows import Tensors
@@ -37,8 +37,13 @@ class _Unrolled(_Weights):
     """Steps a recurrent layer of any kind through time, from its own functions."""
 
     def forward(self, x: Tensor, given: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        rnn: Any = self.rnn
+        if isinstance(rnn, NormedLSTM):
+            layers = [rnn.recurrence(suffix) for suffix in rnn.suffixes]
+        else:
+            layers = recurrences(rnn.mode, super().forward(), bias=True, projected=False)
         finals = []
-        for k, layer in enumerate(self._recurrences()):
+        for k, layer in enumerate(layers):
             prepared, outputs = layer.prepare(x), []
             states = given[0, :, k].unbind(1)
             for t in range(len(x)):
@@ -52,12 +57,6 @@ class _Unrolled(_Weights):
             x = torch.stack(outputs)
             finals.append(torch.stack(states, 1))
         return x, torch.stack(finals, 1)
-
-    def _recurrences(self) -> list[Recurrence]:
-        rnn: Any = self.rnn
-        if isinstance(rnn, NormedLSTM):
-            return [rnn.recurrence(suffix) for suffix in rnn.suffixes]
-        return recurrences(rnn.mode, super().forward(), bias=True, projected=False)
 
 
 class Memories:

@@ -112,7 +112,8 @@ def advance(
     ended = terminated | (steps >= env.max_episode_steps)
     truncated = ended ^ terminated
     final_obs = env.observe(state)
-    state = choose(ended, env.reset(reset_u), state)
+    begun = env.reset(reset_u).items()
+    state = {name: torch.where(beside(ended, new), new, state[name]) for name, new in begun}
     after = Episodes(state, env.observe(state), steps.masked_fill_(ended, 0))
     return after, Step(rewards, terminated, truncated, final_obs)
 
@@ -124,13 +125,6 @@ def normal(u: Tensor) -> Tensor:
     of the time of ``torch.special.ndtri``.
     """
     return torch.erfinv(u * 2 - 1) * math.sqrt(2)
-
-
-def choose(mask: Tensor, if_true: State, if_false: State) -> State:
-    """Return, of two states, the first one where ``mask`` ``(*B)`` is true."""
-    return {
-        name: torch.where(beside(mask, new), new, if_false[name]) for name, new in if_true.items()
-    }
 
 
 def beside(numbers: Tensor, values: Tensor) -> Tensor:
