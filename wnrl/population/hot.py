@@ -178,12 +178,7 @@ class HotLearner:
         """Write the gradients of the loss, and let running statistics move."""
         values = forward(self.layers, samples.x)
         outputs = values[-1].unflatten(0, (-1, 2))
-        d = self.layers[-1].room.get("d", outputs)
-        self._loss_gradient_(outputs, samples, d)
-        backward(self.layers, values, d.flatten(0, 1))
-
-    def _loss_gradient_(self, outputs: Tensor, samples: Samples, d: Tensor) -> None:
-        """Write the gradient of the loss by the outputs ``(P, 2, A, B)`` into ``d``."""
+        d = self.layers[-1].room.get("d", outputs)  # of the loss by the outputs, (P, 2, A, B)
         goal, n_samples = self.goal, outputs.shape[-1]
         of = self.networks.distribution.derivatives(
             outputs[:, 0], self.log_std, samples.actions, goal.entropy
@@ -201,6 +196,7 @@ class HotLearner:
             by_log_std = (of.by_log_std * by_log_prob[:, None]).sum(2)
             self.by_log_std[:, 0] = by_log_std - ent_coef[..., 0]
             self.by_log_std[:, 1] = 0.0
+        backward(self.layers, values, d.flatten(0, 1))
 
 
 def _layer(

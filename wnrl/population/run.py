@@ -159,13 +159,10 @@ class CohortMember:
     def state(self) -> dict[str, Any]:
         """Return everything that ``restore`` needs."""
         self._check_finite()
-        run = self.run
+        run, rows = self.run, self.rows
         run.note_episodes()
         return {
-            "networks": {
-                "cohort": run.cohort.state(self.rows),
-                **clone(part(run.agents, self.rows)),
-            },
+            "networks": {"cohort": run.cohort.state(rows), **clone(part(run.agents, rows))},
             "step": self.step,
             "points": run.points,
             "curve": asdict(self.curve),

@@ -115,12 +115,10 @@ class VAECohortMember:
     def state(self) -> dict[str, Any]:
         """Return everything that ``restore`` needs."""
         self._check_finite()
-        run = self.run
+        run, rows = self.run, self.rows
+        best = [*clone(part(run.best, rows))]
         return {
-            "networks": {
-                "cohort": run.cohort.state(self.rows),
-                "best": [*clone(part(run.best, self.rows))],
-            },
+            "networks": {"cohort": run.cohort.state(rows), "best": best},
             "step": self.step,
             "last_log": run.last_log,
             "curve": self.curve,
