@@ -16,8 +16,8 @@ from tests.population.cohorts import (
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
 from wnrl.population.config import PPOConfig
-from wnrl.population.ppo import PPO
-from wnrl.population.rollout import Batch, gae, minibatches
+from wnrl.population.ppo import PPO, gae
+from wnrl.population.rollout import Batch, minibatches
 from wnrl.tensor_envs import CartPole
 
 SMALL = PPOConfig(

@@ -164,7 +164,10 @@ def projected_names(norm: str, plan: Layout) -> list[str]:
 
 
 def projection(norm: str, plan: Layout) -> Callable[[Tensor], None]:
-    """Return what puts the rows of these weights back on the sphere, in parameters ``(P, D)``."""
+    """Return what follows each step: the rows of these weights are put back on the sphere.
+
+    It takes parameters ``(P, D)``.
+    """
     names = projected_names(norm, plan)
 
     def project_(params: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a rollout of all members at once is made of and gives: advantages, and minibatches of it.
+"""What a rollout of all members at once is made of and gives, and minibatches of it.
 
 Random numbers are a value that is handed in, ``Draws``. In normal use they are made from the
 members' keys and the number of the iteration; a test puts in those of another program.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wnrl.population.states import Agents
-from wnrl.tensor_envs.core import Episodes, beside
+from wnrl.tensor_envs.core import Episodes
 
 Act = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """From observations ``(P, N, D)`` and a memory ``(P, N, ...)`` to the actor's head ``(P, N, A)``,
@@ -81,69 +81,6 @@ class Ended(NamedTuple):
     """NaN where no episode ended."""
     lengths: Tensor
     """Zero where no episode ended."""
-
-
-def values_at_limits(
-    act: Act, final_obs: Tensor, memory: Tensor, truncated: Tensor, limit: int
-) -> Tensor:
-    """Return the values of final observations where the time limit cut an episode, else zero.
-
-    In ``limit`` steps an environment is cut at most once: of so many final observations one is
-    looked at, whichever it is, and no value has to be read to find out.
-
-    Args:
-        act: the networks as they act.
-        final_obs: ``(P, N, T, D)``.
-        memory: with which they are seen, ``(P, N, T, ...)``.
-        truncated: ``(P, N, T)``, bool.
-        limit: the least number of steps between two cuts.
-
-    Returns:
-        ``(P, N, T)``.
-    """
-    parts = []
-    for obs, remembered, cut in zip(
-        final_obs.split(limit, 2), memory.split(limit, 2), truncated.split(limit, 2), strict=True
-    ):
-        where = cut.long().argmax(2, keepdim=True)
-        seen, before = (
-            torch.take_along_dim(x, beside(where, x), 2)[:, :, 0] for x in (obs, remembered)
-        )
-        parts.append(act(seen, before)[1][..., None].where(cut, 0.0))
-    return torch.cat(parts, 2)
-
-
-def gae(
-    rewards: Tensor,
-    values: Tensor,
-    last_values: Tensor,
-    ended: Tensor,
-    gamma: Tensor,
-    gae_lambda: Tensor,
-) -> Tensor:
-    """Return generalised advantage estimates (Schulman et al., 2016, arXiv:1506.02438, eq. 16).
-
-    Args:
-        rewards: ``(P, N, T)``.
-        values: of the observations that were acted on, ``(P, N, T)``.
-        last_values: of the observations behind the last step, ``(P, N)``.
-        ended: whether the episode ended with the step, ``(P, N, T)``.
-        gamma: ``(P,)``.
-        gae_lambda: ``(P,)``.
-
-    Returns:
-        ``(P, N, T)``.
-    """
-    discount = torch.where(ended, 0.0, gamma[:, None, None])
-    trace = discount * gae_lambda[:, None, None]
-    next_values = torch.cat((values[..., 1:], last_values[..., None]), -1)
-    deltas = rewards + discount * next_values - values
-    advantages = torch.empty_like(deltas)
-    advantage = torch.zeros_like(last_values)
-    for t in reversed(range(deltas.shape[-1])):
-        advantage = deltas[..., t] + trace[..., t] * advantage
-        advantages[..., t] = advantage
-    return advantages
 
 
 def pick(value: Tensor, places: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ class Scaling:
             count = zeros.new_full((len(obs),), FIRST_COUNT)
             numbers = {"mean": mean, "var": torch.ones_like(mean), "count": count}
             statistics |= {f"{name}/{moment}": number for moment, number in numbers.items()}
-        self._see_obs_(statistics, obs)
+        if "obs" in names:
+            _see_(statistics, "obs", obs.double())
         return statistics
 
     def obs(self, statistics: Statistics, obs: Tensor) -> Tensor:
@@ -63,7 +64,8 @@ class Scaling:
         """
         if self.kind == "none":
             return step.rewards, step.final_obs
-        self._see_obs_(statistics, obs)
+        if "obs/mean" in statistics:
+            _see_(statistics, "obs", obs.double())
         sums = statistics[SUMS]
         sums.mul_(gamma[:, None]).add_(step.rewards)
         _see_(statistics, "return", sums)
@@ -89,10 +91,6 @@ class Scaling:
         moments = {name: value for name, value in statistics.items() if name != SUMS}
         numbers = {name: value[index].cpu().numpy().copy() for name, value in moments.items()}
         return scaled | limits | numbers
-
-    def _see_obs_(self, statistics: Statistics, obs: Tensor) -> None:
-        if "obs/mean" in statistics:
-            _see_(statistics, "obs", obs.double())
 
 
 def _see_(statistics: Statistics, name: str, values: Tensor) -> None:
