@@ -169,7 +169,7 @@ def test_an_sb3_model_of_a_run_acts_alike_and_saves_as_a_zip(cell, tmp_path):
     cohort = RecurrentPPO(member.env, [member.config])
     cohort.train()
     act = cohort.networks.act(cohort.params, cohort.buffers)
-    memory = torch.zeros(1, 4, *cohort.networks.memory)
+    memory = torch.zeros(1, 4, *cohort.plan.net.memory)
     member.to_sb3().save(tmp_path / "agent.zip")
     model, states, starts = ContribPPO.load(tmp_path / "agent.zip"), None, np.ones(4)
     for obs in torch.rand(5, 4, *member.env.observation_space.shape):

@@ -52,6 +52,8 @@ class ActorCritic(Networks):
             _orthogonal(action_net, gain=0.01)
             _orthogonal(value_net, gain=1.0)
         if recurrent:
+            n_layers, n_states = recurrent.n_lstm_layers, CELLS[recurrent.cell][1]
+            self.memory = 2, n_layers, n_states, recurrent.lstm_hidden_size
             self.lstm_actor, self.lstm_critic = _recurrent_layers(recurrent, shape[0])
         self.mlp_extractor = nn.ModuleDict(
             {name: with_norm(config, list(net)) for name, net in nets.items()}

@@ -157,7 +157,7 @@ class Cohort(ABC):
     def _running(self, episodes: Episodes) -> Running:
         """Return copies of environments at the start of an episode, with nothing remembered."""
         shape = episodes.steps.shape
-        memory = self.params.new_zeros(*shape, *self.networks.memory)
+        memory = self.params.new_zeros(*shape, *self.plan.net.memory)
         return clone(Running(episodes, self.params.new_zeros(shape), memory))
 
     def _uniform(self, stream: int, iteration: Number, each: int) -> Tensor:

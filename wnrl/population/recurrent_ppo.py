@@ -13,15 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from wnrl.population.actor_critic import CELLS
 from wnrl.population.cohort import ORDERS
 from wnrl.population.config import RecurrentPPOConfig
-from wnrl.population.distributions import Distribution
 from wnrl.population.ppo import PPO
 from wnrl.population.random import Number, fork, uniform
 from wnrl.population.recurrence import Memories
 from wnrl.population.rollout import Act, Batch, Past, pick
-from wnrl.population.rows import LOG_STD, Layout, Tensors, below
+from wnrl.population.rows import LOG_STD, Tensors, below
 from wnrl.population.vmapped import OF_MEMBERS, Goal, Modules
 from wnrl.tensor_envs.core import beside
 
@@ -44,12 +42,6 @@ class RecurrentNetworks(Modules):
 
     The layers are run by ``torch.func``; LSTMs step through time by formula.
     """
-
-    def __init__(
-        self, config: RecurrentPPOConfig, plan: Layout, distribution: Distribution
-    ) -> None:
-        super().__init__(plan, distribution)
-        self.memory = (2, config.n_lstm_layers, CELLS[config.cell][1], config.lstm_hidden_size)
 
     def act(self, params: Tensor, buffers: Tensor) -> Act:
         """Return the networks in evaluation mode, for a rollout."""
@@ -108,7 +100,7 @@ class RecurrentPPO(PPO):
     config: RecurrentPPOConfig
 
     def _networks(self, formulas: bool) -> RecurrentNetworks:
-        return RecurrentNetworks(self.config, self.plan, self.distribution)
+        return RecurrentNetworks(self.plan, self.distribution)
 
     def _orders(self, iteration: Number) -> Tensor:
         """Return the first sample of each epoch, ``(n_epochs, P)``."""

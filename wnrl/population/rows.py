@@ -40,6 +40,8 @@ class Networks(nn.Module, ABC):
     """How many axes an observation may have."""
     heads: tuple[str, ...]
     """Names of the output layers."""
+    memory: tuple[int, ...] = (0,)
+    """The shape of what they remember of one environment: nothing."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()

@@ -50,9 +50,6 @@ Outputs = Callable[[Tensor], Tensor]
 class Acting(ABC):
     """The networks of a cohort as they act, by formula or not."""
 
-    memory: tuple[int, ...] = (0,)
-    """The shape of what a network remembers of one environment."""
-
     @abstractmethod
     def outputs(self, params: Tensor, buffers: Tensor, training: bool = False) -> Outputs:
         """Return the networks in evaluation mode, or in training mode: statistics move then."""
