@@ -19,17 +19,8 @@ from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer, RMSprop
 
 from wnrl.arguments import checked, fault, shown
 from wnrl.errors import UsageError, check_positive
-from wnrl.nn import projection
-from wnrl.nn.functional import (
-    ZERO_ROW_STD,
-    check_deviation,
-    check_shape,
-    row_norm,
-    split_weight,
-    transposed_groups,
-    units_first,
-    wide_dtype,
-)
+from wnrl.nn import functional, projection
+from wnrl.nn.functional import row_norm, split_weight, transposed_groups, units_first, wide_dtype
 from wnrl.nn.normed_lstm import NormedRecurrent
 from wnrl.nn.sites import EMBEDDINGS, WEIGHTED
 
@@ -163,7 +154,7 @@ class WeightNormalized(Optimizer):
         group = self.param_groups[-1]
         try:
             check_positive(g_lr_scale=group["g_lr_scale"])
-            check_deviation(group["v_init_std"])
+            functional.check_deviation(group["v_init_std"])
             if fault("transposed", group["transposed"], int) or group["transposed"] < 0:
                 raise UsageError(
                     f"transposed must be 0 or a number of groups, got {group['transposed']!r}"
@@ -232,7 +223,7 @@ class WeightNormalized(Optimizer):
         grad = grad.to(v.dtype).contiguous()
         computed, norms = _compute(v, g, 0)
         if not torch.equal(computed.to(w.dtype), rows):
-            direction, length = split_weight(rows.to(v.dtype), v_std=ZERO_ROW_STD)
+            direction, length = split_weight(rows.to(v.dtype), v_std=functional.ZERO_ROW_STD)
             v.copy_(direction * (norms / row_norm(direction)))
             g.copy_(length)
             norms = row_norm(v)
@@ -281,7 +272,7 @@ class WeightNormalized(Optimizer):
                 f"than {type(self).__name__}"
             )
         for key in ("v", "g"):
-            check_shape(f"{key} of parameter {index}", state[key], current[key].shape)
+            functional.check_shape(f"{key} of parameter {index}", state[key], current[key].shape)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Optimizer.__setstate__(self, state)  # the base's looks for its own keys beside v and g

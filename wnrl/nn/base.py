@@ -10,20 +10,10 @@ from torch import Tensor, nn
 from torch.fx import _symbolic_trace as tracing
 
 from wnrl.errors import UsageError, check_choice, check_positive, first_line
+from wnrl.nn import functional
 from wnrl.nn.cache import WeightCache
 from wnrl.nn.computed import read_computed, read_from
-from wnrl.nn.functional import (
-    EPS,
-    check_deviation,
-    check_directions,
-    check_shape,
-    in_transform,
-    refuse_script,
-    row_norm,
-    split_weight,
-    transposed_groups,
-    weight_norm,
-)
+from wnrl.nn.functional import in_transform, row_norm, split_weight, transposed_groups, weight_norm
 
 torch.fx.wrap("weight_norm")  # one call in a symbolic trace, which keeps v and g as parameters
 
@@ -115,7 +105,7 @@ class Counterpart(nn.Module):
     """Names of further attributes that torch's layer does not have."""
     own_buffers: tuple[str, ...] = ()
     """Names of its buffers."""
-    __prepare_scriptable__ = refuse_script
+    __prepare_scriptable__ = functional.refuse_script
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give ``cls`` the signature of its ``plain_type`` and, by name, its options.
@@ -262,12 +252,12 @@ class WeightNormed(Counterpart):
         *,
         scale: str = "linear",
         v_init_std: float | None = None,
-        eps: float = EPS,
+        eps: float = functional.EPS,
         g_rate: float = 1.0,
     ) -> None:
         self.scale = check_choice("scale", scale, ("linear", "exp"))
         check_positive(eps=eps, g_rate=g_rate)
-        check_deviation(v_init_std)
+        functional.check_deviation(v_init_std)
         self.v_init_std, self.eps, self.g_rate = v_init_std, eps, g_rate
         if groups := transposed_groups(self):
             self.unit_axis = (1, groups)
@@ -287,7 +277,7 @@ class WeightNormed(Counterpart):
         label = f"{type(self).__name__}.{name}"
         dim, groups = self.unit_axis
         if weight.numel() == 0:
-            check_directions(weight, label)
+            functional.check_directions(weight, label)
         if weight.is_meta:
             return weight.clone(), row_norm(weight, dim, self.eps, groups).to(weight.dtype)
         v, length = split_weight(weight, dim, self.eps, groups, self.v_init_std, self.fused)
@@ -363,7 +353,7 @@ class WeightNormed(Counterpart):
         """
         v, g = self.pair(name)
         label = f"{type(self).__name__}.{name}"
-        check_shape(label, weight, v.shape)
+        functional.check_shape(label, weight, v.shape)
         pair = read_from(weight, self, name)
         followed = weight.requires_grad and torch.is_grad_enabled()
         if in_transform() or (followed and pair is None and not isinstance(weight, nn.Parameter)):
@@ -406,9 +396,9 @@ class WeightNormed(Counterpart):
         old = self.__dict__.get("_parameters", {}).get(name)
         if old is not None and isinstance(value, nn.Parameter) and name[:-2] in self.pairs:
             label = f"{type(self).__name__}.{name}"
-            check_shape(label, value, old.shape)
+            functional.check_shape(label, value, old.shape)
             if name.endswith("_v"):
-                check_directions(self._visible(value.detach()), label, *self.unit_axis)
+                functional.check_directions(self._visible(value.detach()), label, *self.unit_axis)
         super().__setattr__(name, value)
 
     def to_plain(self) -> nn.Module:
@@ -433,7 +423,7 @@ class WeightNormed(Counterpart):
             v, own = state_dict.get(f"{prefix}{name}_v"), self.pair(name)[0]
             if v is not None and v.shape == own.shape:
                 visible = self._visible(v, state_dict.get(f"{prefix}mask"))
-                check_directions(visible, f"{prefix}{name}_v", *self.unit_axis)
+                functional.check_directions(visible, f"{prefix}{name}_v", *self.unit_axis)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:

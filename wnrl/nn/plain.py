@@ -10,18 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, check_choice
+from wnrl.nn import functional
 from wnrl.nn.base import WeightNormed, check_nothing_is_lost
-from wnrl.nn.functional import (
-    EPS,
-    check_directions,
-    check_shape,
-    exchange_eps,
-    may_fuse,
-    over_rows,
-    row_norm,
-    split_weight,
-    weight_norm,
-)
+from wnrl.nn.functional import exchange_eps, may_fuse, row_norm, split_weight, weight_norm
 from wnrl.nn.projection import is_projected, project_
 from wnrl.nn.sites import check_values
 
@@ -130,7 +121,7 @@ def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Any]:
             )
         v, g = (part.detach() for part in layer.pair(name))
         v, length = layer._visible(v), layer.length(g)
-        check_directions(v, f"{stem}_v", dim)
+        functional.check_directions(v, f"{stem}_v", dim)
         eps = 0.0 if may_fuse(v, length, dim, layer.eps) else layer.eps
         v, length = exchange_eps(v, length, eps, 0.0, dim)
         state.update(zip(_keys(stem, layout), (length, v), strict=True))
@@ -272,7 +263,7 @@ def _pair_from(
     # torch knows of no mask
     of_the_same_v = values[0].shape == own_g.shape and torch.equal(layer._visible(v), v)
     if len(values) > 1 and of_the_same_v:
-        check_directions(v, f"{stem}_v", dim, groups)
+        functional.check_directions(v, f"{stem}_v", dim, groups)
         half = own_v.dtype is torch.float16 and v.dtype is not torch.float16
         v, length = exchange_eps(v, values[0], 0.0, layer.eps, dim, groups, half)
     else:
@@ -280,7 +271,7 @@ def _pair_from(
         v, length = split_weight(w.to(own_v), dim, layer.eps, groups, fused=layer.fused)
         v = layer._visible(v)
     if layer.scale == "exp":  # which has no sign
-        v, length = v * over_rows(length.sign(), v, groups).to(v.dtype), length.abs()
+        v, length = v * functional.over_rows(length.sign(), v, groups).to(v.dtype), length.abs()
     return v, layer.from_length(length, stem)
 
 
@@ -309,8 +300,8 @@ def _weight_of(stem: str, values: list[Any]) -> Any:
     dims = [dim for dim in range(v.dim()) if g.shape == row_norm(v, dim).shape]
     if not dims:
         raise UsageError(f"{stem}: g of shape {tuple(g.shape)} fits no axis of v {tuple(v.shape)}")
-    check_directions(v, f"{stem}_v", dims[0])
-    return weight_norm(*exchange_eps(v, g, 0.0, EPS, dims[0]), dims[0])
+    functional.check_directions(v, f"{stem}_v", dims[0])
+    return weight_norm(*exchange_eps(v, g, 0.0, functional.EPS, dims[0]), dims[0])
 
 
 def _checked(key: str, value: Any, target: Any) -> Any:
@@ -322,5 +313,5 @@ def _checked(key: str, value: Any, target: Any) -> Any:
         is_tensor = isinstance(value, Tensor)
         got = f"{value.layout} of {value.dtype}" if is_tensor else type(value).__name__
         raise UsageError(f"{key} must be a dense tensor of numbers like {target.dtype}, got {got}")
-    check_shape(key, value, target.shape)
+    functional.check_shape(key, value, target.shape)
     return value
