@@ -21,10 +21,9 @@ from tests.population.test_dqn import assert_member_is_sb3s
 from wnrl import population
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
-from wnrl.population.config import DQNConfig, PPOConfig
+from wnrl.population.config import DQNConfig
 from wnrl.population.dqn import DQN, transitions_at
 from wnrl.population.layers import HOT
-from wnrl.population.ppo import PPO
 from wnrl.population.q_networks import HotQNetworks, Targets, VmappedQNetworks
 from wnrl.sb3.extractors import SmallCNN
 from wnrl.tensor_envs import make
@@ -199,10 +198,8 @@ def test_diagnostics_of_pictures_are_there():
     assert any("dormant" in tag for tag in measures)
 
 
-def test_what_cannot_be_is_one_line():
+def test_a_picture_that_is_too_large_is_one_line():
     large = Falling()
     object.__setattr__(large, "observation_space", spaces.Box(0, 1, (3, 40, 36), np.float32))
     with pytest.raises(UsageError, match=r"smaller than 36 pixels, got \(3, 40, 36\)"):
         DQN(large, [SMALL])
-    with pytest.raises(UsageError, match="observations must be a Box with one axis, got"):
-        PPO(Falling(), [PPOConfig(total_timesteps=64)])

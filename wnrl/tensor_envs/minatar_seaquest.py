@@ -97,9 +97,8 @@ class Seaquest(board.Game):
 
     def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         """Let enemies and divers appear, move the player and all others, and breathe."""
-        (x, y, facing, oxygen, n_divers, surfaced, shoots_in, enemy_in, diver_in, ramp, last) = (
-            state["sub"].unbind(-1)
-        )
+        x, y, facing, oxygen, n_divers, surfaced, *others = state["sub"].unbind(-1)
+        shoots_in, enemy_in, diver_in, ramp, last = others
         action = board.stick(actions, last, u[..., 0])
 
         field = MOVE_INTERVAL - (ramp / 2).floor()
@@ -136,11 +135,11 @@ class Seaquest(board.Game):
         to_left = (to_left | firing & -leftwards) >> 1
         met = met | ((to_right | to_left) & here)
 
-        breath, rewards, suffocated = _breathe(y, oxygen, n_divers, surfaced)
-        oxygen, n_divers, surfaced, rises = breath
+        breath = _breathe(y, oxygen, n_divers, surfaced)
+        oxygen, n_divers, surfaced, rises, rewards, suffocated = breath
         ramp = (ramp + rises).clamp(max=LAST_RAMP)
         player = (x, y, facing, oxygen, n_divers, surfaced)
-        others = (shoots_in, enemy_in, diver_in, ramp, action)
+        others = [shoots_in, enemy_in, diver_in, ramp, action]
         after = {
             "sub": torch.stack((*player, *others), -1),
             "enemies": enemies,
@@ -237,9 +236,7 @@ def _move(enemies: Tensor, leftwards: Tensor, field: Tensor) -> tuple[Tensor, Te
     return torch.stack(reloaded, -2), _columns(firing)
 
 
-def _breathe(
-    y: Tensor, oxygen: Tensor, n_divers: Tensor, surfaced: Tensor
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor, Tensor]:
+def _breathe(y: Tensor, oxygen: Tensor, n_divers: Tensor, surfaced: Tensor) -> tuple[Tensor, ...]:
     """Use up oxygen below, and at the surface trade a diver, or all six, for a full tank.
 
     Returns:
@@ -255,7 +252,7 @@ def _breathe(
     n_divers = n_divers - rises.to(y.dtype) - full * MAX_DIVERS
     oxygen = torch.where(rises, MAX_OXYGEN, oxygen - deep.to(y.dtype))
     surfaced = torch.where(deep, 0, torch.where(rises, 1, surfaced))
-    return (oxygen, n_divers, surfaced, rises.to(y.dtype)), rewards, over
+    return oxygen, n_divers, surfaced, rises.to(y.dtype), rewards, over
 
 
 def _columns(words: Tensor) -> Tensor:

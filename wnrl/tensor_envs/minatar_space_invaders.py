@@ -52,9 +52,8 @@ class SpaceInvaders(board.Game):
 
     def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         """Move the cannon, shots, bombs and aliens; drop a bomb; see what was shot."""
-        column, shoots_in, moves_in, bombs_in, interval, direction, last = (
-            state["cannon"].unbind(-1)
-        )  # fmt: skip
+        column, *waits, direction, last = state["cannon"].unbind(-1)
+        shoots_in, moves_in, bombs_in, interval = waits
         aliens, shots, bombs = state["maps"].unbind(-2)
         action = board.stick(actions, last, u[..., 0])
 
