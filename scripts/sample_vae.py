@@ -47,7 +47,7 @@ class Args(Limited):
         return self.out or self.run_dir / f"{self.kind}.png"
 
 
-def main(args: Args) -> int:
+def main(args: Args) -> None:
     """Write the picture, and print where it is."""
     from wnrl.vae.pictures import draw, save
 
@@ -56,7 +56,6 @@ def main(args: Args) -> int:
     except OSError as error:
         raise UsageError(f"out {args.path} cannot be written: {error.strerror}") from error
     print(args.path)
-    return 0
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ import pandas as pd
 from wnrl.study.folder import TABLE
 
 
-def main(args: Args) -> int:
+def main(args: Args) -> None:
     """Print the counts."""
     words = pd.concat({str(path): _verdicts(path) for path in args.studies}, axis=1)
     counts = words.apply(lambda row: row.value_counts(), axis=1).fillna(0).astype(int)
@@ -58,7 +58,6 @@ def main(args: Args) -> int:
     print(f"pairs of studies in which a verdict turned round: {sum(turned)} of {len(pairs)}")
     said = words.isin(("better", "worse")).any()
     print(f"studies that say better or worse: {said.sum()} of {len(said)}")
-    return 0
 
 
 def _verdicts(path: Path) -> "pd.Series[str]":

@@ -76,7 +76,7 @@ def test_a_model_is_loaded_and_drawn_from_where_its_pictures_are_gone(trained, p
     hidden = pictures.rename(pictures.parent / "elsewhere")
     try:
         assert vae.load(trained).image_shape == (3, 8, 8)
-        assert run(sample_vae, "--run-dir", trained) == 0
+        assert run(sample_vae, "--run-dir", trained) is None
         with pytest.raises(UsageError, match=r"dataset 'folder:.*' is not there"):
             evaluate_vae.main(evaluate_vae.Args(run_dir=trained))
     finally:
