@@ -106,7 +106,7 @@ from scripts.bench import _rounds
 from scripts.bench._rounds import WALL, both_clocks, verdict
 from wnrl.rl.compiling import compiled_updates
 from wnrl.runs import resolve_device
-from wnrl.sb3.optimizers import use_fused
+from wnrl.sb3.common import use_fused
 
 
 def build(task: Task, norm: str, args: Args) -> Any:

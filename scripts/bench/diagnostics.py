@@ -46,7 +46,7 @@ from scripts.bench._rounds import CPU, agent_of, cell, clocked, interleaved, pre
 from wnrl.rl.run import log_to
 from wnrl.rl.snapshots import Model
 from wnrl.runs import EventFile
-from wnrl.sb3.diagnostics import EVERY, Diagnostics
+from wnrl.sb3.callbacks import EVERY, Diagnostics
 
 INSIDE, COUNT = CPU + 1, CPU + 2
 """Columns behind those of ``clocked``: CPU seconds in the callback, and its measurements."""

@@ -17,7 +17,7 @@ from tests.sb3.tasks import SPACES, RandomTask, sample
 from wnrl import NORMS, WNConv2d, WNLinear
 from wnrl.errors import UsageError
 from wnrl.nn import cache
-from wnrl.sb3.optimizers import use_fused
+from wnrl.sb3.common import use_fused
 
 PAIRED = [name for name, norm in NORMS.items() if norm.paired]
 ACTIONS = spaces.Box(-2.0, 2.0, (2,))

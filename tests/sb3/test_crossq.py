@@ -10,7 +10,7 @@ from torch import nn
 from wnrl import NORMS, WNLinear
 from wnrl.errors import UsageError
 from wnrl.nn import BatchRenorm
-from wnrl.sb3.optimizers import use_fused
+from wnrl.sb3.common import use_fused
 from wnrl.sb3.parts import batch_norms
 
 SMALL = {"pi": [8], "qf": [16, 16]}

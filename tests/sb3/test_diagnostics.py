@@ -21,8 +21,8 @@ from stable_baselines3.common.logger import (
 from wnrl import WNLinear
 from wnrl.diagnostics import effective_weights, preserve_state, relative_change
 from wnrl.errors import UsageError
-from wnrl.sb3 import Diagnostics, diagnostics, probe
-from wnrl.sb3.optimizers import find_optimizers
+from wnrl.sb3 import Diagnostics, callbacks, probe
+from wnrl.sb3.common import find_optimizers
 from wnrl.sb3.parts import trained_parts
 
 ROLLOUT = {"n_steps": 16, "batch_size": 8, "n_epochs": 2}
@@ -287,7 +287,7 @@ def test_the_loss_that_bends_has_the_gradient_that_sb3_descends(case, monkeypatc
         grads = torch.autograd.grad(loss, parameters)
         return {"slope": torch.cat([grad.flatten() for grad in grads]).norm().item()}
 
-    monkeypatch.setattr(diagnostics, "curvatures", slope)
+    monkeypatch.setattr(callbacks, "curvatures", slope)
     others = {"ent_coef": 0.01} if "ent_coef" in vars(make(case)[0]) else {}
     model, recorder = make(case, **others)
     model.learn(48, Diagnostics(every=16, curvature=True))
@@ -396,7 +396,7 @@ def test_units_are_counted_before_the_statistics_of_batch_norm_move():
         with preserve_state(model.policy), torch.no_grad():
             draw = probe.drawer(model)
             draw(probe.update_rows(model))
-            expected.append(diagnostics.activations(model, draw(diagnostics.ROWS)))
+            expected.append(callbacks.activations(model, draw(callbacks.ROWS)))
 
     model.learn(32, [Each(look), Diagnostics(every=16)])
     assert len(recorder.rows) == len(expected) == 2
@@ -417,7 +417,7 @@ def test_curvature_is_that_of_the_state_that_the_update_begins_with(case, kwargs
     for forward_before in (True, False):
         model, recorder = make(case, policy_kwargs=kwargs)
         if not forward_before:
-            monkeypatch.setattr(diagnostics, "pre_update", lambda model, data: {})
+            monkeypatch.setattr(callbacks, "pre_update", lambda model, data: {})
         model.learn(32, Diagnostics(every=16, curvature=True))
         logged.append([row["update_curvature/largest"] for row in recorder.rows])
     assert logged[0] == logged[1]

@@ -18,7 +18,7 @@ from tests.sb3.tasks import SPACES, VECTOR, RandomTask, outputs, sample
 from wnrl import NORMS, WNConv2d, WNLinear
 from wnrl.errors import UsageError
 from wnrl.optim import WNAdam
-from wnrl.sb3.optimizers import use_fused
+from wnrl.sb3.common import use_fused
 
 PAIRED = [name for name, norm in NORMS.items() if norm.paired]
 REPLAY = {

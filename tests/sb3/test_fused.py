@@ -3,7 +3,7 @@ import torch
 from stable_baselines3 import DQN, PPO, SAC
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
-from wnrl.sb3.optimizers import use_fused
+from wnrl.sb3.common import use_fused
 
 
 def make(algorithm, env="CartPole-v1", **policy_kwargs):

@@ -21,7 +21,7 @@ import wnrl.sb3 as wn
 from tests.sb3.tasks import DICT, IMAGE, VECTOR, RandomTask, outputs, sample
 from wnrl import NORMS, WNLSTM, WNLinear, convert, state_dict_as
 from wnrl.errors import StateError, UsageError
-from wnrl.sb3.optimizers import check_optimized
+from wnrl.sb3.common import check_optimized
 from wnrl.sb3.policies import MIXINS
 
 PAIRED = [name for name, norm in NORMS.items() if norm.paired]

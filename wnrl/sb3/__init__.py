@@ -7,9 +7,8 @@ name of a norm in the place of ``WN``: ``PPO("LayerMlpPolicy", env)``. The class
 from stable_baselines3.common.policies import BasePolicy
 
 from wnrl.arguments import guard
-from wnrl.sb3.callbacks import StopAtNonFinite, check_finite
+from wnrl.sb3.callbacks import Diagnostics, StopAtNonFinite, check_finite
 from wnrl.sb3.deploy import FoldedActor
-from wnrl.sb3.diagnostics import Diagnostics
 from wnrl.sb3.policies import ALIASES, POLICIES, PolicyNames, find_policy, with_norm
 from wnrl.sb3.vae_extractor import VAEExtractor
 
