@@ -58,7 +58,6 @@ class Imported:
 
 
 Schedule = Literal["constant", "linear"]
-Normalized = Literal["none", "obs", "reward", "both"]
 Share = Annotated[float, limit(lambda x: 0 < x <= 1, "a number above 0, up to 1")]
 Keywords = dict[str, bool | int | float | str]
 
@@ -78,7 +77,7 @@ class Config(Limited):
     """Environment steps, over all environments."""
     n_envs: Environments = 1
     """Environments that step together."""
-    normalize: Normalized = "none"
+    normalize: Literal["none", "obs", "reward", "both"] = "none"
     """Scale observations (obs; images excepted), rewards (reward) or both by running statistics."""
     frame_stack: Frames | None = None
     """Observations that are stacked to one; None: 4 of an Atari game, else 1."""

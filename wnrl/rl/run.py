@@ -160,7 +160,8 @@ class AgentRun:
     def report(self) -> dict[str, Any]:
         """Return what the result has of training."""
         named = self.model.policy.named_parameters()
-        sizes = [parameter.numel() for name, parameter in named if "target" not in name]  # a copy
+        # A target is a copy.
+        sizes = [parameter.numel() for name, parameter in named if "target" not in name]
         return {
             "steps": self.step,
             "steps_per_second": self.step / self.seconds,

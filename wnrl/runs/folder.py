@@ -8,7 +8,7 @@ it. A folder without it is unfinished, and no table reads it.
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,9 +164,7 @@ def read_config(folder: Path, needed: str | None = None) -> dict[str, Any]:
     return config
 
 
-def check_run_folder(
-    path: Path, config: Mapping[str, Any], may_change: Collection[str] = ()
-) -> None:
+def check_run_folder(path: Path, config: Mapping[str, Any], may_change: Iterable[str] = ()) -> None:
     """Raise UsageError if ``path`` cannot become the folder of a run with ``config``.
 
     Args:

@@ -103,10 +103,8 @@ def final_scores(rows: Sequence[Row], looks: Looks, links: Mapping[Any, str]) ->
         dots.set_urls([links.get((row.name, seed), "") for seed in seeds])
         for k, seed in enumerate(seeds if len(seeds) <= LABELLED else ()):
             away, side = ((4, "left"), (-4, "right"))[k % 2]
-            axes.annotate(
-                str(seed), (values[k], y + spread[k]), (away, 0), textcoords="offset points",
-                ha=side, va="center", fontsize=6,
-            )  # fmt: skip
+            small: Any = {"textcoords": "offset points", "va": "center", "fontsize": 6}
+            axes.annotate(str(seed), (values[k], y + spread[k]), (away, 0), ha=side, **small)
     _name_rows(axes, rows)
     return _svg(figure)
 
@@ -165,13 +163,10 @@ def over_choices(rows: Sequence[Row], looks: Looks, setting: str) -> str:
         x = values if all(map(is_real, values)) else [str(value) for value in values]
         y = [sign * mean for mean in means]
         _line(axes, looks[row.name], x, y, row.name)
-        ring: Any = {"color": row.arm.colour, "markersize": 13, "fillstyle": "none"}
-        axes.plot(x[place], y[place], "o", **ring)
+        at = x[place], y[place]
+        axes.plot(*at, "o", color=row.arm.colour, markersize=13, fillstyle="none")
         if setting in row.choice.edges:
-            axes.annotate(
-                "edge", (x[place], y[place]), (0, 9), textcoords="offset points",
-                ha="center", fontsize=7,
-            )  # fmt: skip
+            axes.annotate("edge", at, (0, 9), textcoords="offset points", ha="center", fontsize=7)
     _set_ticks(axes, sorted(tried, key=str))
     return _svg(figure)
 

@@ -14,7 +14,7 @@ from wnrl.runs.folder import crashes
 from wnrl.study.plan import Task, Trial
 from wnrl.study.stats import ANYWHERE, Estimate, Floats, Sample, clopper_pearson
 
-Ends = tuple[float, float]
+Range = tuple[float, float]
 COSTS = ("wall_time", "steps", "steps_per_second", "memory_mib", "parameters")
 
 
@@ -214,13 +214,13 @@ class Scale:
         ranks = {seed: self.sign * score for seed, score in scores}
         return ranks | dict.fromkeys(runs.failed, -math.inf)
 
-    def _limits(self) -> Ends:
+    def _limits(self) -> Range:
         """Return the limits of the task, or of its runs where they are beyond them."""
         low, high = self.task.limits or ANYWHERE
         return min(low, self.low), max(high, self.high)
 
     def _sample(
-        self, values: Sequence[float], bounds: Ends, limits: Ends, worse: Runs, better: Runs
+        self, values: Sequence[float], bounds: Range, limits: Range, worse: Runs, better: Runs
     ) -> Sample | None:
         """Return a sample whose mean is open where those runs may be worse, and these better."""
         ends = [bool(runs.failed) and self.task.floor is None for runs in (worse, better)]

@@ -106,11 +106,9 @@ class Task:
     name: the report then draws scores over its values."""
 
     def __post_init__(self) -> None:
-        for name in ("also", "arms"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("dial", "limits"):
-            pair = getattr(self, name)
-            object.__setattr__(self, name, pair and tuple(pair))
+        for name in ("also", "arms", "dial", "limits"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, value if value is None else tuple(value))
         if self.margin is not None:
             check_positive(margin=self.margin)
         low, high = self.limits or (0, 1)
