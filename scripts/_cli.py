@@ -14,7 +14,6 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from scripts import _interrupt, _lists
@@ -28,9 +27,7 @@ own, installed or in the current folder, that adds norms, algorithms, environmen
 and --list <what>, which shows its words: {", ".join(_lists.LISTS)}."""
 
 
-def told_at_import(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
+def told_at_import(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Tell of a package that is missing in a line; of anything else as Python does."""
     if isinstance(error, ModuleNotFoundError) and (told := missing(error)):
         sys.exit(refused(told))

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 INTERRUPTED = 130  # the exit code that shells expect
 
@@ -34,5 +33,5 @@ def raised() -> Iterator[None]:
         signal.signal(signal.SIGINT, _leave)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _leave(*_: object) -> None:
     os._exit(INTERRUPTED)

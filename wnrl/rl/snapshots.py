@@ -1,9 +1,8 @@
 """An agent as it acts at a moment of its training: kept in memory, and written into its folder."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -48,4 +47,4 @@ def save_snapshot(model: Model, agent: Mapping[str, Any], folder: Path, prefix: 
 
 def save_model(model: Model, path: Path) -> None:
     """Write what SB3's ``model.save`` does, whole or not at all."""
-    write_bytes(path, lambda file: model.save(cast(io.BufferedIOBase, file)))
+    write_bytes(path, model.save)

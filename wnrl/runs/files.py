@@ -67,7 +67,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_bytes(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_bytes(path: Path, write: Callable[[io.BytesIO], object]) -> None:
     """Write what ``write`` writes in memory as ``whole_file`` does.
 
     torch's writers tell of a full disk as of a fault of their own.

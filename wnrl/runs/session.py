@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 from wnrl.errors import NonFiniteError, UsageError, first_line, printable
@@ -89,7 +88,7 @@ class Interrupts:
         finally:
             self._message = None
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, *_: object) -> None:
         if self.received is not None:
             return
         self.received = number
