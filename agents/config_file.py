@@ -14,7 +14,7 @@ from typing import Any
 
 from agents import AGENTS
 from agents.settings import Settings
-from wnrl.errors import UsageError, check_choice, extra, printable
+from wnrl.errors import UsageError, as_usage_error, check_choice, extra, printable
 
 ZOO_NAMES = {"ppo_lstm": "recurrent_ppo", "ppo_mask": "maskable_ppo"}
 ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
@@ -36,10 +36,8 @@ def read_config_file(path: Path, algo: str | None, env_id: str | None) -> dict[s
     Raises:
         UsageError: There is no such file or entry, it is damaged, or has what has no flag here.
     """
-    try:
+    with as_usage_error(f"config {path} cannot be read", OSError, ValueError):
         text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"config {path} cannot be read: {printable(error)}") from error
     if path.suffix == ".json":
         settings = _of_run(path, algo)
     else:
@@ -76,10 +74,9 @@ def _yaml(path: Path, text: str) -> Any:
     loader.add_constructor(python + "tuple", parts)
     ordered = python + "object/apply:collections.OrderedDict"
     loader.add_constructor(ordered, lambda made, node: dict(parts(made, node)[0]))
-    try:
+    kinds = yaml.YAMLError, ValueError, TypeError, IndexError, RecursionError
+    with as_usage_error(f"config {path} is no YAML", *kinds):
         return yaml.load(text, loader)
-    except (yaml.YAMLError, ValueError, TypeError, IndexError, RecursionError) as error:
-        raise UsageError(f"config {path} is no YAML: {printable(error)}") from error
 
 
 def _of_zoo(path: Path, content: Any, algo: str | None, env_id: str | None) -> dict[str, Any]:
@@ -97,10 +94,8 @@ def _of_zoo(path: Path, content: Any, algo: str | None, env_id: str | None) -> d
         entry = content.get(name) or (content.get("atari") if atari else content.get("default"))
         if not isinstance(entry, Mapping):
             raise UsageError(f"config {path} has no entry for {name!r}, and no default")
-    try:
+    with as_usage_error(f"config {path}, {env_id}", UsageError, say=str):
         return {"algo": algo, **settings_of_entry(algo, entry)}
-    except UsageError as error:
-        raise UsageError(f"config {path}, {env_id}: {error}") from error
 
 
 def settings_of_entry(algo: str, entry: Mapping[str, Any]) -> dict[str, Any]:

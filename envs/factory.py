@@ -16,7 +16,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from envs.world import register_world
 from wnrl.arguments import shown
-from wnrl.errors import UsageError, check_choice, did_you_mean, first_line, in_words
+from wnrl.errors import UsageError, as_usage_error, check_choice, did_you_mean, first_line, in_words
 from wnrl.limits import Count, Limited
 from wnrl.tensor_envs import World
 
@@ -115,10 +115,9 @@ class EnvFactory(Limited):
         if colon:
             if (here := str(Path.cwd())) not in sys.path:
                 sys.path.append(here)
-            try:
+            kinds = Exception, SystemExit  # others' code may raise anything
+            with as_usage_error(f"env_id {self.env_id!r}", *kinds, say=in_words):
                 importlib.import_module(module)
-            except (Exception, SystemExit) as error:  # others' code may raise anything
-                raise UsageError(f"env_id {self.env_id!r}: {in_words(error)}") from error
         elif ATARI.search(World.from_id(self.env_id).base):
             try:
                 importlib.import_module("ale_py")  # which registers its games

@@ -3,10 +3,11 @@
 import difflib
 import math
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 EXTENDED = ("algo", "model", "norm")  # words of tables that a module of one's own adds to
 
@@ -41,6 +42,22 @@ def extra(name: str, what: str) -> Iterator[None]:
         package = str(error.name).partition(".")[0]
         told = f"{what} needs {package}, which is missing: pip install 'wnrl[{name}]'"
         raise UsageError(told) from error
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says on one line, or the name of its class if it says nothing."""
+    return printable(error) or type(error).__name__
+
+
+@contextmanager
+def as_usage_error(
+    what: str, *kinds: type[BaseException], say: Callable[[Any], str] = said
+) -> Iterator[None]:
+    """Raise UsageError in the place of errors of some kinds: ``what``, and what they say."""
+    try:
+        yield
+    except kinds as error:
+        raise UsageError(f"{what}: {say(error)}") from error
 
 
 def printable(text: object, length: int = 200) -> str:

@@ -22,7 +22,7 @@ from typing import Annotated
 
 import tyro
 
-from wnrl.errors import UsageError, first_line
+from wnrl.errors import UsageError, as_usage_error, first_line
 from wnrl.limits import Limited, limit
 
 
@@ -68,11 +68,10 @@ def _verdicts(path: Path) -> "pd.Series[str]":
     """
     if not (path / TABLE).is_file():
         raise UsageError(f"{path} has no {TABLE}: it is no folder of a finished study")
-    try:
+    what = f"{path / TABLE} is no table of a study"
+    with as_usage_error(what, ValueError, KeyError, say=first_line):
         table = pd.read_csv(path / TABLE).dropna(subset="verdict")
         words = table.set_index(["task", "algo", "arm"])["verdict"]
-    except (ValueError, KeyError) as error:
-        raise UsageError(f"{path / TABLE} is no table of a study: {first_line(error)}") from error
     if not words.index.is_unique:
         raise UsageError(f"{path} has axes: an arm has more than one verdict there")
     return words

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import _symbolic_trace as tracing
 
-from wnrl.errors import UsageError, check_choice, check_positive, first_line
+from wnrl.errors import UsageError, as_usage_error, check_choice, check_positive, first_line
 from wnrl.nn import functional
 from wnrl.nn.cache import WeightCache
 from wnrl.nn.computed import read_computed, read_from
@@ -132,12 +132,13 @@ class Counterpart(nn.Module):
         for name, value in {**dict(zip(names, args, strict=False)), **kwargs}.items():
             if isinstance(value, int) and value < 0 and name != "padding_idx":
                 raise UsageError(f"{name} must not be negative, got {value}")
-        try:
-            with warnings.catch_warnings():  # a weight norm refuses an empty dimension itself
-                warnings.filterwarnings("ignore", "Initializing zero-element tensors")
-                plain = self.plain_type(*args, **kwargs)
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise UsageError(f"{self.plain_type.__name__}: {first_line(error)}") from error
+        kinds = AssertionError, RuntimeError, ValueError
+        with (
+            as_usage_error(self.plain_type.__name__, *kinds, say=first_line),
+            warnings.catch_warnings(),  # a weight norm refuses an empty dimension itself
+        ):
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            plain = self.plain_type(*args, **kwargs)
         self._replace(plain, options)
 
     def _replace(self, plain: nn.Module, options: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
-from wnrl.errors import UsageError, check_choice, check_positive, is_real
+from wnrl.errors import UsageError, as_usage_error, check_choice, check_positive, is_real
 from wnrl.nn.base import Counterpart, WeightNormed, torch_parameters
 from wnrl.nn.functional import transposed_groups
 from wnrl.nn.normalizers import BatchStatistics, Normalized, check_momentum
@@ -95,7 +94,7 @@ def convert(
     # All that can fail comes before the first change.
     _check_ties(module, choice, sites)
     for site in sites:
-        with _naming(site):
+        with as_usage_error(site.name, UsageError, say=str):
             if site in places or type(site.layer) in choice.layers:
                 _check_types(site.layer)
             # A second norm is refused where the first one stands, or the same with other options. A
@@ -301,15 +300,6 @@ def _optimizers(value: Any, seen: set[int], depth: int = 5) -> Iterator[Optimize
         yield from _optimizers(part, seen, depth - 1)
 
 
-@contextmanager
-def _naming(site: LayerSite) -> Iterator[None]:
-    """Put the name of ``site`` in front of a UsageError."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{site.name}: {error}") from error
-
-
 def check_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> None:
     """Raise UsageError for an option that ``norm`` does not have, or that makes no sense."""
     allowed = tuple(dict.fromkeys(choice.options + choice.layer_options))
@@ -400,7 +390,7 @@ def _counterparts(
     for site in sites:
         layer = site.layer
         if type(layer) in choice.layers and layer not in made:
-            with _naming(site):
+            with as_usage_error(site.name, UsageError, say=str):
                 made[layer] = choice.layers[type(layer)].from_plain(layer, **options)
             for name in getattr(made[layer], "pairs", ()):
                 pair = first.setdefault(getattr(layer, name), made[layer].pair(name))
@@ -425,7 +415,7 @@ def _normalized(
         held = place.layer
         if (pair := (id(layer), id(held))) not in shared:
             axes = n_spatial(layer) or 0
-            with _naming(site):
+            with as_usage_error(site.name, UsageError, say=str):
                 units = layer.out_channels if axes else layer.out_features
                 norm = choice.normalizers[axes](units, **options)
             weight = next(layer.parameters())

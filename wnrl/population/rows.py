@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from wnrl.errors import UsageError, first_line
+from wnrl.errors import UsageError, as_usage_error, first_line
 from wnrl.networks import ACTIVATIONS, normalized
 from wnrl.nn import data_init
 from wnrl.norms import NORMS
@@ -218,11 +218,9 @@ def build(
     with torch.random.fork_rng(devices=[]):
         for config in configs:
             torch.default_generator.manual_seed(config.seed)
-            try:
+            what = f"networks of {config.net_arch} cannot be built"
+            with as_usage_error(what, RuntimeError, say=first_line):  # no memory holds them
                 nets.append(kind(config, observations.shape, n_outputs, continuous))
-            except RuntimeError as error:  # of torch: no memory holds them
-                told = f"networks of {config.net_arch} cannot be built: {first_line(error)}"
-                raise UsageError(told) from error
     return stacked(nets)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from wnrl.errors import UsageError
+from wnrl.errors import as_usage_error
 
 ALL = slice(None)
 """Of the members."""
@@ -40,10 +40,9 @@ def put_back_(places: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     Raises:
         UsageError: it lacks one, or has another shape.
     """
-    try:
+    what = "the state is of another version or cohort"
+    with as_usage_error(what, LookupError, ValueError, RuntimeError):
         copy_(places, {name: state[name] for name in places})
-    except (LookupError, ValueError, RuntimeError) as error:
-        raise UsageError(f"the state is of another version or cohort: {error}") from error
 
 
 def part(tree: Any, members: slice) -> Any:

@@ -14,9 +14,8 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
-from wnrl.errors import UsageError, first_line, printable
+from wnrl.errors import UsageError, as_usage_error, first_line, printable
 from wnrl.rl.models import plain_policy
-from wnrl.runs import as_usage_error
 
 Algorithms = Iterable[type[BaseAlgorithm]]
 Device = torch.device | str

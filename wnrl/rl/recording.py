@@ -15,9 +15,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
-from wnrl.errors import UsageError, check_choice, printable
+from wnrl.errors import UsageError, as_usage_error, check_choice, printable
 from wnrl.rl.evaluation import mask_arguments
-from wnrl.runs import EventFile, as_usage_error, whole_file
+from wnrl.runs import EventFile, whole_file
 
 Frames = list[NDArray[np.uint8]]
 LONGEST = 3000  # frames; later ones are left out

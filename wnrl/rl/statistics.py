@@ -11,8 +11,8 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from wnrl.errors import UsageError
-from wnrl.runs import as_usage_error, whole_file
+from wnrl.errors import UsageError, as_usage_error
+from wnrl.runs import whole_file
 
 OPTIONS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 KEYS = "norm_obs_keys"

@@ -2,7 +2,6 @@
 
 from wnrl.arguments import guard
 from wnrl.runs.events import EventFile as EventFile
-from wnrl.runs.files import as_usage_error as as_usage_error
 from wnrl.runs.files import file_checksum as file_checksum
 from wnrl.runs.files import read_json as read_json
 from wnrl.runs.files import read_or_nothing as read_or_nothing

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wnrl.errors import UsageError, printable
+from wnrl.errors import UsageError, as_usage_error
 
 CHUNK = 2**24  # bytes at a time
 CHECKSUM = "crc32"
@@ -27,21 +27,6 @@ SCRATCH = ".wnrl.tmp"  # an ending that nobody else's file has
 FORMAT = 1
 _TREE = "values.json"
 _DEFLATED = 2**20  # bytes of an array of images from which on deflating it pays
-
-
-def _said(error: BaseException) -> str:
-    return printable(error) or type(error).__name__
-
-
-@contextmanager
-def as_usage_error(
-    what: str, *kinds: type[BaseException], say: Callable[[Any], str] = _said
-) -> Iterator[None]:
-    """Raise UsageError in the place of errors of some kinds: ``what``, and what they say."""
-    try:
-        yield
-    except kinds as error:
-        raise UsageError(f"{what}: {say(error)}") from error
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from wnrl.errors import NonFiniteError, UsageError, first_line, printable
+from wnrl.errors import NonFiniteError, UsageError, as_usage_error, first_line, printable
 from wnrl.limits import FromZero, Limited
 from wnrl.runs import folder
 from wnrl.runs.events import EventFile
-from wnrl.runs.files import as_usage_error, read_values, write_values
+from wnrl.runs.files import read_values, write_values
 from wnrl.runs.machine import begin_peak_memory, peak_memory
 
 KIND = "checkpoint of a run"

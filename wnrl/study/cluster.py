@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from wnrl.errors import UsageError, extra, first_line, printable
-from wnrl.runs import RESULT, Stopped, as_usage_error
+from wnrl.errors import UsageError, as_usage_error, extra, first_line, printable
+from wnrl.runs import RESULT, Stopped
 from wnrl.study.attempts import News, become_worker, trained
 from wnrl.study.execute import Job
 

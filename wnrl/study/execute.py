@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from wnrl import runs
 from wnrl.arguments import shown
-from wnrl.errors import UsageError, check_choice, in_words
+from wnrl.errors import UsageError, as_usage_error, check_choice, in_words
 from wnrl.runs.folder import note_crash
 from wnrl.study.plan import Study, Trial, grouped
 
@@ -94,7 +94,7 @@ def batching(trial: Trial) -> runs.Batching:
     module = batches_of(trial)
     if not hasattr(module, "batching"):
         return runs.Batching(refusal=f"runner {trial.runner!r} trains one run at a time")
-    with runs.as_usage_error(trial.title, Exception, say=in_words):
+    with as_usage_error(trial.title, Exception, say=in_words):
         return module.batching(trial)
 
 
@@ -155,7 +155,7 @@ def imported(module_name: str, what: str) -> Any:
     if not all(map(str.isidentifier, module_name.split("."))):
         raise UsageError(f"{what} must be a module's name, such as my_lab or my_lab.norms")
     # Others' code may raise anything.
-    with runs.as_usage_error(f"{what} cannot be imported", Exception, SystemExit, say=in_words):
+    with as_usage_error(f"{what} cannot be imported", Exception, SystemExit, say=in_words):
         return importlib.import_module(module_name)
 
 
@@ -200,7 +200,7 @@ def check_trials(trials: Iterable[Trial], root: Path) -> None:
     """
     for trial in trials:
         _, module = runner(trial.runner)
-        with runs.as_usage_error(trial.title, Exception, say=in_words):
+        with as_usage_error(trial.title, Exception, say=in_words):
             config = runs.plain_json(module.settings(trial))
         folder = root / trial.folder
         if folder.exists():

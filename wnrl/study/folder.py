@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wnrl import runs
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, as_usage_error
 from wnrl.study import execute, figures, table, tensorboard
 from wnrl.study.plan import NOTHING, Arm, Metric, Study, Task, Trial
 from wnrl.study.report import Findings, write_report
@@ -126,7 +126,7 @@ def read_study(root: Path) -> Study:
         UsageError: The file is not there, damaged, of another version, or names a norm that is not
             known.
     """
-    with runs.as_usage_error(f"{root / STUDY} is damaged", TypeError, LookupError):
+    with as_usage_error(f"{root / STUDY} is damaged", TypeError, LookupError):
         saved = runs.read_json(root / STUDY)["study"]
         for task in saved["tasks"]:
             task["metric"] = Metric(**task["metric"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wnrl.errors import UsageError, is_real, printable
+from wnrl.errors import UsageError, as_usage_error, is_real, printable
 from wnrl.runs import RESULT, is_finished, read_json
 from wnrl.runs.folder import crashes
 from wnrl.study.plan import Task, Trial
@@ -49,7 +49,7 @@ def read_outcome(task: Task, result: Mapping[str, Any]) -> Outcome:
     status = result.get("status")
     if status == "failed":
         raise FailedRunError(printable(result.get("reason") or "failed, and says no reason", 500))
-    try:
+    with as_usage_error(f"{RESULT} is damaged", ValueError, TypeError, LookupError):
         if status != "finished":
             raise ValueError(f"status is {status!r}")
         curve, diagnostics = (dict(result.get(word, {})) for word in ("curve", "diagnostics"))
@@ -64,8 +64,6 @@ def read_outcome(task: Task, result: Mapping[str, Any]) -> Outcome:
             diagnostics={printable(tag): _number(tag, last) for tag, last in diagnostics.items()},
             plain_parts=tuple(map(printable, result.get("plain_parts", ()))),
         )
-    except (ValueError, TypeError, LookupError) as error:
-        raise UsageError(f"{RESULT} is damaged: {printable(error)}") from error
 
 
 def _number(name: str, value: Any) -> float:
