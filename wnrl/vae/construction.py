@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wnrl.data import Images
-from wnrl.errors import UsageError, check_choice, first_line, printable
+from wnrl.errors import UsageError, as_usage_error, check_choice, first_line, printable
 from wnrl.nn import convert
 from wnrl.runs import CONFIG, checked_file, is_finished, read_config, write_bytes
 from wnrl.vae.config import SIZES, VAEConfig
@@ -48,12 +48,9 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
         torch.manual_seed(config.seed)
         shape, levels = config.images.shape, config.images.levels
         likelihood = LIKELIHOODS[str(config.likelihood)](shape[0], levels)
-        try:
+        what = f"model {config.model} cannot be built"
+        with as_usage_error(what, RuntimeError, say=first_line):  # more memory than there is
             model = MODELS[config.model](shape, likelihood=likelihood, **sizes)
-        except RuntimeError as error:  # torch's, of more memory than there is
-            raise UsageError(
-                f"model {config.model} cannot be built: {first_line(error)}"
-            ) from error
         if images is not None:
             if images.shape != shape:
                 raise UsageError(f"images must have shape {shape}, got {images.shape}")
@@ -140,7 +137,5 @@ def config_of(run_folder: str | Path) -> VAEConfig:
     if not (is_finished(folder) and (folder / MODEL).is_file()):
         why = "its run failed" if is_finished(folder) else "it is not finished"
         raise UsageError(f"run_folder {folder} has no {MODEL}: {why}")
-    try:
+    with as_usage_error(f"run_folder {folder} holds no trained VAE", UsageError, say=str):
         return VAEConfig.from_json(settings)
-    except UsageError as error:
-        raise UsageError(f"run_folder {folder} holds no trained VAE: {error}") from error
