@@ -30,7 +30,8 @@ STUDY = Study(
             settings=RECURRENT_PPO,
             floor=0.0,  # of a guess at the junction
             solved=0.9,
-            limits=(-0.2 * (cells + 1), 1.0),  # into walls till time is up
+            # Into walls till time is up, or half of the time before a wrong turn.
+            limits=(min(-0.2 * (cells + 1), -1 - 0.1 * (cells + 1)), 1.0),
             dial=("cells to remember over", float(cells)),
         )
         for cells in (4, 8, 16, 32)
