@@ -225,7 +225,6 @@ def test_vaes_that_became_nan_are_counted_and_not_averaged():
         ({"dataset": "figures"}, "dataset must be one of"),
         ({"model": "conv"}, "hidden is no setting of model 'conv'"),
         ({"ema_epochs": 1.0}, "VAEs in a population have ema_epochs 0.0 alone"),
-        ({"select": "best"}, "select must be last in population.train"),
         ({"gamma": 0.9}, "gamma is no setting of a VAE run"),
     ],
 )

@@ -18,12 +18,12 @@ from tests.programs import vae_args
 from tests.vae.written import train
 from wnrl import tags, vae
 from wnrl.errors import UsageError
-from wnrl.runs import Stopped, read_config, read_result, read_values, write_json
+from wnrl.runs import Stopped, read_config, read_result, read_values, write_json, write_values
 from wnrl.runs.session import KIND
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_vae.py"
 TINY = {"n_steps": 40, "hidden": (12,), "latent_dim": 2, "n_samples": 5, "n_logs": 4}
-ARGS = vae_args(norm="batch", device="cpu", ema_epochs=0.5, select="best", **TINY)
+ARGS = vae_args(norm="batch", device="cpu", ema_epochs=0.5, **TINY)
 
 
 def changed(args, **settings):
@@ -111,6 +111,33 @@ def test_an_unfinished_run_with_a_checkpoint_wants_resume(stopped):
     with pytest.raises(UsageError, match=r"stopped at step 21 of 40: --resume goes on from there"):
         train(args)
     assert {path: path.read_bytes() for path in args.run_dir.iterdir()} == before
+
+
+def as_of_before(folder, select):
+    """Let the folder of a run be as runs left it that were begun with a setting of before."""
+    write_json(folder / "config.json", {**read_config(folder), "select": select})
+    saved = read_values(folder / "checkpoint.zip", KIND)
+    saved["work"]["trainer"]["best"] = None
+    write_values(folder / "checkpoint.zip", KIND, saved)
+
+
+def test_a_run_that_was_begun_with_a_former_setting_goes_on(whole, stopped):
+    args, _ = stopped
+    as_of_before(args.run_dir, "last")
+    assert train(replace(args, resume=True))["nll"] == whole[1]["nll"]
+    assert read_config(args.run_dir)["select"] == "last"
+    assert train(args)["nll"] == whole[1]["nll"]  # nothing is trained
+    vae.load(args.run_dir)
+    longer = replace(changed(args, n_steps=60), resume=True)
+    assert train(longer)["selected"] == "last: step 60"
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_with_what_a_former_setting_cannot_be_any_more_is_refused(stopped, resume):
+    args, _ = stopped
+    as_of_before(args.run_dir, "best")
+    with pytest.raises(UsageError, match=r"^select of a VAE run is 'last' alone .*, got 'best'$"):
+        train(replace(args, resume=resume))
 
 
 def test_resume_begins_where_the_folder_is_empty(whole, tmp_path):

@@ -18,7 +18,7 @@ CONFIG = VAEConfig(
 )
 VARIANTS = {
     "plain": {},
-    "weight_average": {"norm": "weight", "ema_epochs": 0.5, "select": "best", "data_init": 64},
+    "weight_average": {"norm": "weight", "ema_epochs": 0.5, "data_init": 64},
     "batch_adamax": {"norm": "batch", "optimizer": "adamax", "max_grad_norm": 1.0},
     "iwae": {"objective": "iwae", "train_samples": 3, "train_chunk": 2, "schedule": "iwae"},
     "dreg": {"objective": "dreg", "train_samples": 3},
@@ -49,9 +49,9 @@ def test_going_on_from_a_checkpoint_is_equal_bit_for_bit(variant, digits, tmp_pa
     second.restore(read_values(tmp_path / "state", "training"))
     seen += [(log.step, log.scalars) for log in second.run()]
     assert seen == logs
-    (step, ours), (same, theirs) = second.selected(), whole.selected()
-    assert step == same
-    for kind, weights in theirs.items():
+    assert second.step == whole.step
+    ours = second.weights()
+    for kind, weights in whole.weights().items():
         assert all(torch.equal(value, ours[kind][name]) for name, value in weights.items())
 
 
@@ -132,7 +132,7 @@ def test_averaged_weights_are_in_place_inside_only(digits):
     raw = copy.deepcopy(trainer.model.state_dict())
     with trainer.measured_weights():
         inside = copy.deepcopy(trainer.model.state_dict())
-    _, weights = trainer.selected()
+    weights = trainer.weights()
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, raw[name])
         assert torch.equal(inside[name], weights["averaged"][name])
@@ -179,20 +179,8 @@ def test_weights_that_are_saved_are_those_that_were_measured(norm, digits):
     with trainer.measured_weights():
         inside = nll(trainer.model, digits, protocol)
     loaded = build(trainer.config)
-    loaded.load_state_dict(trainer.selected()[1]["averaged"])
+    loaded.load_state_dict(trainer.weights()["averaged"])
     assert torch.equal(nll(loaded, digits, protocol).per_image_nll, inside.per_image_nll)
-
-
-def test_best_weights_are_those_of_the_log_step_with_the_best_validation_bound(digits):
-    trainer = made(digits, select="best", learning_rate=0.5, n_steps=50, n_logs=10)
-    bounds, states = {}, {}
-    for log in trainer.run():
-        bounds[log.step] = log.scalars[tags.VAE_VALID_ELBO]
-        states[log.step] = copy.deepcopy(trainer.model.state_dict())
-    step, weights = trainer.selected()
-    assert step == max(bounds, key=bounds.get)
-    assert step < 50
-    assert all(torch.equal(value, states[step][name]) for name, value in weights["raw"].items())
 
 
 def test_validation_never_looks_at_the_test_split(digits):

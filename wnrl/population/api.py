@@ -238,8 +238,6 @@ def _cohorts_of_vaes(
     usual, images, cohorts = {"model": "mlp", "dataset_name": dataset}, load(dataset), []
     for members in asked:
         configs = [preset(**{**usual, **each}) for each in members]
-        if configs[0].select != "last":
-            raise UsageError(f"select must be last in population.train, got {configs[0].select!r}")
         cohorts.append(VAECohort(images, configs, device=device))
     return cohorts
 

@@ -300,11 +300,6 @@ class VAECohort:
         each = vmap(bounds, randomness="same", chunk_size=min(self.chunk, most))
         return each(self.plan.views(self.params), self.plan.buffer_views(self.buffers))
 
-    @property
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Parameters and buffers as they are, not copied."""
-        return self.params, self.buffers
-
     def vae(self, index: int, weights: tuple[Tensor, Tensor] | None = None) -> VAE:
         """Return the model of a member, a copy.
 
@@ -313,7 +308,7 @@ class VAECohort:
             weights: of all members; None for the present ones.
         """
         here = slice(index, index + 1)
-        net = self.plan.load(*part(weights or self.weights, here))
+        net = self.plan.load(*part(weights or (self.params, self.buffers), here))
         return copy.deepcopy(net.vae).to(self.params.device)
 
     def measures(self, index: int, update: Update) -> dict[str, Tensor]:

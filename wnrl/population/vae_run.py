@@ -15,7 +15,6 @@ from wnrl.diagnostics import to_floats
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.nn import plain_parts
 from wnrl.population.memory import bytes_of_vae, check_memory, members_that_fit
-from wnrl.population.states import clone, copy_, part
 from wnrl.population.vae import Update, VAECohort, check
 from wnrl.runs import Batching, EventFile, Options, carry_out_batch, resolve_device
 from wnrl.vae import run as alone
@@ -37,8 +36,6 @@ class VAECohortRun:
         self.plain_parts = plain_parts(cohort.vae(0), cohort.config.norm)
         self.members = [VAECohortMember(self, place) for place in range(len(cohort.members))]
         self.last_log, self.seconds = 0, 0.0
-        # The weights of each member at its best log step, where these are measured.
-        self.best = clone(cohort.weights) if cohort.config.select == "best" else ()
 
     def train(self, events: Sequence[EventFile], between: Callable[[], None]) -> None:
         """Train all members to the last step, as ``wnrl.runs.Batch`` has it."""
@@ -86,7 +83,6 @@ class VAECohortMember:
         self.config = run.cohort.members[place]
         self.identity: Mapping[str, Any] = {"task": self.config.dataset, "algo": self.config.model}
         self.curve: alone.Curve = {"steps": []}
-        self.best: dict[str, Any] | None = None
         self.failure = ""
 
     @property
@@ -106,33 +102,26 @@ class VAECohortMember:
         factor = SCHEDULES[self.config.schedule](step / self.total_steps)
         scalars[tags.LEARNING_RATE] = self.config.learning_rate * factor
         scalars |= cohort.validation.bits(scalars)
-        bound = scalars[cohort.validation.criterion]
-        if self.run.best and (self.best is None or bound > self.best["bound"]):
-            self.best = {"step": step, "bound": bound}
-            copy_(*(part(weights, self.rows) for weights in (self.run.best, cohort.weights)))
         return alone.add_point(self.curve, events, step, self.total_steps, scalars)
 
     def state(self) -> dict[str, Any]:
         """Return everything that ``restore`` needs."""
         self._check_finite()
-        run, rows = self.run, self.rows
-        best = [*clone(part(run.best, rows))]
+        run = self.run
         return {
-            "networks": {"cohort": run.cohort.state(rows), "best": best},
+            "networks": {"cohort": run.cohort.state(self.rows)},
             "step": self.step,
             "last_log": run.last_log,
             "curve": self.curve,
-            "best": self.best,
             "seconds": run.seconds,
         }
 
     def restore(self, state: Mapping[str, Any]) -> str:
         """Go to where ``state`` was taken, which was at one step for all members."""
-        run, networks = self.run, state["networks"]
-        run.cohort.restore(networks["cohort"], self.rows)
-        copy_([*part(run.best, self.rows)], networks["best"])
+        run = self.run
+        run.cohort.restore(state["networks"]["cohort"], self.rows)
         run.last_log, run.seconds = state["last_log"], state["seconds"]
-        self.curve, self.best = state["curve"], state["best"]
+        self.curve = state["curve"]
         return ""
 
     def report(self) -> dict[str, Any]:
@@ -155,13 +144,12 @@ class VAECohortMember:
         }
 
     def measure(self, folder: Path) -> dict[str, Any]:
-        """Measure the chosen weights on the test split and write what belongs to them."""
+        """Measure the last weights on the test split and write what belongs to them."""
         self._check_finite()
-        run = self.run
-        step = self.step if self.best is None else self.best["step"]
-        model = run.cohort.vae(self.place, run.best or None)
-        selected = step, {"raw": on_cpu(model)}
-        return alone.measure(model, run.cohort.images, self.config, selected, folder)
+        cohort = self.run.cohort
+        model = cohort.vae(self.place)
+        weights = {"raw": on_cpu(model)}
+        return alone.measure(model, cohort.images, self.config, self.step, weights, folder)
 
     def _check_finite(self) -> None:
         if self.failure:

@@ -195,19 +195,22 @@ def as_before(
     """Return ``config`` as an earlier run would say the same.
 
     Where it says nothing of device and threads it has the run's. A setting that has its default is
-    left out where the run had no word for it.
+    left out where the run had no word for it; one that ``config`` has no word for any more is put
+    in where the run had one.
 
     Args:
         config: JSON types, as a file has them.
         earlier: The configuration of the run; empty where there is none.
-        defaults: What settings are where nothing is said.
+        defaults: What settings are where nothing is said, and what former settings always are now.
     """
     unsaid = [key for key in ("device", "threads") if config.get(key) in (None, "auto")]
     config = {**config, **{key: earlier[key] for key in unsaid if key in earlier}}
     if not earlier:
         return config
-    new = {k: value for k, value in plain_json(defaults or {}).items() if k not in earlier}
-    return {k: value for k, value in config.items() if k not in new or value != new[k]}
+    usual = plain_json(defaults or {})
+    config |= {key: value for key, value in usual.items() if key not in config}
+    new = usual.keys() - earlier.keys()
+    return {k: value for k, value in config.items() if k not in new or value != usual[k]}
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:

@@ -174,7 +174,8 @@ class Meaning:
     """From settings to steps."""
     defaults: Callable[[Settings], Settings] = lambda settings: {}
     """From settings to what they are where nothing is said. A folder begun before there was a word
-    for a setting counts as having that."""
+    for a setting counts as having that. Where former settings stand too, with what every run has
+    now, a folder that has this goes on."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ SIZES = ("hidden", "latent_dim", "activation", "draw_steps")
 Widths = Annotated[tuple[int, ...], limit(lambda ns: len(ns) and min(ns) > 0, "widths above zero")]
 SAMPLES_ONLY = ("conv_iaf", "draw", "draw_attention")
 """Models whose posterior has a density at its own samples alone."""
+FORMER: Mapping[str, Any] = {"select": "last"}
+"""Settings that the ``config.json`` of earlier runs has, and what every run has now."""
 IWAE_STAGES = 8
 
 
@@ -116,9 +118,6 @@ class VAEConfig(Limited):
     ema_epochs: FromZero = 0.0
     """Over about so many of the last epochs weights and buffers are averaged (exponentially) for
     all that is measured; 0 for none."""
-    select: Literal["last", "best"] = "last"
-    """Which weights are measured: last, or best, those of the log step with the best bound on the
-    validation split."""
     amp: bool = False
     """Whether networks are trained in bfloat16; log-probabilities and what is measured are not."""
     n_samples: Count = 1000
@@ -217,9 +216,13 @@ class VAEConfig(Limited):
                 setting that is not there has its default: the file may be older than it.
 
         Raises:
-            UsageError: ``values`` has other keys, or not even those of model, data set and norm.
+            UsageError: ``values`` has other keys, or not even those of model, data set and norm; or
+                a former setting has a value that no run has any more.
         """
         settings = {name: value for name, value in values.items() if name not in WHERE}
+        for name, now in FORMER.items():
+            if (value := settings.pop(name, now)) != now:
+                raise UsageError(f"{name} of a VAE run is {now!r} alone by now, got {value!r}")
         shape, levels = settings.pop("image_shape", None), settings.pop("levels", None)
         known = {field.name for field in fields(cls)}
         if odd := {"model", "dataset", "norm"} - settings.keys() | settings.keys() - known:

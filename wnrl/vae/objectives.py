@@ -92,8 +92,8 @@ class Validation:
         config: the run.
 
     Attributes:
-        criterion: the tag of the bound by which the best weights are chosen: the ELBO, or the
-            importance-weighted bound where that is what is trained.
+        criterion: the tag of the bound that a curve has: the ELBO, or the importance-weighted bound
+            where that is what is trained.
 
     Raises:
         UsageError: there are no images to validate on.

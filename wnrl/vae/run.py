@@ -21,7 +21,7 @@ from wnrl.runs import EventFile, whole_file
 from wnrl.runs.machine import resolve_device, seed_everything
 from wnrl.runs.session import AS_USUAL, Meaning, Options, carry_out
 from wnrl.vae import pictures
-from wnrl.vae.config import VAEConfig
+from wnrl.vae.config import FORMER, VAEConfig
 from wnrl.vae.construction import MODEL, build, save_weights
 from wnrl.vae.measure import Protocol, nll
 from wnrl.vae.model import VAE
@@ -141,9 +141,12 @@ def settings_of(config: VAEConfig, machine: Machine) -> dict[str, Any]:
 
 
 def defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what each setting of a run is where nothing is said, with or without a preset."""
+    """Return what each setting of a run, with or without a preset, is where nothing is said.
+
+    Former settings stand beside them, with what every run has now.
+    """
     config = VAEConfig(settings["model"], settings["dataset"])
-    return {**config.to_json(), **asdict(Machine())}
+    return {**config.to_json(), **asdict(Machine()), **FORMER}
 
 
 def settings(trial: Any) -> dict[str, Any]:
@@ -212,16 +215,18 @@ def measure(
     model: VAE,
     images: Images,
     config: VAEConfig,
-    selected: tuple[int, Mapping[str, Mapping[str, Tensor]]],
+    step: int,
+    weights: Mapping[str, Mapping[str, Tensor]],
     folder: Path,
 ) -> dict[str, Any]:
-    """Measure chosen weights on the test split and write what belongs to them into a run folder.
+    """Measure weights on the test split and write what belongs to them into a run folder.
 
     Args:
         model: which the weights are put into.
         images: the data set.
         config: the run.
-        selected: as ``Trainer.selected`` returns it.
+        step: after how many gradient steps.
+        weights: as ``Trainer.weights`` returns them.
         folder: the run's.
 
     Returns:
@@ -230,17 +235,16 @@ def measure(
     Raises:
         NonFiniteError: log p(x) of an image is NaN or infinite.
     """
-    step, kinds = selected
     reported = "averaged" if config.ema_epochs else "raw"
-    model.load_state_dict(kinds[reported])
+    model.load_state_dict(weights[reported])
     protocol = Protocol(config.dataset, n_samples=config.n_samples, weights=reported)
     print(f"measuring: K = {config.n_samples}, {len(images.test)} images", file=sys.stderr)
     measured = nll(model, images, protocol)
-    save_weights(reported, kinds, folder)
+    save_weights(reported, weights, folder)
     with whole_file(folder / "per_image_nll.npy") as file:
         np.save(file, measured.per_image_nll.numpy())
     pictures.save(pictures.samples(model), folder / "samples.png")
-    return measured.numbers() | {"selected": f"{config.select}: step {step}"}
+    return measured.numbers() | {"selected": f"last: step {step}"}
 
 
 class VAEWork:
@@ -301,10 +305,10 @@ class VAEWork:
         }
 
     def measure(self, folder: Path) -> dict[str, Any]:
-        """Measure the chosen weights on the test split and write what belongs to them."""
-        return measure(
-            self.trainer.model, self.images, self.config, self.trainer.selected(), folder
-        )
+        """Measure the last weights on the test split and write what belongs to them."""
+        trainer = self.trainer
+        weights = trainer.weights()
+        return measure(trainer.model, self.images, self.config, trainer.step, weights, folder)
 
 
 def in_words(result: Mapping[str, Any]) -> str:

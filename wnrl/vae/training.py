@@ -32,7 +32,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamax": partial(torch.optim.Adamax, foreach=True),
 }
-COUNTERS = ("step", "last_log", "seconds", "names", "sums", "best")
+COUNTERS = ("step", "last_log", "seconds", "names", "sums")
 PARAMETERS = "the length of all parameters"
 
 
@@ -111,7 +111,6 @@ class Trainer:
         self.step, self.last_log, self.seconds = 0, 0, 0.0
         self.names: list[str] = []
         self.sums: Tensor | None = None
-        self.best: dict[str, Any] | None = None
         self.good = copy.deepcopy(self.state())
         self._recorded_step = self._replayed()
 
@@ -236,9 +235,6 @@ class Trainer:
         self._check(scalars)
         del scalars[PARAMETERS]
         self.sums, self.last_log = None, self.step
-        bound = scalars[self.validation.criterion]
-        if self.config.select == "best" and (self.best is None or bound > self.best["bound"]):
-            self.best = {"step": self.step, "bound": bound, "weights": self._weights()}
         self.good = copy.deepcopy(self.state())
         return LogStep(self.step, self.total_steps, self.seconds, scalars)
 
@@ -246,13 +242,8 @@ class Trainer:
         """Inside, the model has the averaged weights, if there are any."""
         return self.average.in_place(self.model) if self.average else nullcontext()
 
-    def selected(self) -> tuple[int, dict[str, dict[str, Tensor]]]:
-        """Return the step whose weights are measured, and state dicts: ``raw`` and ``averaged``."""
-        if self.best is not None:
-            return self.best["step"], self.best["weights"]
-        return self.step, self._weights()
-
-    def _weights(self) -> dict[str, dict[str, Tensor]]:
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Return state dicts of the model: ``raw`` and, if there are any, ``averaged`` weights."""
         kinds = {"raw": on_cpu(self.model)}
         if self.average is not None:
             with self.measured_weights():
