@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from inspect import signature
 from typing import Annotated, Literal
 
 import numpy as np
@@ -45,6 +46,12 @@ class Config(Limited):
 def test_a_value_beyond_the_limit_in_its_type_is_refused_by_name(values, message):
     with pytest.raises(UsageError, match=f"^{message}"):
         Config(**values)
+
+
+def test_a_signature_shows_limits_in_words():
+    shown = str(signature(Config))
+    assert "Annotated[int, a whole number above zero]" in shown
+    assert f"Annotated[str, one of {__name__}:TABLE]" in shown
 
 
 def test_what_is_within_the_limits_is_taken_as_python_has_it():

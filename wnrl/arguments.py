@@ -8,6 +8,7 @@ import inspect
 import types
 from collections import abc
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from dataclasses import dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -28,6 +29,20 @@ WORDS: dict[Any, str] = {
 ANYTHING = (Any, inspect.Parameter.empty)
 READABLE = (str, int, float, type(None), list, tuple, dict, set)
 """Types whose values a message shows; of others it names the type."""
+
+
+@dataclass(frozen=True, repr=False)
+class Limit:
+    """What stands in an ``Annotated``, beside what other libraries put there, to limit values."""
+
+    check: Callable[..., object]
+    """Called with one keyword, the name and a value of the right type; raises UsageError for what
+    cannot be."""
+    words: str
+    """What ``help`` and a signature show of it."""
+
+    def __repr__(self) -> str:
+        return self.words
 
 
 def guard(namespace: MutableMapping[str, Any], names: Iterable[str] | None = None) -> list[str]:
@@ -107,18 +122,15 @@ def _signature(target: Callable[..., Any]) -> inspect.Signature:
 
 
 def fault(name: str, value: object, kind: Any) -> str | None:
-    """Return what is wrong with ``value`` for an annotation, and None where nothing is.
-
-    Functions in an ``Annotated`` are limits: called with one keyword, the name and a value of the
-    right type, they raise UsageError for what cannot be.
-    """
+    """Return what is wrong with ``value`` for an annotation, and None where nothing is."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         if text := fault(name, value, inner[0]):
             return text
         try:
-            for limit in filter(inspect.isfunction, inner[1:]):  # tyro puts in its own
-                limit(**{name: value})
+            for limit in inner[1:]:
+                if isinstance(limit, Limit):
+                    limit.check(**{name: value})
         except UsageError as error:
             return str(error)
         return None

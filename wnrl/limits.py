@@ -1,4 +1,4 @@
-"""Limits of a configuration's values, which stand in the types of its fields: ``n_envs: Whole``.
+"""Limits of values, which stand in the types of fields and arguments: ``n_envs: Whole``.
 
 ``wnrl.arguments.fault`` holds values to them. Neither torch nor numpy is needed: a program's flags
 are looked at before they are imported.
@@ -11,26 +11,23 @@ from math import isfinite
 from pkgutil import resolve_name
 from typing import Annotated, Any, get_origin, get_type_hints
 
-from wnrl.arguments import fault
+from wnrl.arguments import Limit, fault
 from wnrl.errors import UsageError, check_choice, check_from_zero, check_positive
 
-Check = Callable[..., object]
-"""Called with one keyword, the name and value of a field; raises UsageError for what cannot be."""
 
-
-def limit(holds: Callable[[Any], bool], words: str) -> Check:
-    """Return a check that raises UsageError for the first keyword whose value is none of these."""
+def limit(holds: Callable[[Any], bool], words: str) -> Limit:
+    """Return the limit to values for which something holds, which a message tells in words."""
 
     def check(**values: Any) -> None:
         for name, value in values.items():
             if not holds(value):
                 raise UsageError(f"{name} must be {words}, got {value!r}")
 
-    return check
+    return Limit(check, words)
 
 
-def one_of(options: str | Iterable[str]) -> Check:
-    """Return a check for a word out of several.
+def one_of(options: str | Iterable[str]) -> Limit:
+    """Return the limit to a word out of several.
 
     Args:
         options: the words, or where a table has them, ``module:TABLE``: it is imported and read
@@ -42,10 +39,10 @@ def one_of(options: str | Iterable[str]) -> Check:
             known = resolve_name(options) if isinstance(options, str) else options
             check_choice(name, value, known)
 
-    return check
+    return Limit(check, f"one of {options if isinstance(options, str) else ', '.join(options)}")
 
 
-def up_to(most: int) -> Any:
+def up_to(most: int) -> Limit:
     """Return the limit of a whole number that has a largest value."""
     return limit(lambda n: 1 <= n <= most, f"a whole number up to {most}, above zero")
 
@@ -64,9 +61,9 @@ Sizes = Annotated[
     tuple[int, ...], limit(lambda ns: all(n >= 1 for n in ns), "whole sizes above zero")
 ]
 some = limit(lambda values: 0 < len(values) == len({*values}), "one or more different values")
-Count = Annotated[int, check_positive]
-Positive = Annotated[float, check_positive]
-FromZero = Annotated[float, check_from_zero]
+Count = Annotated[int, Limit(check_positive, "above zero")]
+Positive = Annotated[float, Limit(check_positive, "above zero")]
+FromZero = Annotated[float, Limit(check_from_zero, "zero or above")]
 Fraction = Annotated[float, limit(lambda x: 0 <= x <= 1, "from 0 to 1")]
 Threads = Annotated[int, up_to(1_024)]
 """Of a CPU: torch ends in a segmentation fault where the system has no more."""

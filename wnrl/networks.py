@@ -3,14 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from wnrl.arguments import checked
-from wnrl.errors import UsageError, check_choice, check_positive
-from wnrl.nn.conversion import convert
+from wnrl.errors import UsageError
+from wnrl.limits import ActivationKey, Count, NormKey, WholeFromZero, one_of
+from wnrl.nn.conversion import Placement, convert
 from wnrl.nn.functional import transposed_groups
 from wnrl.nn.layers import MaskedLinear
 from wnrl.nn.sites import PLAIN, check_values, n_spatial
@@ -36,11 +37,12 @@ INITS: dict[str, Callable[[Tensor, int, int], object] | None] = {
 }
 """Initialisations by name: each fills a weight in place, given its inputs and outputs as ``fans``
 counts them; k = d_in is the number of inputs that one output unit adds up."""
+InitKey = Annotated[str, one_of(INITS)]
 
 
 @torch.no_grad()
 @checked
-def init_weights(module: nn.Module, init: str) -> None:
+def init_weights(module: nn.Module, init: InitKey) -> None:
     """Draws the weights of every linear layer and convolution anew; biases become zero.
 
     Subclasses of torch's layers count. Weight-normalized layers receive the drawn weight as their
@@ -55,7 +57,7 @@ def init_weights(module: nn.Module, init: str) -> None:
     Raises:
         UsageError: an unknown word, no such layer in ``module``, or one without a weight yet.
     """
-    fill = INITS[check_choice("init", init, INITS)]
+    fill = INITS[init]
     layers: list[Any] = [
         part
         for part in module.modules()
@@ -92,14 +94,14 @@ def fans(layer: nn.Module) -> tuple[int, int]:
 
 @checked
 def mlp(
-    in_features: int,
-    hidden: Sequence[int],
-    out_features: int | None,
+    in_features: Count,
+    hidden: Sequence[Count],
+    out_features: Count | None,
     *,
-    norm: str = "none",
-    activation: str = "relu",
-    init: str = "torch",
-    placement: str = "pre",
+    norm: NormKey = "none",
+    activation: ActivationKey = "relu",
+    init: InitKey = "torch",
+    placement: Placement = "pre",
     norm_kwargs: Mapping[str, Any] | None = None,
 ) -> nn.Sequential:
     """A multilayer perceptron, ``(..., in_features) -> (..., out_features)``.
@@ -120,8 +122,7 @@ def mlp(
     Raises:
         UsageError: an unknown word or option, a size that is not above zero, or no layer at all.
     """
-    act = ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
-    layers = _linear(in_features, hidden, out_features, act)
+    layers = _linear(in_features, hidden, out_features, ACTIVATIONS[activation])
     return normalized(layers, norm, init=init, placement=placement, norm_kwargs=norm_kwargs)
 
 
@@ -131,11 +132,9 @@ def _linear(
     """Return linear layers, each but the output's followed by the nonlinearity."""
     layers: list[nn.Module] = []
     for width in hidden:
-        check_positive(in_features=in_features, hidden=width)
         layers += [nn.Linear(in_features, width), act()]
         in_features = width
     if out_features is not None:
-        check_positive(in_features=in_features, out_features=out_features)
         layers.append(nn.Linear(in_features, out_features))
     return layers
 
@@ -145,13 +144,13 @@ def _linear(
 class ConvSpec:
     """One convolution of ``cnn``."""
 
-    channels: int
+    channels: Count
     """Number of output channels."""
-    kernel_size: int
+    kernel_size: Count
     """Height and width of the window."""
-    stride: int = 1
+    stride: Count = 1
     """Step of the window."""
-    padding: int = 0
+    padding: WholeFromZero = 0
     """Rows and columns of zeros on each side."""
 
 
@@ -165,15 +164,15 @@ MINATAR = (ConvSpec(16, 3),)
 
 @checked
 def cnn(
-    image_shape: tuple[int, int, int],
-    out_features: int | None,
+    image_shape: tuple[Count, Count, Count],
+    out_features: Count | None,
     *,
     convs: Sequence[ConvSpec] = NATURE,
-    hidden: Sequence[int] = (512,),
-    norm: str = "none",
-    activation: str = "relu",
-    init: str = "torch",
-    placement: str = "pre",
+    hidden: Sequence[Count] = (512,),
+    norm: NormKey = "none",
+    activation: ActivationKey = "relu",
+    init: InitKey = "torch",
+    placement: Placement = "pre",
     norm_kwargs: Mapping[str, Any] | None = None,
 ) -> nn.Sequential:
     """Convolutions and an MLP behind them, ``(B, C, H, W) -> (B, out_features)``.
@@ -192,7 +191,7 @@ def cnn(
     Raises:
         UsageError: an unknown word or option, or an image too small for the windows.
     """
-    act = ACTIVATIONS[check_choice("activation", activation, ACTIVATIONS)]
+    act = ACTIVATIONS[activation]
     channels, height, width = image_shape
     layers: list[nn.Module] = []
     for spec in convs:
@@ -212,10 +211,10 @@ def cnn(
 @checked
 def normalized(
     layers: Sequence[nn.Module],
-    norm: str,
+    norm: NormKey,
     *,
-    init: str = "torch",
-    placement: str = "pre",
+    init: InitKey = "torch",
+    placement: Placement = "pre",
     norm_kwargs: Mapping[str, Any] | None = None,
 ) -> nn.Sequential:
     """Return ``layers``, one after the other, with a norm whose place is said.

@@ -19,6 +19,7 @@ from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer, RMSprop
 
 from wnrl.arguments import checked, fault, shown
 from wnrl.errors import UsageError, check_positive
+from wnrl.limits import Positive
 from wnrl.nn import functional, projection
 from wnrl.nn.functional import row_norm, split_weight, transposed_groups, units_first, wide_dtype
 from wnrl.nn.normed_lstm import NormedRecurrent
@@ -50,7 +51,7 @@ def layer_weights(layer: nn.Module) -> Iterator[nn.Parameter]:
 
 @checked
 def param_groups(
-    module: nn.Module, lr: float, weight_decay: float = 0.0, g_lr_scale: float = 1.0
+    module: nn.Module, lr: Positive, weight_decay: float = 0.0, g_lr_scale: Positive = 1.0
 ) -> list[dict[str, Any]]:
     """Return parameter groups in which only plain weights decay, as ``layer_weights`` finds them.
 
@@ -71,7 +72,6 @@ def param_groups(
     Raises:
         UsageError: ``lr`` or ``g_lr_scale`` is not above zero, or ``weight_decay`` is below.
     """
-    check_positive(lr=lr, g_lr_scale=g_lr_scale)
     if weight_decay < 0:
         raise UsageError(f"weight_decay must not be below zero, got {weight_decay!r}")
     groups: dict[int | str, dict[str, Any]] = {}

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from wnrl import NORMS, convert
+from wnrl import NORMS, convert, data_init
 from wnrl.errors import UsageError
 from wnrl.nn import WNLSTM, WNConvTranspose2d, WNLinear
-from wnrl.nn.initialization import data_init
 from wnrl.nn.normalizers import Normalized
 from wnrl.nn.projection import project_
 
@@ -337,8 +336,7 @@ BOTH_WORKERS = """
 import os, sys, torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from wnrl import convert
-from wnrl.nn.initialization import data_init
+from wnrl import convert, data_init
 rank, folder = int(os.fork() == 0), sys.argv[1]
 distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 torch.manual_seed(rank)  # DDP gives all processes the weights of the first

@@ -132,9 +132,9 @@ def test_the_likelihood_decides_the_parameters_of_the_decoder(likelihood):
             lambda: TwoLayerVAE(IMAGE, latent_dims=(3,)),
             "latent_dims must be a tuple of 2",
         ),
-        (lambda: TwoLayerVAE(IMAGE, latent_dims=(3, 0)), "latent_dims must be above zero, got 0"),
+        (lambda: TwoLayerVAE(IMAGE, latent_dims=(3, 0)), r"latent_dims\[1\] must be above zero"),
         (lambda: small().log_weights(torch.zeros(4, *IMAGE), 0), "n_samples must be above zero"),
-        (lambda: MLPVAE((0, 2, 3)), "channels must be above zero, got 0"),
+        (lambda: MLPVAE((0, 2, 3)), r"image_shape\[0\] must be above zero, got 0"),
         (lambda: MLPVAE(IMAGE, latent_dim=0), "latent_dim must be above zero, got 0"),
         (
             lambda: MLPVAE((3, 2, 3), likelihood=DiscretisedLogistic(1)),

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import UsageError
+from wnrl.limits import Count
 
 Matvec = Callable[[Tensor], Tensor]
 Values = NDArray[np.float64]
@@ -43,7 +44,7 @@ def curvature(
     loss: Callable[[], Tensor],
     parameters: Iterable[nn.Parameter],
     *,
-    steps: int = 20,
+    steps: Count = 20,
     seed: int = 0,
 ) -> Curvature:
     """Return extreme eigenvalues of the Hessian of ``loss`` in ``parameters``, and its condition.
@@ -63,7 +64,6 @@ def curvature(
         UsageError: no parameter needs a gradient, ``loss`` is no scalar, depends on none of them or
             has no second derivative.
     """
-    check_positive(steps=steps)
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise UsageError("parameters must hold one that needs a gradient")
@@ -128,7 +128,7 @@ def _graph(tensor: Tensor) -> set[Any]:
 
 
 @torch.no_grad()
-def lanczos(matvec: Matvec, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def lanczos(matvec: Matvec, start: Tensor, steps: Count) -> tuple[Tensor, Tensor]:
     """Run Lanczos' recurrence, with full reorthogonalisation (Golub & Van Loan, section 10.3).
 
     Args:
@@ -141,7 +141,6 @@ def lanczos(matvec: Matvec, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         ``ritz_values``; the last off-diagonal number is what the recurrence has left over. Nothing
         is brought to the host.
     """
-    check_positive(steps=steps)
     steps = min(steps, start.numel())
     basis = start.new_zeros(steps, start.numel())
     diagonal, off_diagonal = start.new_zeros(steps), start.new_zeros(steps)

@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from wnrl.nn.functional import in_transform, row_norm, split_weight, transposed_
 
 torch.fx.wrap("weight_norm")  # one call in a symbolic trace, which keeps v and g as parameters
 
-
+Scale = Literal["linear", "exp"]
 UNTYPED = {"device": torch.device | str | int | None, "dtype": torch.dtype | None}
 """Parameters that torch does not annotate."""
 
@@ -251,12 +251,12 @@ class WeightNormed(Counterpart):
     def _adopt(
         self,
         *,
-        scale: str = "linear",
+        scale: Scale = "linear",
         v_init_std: float | None = None,
         eps: float = functional.EPS,
         g_rate: float = 1.0,
     ) -> None:
-        self.scale = check_choice("scale", scale, ("linear", "exp"))
+        self.scale = check_choice("scale", scale, get_args(Scale))
         check_positive(eps=eps, g_rate=g_rate)
         functional.check_deviation(v_init_std)
         self.v_init_std, self.eps, self.g_rate = v_init_std, eps, g_rate

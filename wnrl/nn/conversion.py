@@ -4,29 +4,34 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
 
-from wnrl.errors import UsageError, as_usage_error, check_choice, check_positive, is_real
-from wnrl.nn.base import Counterpart, WeightNormed, torch_parameters
+from wnrl.arguments import fault
+from wnrl.errors import UsageError, as_usage_error
+from wnrl.limits import Fraction, NormKey, Positive
+from wnrl.nn.base import Counterpart, Scale, WeightNormed, torch_parameters
 from wnrl.nn.functional import transposed_groups
-from wnrl.nn.normalizers import BatchStatistics, Normalized, check_momentum
+from wnrl.nn.normalizers import BatchStatistics, Normalized
 from wnrl.nn.norms import NORMS, Norm, origin
 from wnrl.nn.sites import RECURRENT, LayerSite, check_values, has_weight, layer_sites, n_spatial
 
+Placement = Literal["pre", "post"]
+OPTIONS = {"scale": Scale, "eps": Positive, "g_rate": Positive, "momentum": Fraction | None}
+"""Limits of the options of norms, where they are not any number or None."""
 PARALLEL = ("DistributedDataParallel", "FullyShardedDataParallel")
 """Classes of wrappers that share gradients of the parameters that they have found."""
 
 
 def convert(
     module: nn.Module,
-    norm: str = "weight",
+    norm: NormKey = "weight",
     *,
     skip: Iterable[str] = (),
-    placement: str = "pre",
+    placement: Placement = "pre",
     norm_kwargs: Mapping[str, Any] | None = None,
     hidden: Iterable[str] | None = None,
     activations: Iterable[type[nn.Module]] = (),
@@ -73,8 +78,7 @@ def convert(
         UserWarning: layers with a weight were left alone; it names them all. ``plain_parts`` does
             too. Of recurrent layers, which a norm may not be for, ``plain_parts`` alone tells.
     """
-    choice = NORMS[check_choice("norm", norm, NORMS)]
-    check_choice("placement", placement, ("pre", "post"))
+    choice = NORMS[norm]
     chosen = dict(norm_kwargs or {})
     check_options(norm, choice, chosen)
     for_layers = {name: value for name, value in chosen.items() if name in choice.layer_options}
@@ -203,7 +207,7 @@ def _warn_of_plain_layers(module: nn.Module, norm: str, skip: Iterable[str], tol
         warnings.warn(f"norm {norm!r} left {names} as they were: {hint}", stacklevel=3)
 
 
-def plain_parts(module: nn.Module, norm: str, *, skip: Iterable[str] = ()) -> list[str]:
+def plain_parts(module: nn.Module, norm: NormKey, *, skip: Iterable[str] = ()) -> list[str]:
     """Return the names of the layers with a weight that ``norm`` left alone, to be reported.
 
     For ``weight`` and ``spectral`` that is every layer with a weight matrix that still is a plain
@@ -221,7 +225,7 @@ def plain_parts(module: nn.Module, norm: str, *, skip: Iterable[str] = ()) -> li
     Raises:
         UsageError: ``module`` is no module, or a word or a name does not exist.
     """
-    choice = NORMS[check_choice("norm", norm, NORMS)]
+    choice = NORMS[norm]
     sites = layer_sites(module, skip)
     left = [] if norm == "none" else _left_plain(sites, choice)
     return [site.name for site in left]
@@ -307,11 +311,8 @@ def check_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> None:
         if name not in allowed:
             known = ", ".join(allowed) or "nothing"
             raise UsageError(f"norm_kwargs for {norm!r} may hold {known}; got {name!r}")
-        if name != "scale" and value is not None and not is_real(value):
-            raise UsageError(f"{name} must be a number, got {value!r}")
-    check_positive(**{name: options[name] for name in ("eps", "g_rate") if name in options})
-    if "momentum" in options:
-        check_momentum(options["momentum"])
+        if text := fault(name, value, OPTIONS.get(name, float | None)):
+            raise UsageError(text)
 
 
 def _check_types(layer: nn.Module) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import UsageError
+from wnrl.limits import Positive
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import transposed_groups, units_first
 from wnrl.nn.normalizers import Normalized
@@ -159,7 +160,7 @@ def _over_processes(total: Tensor) -> Tensor:
 
 @torch.no_grad()
 def data_init(
-    module: nn.Module, *inputs: Any, init_scale: float = 1.0, skip: Iterable[str] = ()
+    module: nn.Module, *inputs: Any, init_scale: Positive = 1.0, skip: Iterable[str] = ()
 ) -> DataInitReport:
     """Scale and shift each layer so that its pre-activations are standardised on ``inputs``.
 
@@ -189,7 +190,6 @@ def data_init(
             or sees one value for each feature, or pre-activations are not finite. The module is
             unchanged.
     """
-    check_positive(init_scale=init_scale)
     net = module.module if isinstance(module, DistributedDataParallel) else module
     skipped = skipped_modules(net, skip)
     check_values(net)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.errors import UsageError, check_choice
+from wnrl.limits import Count
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import check_shape, fused_weight_norm, in_transform, may_fuse
 from wnrl.nn.recurrence import Cell, Recurrent, States, lay_out, recurrences, run_torch, unroll
@@ -63,14 +64,13 @@ class MaskedLinear(nn.Linear):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: Count,
+        out_features: Count,
         mask: Tensor,
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_positive(in_features=in_features, out_features=out_features)
         super().__init__(in_features, out_features, bias, device, dtype)
         check_shape("mask", mask, self.weight.shape)
         if not (mask.is_meta or ((mask == 0) | (mask == 1)).all()):

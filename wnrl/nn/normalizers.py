@@ -8,14 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wnrl.errors import UsageError, check_positive
+from wnrl.arguments import checked
+from wnrl.errors import UsageError
+from wnrl.limits import Count, Fraction, Positive
 from wnrl.nn.functional import in_backward, in_transform, refuse_script, wide_dtype
-
-
-def check_momentum(momentum: float | None) -> None:
-    """Raises UsageError unless ``momentum`` is None or within [0, 1]."""
-    if momentum is not None and not 0.0 <= momentum <= 1.0:
-        raise UsageError(f"momentum must be None or within [0, 1], got {momentum!r}")
 
 
 def along_channels(value: Tensor, x: Tensor) -> Tensor:
@@ -45,8 +41,6 @@ class BatchStatistics(nn.Module, ABC):
 
     def __init__(self, num_features: int, momentum: float | None, *, scaled: bool) -> None:
         super().__init__()
-        check_positive(num_features=num_features)
-        check_momentum(momentum)
         self.num_features, self.momentum = num_features, momentum
         ones = torch.ones(num_features)
         running = ones.to(wide_dtype(ones.dtype), copy=True)
@@ -138,7 +132,7 @@ class MeanOnlyBatchNorm(BatchStatistics):
             channel.
     """
 
-    def __init__(self, num_features: int, *, momentum: float | None = 0.1) -> None:
+    def __init__(self, num_features: Count, *, momentum: Fraction | None = 0.1) -> None:
         super().__init__(num_features, momentum, scaled=False)
 
     def _normalise(self, x: Tensor) -> Tensor:
@@ -192,9 +186,9 @@ class BatchRenorm(BatchStatistics):
 
     def __init__(
         self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.01,
+        num_features: Count,
+        eps: Positive = 1e-5,
+        momentum: Fraction | None = 0.01,
         *,
         r_max: float = 3.0,
         d_max: float = 5.0,
@@ -203,7 +197,6 @@ class BatchRenorm(BatchStatistics):
         d_steps: int = 25_000,
     ) -> None:
         super().__init__(num_features, momentum, scaled=True)
-        check_positive(eps=eps)
         if r_max < 1 or d_max < 0:
             raise UsageError(f"r_max must be at least 1 and d_max 0, got {r_max!r} and {d_max!r}")
         if not 0 <= warmup_steps < min(r_steps, d_steps):
@@ -292,6 +285,7 @@ class FeatureRMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
+@checked
 class ChannelRMSNorm(nn.Module):
     """RMS norm (Zhang & Sennrich 2019, arXiv:1910.07467) of a feature map, one example at a time.
 
@@ -308,9 +302,8 @@ class ChannelRMSNorm(nn.Module):
 
     __prepare_scriptable__ = refuse_script
 
-    def __init__(self, num_channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, num_channels: Count, eps: Positive = 1e-5) -> None:
         super().__init__()
-        check_positive(num_channels=num_channels, eps=eps)
         self.num_channels, self.eps = num_channels, eps
         self.weight = nn.Parameter(torch.ones(num_channels))
 

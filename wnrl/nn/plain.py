@@ -3,13 +3,14 @@
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wnrl.errors import UsageError, check_choice
+from wnrl.errors import UsageError
+from wnrl.limits import one_of
 from wnrl.nn import functional
 from wnrl.nn.base import WeightNormed, check_nothing_is_lost
 from wnrl.nn.functional import exchange_eps, may_fuse, row_norm, split_weight, weight_norm
@@ -84,9 +85,10 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "parametrize": ("parametrizations.{}.original0", "parametrizations.{}.original1"),
 }
 """The keys that stand for one computed weight: w itself, or g and v."""
+Layout = Annotated[str, one_of(LAYOUTS)]
 
 
-def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Any]:
+def state_dict_as(module: nn.Module, layout: Layout = "plain") -> dict[str, Any]:
     """The state of ``module`` as torch's own modules would write and read it.
 
     Torch's weight norms have no eps: where that of a layer shows, g is the length that w has, and
@@ -106,7 +108,6 @@ def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Any]:
         UsageError: an unknown layout, a pruned layer, or one that the layout cannot express:
             neither of torch's has groups of transposed convolutions, or rows without direction.
     """
-    check_choice("layout", layout, LAYOUTS)
     state: dict[str, Tensor] = dict(module.state_dict())
     for stem, (layer, name) in _computed_weights(module).items():
         del state[f"{stem}_v"], state[f"{stem}_g"]
@@ -129,7 +130,7 @@ def state_dict_as(module: nn.Module, layout: str = "plain") -> dict[str, Any]:
 
 
 def load_weights(
-    module: nn.Module, state_dict: Mapping[str, Any], layout: str | None = None
+    module: nn.Module, state_dict: Mapping[str, Any], layout: Layout | None = None
 ) -> None:
     """Loads a state dict in any of the layouts, mixed if need be, into plain or normalized layers.
 
@@ -164,7 +165,7 @@ def load_weights(
                 f"{key} is on the meta device, which holds no values: call "
                 "module.to_empty(device=...) before"
             )
-    layouts = list(LAYOUTS) if layout is None else [check_choice("layout", layout, LAYOUTS)]
+    layouts = list(LAYOUTS) if layout is None else [layout]
     left = {key: _as_tensor(value) for key, value in state_dict.items()}
     computed = _computed_weights(module)
     for stem, (layer, _) in computed.items():

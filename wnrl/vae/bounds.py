@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from wnrl.errors import UsageError, check_from_zero, check_positive
+from wnrl.errors import UsageError
+from wnrl.limits import Count, FromZero
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.pixels import wide
 from wnrl.vae.posteriors import Source
@@ -38,7 +39,7 @@ class Elbo(NamedTuple):
 
 
 def elbo(
-    model: Callable[..., Terms], x: Tensor, n_samples: int = 1, generator: Source = None
+    model: Callable[..., Terms], x: Tensor, n_samples: Count = 1, generator: Source = None
 ) -> Elbo:
     """Return the ELBO at reparametrised samples (Kingma & Welling 2014, arXiv:1312.6114, eq. 10).
 
@@ -51,15 +52,14 @@ def elbo(
     Raises:
         UsageError: ``n_samples`` is not above zero.
     """
-    check_positive(n_samples=n_samples)
     terms = model(x, n_samples, generator)
     return Elbo(terms.reconstruction.mean(0), terms.kl.mean(0))
 
 
 def beta_elbo(
     bound: Elbo,
-    beta: float | Tensor = 1.0,
-    free_bits: float = 0.0,
+    beta: FromZero | Tensor = 1.0,
+    free_bits: FromZero = 0.0,
     free_bits_per: Literal["group", "example"] = "group",
 ) -> Tensor:
     """Return what to maximise in the place of the ELBO; never report it.
@@ -78,9 +78,6 @@ def beta_elbo(
     Raises:
         UsageError: a number below zero.
     """
-    check_from_zero(free_bits=free_bits)
-    if not isinstance(beta, Tensor):
-        check_from_zero(beta=beta)
     kl = bound.kl_groups
     if free_bits:
         if free_bits_per == "group":
@@ -104,10 +101,10 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
 def iwae(
     model: Callable[..., Terms],
     x: Tensor,
-    n_samples: int,
+    n_samples: Count,
     generator: Source = None,
     *,
-    chunk: int | None = None,
+    chunk: Count | None = None,
 ) -> Tensor:
     """Return the importance-weighted bound of a model, in as little memory as one wants.
 
@@ -129,10 +126,8 @@ def iwae(
     Raises:
         UsageError: ``n_samples`` or ``chunk`` is not above zero.
     """
-    check_positive(n_samples=n_samples)
     if chunk is None or chunk >= n_samples:
         return log_mean_exp(model(x, n_samples, generator).log_weights)
-    check_positive(chunk=chunk)
 
     def part(k: int, state: Tensor) -> tuple[Tensor, Tensor]:
         source = torch.Generator(x.device)
@@ -151,7 +146,7 @@ def iwae(
     return log_mean_exp(torch.cat(parts))
 
 
-def dreg(model: VAE, x: Tensor, n_samples: int, generator: Source = None) -> Tensor:
+def dreg(model: VAE, x: Tensor, n_samples: Count, generator: Source = None) -> Tensor:
     """Return the importance-weighted bound, its gradient for the encoder doubly reparametrised.
 
     The gradient of the encoder's parameters has the same expectation as that of ``iwae``, and a
@@ -173,7 +168,6 @@ def dreg(model: VAE, x: Tensor, n_samples: int, generator: Source = None) -> Ten
         UsageError: ``n_samples`` is not above zero, the model's posterior has a density at its own
             samples only, or statistics of the batch couple the samples.
     """
-    check_positive(n_samples=n_samples)
     for name, part in model.named_modules():
         # As torch's have them, and ours.
         if part.training and not {"running_mean", "running_var"}.isdisjoint(part._buffers):

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wnrl.errors import UsageError, check_positive
+from wnrl.arguments import checked
+from wnrl.errors import UsageError
+from wnrl.limits import Count
 from wnrl.vae.pixels import PixelLikelihood, can_look, wide
 from wnrl.vae.posteriors import normal_log_prob
 
@@ -79,6 +81,7 @@ class DiscretisedLogistic(PixelLikelihood):
         return torch.where(y.abs() > 1 - half, ends, inside)
 
 
+@checked
 class LogisticMixture(DiscretisedLogistic):
     """Grey levels or colour: PixelCNN++'s mixture (Salimans et al., 2017, arXiv:1701.05517).
 
@@ -95,9 +98,8 @@ class LogisticMixture(DiscretisedLogistic):
 
     meaning = "mixture of discretised logistics, channels coupled (PixelCNN++)"
 
-    def __init__(self, channels: int, levels: int = 256, components: int = 10) -> None:
+    def __init__(self, channels: Count, levels: int = 256, components: Count = 10) -> None:
         super().__init__(channels, levels)
-        check_positive(components=components)
         self.components = components
         self._sizes = (1, channels, channels, channels * (channels - 1) // 2)
         self.maps = components * sum(self._sizes)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from wnrl.data import Images
 from wnrl.data.images import PARTS
-from wnrl.errors import NonFiniteError, UsageError, check_positive
+from wnrl.errors import NonFiniteError, UsageError
 from wnrl.limits import Count, Limited, WholeFromZero, one_of
 from wnrl.nn import frozen
 from wnrl.vae.inputs import check_levels, fixed_inputs
@@ -154,7 +154,7 @@ def standard_error(values: Tensor) -> float:
     return (values.std() / math.sqrt(len(values))).item()
 
 
-def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = None) -> Likelihood:
+def nll(model: VAE, images: Images, protocol: Protocol, *, rows: Count | None = None) -> Likelihood:
     """Measure −log p(x) on a whole split with K importance samples an image.
 
     The model is evaluated in eval mode, in its own type also under autocast, with the weights of
@@ -185,7 +185,6 @@ def nll(model: VAE, images: Images, protocol: Protocol, *, rows: int | None = No
     if rows is None:
         most = ROWS.get(device.type, ROWS["cpu"])
         rows = max(1, min(most, most * 784 // math.prod(model.params_shape)))
-    check_positive(rows=rows)
     size = max(1, min(rows // protocol.n_samples, IMAGES))
     both: list[Tensor] = []
     with evaluating(model), frozen(model), torch.autocast(device.type, enabled=False):

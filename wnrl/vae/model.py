@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wnrl.data.images import check_channels_first
 from wnrl.errors import UsageError, check_positive
+from wnrl.limits import Count
 from wnrl.nn import data_init
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.sites import WEIGHTED
@@ -18,7 +19,7 @@ from wnrl.vae.likelihoods import Bernoulli
 from wnrl.vae.pixels import PixelLikelihood
 from wnrl.vae.posteriors import DiagonalNormal, Posterior, Source, standard_normal_log_prob
 
-ImageShape = tuple[int, int, int]
+ImageShape = tuple[Count, Count, Count]
 
 
 class Terms(NamedTuple):
@@ -72,11 +73,10 @@ class VAE(nn.Module):
     """Whether ``encoder`` takes images as rows of values."""
 
     def __init__(
-        self, image_shape: ImageShape, latent_dim: int, likelihood: PixelLikelihood | None = None
+        self, image_shape: ImageShape, latent_dim: Count, likelihood: PixelLikelihood | None = None
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
-        check_positive(channels=channels, height=height, width=width, latent_dim=latent_dim)
         check_channels_first("image_shape", image_shape)
         self.image_shape, self.latent_dim = (channels, height, width), latent_dim
         self.likelihood = Bernoulli(channels) if likelihood is None else likelihood

@@ -15,7 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from wnrl.errors import UsageError, check_positive
+from wnrl.arguments import checked
+from wnrl.errors import UsageError
+from wnrl.limits import Count
 from wnrl.nn.functional import in_transform
 
 _trusted = ContextVar("trusted", default=False)
@@ -49,6 +51,7 @@ def trusted() -> Iterator[None]:
         _trusted.reset(token)
 
 
+@checked
 class PixelLikelihood(ABC):
     """Independent pixels, given z.
 
@@ -72,8 +75,7 @@ class PixelLikelihood(ABC):
     maps: int
     levels: int | None
 
-    def __init__(self, channels: int, levels: int = 256) -> None:
-        check_positive(channels=channels)
+    def __init__(self, channels: Count, levels: int = 256) -> None:
         if levels < 2:
             raise UsageError(f"levels must be at least 2, got {levels}")
         self.channels, self.levels, self.maps = channels, levels, 2 * channels

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from wnrl.data.frames import SIDE
 from wnrl.errors import UsageError
+from wnrl.limits import Count
 from wnrl.vae.likelihoods import DiscretisedLogistic
 from wnrl.vae.model import VAE, ImageShape
 from wnrl.vae.pixels import PixelLikelihood
@@ -122,7 +123,7 @@ class ConvVAE(VAE):
     def __init__(
         self,
         image_shape: ImageShape,
-        latent_dim: int = 32,
+        latent_dim: Count = 32,
         *,
         likelihood: PixelLikelihood | None = None,
     ) -> None:
@@ -148,7 +149,7 @@ class FrameVAE(VAE):
     def __init__(
         self,
         image_shape: ImageShape = (3, SIDE, SIDE),
-        latent_dim: int = 32,
+        latent_dim: Count = 32,
         *,
         likelihood: PixelLikelihood | None = None,
     ) -> None:

@@ -6,7 +6,8 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import UsageError
+from wnrl.limits import Count
 from wnrl.nn import data_init, shared_weights
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.models.attention import Read, Write
@@ -62,9 +63,9 @@ class DRAW(VAE):
     def __init__(
         self,
         image_shape: ImageShape,
-        latent_dim: int = 100,
-        draw_steps: int = 10,
-        hidden_size: int = 256,
+        latent_dim: Count = 100,
+        draw_steps: Count = 10,
+        hidden_size: Count = 256,
         attention: bool = True,
         read_size: int = 2,
         write_size: int = 5,
@@ -72,7 +73,6 @@ class DRAW(VAE):
         likelihood: PixelLikelihood | None = None,
     ) -> None:
         super().__init__(image_shape, latent_dim, likelihood)
-        check_positive(draw_steps=draw_steps, hidden_size=hidden_size)
         if min(read_size, write_size) < 2 or max(self.image_shape[1:]) < 2:
             raise UsageError(
                 "read_size, write_size and the image must be at least 2, got "

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import UsageError
+from wnrl.limits import Count
 from wnrl.nn.layers import MaskedLinear
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.models.conv import conv_decoder, conv_encoder, conv_hidden
@@ -85,14 +86,13 @@ class ConvIAFVAE(VAE):
     def __init__(
         self,
         image_shape: ImageShape,
-        latent_dim: int = 32,
-        depth: int = 2,
-        width: int = 320,
+        latent_dim: Count = 32,
+        depth: Count = 2,
+        width: Count = 320,
         *,
         likelihood: PixelLikelihood | None = None,
     ) -> None:
         super().__init__(image_shape, latent_dim, likelihood)
-        check_positive(depth=depth, width=width)
         self.encoder = conv_encoder(self.image_shape, 3 * latent_dim)
         self.steps = nn.ModuleList(MADE(latent_dim, latent_dim, width) for _ in range(depth))
         self.decoder = conv_decoder(latent_dim, self.params_shape)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wnrl.errors import check_positive
+from wnrl.limits import ActivationKey, Count
 from wnrl.networks import mlp
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.pixels import PixelLikelihood
@@ -45,9 +45,9 @@ class MLPVAE(VAE):
     def __init__(
         self,
         image_shape: ImageShape,
-        hidden: Sequence[int] = (200, 200),
-        latent_dim: int = 50,
-        activation: str = "tanh",
+        hidden: Sequence[Count] = (200, 200),
+        latent_dim: Count = 50,
+        activation: ActivationKey = "tanh",
         *,
         likelihood: PixelLikelihood | None = None,
     ) -> None:
@@ -104,15 +104,14 @@ class TwoLayerVAE(VAE):
     def __init__(
         self,
         image_shape: ImageShape,
-        hidden_below: Sequence[int] = (200, 200),
-        hidden_above: Sequence[int] = (100, 100),
-        latent_dims: tuple[int, int] = (100, 50),
-        activation: str = "tanh",
+        hidden_below: Sequence[Count] = (200, 200),
+        hidden_above: Sequence[Count] = (100, 100),
+        latent_dims: tuple[Count, Count] = (100, 50),
+        activation: ActivationKey = "tanh",
         *,
         likelihood: PixelLikelihood | None = None,
     ) -> None:
         first, second = latent_dims
-        check_positive(latent_dims=second)
         super().__init__(image_shape, first, likelihood)
         self.upper_dim = second
 
