@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,9 +23,7 @@ from wnrl.errors import UsageError, as_usage_error
 CHUNK = 2**24  # bytes at a time
 CHECKSUM = "crc32"
 SCRATCH = ".wnrl.tmp"  # an ending that nobody else's file has
-FORMAT = 1
-_TREE = "values.json"
-_DEFLATED = 2**20  # bytes of an array of images from which on deflating it pays
+FORMAT = 2
 
 
 @contextmanager
@@ -123,8 +120,7 @@ def _checksum_of(file: BinaryIO, n_bytes: float = math.inf) -> str:
 def write_values(path: Path, kind: str, values: Any) -> None:
     """Write numbers, names and arrays to one file, as ``whole_file`` does.
 
-    The file is a zip archive of a tree in JSON and the bytes of each array, with a checksum of the
-    whole in its comment.
+    The file is NumPy's ``.npz`` with a tree in JSON, and a checksum of its bytes behind them.
 
     Args:
         path: Where to.
@@ -139,30 +135,16 @@ def write_values(path: Path, kind: str, values: Any) -> None:
     arrays: list[np.ndarray[Any, Any]] = []
     tree = {"kind": kind, "format": FORMAT, "values": _encode(values, arrays)}
     with whole_file(path) as file:
-        with zipfile.ZipFile(file, "w") as archive:
-            for place, array in enumerate(arrays):
-                info = zipfile.ZipInfo(str(place))
-                if array.dtype == np.uint8 and array.nbytes >= _DEFLATED:
-                    info.compress_type = zipfile.ZIP_DEFLATED
-                    info._compresslevel = 1  # type: ignore[attr-defined]  # public from 3.13 on
-                data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-                with archive.open(info, "w", force_zip64=True) as member:
-                    for start in range(0, len(data), CHUNK):
-                        member.write(data[start : start + CHUNK])
-            archive.writestr(_TREE, json.dumps(tree, allow_nan=False))
-            archive.comment = b"0" * 8  # where the checksum goes
-        end = file.seek(-8, os.SEEK_END)
+        np.savez(file, *arrays, tree=np.bytes_(json.dumps(tree, allow_nan=False).encode()))
         file.seek(0)
-        checksum = _checksum_of(file, end)
-        file.seek(end)
-        file.write(checksum.encode())
+        file.write(_checksum_of(file).encode())  # behind all that was read for it
 
 
 def read_values(path: Path, kind: str) -> Any:
     """Return what ``write_values`` wrote, with tensors on the CPU.
 
     Raises:
-        UsageError: The file is damaged, or of another kind.
+        UsageError: The file is damaged, of another kind, or of an earlier version.
     """
     # A forged file can make any part of it stumble.
     with as_usage_error(f"{path} is damaged or no {kind}", Exception), path.open("rb") as file:
@@ -171,27 +153,36 @@ def read_values(path: Path, kind: str) -> Any:
         file.seek(0)
         if _checksum_of(file, end).encode() != expected:
             raise ValueError("its bytes do not have its checksum")
-        with zipfile.ZipFile(file) as archive:
-            tree = json.loads(archive.read(_TREE))
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            if "tree" not in archive:
+                raise ValueError("an earlier version of wnrl wrote it, which alone can read it")
+            tree = json.loads(archive["tree"].item())
             if (tree["kind"], tree["format"]) != (kind, FORMAT):
                 raise ValueError(f"it holds a {tree['kind']} of format {tree['format']}")
-            return _decode(tree["values"], archive)
+            arrays = [archive[f"arr_{place}"] for place in range(len(archive) - 1)]
+        if not all(isinstance(array, np.ndarray) for array in arrays):
+            raise ValueError("it holds something else than arrays")
+        return _decode(tree["values"], arrays)
 
 
 def _encode(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
     """Return a value in JSON types, an array as its place in ``arrays``, where it is put."""
+    how = {}
     if isinstance(value, np.ndarray | np.generic):
-        array = np.asarray(value)
+        array = np.asarray(value, order="C")
         if array.dtype.hasobject or array.dtype.names:
             raise TypeError(f"arrays of {array.dtype} cannot be written")
         word = "array" if isinstance(value, np.ndarray) else "scalar"
-        how = {"dtype": array.dtype.str, "shape": list(array.shape)}
     elif isinstance(value, Tensor):
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        word, array = "tensor", flat.view(torch.uint8).numpy()
-        how = {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
+        word, tensor = "tensor", value.detach().cpu().contiguous()
+        try:
+            array = tensor.numpy()
+        except TypeError:  # bfloat16, say, which NumPy lacks: one more axis has its bytes
+            how = {"dtype": str(tensor.dtype).removeprefix("torch.")}
+            array = tensor.unsqueeze(-1).view(torch.uint8).numpy()
     elif isinstance(value, bytes):
-        word, array, how = "bytes", np.frombuffer(value, np.uint8), {}
+        word, array = "bytes", np.frombuffer(value, np.uint8)
     elif value is None or isinstance(value, bool | int | str):
         return value
     elif isinstance(value, float):
@@ -208,34 +199,28 @@ def _encode(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
     return {word: len(arrays) - 1, **how}
 
 
-def _decode(tree: Any, archive: zipfile.ZipFile) -> Any:
+def _decode(tree: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
     if isinstance(tree, list):
-        return [_decode(part, archive) for part in tree]
+        return [_decode(part, arrays) for part in tree]
     if not isinstance(tree, dict):
         return tree
-    match next(iter(tree)):
+    word, content = next(iter(tree.items()))
+    match word:
         case "dict":
-            return {key: _decode(part, archive) for key, part in tree["dict"]}
+            return {key: _decode(part, arrays) for key, part in content}
         case "tuple":
-            return tuple(_decode(part, archive) for part in tree["tuple"])
+            return tuple(_decode(part, arrays) for part in content)
         case "float":
-            return float(tree["float"])
+            return float(content)
         case "bytes":
-            return _bytes(archive, tree["bytes"]).tobytes()
+            return arrays[content].tobytes()
+        case "scalar":
+            return arrays[content][()]
+        case "array":
+            return arrays[content]
         case "tensor":
-            data, kind = _bytes(archive, tree["tensor"]), getattr(torch, tree["dtype"])
-            if not data.size:  # which torch cannot view as another type
-                return torch.empty(tree["shape"], dtype=kind)
-            return torch.from_numpy(data).view(kind).reshape(tree["shape"])
-        case word:
-            dtype = np.dtype(tree["dtype"])
-            array = _bytes(archive, tree[word]).view(dtype).reshape(tree["shape"])
-            return array if word == "array" else array[()]
-
-
-def _bytes(archive: zipfile.ZipFile, place: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    data = bytearray()
-    with archive.open(str(place)) as member:
-        while chunk := member.read(CHUNK):
-            data += chunk
-    return np.frombuffer(data, np.uint8)
+            tensor = torch.from_numpy(arrays[content])
+            if "dtype" in tree:
+                tensor = tensor.view(getattr(torch, tree["dtype"])).squeeze(-1)
+            return tensor
+    raise ValueError(f"it has no values of a kind {word!r}")
