@@ -138,8 +138,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_rendered(
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_a_file(clock, tmp_path, monkeypatch):
-    def full(path, **arrays):
-        path.write_bytes(b"half")
+    def full(file, **arrays):
+        file.write(b"half")
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(np, "savez_compressed", full)

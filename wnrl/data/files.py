@@ -11,16 +11,15 @@ import os
 import struct
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wnrl.errors import UsageError, extra, first_line
+from wnrl.runs import locked, write_bytes
 
 IDX_OF_BYTES = 8
 GZIPPED = b"\x1f\x8b"
@@ -108,15 +107,15 @@ def folders(data_dir: Path | None) -> list[Path]:
     return [Path(folder) for folder in (data_dir, named, cache_folder()) if folder]
 
 
-def _checked(path: Path, key: str, file: File) -> Tensor:
-    """Return what a file holds.
+def _checked(path: Path, key: str, file: File, raw: bytes | None = None) -> Tensor:
+    """Return what a file holds, or will hold if its bytes are given.
 
     Raises:
         UsageError: it is not what was published.
     """
     kind, _, wanted = file.checksum.partition(":")
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes() if raw is None else raw
         # What was published is looked at before it is unpacked, where that is what is known of it.
         if kind == "md5" and hashlib.md5(raw).hexdigest() != wanted:
             raise ValueError(f"its md5 is not {wanted}")
@@ -180,22 +179,16 @@ def _downloaded(dataset: str, file: File, data_dir: Path | None) -> Tensor:
     put = "put it there, or say where it is with data_dir or WNRL_DATA"
     with extra("lab", f"{missing}; get it from {file.url} and {put}; downloading it"):
         from pooch import HTTPDownloader  # type: ignore[import-untyped]
+    path, came = cache_folder() / dataset / file.name, io.BytesIO()
     try:
-        with made_whole(cache_folder() / dataset / file.name) as path:
-            HTTPDownloader(progressbar=True, timeout=30)(file.url, str(path), None)
-            return _checked(path, "", file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        HTTPDownloader(progressbar=True, timeout=30)(file.url, came, None)
+        images = _checked(path, "", file, came.getvalue())
+        with locked(path.parent, seconds=-1):
+            write_bytes(path, lambda out: out.write(came.getbuffer()))
     except (OSError, UsageError) as error:  # no network or disk; another file came
         reason = "another file came" if isinstance(error, UsageError) else type(error).__name__
         raise UsageError(
             f"{missing} and could not be downloaded ({reason}); get it from {file.url} and {put}"
         ) from error
-
-
-@contextmanager
-def made_whole(path: Path) -> Iterator[Path]:
-    """Yield a file to write, which is renamed to ``path`` at the end, and gone after an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent) as folder:
-        scratch = Path(folder, path.name)
-        yield scratch
-        scratch.replace(path)
+    return images

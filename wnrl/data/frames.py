@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from wnrl.data.files import cache_folder, folders, made_whole
+from wnrl.data.files import cache_folder, folders
 from wnrl.data.images import PARTS, Images
 from wnrl.errors import UsageError, extra, first_line
+from wnrl.runs import locked, whole_file
 
 SIDE = 64
 N_TRAIN, N_VALID, N_TEST = 8000, 1000, 1000
@@ -58,7 +59,6 @@ def load_frames(env_id: str, data_dir: Path | None = None) -> Images:
 def _render_all(env_id: str, path: Path) -> None:
     """Render all frames into a file; of several processes one does, and the others wait."""
     with extra("lab", f"dataset 'frames:{env_id}'"):
-        from filelock import FileLock
         from tqdm import tqdm
 
     parts = {"train": (N_TRAIN, 0), "valid": (N_VALID, 1_000_000), "test": (N_TEST, 2_000_000)}
@@ -66,13 +66,13 @@ def _render_all(env_id: str, path: Path) -> None:
     try:
         _make(env_id).close()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with locked(path.parent, f"{path.stem}.lock", seconds=-1):
             if path.is_file():
                 return
             with tqdm(total=n, desc=f"frames:{env_id}", mininterval=1.0) as bar:
                 frames = {part: _collect(env_id, *parts[part], bar.update) for part in PARTS}
-            with made_whole(path) as scratch:
-                np.savez_compressed(scratch, allow_pickle=False, **frames)
+            with whole_file(path) as file:
+                np.savez_compressed(file, allow_pickle=False, **frames)
     except OSError as error:
         raise UsageError(
             f"frames cannot be kept in {path.parent}: {error.strerror}; say where they can with "

@@ -240,7 +240,8 @@ def locked(path: Path, name: str = LOCK, seconds: float | None = None) -> Iterat
     Args:
         path: The folder.
         name: Of the file in it that stands for what is held.
-        seconds: How long to wait for another process that holds it; ``LOCK_SECONDS`` by default.
+        seconds: How long to wait for another process that holds it; ``LOCK_SECONDS`` by default,
+            below zero without end.
 
     Raises:
         InUseError: Another process holds it.
