@@ -8,7 +8,6 @@ import ast
 import contextlib
 import importlib
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +108,7 @@ def settings_of_entry(algo: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: It has what has no flag here, a wrapper or a callback say.
     """
     entry = {name: _literal(name, value) for name, value in entry.items()}
-    known = {f.name for kind in (Settings, AGENTS[algo].config) for f in fields(kind)}
+    known = Settings(config=AGENTS[algo].config()).to_json()
     # What an entry leaves out is as SB3 has it, which our defaults are but for these.
     settings: dict[str, Any] = {"n_envs": 1}
     if "noise_std" in known and "noise_type" not in entry:

@@ -6,7 +6,7 @@ from typing import Any
 
 from agents import AGENTS
 from agents.config_file import read_config_file
-from agents.settings import Settings, config_of, settings_of
+from agents.settings import Settings
 from wnrl.errors import UsageError, check_choice
 
 CHOSEN_AGAIN = ("device", "threads")  # a run may go on elsewhere
@@ -22,8 +22,8 @@ def of_flags(
     run_dir: Path | None = None,
     config: Path | None = None,
     resume: bool = False,
-) -> tuple[Settings, Any]:
-    """Return the settings and hyperparameters for flags that are not given.
+) -> Settings:
+    """Return the settings for flags that are not given.
 
     Those that are given decide: with ``resume`` it is what the run in the folder has, with
     ``config`` what the file has, else the preset for the algorithm and environment.
@@ -37,15 +37,14 @@ def of_flags(
     elif variant:
         raise UsageError("variant goes over a preset, and --config is given")
     else:
-        told = read_config_file(config, algo, env_id)
-        begun = settings_of(told), config_of(told)
+        begun = Settings.from_json(read_config_file(config, algo, env_id))
     if not resume:
         return begun
     from wnrl.runs import read_config  # which imports torch
 
     named: dict[str, Any] = {"norm": norm, "seed": seed}
     where = {name: value for name, value in named.items() if value is not None}
-    folder = run_dir or replace(begun[0], **where).usual_folder
+    folder = run_dir or replace(begun, **where).usual_folder
     earlier = read_config(folder, "algo")
     if not (earlier or algo or env_id or config):
         lacks = f"run_dir {folder} holds no run to go on with"
@@ -55,13 +54,13 @@ def of_flags(
     if config:
         raise UsageError(f"run_dir {folder} holds a run with its own config; leave --config")
     told = {name: value for name, value in earlier.items() if name not in CHOSEN_AGAIN}
-    return settings_of(told), config_of(told)
+    return Settings.from_json(told)
 
 
 def preset_of(
     algo: str | None = None, env_id: str | None = None, variant: str | None = None
-) -> tuple[Settings, Any]:
-    """Return settings and tuned hyperparameters, of PPO and the algorithm's first task by default.
+) -> Settings:
+    """Return settings with tuned hyperparameters, of PPO and the algorithm's first task by default.
 
     Raises:
         UsageError: There is no such algorithm or variant.
@@ -69,4 +68,5 @@ def preset_of(
     algo = algo or "ppo"
     row = AGENTS[check_choice("algo", algo, AGENTS)]
     env_id = env_id or next(iter(row.presets))
-    return Settings(algo=algo, env_id=env_id, variant=variant), row.preset(env_id, variant)
+    config = row.preset(env_id, variant)
+    return Settings(algo=algo, env_id=env_id, variant=variant, config=config)

@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import envs
 from agents import AGENTS
-from agents.settings import Settings, config_of, joined, settings_of
+from agents.defaults import preset_of
+from agents.settings import Settings
 from wnrl import runs, tensor_envs
 from wnrl.errors import UsageError, check_choice, first_line
 from wnrl.nn.conversion import check_options
@@ -27,55 +28,52 @@ from wnrl.rl.hardware import choose_device, choose_threads, is_small
 from wnrl.rl.run import AgentRun, Plan
 from wnrl.rl.snapshots import BEST, FILES, MODEL, STATISTICS, Model
 
-ASKED = ("norm", "seed", "env_kwargs", "max_episode_steps")
+ASKED = ("env_kwargs", "max_episode_steps", "norm", "seed")
 """Of ``Settings``, those that a population is asked about."""
 PREFIXES = {"last": "", "best": BEST}
 OF_STUDY = runs.Options(resume=True, keep_checkpoint=False)
 
 
-def complete(algo: str, env_id: str, norm: str, seed: int, **values: Any) -> dict[str, Any]:
-    """Return all settings of a run, as its ``config.json`` will have them.
+def checked(settings: Settings) -> Settings:
+    """Return settings with the device that they name as torch does, if it is here.
 
-    Args:
-        algo: A key of ``AGENTS``.
-        env_id: Of the environment.
-        norm: A key of ``wnrl.NORMS``.
-        seed: Of everything.
-        **values: Hyperparameters and fields of ``Settings``; what is not there is the preset's.
+    Raises:
+        UsageError: There is no such norm, variant or device.
+    """
+    check_choice("norm", settings.norm, NORMS)
+    if settings.variant is not None:
+        check_choice("variant", settings.variant, AGENTS[settings.algo].variants)
+    if settings.device == "auto":
+        return settings
+    return replace(settings, device=str(runs.resolve_device(settings.device)))
+
+
+def settings(trial: Any) -> dict[str, Any]:
+    """Return the settings of a trial of ``wnrl.study``, as its ``config.json`` will have them.
 
     Raises:
         UsageError: There is no such word or setting, or a value cannot be used.
     """
-    row = AGENTS[check_choice("algo", algo, AGENTS)]
-    check_choice("norm", norm, NORMS)
-    run = Settings(algo=algo, env_id=env_id, norm=norm, seed=seed)
-    usual = joined(run, row.preset(env_id, values.get("variant")))
-    for name in values:
-        check_choice("setting", name, usual)
-    told = usual | values
-    run, config = settings_of(told), config_of(told)
-    if run.device != "auto":
-        run = replace(run, device=str(runs.resolve_device(run.device)))
-    return joined(run, config)
+    return of_trial(trial).to_json()
 
 
-def settings(trial: Any) -> dict[str, Any]:
-    """Return the settings of a trial of ``wnrl.study``.
-
-    Raises:
-        UsageError: As ``complete``.
-    """
+def of_trial(trial: Any) -> Settings:
+    """Return the settings of a trial; what it does not say is the preset's."""
     task, norm, options = trial.task, trial.arm.norm, dict(trial.norm_kwargs)
     values = {**trial.settings, **({"norm_kwargs": options} if options else {})}
-    told = complete(task.algo, task.name, norm, trial.seed, **values)
-    factory_of(told)  # which says what is missing
+    usual = preset_of(task.algo, task.name, values.get("variant")).to_json()
+    for name in values:
+        check_choice("setting", name, usual)
+    told = dict(algo=task.algo, env_id=task.name, norm=norm, seed=trial.seed, **values)
+    settings = checked(Settings.from_json(usual | told))
+    factory_of(settings)  # which says what is missing
     check_options(norm, NORMS[norm], options)
-    return told
+    return settings
 
 
 def defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what each setting of a run is where nothing is said, with or without a preset."""
-    return joined(Settings(), AGENTS[settings["algo"]].config())
+    return Settings(config=AGENTS[settings["algo"]].config()).to_json()
 
 
 MEANING = runs.Meaning(("total_timesteps",), lambda settings: settings["total_timesteps"], defaults)
@@ -83,21 +81,21 @@ MEANING = runs.Meaning(("total_timesteps",), lambda settings: settings["total_ti
 
 def train(trial: Any, folder: Path, progress: Callable[[float], None]) -> dict[str, Any]:
     """Train the agent of a trial, or go on with it, or return its result if it is finished."""
-    return train_agent(folder, settings(trial), OF_STUDY, progress)
+    return train_agent(folder, of_trial(trial), OF_STUDY, progress)
 
 
 def batching(trial: Any) -> runs.Batching:
     """Return how a trial of ``wnrl.study`` can be trained together with others."""
-    values = settings(trial)
+    told = of_trial(trial)
     try:
-        cohort = _cohort([values], "cpu")
+        cohort = _cohort([told], "cpu")
     except UsageError as error:
         return runs.Batching(refusal=str(error))
-    widths = (*values["net_arch"], values.get("lstm_hidden_size", 0))
+    widths = (*told.config.net_arch, getattr(told.config, "lstm_hidden_size", 0))
     batching = runs.Batching(pays=max(widths) <= cohort.measured_width)
-    if values["device"] in ("auto", "cpu"):
+    if told.device in ("auto", "cpu"):
         return batching
-    fit = members_that_fit(cohort.bytes, None, runs.resolve_device(values["device"]))
+    fit = members_that_fit(cohort.bytes, None, runs.resolve_device(told.device))
     return replace(batching, members=max(1, fit))
 
 
@@ -105,41 +103,40 @@ def train_batch(
     trials: Sequence[Any], folders: Sequence[Path], progress: Callable[[float], None]
 ) -> list[dict[str, Any]]:
     """Train the agents of trials with one ``batch_key`` as a cohort, or go on with them."""
-    values = [settings(trial) for trial in trials]
-    device = runs.resolve_device("cpu" if values[0]["device"] == "auto" else values[0]["device"])
+    told = [of_trial(trial) for trial in trials]
+    first = told[0]
+    device = runs.resolve_device("cpu" if first.device == "auto" else first.device)
     torch.set_num_threads(1)
 
     def build(places: Sequence[int]) -> CohortRun:
-        members = [values[place] for place in places]
-        first, cohort = members[0], _cohort(members, device)
-        machine, identity = {"device": str(device), "threads": 1}, {"task": first["env_id"]}
-        return CohortRun(cohort, first["algo"], _plan(first), machine, identity)
+        cohort = _cohort([told[place] for place in places], device)
+        machine, identity = {"device": str(device), "threads": 1}, {"task": first.env_id}
+        return CohortRun(cohort, first.algo, _plan(told[places[0]]), machine, identity)
 
+    values = [settings.to_json() for settings in told]
     return runs.carry_out_batch(folders, values, build, MEANING, FILES, OF_STUDY, progress)
 
 
-def _cohort(members: Sequence[Mapping[str, Any]], device: torch.device | str) -> Cohort:
+def _cohort(members: Sequence[Settings], device: torch.device | str) -> Cohort:
     """Return a cohort whose members have these settings; UsageError for what it does not have."""
-    algo, env_id = members[0]["algo"], members[0]["env_id"]
-    cohort = COHORTS[check_choice("algo of a population", algo, COHORTS)]
+    cohort = COHORTS[check_choice("algo of a population", members[0].algo, COHORTS)]
     configs = [cohort.member(_of_cohort(settings)) for settings in members]
-    return cohort(tensor_envs.make(env_id), configs, device=device)
+    return cohort(tensor_envs.make(members[0].env_id), configs, device=device)
 
 
-def _of_cohort(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _of_cohort(settings: Settings) -> dict[str, Any]:
     """Return the settings that an algorithm of ``wnrl.population`` is asked about."""
-    others = {f.name for f in fields(Settings)} - {*ASKED}
-    return {key: value for key, value in settings.items() if key not in others}
+    return {name: getattr(settings, name) for name in ASKED} | asdict(settings.config)
 
 
 def train_agent(
-    folder: Path, settings: Mapping[str, Any], options: runs.Options, *reports: Callable[..., None]
+    folder: Path, settings: Settings, options: runs.Options, *reports: Callable[..., None]
 ) -> dict[str, Any]:
     """Train, save and evaluate one agent, or return the result of a run that was finished.
 
     Args:
         folder: The run's.
-        settings: From ``complete``.
+        settings: From ``checked``.
         options: How it is carried out.
         *reports: ``progress`` and ``accepted``, as ``wnrl.runs.carry_out`` has them.
 
@@ -156,28 +153,28 @@ def train_agent(
     with ExitStack() as stack:
 
         def build() -> AgentRun:
-            row, config = AGENTS[settings["algo"]], config_of(settings)
-            factory = factory_of(settings)
-            env = stack.enter_context(closing(_environments(config, settings, factory)))
+            row, config, factory = AGENTS[settings.algo], settings.config, factory_of(settings)
+            env = stack.enter_context(closing(_environments(settings, factory)))
             small = is_small(env.observation_space, config.policy_arguments())
-            device = choose_device(settings["device"], small)
-            threads = choose_threads(settings["threads"], small)
+            device = choose_device(settings.device, small)
+            threads = choose_threads(settings.threads, small)
             torch.set_num_threads(threads)
-            model = row.build(config, env, settings["norm"], settings["seed"], device)
-            if settings["compile"] and not row.compiled:
-                print(f"--compile: nothing of {settings['algo']} is compiled", file=sys.stderr)
-            machine, identity = {"device": device, "threads": threads}, {"task": settings["env_id"]}
-            compiled = row.compiled if settings["compile"] else ()
-            drawn = factory.drawn() if settings["film"] else None
+            model = row.build(config, env, settings.norm, settings.seed, device)
+            if settings.compile and not row.compiled:
+                print(f"--compile: nothing of {settings.algo} is compiled", file=sys.stderr)
+            machine, identity = {"device": device, "threads": threads}, {"task": settings.env_id}
+            compiled = row.compiled if settings.compile else ()
+            drawn = factory.drawn() if settings.film else None
             given = (_plan(settings), model, factory, machine, identity)
             return AgentRun(*given, compiled, config.frame_stack, drawn)
 
-        return runs.carry_out(folder, settings, build, MEANING, FILES, options, *reports)
+        told = settings.to_json()
+        return runs.carry_out(folder, told, build, MEANING, FILES, options, *reports)
 
 
 def load_run(
     folder: Path, which: str = "last", device: torch.device | str = "cpu"
-) -> tuple[Model, Path | None, dict[str, Any]]:
+) -> tuple[Model, Path | None, Settings]:
     """Return the agent of a finished run, built from its settings; no pickle is read.
 
     Args:
@@ -192,20 +189,19 @@ def load_run(
         UsageError: It is not there, of another program, damaged or not finished.
     """
     prefix = PREFIXES[check_choice("which", which, PREFIXES)]
-    settings = runs.read_config(folder, "algo")
-    if not (settings and runs.is_finished(folder)):
+    told = runs.read_config(folder, "algo")
+    if not (told and runs.is_finished(folder)):
         raise UsageError(f"run_dir {folder} is no folder of a finished run")
-    config = config_of(settings)
-    settings = {**joined(settings_of(settings), config), "subprocesses": False}
-    check_choice("norm", settings["norm"], NORMS)
+    settings = replace(Settings.from_json(told), subprocesses=False)
+    check_choice("norm", settings.norm, NORMS)
     result, path = runs.read_result(folder), runs.checked_file(folder, prefix + MODEL)
-    scaled = settings["normalize"] != "none"
+    config: Any = settings.config
+    scaled = config.normalize != "none"
     statistics = runs.checked_file(folder, prefix + STATISTICS) if scaled else None
-    row = AGENTS[settings["algo"]]
     if hasattr(config, "buffer_size"):  # it only acts
         config = replace(config, buffer_size=config.batch_size)
-    with closing(_environments(config, settings, factory_of(settings))) as env:
-        model = row.build(config, env, settings["norm"], settings["seed"], device)
+    with closing(_environments(settings, factory_of(settings))) as env:
+        model = AGENTS[settings.algo].build(config, env, settings.norm, settings.seed, device)
     try:
         with warnings.catch_warnings():  # torch's, of other pickles
             warnings.simplefilter("ignore")
@@ -218,17 +214,18 @@ def load_run(
     return model, statistics, settings
 
 
-def _plan(settings: Mapping[str, Any]) -> Plan:
-    return Plan(**{field.name: settings[field.name] for field in fields(Plan)})
+def _plan(settings: Settings) -> Plan:
+    told = settings.to_json()
+    return Plan(**{field.name: told[field.name] for field in fields(Plan)})
 
 
-def factory_of(settings: Mapping[str, Any], render_mode: str | None = None) -> envs.EnvFactory:
+def factory_of(settings: Settings) -> envs.EnvFactory:
     """Return what makes the environments of a run, for its settings."""
-    names = ("env_id", "max_episode_steps", "env_kwargs")
-    return envs.factory(render_mode=render_mode, **{name: settings[name] for name in names})
+    limit, arguments = settings.max_episode_steps, settings.env_kwargs
+    return envs.factory(settings.env_id, max_episode_steps=limit, env_kwargs=arguments)
 
 
-def _environments(config: Any, settings: Mapping[str, Any], factory: envs.EnvFactory) -> VecEnv:
-    seed, seen = first_env_seed(settings["seed"]), (config.normalize, config.gamma)
-    stacked, apart = config.frame_stack, settings["subprocesses"]
-    return vectorize(factory, config.n_envs, seed, *seen, stacked, subprocesses=apart)
+def _environments(settings: Settings, factory: envs.EnvFactory) -> VecEnv:
+    config, seed = settings.config, first_env_seed(settings.seed)
+    seen, apart = (config.normalize, config.gamma, config.frame_stack), settings.subprocesses
+    return vectorize(factory, config.n_envs, seed, *seen, subprocesses=apart)

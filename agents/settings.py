@@ -1,4 +1,4 @@
-"""What a run is told besides the hyperparameters of its algorithm."""
+"""All that a run of an agent is told, as one value."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
-from agents.config import Keywords
+from agents.config import Config, Keywords
 from wnrl.errors import check_choice
 from wnrl.limits import Count, Limited, Seed, Threads
 
@@ -17,7 +17,7 @@ ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Limited):
-    """Each field is a flag of ``train_agent.py``, and stands in the run's ``config.json``.
+    """Each field, of ``config`` too, is a flag of ``train_agent.py``, and in ``config.json``.
 
     Raises:
         UsageError: a number that cannot be.
@@ -58,6 +58,8 @@ class Settings(Limited):
     """Evaluations during training, for the learning curve."""
     eval_point_episodes: Count = 5
     """Episodes of each of them."""
+    config: Config
+    """Hyperparameters of the algorithm."""
 
     @property
     def usual_folder(self) -> Path:
@@ -65,22 +67,22 @@ class Settings(Limited):
         task = Path("runs", "single", re.sub("[/:]", "_", self.env_id))
         return task / self.algo / self.norm / f"seed{self.seed}"
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all that the run is told, as its ``config.json`` has it."""
+        own = {f.name: getattr(self, f.name) for f in fields(Settings) if f.name != "config"}
+        return own | asdict(self.config)
 
-def config_of(settings: Mapping[str, Any]) -> Any:
-    """Return the hyperparameters among ``settings``; what is not there has its default.
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Settings":
+        """Return what is told in ``values``; what is not there has its default.
 
-    Raises:
-        UsageError: there is no such algorithm, or a value cannot be used.
-    """
-    kind = AGENTS[check_choice("algo", settings["algo"], AGENTS)].config
-    return kind(**{f.name: settings[f.name] for f in fields(kind) if f.name in settings})
-
-
-def settings_of(settings: Mapping[str, Any]) -> Settings:
-    """Return the ``Settings`` among all that a run is told."""
-    return Settings(**{f.name: settings[f.name] for f in fields(Settings) if f.name in settings})
+        Raises:
+            UsageError: there is no such algorithm, or a value cannot be used.
+        """
+        kind = AGENTS[check_choice("algo", values["algo"], AGENTS)].config
+        return Settings(**_taken(Settings, values) | {"config": kind(**_taken(kind, values))})
 
 
-def joined(settings: Settings, config: Any) -> dict[str, Any]:
-    """Return all that a run is told, as its ``config.json`` has it."""
-    return asdict(settings) | asdict(config)
+def _taken(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of ``values`` that a dataclass has fields for."""
+    return {f.name: values[f.name] for f in fields(kind) if f.name in values}

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
+import envs
 from agents import AGENTS
-from agents.run import factory_of, load_run
+from agents.run import load_run
 from wnrl.rl.environments import vectorize_for_evaluation
 from wnrl.rl.loading import load_agent, load_pickled_statistics
 from wnrl.rl.snapshots import STATISTICS, Model
@@ -38,9 +39,9 @@ class Subject:
             UsageError: It is not there, damaged or not finished.
         """
         model, statistics, settings = load_run(folder, which, device)
-        about = {"run_dir": str(folder), "which": which, "algo": settings["algo"]}
-        about |= {"norm": settings["norm"], "trained_seed": settings["seed"]}
-        return cls(model, settings, statistics, about)
+        told = {"which": which, "algo": settings.algo, "norm": settings.norm}
+        about = {"run_dir": str(folder), **told, "trained_seed": settings.seed}
+        return cls(model, settings.to_json(), statistics, about)
 
     @classmethod
     def of_zip(
@@ -84,7 +85,8 @@ class Subject:
 
 
 def _raw(environment: Mapping[str, Any], n_envs: int, render_mode: str | None = None) -> VecEnv:
-    factory = factory_of(environment, render_mode)
+    names = ("env_id", "max_episode_steps", "env_kwargs")
+    factory = envs.factory(render_mode=render_mode, **{name: environment[name] for name in names})
     return vectorize_for_evaluation(factory, n_envs, None, environment["frame_stack"])
 
 

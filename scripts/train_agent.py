@@ -25,7 +25,7 @@ import tyro
 
 from agents import defaults
 from agents.config import Config
-from agents.settings import Settings, settings_of
+from agents.settings import Settings
 from wnrl.limits import FromZero
 
 
@@ -53,24 +53,14 @@ class Args(Settings):
         """The run's folder."""
         return self.run_dir or self.usual_folder
 
-    def as_config(self) -> dict[str, Any]:
-        """Return every value that decides what the run does.
-
-        Raises:
-            UsageError: There is no such norm, device or variant.
-        """
-        from agents.run import complete
-
-        return complete(**vars(settings_of(vars(self))), **vars(self.config))
-
 
 def train(args: Args, *reports: Callable[..., None]) -> dict[str, Any]:
     """Do the run; ``reports`` are ``agents.run.train_agent``'s."""
-    from agents.run import train_agent
+    from agents.run import checked, train_agent
     from wnrl.runs import Options
 
     options = Options(args.resume, args.checkpoint_minutes, args.keep_checkpoint)
-    return train_agent(args.folder, args.as_config(), options, *reports)
+    return train_agent(args.folder, checked(args), options, *reports)
 
 
 def begin(args: Args) -> None:
@@ -109,7 +99,7 @@ def preset_of(argv: Sequence[str]) -> Args:
     """
     names = ("algo", "env_id", "variant", "norm", "seed", "run_dir", "config")
     words = _cli.scanned(argv, names)
-    settings, config = defaults.of_flags(
+    settings = defaults.of_flags(
         algo=words.algo,
         env_id=words.env_id,
         variant=words.variant,
@@ -119,7 +109,7 @@ def preset_of(argv: Sequence[str]) -> Args:
         config=Path(words.config) if words.config else None,
         resume=bool(words.resume) and not words.help and words.run_dir != "",
     )
-    return Args(**vars(settings), config=config)
+    return Args(**vars(settings))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from wnrl.vae.presets import USUAL
 
 def agent_args(algo="ppo", env_id=None, variant=None, **others):
     """Return what ``train_agent.py`` is told."""
-    settings, config = defaults.preset_of(algo, env_id, variant)
-    return train_agent.Args(**{**vars(settings), "config": config, **others})
+    return train_agent.Args(**vars(defaults.preset_of(algo, env_id, variant)) | others)
 
 
 def vae_args(model="mlp", dataset="digits", preset=USUAL, **values):

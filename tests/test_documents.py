@@ -16,6 +16,7 @@ from stable_baselines3 import PPO
 from torch import nn
 
 import wnrl.sb3  # noqa: F401 (registers the names of the policies)
+from agents.run import checked
 from scripts import _cli, train_agent
 from tests.tables import restored
 from wnrl import WNLinear
@@ -92,7 +93,7 @@ def test_commands_have_flags_that_their_programs_take(document, tmp_path, monkey
             module = importlib.import_module(f"scripts.{program.replace('/', '.')}")
             args = _cli.parse(module.Args, None, getattr(module, "preset_of", None), argv)
             if module is train_agent:
-                args.as_config()
+                checked(args)
     sys.modules.pop("my_lab", None)
 
 

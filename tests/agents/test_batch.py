@@ -77,7 +77,7 @@ def test_folders_and_results_have_what_those_of_an_ordinary_run_have(tmp_path, a
 def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, algo, env_id, normalize):
     planned = trials(algo=algo, env_id=env_id, normalize=normalize)
     folders, _ = run(tmp_path, planned)
-    values = [agents.run._of_cohort(agents.run.settings(trial)) for trial in planned]
+    values = [agents.run._of_cohort(agents.run.of_trial(trial)) for trial in planned]
     env, kind = tensor_envs.make(env_id), COHORTS[algo]
     cohort = kind(env, [kind.member(v) for v in values])
     cohort.train()
@@ -110,7 +110,7 @@ def test_the_agent_of_a_folder_acts_as_the_member_did(tmp_path, algo, env_id, no
 )
 def test_layers_of_a_member_are_measured_as_those_of_sb3s_agent(algo, norm, heads, n_seen):
     planned = trials(algo=algo, norm=norm, n_seeds=2)
-    values = [agents.run._of_cohort(agents.run.settings(trial)) for trial in planned]
+    values = [agents.run._of_cohort(agents.run.of_trial(trial)) for trial in planned]
     env, kind = tensor_envs.make("CartPole-v1"), COHORTS[algo]
     cohort = kind(env, [kind.member(v) for v in values])
     cohort.train()

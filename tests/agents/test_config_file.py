@@ -1,11 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from agents.config_file import read_config_file, settings_of_entry
-from agents.defaults import of_flags
-from agents.run import complete
-from agents.settings import config_of, settings_of
+from agents.defaults import of_flags, preset_of
+from agents.settings import Settings
 from wnrl.errors import UsageError
 from wnrl.runs import write_json
 
@@ -67,7 +67,8 @@ def test_an_entry_of_the_zoo_is_understood(zoo):
         "net_arch": (256, 128),
         "critic_arch": (64,),
     }
-    assert config_of(settings).policy_arguments()["net_arch"] == {"pi": [256, 128], "vf": [64]}
+    config = Settings.from_json(settings).config
+    assert config.policy_arguments()["net_arch"] == {"pi": [256, 128], "vf": [64]}
 
 
 def test_the_entry_is_that_of_the_environment_its_family_or_the_default(zoo):
@@ -83,7 +84,7 @@ def test_the_file_of_a_trained_agent_is_understood(tmp_path):
     assert settings["env_kwargs"] == {"gravity": 5}
     assert (settings["train_freq"], settings["train_freq_unit"]) == (1, "episode")
     assert settings["policy_kwargs"] == {"use_expln": True}
-    assert config_of(settings).policy_arguments()["use_expln"] is True
+    assert Settings.from_json(settings).config.policy_arguments()["use_expln"] is True
 
 
 def test_an_entry_with_our_policy_names_its_norm():
@@ -111,9 +112,9 @@ def test_the_name_of_our_policy_is_the_norm_unless_the_arguments_say_another(alg
 def test_arguments_may_hold_more_than_flags_can_say():
     told = {"policy_kwargs": {"features_extractor_kwargs": {"features_dim": 8}},
             "env_kwargs": {"map": [1, 2]}}  # fmt: skip
-    settings = {"algo": "ppo", **settings_of_entry("ppo", told)}
-    assert config_of(settings).policy_kwargs == told["policy_kwargs"]
-    assert settings_of(settings).env_kwargs == told["env_kwargs"]
+    settings = Settings.from_json({"algo": "ppo", **settings_of_entry("ppo", told)})
+    assert settings.config.policy_kwargs == told["policy_kwargs"]
+    assert settings.env_kwargs == told["env_kwargs"]
 
 
 def test_a_policy_that_nobody_has_is_refused():
@@ -165,9 +166,9 @@ def test_values_that_make_no_sense_are_refused_in_one_line(tmp_path, entry, told
 def test_what_an_entry_leaves_out_is_as_sb3_has_it(zoo):
     assert settings_of_entry("td3", {}) == {"n_envs": 1, "noise_std": 0.0}
     assert settings_of_entry("td3", {"noise_type": "normal", "noise_std": 0.3})["noise_std"] == 0.3
-    known, config = of_flags(config=zoo, algo="a2c", env_id="ALE/Pong-v5")
-    assert (known.algo, config.n_envs, config.net_arch) == ("a2c", 1, ())
-    _, config = of_flags(config=zoo, algo="dqn", env_id="Acrobot-v1")
+    told = of_flags(config=zoo, algo="a2c", env_id="ALE/Pong-v5")
+    assert (told.algo, told.config.n_envs, told.config.net_arch) == ("a2c", 1, ())
+    config = of_flags(config=zoo, algo="dqn", env_id="Acrobot-v1").config
     assert (config.train_freq, config.net_arch) == (4, (64, 64))  # not those of our preset
 
 
@@ -230,12 +231,13 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, zoo, name, 
 
 
 def test_a_runs_own_file_gives_its_settings_again(tmp_path):
-    settings = complete("ppo", "Acrobot-v1", "layer", 3, n_steps=64, norm_kwargs={"eps": 1e-4})
-    write_json(tmp_path / "config.json", json.loads(json.dumps(settings)))
-    known, config = of_flags(config=tmp_path / "config.json")
-    assert complete(**{**vars(known), **vars(config)}) == settings
-    known, config = of_flags(config=tmp_path / "config.json", env_id="CartPole-v1")
-    assert (known.env_id, config.n_steps, config.n_envs) == ("CartPole-v1", 64, 16)
+    preset = preset_of("ppo", "Acrobot-v1")
+    config = replace(preset.config, n_steps=64, norm_kwargs={"eps": 1e-4})
+    settings = replace(preset, norm="layer", seed=3, config=config)
+    write_json(tmp_path / "config.json", json.loads(json.dumps(settings.to_json())))
+    assert of_flags(config=tmp_path / "config.json") == settings
+    told = of_flags(config=tmp_path / "config.json", env_id="CartPole-v1")
+    assert (told.env_id, told.config.n_steps, told.config.n_envs) == ("CartPole-v1", 64, 16)
 
 
 def test_a_variant_is_none_of_a_file(zoo):

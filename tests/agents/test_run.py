@@ -1,11 +1,10 @@
-import dataclasses
 import pickle
 import zipfile
 
 import pytest
 
 from agents import AGENTS
-from agents.run import complete, load_run, settings, train
+from agents.run import load_run, settings, train
 from agents.settings import Settings
 from wnrl.errors import UsageError
 from wnrl.runs import file_checksum, read_config, read_json, write_json
@@ -37,8 +36,8 @@ def test_settings_of_a_trial_are_those_of_its_run_folder(tmp_path):
 def test_an_agent_is_built_again_from_its_run_folder(tmp_path):
     train(trial(), tmp_path / "run", lambda fraction: None)
     for which in ("last", "best"):
-        model, statistics, config = load_run(tmp_path / "run", which)
-        assert model.policy.norm == config["norm"] == "batch"
+        model, statistics, told = load_run(tmp_path / "run", which)
+        assert model.policy.norm == told.norm == "batch"
         assert statistics is None
     with pytest.raises(UsageError, match="which must be one of last, best"):
         load_run(tmp_path / "run", "first")
@@ -78,8 +77,7 @@ def test_a_setting_that_cannot_be_is_refused_before_anything_runs(values, told):
 @pytest.mark.parametrize("algo", AGENTS)
 def test_what_is_not_said_is_the_presets(algo):
     env_id = next(iter(AGENTS[algo].presets))
-    found = complete(algo, env_id, "weight", 0)
-    preset = dataclasses.asdict(AGENTS[algo].preset(env_id))
-    assert {key: found[key] for key in preset} == preset
-    defaults = dataclasses.asdict(Settings(algo=algo, env_id=env_id))
-    assert {key: found[key] for key in defaults} == defaults
+    task, arm = Task(env_id, algo, "agents.run:train", RETURN), Arm("weight")
+    (planned,) = Study("one", [task], [arm], arm.name, seeds=[0]).trials()
+    expected = Settings(algo=algo, env_id=env_id, config=AGENTS[algo].preset(env_id)).to_json()
+    assert settings(planned) == expected | planned.settings

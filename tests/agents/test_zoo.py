@@ -53,7 +53,8 @@ def read(folder, algo, env_id, entry):
 def test_every_entry_is_understood(tmp_path):
     assert len(CASES) >= 74
     for algo, env_id, entry in CASES:
-        settings, config = read(tmp_path, algo, env_id, entry)
+        settings = read(tmp_path, algo, env_id, entry)
+        config = settings.config
         assert (settings.algo, settings.norm) == (algo, "weight")
         assert (config.total_timesteps, config.n_envs) == (
             entry["n_timesteps"],
@@ -67,10 +68,10 @@ def test_every_entry_is_understood(tmp_path):
     ("algo", "env_id", "entry"), CASES, ids=[f"{algo}-{env_id}" for algo, env_id, _ in CASES]
 )
 def test_an_entry_trains_with_another_policy_word(tmp_path, algo, env_id, entry):
-    settings, config = read(tmp_path, algo, env_id, entry)
-    config = shortened(config)
+    settings = read(tmp_path, algo, env_id, entry)
+    config = shortened(settings.config)
     try:
-        make = factory_of(vars(settings))
+        make = factory_of(settings)
     except UsageError as error:
         pytest.skip(str(error))
     with closing(vectorize(make, config.n_envs, 0, config.normalize, config.gamma)) as env:
