@@ -2,12 +2,9 @@
 
 from envs.factory import EnvFactory, factory
 from envs.minatar import GAMES, MinAtar
-from envs.pixels import PIXELS, Pixels
 from envs.tensor_view import TensorView
 from envs.world import WorldWrapper, register_worlds
 
-__all__ = [
-    "GAMES", "PIXELS", "EnvFactory", "MinAtar", "Pixels", "TensorView", "WorldWrapper", "factory",
-]  # fmt: skip
+__all__ = ["GAMES", "EnvFactory", "MinAtar", "TensorView", "WorldWrapper", "factory"]
 
 register_worlds()  # last: tensor environments that are registered already stay as they are

@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs import GAMES, PIXELS, factory
+from envs import GAMES, factory
 from wnrl.tensor_envs import WORLDS
 
 OURS = [
     "TMaze-v0",
     "RepeatPrevious-v0",
     "DelayedMatch-v0",
-    *(env_id for env_id in (*WORLDS, *PIXELS) if "Lunar" not in env_id),
+    *(env_id for env_id in WORLDS if "Lunar" not in env_id),
     "CartPole-obs_noise0.1-obs_dropout0.2-delay2-sticky0.25-hidden1-v1",
     "Pendulum-delay1-sticky0.25-v1",
     *GAMES,
@@ -77,7 +77,7 @@ def test_a_seed_can_be_as_large_as_that_of_the_last_run(make, env_id):
 
 @pytest.mark.parametrize(
     ("env_id", "base_id"),
-    [*PIXELS.items(), *((name, world.base) for name, world in WORLDS.items() if not world.memory)],
+    [(name, world.base) for name, world in WORLDS.items() if not world.memory],
 )
 def test_it_has_the_limits_of_its_base(env_id, base_id):
     assert gym.spec(env_id).max_episode_steps == gym.spec(base_id).max_episode_steps

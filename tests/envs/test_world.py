@@ -41,10 +41,28 @@ class Echo:
         return {"last": actions}, actions[..., 0], torch.zeros_like(actions[..., 0], dtype=bool)
 
 
+class Picture(gym.Env):
+    """Shows pictures in bytes."""
+
+    observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.picture(), {}
+
+    def step(self, action):
+        return self.picture(), 0.0, False, False, {}
+
+    def picture(self):
+        return self.np_random.integers(0, 256, (8, 8, 3), np.uint8)
+
+
 @pytest.fixture(autouse=True)
-def echo(monkeypatch):
+def others(monkeypatch):
     monkeypatch.setitem(TENSOR_ENVS, "Echo-v0", Echo)
     before = set(gym.registry)
+    gym.register("Picture-v0", Picture)
     yield
     for env_id in set(gym.registry) - before:
         del gym.registry[env_id]
@@ -206,8 +224,8 @@ def test_an_action_that_its_caller_writes_into_is_repeated_as_it_was():
     [
         ("FrozenLake-v1", {"obs_noise": 0.1}, "needs a Box as observation, got Discrete"),
         ("FrozenLake-v1", {"delay": 1}, "needs a Box as observation, got Discrete"),
-        ("CartPolePixels-v1", {"obs_noise": 0.1}, "needs a Box of real numbers"),
-        ("CartPolePixels-v1", {"hidden": (0,)}, "hidden needs a vector as observation"),
+        ("Picture-v0", {"obs_noise": 0.1}, "needs a Box of real numbers"),
+        ("Picture-v0", {"hidden": (0,)}, "hidden needs a vector as observation"),
         ("CartPole-v1", {"hidden": (0, 7)}, r"hidden must be places in 0\.\.3, got \(0, 7\)"),
         ("CartPole-v1", {"memory": 7}, "memory is no dial of CartPole-v1, got 7"),
         ("LunarLander-v3", {"memory": 7}, "memory is no dial of LunarLander-v3, got 7"),
@@ -222,7 +240,7 @@ def test_a_dial_that_does_not_fit_the_environment_is_refused(base, dials, messag
     ("world", "base"),
     [
         (World("FrozenLake-v1", sticky=0.5, reward_noise=1.0), "FrozenLake-v1"),
-        (World("CartPolePixels-v1", delay=1, obs_dropout=0.5), "CartPolePixels-v1"),
+        (World("Picture-v0", delay=1, obs_dropout=0.5), "Picture-v0"),
     ],
 )
 def test_environments_without_a_tensor_form_have_dials_too(world, base):
