@@ -63,17 +63,6 @@ def test_a_buffer_comes_back_bit_for_bit(tmp_path, kind, space, others, steps):
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
 
 
-@pytest.mark.parametrize("space", [VECTOR, PIXELS])
-def test_a_buffer_that_an_earlier_version_saved_comes_back(space):
-    buffer, fresh = filled(ReplayBuffer, space, 7), filled(ReplayBuffer, space, 0)
-    values = replay_values(buffer)
-    marks = values["arrays"]["next_observations.differs"]
-    values["arrays"]["next_observations.differs"] = np.packbits(marks)
-    restore_replay(fresh, values)
-    for name, array in arrays(buffer).items():
-        np.testing.assert_array_equal(arrays(fresh)[name], array, err_msg=name)
-
-
 def test_signs_of_zeros_and_nans_are_kept(tmp_path):
     space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     buffer = ReplayBuffer(8, space, ACTIONS, "cpu")
@@ -85,7 +74,7 @@ def test_signs_of_zeros_and_nans_are_kept(tmp_path):
         np.testing.assert_array_equal(arrays(fresh)[name].view(np.uint8), array.view(np.uint8))
 
 
-def test_a_file_holds_each_observation_once_and_nothing_that_is_not_filled(tmp_path):
+def test_a_file_holds_nothing_that_is_not_filled(tmp_path):
     space = spaces.Box(-1, 1, (1000,), np.float32)
     buffer = ReplayBuffer(1000, space, ACTIONS, "cpu")
     obs = space.sample()[None]
@@ -95,12 +84,12 @@ def test_a_file_holds_each_observation_once_and_nothing_that_is_not_filled(tmp_p
         obs = reached
     path = tmp_path / "replay.zip"
     through_file(buffer, ReplayBuffer(1000, space, ACTIONS, "cpu"), path)
-    assert path.stat().st_size < 1.1 * 51 * 4000
+    assert path.stat().st_size < 1.1 * 2 * 50 * 4000
 
 
 def test_a_buffer_of_another_shape_is_refused(tmp_path):
     buffer = filled(ReplayBuffer, VECTOR, 7)
     with pytest.raises(ValueError, match="could not broadcast"):
         through_file(buffer, filled(ReplayBuffer, PIXELS, 0), tmp_path / "replay.zip")
-    with pytest.raises(KeyError, match="observations/vector"):
+    with pytest.raises(KeyError, match="observations/image"):
         through_file(buffer, filled(DictReplayBuffer, BOTH, 0), tmp_path / "replay.zip")

@@ -176,9 +176,9 @@ def test_joint_statistics_are_those_of_both_batches_and_outputs_those_of_the_fir
 
 
 @pytest.mark.parametrize("name", WITH_TARGETS)
-def test_next_batch_is_used_once_and_not_at_all_without_joint_statistics(name):
-    for joint in (True, False):
-        policy = make(name, "batch", joint_statistics=joint).policy
+def test_next_batch_is_used_once_and_not_at_all_without_batch_statistics(name):
+    for norm in ("batch", "layer"):
+        policy = make(name, norm).policy
         policy.set_training_mode(True)
         sizes = []
         policy.critic.q_networks[0].register_forward_pre_hook(
@@ -188,7 +188,7 @@ def test_next_batch_is_used_once_and_not_at_all_without_joint_statistics(name):
             policy.critic_target(*batch(seed=1))
         policy.critic(*batch())
         policy.critic(*batch())
-        assert sizes == ([16, 8] if joint else [8, 8])
+        assert sizes == ([16, 8] if norm == "batch" else [8, 8])
 
 
 @pytest.mark.parametrize("norm", BATCH_NORMS)
@@ -210,16 +210,6 @@ def test_targets_use_the_batch_in_updates_alone_and_track_nothing(name, norm):
     assert torch.equal(learnt_from.flatten(1), expected)
     assert not torch.allclose(learnt_from, evaluated)
     assert torch.equal(again, evaluated)
-
-
-@pytest.mark.parametrize("name", WITH_TARGETS)
-def test_targets_of_critics_with_statistics_of_their_own_use_running_ones(name):
-    policy = make(name, "batch", joint_statistics=False).policy
-    with torch.no_grad():
-        policy.set_training_mode(False)
-        evaluated = rows(policy.critic_target(*batch(seed=1)))
-        policy.set_training_mode(True)
-        assert torch.equal(rows(policy.critic_target(*batch(seed=1))), evaluated)
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -167,7 +167,6 @@ def test_policy_save_and_load_keep_every_argument(tmp_path, name, norm):
         "norm": norm,
         "norm_kwargs": {"eps": 1e-3},
         "norm_heads": True,
-        "joint_statistics": name == "CrossQ",
     }
     arguments |= {"n_quantiles": 4} if name == "TQC" else {}
     policy = make(name, **arguments).learn(16).policy

@@ -192,7 +192,6 @@ def test_data_init_standardises_layers_behind_statistics_of_the_same_observation
     [
         ({"norm": "batch", "batch_norm": False}, "batch_norm=False contradicts norm 'batch'"),
         ({"norm": "none", "batch_norm": True}, "batch_norm=True contradicts norm 'none'"),
-        ({"norm": "batch", "joint_statistics": False}, "joint_statistics must be True for CrossQ"),
         ({"norm": "weight", "norm_kwargs": {"r_max": 2}}, "norm_kwargs for 'weight' may hold"),
         ({"norm": "batch", "norm_kwargs": {"r_max": 2}}, "norm_kwargs for 'batch' may hold"),
     ],

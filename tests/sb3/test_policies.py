@@ -207,11 +207,6 @@ def test_arguments_of_another_type_or_name_are_refused(arguments, message):
         make(PPO, "WNMlpPolicy", **arguments)
 
 
-def test_joint_statistics_are_a_flag():
-    with pytest.raises(UsageError, match="joint_statistics must be True or False, got 'no'"):
-        SAC("WNMlpPolicy", "Pendulum-v1", policy_kwargs={"joint_statistics": "no"})
-
-
 OTHERS = {
     "another norm": {"norm": "layer"},
     "the plain norm": {"norm": "none"},

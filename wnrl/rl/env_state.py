@@ -3,9 +3,9 @@
 An environment is walked attribute by attribute, wrappers included. What is written are numbers,
 texts, arrays, containers of them and random generators; they are put into environments that were
 made anew and reset, where each object stands at the same path and is of the same class. Reading
-makes no object of a class that a file names. Environments that keep state outside Python (Box2D,
-MuJoCo), or that say themselves how they are pickled, have no such state; their episodes begin anew.
-The Arcade Learning Environment is asked for a copy of its emulator.
+makes no object of a class that a file names. Environments that keep state outside Python (Atari,
+Box2D, MuJoCo), or that say themselves how they are pickled, have no such state; their episodes
+begin anew.
 """
 
 import copy
@@ -63,11 +63,6 @@ def _class_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _is_emulated(env: Any) -> bool:
-    """Return True for a game of the Arcade Learning Environment itself."""
-    return type(env).__module__.startswith("ale_py") and hasattr(env, "clone_state")
-
-
 class _Writer:
     """Makes trees of values; what two places share is written once."""
 
@@ -98,9 +93,6 @@ class _Writer:
             return ["generator", type(source).__name__, source.state, source.seed_seq.state]
         if kind in RANDOM.values():
             return ["random", kind.__name__, value.__getstate__()]
-        if _is_emulated(value):
-            emulator = value.clone_state(include_rng=True).serialize()
-            return ["emulator", emulator, self.write(value.np_random)]
         if _has_attributes_alone(value):
             pairs = ([name, self.write(part)] for name, part in vars(value).items())
             return ["object", _class_name(value), *pairs]
@@ -150,15 +142,6 @@ class _Reader:
             case ["random", name, state]:
                 made = RANDOM[name]()
                 made.__setstate__(state)
-            case ["random", state]:  # as earlier versions wrote it, and the next one
-                made = random.Random()
-                made.setstate(state)
-            case ["random state", state]:
-                made = np.random.RandomState()
-                made.set_state(state)
-            case ["emulator", data, generator] if _is_emulated(here):
-                made, numbers = here, self.read(generator, None)
-                self.changes[id(here)] = lambda: _set_emulator(here, data, numbers)
             case ["tuple", _, *parts]:
                 made = tuple(self._parts(parts, here, tuple))
             case ["dict", *pairs]:
@@ -189,11 +172,6 @@ class _Reader:
         inside = [*here] if type(here) is kind and kind is not set else []
         inside += [None] * (len(parts) - len(inside))
         return [self.read(*pair) for pair in zip(parts, inside, strict=False)]
-
-
-def _set_emulator(env: Any, data: bytes, generator: np.random.Generator) -> None:
-    env.restore_state(type(env.clone_state())(data))
-    env.np_random = generator
 
 
 def _layers(env: VecEnv) -> list[VecEnv]:

@@ -1,9 +1,8 @@
 """The state of an SB3 model as values: all that it needs to go on as if it had never stopped.
 
 Parameters, optimizers, counters, random generators, exploration noise and the replay buffer are
-here; the environments are in ``wnrl.rl.env_state``. A replay buffer is much smaller here than in
-memory: only what is filled is there, and the next observation only where it is not the following
-observation, as at the end of an episode.
+here; the environments are in ``wnrl.rl.env_state``. Of a replay buffer only what is filled is
+there.
 """
 
 import random
@@ -29,9 +28,6 @@ COUNTERS = (
 MEMORY = ("ep_info_buffer", "ep_success_buffer")
 # What holds for episodes that go on, and is made anew where they cannot.
 EPISODES = ("_last_obs", "_last_original_obs", "_last_episode_starts")
-
-Array = NDArray[Any]
-NEXT, DIFFERS = "next_observations", ".differs"
 
 
 def model_state(model: BaseAlgorithm, *, in_rollout: bool) -> dict[str, Any]:
@@ -150,9 +146,9 @@ def _arrays(noise: ActionNoise) -> dict[str, Any]:
     return {name: part for name, part in vars(noise).items() if isinstance(part, np.ndarray)}
 
 
-def arrays(buffer: ReplayBuffer) -> dict[str, Array]:
+def arrays(buffer: ReplayBuffer) -> dict[str, NDArray[Any]]:
     """Return every array of ``buffer`` by name, those of Dicts as ``observations/<key>``."""
-    named: dict[str, Array] = {}
+    named: dict[str, NDArray[Any]] = {}
     for name, value in vars(buffer).items():
         parts = value if isinstance(value, dict) else {"": value}
         for key, part in parts.items():
@@ -169,12 +165,9 @@ def _n_rows(buffer: ReplayBuffer) -> int:
 
 def replay_values(buffer: ReplayBuffer) -> dict[str, Any]:
     """Return the filled part of ``buffer``; its arrays are views."""
-    n, parts = _n_rows(buffer), arrays(buffer)
-    values = {name: array[:n] for name, array in parts.items()}
-    for name in [name for name in parts if name.startswith(NEXT)]:
-        differs = _differs(values[name.removeprefix("next_")], values[name])
-        values |= {name: values[name][differs], name + DIFFERS: differs}
-    return {"pos": buffer.pos, "full": buffer.full, "arrays": values}
+    n = _n_rows(buffer)
+    filled = {name: array[:n] for name, array in arrays(buffer).items()}
+    return {"pos": buffer.pos, "full": buffer.full, "arrays": filled}
 
 
 def restore_replay(buffer: ReplayBuffer, saved: Mapping[str, Any]) -> None:
@@ -184,23 +177,6 @@ def restore_replay(buffer: ReplayBuffer, saved: Mapping[str, Any]) -> None:
         ValueError, KeyError: Its arrays are others.
     """
     buffer.pos, buffer.full = saved["pos"], saved["full"]
-    n, parts, values = _n_rows(buffer), arrays(buffer), saved["arrays"]
-    for name in sorted(parts, reverse=True):  # observations, of which the next ones are made, first
-        rows = parts[name][:n]
-        if name.startswith(NEXT):
-            rows[:-1] = parts[name.removeprefix("next_")][1:n]
-            differs = values[name + DIFFERS]
-            if differs.dtype != bool:  # bits, in checkpoints of earlier versions
-                bits = np.unpackbits(differs, count=n * buffer.n_envs)
-                differs = bits.astype(bool).reshape(rows.shape[:2])
-            rows[differs] = values[name]
-        else:
-            rows[:] = values[name]
-
-
-def _differs(obs: Array, next_obs: Array) -> NDArray[np.bool_]:
-    """Return where the next observation is not, bit for bit, the following one, ``(n, N)``."""
-    differs = np.ones(obs.shape[:2], bool)
-    for t, place in np.ndindex(len(obs) - 1, obs.shape[1]) if len(obs) else ():
-        differs[t, place] = next_obs[t, place].tobytes() != obs[t + 1, place].tobytes()
-    return differs
+    n = _n_rows(buffer)
+    for name, array in arrays(buffer).items():
+        array[:n] = saved["arrays"][name]

@@ -51,11 +51,9 @@ class Critic(Part):
     """Mixin for a critic of observations and actions, and for its target.
 
     Attributes:
-        joint: whether (s', a') and (s, a) are one batch to the batch norms.
         next_batch: (s', a') of an update, until the critic learns.
     """
 
-    joint = False
     next_batch: tuple[Observations, Tensor] | None = None
 
     def forward(self, obs: Observations, *args: Any, **kwargs: Any) -> Any:
@@ -80,7 +78,7 @@ class Critic(Part):
     def _follow(self, obs: Observations, actions: Tensor) -> Any:
         """Return a target's values, by the statistics of the batch in an update."""
         (critic,) = self.online
-        learning = self.joint and critic.training
+        learning = bool(self.norms) and critic.training
         critic.next_batch = (obs, actions) if learning else None
         running = [buffer for norm in self.norms for buffer in norm.buffers()] if learning else []
         before = [buffer.clone() for buffer in running]
@@ -106,19 +104,11 @@ class ContinuousMixin(NormBase):
 
     Args:
         *args: those of the policy.
-        joint_statistics: whether the critic's batch norms see (s, a) and (s', a') as one batch,
-            and those of its target (s', a') instead of running statistics. It doubles the critic's
-            batch and is without effect under norms that have no batch statistics.
         **kwargs: those of ``NormBase`` and of the policy.
     """
 
-    own_names = (*NormBase.own_names, "joint_statistics")
     actor_mixin: ClassVar[type[Actor]] = Actor
     critic_mixin: ClassVar[type[Critic]] = Critic
-
-    def __init__(self, *args: Any, joint_statistics: bool = True, **kwargs: Any) -> None:
-        self.joint_statistics = joint_statistics
-        super().__init__(*args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """SB3's actor, with the norm."""
@@ -135,7 +125,6 @@ class ContinuousMixin(NormBase):
         # A shared extractor learns with the actor.
         others = critic.features_extractor if self.share_features_extractor else None
         critic.norms = batch_norms(*(part for part in critic.children() if part is not others))
-        critic.joint = self.joint_statistics and bool(critic.norms)
         return critic
 
     def _run_hidden(self, obs: Observations) -> None:

@@ -167,8 +167,7 @@ class CrossQMixin(ContinuousMixin):
         critic_target: the target, if there is one.
 
     Raises:
-        UsageError: ``tau`` is out of range, or ``batch_norm`` or ``joint_statistics`` contradicts
-            the norm or the algorithm.
+        UsageError: ``tau`` is out of range, or ``batch_norm`` contradicts the norm.
     """
 
     own_names = (*ContinuousMixin.own_names, "tau")
@@ -188,11 +187,6 @@ class CrossQMixin(ContinuousMixin):
         return [name for name, part in trained_parts(self).named_modules() if type(part) in layers]
 
     def _build(self, lr_schedule: Schedule) -> None:
-        if not self.joint_statistics:
-            raise UsageError(
-                "joint_statistics must be True for CrossQ: its loop has one batch of (s, a) and "
-                "(s', a')"
-            )
         batch_norm = self._arguments.get("batch_norm")
         self.normalizer = self._choose_normalizer(batch_norm)
         if self.normalizer is None and batch_norm is None and self.tau is None:

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from sb3_contrib import QRDQN, MaskablePPO, RecurrentPPO
-from sb3_contrib.common.utils import quantile_huber_loss
+from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -122,17 +121,6 @@ def dqn_loss(model: Any, data: Any) -> Tensor:
     return F.smooth_l1_loss(values, targets)
 
 
-def qrdqn_loss(model: Any, data: Any) -> Tensor:
-    """QR-DQN's quantile regression loss."""
-    rows = torch.arange(len(data.rewards), device=data.rewards.device)
-    with torch.no_grad():
-        ahead = model.quantile_net_target(data.next_observations)  # (B, quantiles, actions)
-        best = ahead.mean(dim=1).argmax(dim=1)
-        targets = data.rewards + (1 - data.dones) * _discounts(model, data) * ahead[rows, :, best]
-    quantiles = model.quantile_net(data.observations)[rows, :, data.actions.long().flatten()]
-    return quantile_huber_loss(quantiles, targets, sum_over_quantiles=True)
-
-
 def _discounts(model: Any, data: Any) -> Any:
     return model.gamma if data.discounts is None else data.discounts
 
@@ -145,7 +133,6 @@ LOSSES: dict[type[Algorithm], Callable[[Any, Any], Tensor]] = {
     RecurrentPPO: ppo_loss,
     A2C: partial(actor_critic_loss, gain=lambda log_ratio: log_ratio),
     DQN: dqn_loss,
-    QRDQN: qrdqn_loss,
 }
 """The loss of each algorithm that has one, of one network, without sampling: for its curvature."""
 
