@@ -100,14 +100,6 @@ def both_clocks(over: np.ndarray, under: np.ndarray) -> tuple[str, str]:
     return cell(over[:, WALL], under[:, WALL]), cell(over[:, CPU], under[:, CPU])
 
 
-def verdict(aim: float | None, over: np.ndarray, under: np.ndarray) -> str:
-    """Return an aim for a ratio by CPU time, and whether it was met."""
-    if aim is None:
-        return ""
-    reached, _ = ratio(over[:, CPU], under[:, CPU])
-    return f"≥ {aim:g}: {'met' if reached >= aim else 'missed'}"
-
-
 def table(names: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
     """Print a Markdown table, each row as soon as it is there."""
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}", flush=True)

@@ -7,15 +7,15 @@ with the same hyperparameters (the preset of the task, unless the row says other
 in one process: a round trains each of them for the same number of environment steps, in an order
 that rotates, and what counts is the ratio to stock *within* a round. The table shows the median of
 the ratios with half the distance between their quartiles, by wall time, which is what one waits
-for, and by CPU time, which other programs on the machine disturb less and which aims are judged
-by. Above 1 is faster than stock. The first rounds are warm-up; off-policy algorithms have filled
-their buffer up to ``learning_starts`` by then.
+for, and by CPU time, which other programs on the machine disturb less. Above 1 is faster than
+stock. The first rounds are warm-up; off-policy algorithms have filled their buffer up to
+``learning_starts`` by then.
 
-Hyperparameters are the same, implementations are not: ours steps with torch's fused Adam, and
-``--stock-fused`` gives it to stock too. Stock's CrossQ has batch renormalisation in its networks,
-so ``batch_renorm`` is its like. RecurrentPPO costs more while episodes are short, and stock's more
-than ours: it steps through each minibatch in which one starts. ``--compile`` compiles what ours
-calls in updates, where it can be: on a GPU as CUDA graphs.
+Hyperparameters are the same, implementations are not: ours steps with torch's fused Adam. Stock's
+CrossQ has batch renormalisation in its networks, so ``batch_renorm`` is its like. RecurrentPPO
+costs more while episodes are short, and stock's more than ours: it steps through each minibatch in
+which one starts. ``--compile`` compiles what ours calls in updates, where it can be: on a GPU as
+CUDA graphs.
 """
 
 import sys
@@ -47,8 +47,6 @@ class Task:
     """What differs from the preset."""
     preset: bool = True
     """Whether to start from the environment's preset, or from the algorithm's defaults."""
-    aims: Mapping[str, float] = field(default_factory=dict)
-    """The least ratio to stock that we want, by norm."""
     also: tuple[str, ...] = ()
     """Norms to measure beside those asked for."""
 
@@ -59,20 +57,19 @@ class Task:
         return replace(agent.preset(self.env_id) if self.preset else agent.config(), **self.change)
 
 
-def _recurrent(name: str, change: Mapping[str, Any], aim: float | None, preset: bool) -> Task:
-    aims = {} if aim is None else {"none": aim, "weight": aim}
-    return Task(f"RecurrentPPO, {name}", "recurrent_ppo", "CartPoleNoVel-v1", change, preset, aims)
+def _recurrent(name: str, change: Mapping[str, Any], preset: bool = True) -> Task:
+    return Task(f"RecurrentPPO, {name}", "recurrent_ppo", "CartPoleNoVel-v1", change, preset)
 
 
 TASKS = (
-    Task("PPO, CartPole", "ppo", "CartPole-v1", aims={"weight": 0.95}),
-    Task("DQN, CartPole", "dqn", "CartPole-v1", aims={"weight": 0.95}),
+    Task("PPO, CartPole", "ppo", "CartPole-v1"),
+    Task("DQN, CartPole", "dqn", "CartPole-v1"),
     Task("SAC, Pendulum", "sac", "Pendulum-v1"),
     Task("CrossQ, Pendulum", "crossq", "Pendulum-v1", also=("batch_renorm",)),
-    _recurrent("n_steps 32", {"n_steps": 32}, None, preset=True),
-    _recurrent("n_steps 128", {"n_steps": 128}, 2.5, preset=True),
-    _recurrent("n_steps 512", {"n_steps": 512}, 3.0, preset=True),
-    _recurrent("defaults of sb3-contrib, n_envs 8", {"n_envs": 8}, 2.5, preset=False),
+    _recurrent("n_steps 32", {"n_steps": 32}),
+    _recurrent("n_steps 128", {"n_steps": 128}),
+    _recurrent("n_steps 512", {"n_steps": 512}),
+    _recurrent("defaults of sb3-contrib, n_envs 8", {"n_envs": 8}, preset=False),
     Task("PPO, Pong", "ppo", "ALE/Pong-v5"),
 )
 ALGOS = tuple(dict.fromkeys(task.algo for task in TASKS))
@@ -90,8 +87,6 @@ class Args(Limited):
     """Time for each algorithm and environment, its warm-up left out."""
     compile: bool = False
     """Compile ours."""
-    stock_fused: bool = False
-    """Give stock the fused Adam that ours has by itself, to see what the rest of it costs."""
     device: str = "cpu"
     """auto, cpu, cuda or cuda:<k>."""
 
@@ -103,22 +98,17 @@ import numpy as np
 
 from agents import AGENTS
 from scripts.bench import _rounds
-from scripts.bench._rounds import WALL, both_clocks, verdict
+from scripts.bench._rounds import WALL, both_clocks
 from wnrl.rl.compiling import compiled_updates
 from wnrl.runs import resolve_device
-from wnrl.sb3.common import use_fused
 
 
 def build(task: Task, norm: str, args: Args) -> Any:
     """Return an agent with a norm, or stock's own for ``STOCK``; everything else is the same."""
     config, device = task.config, resolve_device(args.device)
-    if norm != STOCK:
-        return _rounds.agent_of(task.algo, task.env_id, norm, device, config)
-    model = _rounds.stock_agent(task.env_id, config, device)
-    for part in model.policy.modules() if args.stock_fused else ():
-        if hasattr(part, "optimizer"):
-            use_fused(part.optimizer)
-    return model
+    if norm == STOCK:
+        return _rounds.stock_agent(task.env_id, config, device)
+    return _rounds.agent_of(task.algo, task.env_id, norm, device, config)
 
 
 def steps_a_cycle(config: Any) -> int:
@@ -153,14 +143,13 @@ def rows(task: Task, times: Mapping[str, np.ndarray], steps: int) -> Iterator[tu
     for norm, ours in times.items():
         if norm != STOCK:
             speeds = (f"{steps / np.median(arm[:, WALL]):.0f}" for arm in (stock, ours))
-            aim = verdict(task.aims.get(norm), stock, ours)
-            yield task.name, norm, *both_clocks(stock, ours), *speeds, aim
+            yield task.name, norm, *both_clocks(stock, ours), *speeds
 
 
 def main(args: Args) -> None:
     """Measure and print the table, algorithm by algorithm."""
     _rounds.prepare(args.device, 1)
-    names = ("", "norm", "× stock", "× stock, CPU time", "stock, steps/s", "ours, steps/s", "aim")
+    names = ("", "norm", "× stock", "× stock, CPU time", "stock, steps/s", "ours, steps/s")
     tasks = (task for task in TASKS if task.algo in args.algos)
     _rounds.table(names, (row for task in tasks for row in rows(task, *measure(task, args))))
 

@@ -14,7 +14,7 @@ have the preset, DQN's without the steps before the first update. The one and co
 sizes are trained interleaved in one process of one thread: a round trains each of them for a
 while, in an order that rotates, and what counts is the ratio *within* a round. A cohort of P
 members counts P times its steps. The table shows the median of the ratios with half the distance
-between their quartiles, by wall time and by CPU time; aims are judged by CPU time.
+between their quartiles, by wall time and by CPU time.
 
 ``--ways auto vmap`` measures both ways of computing the same; on a GPU, ``eager`` is ``auto``
 without a CUDA graph. On two cores, two processes of one
@@ -42,12 +42,6 @@ from wnrl.errors import UsageError
 from wnrl.limits import Limited, NormKey, Positive, Sizes, one_of, some
 
 WAYS = ("auto", "vmap", "eager")
-AIMS = {
-    "ppo": 3.0, "recurrent_ppo": 2.0, "dqn": 4.0,
-    "ppo none": 10.0, "ppo weight": 9.0, "ppo layer": 5.5, "ppo rms": 5.5, "ppo batch": 5.5,
-}  # fmt: skip
-"""Least ratios, of all norms or of one, at ``AIM_MEMBERS`` or more."""
-AIM_MEMBERS = 64
 TASKS = {
     "ppo": ("CartPole-v1", "stock"),
     "recurrent_ppo": ("CartPoleNoVel-v1", "our agent"),
@@ -104,7 +98,7 @@ import torch
 
 from agents import AGENTS
 from scripts.bench import _rounds
-from scripts.bench._rounds import CPU, WALL, both_clocks, table, verdict
+from scripts.bench._rounds import CPU, WALL, both_clocks, table
 from wnrl import vae
 from wnrl.data import load
 from wnrl.population import COHORTS
@@ -213,16 +207,13 @@ def measure(norm: str, args: Args) -> dict[str, np.ndarray]:
     return _rounds.interleaved(each, rounds=ROUNDS, warm_up=1, seconds=args.seconds)
 
 
-def rows(norm: str, times: Mapping[str, np.ndarray], algo: str) -> Iterator[tuple[str, ...]]:
+def rows(norm: str, times: Mapping[str, np.ndarray]) -> Iterator[tuple[str, ...]]:
     """Yield the rows of a norm in the table."""
     (_, single), *cohorts = times.items()
     for name, ours in cohorts:
         n_members, way = name.split()
-        judged = int(n_members) >= AIM_MEMBERS and way == "auto"
-        aim = AIMS.get(f"{algo} {norm}", AIMS.get(algo)) if judged else None
         speeds = (f"{1 / np.median(arm[:, CPU]):,.0f}" for arm in (single, ours))
-        ratios = both_clocks(single, ours)
-        yield norm, n_members, way, *ratios, *speeds, verdict(aim, single, ours)
+        yield norm, n_members, way, *both_clocks(single, ours), *speeds
 
 
 def main(args: Args) -> None:
@@ -230,14 +221,14 @@ def main(args: Args) -> None:
     _rounds.prepare(args.device, 1)
     if args.growth:
         measured = ("ms an iteration", "CPU µs a step", "MiB", "MiB, estimated")
-        names = ("norm", "members", "width", "environments", *measured)
-        table(names, (row for norm in args.norms for row in growth(norm, args)))
+        sizes = ("norm", "members", "width", "environments")
+        table((*sizes, *measured), (row for norm in args.norms for row in growth(norm, args)))
         return
     single = TASKS[args.algo][1]
     columns = (f"× {single}", f"× {single}, CPU time", f"{single}, steps/CPU-s")
-    names = ("norm", "members", "way", *columns, "cohort, steps/CPU-s", "aim")
+    names = ("norm", "members", "way", *columns, "cohort, steps/CPU-s")
     each = ((norm, measure(norm, args)) for norm in args.norms)
-    table(names, (row for norm, times in each for row in rows(norm, times, args.algo)))
+    table(names, (row for norm, times in each for row in rows(norm, times)))
 
 
 if __name__ == "__main__":

@@ -19,10 +19,7 @@ def tiny(monkeypatch):
         "ppo": {"n_steps": 8, "n_epochs": 1, "batch_size": 64},
         "dqn": {"learning_starts": 4, "train_freq": 4, "gradient_steps": 1},
     }
-    tasks = [
-        Task(f"tiny {algo}", algo, "CartPole-v1", change[algo], aims={"weight": 0.01})
-        for algo in change
-    ]
+    tasks = [Task(f"tiny {algo}", algo, "CartPole-v1", change[algo]) for algo in change]
     monkeypatch.setattr(bench, "TASKS", tasks)
     monkeypatch.setattr(bench, "SEGMENT", 0.0)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
@@ -40,8 +37,7 @@ def test_a_small_run_prints_a_line_for_each_algorithm_and_norm(tiny, capsys):
     for line in lines:
         assert all(re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d", cell) for cell in line[2:4])
         assert int(line[4]) > 0
-        assert int(line[5]) > 0
-    assert lines[1][-1] == "≥ 0.01: met |"
+        assert int(line[5].strip("| ")) > 0
 
 
 def test_ours_alone_is_compiled(tiny, monkeypatch):
@@ -79,14 +75,6 @@ def test_stock_has_the_hyperparameters_and_the_initial_network_of_ours(task):
     assert len(left) == len(right)
     assert all(torch.equal(*pair) for pair in zip(left, right, strict=True))
     assert stock.n_envs == ours.n_envs == task.config.n_envs
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_stock_has_a_fused_adam_only_if_asked(fused):
-    task = next(task for task in TASKS if task.algo == "sac")
-    policy = build(task, STOCK, Args(stock_fused=fused)).policy
-    for network in (policy.actor, policy.critic):
-        assert bool(network.optimizer.param_groups[0]["fused"]) == fused
 
 
 @pytest.mark.parametrize("algo", ALGOS)
@@ -129,11 +117,11 @@ def test_a_round_holds_whole_cycles_of_delayed_updates():
     assert steps_a_cycle(AGENTS["ppo"].config(n_steps=16, n_envs=4)) == 64
 
 
-def test_a_row_holds_wall_time_cpu_time_speeds_and_the_verdict():
-    task = Task("PPO", "ppo", "CartPole-v1", aims={"weight": 0.95})
+def test_a_row_holds_wall_time_cpu_time_and_speeds():
+    task = Task("PPO", "ppo", "CartPole-v1")
     seconds = {STOCK: (2.0, 1.0), "weight": (1.0, 2.0), "none": (0.5, 0.5)}
     times = {name: np.array([pair] * 3) for name, pair in seconds.items()}
     assert list(rows(task, times, 100)) == [
-        ("PPO", "weight", "2.00 ± 0.00", "0.50 ± 0.00", "50", "100", "≥ 0.95: missed"),
-        ("PPO", "none", "4.00 ± 0.00", "2.00 ± 0.00", "50", "200", ""),
+        ("PPO", "weight", "2.00 ± 0.00", "0.50 ± 0.00", "50", "100"),
+        ("PPO", "none", "4.00 ± 0.00", "2.00 ± 0.00", "50", "200"),
     ]

@@ -19,8 +19,7 @@ def one_short_round(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
 
 
-def test_a_small_run_prints_a_line_for_each_size_and_way(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "AIM_MEMBERS", 2)
+def test_a_small_run_prints_a_line_for_each_size_and_way(capsys):
     bench.main(bench.Args(norms=("weight",), members=(1, 2), ways=("auto", "vmap"), seconds=0.01))
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
     assert [line[:3] for line in lines] == [
@@ -28,8 +27,6 @@ def test_a_small_run_prints_a_line_for_each_size_and_way(monkeypatch, capsys):
     ]
     for line in lines:
         assert all(re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d", cell) for cell in line[3:5])
-    verdicts = [line[-1].strip("| ") for line in lines]
-    assert [bool(verdict) for verdict in verdicts] == [False, False, True, False]
 
 
 def test_recurrent_cohorts_are_measured_against_our_own_agent(capsys):
@@ -55,14 +52,13 @@ def test_growth_is_a_line_for_each_size_with_its_estimate(monkeypatch, capsys):
     assert all(float(number) >= 0 for row in rows for number in row[4:])
 
 
-def test_cohorts_of_dqn_learn_from_their_first_iteration(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "AIM_MEMBERS", 1)
+def test_cohorts_of_dqn_learn_from_their_first_iteration(capsys):
     args = bench.Args(algo="dqn", norms=("none",), members=(1,), seconds=0.01)
     assert bench.made("none", 1, "auto", args).config.first_update == 0
     bench.main(args)
     header, _, row = capsys.readouterr().out.splitlines()[2:]
     assert "× stock, CPU time" in header
-    assert re.match(r"\| none \| 1 \| auto \| \d+\.\d\d ± .* ≥ 4: (met|missed) \|", row)
+    assert re.match(r"\| none \| 1 \| auto \| \d+\.\d\d ± ", row)
 
 
 def test_vaes_are_measured_against_one_of_ours_in_gradient_steps(capsys):
