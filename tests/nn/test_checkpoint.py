@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.weight_norm import WeightNorm
 
-from wnrl import convert, fold
+from wnrl import convert, fold, load_weights, state_dict_as
 from wnrl.errors import UsageError
 from wnrl.nn import WNConvTranspose2d, WNLinear
 from wnrl.nn.functional import EPS
-from wnrl.nn.plain import LAYOUTS, load_weights, state_dict_as
+from wnrl.nn.plain import LAYOUTS
 
 
 def plain_net(seed=0):

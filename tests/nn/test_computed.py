@@ -51,7 +51,7 @@ def test_dirac_takes_effect_on_a_convolution():
 def test_an_initialiser_reaches_every_weight_of_every_layer(name):
     case = CASES[name]
     layer = case.build()
-    for weight in layer.pairs:
+    for weight in layer.computed:
         nn.init.constant_(getattr(layer, weight), 0.25)
         expected = case.seen(torch.full_like(layer.compute_weight(weight), 0.25))
         assert torch.equal(layer.compute_weight(weight), expected)
@@ -63,7 +63,7 @@ def test_assigning_a_weight_sets_v_and_g(name, wrap):
     case = CASES[name]
     layer = case.build()
     names = [name for name, _ in layer.named_parameters()]
-    for weight in layer.pairs:
+    for weight in layer.computed:
         new = torch.randn_like(layer.compute_weight(weight))
         setattr(layer, weight, wrap(new))
         assert torch.equal(layer.compute_weight(weight), case.seen(new))
@@ -168,7 +168,7 @@ def test_one_reading_takes_several_writes_and_another_weights_writes_between():
 def test_a_weight_cannot_be_taken_away(name):
     layer = CASES[name].build()
     before = {key: value.clone() for key, value in layer.state_dict().items()}
-    for weight in layer.pairs:
+    for weight in layer.computed:
         with pytest.raises(UsageError, match=rf"{weight} must have shape .* got None"):
             setattr(layer, weight, None)
     assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())

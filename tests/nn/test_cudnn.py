@@ -36,7 +36,7 @@ def test_flat_weights_share_one_buffer_and_leave_the_biases_where_they_are(flatt
     assert len({w.untyped_storage().data_ptr() for w in weights}) == 1
     assert [p.data_ptr() for p in layer.parameters()] == addresses
     for name, w in zip(layer.order, weights, strict=True):
-        source = layer.compute_weight(name) if name in layer.pairs else getattr(layer, name)
+        source = layer.compute_weight(name) if name in layer.computed else getattr(layer, name)
         assert torch.equal(w, source)
 
 

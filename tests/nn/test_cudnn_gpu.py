@@ -69,7 +69,7 @@ def test_weights_are_parts_of_one_buffer_with_the_values_of_the_computed_ones(na
     weights = layer._weights()
     assert len({w.untyped_storage().data_ptr() for w in weights}) == 1
     for key, weight in zip(layer.order, weights, strict=True):
-        same(weight, layer.compute_weight(key) if key in layer.pairs else getattr(layer, key), 0)
+        same(weight, layer.compute_weight(key) if key in layer.computed else getattr(layer, key), 0)
     assert [p._version for p in layer.parameters()] == versions
     assert [p.data_ptr() for p in layer.parameters()] == addresses
 
@@ -96,7 +96,7 @@ def test_gradients_are_those_of_the_plain_layer_after_two_forwards(name):
     for net in (layer, plain):
         (net(x)[0].square().sum() + net(x + 1)[0].square().sum()).backward()
     for key, p in plain.named_parameters():
-        if key not in layer.pairs:
+        if key not in layer.computed:
             same(getattr(layer, key).grad, p.grad, 1e-3)
             continue
         v, g = layer.pair(key)

@@ -84,7 +84,7 @@ def test_from_plain_and_to_plain_keep_the_function_bit_for_bit(case):
 def test_gradients_are_those_of_the_formula_on_the_plain_layers_gradient(case):
     layer, plain = case.build(), case.plain()
     actual, given = grads(layer, case.input()), grads(plain, case.input())
-    for name in layer.pairs:
+    for name in layer.computed:
         v, g = layer.pair(name)
         (by_v, by_g) = torch.autograd.grad(layer.compute_weight(name), (v, g), given[name])
         torch.testing.assert_close(actual[f"{name}_v"], by_v)
@@ -98,7 +98,7 @@ def test_scaling_v_leaves_the_output_alone(case):
     layer, x = case.build(), case.input()
     before = out(layer(x))
     with torch.no_grad():
-        for name in layer.pairs:
+        for name in layer.computed:
             layer.pair(name)[0].mul_(3.7)
     torch.testing.assert_close(out(layer(x)), before)
 
@@ -115,7 +115,7 @@ def test_an_exponential_scale_gives_the_same_layer(case):
 @every_case
 def test_the_papers_start_draws_v_with_its_deviation_and_a_length_of_one(case):
     layer = case.build(v_init_std=0.05)
-    for name in layer.pairs:
+    for name in layer.computed:
         v, g = layer.pair(name)
         assert 0.02 < v.std() < 0.1
         expected = torch.ones_like(g)
@@ -129,7 +129,7 @@ def test_from_plain_with_a_deviation_rescales_v_and_keeps_the_function(case):
     plain = case.plain()
     layer = case.layer.from_plain(plain, v_init_std=0.05)
     torch.testing.assert_close(out(layer(case.input())), out(plain(case.input())))
-    for name in layer.pairs:
+    for name in layer.computed:
         v, _ = layer.pair(name)
         assert v.square().mean().sqrt().item() == pytest.approx(0.05, rel=1e-4)
 
@@ -268,7 +268,7 @@ def test_autocast_gives_finite_gradients_near_those_of_float32(case, past):
 @every_case
 def test_norms_are_float32_in_a_bfloat16_layer(case):
     layer = case.build().to(torch.bfloat16)
-    for name in layer.pairs:
+    for name in layer.computed:
         v, g = (p.detach() for p in layer.pair(name))
         w = wn.weight_norm(v.float(), g.float(), layer.unit_axis[0], layer.eps, layer.unit_axis[1])
         assert torch.equal(layer.compute_weight(name), w.to(torch.bfloat16))
@@ -285,7 +285,7 @@ def test_a_zero_plain_layer_starts_at_zero_with_finite_gradients(case):
     assert torch.equal(torch.random.get_rng_state(), state)
     x = case.input()
     assert torch.equal(out(layer(x)), out(plain(x)))
-    for name in layer.pairs:
+    for name in layer.computed:
         v, g = layer.pair(name)
         assert torch.count_nonzero(g) == 0
         assert not wn.functional.zero_rows(v, *layer.unit_axis).any()
@@ -296,10 +296,10 @@ def test_a_zero_plain_layer_starts_at_zero_with_finite_gradients(case):
 @every_case
 def test_a_pruned_direction_of_zeros_gives_zero_and_finite_gradients(case):
     layer = case.build()
-    for name in layer.pairs:
+    for name in layer.computed:
         prune.l1_unstructured(layer, f"{name}_v", amount=layer.pair(name)[0].numel())
     (out(layer(case.input())) - 1).square().sum().backward()
-    assert all(torch.count_nonzero(layer.compute_weight(name)) == 0 for name in layer.pairs)
+    assert all(torch.count_nonzero(layer.compute_weight(name)) == 0 for name in layer.computed)
     assert all(p.grad.isfinite().all() for p in layer.parameters())
 
 
@@ -307,7 +307,7 @@ def test_a_pruned_direction_of_zeros_gives_zero_and_finite_gradients(case):
 def test_loading_a_zero_row_names_the_layer(case):
     model = nn.ModuleDict({"part": case.build()})
     state = model.state_dict()
-    name = f"part.{model['part'].pairs[0]}_v"
+    name = f"part.{model['part'].computed[0]}_v"
     state[name] = torch.zeros_like(state[name])
     with pytest.raises(StateError, match=rf"{name} must have a direction"):
         model.load_state_dict(state)
@@ -317,7 +317,7 @@ def test_loading_a_zero_row_names_the_layer(case):
 def test_loading_a_length_of_the_wrong_shape_names_the_layer(case):
     model = nn.ModuleDict({"part": case.build()})
     state = model.state_dict()
-    name = f"part.{model['part'].pairs[0]}_g"
+    name = f"part.{model['part'].computed[0]}_g"
     state[name] = state[name].reshape(-1)
     with pytest.raises(RuntimeError, match=rf"size mismatch for {name}: .* from checkpoint"):
         model.load_state_dict(state)
@@ -474,7 +474,7 @@ def test_options_show_in_the_repr():
 def test_the_shapes_are_those_of_torchs_weight_norm():
     for case in CASES.values():
         layer = case.build()
-        for name in layer.pairs:
+        for name in layer.computed:
             plain = nn.utils.parametrizations.weight_norm(case.plain(), name, layer.unit_axis[0])
             length, direction = (
                 plain.parametrizations[name].original0,
@@ -534,7 +534,7 @@ def test_a_rate_multiplies_what_a_step_of_g_does(case, scale):
         pytest.skip("a row of zeros has no logarithm")
     plain = case.plain()
     one, eight = (case.layer.from_plain(plain, scale=scale, g_rate=rate) for rate in (1.0, 8.0))
-    for name in one.pairs:
+    for name in one.computed:
         torch.testing.assert_close(eight.compute_weight(name), one.compute_weight(name))
         for layer in (one, eight):
             with torch.no_grad():

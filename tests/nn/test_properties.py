@@ -140,13 +140,13 @@ def train_like_plain(plain, x, dtype, size, options):
                 parameter *= size
     x = cast(x, dtype)
     layer = WEIGHT_NORMED[type(plain)].from_plain(plain, **options)
-    start = [layer.compute_weight(name) for name in layer.pairs]
-    near(start, [getattr(plain, name) for name in layer.pairs], dtype)
+    start = [layer.compute_weight(name) for name in layer.computed]
+    near(start, [getattr(plain, name) for name in layer.computed], dtype)
     with torch.no_grad():
-        for name in layer.pairs:
+        for name in layer.computed:
             for part in layer.pair(name):
                 part *= 1 + 0.1 * torch.rand_like(part)
-    references = {name: formula(layer, name) for name in layer.pairs}
+    references = {name: formula(layer, name) for name in layer.computed}
     plain = copy.deepcopy(plain)
     with torch.no_grad():
         for name, (w, _, _) in references.items():
@@ -192,7 +192,7 @@ def check_layer(plain, x, dtype, size, options):
             near(flat(bare[0](x)), wanted, dtype)
             if layout != "plain":
                 theirs = nn.Sequential(copy.deepcopy(plain))
-                for name in layer.pairs:
+                for name in layer.computed:
                     TORCHS[layout](theirs[0], name, layer.unit_axis[0])
                 theirs.load_state_dict(state)
                 near(flat(theirs[0](x)), wanted, dtype)

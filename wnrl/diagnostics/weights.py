@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from wnrl import tags
 from wnrl.errors import UsageError
-from wnrl.nn.base import WeightNormed
+from wnrl.nn.base import Counterpart, WeightNormed
 from wnrl.nn.functional import row_norm
 from wnrl.nn.normalizers import Normalized
-from wnrl.nn.spectral import Spectral
 
 
 @torch.no_grad()
@@ -27,7 +26,7 @@ def weight_lengths(module: nn.Module) -> dict[str, Tensor]:
     lengths: dict[str, Tensor] = {}
     for path, layer in named_layers(module):
         if isinstance(layer, WeightNormed):
-            for name in layer.pairs:
+            for name in layer.computed:
                 v, g = layer.pair(name)
                 norms = row_norm(v, layer.unit_axis[0], layer.eps, layer.unit_axis[1])
                 weight = joined(path, name)
@@ -81,15 +80,10 @@ def effective_weights(
         parameters = dict(layer.named_parameters(recurse=False))
         if held is not None and not any(p in held for p in parameters.values()):
             continue
-        own = {n: p for n, p in parameters.items() if n.startswith("weight") and p.dim() > 1}
-        for name in layer.pairs if isinstance(layer, WeightNormed) else own:
-            if isinstance(layer, WeightNormed):
-                weight = layer.compute_weight(name)
-            elif isinstance(layer, Spectral) and name in layer.normalized_names():
-                weight = layer.compute_weight(name, learning=False)
-            else:
-                weight = own[name].clone()
-            weights[joined(path, name)] = weight
+        values = layer.plain_values() if isinstance(layer, Counterpart) else parameters
+        for name, value in values.items():
+            if name.startswith("weight") and value is not None and value.dim() > 1:
+                weights[joined(path, name)] = value.clone()
     return weights
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
@@ -101,6 +101,8 @@ class Counterpart(nn.Module):
     """torch's layer with the same arguments."""
     options: ClassVar[dict[str, Any]]
     """Names of further ones, and their defaults."""
+    computed: tuple[str, ...] = ()
+    """Names of the weights that are computed from parameters, as the plain layer has them."""
     own_settings: ClassVar[tuple[str, ...]] = ()
     """Names of further attributes that torch's layer does not have."""
     own_buffers: tuple[str, ...] = ()
@@ -179,8 +181,15 @@ class Counterpart(nn.Module):
         layer._replace(plain, options)
         return layer
 
-    def _as_plain(self, values: Mapping[str, Tensor | None]) -> Any:
-        """Return torch's layer with values of its own, and all else that this one has of it."""
+    def plain_values(self) -> dict[str, Tensor | None]:
+        """Return parameters by name, with what is computed as it is now, with its graph."""
+        layer: Any = self
+        return {**self._parameters, **{name: layer.compute_weight(name) for name in self.computed}}
+
+    def _as_plain(self) -> Any:
+        """Return torch's layer with parameters of its own, and all else that this one has of it."""
+        with torch.enable_grad():  # so that a value requires grad where its parameters do
+            values = self.plain_values()
         plain: Any = self.plain_type.__new__(self.plain_type)
         plain.__dict__ |= _without(self, (*self.options, *self.own_settings))
         plain._parameters, plain._buffers, plain._modules = dict.fromkeys(values), {}, {}
@@ -238,9 +247,7 @@ class WeightNormed(Counterpart):
     """Whether a weight is computed from a parameter v itself, so that torch's kernel may do it."""
     order: tuple[str, ...]
     """Names of the plain layer's parameters."""
-    pairs: tuple[str, ...]
-    """Names of the computed weights."""
-    own_settings = ("unit_axis", "order", "pairs", "_cache")
+    own_settings = ("unit_axis", "order", "computed", "_cache")
 
     _cache: WeightCache | None = None  # set while frozen() or shared_weights() is open
 
@@ -264,9 +271,9 @@ class WeightNormed(Counterpart):
             self.unit_axis = (1, groups)
         plain, self._parameters = torch_parameters(self), {}
         self.order = tuple(plain)
-        self.pairs = tuple(name for name in plain if name.startswith("weight"))
+        self.computed = tuple(name for name in plain if name.startswith("weight"))
         for name, value in plain.items():
-            if value is None or name not in self.pairs:
+            if value is None or name not in self.computed:
                 self._parameters[name] = value
                 continue
             v, g = self._split(name, value.detach())
@@ -315,7 +322,7 @@ class WeightNormed(Counterpart):
         """Start as the paper does, if asked to; a padding index's row of length zero stays one."""
         if (std := self.v_init_std) is None:
             return
-        for name in self.pairs:
+        for name in self.computed:
             v, g = self.pair(name)
             v.copy_(self._visible(nn.init.normal_(v, std=std)))
             g.copy_(self.from_length((self.length(g) != 0).to(g)))
@@ -373,29 +380,34 @@ class WeightNormed(Counterpart):
         return self._compute() if cache is None else cache.weights(self)
 
     def _compute(self) -> tuple[Tensor | None, ...]:
-        """Computed weights and biases, named and ordered as the plain layer's parameters."""
-        pairs = self.pairs
-        return tuple(
-            [self.compute_weight(n) if n in pairs else self._parameter(n) for n in self.order]
-        )
+        """Computed weights and biases, ordered as the plain layer's parameters."""
+        return tuple(self.plain_values().values())
+
+    def plain_values(self) -> dict[str, Tensor | None]:
+        """Return computed weights and biases, named and ordered as the plain layer's parameters."""
+        computed = self.computed
+        return {
+            name: self.compute_weight(name) if name in computed else self._parameter(name)
+            for name in self.order
+        }
 
     def _owns_parameters(self) -> bool:
         """Whether v, g and biases are parameters here, not pruned, parametrized or a replica's."""
-        names = {part for name in self.pairs for part in (f"{name}_v", f"{name}_g")}
-        return (names | {*self.order} - {*self.pairs}) <= self._parameters.keys()
+        names = {part for name in self.computed for part in (f"{name}_v", f"{name}_g")}
+        return (names | {*self.order} - {*self.computed}) <= self._parameters.keys()
 
     def __getattr__(self, name: str) -> Any:
-        if name in self.__dict__.get("pairs", ()):
+        if name in self.computed:
             return read_computed(self, name)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # nn.Module would register a Parameter given as `weight` beside v and g, or refuse it.
-        if name in self.__dict__.get("pairs", ()):
+        if name in self.computed:
             self.assign(name, value)
             return
         old = self.__dict__.get("_parameters", {}).get(name)
-        if old is not None and isinstance(value, nn.Parameter) and name[:-2] in self.pairs:
+        if old is not None and isinstance(value, nn.Parameter) and name[:-2] in self.computed:
             label = f"{type(self).__name__}.{name}"
             functional.check_shape(label, value, old.shape)
             if name.endswith("_v"):
@@ -404,9 +416,7 @@ class WeightNormed(Counterpart):
 
     def to_plain(self) -> nn.Module:
         """The plain torch layer with the same function and parameters of its own."""
-        with torch.enable_grad():  # so that a value requires grad where its parameters do
-            values = WeightNormed._compute(self)  # before they are laid out for cuDNN
-        return self._as_plain(dict(zip(self.order, values, strict=True)))
+        return self._as_plain()
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew, as the constructor does."""
@@ -420,7 +430,7 @@ class WeightNormed(Counterpart):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        for name in self.pairs:
+        for name in self.computed:
             v, own = state_dict.get(f"{prefix}{name}_v"), self.pair(name)[0]
             if v is not None and v.shape == own.shape:
                 visible = self._visible(v, state_dict.get(f"{prefix}mask"))

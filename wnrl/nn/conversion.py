@@ -393,7 +393,7 @@ def _counterparts(
         if type(layer) in choice.layers and layer not in made:
             with as_usage_error(site.name, UsageError, say=str):
                 made[layer] = choice.layers[type(layer)].from_plain(layer, **options)
-            for name in getattr(made[layer], "pairs", ()):
+            for name in made[layer].computed if isinstance(made[layer], WeightNormed) else ():
                 pair = first.setdefault(getattr(layer, name), made[layer].pair(name))
                 for end, parameter in zip(("_v", "_g"), pair, strict=True):
                     setattr(made[layer], name + end, parameter)

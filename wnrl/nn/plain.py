@@ -69,7 +69,7 @@ def _check_foldable(label: str, layer: nn.Module) -> None:
 def _tie(plain: nn.Module, source: nn.Module, made: dict[tuple[Tensor, ...], Any]) -> None:
     """Share parameters of ``plain`` with its source, or with what was made of the same ones."""
     for name, value in plain._parameters.items():
-        pair = name in getattr(source, "pairs", ())
+        pair = f"{name}_v" in source._parameters
         held = [source._parameters.get(name + end) for end in (("_v", "_g") if pair else ("",))]
         origins = tuple(origin for origin in held if origin is not None)
         if value is None or len(origins) < len(held):
@@ -250,7 +250,7 @@ def _computed_weights(module: nn.Module) -> dict[str, tuple[WeightNormed, str]]:
                     f"{path or type(layer).__name__} is pruned or parametrized, and v or g is no "
                     "parameter: remove that first, or take wnrl.fold(module).state_dict()"
                 )
-            computed |= {f"{path}.{name}".lstrip("."): (layer, name) for name in layer.pairs}
+            computed |= {f"{path}.{name}".lstrip("."): (layer, name) for name in layer.computed}
     return computed
 
 

@@ -62,6 +62,8 @@ def _matrix(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 class Spectral(Counterpart):
     """What the spectral layers share: the vectors u, and w = W/‖Wᵀu‖."""
 
+    computed = ("weight",)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         plain = cls.__bases__[-1]
         if issubclass(plain, nn.Module) and not issubclass(plain, Spectral):
@@ -71,7 +73,7 @@ class Spectral(Counterpart):
     @property
     def own_buffers(self) -> list[str]:  # type: ignore[override]
         """Return the names of the buffers that hold the vectors u."""
-        return [f"running_u_{name}" for name in self.normalized_names()]
+        return [f"running_u_{name}" for name in self.computed]
 
     @property
     def rows_dim(self) -> int:
@@ -89,7 +91,7 @@ class Spectral(Counterpart):
         Raises:
             UsageError: a weight is all zeros, for which W/σ(W) is not defined, or has no values.
         """
-        for name in self.normalized_names():
+        for name in self.computed:
             weight = getattr(self, name).detach()
             if weight.is_meta:
                 raise UsageError(f"spectral norm needs the values of {name}, got the device meta")
@@ -99,15 +101,11 @@ class Spectral(Counterpart):
             u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1].to(weight.dtype)
             self.register_buffer(f"running_u_{name}", u)
 
-    def normalized_names(self) -> list[str]:
-        """The names of the weights that are normalised."""
-        return ["weight"]
-
     def vector(self, name: str = "weight") -> Tensor:
         """The vector u of the weight ``name``."""
         return self.get_buffer(f"running_u_{name}")
 
-    def sigma(self, name: str = "weight", learning: bool | None = None) -> Tensor:
+    def sigma(self, name: str = "weight", learning: bool = True) -> Tensor:
         """Return the spectral norm of the weight ``name``; in training u takes one step first.
 
         Not where activation checkpointing computes anew: there u is that of the latest forward.
@@ -115,23 +113,19 @@ class Spectral(Counterpart):
         weight, buffer = getattr(self, name), self.vector(name)
         u = buffer
         with torch.autocast(weight.device.type, enabled=False):
-            if (self.training if learning is None else learning) and not in_backward():
+            if learning and self.training and not in_backward():
                 u = power_iteration(weight, buffer, self.rows_dim)
                 with torch.no_grad():
                     buffer.copy_(u)  # the graph keeps u: a second forward does not spoil it
             return spectral_norm(weight, u, self.rows_dim)
 
-    def compute_weight(self, name: str = "weight", learning: bool | None = None) -> Tensor:
-        """Return W/σ(W) for the weight ``name``, as ``sigma`` computes it."""
-        return getattr(self, name) / self.sigma(name, learning)
+    def compute_weight(self, name: str = "weight") -> Tensor:
+        """Return W/σ(W) for the weight ``name``, as it is in evaluation."""
+        return getattr(self, name) / self.sigma(name, learning=False)
 
     def to_plain(self) -> nn.Module:
         """The plain layer with the same function in evaluation, and parameters of its own."""
-        values: dict[str, Tensor | None] = dict(self._parameters)
-        with torch.enable_grad():  # as ``WeightNormed.to_plain``
-            for name in self.normalized_names():
-                values[name] = self.compute_weight(name, learning=False)
-        return self._as_plain(values)
+        return self._as_plain()
 
 
 class _SpectralFeedForward(Spectral):
@@ -179,15 +173,15 @@ class _SpectralRecurrent(Recurrent, Spectral):
 
     _flat_weights_names: list[str]
 
-    def normalized_names(self) -> list[str]:
-        """The names of the weights that are normalised."""
-        return [name for name in self._flat_weights_names if name.startswith("weight_hh")]
+    @property
+    def computed(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Return the names of the weights that are normalised."""
+        return tuple(name for name in self._flat_weights_names if name.startswith("weight_hh"))
 
     def _weights(self) -> tuple[Tensor, ...]:
         """Return what the layer computes with, ordered as the plain layer's parameters."""
-        computed = self.normalized_names()
-        names = self._flat_weights_names
-        return tuple(self.compute_weight(n) if n in computed else getattr(self, n) for n in names)
+        weights = {name: getattr(self, name) for name in self._flat_weights_names}
+        return tuple(w / self.sigma(n) if n in self.computed else w for n, w in weights.items())
 
     def _recur(self, data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
         return run_torch(self, lay_out(self, self._weights()), data, states, sizes)
@@ -213,6 +207,6 @@ def step_vectors(module: nn.Module) -> None:
     """Take every u in ``module`` a step towards the vector of its weight; for mixed states."""
     for layer in module.modules():
         if isinstance(layer, Spectral):
-            for name in layer.normalized_names():
+            for name in layer.computed:
                 u = layer.vector(name)
                 u.copy_(power_iteration(getattr(layer, name), u, layer.rows_dim))

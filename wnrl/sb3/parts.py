@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wnrl.nn.spectral import nearer_vector, power_iteration
+from wnrl.nn.spectral import Spectral, nearer_vector, power_iteration
 from wnrl.norms import NORMS
 from wnrl.sb3.conversion import Conversion
 
@@ -218,8 +218,8 @@ class TargetVectors(nn.Module):
         self.used = [  # in tuples, so that the layers are not registered here as well
             (layer, name, f"u_{place}_{name}".replace(".", "_"))
             for place, layer in target.named_modules()
-            if hasattr(layer, "normalized_names")
-            for name in layer.normalized_names()
+            if isinstance(layer, Spectral)
+            for name in layer.computed
         ]
         for layer, name, own in self.used:
             self.register_buffer(own, layer.vector(name).clone())
