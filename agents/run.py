@@ -168,8 +168,7 @@ def train_agent(
             given = (_plan(settings), model, factory, machine, identity)
             return AgentRun(*given, compiled, config.frame_stack, drawn)
 
-        told = settings.to_json()
-        return runs.carry_out(folder, told, build, MEANING, FILES, options, *reports)
+        return runs.carry_out(folder, settings.to_json(), build, MEANING, FILES, options, *reports)
 
 
 def load_run(

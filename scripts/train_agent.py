@@ -31,7 +31,7 @@ from wnrl.limits import FromZero
 
 @dataclass(frozen=True, kw_only=True)
 class Args(Settings):
-    """One run. ``Args.of`` fills ``config`` with the preset."""
+    """One run; ``preset_of`` fills in what is not given."""
 
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """Take the defaults from a run's config.json, or from a YAML file of rl-baselines3-zoo."""

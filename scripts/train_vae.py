@@ -35,7 +35,7 @@ from wnrl.vae.run import Machine, in_words, train_in
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """One run. ``Args.of`` fills ``config`` with a preset."""
+    """One run; ``preset_of`` fills in what is not given."""
 
     preset: str = USUAL
     """Which settings the flags change: default, 150 (epochs, of MLPs) or long (for a GPU)."""
