@@ -47,8 +47,10 @@ class Pool:
         self.running = None
 
 
-def ends(job, number=1):
-    return "ended", [{"status": "finished"}] * len(job.trials)
+def ends(job, root=None):
+    for trial in job.trials if root is not None else ():
+        fake_runner.finish(trial, root / trial.folder)
+    return "ended", ""
 
 
 def kinds(events, trial):
@@ -65,7 +67,7 @@ def test_what_is_lost_is_tried_again_and_its_folder_says_why(tmp_path):
         return (
             ("lost", f"node {number} died")
             if job.trials[0] == TRIALS[0] and number < 3
-            else ends(job)
+            else ends(job, tmp_path)
         )
 
     pool = Pool(ending)
@@ -140,12 +142,45 @@ def test_a_run_that_has_its_result_was_not_tried_twice_because_of_its_batch(tmp_
     fake_runner.finish(TRIALS[0], tmp_path / TRIALS[0].folder)
 
     def ending(job, number):
-        return ("crashed", "killed") if len(job.trials) > 1 else ends(job)
+        return ("crashed", "killed") if len(job.trials) > 1 else ends(job, tmp_path)
 
     jobs = [Job(tuple(TRIALS[:2]), batch=True)]
     events = list(noted(carry_out(jobs, Pool(ending)), tmp_path))
     assert [kinds(events, trial)[-1] for trial in TRIALS[:2]] == ["ended", "ended"]
     assert [crashes(tmp_path / trial.folder) for trial in TRIALS[:2]] == [[], ["killed"]]
+
+
+@pytest.mark.parametrize("kind", ["ended", "crashed"])
+@pytest.mark.parametrize("text", ["{", None])
+def test_a_result_that_is_damaged_or_gone_costs_its_own_run(tmp_path, kind, text):
+    def ending(job, number):
+        ends(job, tmp_path)
+        if job.trials[0] == TRIALS[0]:
+            path = tmp_path / TRIALS[0].folder / "result.json"
+            path.unlink() if text is None else path.write_text(text)
+            return kind, "killed"
+        return "ended", ""
+
+    events = list(noted(carry_out([Job((t,)) for t in TRIALS[:2]], Pool(ending)), tmp_path))
+    news = last_news(events, TRIALS[:2])
+    assert [kind for kind, _ in news] == ["crashed", "ended"]
+    gone = text is None and kind == "crashed"
+    assert news[0][1] == "killed" if gone else "result.json is damaged" in news[0][1]
+    assert len(crashes(tmp_path / TRIALS[0].folder)) == (text is None)
+    assert [event.result for event in events if event.trial == TRIALS[1]][-1]["window_return"] == 1
+
+
+def test_of_a_batch_that_leaves_out_a_result_each_run_is_tried_by_itself(tmp_path, monkeypatch):
+    def leave_out_one(trials, folders, progress):
+        for trial, folder in zip(trials, folders, strict=True):
+            if trial != members[1]:
+                fake_runner.finish(trial, folder)
+
+    members, train = members_of_a_batch(tmp_path)
+    monkeypatch.setattr(fake_batches, "train_batch", leave_out_one)
+    news = last_news(train(), members)
+    left = "fake_batches:train returned and left no result.json"
+    assert news == [("ended", ""), ("crashed", left), ("ended", "")]
 
 
 def members_of_a_batch(root, seeds=range(3)):

@@ -15,7 +15,7 @@ from wnrl.errors import UsageError
 from wnrl.runs import Stopped, is_finished, read_json
 from wnrl.study import RETURN, Arm, Study, Task
 from wnrl.study.attempts import carry_out
-from wnrl.study.execute import Job, jobs
+from wnrl.study.execute import Job, jobs, noted
 from wnrl.study.processes import Processes
 
 NORMS = ("none", "weight", "layer", "batch")
@@ -102,7 +102,7 @@ def test_an_unknown_engine_is_refused():
 def test_a_worker_trains_a_batch_and_every_trial_ends_with_its_own_result(tmp_path):
     trials = trials_of(("none", "weight"), 4)
     with closing(carry_out(jobs(trials, "auto", 1), Processes(tmp_path, 2))) as events:
-        ended = {event.trial: event.result for event in events if event.kind == "ended"}
+        ended = {e.trial: e.result for e in noted(events, tmp_path) if e.kind == "ended"}
     assert {*ended} == {*trials}
     for trial, result in ended.items():
         assert result["together"] == 4

@@ -12,6 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_runner
 
+from wnrl.runs import read_json
+from wnrl.study import execute
 from wnrl.study.attempts import carry_out
 from wnrl.study.execute import Job
 from wnrl.study.processes import Processes, _Worker
@@ -35,7 +37,7 @@ def study(tmp_path_factory):
     events = {name: [] for name in FUNCTIONS}
     jobs = [Job((trial,)) for trial in trials]
     with closing(carry_out(jobs, Processes(root, 2), time_limit=8.0)) as news:
-        for event in news:
+        for event in execute.noted(news, root):
             events[event.trial.task.name].append(event)
     return root, events
 
@@ -113,25 +115,25 @@ def idle_worker(tmp_path):
     """A worker that was killed while it had nothing to do, which its parent has not seen yet."""
     worker = _Worker(tmp_path, (), tmp_path / "worker0.log")
     first, second = fake_runner.study_of("succeed", seeds=[0, 1]).trials()[::4]
-    assert trained_by(worker, first)["seed"] == 0
+    assert trained_by(worker, first, tmp_path)["seed"] == 0
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.process.join()
     yield worker, second
     worker.kill()
 
 
-def trained_by(worker, trial):
+def trained_by(worker, trial, root):
     """Its result."""
     worker.start(Job((trial,)))
     while worker.busy:
         kind, value = worker.receive()
-    assert kind == "ended"
-    return value[0]
+    assert (kind, value) == ("ended", "")
+    return read_json(root / trial.folder / "result.json")
 
 
-def test_a_worker_that_died_while_idle_is_replaced_and_costs_no_run(idle_worker):
+def test_a_worker_that_died_while_idle_is_replaced_and_costs_no_run(idle_worker, tmp_path):
     worker, trial = idle_worker
-    assert trained_by(worker, trial)["seed"] == 1
+    assert trained_by(worker, trial, tmp_path)["seed"] == 1
 
 
 def test_a_worker_that_has_just_died_needs_no_stop(idle_worker, tmp_path):

@@ -22,9 +22,9 @@ ATTEMPTS = 4
 PAUSE, LONGER = 10.0, 4  # seconds before what was lost is tried again, and by what they grow
 # A file system lets go of the locks of a machine that is gone in a minute or two.
 News = tuple[Any, Literal["progress", "ended", "crashed", "lost"], Any]
-"""A place of a pool, what happened there, and the share done, the results or the reason.
+"""A place of a pool, what happened there, and the share done or the reason.
 
-The first share says that training has begun. None is the result of a trial that left none.
+The first share says that training has begun. A job has ended when each of its trials left a result.
 """
 
 
@@ -104,12 +104,7 @@ def carry_out(jobs: Sequence[Job], pool: Pool, time_limit: float | None = None) 
                 for place, kind, value in _news(pool, running, time_limit):
                     attempt = running[place] if kind == "progress" else running.pop(place)
                     if kind == "ended":
-                        for trial, result in zip(attempt.job.trials, value, strict=True):
-                            if result is not None:
-                                yield Event("ended", trial, result=result)
-                            else:
-                                left = f"{trial.runner} returned and left no {RESULT}"
-                                yield Event("crashed", trial, reason=left)
+                        yield from attempt.events("ended")
                     elif kind != "progress":
                         again = attempt.again(kind)
                         waiting += again
@@ -136,20 +131,17 @@ def _news(pool: Pool, running: Mapping[Any, Attempt], time_limit: float | None) 
             yield place, "crashed", f"time limit: it took more than {time_limit:g} s"
 
 
-def trained(job: Job, root: Path, progress: Progress) -> tuple[str, Any]:
-    """Train a job where this is called, and return the kind of news and its value.
-
-    None stands for the result of a trial that left none.
-    """
+def trained(job: Job, root: Path, progress: Progress) -> tuple[str, str]:
+    """Train a job where this is called, and return the kind of news and its reason."""
     print("", *(f"# {trial.title}" for trial in job.trials), sep="\n", flush=True)
     folders = [root / trial.folder for trial in job.trials]
+    first = job.trials[0]
     try:
-        first = job.trials[0]
         if job.batch:
-            results = batches_of(first).train_batch(job.trials, folders, progress)
+            batches_of(first).train_batch(job.trials, folders, progress)
         else:
             train, _ = runner(first.runner)
-            results = [train(first, folders[0], progress)]
+            train(first, folders[0], progress)
     except InUseError as error:  # by what is about to end
         return "lost", printable(error)
     except UsageError as error:
@@ -157,8 +149,9 @@ def trained(job: Job, root: Path, progress: Progress) -> tuple[str, Any]:
     except Exception as error:
         traceback.print_exc()
         return "crashed", printable(f"{type(error).__name__}: {error}")
-    left = [is_finished(folder) for folder in folders]
-    return "ended", [r if there else None for r, there in zip(results, left, strict=True)]
+    if not all(map(is_finished, folders)):
+        return "crashed", f"{first.runner} returned and left no {RESULT}"
+    return "ended", ""
 
 
 def become_worker(log: Path, imports: Sequence[str]) -> None:

@@ -125,7 +125,7 @@ class Cluster:
         with suppress(OSError):
             mark.unlink()
 
-    def _end(self, reference: Any) -> tuple[Any, Any]:
+    def _end(self, reference: Any) -> tuple[Any, str]:
         errors = self.ray.exceptions
         try:
             kind, value = self.ray.get(reference)
@@ -136,8 +136,8 @@ class Cluster:
         except errors.RayError as error:
             return "crashed", _last_line(error)
         if kind == "ended":
-            ended = zip(value, self._jobs[reference][0].trials, strict=True)
-            value = [r if r and _appears(self.root / t.folder / RESULT) else None for r, t in ended]
+            for trial in self._jobs[reference][0].trials:
+                _appears(self.root / trial.folder / RESULT)
         return kind, value
 
 
@@ -228,7 +228,7 @@ def _look(marks: Path, name: str) -> str:
 
 def _train(
     packed: bytes, mark: Path, root: Path, imports: Sequence[str], log: str
-) -> tuple[str, Any]:
+) -> tuple[str, str]:
     """Train a job; the whole of a task of Ray. Its mark has the share done, once a second."""
     become_worker(root / f"{log}{socket.gethostname()}-{os.getpid()}.log", imports)
     job: Job = pickle.loads(packed)  # which may need those modules

@@ -1,13 +1,13 @@
 """The two ends of a study's work: runners, which train one trial, and executors, which train many.
 
-A runner is a function ``train(trial, folder, progress) -> result`` that is named
-``module:function``, so that any process can import it; beside it in the module stands
+A runner is a function ``train(trial, folder, progress)`` that is named ``module:function``, so that
+any process can import it, and leaves ``result.json`` in the folder; beside it in the module stands
 ``settings(trial)``, which returns what ``config.json`` will hold and raises UsageError for what
 cannot be done. The module may have ``defaults(settings)``, which returns what settings are where
 nothing is said: a folder that is older than one of them counts as having its default. One that can
 train trials as one batch has ``batching(trial)``, which returns a ``Batching``, and
-``train_batch(trials, folders, progress) -> results``, too, or the name of the module that has them,
-``BATCHES``. An executor takes trials to events; what the runs found lies in their folders.
+``train_batch(trials, folders, progress)``, too, or the name of the module that has them,
+``BATCHES``. An executor takes trials to events; what the runs found lies in their folders alone.
 """
 
 import importlib.util
@@ -21,14 +21,13 @@ from typing import Any, Literal
 
 from wnrl import runs
 from wnrl.arguments import shown
-from wnrl.errors import UsageError, as_usage_error, check_choice, in_words
+from wnrl.errors import UsageError, as_usage_error, check_choice, in_words, printable
 from wnrl.runs.folder import note_crash
 from wnrl.study.plan import Study, Trial, grouped
 
 ENGINES = ("auto", "population", "processes")
 Progress = Callable[[float], None]
-Result = dict[str, Any]
-Train = Callable[[Trial, Path, Progress], Result]
+Train = Callable[[Trial, Path, Progress], object]
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,14 @@ class Event:
     """News of a trial."""
 
     kind: Literal["started", "progress", "ended", "crashed", "lost"]
-    """``ended`` has a result, of a run that finished or failed; ``crashed`` and ``lost`` have a
-    reason: the runner raised, its process died or was killed. What was lost is tried again."""
+    """``ended`` is a run that left its result, be it finished or failed; ``crashed`` and ``lost``
+    have a reason: the runner raised, its process died or was killed. What was lost is tried
+    again."""
     trial: Trial
     fraction: float = 0.0
-    result: Result | None = None
     reason: str = ""
+    result: dict[str, Any] | None = None
+    """What ``noted`` reads of one that ended."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,21 @@ class Job:
 
 
 def noted(events: Iterable[Event], root: Path) -> Iterator[Event]:
-    """Pass events on, and let the folders of runs that crashed or were lost say why.
+    """Pass events on with the results that lie in the folders, which say why runs left none.
 
-    A run may have its result when the batch that it is in crashes.
+    A run may have its result when the batch that it is in crashes. One whose result is damaged has
+    crashed.
     """
     for event in events:
         folder = root / event.trial.folder
         finished = runs.is_finished(folder)
-        if event.kind == "crashed" and finished:
-            event = replace(event, kind="ended", result=runs.read_result(folder))
-        elif event.kind in ("crashed", "lost") and not finished:
+        if event.kind == "ended" or (event.kind == "crashed" and finished):
+            try:
+                result = runs.read_json(folder / runs.RESULT)
+                event = replace(event, kind="ended", result=result)
+            except UsageError as error:
+                event = replace(event, kind="crashed", reason=printable(error))
+        if event.kind in ("crashed", "lost") and not finished:
             with suppress(OSError):  # such as a full disk; the run is unfinished in any case
                 note_crash(folder, event.reason)
         yield event
