@@ -204,7 +204,7 @@ def test_a_folder_older_than_a_setting_counts_as_having_its_default(tmp_path):
 
 def test_a_run_of_another_program_is_refused_without_advice_to_delete_it(tmp_path):
     run(tmp_path)
-    with pytest.raises(UsageError, match="no run of this program") as refused:
+    with pytest.raises(UsageError, match=r"of another program: its .* has no epochs") as refused:
         carry_out(tmp_path, {"epochs": 3}, Sum, Meaning(("epochs",), lambda s: s["epochs"]), FILES)
     assert "delete" not in str(refused.value)
 

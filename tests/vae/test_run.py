@@ -192,7 +192,7 @@ def test_a_folder_of_something_else_than_a_vae_is_called_that(tmp_path, resume):
     write_json(config, {"algo": "ppo", "gamma": 0.99})
     with pytest.raises(UsageError) as refused:
         train(replace(ARGS, run_dir=tmp_path, resume=resume))
-    told = "holds no run of this program: its config.json has no epochs and no n_steps"
+    told = "holds a run of another program: its config.json has no epochs and no n_steps"
     assert str(refused.value).startswith(f"run_dir {tmp_path} {told}")
     assert list(tmp_path.iterdir()) == [config]
 

@@ -108,15 +108,13 @@ def _side_by_side(
     """Return the environments with all that changes observations, but for running statistics."""
     check_positive(n_envs=n_envs, frame_stack=1 if frame_stack is None else frame_stack)
     kind = vec_env.SubprocVecEnv if subprocesses else vec_env.DummyVecEnv
-    try:
-        inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
-    except UsageError:
-        raise
-    except Exception as error:  # SB3's of a Dict in a Dict, of a Text; the environment's own
-        if isinstance(error, NotImplementedError | TypeError):
+    with _told("learned from"):
+        try:
+            inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
+        except (NotImplementedError, TypeError):  # SB3's of a Dict in a Dict, of a Text
             with closing(factory()) as env:
                 check_observations(env.observation_space)
-        raise UsageError(f"the environment cannot be learned from: {in_words(error)}") from error
+            raise
     venv: VecEnv = Sound(inner)
     if frame_stack is None:
         frame_stack = ATARI_FRAMES if inner.env_is_wrapped(Atari, indices=[0])[0] else 1

@@ -146,21 +146,22 @@ def checked_file(folder: Path, name: str) -> Path:
     return path
 
 
-def read_config(folder: Path, needed: str | None = None) -> dict[str, Any]:
+def read_config(folder: Path, *needed: str) -> dict[str, Any]:
     """Return the configuration of the run in a folder; empty where there is none.
 
     Args:
         folder: The run's.
-        needed: A setting that every run of the program has, and no other program's.
+        *needed: Settings that every run of the program has, and no other program's.
 
     Raises:
         UsageError: The file is damaged, or of another program.
     """
     path = folder / CONFIG
     config = read_json(path) if path.is_file() else {}
-    if needed is not None and config and needed not in config:
+    missing = [key for key in needed if key not in config]
+    if config and missing:
         told = f"run_dir {folder} holds a run of another program"
-        raise UsageError(f"{told}: its {CONFIG} has no {needed}")
+        raise UsageError(f"{told}: its {CONFIG} has no {' and no '.join(missing)}")
     return config
 
 

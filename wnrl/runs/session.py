@@ -229,12 +229,8 @@ class _Attempt:
     """
 
     def __init__(self, path: Path, settings: Settings, meaning: Meaning, options: Options) -> None:
-        settings, earlier = folder.plain_json(settings), folder.read_config(path)
-        keys = meaning.length_keys
-        if earlier and not earlier.keys() >= set(keys):
-            lacks = f"its {folder.CONFIG} has no {' and no '.join(keys)}"
-            told = f"run_dir {path} holds no run of this program: {lacks}"
-            raise UsageError(f"{told}; choose another folder")
+        settings, keys = folder.plain_json(settings), meaning.length_keys
+        earlier = folder.read_config(path, *keys)
         self.path, self.earlier, self.length_keys, self.options = path, earlier, keys, options
         self.checkpoint = path / folder.CHECKPOINT
         self.settings = folder.as_before(settings, earlier, meaning.defaults(settings))
