@@ -11,7 +11,6 @@ begin anew.
 import copy
 import random
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -115,12 +114,12 @@ class _Reader:
     def __init__(self) -> None:
         self.n_read = 0
         self.made: dict[int, Any] = {}
-        self.changes: dict[int, Callable[[], None]] = {}  # by the id of the object
+        self.changes: dict[int, tuple[Any, dict[str, Any]]] = {}  # by the id of the object
 
     def apply(self) -> None:
         """Change the objects to what was read."""
-        for change in self.changes.values():
-            change()
+        for here, attributes in self.changes.values():
+            object.__setattr__(here, "__dict__", attributes)
 
     def read(self, tree: Any, here: Any) -> Any:
         """Return the value of ``tree``; ``here`` is what stands in its place now."""
@@ -160,7 +159,7 @@ class _Reader:
                 if id(here) in self.changes:
                     raise UnsavableError(f"two objects were one {name} here")
                 attributes: dict[str, Any] = {}
-                self.changes[id(here)] = lambda: object.__setattr__(here, "__dict__", attributes)
+                self.changes[id(here)] = here, attributes
                 for key, part in pairs:
                     attributes[key] = self.read(part, vars(here).get(key))
             case _:

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from torch.utils import _pytree as pytree
 
+from wnrl.rl.environments import parts
 from wnrl.runs.machine import resolve_device, usable_cores
 
 WIDE = 512  # units of a layer from which on a GPU wins over launching its kernels
@@ -18,8 +19,7 @@ MOST_THREADS = 4  # of a CNN on small images: more wait for one another
 
 def has_images(space: spaces.Space[Any]) -> bool:
     """Return True where observations are, or a Dict of them has, what SB3 gives to a CNN."""
-    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-    return any(is_image_space(part) for part in parts)
+    return any(is_image_space(part) for part in parts(space).values())
 
 
 def is_small(space: spaces.Space[Any], policy_arguments: dict[str, Any]) -> bool:

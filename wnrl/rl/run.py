@@ -21,6 +21,7 @@ from wnrl.rl.model_state import model_state, restore_late, restore_model
 from wnrl.rl.snapshots import BEST, Model, become, save_snapshot, snapshot
 from wnrl.runs import EventFile
 from wnrl.sb3 import Diagnostics, StopAtNonFinite, check_finite
+from wnrl.sb3.parts import trained_parts
 
 AT_ONCE = 20  # environments of the evaluation after training
 METRICS: Mapping[str, str] = {
@@ -159,13 +160,11 @@ class AgentRun:
 
     def report(self) -> dict[str, Any]:
         """Return what the result has of training."""
-        named = self.model.policy.named_parameters()
-        # A target is a copy.
-        sizes = [parameter.numel() for name, parameter in named if "target" not in name]
+        trained = trained_parts(self.model.policy).parameters()
         return {
             "steps": self.step,
             "steps_per_second": self.step / self.seconds,
-            "parameters": sum(sizes),
+            "parameters": sum(parameter.numel() for parameter in trained),
             "curve": self.curve.as_json(),
             "plain_parts": self.model.policy.plain_parts,
         }

@@ -40,11 +40,6 @@ def become(model: Model, agent: Mapping[str, Any]) -> None:
 def save_snapshot(model: Model, agent: Mapping[str, Any], folder: Path, prefix: str) -> None:
     """Write a snapshot of ``model`` into a run's folder; ``model`` becomes it."""
     become(model, agent)
-    save_model(model, folder / (prefix + MODEL))
+    write_bytes(folder / (prefix + MODEL), model.save)
     if agent["statistics"] is not None:
         save_statistics(folder / (prefix + STATISTICS), agent["statistics"])
-
-
-def save_model(model: Model, path: Path) -> None:
-    """Write what SB3's ``model.save`` does, whole or not at all."""
-    write_bytes(path, model.save)

@@ -118,8 +118,8 @@ class Diagnostics(BaseCallback):
     ``update_curvature/largest``, ``…/smallest``, ``…/condition``, ``…/condition_error``
         With ``curvature=True``: of the Hessian of the loss on the update's first minibatch; see
         ``wnrl.diagnostics.Curvature``. Gradient descent at rates above 2/largest is unstable; the
-        last is the relative standard error of the condition. PPO, MaskablePPO, RecurrentPPO, A2C,
-        DQN and QRDQN have it; it costs about as much as twenty gradient steps.
+        last is the relative standard error of the condition. PPO, MaskablePPO, RecurrentPPO, A2C
+        and DQN have it; it costs about as much as twenty gradient steps.
 
     It writes rows of its own to TensorBoard, CSV and the like, and nothing to the console.
 
