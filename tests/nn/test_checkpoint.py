@@ -12,6 +12,7 @@ from wnrl.errors import UsageError
 from wnrl.nn import WNConvTranspose2d, WNLinear
 from wnrl.nn.functional import EPS
 from wnrl.nn.plain import LAYOUTS
+from wnrl.optim import project_
 
 
 def plain_net(seed=0):
@@ -443,14 +444,15 @@ def test_what_a_norm_computes_besides_the_weight_is_for_that_norm():
         load_weights(our_net(), theirs.state_dict())
 
 
-def test_rows_that_are_not_on_the_sphere_of_a_projected_layer_are_told():
+def test_rows_of_a_projected_layer_are_as_they_were_loaded_until_the_next_step():
     plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     net = copy.deepcopy(plain)
     convert(net, "projected")
-    own = copy.deepcopy(net.state_dict())
-    with pytest.warns(UserWarning, match=r"^0 is projected, .* the next step"):
-        load_weights(net, plain.state_dict())
-    load_weights(net, own)  # no warning, which would be an error
+    own = net[0].weight.detach().clone()
+    load_weights(net, plain.state_dict())
+    assert torch.equal(net[0].weight, plain[0].weight)
+    project_(net)
+    torch.testing.assert_close(net[0].weight.detach(), own)
 
 
 def test_what_is_no_tensor_is_named():

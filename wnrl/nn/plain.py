@@ -1,7 +1,6 @@
 """Our layers as torch's own: folded copies, and state dicts in torch's layouts."""
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -14,7 +13,6 @@ from wnrl.limits import one_of
 from wnrl.nn import functional
 from wnrl.nn.base import WeightNormed, check_nothing_is_lost
 from wnrl.nn.functional import exchange_eps, may_fuse, row_norm, split_weight, weight_norm
-from wnrl.nn.projection import is_projected, project_
 from wnrl.nn.sites import check_values
 
 
@@ -153,9 +151,6 @@ def load_weights(
             missing, has no place or another shape; a value is no dense tensor of real numbers; a
             row of v is zero; with ``scale="exp"``, the length of a row is zero; a g may be a length
             or not. The message names it.
-
-    Warns:
-        UserWarning: a projected layer has rows now that are not of length one.
     """
     check_values(module)
     current = module.state_dict()
@@ -194,7 +189,6 @@ def load_weights(
             "another norm, take wnrl.fold(network).state_dict()"
         )
     module.load_state_dict(loaded)
-    _warn_of_projection(module)
 
 
 def _as_tensor(value: Any) -> Any:
@@ -216,22 +210,6 @@ def _advice(module: nn.Module, left: Mapping[str, Any], missing: Sequence[str]) 
         if made and any(key.startswith(f"{path}.") for key in missing):
             return f"{told}; a plain network's state is loaded into a plain network, before convert"
     return told
-
-
-def _warn_of_projection(module: nn.Module) -> None:
-    """Tell where the loaded weights are not those that projection leaves."""
-    moved = []
-    for name, layer in module.named_modules():
-        if is_projected(layer):
-            project_(on_sphere := copy.deepcopy(layer))
-            pairs = zip(layer.parameters(), on_sphere.parameters(), strict=True)
-            moved += [] if all(torch.allclose(p, q, 1e-3) for p, q in pairs) else [name]
-    if moved:
-        warnings.warn(
-            f"{', '.join(moved)} is projected, and the loaded rows are not of length one: the next "
-            "step of training puts them there, which changes the function",
-            stacklevel=3,
-        )
 
 
 def _computed_weights(module: nn.Module) -> dict[str, tuple[WeightNormed, str]]:
