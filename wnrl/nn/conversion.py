@@ -4,7 +4,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -12,14 +12,14 @@ from torch.optim import Optimizer
 
 from wnrl.arguments import fault
 from wnrl.errors import UsageError, as_usage_error
-from wnrl.limits import Fraction, NormKey, Positive
+from wnrl.limits import Fraction, NormKey, Positive, one_of
 from wnrl.nn.base import Counterpart, Scale, WeightNormed, torch_parameters
 from wnrl.nn.functional import transposed_groups
 from wnrl.nn.normalizers import BatchStatistics, Normalized
 from wnrl.nn.norms import NORMS, Norm, origin
 from wnrl.nn.sites import RECURRENT, LayerSite, check_values, has_weight, layer_sites, n_spatial
 
-Placement = Literal["pre", "post"]
+Placement = Annotated[str, one_of(("pre", "post"))]
 OPTIONS = {"scale": Scale, "eps": Positive, "g_rate": Positive, "momentum": Fraction | None}
 """Limits of the options of norms, where they are not any number or None."""
 PARALLEL = ("DistributedDataParallel", "FullyShardedDataParallel")
