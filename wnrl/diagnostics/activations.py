@@ -14,7 +14,7 @@ from wnrl import tags
 from wnrl.diagnostics.hooks import hooked
 from wnrl.diagnostics.weights import named_layers
 from wnrl.errors import UsageError
-from wnrl.nn.functional import wide_dtype
+from wnrl.nn.functional import wide
 from wnrl.nn.layers import WNRecurrent
 from wnrl.nn.normed_lstm import NormedLSTM
 from wnrl.nn.sites import NONLINEARITIES, layer_sites
@@ -46,9 +46,9 @@ def dormant_share(activations: Tensor, tau: float = 0.0) -> Tensor:
         raise UsageError(f"tau must be at least 0, got {tau!r}")
     if activations.dim() < 2 or activations.numel() == 0:
         raise UsageError(f"activations must be (B, U, ...), got shape {tuple(activations.shape)}")
-    wide = activations.to(wide_dtype(activations.dtype))
-    means = wide.abs().mean([axis for axis in range(wide.dim()) if axis != 1])  # (U,)
-    return (means <= tau * means.mean()).to(wide.dtype).mean()
+    axes = [axis for axis in range(activations.dim()) if axis != 1]
+    means = wide(activations).abs().mean(axes)  # (U,)
+    return (means <= tau * means.mean()).to(means.dtype).mean()
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def effective_rank(features: Tensor, share: float = 0.99) -> Tensor:
         raise UsageError(f"share must be above 0 and at most 1, got {share!r}")
     if features.dim() < 2 or features.numel() == 0:
         raise UsageError(f"features must be (B, F), got shape {tuple(features.shape)}")
-    matrix = features.flatten(1).to(wide_dtype(features.dtype))
+    matrix = wide(features.flatten(1))
     finite = matrix.isfinite().all()
     # LAPACK raises an error for NaN, and a diverging run would end with its message.
     values = torch.linalg.svdvals(torch.where(finite, matrix, torch.zeros_like(matrix)))

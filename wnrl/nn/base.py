@@ -3,13 +3,15 @@
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.fx import _symbolic_trace as tracing
 
-from wnrl.errors import UsageError, as_usage_error, check_choice, check_positive, first_line
+from wnrl.arguments import checked
+from wnrl.errors import UsageError, as_usage_error, first_line
+from wnrl.limits import Positive
 from wnrl.nn import functional
 from wnrl.nn.cache import WeightCache
 from wnrl.nn.computed import read_computed, read_from
@@ -255,18 +257,17 @@ class WeightNormed(Counterpart):
         super().__init__(*args, **kwargs)
         self._draw_directions()
 
+    @checked
     def _adopt(
         self,
         *,
         scale: Scale = "linear",
         v_init_std: float | None = None,
-        eps: float = functional.EPS,
-        g_rate: float = 1.0,
+        eps: Positive = functional.EPS,
+        g_rate: Positive = 1.0,
     ) -> None:
-        self.scale = check_choice("scale", scale, get_args(Scale))
-        check_positive(eps=eps, g_rate=g_rate)
         functional.check_deviation(v_init_std)
-        self.v_init_std, self.eps, self.g_rate = v_init_std, eps, g_rate
+        self.scale, self.v_init_std, self.eps, self.g_rate = scale, v_init_std, eps, g_rate
         if groups := transposed_groups(self):
             self.unit_axis = (1, groups)
         plain, self._parameters = torch_parameters(self), {}

@@ -26,6 +26,11 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def wide(t: Tensor) -> Tensor:
+    """Return ``t`` in float32, or in its own type where that is wider."""
+    return t.to(wide_dtype(t.dtype))
+
+
 def check_real(weight: Tensor) -> None:
     """Raise UsageError for a complex weight: the norms here sum squares."""
     if weight.is_complex():
@@ -109,7 +114,7 @@ def row_norm(v: Tensor, dim: int = 0, eps: float = EPS, groups: int = 1) -> Tens
         UsageError: ``v`` is complex.
     """
     check_real(v)
-    squares = v.to(wide_dtype(v.dtype)).square()
+    squares = wide(v).square()
     return (_over_units(torch.sum, squares, dim, groups) + eps).sqrt()
 
 

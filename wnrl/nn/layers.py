@@ -1,13 +1,14 @@
 """The weight-normalized layers: feed-forward, the embedding, recurrent ones and their cells."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wnrl.errors import UsageError, check_choice
+from wnrl.arguments import checked
+from wnrl.errors import UsageError
 from wnrl.limits import Count
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import check_shape, fused_weight_norm, in_transform, may_fuse
@@ -301,8 +302,9 @@ class WNRecurrent(Recurrent, WeightNormed):
         weight_ih_l0: the computed weight, to read, assign or initialise.
     """
 
-    def _adopt(self, *, backend: str = "torch", **options: Any) -> None:
-        self.backend = check_choice("backend", backend, ("torch", "python"))
+    @checked
+    def _adopt(self, *, backend: Literal["torch", "python"] = "torch", **options: Any) -> None:
+        self.backend = backend
         super()._adopt(**options)
 
     def _compute(self) -> tuple[Tensor, ...]:

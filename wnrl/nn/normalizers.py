@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from wnrl.arguments import checked
 from wnrl.errors import UsageError
 from wnrl.limits import Count, Fraction, Positive
-from wnrl.nn.functional import in_backward, in_transform, refuse_script, wide_dtype
+from wnrl.nn.functional import in_backward, in_transform, refuse_script, wide, wide_dtype
 
 
 def along_channels(value: Tensor, x: Tensor) -> Tensor:
@@ -74,8 +74,7 @@ class BatchStatistics(nn.Module, ABC):
                 "statistics of a batch need more than one value for each channel, "
                 f"got shape {tuple(x.shape)}"
             )
-        wide = x.to(wide_dtype(x.dtype))  # bf16 sums lose whole digits
-        return self._normalise(wide).to(x.dtype)
+        return self._normalise(wide(x)).to(x.dtype)  # bf16 sums lose whole digits
 
     @abstractmethod
     def _normalise(self, x: Tensor) -> Tensor:
@@ -309,9 +308,9 @@ class ChannelRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …) -> (B, C, …)``."""
-        wide = x.to(wide_dtype(x.dtype))
-        scale = (wide.square().mean(list(range(1, x.dim())), keepdim=True) + self.eps).rsqrt()
-        return (wide * scale).to(x.dtype) * self.weight.view(-1, *[1] * (x.dim() - 2))
+        t = wide(x)
+        scale = (t.square().mean(list(range(1, x.dim())), keepdim=True) + self.eps).rsqrt()
+        return (t * scale).to(x.dtype) * self.weight.view(-1, *[1] * (x.dim() - 2))
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""

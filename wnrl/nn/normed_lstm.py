@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wnrl.errors import check_positive
+from wnrl.arguments import checked
+from wnrl.limits import Positive
 from wnrl.nn.base import Counterpart, torch_parameters
 from wnrl.nn.recurrence import Cell, Recurrence, Recurrent, States, lstm_step, unroll
 
@@ -50,8 +51,8 @@ class NormedRecurrent(Counterpart):
     suffixes: list[str]
     """Of the names of parameters, by layers, and by directions in a layer."""
 
-    def _adopt(self, *, eps: float = 1e-5) -> None:
-        check_positive(eps=eps)
+    @checked
+    def _adopt(self, *, eps: Positive = 1e-5) -> None:
         self.eps = eps
         self._parameters = plain = torch_parameters(self)
         self.suffixes = [n.removeprefix("weight_hh") for n in plain if n.startswith("weight_hh")]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from wnrl.errors import UsageError
 from wnrl.nn.base import Counterpart
-from wnrl.nn.functional import check_real, in_backward, transposed_groups, wide_dtype
+from wnrl.nn.functional import check_real, in_backward, transposed_groups, wide
 from wnrl.nn.recurrence import Recurrent, States, lay_out, run_torch
 
 
@@ -54,7 +54,7 @@ def _matrix(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     Squares of what is tiny or huge would be zero or infinite.
     """
     check_real(weight)
-    matrix = weight.movedim(dim, 0).flatten(1).to(wide_dtype(weight.dtype))
+    matrix = wide(weight.movedim(dim, 0).flatten(1))
     size = torch.linalg.vector_norm(matrix.detach(), math.inf)
     return matrix / size, size
 

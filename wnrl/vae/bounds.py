@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from wnrl.errors import UsageError
 from wnrl.limits import Count, FromZero
+from wnrl.nn.functional import wide
 from wnrl.vae.model import VAE, Terms
-from wnrl.vae.pixels import wide
 from wnrl.vae.posteriors import Source
 
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from wnrl.arguments import checked
 from wnrl.errors import UsageError
 from wnrl.limits import Count
-from wnrl.vae.pixels import PixelLikelihood, can_look, wide
+from wnrl.nn.functional import wide
+from wnrl.vae.pixels import PixelLikelihood, can_look
 from wnrl.vae.posteriors import normal_log_prob
 
 LOG_SCALE_RANGE = (-7.0, 7.0)

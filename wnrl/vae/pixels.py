@@ -18,14 +18,9 @@ from torch import Tensor
 from wnrl.arguments import checked
 from wnrl.errors import UsageError
 from wnrl.limits import Count
-from wnrl.nn.functional import in_transform
+from wnrl.nn.functional import in_transform, wide
 
 _trusted = ContextVar("trusted", default=False)
-
-
-def wide(t: Tensor) -> Tensor:
-    """Return ``t`` in float32, or in its own type where that is wider."""
-    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def can_look(t: Tensor) -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from wnrl.vae.pixels import wide
+from wnrl.nn.functional import wide
 
 Source = torch.Generator | None
 """Where noise is drawn from, on the device that it is for; None for torch's global generator."""

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wnrl.nn.functional import wide
 from wnrl.vae.model import ImageShape
-from wnrl.vae.pixels import wide
 
 
 class Window(NamedTuple):

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from wnrl.errors import UsageError
 from wnrl.limits import Count
 from wnrl.nn import data_init, shared_weights
+from wnrl.nn.functional import wide
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.models.attention import Read, Write
-from wnrl.vae.pixels import PixelLikelihood, wide
+from wnrl.vae.pixels import PixelLikelihood
 from wnrl.vae.posteriors import DiagonalNormal, Source, standard_normal_log_prob
 
 INIT_STD = 0.01

@@ -8,10 +8,11 @@ from torch.nn import functional as F
 
 from wnrl.errors import UsageError
 from wnrl.limits import Count
+from wnrl.nn.functional import wide
 from wnrl.nn.layers import MaskedLinear
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.models.conv import conv_decoder, conv_encoder, conv_hidden
-from wnrl.vae.pixels import PixelLikelihood, wide
+from wnrl.vae.pixels import PixelLikelihood
 from wnrl.vae.posteriors import DiagonalNormal, Source, standard_normal_log_prob
 
 KEEP = 2.0
