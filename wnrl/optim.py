@@ -21,14 +21,7 @@ from wnrl.arguments import checked, fault, shown
 from wnrl.errors import UsageError, check_positive
 from wnrl.limits import Positive
 from wnrl.nn import functional, projection
-from wnrl.nn.functional import (
-    row_norm,
-    split_weight,
-    transposed_groups,
-    units_first,
-    wide,
-    wide_dtype,
-)
+from wnrl.nn.functional import row_norm, split_weight, transposed_groups, units_first, wide_dtype
 from wnrl.nn.normed_lstm import NormedRecurrent
 from wnrl.nn.sites import EMBEDDINGS, WEIGHTED
 
@@ -364,8 +357,8 @@ def _new_state(w: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(
             f"transposed={transposed} must divide the input channels of a weight of shape {shape}"
         )
-    rows = wide(_rows(w.detach(), transposed)).contiguous()
-    v, g = split_weight(rows, v_std=group["v_init_std"])
+    wide = _rows(w.detach(), transposed).to(wide_dtype(w.dtype)).contiguous()
+    v, g = split_weight(wide, v_std=group["v_init_std"])
     return {"v": v, "g": g, "v_state": {}, "g_state": {}}
 
 
