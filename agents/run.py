@@ -67,7 +67,7 @@ def of_trial(trial: Any) -> Settings:
     told = dict(algo=task.algo, env_id=task.name, norm=norm, seed=trial.seed, **values)
     settings = checked(Settings.from_json(usual | told))
     factory_of(settings)  # which says what is missing
-    check_options(norm, NORMS[norm], options)
+    check_options(norm, options)
     return settings
 
 

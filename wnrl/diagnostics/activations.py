@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +14,20 @@ from wnrl import tags
 from wnrl.diagnostics.hooks import hooked
 from wnrl.diagnostics.weights import named_layers
 from wnrl.errors import UsageError
+from wnrl.limits import limit
 from wnrl.nn.functional import wide
-from wnrl.nn.layers import WNRecurrent
-from wnrl.nn.normed_lstm import NormedLSTM
+from wnrl.nn.recurrence import Recurrent
 from wnrl.nn.sites import NONLINEARITIES, layer_sites
 
-RECURRENT = (nn.RNNBase, WNRecurrent, NormedLSTM)
+RECURRENT = (nn.RNNBase, Recurrent)
 TAU = 0.025
 """Of dormant units in networks that learn (Sokar et al., 2023)."""
+Tau = Annotated[float, limit(lambda tau: tau >= 0, "at least 0")]
+Share = Annotated[float, limit(lambda share: 0 < share <= 1, "above 0 and at most 1")]
 
 
 @torch.no_grad()
-def dormant_share(activations: Tensor, tau: float = 0.0) -> Tensor:
+def dormant_share(activations: Tensor, tau: Tau = 0.0) -> Tensor:
     """Return the share of units whose mean |activation| is at most τ times the layer's mean.
 
     The τ-dormant units of Sokar et al. (2023, arXiv:2302.12902, definition 3.1):
@@ -42,8 +44,6 @@ def dormant_share(activations: Tensor, tau: float = 0.0) -> Tensor:
     Raises:
         UsageError: ``tau`` is negative, or ``activations`` has fewer than two axes or no number.
     """
-    if not tau >= 0:
-        raise UsageError(f"tau must be at least 0, got {tau!r}")
     if activations.dim() < 2 or activations.numel() == 0:
         raise UsageError(f"activations must be (B, U, ...), got shape {tuple(activations.shape)}")
     axes = [axis for axis in range(activations.dim()) if axis != 1]
@@ -52,7 +52,7 @@ def dormant_share(activations: Tensor, tau: float = 0.0) -> Tensor:
 
 
 @torch.no_grad()
-def effective_rank(features: Tensor, share: float = 0.99) -> Tensor:
+def effective_rank(features: Tensor, share: Share = 0.99) -> Tensor:
     """Return how many singular values it takes to make up ``share`` of the sum of all.
 
     The effective rank of Kumar et al. (2021, arXiv:2010.14498, section 3), which falls when a
@@ -71,8 +71,6 @@ def effective_rank(features: Tensor, share: float = 0.99) -> Tensor:
         UsageError: ``share`` is outside of (0, 1], or ``features`` has fewer than two axes or no
             number.
     """
-    if not 0 < share <= 1:
-        raise UsageError(f"share must be above 0 and at most 1, got {share!r}")
     if features.dim() < 2 or features.numel() == 0:
         raise UsageError(f"features must be (B, F), got shape {tuple(features.shape)}")
     matrix = wide(features.flatten(1))

@@ -195,6 +195,8 @@ class Counterpart(nn.Module):
         plain: Any = self.plain_type.__new__(self.plain_type)
         plain.__dict__ |= _without(self, (*self.options, *self.own_settings))
         plain._parameters, plain._buffers, plain._modules = dict.fromkeys(values), {}, {}
+        for name in getattr(self.plain_type, "own_buffers", ()):
+            plain._buffers[name] = self.get_buffer(name).clone()
         for name, value in values.items():
             if value is not None:
                 own = value.detach().clone()

@@ -80,7 +80,7 @@ def convert(
     """
     choice = NORMS[norm]
     chosen = dict(norm_kwargs or {})
-    check_options(norm, choice, chosen)
+    check_options(norm, chosen)
     for_layers = {name: value for name, value in chosen.items() if name in choice.layer_options}
     for_normalizers = {name: value for name, value in chosen.items() if name in choice.options}
     skip = tuple(skip)  # which may be an iterator
@@ -304,9 +304,9 @@ def _optimizers(value: Any, seen: set[int], depth: int = 5) -> Iterator[Optimize
         yield from _optimizers(part, seen, depth - 1)
 
 
-def check_options(norm: str, choice: Norm, options: Mapping[str, Any]) -> None:
+def check_options(norm: str, options: Mapping[str, Any]) -> None:
     """Raise UsageError for an option that ``norm`` does not have, or that makes no sense."""
-    allowed = tuple(dict.fromkeys(choice.options + choice.layer_options))
+    allowed = dict.fromkeys(NORMS[norm].options + NORMS[norm].layer_options)
     for name, value in options.items():
         if name not in allowed:
             known = ", ".join(allowed) or "nothing"

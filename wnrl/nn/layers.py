@@ -132,12 +132,6 @@ class WNMaskedLinear(WNLinear):
         v, g = self._parameter(f"{name}_v"), self._parameter(f"{name}_g")
         return self._normalized(v * self.mask, g)
 
-    def to_plain(self) -> nn.Module:
-        """The ``MaskedLinear`` with the same function and parameters of its own."""
-        plain = super().to_plain()
-        plain.register_buffer("mask", self.mask.clone())
-        return plain
-
 
 class WNConvolution(WeightNormed):
     """What the convolutions share; ``WNConv1d``, ``WNConv2d`` and ``WNConv3d`` are the layers.
