@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from wnrl.arguments import fault
 from wnrl.errors import UsageError, check_choice, check_from_zero, is_real
@@ -27,7 +27,6 @@ from wnrl.limits import (
     WholeOrMinusOne,
     check_minibatches,
     check_optimizer,
-    limit,
 )
 
 # Families of tasks, as patterns of their ids.
@@ -58,7 +57,6 @@ class Imported:
 
 
 Schedule = Literal["constant", "linear"]
-Share = Annotated[float, limit(lambda x: 0 < x <= 1, "a number above 0, up to 1")]
 Keywords = dict[str, bool | int | float | str]
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents import sac
-from agents.config import MUJOCO, Agent, Imported, Share
-from wnrl.limits import Positive, Sizes, Whole
+from agents.config import MUJOCO, Agent, Imported
+from wnrl.limits import Positive, Share, Sizes, Whole
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from agents.config import ATARI, MINATAR, Agent, Imported, OffPolicyConfig, Share
-from wnrl.limits import Fraction, Positive, TwoOrMore, Whole
+from agents.config import ATARI, MINATAR, Agent, Imported, OffPolicyConfig
+from wnrl.limits import Fraction, Positive, Share, TwoOrMore, Whole
 
 
 @dataclass(frozen=True)

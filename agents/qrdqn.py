@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from agents.config import ATARI, MINATAR, Agent, Imported, Share
+from agents.config import ATARI, MINATAR, Agent, Imported
 from agents.dqn import ATARI_FIELDS, CARTPOLE_FIELDS, SMALL_FIELDS, DQNConfig
-from wnrl.limits import Fraction, Positive, Whole
+from wnrl.limits import Fraction, Positive, Share, Whole
 
 
 @dataclass(frozen=True)

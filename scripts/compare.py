@@ -48,7 +48,8 @@ class Args(Limited):
     run_dir: Path | None = None
     """The study's folder; runs/<study> if not given."""
     seeds: Count | None = None
-    """Runs of each arm on each task; a larger number later adds runs. The study's if not given."""
+    """Runs of each arm on each task, or the task's share of them; a larger number later adds runs.
+    The study's if not given."""
     first_seed: int | None = None
     """Seed of the first run of each arm, for a study with other seeds; the study's if not given."""
     norms: Annotated[tuple[str, ...], some] = ALL

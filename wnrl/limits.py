@@ -65,6 +65,7 @@ Count = Annotated[int, Limit(check_positive, "above zero")]
 Positive = Annotated[float, Limit(check_positive, "above zero")]
 FromZero = Annotated[float, Limit(check_from_zero, "zero or above")]
 Fraction = Annotated[float, limit(lambda x: 0 <= x <= 1, "from 0 to 1")]
+Share = Annotated[float, limit(lambda x: 0 < x <= 1, "a number above 0, up to 1")]
 Threads = Annotated[int, up_to(1_024)]
 """Of a CPU: torch ends in a segmentation fault where the system has no more."""
 Seed = Annotated[int, limit(lambda n: 0 <= n < 2**31, "from 0 to 2**31 - 1")]

@@ -37,6 +37,42 @@ def test_each_value_of_an_axis_has_trials_and_folders_of_its_own():
     assert len(set(folders(rates))) == 4
 
 
+def test_a_task_may_have_the_first_of_the_seeds_for_its_share():
+    tasks = [CARTPOLE, replace(DIGITS, seed_share=0.5)]
+    tuned = {"learning_rate": (1e-3, 3e-3)}
+    planned = study(tasks=tasks, seeds=range(20), tuned=tuned, tuning_seeds=range(50, 55))
+    for each in (planned, planned.from_seed(100)):
+        seeds, tuning = (
+            {task: sorted({trial.seed for trial in trials if trial.task == task}) for task in tasks}
+            for trials in (each.trials(), each.tuning_trials())
+        )
+        first = each.seeds[0]
+        assert seeds == {
+            tasks[0]: [*range(first, first + 20)], tasks[1]: [*range(first, first + 10)],
+        }  # fmt: skip
+        assert tuning == {
+            tasks[0]: [*range(first + 50, first + 55)], tasks[1]: [*range(first + 50, first + 53)],
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan"), "half"])
+def test_a_share_of_seeds_is_above_zero_and_up_to_one(share):
+    with pytest.raises(UsageError, match="seed_share must be a"):
+        replace(CARTPOLE, seed_share=share)
+
+
+@pytest.mark.parametrize("name", ["seed", "norm"])
+@pytest.mark.parametrize("place", ["settings", "axes", "tuned", "task", "arm", "tuned of an arm"])
+def test_seeds_and_norms_are_no_settings(place, name):
+    changes = {
+        "task": {"tasks": [replace(CARTPOLE, settings={name: "weight"})]},
+        "arm": {"arms": (Arm("none"), Arm("weight", settings={name: 3}))},
+        "tuned of an arm": {"arms": (Arm("none"), Arm("weight", tuned={name: (1, 2)}))},
+    }
+    with pytest.raises(UsageError, match=f"^{name} is no setting: seeds and arms"):
+        study(**changes.get(place, {place: {name: (1, 2)}}))
+
+
 def test_variants_of_a_task_have_folders_and_titles_of_their_own():
     variant = replace(CARTPOLE, variant="target")
     assert variant.title == "ppo-target · CartPole-v1"

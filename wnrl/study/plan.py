@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from types import MappingProxyType
@@ -12,6 +12,7 @@ from typing import Any
 
 from wnrl import tags
 from wnrl.errors import UsageError, check_choice, check_positive
+from wnrl.limits import Share
 from wnrl.norms import NORMS
 
 DASHES = ("-", "--", "-.", ":")
@@ -104,6 +105,9 @@ class Task:
     dial: tuple[str, float] | None = None
     """Name and value of the one thing that it differs by from other tasks of the study with this
     name: the report then draws scores over its values."""
+    seed_share: Share = 1.0
+    """Share of the study's seeds that it has, the first ones, of the tuning seeds too: less where
+    runs are dear, or where few decide."""
 
     def __post_init__(self) -> None:
         for name in ("also", "arms", "dial", "limits"):
@@ -293,6 +297,9 @@ class Study:
                 check_choice(f"arms of {task.title}", name, names)
             if self.budget != 1 and not isinstance(task.settings.get(task.length), int | float):
                 raise UsageError(f"{task.title} has no {task.length} that a budget could scale")
+        for settings in self._said():
+            for name in {"seed", "norm"} & {*settings}:
+                raise UsageError(f"{name} is no setting: seeds and arms of a study say it")
         for grid in (self.axes, self.tuned, *(arm.tuned for arm in self.arms)):
             for axis, values in grid.items():
                 _check_distinct(f"axis {axis}", [as_folder(str(value)) for value in values])
@@ -304,8 +311,11 @@ class Study:
                 raise UsageError(f"{axis} is an axis and a setting of arm {arm.name}")
         if self.tuned or any(arm.tuned for arm in self.arms):
             _check_distinct("seeds and tuning_seeds", [*self.seeds, *self.tuning_seeds])
-            if len(self.tuning_seeds) < 3 or min(self.tuning_seeds) < 0:
-                raise UsageError(f"tuning_seeds must be 3 or more, got {self.tuning_seeds}")
+            for task in self.tasks:
+                seeds = _first(self.tuning_seeds, task.seed_share)
+                if len(seeds) < 3 or min(seeds) < 0:
+                    told = f"tuning_seeds must be 3 or more, got {seeds}"
+                    raise UsageError(f"{told} for {task.title}")
 
     def trials(self, chosen: Mapping[Cell, Point] = NOTHING) -> list[Trial]:
         """Return the runs in the order of the tasks, every seed of all arms before the next.
@@ -328,6 +338,13 @@ class Study:
             lambda cell: _points(grids.get(cell, self._grid(cell))) if self._grid(cell) else [],
         )
 
+    def _said(self) -> Iterator[Mapping[str, Any]]:
+        """Yield everything that names settings."""
+        yield from (self.settings, self.axes, self.tuned)
+        yield from (task.settings for task in self.tasks)
+        for arm in self.arms:
+            yield from (arm.settings, arm.tuned)
+
     def _grid(self, cell: Cell) -> Grid:
         return {**self.tuned, **cell[1].tuned}
 
@@ -338,7 +355,7 @@ class Study:
         return [
             self._trial(task, arm, point, choice, seed)
             for task in self.tasks
-            for seed in seeds
+            for seed in _first(seeds, task.seed_share)
             for point in _points(self.axes)
             for arm in self._arms_of(task)
             for choice in choices((task, arm, point))
@@ -392,6 +409,10 @@ class Study:
 
 def _points(grid: Grid) -> list[Point]:
     return [tuple(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _first(seeds: Sequence[int], share: float) -> Sequence[int]:
+    return seeds[: math.ceil(len(seeds) * share)]
 
 
 def _algos(task: Task) -> tuple[str, str]:
