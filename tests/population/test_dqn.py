@@ -21,9 +21,10 @@ from wnrl.errors import UsageError
 from wnrl.norms import NORMS
 from wnrl.population.config import DQNConfig
 from wnrl.population.dqn import DQN, Choices, Transitions, store_, transitions_at
+from wnrl.population.hot import HotNetworks
 from wnrl.population.layers import HOT
-from wnrl.population.q_networks import HotQNetworks, VmappedQNetworks
 from wnrl.population.random import integers, member_keys
+from wnrl.population.vmapped import Modules
 from wnrl.tensor_envs import CartPole, Pendulum
 from wnrl.tensor_envs.core import begin
 
@@ -162,8 +163,8 @@ def test_both_ways_lead_to_the_same_parameters(case):
         trained(DQN, CartPole(), configs, 6, dtype=torch.float64, chunk=2, formulas=formulas)
         for formulas in (True, False)
     ]
-    assert isinstance(ways[0].networks, HotQNetworks)
-    assert isinstance(ways[1].networks, VmappedQNetworks)
+    assert isinstance(ways[0].networks, HotNetworks)
+    assert isinstance(ways[1].networks, Modules)
     start = DQN(CartPole(), configs, dtype=torch.float64).params
     assert (ways[0].params - start).abs().max() > 1e-3
     for hot, vmapped in zip(*([way.params, way.buffers, *way.target] for way in ways), strict=True):

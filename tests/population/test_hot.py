@@ -10,10 +10,10 @@ from gymnasium import spaces
 
 from wnrl.norms import NORMS
 from wnrl.population.config import PPOConfig
-from wnrl.population.hot import HotActorCritic
+from wnrl.population.hot import HotNetworks
 from wnrl.population.layers import HOT
 from wnrl.population.ppo import PPO
-from wnrl.population.vmapped import VmappedActorCritic
+from wnrl.population.vmapped import Modules
 from wnrl.tensor_envs import CartPole
 
 SMALL = PPOConfig(
@@ -74,8 +74,8 @@ def test_both_ways_lead_to_the_same_parameters(case, env):
         PPO(env, members, dtype=torch.float64, chunk=2, formulas=formulas)
         for formulas in (True, False)
     ]
-    assert isinstance(ways[0].networks, HotActorCritic)
-    assert isinstance(ways[1].networks, VmappedActorCritic)
+    assert isinstance(ways[0].networks, HotNetworks)
+    assert isinstance(ways[1].networks, Modules)
     start = ways[0].params.clone()
     for _ in range(3):
         for way in ways:
@@ -89,7 +89,7 @@ def test_both_ways_lead_to_the_same_parameters(case, env):
 @pytest.mark.parametrize("norm", NORMS)
 def test_formulas_are_taken_where_there_are_some(norm):
     cohort = PPO(CartPole(), [replace(SMALL, norm=norm)])
-    kind = HotActorCritic if norm in HOT else VmappedActorCritic
+    kind = HotNetworks if norm in HOT else Modules
     assert isinstance(cohort.networks, kind)
 
 
@@ -103,7 +103,7 @@ def test_formulas_are_taken_where_there_are_some(norm):
 )
 def test_without_formulas_the_way_is_vmap(change):
     config = replace(SMALL, **change)
-    assert isinstance(PPO(CartPole(), [config]).networks, VmappedActorCritic)
+    assert isinstance(PPO(CartPole(), [config]).networks, Modules)
 
 
 def test_the_padding_of_the_critics_head_stays_zero():

@@ -23,8 +23,10 @@ from wnrl.errors import UsageError
 from wnrl.norms import NORMS
 from wnrl.population.config import DQNConfig
 from wnrl.population.dqn import DQN, transitions_at
+from wnrl.population.hot import HotNetworks
 from wnrl.population.layers import HOT
-from wnrl.population.q_networks import HotQNetworks, Targets, VmappedQNetworks
+from wnrl.population.losses import HuberLoss, Targets
+from wnrl.population.vmapped import Modules
 from wnrl.sb3.extractors import SmallCNN
 from wnrl.tensor_envs import make
 
@@ -137,13 +139,13 @@ def test_both_ways_lead_to_the_same_gradients(case):
     cohort = trained(DQN, env, configs, 8, dtype=torch.float64)
     seen = transitions_at(cohort.replay, cohort._places(7)[:, 0])
     targets = Targets(seen.obs, seen.actions, torch.randn_like(seen.rewards))
-    other = VmappedQNetworks(cohort.plan, cohort.distribution)
-    assert isinstance(cohort.networks, HotQNetworks)
+    other = Modules(cohort.plan)
+    assert isinstance(cohort.networks, HotNetworks)
     ways = []
     for networks in (cohort.networks, other):
         buffers, grads = cohort.buffers.clone(), torch.zeros_like(cohort.params)
-        learner = networks.learner(cohort.params, buffers, grads)
-        learner.gradient_(targets)
+        gradient_ = networks.learner(cohort.params, buffers, grads, HuberLoss())
+        gradient_(networks.laid_out(targets))
         acting = networks.act(cohort.params, cohort.buffers)(seen.obs, None)[0]
         ways.append((grads, buffers, acting))
     assert ways[0][0].abs().max() > 1e-2

@@ -19,6 +19,7 @@ from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
 from wnrl.population.config import MemberConfig, shared
 from wnrl.population.distributions import distribution
+from wnrl.population.hot import HotNetworks
 from wnrl.population.memory import check_memory
 from wnrl.population.optim import optimizer_of, projection
 from wnrl.population.random import Number, fork, member_keys, uniform
@@ -26,6 +27,7 @@ from wnrl.population.rollout import Ended, Match, Running
 from wnrl.population.rows import Networks, build
 from wnrl.population.states import ALL, Agents, clone, copy_, part, put_back_
 from wnrl.population.statistics import Scaling
+from wnrl.population.vmapped import Modules, Way
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
 
 RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION, EXPLORATION = range(7)
@@ -110,9 +112,11 @@ class Cohort(ABC):
         self._matches: dict[torch.Size, tuple[Match, Replayed]] = {}
         self.start(self._first_episodes(fork(self.keys, RESETS), 0, self.config.n_envs))
 
-    @abstractmethod
-    def _networks(self, formulas: bool) -> Any:
-        """Return what computes the networks; its ``act`` returns an ``Act``."""
+    def _networks(self, formulas: bool) -> Way:
+        """Return what computes the networks."""
+        if formulas and HotNetworks.fit(self.config, self.plan):
+            return HotNetworks(self.config, self.plan, self.distribution, self.params.dtype)
+        return Modules(self.plan)
 
     @abstractmethod
     def iterate(self, draws: Any = None) -> Ended:

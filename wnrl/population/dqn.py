@@ -13,9 +13,10 @@ from torch import Tensor
 
 from wnrl.population.cohort import ACTIONS, EXPLORATION, OBSERVED, ORDERS, Cohort
 from wnrl.population.config import DQNConfig
+from wnrl.population.losses import HuberLoss, Targets
 from wnrl.population.memory import bytes_of_dqn
 from wnrl.population.optim import clip_, without_denormals
-from wnrl.population.q_networks import HotQNetworks, QNetwork, Targets, VmappedQNetworks
+from wnrl.population.q_networks import QNetwork
 from wnrl.population.random import Number, fork, integers
 from wnrl.population.rollout import Ended, Running, pick
 from wnrl.population.rows import initialise
@@ -69,11 +70,6 @@ class DQN(Cohort):
     chunk_on_cpu = 8
     measured_width = 256
     config: DQNConfig
-
-    def _networks(self, formulas: bool) -> Any:
-        if formulas and HotQNetworks.fit(self.config, self.plan):
-            return HotQNetworks(self.config, self.plan, self.distribution, self.params.dtype)
-        return VmappedQNetworks(self.plan, self.distribution)
 
     def start(self, episodes: Episodes) -> None:
         """Begin training with these episodes, ``(P, n_envs)``, copies of them."""
@@ -193,7 +189,7 @@ class DQN(Cohort):
             left: the share of training that is left behind it.
             places: what is learned from.
         """
-        config, shape = self.config, places.shape[1:]
+        config, shape, loss = self.config, places.shape[1:], HuberLoss()
         # A target of spectral norm has vectors of its own, which take a step at each forward.
         moves = any(VECTOR in name for name in self.plan.buffers)
         whole = self.params, self.buffers, self.target, self.optimizer_state, self._rates(left)
@@ -204,15 +200,15 @@ class DQN(Cohort):
             replay, rows, gamma = part(given, members)
             seen = transitions_at(replay, rows)
             grads = torch.zeros_like(params)
-            learner = self.networks.learner(params, buffers, grads)
-            values = self.networks.outputs(*target, training=moves)
+            gradient_ = self.networks.learner(params, buffers, grads, loss)
+            values = self.networks.outputs(target[0], target[1], training=moves)
             t = (iteration - config.first_update) * config.updates
             batches = zip(*(value.unflatten(1, shape).unbind(1) for value in seen), strict=True)
             for batch in map(Transitions._make, batches):
                 t += 1
                 following = values(batch.next_obs)[:, 0].amax(-1).masked_fill(batch.terminated, 0.0)
                 targets = Targets(batch.obs, batch.actions, batch.rewards + gamma * following)
-                learner.gradient_(targets)
+                gradient_(self.networks.laid_out(targets))
                 clip_(grads, config.max_grad_norm)
                 self.optimizer.step_(params, grads, state, t, rate)
                 self.project_(params)

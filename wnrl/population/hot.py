@@ -1,11 +1,11 @@
-"""The networks of a cohort by formula: MLPs with the norms of ``HOT``, and PPO's loss.
+"""The networks of a cohort by formula: MLPs with the norms of ``HOT``.
 
 Equal to ``torch.func`` over modules, and several times as fast on a CPU.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from wnrl.norms import NORMS
 from wnrl.population.config import MemberConfig
 from wnrl.population.distributions import Distribution
 from wnrl.population.layers import ACTIVATIONS, HOT, HOT_OF_MAPS, Convolution, Layer
-from wnrl.population.rollout import Batch
+from wnrl.population.losses import Loss
 from wnrl.population.rows import LOG_STD, Layout, Tensors, below
-from wnrl.population.vmapped import Acting, Goal, Outputs, standardised
+from wnrl.population.vmapped import Learner, Outputs, Way
 
 SHORT = {"norm.weight": "gain", "norm.bias": "shift"}
 """Names in a ``Layer`` for those in a module, where they are not their last part."""
@@ -28,26 +28,7 @@ BY_TYPE = {nn.Linear: "none", nn.Conv2d: "none"} | {
 """Keys of ``HOT`` by modules; any other has the norm of the network."""
 
 
-class Samples(NamedTuple):
-    """What a gradient is made of, laid out for it."""
-
-    x: Tensor
-    """Observations, for both networks of each member, ``(2P, n_inputs, B)``."""
-    actions: Tensor
-    """``(P, A, B)``, from ``Distribution.spread``."""
-    log_probs: Tensor
-    """Of the policy that acted, ``(P, B)``."""
-    advantages: Tensor
-    """As the loss takes them, over −B, ``(P, B)``."""
-    sign: Tensor
-    """Of the advantages, ``(P, B)``; −1 for zero."""
-    bound: Tensor
-    """Where the ratio times the sign is above it, nothing flows, ``(P, B)``."""
-    returns: Tensor
-    """``(P, B)``."""
-
-
-class HotNetworks(Acting):
+class HotNetworks(Way):
     """Formulas for networks of a plain MLP's shape.
 
     Args:
@@ -79,8 +60,9 @@ class HotNetworks(Acting):
         )
 
     def outputs(self, params: Tensor, buffers: Tensor, training: bool = False) -> Outputs:
-        """Return the networks, as ``Acting`` has them."""
-        layers = self.bound(params, buffers, params)
+        """Return the networks, as ``Way`` has them."""
+        weights = self.plan.views(params)
+        layers = self.bound(weights, self.plan.buffer_views(buffers), weights)
         steps = [layer.forward if training else layer.acting() for layer in layers]
 
         def run(obs: Tensor) -> Tensor:
@@ -91,6 +73,30 @@ class HotNetworks(Acting):
 
         return run
 
+    def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, loss: Loss) -> Learner:
+        """Return what computes gradients of some members, as ``Way`` has it."""
+        plan, n_nets = self.plan, self.plan.n_nets
+        weights, by_weights = plan.views(params), plan.views(grads)
+        layers = self.bound(weights, plan.buffer_views(buffers), by_weights)
+        log_std, by_log_std = weights[LOG_STD][::n_nets], by_weights[LOG_STD]
+
+        def gradient_(samples: Any) -> None:
+            values = forward(layers, samples.obs)
+            outputs = values[-1].unflatten(0, (-1, n_nets))
+            by_outputs = layers[-1].room.get("d", outputs)
+            by_deviation = loss.gradient(outputs, log_std, samples, by_outputs)
+            if by_deviation is not None:
+                by_log_std.zero_()[::n_nets] = by_deviation  # critics have none
+            backward(layers, values, by_outputs.flatten(0, 1))
+
+        return gradient_
+
+    def laid_out(self, samples: Any) -> Any:
+        """Return samples with what layers and losses take, the axis of samples behind."""
+        obs, n_outputs = self.spread(samples.obs), self.plan.params[f"{max(self.layers)}.bias"][0]
+        actions = self.distribution.spread(samples.actions, n_outputs, obs.dtype)
+        return samples._replace(obs=obs, actions=actions)
+
     def spread(self, obs: Tensor) -> Tensor:
         """``(P, B, *shape) -> (n_nets P, n_inputs, B)``: the same for each of its networks."""
         obs = obs.flatten(2)
@@ -98,13 +104,14 @@ class HotNetworks(Acting):
         each = obs.transpose(1, 2)[:, None].expand(n, self.plan.n_nets, inputs, samples)
         return each.flatten(0, 1).contiguous()  # one member's could be a view: sums in other order
 
-    def bound(self, params: Tensor, buffers: Tensor, grads: Tensor) -> list[Layer]:
-        """Return the layers with the numbers of some members."""
-        plan, layers = self.plan, []
-        views = plan.views(params), plan.buffer_views(buffers), plan.views(grads)
+    def bound(self, params: Tensors, buffers: Tensors, grads: Tensors) -> list[Layer]:
+        """Return the layers with the numbers of some members, from views as ``Layout`` has them."""
+        layers = []
         for k, layer in self.layers.items():
-            weights, running, gradients = (_short(below(each, f"{k}.")) for each in views)
-            layers.append(replace(layer, params=weights, buffers=running, grads=gradients))
+            weights, running, by_weights = (
+                _short(below(views, f"{k}.")) for views in (params, buffers, grads)
+            )
+            layers.append(replace(layer, params=weights, buffers=running, grads=by_weights))
         return layers
 
 
@@ -132,71 +139,6 @@ def backward(layers: Sequence[Layer], values: list[Tensor], d: Tensor) -> None:
         layer.backward(x, y, d, dx)
         if dx is not None:
             d = dx
-
-
-class HotActorCritic(HotNetworks):
-    """Actors and critics by formula."""
-
-    def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, goal: Goal) -> "HotLearner":
-        """Return what computes gradients of these members."""
-        by_log_std = self.plan.views(grads)[LOG_STD].unflatten(0, (-1, 2))
-        layers = self.bound(params, buffers, grads)
-        return HotLearner(self, goal, layers, self.plan.log_std(params), by_log_std)
-
-
-@dataclass(frozen=True)
-class HotLearner:
-    """Gradients of some members, from views of their rows."""
-
-    networks: HotActorCritic
-    goal: Goal
-    layers: list[Layer]
-    log_std: Tensor
-    """``(P, A)``."""
-    by_log_std: Tensor
-    """Its gradient, and that of the critic's half, which has none, ``(P, 2, A)``."""
-
-    def prepare(self, batch: Batch) -> Samples:
-        """Lay samples out; the same ones may be learnt from many times."""
-        n_outputs = self.layers[-1].params["bias"].shape[1]
-        advantages = batch.advantages
-        if self.goal.normalize_advantage:
-            advantages = standardised(advantages)
-        # Advantage above zero: up to a ratio of 1 + clip_range; below: down to 1 - clip_range.
-        sign = torch.where(advantages > 0, 1.0, -1.0).to(advantages.dtype)
-        return Samples(
-            self.networks.spread(batch.obs),
-            self.networks.distribution.spread(batch.actions, n_outputs, advantages.dtype),
-            batch.log_probs,
-            advantages / -advantages.shape[1],
-            sign,
-            sign + self.goal.clip_range[:, None],
-            batch.returns,
-        )
-
-    def gradient_(self, samples: Samples) -> None:
-        """Write the gradients of the loss, and let running statistics move."""
-        values = forward(self.layers, samples.x)
-        outputs = values[-1].unflatten(0, (-1, 2))
-        d = self.layers[-1].room.get("d", outputs)  # of the loss by the outputs, (P, 2, A, B)
-        goal, n_samples = self.goal, outputs.shape[-1]
-        of = self.networks.distribution.derivatives(
-            outputs[:, 0], self.log_std, samples.actions, goal.entropy
-        )
-        ent_coef = goal.ent_coef[:, None, None]
-        ratio = (of.log_probs - samples.log_probs).exp_()
-        flows = ratio * samples.sign <= samples.bound
-        by_log_prob = ratio.mul_(flows).mul_(samples.advantages)
-        torch.mul(of.by_head, by_log_prob[:, None], out=d[:, 0])
-        if of.entropy_by_head is not None:
-            d[:, 0].sub_(of.entropy_by_head * (ent_coef / n_samples))
-        d[:, 1].zero_()
-        torch.mul(outputs[:, 1, 0] - samples.returns, 2 * goal.vf_coef / n_samples, out=d[:, 1, 0])
-        if of.by_log_std is not None:
-            by_log_std = (of.by_log_std * by_log_prob[:, None]).sum(2)
-            self.by_log_std[:, 0] = by_log_std - ent_coef[..., 0]
-            self.by_log_std[:, 1] = 0.0
-        backward(self.layers, values, d.flatten(0, 1))
 
 
 def _layer(

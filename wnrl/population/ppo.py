@@ -13,14 +13,13 @@ from torch import Tensor
 from wnrl.population.actor_critic import ActorCritic
 from wnrl.population.cohort import ACTIONS, INIT, OBSERVED, ORDERS, Cohort
 from wnrl.population.config import PPOConfig
-from wnrl.population.hot import HotActorCritic
+from wnrl.population.losses import PPOLoss
 from wnrl.population.memory import bytes_of_ppo
 from wnrl.population.optim import clip_, without_denormals
 from wnrl.population.random import Number, fork, permutation
 from wnrl.population.rollout import Act, Batch, Draws, Ended, Past, Running, minibatches, pick
 from wnrl.population.rows import initialise
 from wnrl.population.states import copy_, part
-from wnrl.population.vmapped import Goal, VmappedActorCritic
 from wnrl.tensor_envs.core import Episodes, advance, beside
 
 
@@ -33,11 +32,6 @@ class PPO(Cohort):
     chunk_on_cpu = 8
     measured_width = 64
     config: PPOConfig
-
-    def _networks(self, formulas: bool) -> Any:
-        if formulas and HotActorCritic.fit(self.config, self.plan):
-            return HotActorCritic(self.config, self.plan, self.distribution, self.params.dtype)
-        return VmappedActorCritic(self.plan, self.distribution)
 
     def start(self, episodes: Episodes) -> None:
         """Begin training with these episodes, ``(P, n_envs)``, copies of them."""
@@ -65,7 +59,16 @@ class PPO(Cohort):
 
     def _minibatches(self, batch: Batch, past: Past, order: Tensor | None) -> Sequence[Any]:
         """Return the minibatches of an epoch, of the members that ``batch`` has."""
-        return [batch] if order is None else minibatches(batch, order, self.config.batch_size)
+        pieces = [batch] if order is None else minibatches(batch, order, self.config.batch_size)
+        return [self._standardised(piece) for piece in pieces]
+
+    def _standardised(self, batch: Batch) -> Batch:
+        """Return a minibatch whose advantages have mean 0 and deviation 1, if they shall."""
+        if not self.config.normalize_advantage:
+            return batch
+        advantages = batch.advantages - batch.advantages.mean(-1, keepdim=True)
+        std = batch.advantages.std(-1, keepdim=True)
+        return batch._replace(advantages=advantages / (std + 1e-8))
 
     @torch.no_grad()
     @without_denormals()
@@ -102,25 +105,23 @@ class PPO(Cohort):
         clip_range, entropy = each["clip_range"], any(member.ent_coef for member in self.members)
         if config.clip_range_schedule == "linear":
             clip_range = clip_range * left
-        goals = Goal(
-            clip_range, each["ent_coef"], entropy, config.vf_coef, config.normalize_advantage
-        )
-        whole = self.params, self.buffers, self.optimizer_state, self._rates(left), goals
+        losses = PPOLoss(self.distribution, clip_range, each["ent_coef"], entropy, config.vf_coef)
+        whole = self.params, self.buffers, self.optimizer_state, self._rates(left), losses
         for first in range(0, len(self.params), self.chunk):
             members = slice(first, first + self.chunk)
-            params, buffers, state, rate, goal = part(whole, members)
+            params, buffers, state, rate, loss = part(whole, members)
             batch, past = part((samples, before), members)
             grads = torch.zeros_like(params)
-            learner: Any = self.networks.learner(params, buffers, grads, goal)
+            gradient_ = self.networks.learner(params, buffers, grads, loss)
             t = iteration * (config.n_epochs * config.minibatches)
             for epoch in range(config.n_epochs):
                 if epoch == 0 or draws.orders is not None:
                     order = None if draws.orders is None else draws.orders[epoch, members]
                     pieces = self._minibatches(batch, past, order)
-                    prepared = [learner.prepare(piece) for piece in pieces]
+                    prepared = [self.networks.laid_out(piece) for piece in pieces]
                 for minibatch in prepared:
                     t += 1
-                    learner.gradient_(minibatch)
+                    gradient_(minibatch)
                     clip_(grads, config.max_grad_norm)
                     self.optimizer.step_(params, grads, state, t, rate)
                     self.project_(params)

@@ -1,18 +1,13 @@
-"""The network of DQN of one member, and what a cohort of them computes."""
+"""The network of DQN of one member."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch import nn
 
 from wnrl.errors import UsageError
 from wnrl.networks import MINATAR, NATURE_SIDE, cnn
 from wnrl.population.config import MemberConfig
-from wnrl.population.hot import HotNetworks, backward, forward
-from wnrl.population.layers import Layer
-from wnrl.population.rows import Networks, Tensors, head_with_norm, hidden_layers, with_norm
-from wnrl.population.vmapped import Modules
+from wnrl.population.rows import Networks, head_with_norm, hidden_layers, with_norm
 
 FEATURES = 128
 """Of a picture, as ``SmallCNN`` has them."""
@@ -75,51 +70,3 @@ def _features(shape: tuple[int, ...]) -> tuple[list[nn.Module], int]:
             f"pictures of a population must be smaller than {NATURE_SIDE} pixels, got {shape}"
         )
     return [*cnn((channels, height, width), None, convs=MINATAR, hidden=(FEATURES,))], FEATURES
-
-
-class Targets(NamedTuple):
-    """A minibatch that values are learned from, ``(P, B, ...)``."""
-
-    obs: Tensor
-    actions: Tensor
-    values: Tensor
-    """What those of the actions are to be."""
-
-
-class VmappedQNetworks(Modules):
-    """``vmap(grad(loss))`` over modules of ``wnrl.networks``."""
-
-    def gradients(self, params: Tensors, buffers: Tensors, samples: Targets, goal: Any) -> Tensors:
-        """Return gradients by name; running statistics move in ``buffers``."""
-        return vmap(grad(self._loss))(params, buffers, samples)
-
-    def _loss(self, params: Tensors, buffers: Tensors, samples: Targets) -> Tensor:
-        """Return the loss of one member."""
-        q = functional_call(self.learning, (params, buffers), (samples.obs,))
-        chosen = q.gather(-1, samples.actions[:, None])[:, 0]
-        return nn.functional.smooth_l1_loss(chosen, samples.values)
-
-
-class HotQNetworks(HotNetworks):
-    """The networks by formula."""
-
-    def learner(self, params: Tensor, buffers: Tensor, grads: Tensor) -> "HotQLearner":
-        """Return what computes gradients of these members."""
-        return HotQLearner(self, self.bound(params, buffers, grads))
-
-
-@dataclass(frozen=True)
-class HotQLearner:
-    """Gradients of some members, from views of their rows."""
-
-    networks: HotQNetworks
-    layers: list[Layer]
-
-    def gradient_(self, samples: Targets) -> None:
-        """Write the gradients of the mean Huber loss, and let running statistics move."""
-        passed = forward(self.layers, self.networks.spread(samples.obs))
-        q, spread = passed[-1], self.networks.distribution.spread  # (P, A, B)
-        chosen = spread(samples.actions, q.shape[1], q.dtype)
-        error = (q * chosen).sum(1) - samples.values
-        by_value = error.clamp_(-1.0, 1.0).div_(error.shape[-1])
-        backward(self.layers, passed, chosen * by_value[:, None])

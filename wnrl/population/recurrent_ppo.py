@@ -15,12 +15,13 @@ from torch.func import functional_call, vmap
 
 from wnrl.population.cohort import ORDERS
 from wnrl.population.config import RecurrentPPOConfig
+from wnrl.population.losses import Loss
 from wnrl.population.ppo import PPO
 from wnrl.population.random import Number, fork, uniform
 from wnrl.population.recurrence import Memories
 from wnrl.population.rollout import Act, Batch, Past, pick
 from wnrl.population.rows import LOG_STD, Tensors, below
-from wnrl.population.vmapped import OF_MEMBERS, Goal, Modules
+from wnrl.population.vmapped import Modules
 from wnrl.tensor_envs.core import beside
 
 
@@ -38,7 +39,7 @@ class Sequences(NamedTuple):
 
 
 class RecurrentNetworks(Modules):
-    """Computes what the networks of a cohort give, and the gradients of PPO's loss.
+    """Computes what the networks of a cohort give, and the gradients of a loss.
 
     The layers are run by ``torch.func``; LSTMs step through time by formula.
     """
@@ -57,18 +58,16 @@ class RecurrentNetworks(Modules):
         return act
 
     def gradients(
-        self, params: Tensors, buffers: Tensors, samples: Sequences, goal: Goal
+        self, params: Tensors, buffers: Tensors, samples: Sequences, loss: Loss
     ) -> Tensors:
         """Return gradients by name; running statistics move in ``buffers``."""
         with torch.enable_grad():
             leaves = {name: v.detach().requires_grad_() for name, v in params.items()}
             run = runner(self.learning, leaves, buffers)
             outputs = run(samples.x, samples.given, samples.continues)[0].unflatten(0, (-1, 2))
-            losses = vmap(self.ppo_loss, in_dims=(0, 0, 0, 0, OF_MEMBERS))
-            log_std, batch = leaves[LOG_STD][::2], samples.batch
-            loss = losses(outputs[:, 0], outputs[:, 1, :, 0], log_std, batch, goal).sum()
+            total = loss.value(outputs, leaves[LOG_STD][::2], samples.batch).sum()
             # Discrete actions have no deviation.
-            computed = torch.autograd.grad(loss, [*leaves.values()], materialize_grads=True)
+            computed = torch.autograd.grad(total, [*leaves.values()], materialize_grads=True)
         return dict(zip(leaves, computed, strict=True))
 
 
@@ -100,7 +99,7 @@ class RecurrentPPO(PPO):
     config: RecurrentPPOConfig
 
     def _networks(self, formulas: bool) -> RecurrentNetworks:
-        return RecurrentNetworks(self.plan, self.distribution)
+        return RecurrentNetworks(self.plan)
 
     def _orders(self, iteration: Number) -> Tensor:
         """Return the first sample of each epoch, ``(n_epochs, P)``."""
@@ -111,7 +110,8 @@ class RecurrentPPO(PPO):
 
     def _minibatches(self, batch: Batch, past: Past, order: Tensor | None) -> Sequence[Sequences]:
         assert order is not None
-        return sequences(batch, past, order, self.config.n_steps, self.config.batch_size)
+        pieces = sequences(batch, past, order, self.config.n_steps, self.config.batch_size)
+        return [piece._replace(batch=self._standardised(piece.batch)) for piece in pieces]
 
 
 def sequences(batch: Batch, past: Past, first: Tensor, n_steps: int, size: int) -> list[Sequences]:

@@ -53,3 +53,8 @@ def part(tree: Any, members: slice) -> Any:
 def joined(trees: Sequence[Any]) -> Any:
     """Return the rows of all, one after the other."""
     return pytree.tree_map(lambda *rows: torch.cat(rows), *trees)
+
+
+def axes(tree: Any) -> Any:
+    """Return the axis of members of each tensor as ``vmap`` takes it, 0, and None of all else."""
+    return pytree.tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, tree)
