@@ -18,7 +18,7 @@ from wnrl.population.rollout import Ended
 from wnrl.population.states import Agents, clone, copy_, joined, part, put_back_
 from wnrl.rl.evaluation import Curve
 from wnrl.rl.models import to_sb3
-from wnrl.rl.run import AgentRun, Plan
+from wnrl.rl.run import AgentRun, Plan, evaluations
 from wnrl.rl.snapshots import BEST, save_snapshot
 from wnrl.runs import EventFile
 
@@ -202,16 +202,10 @@ class CohortMember:
         """Write the agent and the best one on its curve into ``folder``, and evaluate both."""
         self._check_finite()
         cohort, place = self.run.cohort, self.place
-        returns, best = (each[place] for each in self.run.returns)
+        returns, best_returns = (each[place] for each in self.run.returns)
         self._save(folder, "", self.step, cohort.agents)
         self._save(folder, BEST, self.best_step, self.run.best)
-        return {
-            "final_return": float(np.mean(returns)),
-            "eval_returns": returns,
-            "window_return": self.curve.window,
-            "best_return": float(np.mean(best)),
-            "best_step": self.best_step,
-        }
+        return evaluations(self.curve, returns, self.best_step, best_returns)
 
     def _save(self, folder: Path, prefix: str, step: int, agents: Agents) -> None:
         cohort, place = self.run.cohort, self.place

@@ -13,7 +13,6 @@ from wnrl import tags
 from wnrl.data import load
 from wnrl.diagnostics import to_floats
 from wnrl.errors import NonFiniteError, UsageError
-from wnrl.nn import plain_parts
 from wnrl.population.memory import bytes_of_vae, check_memory, members_that_fit
 from wnrl.population.vae import Update, VAECohort, check
 from wnrl.runs import Batching, EventFile, Options, carry_out_batch, resolve_device
@@ -33,7 +32,6 @@ class VAECohortRun:
 
     def __init__(self, cohort: VAECohort, machine: Mapping[str, Any]) -> None:
         self.cohort, self.machine = cohort, machine
-        self.plain_parts = plain_parts(cohort.vae(0), cohort.config.norm)
         self.members = [VAECohortMember(self, place) for place in range(len(cohort.members))]
         self.last_log, self.seconds = 0, 0.0
 
@@ -131,17 +129,8 @@ class VAECohortMember:
         together: what one process trains in a second.
         """
         run, n_members = self.run, len(self.run.members)
-        rate = n_members * self.step / run.seconds if run.seconds else 0.0
-        return {
-            "steps": self.step,
-            "steps_per_second": rate,
-            "images_per_second": rate * self.config.batch_size,
-            "batch_members": n_members,
-            "device": self.machine["device"],
-            "parameters": run.cohort.params.shape[1],
-            "plain_parts": run.plain_parts,
-            "curve": self.curve,
-        }
+        n_steps, model = n_members * self.step, run.cohort.vae(self.place)
+        return alone.report(self, model, n_steps, run.seconds) | {"batch_members": n_members}
 
     def measure(self, folder: Path) -> dict[str, Any]:
         """Measure the last weights on the test split and write what belongs to them."""

@@ -181,13 +181,7 @@ class AgentRun:
         returns = self._play(trained)
         best_returns = returns if best["step"] == trained["step"] else self._play(best)
         become(self.model, trained)
-        return {
-            "final_return": float(np.mean(returns)),
-            "eval_returns": returns,
-            "window_return": self.curve.window,
-            "best_return": float(np.mean(best_returns)),
-            "best_step": best["step"],
-        }
+        return evaluations(self.curve, returns, best["step"], best_returns)
 
     def _play(self, agent: Mapping[str, Any]) -> list[float]:
         """Return the returns of an evaluation after training."""
@@ -209,6 +203,26 @@ class AgentRun:
         if self._late is not None:
             restore_late(self.model, self._late)
             self._late = None
+
+
+def evaluations(
+    curve: Curve, returns: list[float], best_step: int, best_returns: list[float]
+) -> dict[str, Any]:
+    """Return what the result of a run has of its evaluations.
+
+    Args:
+        curve: Of those during training.
+        returns: Of the trained agent's episodes.
+        best_step: Behind which step the agent was best on the curve.
+        best_returns: Of that agent's episodes after training.
+    """
+    return {
+        "final_return": float(np.mean(returns)),
+        "eval_returns": returns,
+        "window_return": curve.window,
+        "best_return": float(np.mean(best_returns)),
+        "best_step": best_step,
+    }
 
 
 def learn(

@@ -211,6 +211,27 @@ def add_pictures(events: EventFile, step: int, model: VAE, images: Images) -> No
         events.add_image(tag, picture.numpy(), step)
 
 
+def report(work: Any, model: VAE, n_steps: int, seconds: float) -> dict[str, Any]:
+    """Return what the result of a run has of training.
+
+    Args:
+        work: the run, with ``step``, ``config``, ``machine`` and ``curve``.
+        model: its own.
+        n_steps: gradient steps that were done, those of runs that were trained with it too.
+        seconds: the time they took.
+    """
+    rate = n_steps / seconds if seconds else 0.0
+    return {
+        "steps": work.step,
+        "steps_per_second": rate,
+        "images_per_second": rate * work.config.batch_size,
+        "device": work.machine["device"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "plain_parts": plain_parts(model, work.config.norm),
+        "curve": work.curve,
+    }
+
+
 def measure(
     model: VAE,
     images: Images,
@@ -292,17 +313,7 @@ class VAEWork:
 
     def report(self) -> dict[str, Any]:
         """Return what the result has of training."""
-        steps, seconds = self.step, self.trainer.seconds
-        rate = steps / seconds if seconds else 0.0
-        return {
-            "steps": steps,
-            "steps_per_second": rate,
-            "images_per_second": rate * self.config.batch_size,
-            "device": self.machine["device"],
-            "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
-            "plain_parts": plain_parts(self.trainer.model, self.config.norm),
-            "curve": self.curve,
-        }
+        return report(self, self.trainer.model, self.step, self.trainer.seconds)
 
     def measure(self, folder: Path) -> dict[str, Any]:
         """Measure the last weights on the test split and write what belongs to them."""
