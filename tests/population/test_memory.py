@@ -13,7 +13,6 @@ from wnrl.population.config import DQNConfig
 from wnrl.population.dqn import DQN
 from wnrl.population.ppo import PPO
 from wnrl.population.recurrent_ppo import RecurrentPPO
-from wnrl.population.vae import CHUNK_ON_CPU
 from wnrl.tensor_envs import CartPole, make
 
 MIB = 2**20
@@ -42,7 +41,7 @@ def test_the_estimate_is_near_what_was_measured_and_above_it(kind, small, change
     made = kind(CartPole(), [config])
     kept, active = made.bytes
     n_members = 64 if kind is PPO else 32
-    estimate = (kept + kind.chunk_on_cpu / n_members * active) / MIB
+    estimate = (kept + memory.CHUNK_ON_CPU / n_members * active) / MIB
     assert measured < estimate < 6 * measured
 
 
@@ -58,7 +57,7 @@ def test_the_estimate_of_dqn_counts_its_replay_buffer(change, n_members, measure
     """The measured MiB are of so many members with full buffers, in a process."""
     sizes = {"total_timesteps": 50_000, "batch_size": 64, "train_freq": 256, "gradient_steps": 128}
     kept, active = DQN(CartPole(), [DQNConfig(**sizes, **change)]).bytes
-    estimate = (kept + DQN.chunk_on_cpu / n_members * active) / MIB
+    estimate = (kept + memory.CHUNK_ON_CPU / n_members * active) / MIB
     assert measured < estimate < 2 * measured
 
 
@@ -78,7 +77,7 @@ def test_the_estimate_of_a_vae_is_above_what_was_measured(dataset, n_members, ch
     cpu, gpu = map(torch.device, ("cpu", "cuda"))
     kept, active = memory.bytes_of_vae(config, vae.build(config), n_train, cpu)
     assert memory.bytes_of_vae(config, vae.build(config), n_train, gpu) == (kept, 2 * active)
-    estimate = (kept + CHUNK_ON_CPU / n_members * active) / MIB
+    estimate = (kept + memory.CHUNK_ON_CPU / n_members * active) / MIB
     assert measured < estimate < 2 * measured
 
 
@@ -91,7 +90,7 @@ def test_the_estimate_of_dqn_counts_pictures_in_bytes(norm, buffer_size, n_membe
     sizes = {"total_timesteps": 50_000, "batch_size": 32, "train_freq": 16, "gradient_steps": 2}
     config = DQNConfig(**sizes, norm=norm, buffer_size=buffer_size, net_arch=())
     kept, active = DQN(make("MinAtarBreakout-v1"), [config]).bytes
-    estimate = (kept + DQN.chunk_on_cpu / n_members * active) / MIB
+    estimate = (kept + memory.CHUNK_ON_CPU / n_members * active) / MIB
     assert measured < estimate < 2 * measured
 
 

@@ -20,7 +20,7 @@ from wnrl.graphs import Replayed
 from wnrl.population.config import MemberConfig, shared
 from wnrl.population.distributions import distribution
 from wnrl.population.hot import HotNetworks
-from wnrl.population.memory import check_memory
+from wnrl.population.memory import CHUNK_ON_CPU, check_memory
 from wnrl.population.optim import optimizer_of, projection
 from wnrl.population.random import Number, fork, member_keys, uniform
 from wnrl.population.rollout import Ended, Match, Running
@@ -51,7 +51,7 @@ class Cohort(ABC):
         members: their hyperparameters, which may differ in what ``config.members`` names.
         device: where everything is.
         dtype: of all real numbers.
-        chunk: members that are updated together; None: ``chunk_on_cpu`` on a CPU, else all.
+        chunk: members that are updated together; None: a few on a CPU, else all.
         formulas: compute MLPs by formula where there is one; without, all by ``torch.func``.
             Recurrent networks are not asked: their LSTMs have one.
         graph: replay iterations as CUDA graphs, on a GPU.
@@ -74,8 +74,6 @@ class Cohort(ABC):
     """Of the networks."""
     bytes_of: Callable[..., tuple[int, int]]
     """Of ``memory``: the bytes of a member."""
-    chunk_on_cpu: ClassVar[int]
-    """Members that a CPU updates together: what they need stays in its cache."""
     measured_width: ClassVar[int]
     """Units of the widest layers for which ``scripts/bench/population.py`` saw a gain on CPUs."""
 
@@ -93,7 +91,7 @@ class Cohort(ABC):
         self.env, self.members, self.config = env, tuple(members), shared(members)
         spaces = env.observation_space, env.action_space
         device = torch.device(device)
-        self.chunk = chunk or (self.chunk_on_cpu if device.type == "cpu" else len(members))
+        self.chunk = chunk or (CHUNK_ON_CPU if device.type == "cpu" else len(members))
         width = build(self.members[:1], *spaces, self.kind)[1].shape[1]
         self.bytes = self.bytes_of(self.config, env, width, dtype.itemsize)
         check_memory(len(members), self.bytes, self.chunk, device)

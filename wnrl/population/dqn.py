@@ -67,7 +67,6 @@ class DQN(Cohort):
     member = DQNConfig.of
     kind = QNetwork
     bytes_of = staticmethod(bytes_of_dqn)
-    chunk_on_cpu = 8
     measured_width = 256
     config: DQNConfig
 

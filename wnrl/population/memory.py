@@ -31,6 +31,8 @@ OF_A_PIXEL = 8
 """The like of ``SmallCNN``: windows and maps."""
 OF_A_MEMORY = 64
 """The like of a recurrent unit; by formula it is a quarter."""
+CHUNK_ON_CPU = 8
+"""Members that a CPU updates together: what they need stays in its cache."""
 SHARE = 0.9
 """Of the free memory that a cohort may take."""
 

@@ -29,7 +29,6 @@ class PPO(Cohort):
     member = PPOConfig.of
     kind = ActorCritic
     bytes_of = staticmethod(bytes_of_ppo)
-    chunk_on_cpu = 8
     measured_width = 64
     config: PPOConfig
 

@@ -18,7 +18,7 @@ from wnrl.diagnostics import effective_weights, gradient_norms, weight_lengths
 from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
 from wnrl.population.config import shared
-from wnrl.population.memory import bytes_of_vae, check_memory
+from wnrl.population.memory import CHUNK_ON_CPU, bytes_of_vae, check_memory
 from wnrl.population.optim import (
     Adam,
     Adamax,
@@ -49,8 +49,6 @@ HAS: Mapping[str, tuple[Any, ...]] = {
 }
 """The settings of which a population has some values alone."""
 OPTIMIZERS = {"adam": Adam(), "adamax": Adamax()}
-CHUNK_ON_CPU = 8
-"""Members that a CPU updates together."""
 BY_THEMSELVES = ("batch", "spectral")
 """Norms whose members it updates one by one: torch's kernels for several round differently."""
 VALIDATED = 2**17
