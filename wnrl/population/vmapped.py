@@ -77,7 +77,7 @@ class Modules(Way):
         net = self.learning if training else self.acting
         weights = self.by_member(self.plan.views(params))
         running = self.by_member(self.plan.buffer_views(buffers))
-        return lambda obs: vmap(run, in_dims=(None, 0, 0, 0))(net, weights, running, obs)
+        return lambda obs: vmap(_run, in_dims=(None, 0, 0, 0))(net, weights, running, obs)
 
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, loss: Loss) -> Learner:
         """Return what computes gradients of some members, as ``Way`` has it."""
@@ -96,7 +96,7 @@ class Modules(Way):
         """Return gradients by name; running statistics move in ``buffers``."""
 
         def value(params: Tensors, buffers: Tensors, samples: Any, loss: Loss) -> Tensor:
-            outputs = run(self.learning, params, buffers, samples.obs)
+            outputs = _run(self.learning, params, buffers, samples.obs)
             return loss.value(outputs, params[LOG_STD][0], samples)
 
         gradient = vmap(grad(value), in_dims=(0, 0, 0, axes(loss)))
@@ -108,7 +108,7 @@ class Modules(Way):
         return {name: view.unflatten(0, (-1, self.plan.n_nets)) for name, view in views.items()}
 
 
-def run(net: nn.Module, params: Tensors, buffers: Tensors, obs: Tensor) -> Tensor:
+def _run(net: nn.Module, params: Tensors, buffers: Tensors, obs: Tensor) -> Tensor:
     """Return the outputs of the networks of one member, ``(n_nets, B, A)``."""
 
     def each(*tensors: Tensors) -> Tensor:
@@ -116,7 +116,6 @@ def run(net: nn.Module, params: Tensors, buffers: Tensors, obs: Tensor) -> Tenso
 
     if len(params[LOG_STD]) > 1:
         return vmap(each)(params, buffers)
-    # Of one network by itself, vmap would add gradients up in another order.
-    return each(*({name: v[0] for name, v in tensors.items()} for tensors in (params, buffers)))[
-        None
-    ]
+    # Under a vmap of its own, gradients of a network by itself would be summed in another order.
+    only = ({name: v[0] for name, v in tensors.items()} for tensors in (params, buffers))
+    return each(*only)[None]
