@@ -13,9 +13,8 @@ from wnrl.tensor_envs.memory import DOWN, FORWARD, UP
 
 @pytest.mark.parametrize("name", studies())
 def test_every_run_of_a_shipped_study_can_begin(name):
-    study = replace(
-        study_of(f"scripts.studies.{name}"), seeds=range(1), tuning_seeds=range(1000, 1003)
-    )
+    study = study_of(f"scripts.studies.{name}")
+    study = replace(study, seeds=range(1), tuning_seeds=study.tuning_seeds[:5])
     check_trials([*study.tuning_trials(), *study.trials()], Path("nowhere"))
 
 

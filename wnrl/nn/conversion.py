@@ -13,15 +13,16 @@ from torch.optim import Optimizer
 from wnrl.arguments import fault
 from wnrl.errors import UsageError, as_usage_error
 from wnrl.limits import Fraction, NormKey, Positive, one_of
-from wnrl.nn.base import Counterpart, Scale, WeightNormed, torch_parameters
+from wnrl.nn.base import Counterpart, WeightNormed, torch_parameters
 from wnrl.nn.functional import transposed_groups
 from wnrl.nn.normalizers import BatchStatistics, Normalized
 from wnrl.nn.norms import NORMS, Norm, origin
 from wnrl.nn.sites import RECURRENT, LayerSite, check_values, has_weight, layer_sites, n_spatial
 
 Placement = Annotated[str, one_of(("pre", "post"))]
-OPTIONS = {"scale": Scale, "eps": Positive, "g_rate": Positive, "momentum": Fraction | None}
-"""Limits of the options of norms, where they are not any number or None."""
+OPTIONS = {"scale": Any, "eps": Positive, "g_rate": Positive, "momentum": Fraction | None}
+"""Limits of the options of norms, where they are not any number or None; what scale may be, a word
+in our layers, the layer says."""
 PARALLEL = ("DistributedDataParallel", "FullyShardedDataParallel")
 """Classes of wrappers that share gradients of the parameters that they have found."""
 
