@@ -81,8 +81,14 @@ def test_results_are_at_least_single_precision(dtype):
         (lambda: dormant_share(torch.ones(2, 3), tau=-0.1), "tau must be at least 0, got -0.1"),
         (lambda: dormant_share(torch.ones(2, 3), tau=math.nan), "tau must be"),
         (lambda: effective_rank(torch.ones(3)), r"features must be \(B, F\), got shape \(3,\)"),
-        (lambda: effective_rank(torch.ones(2, 3), share=0.0), "share must be above 0"),
-        (lambda: effective_rank(torch.ones(2, 3), share=1.1), "share must be above 0"),
+        (
+            lambda: effective_rank(torch.ones(2, 3), share=0.0),
+            "share must be a number above 0, up to 1",
+        ),
+        (
+            lambda: effective_rank(torch.ones(2, 3), share=1.1),
+            "share must be a number above 0, up to 1",
+        ),
     ],
 )
 def test_arguments_without_a_meaning_are_refused(call, said):

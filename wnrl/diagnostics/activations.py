@@ -14,7 +14,7 @@ from wnrl import tags
 from wnrl.diagnostics.hooks import hooked
 from wnrl.diagnostics.weights import named_layers
 from wnrl.errors import UsageError
-from wnrl.limits import limit
+from wnrl.limits import Share, limit
 from wnrl.nn.functional import wide
 from wnrl.nn.recurrence import Recurrent
 from wnrl.nn.sites import NONLINEARITIES, layer_sites
@@ -23,7 +23,6 @@ RECURRENT = (nn.RNNBase, Recurrent)
 TAU = 0.025
 """Of dormant units in networks that learn (Sokar et al., 2023)."""
 Tau = Annotated[float, limit(lambda tau: tau >= 0, "at least 0")]
-Share = Annotated[float, limit(lambda share: 0 < share <= 1, "above 0 and at most 1")]
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from wnrl.population.rollout import Ended, Match, Running
 from wnrl.population.rows import Networks, build
 from wnrl.population.states import ALL, Agents, clone, copy_, part, put_back_
 from wnrl.population.statistics import Scaling
-from wnrl.population.vmapped import Modules, Way
+from wnrl.population.vmapped import Backend, Modules
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
 
 RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION, EXPLORATION = range(7)
@@ -110,7 +110,7 @@ class Cohort(ABC):
         self._matches: dict[torch.Size, tuple[Match, Replayed]] = {}
         self.start(self._first_episodes(fork(self.keys, RESETS), 0, self.config.n_envs))
 
-    def _networks(self, formulas: bool) -> Way:
+    def _networks(self, formulas: bool) -> Backend:
         """Return what computes the networks."""
         if formulas and HotNetworks.fit(self.config, self.plan):
             return HotNetworks(self.config, self.plan, self.distribution, self.params.dtype)

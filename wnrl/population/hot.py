@@ -18,7 +18,7 @@ from wnrl.population.distributions import Distribution
 from wnrl.population.layers import ACTIVATIONS, HOT, HOT_OF_MAPS, Convolution, Layer
 from wnrl.population.losses import Loss
 from wnrl.population.rows import LOG_STD, Layout, Tensors, below
-from wnrl.population.vmapped import Learner, Outputs, Way
+from wnrl.population.vmapped import Backend, Learner, Outputs
 
 SHORT = {"norm.weight": "gain", "norm.bias": "shift"}
 """Names in a ``Layer`` for those in a module, where they are not their last part."""
@@ -28,7 +28,7 @@ BY_TYPE = {nn.Linear: "none", nn.Conv2d: "none"} | {
 """Keys of ``HOT`` by modules; any other has the norm of the network."""
 
 
-class HotNetworks(Way):
+class HotNetworks(Backend):
     """Formulas for networks of a plain MLP's shape.
 
     Args:
@@ -60,7 +60,7 @@ class HotNetworks(Way):
         )
 
     def outputs(self, params: Tensor, buffers: Tensor, training: bool = False) -> Outputs:
-        """Return the networks, as ``Way`` has them."""
+        """Return the networks, as ``Backend`` has them."""
         weights = self.plan.views(params)
         layers = self.bound(weights, self.plan.buffer_views(buffers), weights)
         steps = [layer.forward if training else layer.acting() for layer in layers]
@@ -74,7 +74,7 @@ class HotNetworks(Way):
         return run
 
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, loss: Loss) -> Learner:
-        """Return what computes gradients of some members, as ``Way`` has it."""
+        """Return what computes gradients of some members, as ``Backend`` has it."""
         plan, n_nets = self.plan, self.plan.n_nets
         weights, by_weights = plan.views(params), plan.views(grads)
         layers = self.bound(weights, plan.buffer_views(buffers), by_weights)

@@ -20,10 +20,10 @@ from wnrl.population.states import axes, clone, copy_
 Outputs = Callable[[Tensor], Tensor]
 """From observations ``(P, B, *shape)`` to the outputs of each network, ``(P, n_nets, B, A)``."""
 Learner = Callable[[Any], None]
-"""Writes the gradients on samples from ``Way.laid_out``, and lets running statistics move."""
+"""Writes the gradients on samples from ``Backend.laid_out``, and lets running statistics move."""
 
 
-class Way(ABC):
+class Backend(ABC):
     """How the networks of a cohort act and learn: by formula or not."""
 
     @abstractmethod
@@ -60,7 +60,7 @@ class Way(ABC):
         return act
 
 
-class Modules(Way):
+class Modules(Backend):
     """Networks of a cohort as wnrl's own modules, which members' rows are put into.
 
     Args:
@@ -73,14 +73,14 @@ class Modules(Way):
         self.acting: nn.Module = copy.deepcopy(plan.net.networks()[0]).eval()
 
     def outputs(self, params: Tensor, buffers: Tensor, training: bool = False) -> Outputs:
-        """Return the networks, as ``Way`` has them."""
+        """Return the networks, as ``Backend`` has them."""
         net = self.learning if training else self.acting
         weights = self.by_member(self.plan.views(params))
         running = self.by_member(self.plan.buffer_views(buffers))
         return lambda obs: vmap(_run, in_dims=(None, 0, 0, 0))(net, weights, running, obs)
 
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, loss: Loss) -> Learner:
-        """Return what computes gradients of some members, as ``Way`` has it."""
+        """Return what computes gradients of some members, as ``Backend`` has it."""
         weights, running = self.plan.views(params), self.plan.buffer_views(buffers)
         by_weights = self.plan.views(grads)
 

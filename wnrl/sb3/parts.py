@@ -127,8 +127,8 @@ def _followed(optimizer: Any) -> Any:
 class Part(Stepped):
     """Mixin for an actor, a critic or a Q-network: what a norm asks of its forward.
 
-    ``part.save(path)`` and ``type(part).load(path)`` are SB3's; the constructor that loading calls
-    takes two arguments more.
+    ``part.save(path)`` and ``type(part).load(path)`` are SB3's, whose critics are saved but cannot
+    be loaded; the constructor that loading calls takes two arguments more.
 
     Args:
         *args: those of SB3's network.

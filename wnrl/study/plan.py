@@ -297,7 +297,7 @@ class Study:
                 check_choice(f"arms of {task.title}", name, names)
             if self.budget != 1 and not isinstance(task.settings.get(task.length), int | float):
                 raise UsageError(f"{task.title} has no {task.length} that a budget could scale")
-        for settings in self._said():
+        for settings in self._all_settings():
             for name in {"seed", "norm"} & {*settings}:
                 raise UsageError(f"{name} is no setting: seeds and arms of a study say it")
         for grid in (self.axes, self.tuned, *(arm.tuned for arm in self.arms)):
@@ -338,7 +338,7 @@ class Study:
             lambda cell: _points(grids.get(cell, self._grid(cell))) if self._grid(cell) else [],
         )
 
-    def _said(self) -> Iterator[Mapping[str, Any]]:
+    def _all_settings(self) -> Iterator[Mapping[str, Any]]:
         """Yield everything that names settings."""
         yield from (self.settings, self.axes, self.tuned)
         yield from (task.settings for task in self.tasks)
