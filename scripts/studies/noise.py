@@ -1,4 +1,4 @@
-"""Return against noise in what is observed, every norm at its own rate: minutes on two cores.
+"""Return against noise in what is observed, every norm at its own rate: twenty minutes on two cores.
 
 Runs of one norm are trained as batches. The noise is normal, of one deviation for all four numbers;
 the pole falls at an angle of 0.21.
@@ -21,7 +21,7 @@ STUDY = Study(
     ],
     arms=list(map(Arm, FEED_FORWARD)),
     baseline="none",
-    seeds=range(20),
+    seeds=range(40),
     tuned={"learning_rate": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)},
-    tuning_seeds=range(1000, 1005),
+    tuning_seeds=range(1000, 1015),
 )
