@@ -15,48 +15,40 @@ from torch.nn import functional as F
 from wnrl.errors import UsageError
 from wnrl.nn.base import Counterpart
 from wnrl.nn.functional import check_real, in_backward, transposed_groups, wide
+from wnrl.nn.layers import WNConvolution, WNConvTransposed, WNLinear
 from wnrl.nn.recurrence import Recurrent, States, lay_out, run_torch
-
-
-def spectral_norm(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
-    """``‖Wᵀu‖``: the largest singular value of W, if ``u`` is its left singular vector.
-
-    Args:
-        weight: W, flattened to a matrix whose rows run along ``dim``.
-        u: ``(weight.shape[dim],)``, of length one; a constant for the gradient.
-        dim: the axis of the output units.
-
-    Returns:
-        A scalar; its gradient is ``u vᵀ`` with ``v = Wᵀu/‖Wᵀu‖``.
-    """
-    matrix, size = _matrix(weight, dim)
-    return (torch.linalg.vector_norm(matrix.T @ u.to(matrix.dtype)) * size).to(weight.dtype)
 
 
 @torch.no_grad()
 def power_iteration(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
     """One step of ``u`` towards the first left singular vector of ``weight``."""
-    matrix, _ = _matrix(weight, dim)
+    matrix = _matrix(_scaled(weight), dim)
     return F.normalize(matrix @ (matrix.T @ u.to(matrix.dtype)), dim=0).to(u.dtype)
 
 
 @torch.no_grad()
 def nearer_vector(weight: Tensor, u: Tensor, other: Tensor, dim: int = 0) -> Tensor:
     """Of two vectors of length one that with the larger ``‖Wᵀu‖``, which is never above σ(W)."""
-    matrix, _ = _matrix(weight, dim)
+    matrix = _matrix(_scaled(weight), dim)
     lengths = torch.linalg.vector_norm(torch.stack([u, other]).to(matrix.dtype) @ matrix, dim=1)
     return torch.where(lengths[0] >= lengths[1], u, other)
 
 
-def _matrix(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """``(units, rest)`` in float32 or wider over its largest entry, a constant; and that entry.
+def _scaled(weight: Tensor) -> Tensor:
+    """``weight`` in float32 or wider over its largest entry, a constant.
 
-    Squares of what is tiny or huge would be zero or infinite.
+    Squares of what is tiny or huge would be zero or infinite. A number that is not normal has no
+    reciprocal, by which torch divides: it counts as the smallest that is.
     """
     check_real(weight)
-    matrix = wide(weight.movedim(dim, 0).flatten(1))
-    size = torch.linalg.vector_norm(matrix.detach(), math.inf)
-    return matrix / size, size
+    weight = wide(weight)
+    size = torch.linalg.vector_norm(weight.detach(), math.inf)
+    size = size.clamp_min(torch.finfo(size.dtype).tiny)
+    return weight / size
+
+
+def _matrix(weight: Tensor, dim: int) -> Tensor:
+    return weight.movedim(dim, 0).flatten(1)
 
 
 class Spectral(Counterpart):
@@ -89,15 +81,19 @@ class Spectral(Counterpart):
         """Sets the vectors u to those of the weights, exactly; for weights that were set anew.
 
         Raises:
-            UsageError: a weight is all zeros, for which W/σ(W) is not defined, or has no values.
+            UsageError: a weight has no values, is not finite, or is all zeros, for which W/σ(W) is
+                not defined.
         """
         for name in self.computed:
             weight = getattr(self, name).detach()
             if weight.is_meta:
                 raise UsageError(f"spectral norm needs the values of {name}, got the device meta")
-            if not weight.any():
-                raise UsageError(f"spectral norm needs a weight that is not zero, got {name} = 0")
-            matrix = _matrix(weight, self.rows_dim)[0].double()
+            if not (weight.any() and weight.isfinite().all()):
+                wrong = "numbers that are not finite" if weight.any() else "zeros alone"
+                raise UsageError(
+                    f"spectral norm needs finite weights that are not zero, got {name} of {wrong}"
+                )
+            matrix = _matrix(_scaled(weight), self.rows_dim).double()
             u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1].to(weight.dtype)
             self.register_buffer(f"running_u_{name}", u)
 
@@ -105,10 +101,12 @@ class Spectral(Counterpart):
         """The vector u of the weight ``name``."""
         return self.get_buffer(f"running_u_{name}")
 
-    def sigma(self, name: str = "weight", learning: bool = True) -> Tensor:
-        """Return the spectral norm of the weight ``name``; in training u takes one step first.
+    def compute_weight(self, name: str = "weight", learning: bool = False) -> Tensor:
+        """Return W/σ(W) for the weight ``name``.
 
-        Not where activation checkpointing computes anew: there u is that of the latest forward.
+        The gradient of σ is ``u vᵀ`` with ``v = Wᵀu/‖Wᵀu‖``. Where the layer is ``learning`` and in
+        training, u takes a step first; not where activation checkpointing computes anew: there u is
+        that of the latest forward.
         """
         weight, buffer = getattr(self, name), self.vector(name)
         u = buffer
@@ -117,43 +115,49 @@ class Spectral(Counterpart):
                 u = power_iteration(weight, buffer, self.rows_dim)
                 with torch.no_grad():
                     buffer.copy_(u)  # the graph keeps u: a second forward does not spoil it
-            return spectral_norm(weight, u, self.rows_dim)
+            scaled = _scaled(weight)
+            back = _matrix(scaled, self.rows_dim).T @ u.to(scaled.dtype)
+            return (scaled / torch.linalg.vector_norm(back)).to(weight.dtype)
 
-    def compute_weight(self, name: str = "weight") -> Tensor:
-        """Return W/σ(W) for the weight ``name``, as it is in evaluation."""
-        return getattr(self, name) / self.sigma(name, learning=False)
+    def _weights(self) -> tuple[Any, ...]:
+        """Return what a forward computes with, ordered as the plain layer's parameters."""
+        names = getattr(self, "_flat_weights_names", ("weight", "bias"))
+        return tuple(
+            self.compute_weight(name, learning=True)
+            if name in self.computed
+            else getattr(self, name)
+            for name in names
+        )
 
     def to_plain(self) -> nn.Module:
         """The plain layer with the same function in evaluation, and parameters of its own."""
         return self._as_plain()
 
 
-class _SpectralFeedForward(Spectral):
-    def forward(self, input: Tensor) -> Tensor:
-        """As the plain layer; dividing the input by σ(W) is dividing W."""
-        return super().forward(input / self.sigma())
-
-
-class SpectralLinear(_SpectralFeedForward, nn.Linear):
+class SpectralLinear(Spectral, nn.Linear):
     """``nn.Linear`` with w = W/σ(W)."""
 
+    forward = WNLinear.forward
 
-class SpectralConv1d(_SpectralFeedForward, nn.Conv1d):
+
+class _SpectralConvolution(Spectral):
+    forward = WNConvolution.forward
+
+
+class SpectralConv1d(_SpectralConvolution, nn.Conv1d):
     """``nn.Conv1d`` with w = W/σ(W), W flattened to (out_channels, rest)."""
 
 
-class SpectralConv2d(_SpectralFeedForward, nn.Conv2d):
+class SpectralConv2d(_SpectralConvolution, nn.Conv2d):
     """``nn.Conv2d`` with w = W/σ(W), W flattened to (out_channels, rest)."""
 
 
-class SpectralConv3d(_SpectralFeedForward, nn.Conv3d):
+class SpectralConv3d(_SpectralConvolution, nn.Conv3d):
     """``nn.Conv3d`` with w = W/σ(W), W flattened to (out_channels, rest)."""
 
 
 class _SpectralTransposed(Spectral):
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """As the plain layer."""
-        return super().forward(input / self.sigma(), output_size)
+    forward = WNConvTransposed.forward
 
 
 class SpectralConvTranspose1d(_SpectralTransposed, nn.ConvTranspose1d):
@@ -178,11 +182,6 @@ class _SpectralRecurrent(Recurrent, Spectral):
         """Return the names of the weights that are normalised."""
         return tuple(name for name in self._flat_weights_names if name.startswith("weight_hh"))
 
-    def _weights(self) -> tuple[Tensor, ...]:
-        """Return what the layer computes with, ordered as the plain layer's parameters."""
-        weights = {name: getattr(self, name) for name in self._flat_weights_names}
-        return tuple(w / self.sigma(n) if n in self.computed else w for n, w in weights.items())
-
     def _recur(self, data: Tensor, states: States, sizes: Tensor | None) -> tuple[Tensor, States]:
         return run_torch(self, lay_out(self, self._weights()), data, states, sizes)
 
@@ -197,8 +196,9 @@ class SpectralGRU(_SpectralRecurrent, nn.GRU):
 
 SPECTRAL: dict[type[nn.Module], type[Spectral]] = {
     layer.plain_type: layer
-    for family in (_SpectralFeedForward, _SpectralTransposed, _SpectralRecurrent)
+    for family in (Spectral, _SpectralConvolution, _SpectralTransposed, _SpectralRecurrent)
     for layer in family.__subclasses__()
+    if "plain_type" in vars(layer)
 }
 
 
