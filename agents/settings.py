@@ -9,7 +9,7 @@ from typing import Any
 from agents import AGENTS
 from agents.config import Config, Keywords
 from wnrl.errors import check_choice
-from wnrl.limits import Count, Limited, Seed, Threads
+from wnrl.limits import Limited, Seed, Threads, Whole
 
 ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
 """Settings that say what the environment of an agent is."""
@@ -31,7 +31,7 @@ class Settings(Limited):
     module:Env-v0, whose module may stand in the current folder."""
     env_kwargs: Keywords = field(default_factory=dict, hash=False)
     """Arguments of the environment: --env-kwargs continuous True gravity -5."""
-    max_episode_steps: Count | None = None
+    max_episode_steps: Whole | None = None
     """Steps after which episodes are cut, instead of the environment's own limit."""
     subprocesses: bool = False
     """Step each environment in a process of its own: on two cores, worth it where a step takes more
@@ -52,11 +52,11 @@ class Settings(Limited):
     """Compile the networks for the updates; CUDA graphs on a GPU."""
     film: bool = True
     """Film the trained agent for TensorBoard, where the environment can be drawn."""
-    eval_episodes: Count = 20
+    eval_episodes: Whole = 20
     """Episodes of the evaluation after training."""
-    eval_points: Count = 20
+    eval_points: Whole = 20
     """Evaluations during training, for the learning curve."""
-    eval_point_episodes: Count = 5
+    eval_point_episodes: Whole = 5
     """Episodes of each of them."""
     config: Config
     """Hyperparameters of the algorithm."""

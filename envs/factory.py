@@ -17,7 +17,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from envs.world import register_world
 from wnrl.arguments import shown
 from wnrl.errors import UsageError, as_usage_error, check_choice, did_you_mean, first_line, in_words
-from wnrl.limits import Count, Limited
+from wnrl.limits import Limited, Whole
 from wnrl.tensor_envs import World
 
 # From a part of a module's name to the extra of this project that it needs.
@@ -45,7 +45,7 @@ class EnvFactory(Limited):
     registers it, which may stand in the current folder."""
     render_mode: str | None = None
     """rgb_array for environments that can be filmed."""
-    max_episode_steps: Count | None = None
+    max_episode_steps: Whole | None = None
     """Steps after which episodes are cut, in the place of the environment's own limit."""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Arguments of the environment."""

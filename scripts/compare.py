@@ -28,7 +28,7 @@ import tyro
 
 from scripts._lists import studies
 from wnrl.errors import UsageError, check_choice
-from wnrl.limits import Count, Limited, Positive, some
+from wnrl.limits import Limited, Positive, Whole, some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Args(Limited):
     STUDY."""
     run_dir: Path | None = None
     """The study's folder; runs/<study> if not given."""
-    seeds: Count | None = None
+    seeds: Whole | None = None
     """Runs of each arm on each task, or the task's share of them; a larger number later adds runs.
     The study's if not given."""
     first_seed: int | None = None
@@ -61,7 +61,7 @@ class Args(Limited):
     engine: str = "auto"
     """population (runs of one norm are trained as one batch), processes (each by itself), or auto:
     in batches what was measured to be faster so."""
-    workers: Count | None = None
+    workers: Whole | None = None
     """Processes that train at a time; one a core if not given."""
     executor: Literal["processes", "ray"] = "processes"
     """processes on this machine, or a Ray cluster; docs/cluster.md."""

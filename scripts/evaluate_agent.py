@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from agents.settings import ENVIRONMENT
 from scripts import _cli
 from wnrl.errors import UsageError
-from wnrl.limits import Count, Frames, Limited, Seed, one_of
+from wnrl.limits import Frames, Limited, Seed, Whole, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Args(Limited):
     statistics: Path | None = None
     """Statistics of observations for --model: our vecnormalize.npz, which is found beside it, or a
     .pkl of SB3's VecNormalize.save; reading the latter runs code from it."""
-    episodes: Count = 20
+    episodes: Whole = 20
     """Episodes to play."""
     stochastic: bool = False
     """Draw actions as in training; otherwise the most likely ones are taken."""

@@ -16,7 +16,7 @@ from typing import Annotated
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts._cli import run
-from wnrl.limits import Count, Limited, Threads, one_of
+from wnrl.limits import Limited, Threads, Whole, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Args(Limited):
 
     run_dir: Path
     """A run folder of train_vae.py."""
-    n_samples: Count | None = None
+    n_samples: Whole | None = None
     """K importance samples an image; as many as the run itself took if not given."""
     split: Annotated[str, one_of(("train", "valid", "test"))] = "test"
     """train, valid or test; all of it is used."""

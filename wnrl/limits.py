@@ -47,7 +47,7 @@ def up_to(most: int) -> Limit:
     return limit(lambda n: 1 <= n <= most, f"a whole number up to {most}, above zero")
 
 
-Whole = Annotated[int, limit(lambda n: n >= 1, "a whole number above zero")]
+Whole = Annotated[int, Limit(check_positive, "above zero")]
 TwoOrMore = Annotated[int, limit(lambda n: n >= 2, "a whole number, 2 or more")]
 WholeFromZero = Annotated[int, limit(lambda n: n >= 0, "a whole number from zero on")]
 WholeOrMinusOne = Annotated[
@@ -61,7 +61,6 @@ Sizes = Annotated[
     tuple[int, ...], limit(lambda ns: all(n >= 1 for n in ns), "whole sizes above zero")
 ]
 some = limit(lambda values: 0 < len(values) == len({*values}), "one or more different values")
-Count = Annotated[int, Limit(check_positive, "above zero")]
 Positive = Annotated[float, Limit(check_positive, "above zero")]
 FromZero = Annotated[float, Limit(check_from_zero, "zero or above")]
 Fraction = Annotated[float, limit(lambda x: 0 <= x <= 1, "from 0 to 1")]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wnrl.arguments import checked
 from wnrl.errors import UsageError
-from wnrl.limits import ActivationKey, Count, NormKey, WholeFromZero, one_of
+from wnrl.limits import ActivationKey, NormKey, Whole, WholeFromZero, one_of
 from wnrl.nn.conversion import Placement, convert
 from wnrl.nn.functional import transposed_groups
 from wnrl.nn.layers import MaskedLinear
@@ -94,9 +94,9 @@ def fans(layer: nn.Module) -> tuple[int, int]:
 
 @checked
 def mlp(
-    in_features: Count,
-    hidden: Sequence[Count],
-    out_features: Count | None,
+    in_features: Whole,
+    hidden: Sequence[Whole],
+    out_features: Whole | None,
     *,
     norm: NormKey = "none",
     activation: ActivationKey = "relu",
@@ -144,11 +144,11 @@ def _linear(
 class ConvSpec:
     """One convolution of ``cnn``."""
 
-    channels: Count
+    channels: Whole
     """Number of output channels."""
-    kernel_size: Count
+    kernel_size: Whole
     """Height and width of the window."""
-    stride: Count = 1
+    stride: Whole = 1
     """Step of the window."""
     padding: WholeFromZero = 0
     """Rows and columns of zeros on each side."""
@@ -164,11 +164,11 @@ MINATAR = (ConvSpec(16, 3),)
 
 @checked
 def cnn(
-    image_shape: tuple[Count, Count, Count],
-    out_features: Count | None,
+    image_shape: tuple[Whole, Whole, Whole],
+    out_features: Whole | None,
     *,
     convs: Sequence[ConvSpec] = NATURE,
-    hidden: Sequence[Count] = (512,),
+    hidden: Sequence[Whole] = (512,),
     norm: NormKey = "none",
     activation: ActivationKey = "relu",
     init: InitKey = "torch",

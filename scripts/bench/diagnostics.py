@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scripts import _cli
-from wnrl.limits import Count, Limited, NormKey
+from wnrl.limits import Limited, NormKey, Whole
 
 TASKS = {"ppo CartPole-v1": 6144, "dqn CartPole-v1": 4096, "sac Pendulum-v1": 2000}
 """Algorithm and environment, with the preset of the two, to the steps of a segment."""
@@ -31,7 +31,7 @@ TASKS = {"ppo CartPole-v1": 6144, "dqn CartPole-v1": 4096, "sac Pendulum-v1": 20
 class Args(Limited):
     """Flags."""
 
-    rounds: Count = 5
+    rounds: Whole = 5
     """Segments of each agent that count, at least one."""
     norm: NormKey = "weight"
     """Norm of the networks."""

@@ -19,7 +19,7 @@ from itertools import chain, pairwise
 from typing import Any
 
 from scripts import _cli
-from wnrl.limits import Count, Limited
+from wnrl.limits import Limited, Whole
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Args(Limited):
 
     out: Path = Path("docs/figures")
     """The folder that the figures go to."""
-    steps: Count = 200
+    steps: Whole = 200
     """Gradient steps of each network."""
-    seeds: Count = 3
+    seeds: Whole = 3
     """Networks for each point of the learning-rate figure."""
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from scripts import _cli
-from wnrl.limits import Count, Limited, some
+from wnrl.limits import Limited, Whole, some
 
 N_ENVS = 8
 
@@ -29,7 +29,7 @@ class Args(Limited):
 
     env_ids: Annotated[tuple[str, ...], some] = ("CartPole-v1", "Pendulum-v1", "ALE/Pong-v5")
     """Environments, by id."""
-    steps: Count = 1000
+    steps: Whole = 1000
     """Steps of all of them, behind a tenth as many for warm-up."""
 
 

@@ -17,17 +17,17 @@ from typing import Annotated, Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts import _cli
-from wnrl.limits import Count, FromZero, Limited, some
+from wnrl.limits import FromZero, Limited, Whole, some
 
 
 @dataclass(frozen=True)
 class Args(Limited):
     """Measures executors with runs that wait."""
 
-    runs: Count = 60
+    runs: Whole = 60
     seconds: FromZero = 1.0
     """Time of a run."""
-    workers: Count = 2
+    workers: Whole = 2
     executors: Annotated[tuple[Literal["processes", "ray"], ...], some] = ("processes", "ray")
 
 

@@ -35,7 +35,7 @@ from typing import Annotated, Any, Literal
 
 from scripts import _cli
 from wnrl.errors import UsageError
-from wnrl.limits import Count, Limited, Sizes, some
+from wnrl.limits import Limited, Sizes, Whole, some
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Args(Limited):
     """Numbers of runs that are trained at once."""
     norms: Annotated[tuple[Literal["none", "weight"], ...], some] = ("none", "weight")
     """Which norms."""
-    total_timesteps: Count = 100_000
+    total_timesteps: Whole = 100_000
     """Environment steps of a run."""
     device: str = "cpu"
     """auto, cpu, cuda or cuda:<k>."""

@@ -24,7 +24,7 @@ from multiprocessing import get_context
 from typing import Annotated, Any
 
 from scripts import _cli
-from wnrl.limits import Count, Limited, NormKey, WholeFromZero, one_of, some
+from wnrl.limits import Limited, NormKey, Whole, WholeFromZero, one_of, some
 
 QUARTERS = 4
 EPISODES = 20
@@ -41,11 +41,11 @@ class Args(Limited):
     """ppo, recurrent_ppo or dqn."""
     norms: Annotated[tuple[NormKey, ...], some] = ("none", "weight", "layer")
     """Which norms."""
-    runs: Count = 64
+    runs: Whole = 64
     """Runs of each side and norm."""
     first_seed: WholeFromZero = 0
     """Of the runs trained one by one; the population's are 10,000 further on."""
-    total_timesteps: Count = 20_480
+    total_timesteps: Whole = 20_480
     """Environment steps of a run."""
     env_id: str = "CartPole-v1"
     """An environment that is a tensor environment too."""

@@ -24,7 +24,7 @@ from itertools import count
 from typing import Annotated
 
 from scripts import _cli
-from wnrl.limits import Count, Limited, NormKey, TwoOrMore, one_of
+from wnrl.limits import Limited, NormKey, TwoOrMore, Whole, one_of
 
 MODELS = ("mlp", "conv")
 FOREVER = 10**9
@@ -40,13 +40,13 @@ class Args(Limited):
     """mlp or conv, with the preset for mnist."""
     norm: NormKey = "weight"
     """Norm that is compared with none."""
-    steps: Count = 60
+    steps: Whole = 60
     """Gradient steps of a segment."""
     images: TwoOrMore = 100
     """Images of a segment that measures."""
-    n_samples: Count = 100
+    n_samples: Whole = 100
     """K, importance samples an image, there."""
-    rounds: Count = 7
+    rounds: Whole = 7
     """Segments of each arm that count."""
     device: str = "cpu"
     """cpu, cuda or cuda:<k>."""

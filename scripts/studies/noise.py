@@ -1,4 +1,4 @@
-"""Return against noise in what is observed, every norm at its own rate: twenty minutes on two cores.
+"""Return against noise in what is observed, each norm at its own rate: 20 minutes on two cores.
 
 Runs of one norm are trained as batches. The noise is normal, of one deviation for all four numbers;
 the pole falls at an angle of 0.21.

@@ -63,7 +63,7 @@ def test_an_agent_is_not_read_from_a_folder_that_says_something_else(tmp_path):
     ("values", "told"),
     [
         ({"learning_rat": 1.0}, "did you mean 'learning_rate'"),
-        ({"n_steps": 0}, "n_steps must be a whole number above zero, got 0"),
+        ({"n_steps": 0}, "n_steps must be above zero, got 0"),
         ({"eval_points": 0}, "eval_points must be above zero, got 0"),
         ({"variant": "none"}, "variant has no choice here, got 'none'"),
         ({"device": "tpu"}, "device must be auto"),

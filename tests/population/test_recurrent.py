@@ -149,7 +149,7 @@ def test_minibatches_begin_at_a_sample_and_have_every_sample_once():
         ({"enable_critic_lstm": False}, "has no enable_critic_lstm, got False"),
         ({"data_init": 64}, "data_init has no place in RecurrentPPO, got 64"),
         ({"cell": "rnn"}, "cell must be one of lstm, gru, got 'rnn'"),
-        ({"lstm_hidden_size": 0}, "lstm_hidden_size must be a whole number above zero, got 0"),
+        ({"lstm_hidden_size": 0}, "lstm_hidden_size must be above zero, got 0"),
     ],
 )
 def test_what_a_population_cannot_do_is_one_line(settings, message):

@@ -99,7 +99,7 @@ def test_a_dial_out_of_its_range_is_refused(dials, message):
         ("CartPole-sticky1-v1", "sticky must be in [0, 1), got 1"),
         ("CartPole-hidden0.4-v1", "hidden must be places in 0..3, got (0, 4)"),
         ("CartPole-memory3-v1", "memory is no dial of CartPole-v1, got 3"),
-        ("TMaze-memory0-v0", "memory must be a whole number above zero, got 0"),
+        ("TMaze-memory0-v0", "memory must be above zero, got 0"),
         (
             "CartPoleNoVel-delay2-v1",
             "base must be the id of an environment, got the world 'CartPoleNoVel-v1'",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError
-from wnrl.limits import Count
+from wnrl.limits import Whole
 
 Matvec = Callable[[Tensor], Tensor]
 Values = NDArray[np.float64]
@@ -44,7 +44,7 @@ def curvature(
     loss: Callable[[], Tensor],
     parameters: Iterable[nn.Parameter],
     *,
-    steps: Count = 20,
+    steps: Whole = 20,
     seed: int = 0,
 ) -> Curvature:
     """Return extreme eigenvalues of the Hessian of ``loss`` in ``parameters``, and its condition.
@@ -128,7 +128,7 @@ def _graph(tensor: Tensor) -> set[Any]:
 
 
 @torch.no_grad()
-def lanczos(matvec: Matvec, start: Tensor, steps: Count) -> tuple[Tensor, Tensor]:
+def lanczos(matvec: Matvec, start: Tensor, steps: Whole) -> tuple[Tensor, Tensor]:
     """Run Lanczos' recurrence, with full reorthogonalisation (Golub & Van Loan, section 10.3).
 
     Args:

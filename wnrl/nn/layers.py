@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from wnrl.arguments import checked
 from wnrl.errors import UsageError
-from wnrl.limits import Count
+from wnrl.limits import Whole
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.functional import check_shape, fused_weight_norm, in_transform, may_fuse
 from wnrl.nn.recurrence import Cell, Recurrent, States, lay_out, recurrences, run_torch, unroll
@@ -65,8 +65,8 @@ class MaskedLinear(nn.Linear):
 
     def __init__(
         self,
-        in_features: Count,
-        out_features: Count,
+        in_features: Whole,
+        out_features: Whole,
         mask: Tensor,
         bias: bool = True,
         device: torch.device | str | None = None,

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from wnrl.arguments import checked
 from wnrl.errors import UsageError
-from wnrl.limits import Count, Fraction, Positive
+from wnrl.limits import Fraction, Positive, Whole
 from wnrl.nn.functional import in_backward, in_transform, refuse_script, wide, wide_dtype
 
 
@@ -131,7 +131,7 @@ class MeanOnlyBatchNorm(BatchStatistics):
             channel.
     """
 
-    def __init__(self, num_features: Count, *, momentum: Fraction | None = 0.1) -> None:
+    def __init__(self, num_features: Whole, *, momentum: Fraction | None = 0.1) -> None:
         super().__init__(num_features, momentum, scaled=False)
 
     def _normalise(self, x: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ class BatchRenorm(BatchStatistics):
 
     def __init__(
         self,
-        num_features: Count,
+        num_features: Whole,
         eps: Positive = 1e-5,
         momentum: Fraction | None = 0.01,
         *,
@@ -301,7 +301,7 @@ class ChannelRMSNorm(nn.Module):
 
     __prepare_scriptable__ = refuse_script
 
-    def __init__(self, num_channels: Count, eps: Positive = 1e-5) -> None:
+    def __init__(self, num_channels: Whole, eps: Positive = 1e-5) -> None:
         super().__init__()
         self.num_channels, self.eps = num_channels, eps
         self.weight = nn.Parameter(torch.ones(num_channels))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from wnrl.errors import UsageError
-from wnrl.limits import Count, FromZero
+from wnrl.limits import FromZero, Whole
 from wnrl.nn.functional import wide
 from wnrl.vae.model import VAE, Terms
 from wnrl.vae.posteriors import Source
@@ -39,7 +39,7 @@ class Elbo(NamedTuple):
 
 
 def elbo(
-    model: Callable[..., Terms], x: Tensor, n_samples: Count = 1, generator: Source = None
+    model: Callable[..., Terms], x: Tensor, n_samples: Whole = 1, generator: Source = None
 ) -> Elbo:
     """Return the ELBO at reparametrised samples (Kingma & Welling 2014, arXiv:1312.6114, eq. 10).
 
@@ -101,10 +101,10 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
 def iwae(
     model: Callable[..., Terms],
     x: Tensor,
-    n_samples: Count,
+    n_samples: Whole,
     generator: Source = None,
     *,
-    chunk: Count | None = None,
+    chunk: Whole | None = None,
 ) -> Tensor:
     """Return the importance-weighted bound of a model, in as little memory as one wants.
 
@@ -146,7 +146,7 @@ def iwae(
     return log_mean_exp(torch.cat(parts))
 
 
-def dreg(model: VAE, x: Tensor, n_samples: Count, generator: Source = None) -> Tensor:
+def dreg(model: VAE, x: Tensor, n_samples: Whole, generator: Source = None) -> Tensor:
     """Return the importance-weighted bound, its gradient for the encoder doubly reparametrised.
 
     The gradient of the encoder's parameters has the same expectation as that of ``iwae``, and a

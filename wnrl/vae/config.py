@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from wnrl.data import FRAMES, Dataset, dataset, load
 from wnrl.errors import UsageError
-from wnrl.limits import ActivationKey, Count, FromZero, Limited, NormKey, Positive, limit, one_of
+from wnrl.limits import ActivationKey, FromZero, Limited, NormKey, Positive, Whole, limit, one_of
 from wnrl.norms import NORMS
 from wnrl.runs.folder import WHERE
 from wnrl.vae.likelihoods import LIKELIHOODS
@@ -77,20 +77,20 @@ class VAEConfig(Limited):
     bernoulli for one channel, logistic_mixture for colour, logistic for frames."""
     hidden: Widths | None = None
     """Widths of the mlp's encoder's hidden layers; the decoder mirrors them."""
-    latent_dim: Count | None = None
+    latent_dim: Whole | None = None
     """Number of latent variables; not for mlp2, which has the IWAE paper's 100 and 50."""
     activation: ActivationKey | None = None
     """For mlp and mlp2: tanh, relu, elu, ...; a key of wnrl.networks.ACTIVATIONS."""
-    draw_steps: Count | None = None
+    draw_steps: Whole | None = None
     """Steps of DRAW."""
     data_init: Annotated[int, limit(lambda n: n == 0 or n > 1, "0 or at least 2 images")] = 0
     """Images for the data-dependent initialisation before the first step; 0 for none."""
     objective: Literal["elbo", "iwae", "dreg"] = "elbo"
     """What is maximised: elbo, iwae (the importance-weighted bound) or dreg (the same, with doubly
     reparametrised gradients)."""
-    train_samples: Count = 1
+    train_samples: Whole = 1
     """K, samples an image in training."""
-    train_chunk: Count | None = None
+    train_chunk: Whole | None = None
     """For iwae: so many of the K samples at once, the others computed again, for memory."""
     beta: FromZero = 1.0
     """For elbo: factor of the KL in training; what is reported has none."""
@@ -101,11 +101,11 @@ class VAEConfig(Limited):
     free_bits_per: Literal["group", "example"] = "group"
     """group or example: whether free bits are of the group's mean over the batch, or of each
     example."""
-    epochs: Count | None = 100
+    epochs: Whole | None = 100
     """Passes over the training set (its last, partial batch left out); or give n_steps."""
-    n_steps: Count | None = None
+    n_steps: Whole | None = None
     """Gradient steps, instead of epochs."""
-    batch_size: Count = 64
+    batch_size: Whole = 64
     """Images in a gradient step."""
     optimizer: Literal["adam", "adamax"] = "adam"
     """adam or adamax, with torch's other defaults."""
@@ -120,9 +120,9 @@ class VAEConfig(Limited):
     all that is measured; 0 for none."""
     amp: bool = False
     """Whether networks are trained in bfloat16; log-probabilities and what is measured are not."""
-    n_samples: Count = 1000
+    n_samples: Whole = 1000
     """K importance samples an image for the reported NLL."""
-    n_logs: Count = 50
+    n_logs: Whole = 50
     """How many points the learning curves have."""
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wnrl.arguments import checked
 from wnrl.errors import UsageError
-from wnrl.limits import Count
+from wnrl.limits import Whole
 from wnrl.nn.functional import wide
 from wnrl.vae.pixels import PixelLikelihood, can_look
 from wnrl.vae.posteriors import normal_log_prob
@@ -99,7 +99,7 @@ class LogisticMixture(DiscretisedLogistic):
 
     meaning = "mixture of discretised logistics, channels coupled (PixelCNN++)"
 
-    def __init__(self, channels: Count, levels: int = 256, components: Count = 10) -> None:
+    def __init__(self, channels: Whole, levels: int = 256, components: Whole = 10) -> None:
         super().__init__(channels, levels)
         self.components = components
         self._sizes = (1, channels, channels, channels * (channels - 1) // 2)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from wnrl.data import Images
 from wnrl.data.images import PARTS
 from wnrl.errors import NonFiniteError, UsageError
-from wnrl.limits import Count, Limited, WholeFromZero, one_of
+from wnrl.limits import Limited, Whole, WholeFromZero, one_of
 from wnrl.nn import frozen
 from wnrl.vae.inputs import check_levels, fixed_inputs
 from wnrl.vae.likelihoods import bits_per_dim
@@ -42,7 +42,7 @@ class Protocol(Limited):
     """What ``wnrl.data.load`` was asked for."""
     split: Annotated[str, one_of(PARTS)] = "test"
     """``train``, ``valid`` or ``test``; all of it is used."""
-    n_samples: Count = 1000
+    n_samples: Whole = 1000
     """K importance samples an image: the bound tightens as K grows."""
     binarisation_seed: WholeFromZero = 0
     """Seed of the one binary draw of the images that every model is measured on."""
@@ -154,7 +154,7 @@ def standard_error(values: Tensor) -> float:
     return (values.std() / math.sqrt(len(values))).item()
 
 
-def nll(model: VAE, images: Images, protocol: Protocol, *, rows: Count | None = None) -> Likelihood:
+def nll(model: VAE, images: Images, protocol: Protocol, *, rows: Whole | None = None) -> Likelihood:
     """Measure −log p(x) on a whole split with K importance samples an image.
 
     The model is evaluated in eval mode, in its own type also under autocast, with the weights of

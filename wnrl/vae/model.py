@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wnrl.data.images import check_channels_first
 from wnrl.errors import UsageError, check_positive
-from wnrl.limits import Count
+from wnrl.limits import Whole
 from wnrl.nn import data_init
 from wnrl.nn.base import WeightNormed
 from wnrl.nn.sites import WEIGHTED
@@ -19,7 +19,7 @@ from wnrl.vae.likelihoods import Bernoulli
 from wnrl.vae.pixels import PixelLikelihood
 from wnrl.vae.posteriors import DiagonalNormal, Posterior, Source, standard_normal_log_prob
 
-ImageShape = tuple[Count, Count, Count]
+ImageShape = tuple[Whole, Whole, Whole]
 
 
 class Terms(NamedTuple):
@@ -73,7 +73,7 @@ class VAE(nn.Module):
     """Whether ``encoder`` takes images as rows of values."""
 
     def __init__(
-        self, image_shape: ImageShape, latent_dim: Count, likelihood: PixelLikelihood | None = None
+        self, image_shape: ImageShape, latent_dim: Whole, likelihood: PixelLikelihood | None = None
     ) -> None:
         super().__init__()
         channels, height, width = image_shape

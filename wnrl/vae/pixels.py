@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wnrl.arguments import checked
 from wnrl.errors import UsageError
-from wnrl.limits import Count
+from wnrl.limits import Whole
 from wnrl.nn.functional import in_transform, wide
 
 _trusted = ContextVar("trusted", default=False)
@@ -70,7 +70,7 @@ class PixelLikelihood(ABC):
     maps: int
     levels: int | None
 
-    def __init__(self, channels: Count, levels: int = 256) -> None:
+    def __init__(self, channels: Whole, levels: int = 256) -> None:
         if levels < 2:
             raise UsageError(f"levels must be at least 2, got {levels}")
         self.channels, self.levels, self.maps = channels, levels, 2 * channels

@@ -17,7 +17,7 @@ from wnrl.errors import UsageError
         ("environments", "steps", 0, "steps must be above zero"),
         ("executors", "executors", (), "executors must be one or more different"),
         ("intervals", "pairs", (8, 1), r"pairs\[1\] must be a whole number, 2 or more, got 1"),
-        ("intervals", "studies", 0, "studies must be a whole number above zero, got 0"),
+        ("intervals", "studies", 0, "studies must be above zero, got 0"),
         ("layers", "seconds", 0.0, "seconds must be above zero"),
         ("population", "ways", ("fast",), r"ways\[0\] must be one of"),
         ("population", "algo", "sac", "algo must be one of ppo, recurrent_ppo"),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from wnrl.data.frames import SIDE
 from wnrl.errors import UsageError
-from wnrl.limits import Count
+from wnrl.limits import Whole
 from wnrl.vae.likelihoods import DiscretisedLogistic
 from wnrl.vae.model import VAE, ImageShape
 from wnrl.vae.pixels import PixelLikelihood
@@ -123,7 +123,7 @@ class ConvVAE(VAE):
     def __init__(
         self,
         image_shape: ImageShape,
-        latent_dim: Count = 32,
+        latent_dim: Whole = 32,
         *,
         likelihood: PixelLikelihood | None = None,
     ) -> None:
@@ -149,7 +149,7 @@ class FrameVAE(VAE):
     def __init__(
         self,
         image_shape: ImageShape = (3, SIDE, SIDE),
-        latent_dim: Count = 32,
+        latent_dim: Whole = 32,
         *,
         likelihood: PixelLikelihood | None = None,
     ) -> None:

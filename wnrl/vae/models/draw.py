@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError
-from wnrl.limits import Count
+from wnrl.limits import Whole
 from wnrl.nn import data_init, shared_weights
 from wnrl.nn.functional import wide
 from wnrl.vae.model import VAE, ImageShape, Terms
@@ -64,9 +64,9 @@ class DRAW(VAE):
     def __init__(
         self,
         image_shape: ImageShape,
-        latent_dim: Count = 100,
-        draw_steps: Count = 10,
-        hidden_size: Count = 256,
+        latent_dim: Whole = 100,
+        draw_steps: Whole = 10,
+        hidden_size: Whole = 256,
         attention: bool = True,
         read_size: int = 2,
         write_size: int = 5,

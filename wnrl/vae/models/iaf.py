@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wnrl.errors import UsageError
-from wnrl.limits import Count
+from wnrl.limits import Whole
 from wnrl.nn.functional import wide
 from wnrl.nn.layers import MaskedLinear
 from wnrl.vae.model import VAE, ImageShape, Terms
@@ -87,9 +87,9 @@ class ConvIAFVAE(VAE):
     def __init__(
         self,
         image_shape: ImageShape,
-        latent_dim: Count = 32,
-        depth: Count = 2,
-        width: Count = 320,
+        latent_dim: Whole = 32,
+        depth: Whole = 2,
+        width: Whole = 320,
         *,
         likelihood: PixelLikelihood | None = None,
     ) -> None:

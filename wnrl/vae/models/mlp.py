@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wnrl.limits import ActivationKey, Count
+from wnrl.limits import ActivationKey, Whole
 from wnrl.networks import mlp
 from wnrl.vae.model import VAE, ImageShape, Terms
 from wnrl.vae.pixels import PixelLikelihood
@@ -45,8 +45,8 @@ class MLPVAE(VAE):
     def __init__(
         self,
         image_shape: ImageShape,
-        hidden: Sequence[Count] = (200, 200),
-        latent_dim: Count = 50,
+        hidden: Sequence[Whole] = (200, 200),
+        latent_dim: Whole = 50,
         activation: ActivationKey = "tanh",
         *,
         likelihood: PixelLikelihood | None = None,
@@ -104,9 +104,9 @@ class TwoLayerVAE(VAE):
     def __init__(
         self,
         image_shape: ImageShape,
-        hidden_below: Sequence[Count] = (200, 200),
-        hidden_above: Sequence[Count] = (100, 100),
-        latent_dims: tuple[Count, Count] = (100, 50),
+        hidden_below: Sequence[Whole] = (200, 200),
+        hidden_above: Sequence[Whole] = (100, 100),
+        latent_dims: tuple[Whole, Whole] = (100, 50),
         activation: ActivationKey = "tanh",
         *,
         likelihood: PixelLikelihood | None = None,
