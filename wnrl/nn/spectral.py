@@ -94,8 +94,11 @@ class Spectral(Counterpart):
                     f"spectral norm needs finite weights that are not zero, got {name} of {wrong}"
                 )
             matrix = _matrix(_scaled(weight), self.rows_dim).double()
-            u = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1].to(weight.dtype)
-            self.register_buffer(f"running_u_{name}", u)
+            tall = len(matrix) > matrix.shape[1]
+            narrow = matrix.T if tall else matrix
+            u = torch.linalg.eigh(narrow @ narrow.T).eigenvectors[:, -1]
+            u = F.normalize(matrix @ u, dim=0) if tall else u
+            self.register_buffer(f"running_u_{name}", u.to(weight.dtype))
 
     def vector(self, name: str = "weight") -> Tensor:
         """The vector u of the weight ``name``."""
