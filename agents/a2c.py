@@ -41,6 +41,9 @@ class A2CConfig(GaussianConfig):
         super().__post_init__()
         if self.n_envs * self.n_steps < 2:
             raise UsageError("n_envs * n_steps must be 2 or more, got 1")
+        if self.use_rms_prop and self.optimizer == "adam" and self.optimizer_kwargs:
+            told = "optimizer_kwargs are for the optimizer that is named, and use_rms_prop takes"
+            raise UsageError(f"{told} RMSprop in the place of adam; choose optimizer rmsprop")
 
 
 _ATARI = A2CConfig(total_timesteps=10_000_000, n_envs=16, ent_coef=0.01, vf_coef=0.25, net_arch=())

@@ -117,10 +117,12 @@ class Config(Limited):
         if further or self.activation_fn not in ("tanh", "relu"):  # for which torch is imported
             from wnrl.rl.models import OPTIMIZERS, plain_policy
 
-            self._check_further("algorithm_kwargs", self.algorithm)
-            self._check_further("policy_kwargs", plain_policy(self.algorithm))
+            mine = {f.name for f in fields(self)} | {*NOT_FURTHER}
+            self._check_further("algorithm_kwargs", self.algorithm, mine)
+            self._check_further("policy_kwargs", plain_policy(self.algorithm), mine)
             optimizer = pkgutil.resolve_name(OPTIMIZERS[self.optimizer])
-            self._check_further("optimizer_kwargs", optimizer, NOT_OF_OPTIMIZERS)
+            decay = {"weight_decay"} if self.optimizer == "adamw" else set()
+            self._check_further("optimizer_kwargs", optimizer, decay, NOT_OF_OPTIMIZERS)
             self.policy_arguments()
 
     @property
@@ -140,13 +142,14 @@ class Config(Limited):
 
         return {**policy_arguments(self.algorithm, vars(self)), **self.policy_kwargs}
 
-    def _check_further(self, name: str, function: Any, unknown: tuple[str, ...] = ()) -> None:
-        """Raise UsageError where an argument is set elsewhere, unknown to ``function`` or wrong.
+    def _check_further(
+        self, name: str, function: Any, mine: set[str], unknown: tuple[str, ...] = ()
+    ) -> None:
+        """Raise UsageError where an argument is a field, unknown to ``function`` or wrong.
 
         SB3 and torch look at some values when training has begun, and at others never. Numbers that
         have no flag are counts and sizes there, which are not negative.
         """
-        mine = set() if unknown else {f.name for f in fields(self)} | {*NOT_FURTHER}
         parameters = inspect.signature(function).parameters
         for key, value in getattr(self, name).items():
             if key in mine:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
-from agents.settings import Settings
+from agents.settings import CHOSEN_AGAIN, Settings
 from wnrl.errors import UsageError, as_usage_error, check_choice, extra, printable
 
 ZOO_NAMES = {"ppo_lstm": "recurrent_ppo", "ppo_mask": "maskable_ppo"}
@@ -57,7 +57,7 @@ def _of_run(path: Path, algo: str | None) -> dict[str, Any]:
         raise UsageError(f"config {path} is not that of an agent: it has no algo")
     if algo not in (None, settings["algo"]):
         raise UsageError(f"config {path} is of algo {settings['algo']!r}, asked: {algo!r}")
-    return settings
+    return {name: value for name, value in settings.items() if name not in CHOSEN_AGAIN}
 
 
 def _yaml(path: Path, text: str) -> Any:

@@ -39,7 +39,7 @@ class CrossQConfig(sac.MaximumEntropyConfig):
     def policy_arguments(self) -> dict[str, Any]:
         """Return the arguments that the policy takes, less the norm."""
         arguments = {**super().policy_arguments(), "tau": self.tau}
-        if "optimizer_kwargs" in arguments and self.optimizer.startswith("adam"):
+        if "optimizer_kwargs" in arguments and self.optimizer in ("adam", "adamw"):
             # in the place of sb3-contrib's
             arguments["optimizer_kwargs"] = {"betas": (0.5, 0.999), **arguments["optimizer_kwargs"]}
         return arguments

@@ -6,10 +6,8 @@ from typing import Any
 
 from agents import AGENTS
 from agents.config_file import read_config_file
-from agents.settings import Settings
+from agents.settings import CHOSEN_AGAIN, Settings
 from wnrl.errors import UsageError, check_choice
-
-CHOSEN_AGAIN = ("device", "threads")  # a run may go on elsewhere
 
 
 def of_flags(

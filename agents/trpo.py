@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from agents.config import Agent, GaussianConfig, Imported
-from wnrl.limits import Positive, TwoOrMore, Whole, check_minibatches
+from wnrl.limits import Environments, Positive, TwoOrMore, Whole, check_minibatches
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class TRPOConfig(GaussianConfig):
 
     algorithm = Imported("sb3_contrib:TRPO")
 
-    n_envs: Whole = 2
+    n_envs: Environments = 2
     """Environments that step together."""
     learning_rate: Positive = 1e-3
     """Step size of the value function's optimizer; the policy's step follows from target_kl."""

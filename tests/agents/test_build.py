@@ -119,6 +119,16 @@ def test_the_optimizer_is_the_chosen_one(algo, optimizer, decay):
     assert {o.param_groups[0]["weight_decay"] for o in used} == {decay}
 
 
+@pytest.mark.parametrize("algo", AGENTS)
+def test_arguments_of_the_optimizer_reach_it(algo):
+    others = {"use_rms_prop": False} if algo == "a2c" else {}
+    model = build(algo, optimizer_kwargs={"eps": 0.25}, **others)
+    owners = [part for part in model.policy.modules() if hasattr(part, "optimizer")]
+    used = [owner.optimizer for owner in owners if owner.optimizer is not None]
+    assert {type(optimizer).__name__ for optimizer in used} == {"Adam"}
+    assert {optimizer.param_groups[0]["eps"] for optimizer in used} == {0.25}
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_crossq_keeps_its_first_beta(optimizer):
     model = build("crossq", optimizer=optimizer)

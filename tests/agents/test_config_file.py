@@ -234,7 +234,9 @@ def test_a_runs_own_file_gives_its_settings_again(tmp_path):
     preset = preset_of("ppo", "Acrobot-v1")
     config = replace(preset.config, n_steps=64, norm_kwargs={"eps": 1e-4})
     settings = replace(preset, norm="layer", seed=3, config=config)
-    write_json(tmp_path / "config.json", json.loads(json.dumps(settings.to_json())))
+    machine = {"device": "cuda:0", "threads": 7}  # of the run alone
+    written = {**settings.to_json(), **machine}
+    write_json(tmp_path / "config.json", json.loads(json.dumps(written)))
     assert of_flags(config=tmp_path / "config.json") == settings
     told = of_flags(config=tmp_path / "config.json", env_id="CartPole-v1")
     assert (told.env_id, told.config.n_steps, told.config.n_envs) == ("CartPole-v1", 64, 16)

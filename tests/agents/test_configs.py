@@ -102,6 +102,12 @@ def test_sizes_and_rates_must_be_above_zero(algo, name, value):
         CONFIGS[algo](**{name: value})
 
 
+@pytest.mark.parametrize("algo", AGENTS)
+def test_a_process_has_no_more_environments_than_fit(algo):
+    with pytest.raises(UsageError, match=r"n_envs must be .* up to 10000, above zero, got 10001"):
+        CONFIGS[algo](n_envs=10_001)
+
+
 @pytest.mark.parametrize(
     ("config", "name"),
     [
@@ -134,7 +140,6 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
         (PPOConfig, {"net_arch": (6.5,)}, r"net_arch\[0\] must be a whole number, got 6.5"),
         (PPOConfig, {"learning_rate_end": 1e-5}, "learning_rate_end 1e-05 is for a linear"),
         (PPOConfig, {"batch_size": 1}, "batch_size must be a whole number, 2 or more, got 1"),
-        (PPOConfig, {"n_envs": 10**9}, "n_envs must be .* up to 10000, above zero, got 1000000000"),
         (PPOConfig, {"n_steps": 2.5}, "n_steps must be a whole number, got 2.5"),
         (PPOConfig, {"activation_fn": "rel"}, "activation_fn must be one of .* mean 'relu'"),
         (PPOConfig, {"learning_rate_schedule": "cosine"}, "learning_rate_schedule must be one of"),
@@ -183,6 +188,16 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
             {"critic_arch": (0,)},
             r"critic_arch must be whole sizes above zero, got \(0,\)",
         ),
+        (
+            A2CConfig,
+            {"optimizer_kwargs": {"eps": 1e-3}},
+            "optimizer_kwargs are for the optimizer that is named, and use_rms_prop takes RMSprop",
+        ),
+        (
+            PPOConfig,
+            {"optimizer": "adamw", "optimizer_kwargs": {"weight_decay": 0.3}},
+            "optimizer_kwargs: weight_decay is set by its own name",
+        ),
         (CrossQConfig, {"tau": 0.0}, "tau must be a number above 0, up to 1, got 0.0"),
         (CrossQConfig, {"tau": 1.5}, "tau must be a number above 0, up to 1, got 1.5"),
         (TQCConfig, {"n_quantiles": 2}, "top_quantiles_to_drop_per_net 2 leaves none of"),
@@ -230,6 +245,10 @@ def test_arguments_of_the_optimizer_replace_those_of_sb3():
     assert arguments["optimizer_kwargs"] == {"eps": 1e-5}
     betas = CrossQConfig(optimizer_kwargs={"eps": 1e-5}).policy_arguments()["optimizer_kwargs"]
     assert betas == {"betas": (0.5, 0.999), "eps": 1e-5}
+    adamax = CrossQConfig(optimizer="adamax", optimizer_kwargs={"eps": 1e-5})
+    assert adamax.policy_arguments()["optimizer_kwargs"] == {"eps": 1e-5}
+    decayed = PPOConfig(optimizer_kwargs={"weight_decay": 0.3})  # which is not decoupled
+    assert decayed.policy_arguments()["optimizer_kwargs"] == {"weight_decay": 0.3}
 
 
 def test_updates_can_wait_for_the_end_of_episodes():

@@ -277,6 +277,8 @@ def test_observations_can_be_stacked(normalize):
     np.testing.assert_allclose(second[:, 4:8], first[:, 8:], atol=1e-5)
     with pytest.raises(UsageError, match="frame_stack 2 needs observations in a Box, got Discrete"):
         vectorize(lambda: Seen(spaces.Discrete(3)), 2, 0, frame_stack=2)
+    with pytest.raises(UsageError, match="observations must hold a number or more, got Box"):
+        vectorize(lambda: Seen(spaces.Box(-1.0, 1.0, ())), 2, 0, frame_stack=2)
 
 
 def test_environments_in_processes_of_their_own_play_the_same():

@@ -120,6 +120,7 @@ def _side_by_side(
         frame_stack = ATARI_FRAMES if inner.env_is_wrapped(Atari, indices=[0])[0] else 1
     if frame_stack > 1:
         seen = venv.observation_space
+        check_observations(seen)
         if not all(isinstance(part, spaces.Box) for part in parts(seen).values()):
             raise UsageError(f"frame_stack {frame_stack} needs observations in a Box, got {seen}")
         venv = vec_env.VecFrameStack(venv, frame_stack)

@@ -69,7 +69,7 @@ def policy_arguments(algorithm: Any, values: Mapping[str, Any]) -> dict[str, Any
     }
     arguments.pop("use_sde", None)  # SB3 hands it on itself
     optimizer, options = values["optimizer"], dict(values.get("optimizer_kwargs", {}))
-    if optimizer != "adam":
+    if optimizer != "adam" or options:  # beside no class, algorithms have options of their own
         arguments["optimizer_class"] = resolve_name(OPTIMIZERS[optimizer])
     if optimizer == "adamw":  # torch's default decay is 0.01
         options = {"weight_decay": values["weight_decay"], **options}
