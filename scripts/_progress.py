@@ -118,9 +118,9 @@ def as_table(task: Task, rows: Sequence[Row], baseline: str) -> Table:
     """Return a table of one task that fits a terminal of 80 columns."""
     better = "higher" if task.metric.higher_is_better else "lower"
     title = f"{task.title}: {task.metric.label}, {better} is better"
-    shown = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    shown = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
     for k, column in enumerate(table.columns(baseline)):
-        shown.add_column(column, justify="right" if k else "left", no_wrap=True)
+        shown.add_column(escape(column), justify="right" if k else "left", no_wrap=True)
     for row in rows:
-        shown.add_row(*table.cells(row))
+        shown.add_row(*map(escape, table.cells(row)))
     return shown

@@ -31,7 +31,7 @@ from wnrl.errors import UsageError, check_choice
 from wnrl.limits import Limited, Positive, Whole, some
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from wnrl.study import Study, Trial
 
@@ -56,8 +56,9 @@ class Args(Limited):
     """Only these arms."""
     algos: Annotated[tuple[str, ...], some] = ALL
     """Only tasks with these algorithms or models, or these variants of them (crossq-target)."""
-    device: str = "auto"
-    """auto (a GPU where there is one and the network is not small), cpu, cuda or cuda:<k>."""
+    device: str | None = None
+    """auto (a GPU where there is one and the network is not small), cpu, cuda or cuda:<k>. The
+    study's if not given, or auto."""
     engine: str = "auto"
     """population (runs of one norm are trained as one batch), processes (each by itself), or auto:
     in batches what was measured to be faster so."""
@@ -126,10 +127,14 @@ def compare(args: Args, limit: float | None) -> int:
             finally:
                 folder.add_duration(root, time.monotonic() - began)
 
+        def check(trials: "Iterable[Trial]", where: Path) -> None:
+            execute.check_trials(trials, where)
+            execute.jobs([*trials], args.engine, workers)
+
         print(root, flush=True)
         if args.norms != ALL and study.baseline not in args.norms:
             print(f"without {study.baseline}, the baseline, arms are not compared", file=sys.stderr)
-        trials, choices, left = tuning.conduct(study, root, train)
+        trials, choices, left = tuning.conduct(study, root, train, check)
         if left:
             runs = f"{len(left)} {'runs have' if len(left) > 1 else 'run has'} not ended"
             print(f"{runs}, {left[0].title} the first; when all have, the same command goes on")
@@ -138,7 +143,7 @@ def compare(args: Args, limit: float | None) -> int:
         show_tables(rows, study.baseline)
     if rows:
         show_places(root, rows)
-    return 1 if n_crashed else 0
+    return 1 if n_crashed or (not left and any(row.runs.missing for row in rows)) else 0
 
 
 def asked(args: Args) -> "tuple[Study, str]":
@@ -152,12 +157,13 @@ def asked(args: Args) -> "tuple[Study, str]":
     else:
         module = f"scripts.studies.{args.study}"
         study = execute.study_of(module)
-    study = replace(
-        study.only(*(() if words == ALL else words for words in (args.norms, args.algos))),
-        seeds=study.seeds if args.seeds is None else range(args.seeds),
-        budget=study.budget if args.budget is None else args.budget,
-        settings={**study.settings, "device": args.device},
-    )
+    study = study.only(*(() if words == ALL else words for words in (args.norms, args.algos)))
+    if args.seeds is not None:
+        study = study.with_seeds(args.seeds)
+    if args.budget is not None:
+        study = replace(study, budget=args.budget)
+    if args.device is not None:
+        study = replace(study, settings={**study.settings, "device": args.device})
     return study if args.first_seed is None else study.from_seed(args.first_seed), module
 
 

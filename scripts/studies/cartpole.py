@@ -1,7 +1,7 @@
 """CartPole as it is, seen with noise, and without velocities by an LSTM: an hour on two cores.
 
 Every arm has its own of five rates and 24 runs of each task, which are trained as batches. Made
-again with another ``--first-seed`` it shares no random number with the first.
+again with a ``--first-seed`` of 24 or more it shares no random number with the first.
 """
 
 from scripts.studies._tasks import FEED_FORWARD, PPO, cartpole

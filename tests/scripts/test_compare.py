@@ -287,6 +287,61 @@ def test_no_cell_of_a_table_is_cut(tmp_path):
     assert any(line.startswith(name) for line in shown.stdout.splitlines())
 
 
+def test_labels_that_look_like_markup_are_shown_as_they_are(tmp_path):
+    metric = "__import__('dataclasses').replace(RETURN, label='events [/s] in [m/s]')"
+    tasks = f"[Task('task', 'algo', 'own_study:train', {metric}, {{'rate': 1}})]"
+    shown = call(tmp_path / "study", *own_study(tmp_path, tasks=tasks), "--seeds", "1")
+    assert shown.returncode == 0, shown.stderr
+    assert "algo · task: events [/s] in [m/s], higher is better" in shown.stdout
+
+
+def test_a_study_keeps_its_own_seeds_and_device(tmp_path):
+    words = own_study(tmp_path, seeds="range(100, 103)")
+    assert call(tmp_path / "study", *words, "--seeds", "4", "--norms", "plain").returncode == 0
+    assert {path.parent.name for path in results(tmp_path)} == {f"seed{k}" for k in range(100, 104)}
+    asked = own_study(tmp_path, settings="{'device': 'cuda:x'}")
+    refused = call(tmp_path / "other", *asked)
+    assert (refused.returncode, "device must be" in refused.stderr) == (2, True)
+
+
+def test_axes_that_are_called_like_columns_have_columns_of_their_own(tmp_path):
+    words = own_study(tmp_path, axes="{'runs': (7, 8), 'task': ('u', 'v')}")
+    assert call(tmp_path / "study", *words, "--seeds", "1", "--norms", "plain").returncode == 0
+    with (tmp_path / "study" / "table.csv").open() as table:
+        rows = [*csv.DictReader(table)]
+    assert {(row["task"], row["runs"]) for row in rows} == {("task", "1")}
+    assert {(row["setting task"], row["setting runs"]) for row in rows} == {
+        ("u", "7"), ("u", "8"), ("v", "7"), ("v", "8"),
+    }  # fmt: skip
+
+
+BATCHES = """
+def batching(trial):
+    return wnrl.runs.Batching(refusal="too high" if trial.settings["rate"] > 4 else "")
+
+
+def train_batch(trials, folders, progress):
+    return [train(trial, folder, progress) for trial, folder in zip(trials, folders)]
+"""
+
+
+def test_a_grid_is_not_widened_to_what_the_engine_refuses(tmp_path):
+    words = own_study(tmp_path, tuned="{'rate': (1.0, 2.0, 4.0)}", seeds="range(1)")
+    file = Path(words[0])
+    file.write_text(file.read_text().replace("\nSTUDY = Study(", BATCHES + "\nSTUDY = Study(", 1))
+    shown = call(tmp_path / "study", *words, "--engine", "population", "--norms", "plain")
+    assert shown.returncode == 0, shown.stderr
+    assert "plain has rate=4.0, the edge of its grid" in shown.stdout
+
+
+def test_a_run_whose_result_cannot_be_read_is_said_by_the_exit_status(tmp_path):
+    words = [*own_study(tmp_path), "--seeds", "1", "--norms", "plain"]
+    assert call(tmp_path / "study", *words).returncode == 0
+    (result,) = results(tmp_path)
+    result.write_text("{}")
+    assert call(tmp_path / "study", *words).returncode == 1
+
+
 def test_a_tuned_study_from_another_seed_says_what_was_chosen_and_its_verdicts(tmp_path):
     words = own_study(tmp_path, tuned="{'rate': (1.0, 2.0, 4.0)}", seeds="range(8)")
     words += ["--first-seed", "20", "--norms", "plain", "mine"]
@@ -354,7 +409,7 @@ def test_a_failed_and_a_damaged_run_cost_their_own_rows_and_no_traceback(tmp_pat
     assert first.returncode == 0
     (folder / "task/algo/plain/seed1/result.json").write_text("")
     again = call(folder, *words)
-    assert again.returncode == 0, again.stderr
+    assert again.returncode == 1, again.stderr
     assert "\x1b" not in first.stderr + again.stdout
     assert r"mine · seed 0: NaN\x1b[31m" in again.stdout
     assert re.search("plain · seed 1: .*is damaged", again.stdout)

@@ -59,6 +59,20 @@ def test_scores_are_scaled_and_a_seed_is_one_number(rows):
     assert none.score.high == pytest.approx(student.high, abs=0.01)
 
 
+def test_no_interval_goes_beyond_what_the_tasks_can_give(tmp_path):
+    tasks = [replace(CARTPOLE, variant=v, limits=(0.0, 500.0), also=()) for v in ("", "2")]
+    trials = Study("s", tasks, [Arm("none"), Arm("weight")], "none", seeds=range(8)).trials()
+    for trial in trials:
+        (tmp_path / trial.folder).mkdir(parents=True)
+        score = {0: 480.0, 1: 499.0}.get(trial.seed, 500.0) if trial.arm.name == "none" else 0.0
+        result = {"status": "finished", RETURN.key: score}
+        write_json(tmp_path / trial.folder / "result.json", result)
+    none, weight = overall(summarise(tmp_path, trials, "none"))
+    assert none.score.high == 1.0  # 1.03 without limits
+    assert weight.difference.low == -1.0
+    assert weight.score.low == 0.0
+
+
 def test_differences_are_paired_and_a_failed_run_counts_as_the_floor(rows):
     shares = {key: values.copy() for key, values in SHARES.items()}
     shares["Pendulum-v1", "weight"][3] = 0.0

@@ -55,6 +55,26 @@ def test_a_task_may_have_the_first_of_the_seeds_for_its_share():
         }  # fmt: skip
 
 
+def test_a_share_that_is_whole_is_not_rounded_up():
+    """25 times 0.28 is a little above seven."""
+    planned = study(tasks=[replace(CARTPOLE, seed_share=0.28)], seeds=range(25))
+    assert {trial.seed for trial in planned.trials()} == {*range(7)}
+
+
+def test_more_seeds_begin_with_those_of_the_study():
+    assert study(seeds=[3, 5]).with_seeds(4).seeds == [3, 5, 6, 7]
+    assert study(seeds=[3, 5]).with_seeds(1).seeds == [3]
+
+
+def test_values_of_an_axis_may_be_lists_which_become_tuples():
+    planned = study(axes={"net_arch": [[64, [64]], [32]]}, tuned={"hidden": ([1], [2])})
+    assert planned.axes == {"net_arch": [(64, (64,)), (32,)]}
+    assert {hash(trial.cell) and trial.point for trial in planned.trials()} == {
+        (("net_arch", (64, (64,))),), (("net_arch", (32,)),),
+    }  # fmt: skip
+    assert Arm("none", tuned={"hidden": [[1]]}).tuned == {"hidden": [(1,)]}
+
+
 @pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan"), "half"])
 def test_a_share_of_seeds_is_above_zero_and_up_to_one(share):
     with pytest.raises(UsageError, match="seed_share must be a"):
@@ -177,6 +197,12 @@ def test_wrong_words_are_refused(norms, algos, message):
             r"axes\['learning_rate'\] must be a sequence, got 0.001",
         ),
         ({"axes": {"learning_rate": [1e-3, 1e-3]}}, "axis learning_rate must differ"),
+        ({"axes": {"policy_kwargs": [{"a": 1}]}}, "values of axis policy_kwargs must be numbers"),
+        ({"tuned": {"net_arch": [[{}]]}}, "values of axis net_arch must be numbers, words or tup"),
+        (
+            {"budget": 0.1, "axes": {"total_timesteps": (100, 200)}},
+            "ppo · CartPole-v1 has its total_timesteps varied: no budget scales it",
+        ),
         (
             {"arms": [Arm("none", settings={"gamma": 1})], "axes": {"gamma": [1]}},
             "gamma is an axis and a setting of arm none",
@@ -205,6 +231,7 @@ def test_a_study_whose_name_is_no_folder_is_refused(name):
     [
         ({"name": "wieght"}, "did you mean 'weight'"),
         ({"name": "a/b", "norm": "weight"}, "becomes a folder"),
+        ({"name": "_plain", "norm": "none"}, "becomes a folder and a label, which no _ begins"),
         ({"name": "weight", "colour": "'><script>"}, "must be #rrggbb"),
         ({"name": "weight", "dash": "~"}, "dash of weight must be one of"),
     ],

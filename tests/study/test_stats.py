@@ -150,10 +150,17 @@ def test_pairs_needed_for_no_difference_come_from_the_margin():
     assert pairs_needed(differences(15.0, 30.0), 20.0) == at_15
 
 
-def test_pairs_needed_count_the_noise_of_choosing():
-    plain, tuned = (differences(10.0, 30.0, choice_sd=sd) for sd in (0.0, 30 / math.sqrt(10)))
-    louder = differences(10.0, 30.0 * math.sqrt(2))
-    assert pairs_needed(plain, None) < pairs_needed(tuned, None) == pairs_needed(louder, None)
+def test_pairs_needed_count_the_noise_of_choosing_which_no_pair_makes_less():
+    sample = differences(10.0, 30.0, choice_sd=4.0)
+    pairs = pairs_needed(sample, None)
+
+    def half(n):
+        return stats.t.ppf(0.975, n - 1) * math.hypot(30 / math.sqrt(n), 4.0)
+
+    assert half(pairs) < 10 <= half(pairs - 1)
+    with_them = differences(10.0, 30.0, n=pairs, choice_sd=4.0)
+    assert not with_them.mean().holds_zero
+    assert pairs_needed(differences(10.0, 30.0, choice_sd=6.0), None) is None
 
 
 def test_pairs_needed_where_all_are_equal_come_from_what_was_not_seen():

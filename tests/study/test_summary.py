@@ -313,6 +313,10 @@ DAMAGED = {
     "text as score": {"status": "finished", "window_return": "high"},
     "true as score": {"status": "finished", "window_return": True},
     "NaN as score": '{"status": "finished", "window_return": NaN}',
+    "no number as large": f'{{"status": "finished", "window_return": 1{"0" * 400}}}',
+    "in a batch of none": {
+        "status": "finished", "window_return": 1.0, "wall_time": 1.0, "batch_members": 0,
+    },
     "text as speed": {"status": "finished", "window_return": 1.0, "steps_per_second": "fast"},
     "text as curve": {"status": "finished", "window_return": 1.0, "curve": "steep"},
     "curve without steps": {
@@ -323,6 +327,15 @@ DAMAGED = {
     },
     "number as plain parts": {"status": "finished", "window_return": 1.0, "plain_parts": 3},
 }  # fmt: skip
+
+
+def test_a_finished_run_without_a_score_counts_as_failed(root):
+    """A runner of one's own may say None or, as JSON should not, NaN."""
+    write_json(root / one().folder / "result.json", {"status": "finished", "window_return": None})
+    spoilt = row(summary(root), CARTPOLE, "weight")
+    assert spoilt.failures == ["seed 1: its score is None"]
+    assert spoilt.runs.failed.keys() == {1}
+    assert cells(spoilt)[-1] == "1/3"
 
 
 @pytest.mark.parametrize("kind", DAMAGED)

@@ -318,11 +318,22 @@ def test_studies_from_different_seeds_have_no_run_in_common():
     assert len(set.union(*folders)) == sum(map(len, folders))
 
 
+def test_a_task_of_which_nothing_is_tuned_needs_no_tuning_seeds():
+    tuned = Arm("weight", tuned={"g_rate": (1.0, 3.0, 9.0)})
+    alone = replace(STUDY.tasks[0], variant="plain", arms=("none",), seed_share=0.2)
+    tasks = [replace(STUDY.tasks[0], arms=("none", "weight")), alone]
+    study = replace(
+        STUDY, tasks=tasks, arms=[Arm("none"), tuned], tuned={}, tuning_seeds=range(20, 25)
+    )
+    assert {trial.task for trial in study.tuning_trials()} == {tasks[0]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"tuning_seeds": range(2, 5)}, "seeds and tuning_seeds must differ, got 2 twice"),
         ({"tuning_seeds": [20, 21]}, r"tuning_seeds must be 3 or more, got \[20, 21\]"),
+        ({"tuning_seeds": range(-3, 0)}, "tuning_seeds must be zero or above, got -3"),
         ({"tuned": {"learning_rate": []}}, "axis learning_rate must have one entry or more"),
         ({"axes": {"learning_rate": [1]}}, "axes and tuned must differ, got 'learning_rate' twice"),
         (

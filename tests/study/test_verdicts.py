@@ -42,6 +42,11 @@ def test_an_interval_with_zero_and_beyond_the_margin_says_how_many_pairs_would_d
     assert judged.sentence.endswith("; about 14 would decide")
 
 
+def test_what_only_more_tuning_seeds_would_decide_is_told():
+    judged = verdict(mean=20.0, spread=100.0, choice_sd=30.0)
+    assert judged.sentence.endswith("; 1000 would not decide without more tuning seeds")
+
+
 def test_without_a_margin_no_difference_is_never_seen():
     assert verdict(replace(CARTPOLE, floor=None), spread=0.01).word == "undecided"
     assert "1000 would not decide" in verdict(replace(CARTPOLE, floor=None)).sentence
@@ -82,7 +87,9 @@ def test_the_margin_is_a_tenth_of_the_way_from_floor_to_solved_unless_it_is_name
     ("words", "message"),
     [
         ({"solved": 20.0}, "solved must be better than floor 25.0, got 20.0"),
-        ({"solved": float("nan")}, "solved must be better than floor"),
+        ({"solved": float("nan")}, "solved must be finite, got nan"),
+        ({"floor": float("nan"), "solved": None}, "floor must be finite, got nan"),
+        ({"floor": None, "solved": float("inf")}, "solved must be finite, got inf"),
         ({"margin": 0.0}, "margin must be above zero"),
     ],
 )

@@ -127,13 +127,17 @@ class Runs(Generic[MemberT]):
         )
 
     def table(self) -> str:
-        """Return means with standard errors, a line for each norm and learning rate."""
+        """Return means with standard errors, a line for each norm and learning rate.
+
+        Behind a mean stands how many runs it is of, where some have no such number: a run without
+        an episode that ended in the last tenth of training has no score.
+        """
         groups: dict[tuple[str, float], list[MemberT]] = {}
         for member in self.members:
             key = (member.config.norm, member.config.learning_rate)
             groups.setdefault(key, []).append(member)
         first, second = (name.replace("_", " ") for name in self.members[0].columns)
-        lines = [f"norm          learning rate  runs  failed   {first:<13} {second}"]
+        lines = [f"norm          learning rate  runs  failed   {first:<18} {second}"]
         for (norm, rate), group in groups.items():
             well = [member for member in group if member.finite]
             left, right = (
@@ -141,7 +145,7 @@ class Runs(Generic[MemberT]):
                 for name in group[0].columns
             )
             failed = len(group) - len(well)
-            lines.append(f"{norm:<13} {rate:<14g} {len(group):4}  {failed:6}   {left:<13} {right}")
+            lines.append(f"{norm:<13} {rate:<14g} {len(group):4}  {failed:6}   {left:<18} {right}")
         return "\n".join(lines)
 
 
@@ -290,10 +294,8 @@ def _trained(
 
 
 def _mean_and_error(values: Sequence[float], digits: int) -> str:
-    values = [value for value in values if not math.isnan(value)]
-    if not values:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
         return "–"
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    error = np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.{digits}f} ± {error:.{digits}f}"
+    error = f" ± {np.std(known, ddof=1) / len(known) ** 0.5:.{digits}f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.{digits}f}{error}" + f" ({len(known)})" * (len(known) < len(values))

@@ -168,7 +168,7 @@ class CohortMember:
             "curve": asdict(self.curve),
             "best_step": self.best_step,
             "recent": [list(pair) for pair in self.recent],
-            "seconds": run.seconds,
+            "seconds": run.seconds / len(run.members),  # they may go on in other company
         }
 
     def restore(self, state: Mapping[str, Any]) -> str:
@@ -177,7 +177,7 @@ class CohortMember:
         run.cohort.restore(networks["cohort"], self.rows)
         run.waiting = run.waiting or [clone(run.best) for _ in networks["waiting"]]
         put_back_(part(run.agents, self.rows), networks)
-        run.points, run.seconds = state["points"], state["seconds"]
+        run.points, run.seconds = state["points"], state["seconds"] * len(run.members)
         self.curve, self.best_step = Curve(**state["curve"]), state["best_step"]
         self.recent.extend((r, n) for r, n in state["recent"])
         return ""

@@ -111,14 +111,14 @@ class VAECohortMember:
             "step": self.step,
             "last_log": run.last_log,
             "curve": self.curve,
-            "seconds": run.seconds,
+            "seconds": run.seconds / len(run.members),  # they may go on in other company
         }
 
     def restore(self, state: Mapping[str, Any]) -> str:
         """Go to where ``state`` was taken, which was at one step for all members."""
         run = self.run
         run.cohort.restore(state["networks"]["cohort"], self.rows)
-        run.last_log, run.seconds = state["last_log"], state["seconds"]
+        run.last_log, run.seconds = state["last_log"], state["seconds"] * len(run.members)
         self.curve = state["curve"]
         return ""
 

@@ -259,18 +259,21 @@ class _Attempt:
         return ""
 
     @contextmanager
-    def opened(self, work: Member, files: tuple[str, ...], started: float) -> Iterator[None]:
+    def opened(
+        self, work: Member, files: tuple[str, ...], started: float, n_together: int
+    ) -> Iterator[None]:
         """Open the folder for ``work``, which gets the state of the checkpoint if it goes on.
 
         Args:
             work: What is trained.
             files: Names that ``work.measure`` writes.
             started: When, by ``time.perf_counter``.
+            n_together: Runs that are trained as one batch, this one among them.
 
         Raises:
             UsageError: The folder or its checkpoint cannot be used; nothing in it has changed.
         """
-        self.work, self.files = work, files
+        self.work, self.files, self.n_together = work, files, n_together
         self.saved: dict[str, Any] = {}
         resume, may_change = self.options.resume, None
         settings = {**self.settings, **work.machine}
@@ -288,7 +291,7 @@ class _Attempt:
             elif resume and not goes_on and not self.run.finished:
                 begins = "nothing to resume, the run begins"
                 print(f"run_dir {self.path} has no {folder.CHECKPOINT}: {begins}", file=sys.stderr)
-            self.started = started - self.saved.get("wall_time", 0.0)
+            self.started = started - n_together * self.saved.get("wall_time", 0.0)
             yield
 
     def _restore(self) -> None:
@@ -327,7 +330,8 @@ class _Attempt:
             "work": self.work.state(),
             "events": self.events.size,
             "last": self.events.last,
-            "wall_time": time.perf_counter() - self.started,
+            # its share, since it may go on in other company
+            "wall_time": (time.perf_counter() - self.started) / self.n_together,
         }
         try:
             write_values(self.checkpoint, KIND, values)
@@ -493,7 +497,7 @@ def carry_out_batch(
         with Interrupts() as interrupts, ExitStack() as stack:
             begun = [attempts[place] for place in places]
             for attempt, work in zip(begun, batch.members, strict=True):
-                stack.enter_context(attempt.opened(work, files, started))
+                stack.enter_context(attempt.opened(work, files, started, len(begun)))
             accepted()
             if not all(attempt.run.finished for attempt in begun):  # by another process meanwhile
                 _train(begun, batch, interrupts, share)

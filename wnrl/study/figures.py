@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wnrl.errors import is_real, printable
+from wnrl.study.outcomes import within
 from wnrl.study.overall import Overall
-from wnrl.study.stats import ANYWHERE, LEAST, Estimate, Floats, mean_interval
+from wnrl.study.stats import LEAST, Estimate, Floats, mean_interval
 from wnrl.study.summary import Row, by_task
 
 MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "*": "★", "X": "✖",
@@ -35,7 +36,7 @@ Looks = Mapping[str, Mapping[str, Any]]
 def looks_of(rows: Iterable[Row]) -> Looks:
     """Return a look for each name among rows.
 
-    Markers come in the order of the names: two arms differ in theirs, whatever their colours.
+    Markers come in the order of the names: up to ten arms differ in theirs, whatever their colours.
     """
     arms, markers = {row.name: row.arm for row in rows}, itertools.cycle(MARKERS)
     return {
@@ -57,7 +58,7 @@ def mean_curve(row: Row) -> tuple[Floats, Floats, Floats, Floats] | None:
     ends = values.min(-1), values.max(-1)
     if values.shape[-1] >= LEAST:
         low, high = mean_interval(values, bounds=(values.min(), values.max()))
-        limits = row.task.limits or ANYWHERE
+        limits = within(row.task, values)
         ends = low.clip(*limits), high.clip(*limits)
     return steps, values.mean(-1), *ends
 

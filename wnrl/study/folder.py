@@ -105,7 +105,7 @@ def open_study(
         with runs.locked(root, seconds=PUBLISHING):
             runs.check_run_folder(root, config)  # another process may have begun a study meanwhile
             runs.write_json(root / runs.CONFIG, config)
-            commands = [*runs.read_or_nothing(root / STUDY).get("commands", ()), command]
+            commands = [*(runs.read_or_nothing(root / STUDY).get("commands") or ()), command]
             plain = json.loads(json.dumps(study, default=_plain))
             saved = {"study": plain, "commands": list(dict.fromkeys(commands))}
             runs.write_json(root / STUDY, saved)
@@ -155,7 +155,7 @@ def findings(root: Path, study: Study, rows: Sequence[Row]) -> Findings:
         "table": root / TABLE,
         "runs": root,
         "TensorBoard": f"tensorboard --logdir {shlex.quote(str(root))}",
-        "commands": "; ".join(saved.get("commands", ())),
+        "commands": "; ".join(map(str, saved.get("commands") or ())),
         "device": device,
         "training": f"{seconds:.0f} s in all calls" if isinstance(seconds, int | float) else None,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from wnrl.errors import UsageError, check_choice
 from wnrl.norms import NORMS
-from wnrl.runs import CONFIG, read_config
+from wnrl.runs import CONFIG, read_config, reading
 from wnrl.study.folder import STUDY, findings, read_study
 from wnrl.study.plan import NLL, RETURN, Arm, Task, Trial
 from wnrl.study.report import Findings
@@ -81,7 +81,8 @@ def _of_task(root: Path, task: Task, runs: Mapping[Path, Mapping[str, Any]]) -> 
     axes = [name for name in names if len({settings.get(name) for settings in told}) > 1]
     trials: dict[Any, Trial] = {}
     for folder, settings in runs.items():
-        arm, seed = Arm(str(settings["norm"])), int(settings["seed"])
+        with reading(folder / CONFIG):
+            arm, seed = Arm(str(settings["norm"])), int(settings["seed"])
         point = tuple((name, settings.get(name)) for name in axes)
         place = folder.relative_to(root)
         trial = Trial("", task, arm, seed, settings, point=point, place=place)

@@ -43,22 +43,27 @@ def read_outcome(task: Task, result: Mapping[str, Any]) -> Outcome:
     """Return the numbers of a run from what its runner left in ``result.json``.
 
     Raises:
-        FailedRunError: The run failed, for the reason that the message has.
-        UsageError: The result is no result: a score that is no number never reaches a table.
+        FailedRunError: The run failed, for the reason that the message has, or has a score that is
+            no finite number.
+        UsageError: The result is no result.
     """
     status = result.get("status")
     if status == "failed":
         raise FailedRunError(printable(result.get("reason") or "failed, and says no reason", 500))
-    with as_usage_error(f"{RESULT} is damaged", ValueError, TypeError, LookupError):
+    metrics = (task.metric, *task.also)
+    for score in (result.get(metric.key, 0.0) for metric in metrics):
+        if score is None or (isinstance(score, float) and not math.isfinite(score)):
+            raise FailedRunError(f"its score is {score}")
+    kinds = (ValueError, TypeError, LookupError, ArithmeticError)
+    with as_usage_error(f"{RESULT} is damaged", *kinds):
         if status != "finished":
             raise ValueError(f"status is {status!r}")
         curve, diagnostics = (dict(result.get(word, {})) for word in ("curve", "diagnostics"))
         cost = {key: _number(key, result[key]) for key in COSTS if result.get(key) is not None}
         if "wall_time" in cost:
             cost["wall_time"] /= result.get("batch_members", 1)
-        metrics = (task.metric, *task.also)
         return Outcome(
-            scores={m.key: _number(m.key, result.get(m.key)) for m in metrics},
+            scores={m.key: _number(m.key, result[m.key]) for m in metrics},
             curves={m.curve: _curve(m.curve, curve) for m in metrics if m.curve in curve},
             cost=cost,
             diagnostics={printable(tag): _number(tag, last) for tag, last in diagnostics.items()},
@@ -181,14 +186,14 @@ class Scale:
     def sample(self, runs: Runs) -> Sample | None:
         """Return the scores; None where there is none."""
         values = [*self.counted(runs).values()]
-        return self._sample(values, (self.low, self.high), self._limits(), runs, Runs())
+        return self._sample(values, (self.low, self.high), self.limits(), runs, Runs())
 
     def differences(self, runs: Runs, others: Runs) -> Sample | None:
         """Return the scores minus those of others at the same seed; None without a pair."""
         ours, theirs = self.counted(runs), self.counted(others)
         values = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)]
         reach = self.high - self.low
-        low, high = self._limits()
+        low, high = self.limits()
         return self._sample(values, (-reach, reach), (low - high, high - low), runs, others)
 
     def better(self, runs: Runs, others: Runs) -> Estimate | None:
@@ -212,10 +217,9 @@ class Scale:
         ranks = {seed: self.sign * score for seed, score in scores}
         return ranks | dict.fromkeys(runs.failed, -math.inf)
 
-    def _limits(self) -> Range:
-        """Return the limits of the task, or of its runs where they are beyond them."""
-        low, high = self.task.limits or ANYWHERE
-        return min(low, self.low), max(high, self.high)
+    def limits(self) -> Range:
+        """Return the lowest and the highest mean that there can be."""
+        return within(self.task, np.array([self.low, self.high]))
 
     def _sample(
         self, values: Sequence[float], bounds: Range, limits: Range, worse: Runs, better: Runs
@@ -224,6 +228,12 @@ class Scale:
         ends = [bool(runs.failed) and self.task.floor is None for runs in (worse, better)]
         below, above = ends[:: self.sign]
         return Sample(np.array(values), bounds, below, above, limits) if values else None
+
+
+def within(task: Task, values: Floats) -> Range:
+    """Return the limits of a task, or of values of its runs where they are beyond them."""
+    low, high = task.limits or ANYWHERE
+    return min(low, values.min()), max(high, values.max())
 
 
 def _per_cent(successes: float, n: int) -> Estimate:

@@ -60,13 +60,14 @@ def overall(rows: Sequence[Row]) -> list[Overall]:
         if len(own) < 2 or not scores.size:
             continue
         noise = _noise([(row.task, row.sample) for row in own])
-        score = Sample(scores.mean(0), (low, high), choice_sd=noise).mean()
+        ends = np.mean([_limits(row, known) for row in own], 0)
+        score = Sample(scores.mean(0), (low, high), limits=tuple(ends), choice_sd=noise).mean()
         pairs = zip(ours, theirs, strict=True)
         gains = _at_shared_seeds([{k: a[k] - b[k] for k in a.keys() & b} for a, b in pairs])
         if own[0].arm.name != own[0].baseline and gains.size:
             noise = _noise([(row.task, row.differences) for row in own])
-            reach = (low - high, high - low)
-            difference = Sample(gains.mean(0), reach, choice_sd=noise).mean()
+            reach, apart = (low - high, high - low), (ends[0] - ends[1], ends[1] - ends[0])
+            difference = Sample(gains.mean(0), reach, limits=apart, choice_sd=noise).mean()
         results.append(Overall(name, own[0].baseline, scores, score, difference))
     return results
 
@@ -76,10 +77,20 @@ def _span(task: Task) -> float:
     return 0.0 if task.floor is None or task.solved is None else task.solved - task.floor
 
 
+def _scale(task: Task, rows: Sequence[Row]) -> Scale:
+    return Scale.of(task, [row.runs for row in rows if row.task == task])
+
+
 def _scaled(row: Row, rows: Sequence[Row]) -> dict[int, float]:
-    scale = Scale.of(row.task, [other.runs for other in rows if other.task == row.task])
     floor, span = row.task.floor or 0.0, _span(row.task)
-    return {seed: (score - floor) / span for seed, score in scale.counted(row.runs).items()}
+    counted = _scale(row.task, rows).counted(row.runs)
+    return {seed: (score - floor) / span for seed, score in counted.items()}
+
+
+def _limits(row: Row, rows: Sequence[Row]) -> list[float]:
+    """Return the lowest and the highest mean that there can be, as ``_scaled`` has scores."""
+    floor, limits = row.task.floor or 0.0, _scale(row.task, rows).limits()
+    return sorted((limit - floor) / _span(row.task) for limit in limits)
 
 
 def _at_shared_seeds(by_task: Sequence[dict[int, float]]) -> Floats:

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from types import MappingProxyType
@@ -69,8 +69,8 @@ class Task:
     Lists, as JSON has them, become tuples.
 
     Raises:
-        UsageError: The margin is not above zero, solving the task is no better than its floor, or
-            the limits are no two numbers in order.
+        UsageError: The margin is not above zero, floor and solved are not finite or solving the
+            task is no better than its floor, or the limits are no two numbers in order.
     """
 
     name: str
@@ -115,6 +115,9 @@ class Task:
             object.__setattr__(self, name, value if value is None else tuple(value))
         if self.margin is not None:
             check_positive(margin=self.margin)
+        for name, value in (("floor", self.floor), ("solved", self.solved)):
+            if value is not None and not math.isfinite(value):
+                raise UsageError(f"{name} must be finite, got {value}")
         low, high = self.limits or (0, 1)
         if not -math.inf < low < high < math.inf:
             raise UsageError(f"limits must be two numbers in order, got {self.limits}")
@@ -161,7 +164,8 @@ class Arm:
     A dash of lists, as JSON has it, becomes one of tuples.
 
     Raises:
-        UsageError: The norm is not in ``NORMS``, or colour or dash cannot be drawn.
+        UsageError: The norm is not in ``NORMS``, the name is no folder's or begins with ``_``,
+            which legends leave out, or colour or dash cannot be drawn.
     """
 
     name: str
@@ -184,8 +188,10 @@ class Arm:
         object.__setattr__(self, "norm", self.norm or self.name)
         object.__setattr__(self, "colour", self.colour or row.colour)
         object.__setattr__(self, "dash", self.dash or row.dash)
-        if self.name != as_folder(self.name):
-            raise UsageError(f"an arm's name becomes a folder, got {self.name!r}")
+        object.__setattr__(self, "tuned", _as_keys(self.tuned))
+        if self.name != as_folder(self.name) or self.name.startswith("_"):
+            told = "an arm's name becomes a folder and a label, which no _ begins"
+            raise UsageError(f"{told}, got {self.name!r}")
         if not re.fullmatch("#[0-9a-fA-F]{6}", self.colour):
             raise UsageError(f"colour of {self.name} must be #rrggbb, got {self.colour!r}")
         if isinstance(self.dash, str):
@@ -282,6 +288,8 @@ class Study:
     """Share of each task's steps."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", _as_keys(self.axes))
+        object.__setattr__(self, "tuned", _as_keys(self.tuned))
         if not self.name or self.name != as_folder(self.name):
             raise UsageError(f"a study's name becomes a folder, got {self.name!r}")
         names = [arm.name for arm in self.arms]
@@ -295,8 +303,16 @@ class Study:
         for task in self.tasks:
             for name in task.arms:
                 check_choice(f"arms of {task.title}", name, names)
-            if self.budget != 1 and not isinstance(task.settings.get(task.length), int | float):
+            if self.budget == 1:
+                continue
+            if not isinstance(task.settings.get(task.length), int | float):
                 raise UsageError(f"{task.title} has no {task.length} that a budget could scale")
+            if task.length in {
+                *self.axes,
+                *self.tuned,
+                *(k for arm in self.arms for k in arm.tuned),
+            }:
+                raise UsageError(f"{task.title} has its {task.length} varied: no budget scales it")
         for settings in self._all_settings():
             for name in {"seed", "norm"} & {*settings}:
                 raise UsageError(f"{name} is no setting: seeds and arms of a study say it")
@@ -311,10 +327,15 @@ class Study:
                 raise UsageError(f"{axis} is an axis and a setting of arm {arm.name}")
         if self.tuned or any(arm.tuned for arm in self.arms):
             _check_distinct("seeds and tuning_seeds", [*self.seeds, *self.tuning_seeds])
+            if min(self.tuning_seeds) < 0:
+                raise UsageError(
+                    f"tuning_seeds must be zero or above, got {min(self.tuning_seeds)}"
+                )
             for task in self.tasks:
                 seeds = _first(self.tuning_seeds, task.seed_share)
-                if len(seeds) < 3 or min(seeds) < 0:
-                    told = f"tuning_seeds must be 3 or more, got {seeds}"
+                tuned = self.tuned or any(arm.tuned for arm in self._arms_of(task))
+                if tuned and len(seeds) < 3:
+                    told = f"tuning_seeds must be 3 or more, got {[*seeds]}"
                     raise UsageError(f"{told} for {task.title}")
 
     def trials(self, chosen: Mapping[Cell, Point] = NOTHING) -> list[Trial]:
@@ -371,10 +392,16 @@ class Study:
         norm_kwargs = {**arm.norm_kwargs, **of_norm}
         return Trial(task.runner, task, arm, seed, settings, norm_kwargs, point, choice)
 
+    def with_seeds(self, n: int) -> "Study":
+        """Return the study with ``n`` seeds: the first of its own, and then those that follow."""
+        beyond = max(self.seeds) + 1
+        return replace(self, seeds=[*self.seeds, *range(beyond, beyond + n)][:n])
+
     def from_seed(self, first: int) -> "Study":
         """Return the study with all seeds moved by one amount, so that its own begin at ``first``.
 
-        A study from seed 0 and one from the number of its seeds have no run in common.
+        Two studies have no run in common if their first seeds are as far apart as either has seeds,
+        or tuning seeds.
         """
         by = first - min(self.seeds)
         seeds, tuning = ([seed + by for seed in each] for each in (self.seeds, self.tuning_seeds))
@@ -412,11 +439,25 @@ def _points(grid: Grid) -> list[Point]:
 
 
 def _first(seeds: Sequence[int], share: float) -> Sequence[int]:
-    return seeds[: math.ceil(len(seeds) * share)]
+    return seeds[: math.ceil(round(len(seeds) * share, 9))]  # 25 times 0.28 is above 7
 
 
 def _algos(task: Task) -> tuple[str, str]:
     return task.algo, task.label
+
+
+def _as_keys(grid: Grid) -> Grid:
+    """Return a grid whose values can be keys: lists, as JSON has them, become tuples."""
+    return {axis: [_as_key(axis, value) for value in values] for axis, values in grid.items()}
+
+
+def _as_key(axis: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_as_key(axis, each) for each in value)
+    if not isinstance(value, Hashable):
+        told = f"values of axis {axis} must be numbers, words or tuples of such"
+        raise UsageError(f"{told}, got {value!r}")
+    return value
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:

@@ -151,7 +151,8 @@ def pairs_needed(
 
     That is where the t interval around the mean as it is would leave out zero, or lie within
     ``margin`` on both sides of it; where all values are equal, the interval that they have. It is
-    a guess from what was seen: mean and spread will move.
+    a guess from what was seen: mean and spread will move. What is not known because settings were
+    chosen stays, however many pairs there are.
 
     Args:
         sample: The differences so far, two or more.
@@ -164,8 +165,8 @@ def pairs_needed(
     n, mean = len(sample.values), float(sample.values.mean())
     wanted = max(abs(mean), (margin or 0.0) - abs(mean))
     pairs = np.arange(n + 1, max(n + 1, MOST) + 1)
-    sd = math.hypot(sample.values.std(ddof=1), sample.choice_sd * math.sqrt(n))
-    half = stats.t.ppf((1 + confidence) / 2, pairs - 1) * sd / np.sqrt(pairs)
+    error = np.hypot(sample.values.std(ddof=1) / np.sqrt(pairs), sample.choice_sd)
+    half = stats.t.ppf((1 + confidence) / 2, pairs - 1) * error
     if np.ptp(sample.values) == 0:
         reach = max(mean - sample.bounds[0], sample.bounds[1] - mean)
         half = half + reach * (1 - ((1 - confidence) / 2) ** (1 / pairs))

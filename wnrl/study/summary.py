@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wnrl.study.outcomes import Runs, Scale, read_runs
+from wnrl.study.outcomes import Runs, Scale, read_runs, within
 from wnrl.study.plan import NOTHING, Arm, Cell, Point, Task, Trial, grouped
 from wnrl.study.stats import CONFIDENCE, LEAST, Estimate, Floats, Sample, choice_sd, holm
 from wnrl.study.tuning import Choice, Choices
@@ -151,7 +151,7 @@ def _rows(task: Task, read: Mapping[Cell, Runs], baseline: str, choices: Choices
         other = others.get(point, cell)
         other_runs = Runs() if other == cell else read[other]
         ours, theirs = ([choices[c].scores] if c in choices else [] for c in (cell, other))
-        at_time = None if time is None else _at(time, runs, tag)
+        at_time = None if time is None else _at(time, runs, task)
         rows.append(
             Row(
                 task,
@@ -172,15 +172,15 @@ def _rows(task: Task, read: Mapping[Cell, Runs], baseline: str, choices: Choices
     return rows
 
 
-def _at(time: float, runs: Runs, tag: str) -> Estimate | None:
+def _at(time: float, runs: Runs, task: Task) -> Estimate | None:
     """Return the mean over the last tenth of a time, from the beginning, and over runs."""
-    curve, seconds = runs.curve(tag), runs.seconds
+    curve, seconds = runs.curve(task.metric.curve), runs.seconds
     if curve is None or seconds is None:
         return None
     steps, values = curve
     last = np.linspace(0.9, 1.0, 11) * time * steps[-1] / seconds
     at = [np.interp(last, steps, run).mean() for run in values.T]
-    return Sample(np.array(at), (values.min(), values.max())).mean()
+    return Sample(np.array(at), (values.min(), values.max()), limits=within(task, values)).mean()
 
 
 def _with_choice(sample: Sample | None, noise: list[Floats]) -> Sample | None:

@@ -67,13 +67,8 @@ def to_csv(rows: Sequence[Row]) -> str:
 def _line(row: Row) -> dict[str, Any]:
     task, verdict, scores = row.task, row.verdict, row.scores.values()
     pairs = 0 if row.differences is None else len(row.differences.values)
-    return {
-        "task": task.name,
-        "algo": task.label,
-        "arm": row.arm.name,
-        "norm": row.arm.norm,
-        **dict(row.point),
-        **(dict(row.choice.settings) if row.choice else {}),
+    head = {"task": task.name, "algo": task.label, "arm": row.arm.name, "norm": row.arm.norm}
+    rest = {
         "chosen": row.choice,
         "metric": task.metric.key,
         "runs": len(scores),
@@ -99,6 +94,9 @@ def _line(row: Row) -> dict[str, Any]:
             f"seed {seed}: {reason}" for seed, why in row.runs.retried.items() for reason in why
         ),
     }
+    settings = row.point + (row.choice.settings if row.choice else ())
+    named = {f"setting {k}" if k in head | rest else k: value for k, value in settings}
+    return head | named | rest
 
 
 def _ends(name: str, estimate: Estimate | None) -> dict[str, float | None]:

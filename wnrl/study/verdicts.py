@@ -1,7 +1,7 @@
 """From the interval of a difference to one sentence; nothing else is looked at."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from wnrl.study.plan import Task
@@ -51,4 +51,6 @@ def judge(task: Task, baseline: str, differences: Sample, confidence: float) -> 
     else:
         pairs = pairs_needed(differences, margin, confidence)
         rest = f"about {pairs} would decide" if pairs else f"{MOST} would not decide"
+        if not pairs and pairs_needed(replace(differences, choice_sd=0.0), margin, confidence):
+            rest += " without more tuning seeds"
     return Verdict("undecided", f"undecided against {baseline}: {shown}; {rest}")
