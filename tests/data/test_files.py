@@ -118,6 +118,17 @@ def test_the_same_images_packed_in_another_way_are_right(name, kept, file, tmp_p
     assert torch.equal(fetch("set", file, tmp_path), torch.from_numpy(pixels(3)))
 
 
+@pytest.mark.parametrize("name", ["a", "a.gz"])
+def test_a_file_of_which_only_the_published_bytes_are_known_must_be_these(name, content, tmp_path):
+    file = File("a.gz", f"md5:{hashlib.md5(content).hexdigest()}", "http://127.0.0.1:9/a.gz")
+    (tmp_path / name).write_bytes(idx(pixels(3)))
+    told = {"a": "needs a.gz as it was published, which is not in", "a.gz": "its md5 is not"}
+    with pytest.raises(UsageError, match=told[name]):
+        fetch("set", file, tmp_path)
+    (tmp_path / "a.gz").write_bytes(content)
+    assert len(fetch("set", file, tmp_path)) == 3
+
+
 @pytest.mark.parametrize("shape", [(-1, 28, 28, 1), (-1, 784), (-1, 1, 28, 28)])
 def test_the_right_pixels_may_be_kept_in_another_shape(shape, tmp_path):
     images = pixels(3, side=28)

@@ -82,6 +82,20 @@ def test_without_a_folder_for_validation_it_is_a_part_of_the_training_pictures(t
     assert sorted(by_part["train"] + by_part["valid"]) == list(range(60))
 
 
+@pytest.mark.parametrize("names", [("train", "val"), ("test",), ("cats", "dogs", "Validation")])
+def test_folders_of_parts_without_train_and_test_are_refused_with_the_remedy(tmp_path, names):
+    for k in range(40):
+        picture(tmp_path / names[k % len(names)] / f"{k}.png", k)
+    with pytest.raises(UsageError, match=r"must have train and test, and perhaps valid, as subf"):
+        data.load(f"folder:{tmp_path}")
+
+
+def test_a_class_called_train_is_no_part_of_a_folder(tmp_path):
+    for k in range(40):
+        picture(tmp_path / ("train", "bus", "car")[k % 3] / f"{k}.png", k)
+    assert data.load(f"folder:{tmp_path}").split.endswith("by the SHA-256 of their paths")
+
+
 def test_colours_stand_plane_by_plane(tmp_path):
     for part in PARTS:
         picture(tmp_path / part / "a.jpg", (10, 100, 200), "RGB", (16, 16))
@@ -183,6 +197,7 @@ def test_a_file_that_was_written_again_is_read_again(tmp_path):
     ("arrays", "message"),
     [
         ({"x": counting(20, 28, 28, 3)}, r"channels in front .*permute\(0, 3, 1, 2\)"),
+        ({"x": counting(32, 32, 3, 50)}, r"channels in front .* \(3, 2, 0, 1\)"),  # as SVHN has it
         ({"x": counting(20, 5, 5) / 255}, r"whole numbers from 0 to 255, .*\(255 \* x\).round\(\)"),
         ({"x": counting(20, 5, 5) - 300.0}, "whole numbers from 0 to 255"),
         ({"x": np.full((20, 5, 5), np.nan)}, "whole numbers from 0 to 255"),
@@ -217,6 +232,11 @@ def test_arrays_that_are_no_images_are_refused_in_a_line(tmp_path, arrays, messa
     with pytest.raises(UsageError, match=message) as refused:
         data.load(name)
     assert "\n" not in str(refused.value)
+
+
+def test_stacks_of_frames_and_planes_of_games_are_images(tmp_path):
+    for shape in (4, 8, 9), (12, 8, 9), (10, 10, 10), (13, 16, 16):
+        assert data.load(saved(tmp_path, x=counting(20, *shape))).shape == shape
 
 
 def test_a_zip_of_other_files_is_refused(tmp_path):

@@ -1,7 +1,8 @@
 """Files of data sets: looked for, downloaded where they are nowhere, and read if they are right.
 
 A set of images is right if its pixels are, whatever file they come in: as published, unpacked,
-packed again, or as other libraries keep it.
+packed again, or as other libraries keep it. Where only the checksum of the published file is known,
+as of Fashion-MNIST and CIFAR-10, it must be that file.
 """
 
 import gzip
@@ -40,9 +41,15 @@ class File:
     """Other names for the same images: ``name.npz:key`` is an array of an archive of numpy."""
 
     @property
+    def as_published(self) -> bool:
+        """Whether the checksum is of the published file, so that no other one can be taken."""
+        return self.checksum.startswith("md5:")
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """Return all names, the unpacked file's included."""
-        unpacked = (self.name.removesuffix(".gz"),) if self.name.endswith(".gz") else ()
+        """Return all names, with the unpacked file's where its pixels have the checksum."""
+        packed = self.name.endswith(".gz") and not self.as_published
+        unpacked = (self.name.removesuffix(".gz"),) if packed else ()
         return (self.name, *unpacked, *self.others)
 
 
@@ -118,7 +125,7 @@ def _checked(path: Path, key: str, file: File, raw: bytes | None = None) -> Tens
         raw = path.read_bytes() if raw is None else raw
         # What was published is looked at before it is unpacked, where that is what is known of it.
         if kind == "md5" and hashlib.md5(raw).hexdigest() != wanted:
-            raise ValueError(f"its md5 is not {wanted}")
+            raise ValueError(f"its md5 is not {wanted}, the published file's")
         pixels = _decoded(path, raw, key)
         if kind == "sha256" and hashlib.sha256(pixels.tobytes()).hexdigest() != wanted:
             raise ValueError(f"the sha256 of its pixels is not {wanted}")
@@ -173,9 +180,8 @@ def _downloaded(dataset: str, file: File, data_dir: Path | None) -> Tensor:
         UsageError: it cannot be downloaded, or is another one; then it is not kept.
     """
     looked = ", ".join(map(str, folders(data_dir)))
-    missing = (
-        f"dataset {dataset!r} needs {file.name}, which is not in {looked} (or {dataset}/ below)"
-    )
+    needed = file.name + " as it was published" * file.as_published
+    missing = f"dataset {dataset!r} needs {needed}, which is not in {looked} (or {dataset}/ below)"
     put = "put it there, or say where it is with data_dir or WNRL_DATA"
     with extra("lab", f"{missing}; get it from {file.url} and {put}; downloading it"):
         from pooch import HTTPDownloader  # type: ignore[import-untyped]

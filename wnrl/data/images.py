@@ -14,12 +14,13 @@ MOST_CHANNELS = 4  # of pictures: grey, grey with opacity, colour, colour with o
 
 
 def check_channels_first(name: str, shape: Sequence[int]) -> None:
-    """Raise UsageError for the shape of images, ``(..., C, height, width)``, with C at the end."""
-    channels, _, width = shape[-3:]
-    if width <= MOST_CHANNELS < channels:
+    """Raise UsageError for images, ``(..., C, height, width)``, with C at the end or before it."""
+    channels, height, width = shape[-3:]
+    if min(height, width) <= MOST_CHANNELS < channels:
         raise UsageError(
             f"{name} must have channels in front of height and width, got {tuple(shape)}; "
-            "permute(0, 3, 1, 2) of images as a tensor, transpose of an array, puts them there"
+            "permute(0, 3, 1, 2) of images as a tensor, transpose of an array, puts them there, or "
+            "(3, 2, 0, 1) where the last axis counts the images"
         )
 
 
@@ -36,8 +37,8 @@ class Images:
         split: how the three parts were made, in words.
 
     Raises:
-        UsageError: a part is of another type or of other images, has its channels last, or has
-            values that are no levels.
+        UsageError: a part is of another type or of other images, has its channels behind the
+            height, or has values that are no levels.
     """
 
     name: str

@@ -43,13 +43,20 @@ def load_pictures(folder: Path) -> Images:
     ``train`` and ``test`` alone, those of ``train`` with a 1 are for validation.
 
     Raises:
-        UsageError: as ``look_at_pictures``; or pictures differ in size, one has colour where the
-            first has none, one is damaged, or a part has none.
+        UsageError: as ``look_at_pictures``; or there are pictures for validation or testing and no
+            ``train`` and ``test``, pictures differ in size, one has colour where the first has
+            none, one is damaged, or a part has none.
     """
     paths, shape = _picture_paths(folder), look_at_pictures(folder)
     names = [path.relative_to(folder) for path in paths]
     tops = {_part_of(name.parts[0].lower()) for name in names if len(name.parts) > 1}
     in_folders = tops >= {"train", "test"}
+    if not in_folders and tops & {"valid", "test"}:  # which would be trained on
+        raise UsageError(
+            f"folder {folder} must have train and test, and perhaps valid, as subfolders, got "
+            f"{' and '.join(p for p in PARTS if p in tops)} alone; name one of these to split its "
+            "pictures by their paths"
+        )
     parts: dict[str, list[Tensor]] = {name: [] for name in PARTS}
     for path, name in zip(paths, names, strict=True):
         place = hashlib.sha256(os.fsencode(name.as_posix())).digest()[0] % 10
