@@ -212,7 +212,7 @@ class VAEConfig(Limited):
         """Return the config from the values in a run's ``config.json``.
 
         Args:
-            values: from ``to_json``; those of ``wnrl.runs.present.WHERE`` may stand beside them. A
+            values: from ``to_json``; those of ``wnrl.runs.folder.WHERE`` may stand beside them. A
                 setting that is not there has its default: the file may be older than it.
 
         Raises:
