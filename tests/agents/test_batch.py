@@ -1,8 +1,10 @@
 """Agents that are trained as one batch and leave the folders of ordinary runs."""
 
+import itertools
 import os
 import re
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -215,6 +217,26 @@ def test_a_stopped_batch_goes_on_and_ends_as_if_nothing_had_been(
             for path in (folder, tmp_path / "whole" / trial.folder)
         )
         assert all(torch.equal(state[name], whole[name]) for name in whole)
+
+
+def test_a_run_that_goes_on_alone_has_cost_its_share_of_the_batch(tmp_path, monkeypatch):
+    """Five of six iterations with two others, of which each took a second by this clock."""
+    ticks = map(float, itertools.count())
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks))
+    monkeypatch.setattr("wnrl.population.run.time", clock)
+    planned, iterate = trials(), COHORTS["ppo"].iterate
+
+    def iterate_and_stop(cohort, *args):
+        if cohort.iteration == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return iterate(cohort, *args)
+
+    monkeypatch.setattr(COHORTS["ppo"], "iterate", iterate_and_stop)
+    with pytest.raises(Stopped):
+        run(tmp_path, planned)
+    _, (result,) = run(tmp_path, planned[:1])
+    assert result["batch_members"] == 1
+    assert result["steps_per_second"] == pytest.approx(192 / (5 / 3 + 1))
 
 
 def test_curves_are_in_the_event_file(tmp_path):

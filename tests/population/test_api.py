@@ -11,6 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from wnrl import data, population, vae
 from wnrl.errors import UsageError
 from wnrl.population import COHORTS
+from wnrl.population.api import _mean_and_error
 from wnrl.population.vae import VAECohort
 from wnrl.tensor_envs import make
 
@@ -70,6 +71,13 @@ def test_one_thread_trains_and_the_process_has_its_threads_back():
         assert {*seen} == {1}
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_mean_says_of_how_many_runs_it_is_where_some_have_no_such_number():
+    assert _mean_and_error([1.0, math.nan, 3.0], 1) == "2.0 ± 1.0 (2)"
+    assert _mean_and_error([1.0, math.nan], 1) == "1.0 (1)"
+    assert _mean_and_error([1.0, 3.0], 1) == "2.0 ± 1.0"
+    assert _mean_and_error([math.nan], 1) == "–"
 
 
 def test_runs_that_became_nan_are_counted_and_not_averaged():

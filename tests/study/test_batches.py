@@ -175,6 +175,23 @@ def test_a_stopped_batch_goes_on_from_its_checkpoints_with_other_companions(tmp_
     assert len(steps) == 4 + 10
 
 
+def test_a_run_that_goes_on_alone_has_cost_its_share_of_the_batch(tmp_path, monkeypatch):
+    """Six of ten steps with three others; a step takes eight seconds by this clock."""
+    now = 0.0
+    monkeypatch.setattr("wnrl.runs.session.time.perf_counter", lambda: now)
+    stop, paths = stop_at(6), folders(tmp_path, 4)
+
+    def step(batch):
+        nonlocal now
+        now += 8.0
+        stop(batch)
+
+    with pytest.raises(Stopped):
+        fake_batches.run(paths, configs(4), at=step)
+    (result,) = fake_batches.run(paths[:1], configs(4)[:1], at=step)
+    assert result["wall_time"] == 6 * 8.0 / 4 + 4 * 8.0
+
+
 def test_a_finished_member_is_not_done_again(tmp_path):
     paths = folders(tmp_path)
     first = fake_batches.run(paths[:1], configs()[:1])
