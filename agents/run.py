@@ -210,6 +210,9 @@ def load_run(
         raise UsageError(f"{path} holds another agent: {reason}") from error
     with runs.reading(folder / runs.RESULT):
         model.num_timesteps = int(result["steps" if which == "last" else "best_step"])
+    if hasattr(model, "exploration_schedule"):  # of DQN and QR-DQN: learn alone sets the rate
+        remaining = 1 - model.num_timesteps / config.total_timesteps
+        model.exploration_rate = model.exploration_schedule(remaining)
     return model, statistics, settings
 
 

@@ -63,9 +63,9 @@ class Subject:
             UsageError: A file is not there or damaged, or the agent does not fit the environment.
         """
         algorithms = [row.config.algorithm for row in AGENTS.values()]
-        beside = path.with_name(path.name.replace("model.zip", STATISTICS))
-        if statistics is None and beside != path and beside.is_file():
-            statistics = beside
+        names = (path.name.replace("model.zip", STATISTICS), STATISTICS)
+        beside = [path.with_name(name) for name in names if name != path.name]
+        statistics = statistics or next(filter(Path.is_file, beside), None)
         with closing(_raw(environment, 1)) as env:
             model = load_agent(path, algorithms, device, env)
         return cls(model, environment, statistics, {"model": str(path)})
@@ -106,5 +106,6 @@ def told_of_pickles(model: Path, env_id: str) -> str:
         pickles = [path for place in places for path in place.glob("*vec*normalize*.pkl")]
         near += sorted(pickles, key=lambda path: (not path.name.endswith(end), path))
     if not near:
-        return f"none are near {model} (*vec*normalize*.pkl); --statistics names others"
+        names = f"{STATISTICS}, *vec*normalize*.pkl"
+        return f"none are near {model} ({names}); --statistics names others"
     return f"not read, since a pickle runs code: {near[0]}; --statistics {near[0]} reads it"

@@ -49,7 +49,8 @@ class Args(Limited):
     episodes: Whole = 20
     """Episodes to play."""
     stochastic: bool = False
-    """Draw actions as in training; otherwise the most likely ones are taken."""
+    """Draw actions as in training; otherwise the most likely ones are taken. TD3 and DDPG draw
+    none."""
     seed: Seed = 0
     """Of starts and draws; a run's own seed plays the episodes of its final_return again."""
     device: str = "cpu"
@@ -109,6 +110,7 @@ def evaluated(args: Args) -> dict[str, Any]:
         agent.environments(1, "rgb_array").close()
     with closing(agent.environments(min(args.episodes, AT_ONCE))) as env:
         seed_everything(args.seed)
+        model.action_space.seed(args.seed)  # DQN draws random actions from it
         returns, lengths = evaluate(model, env, args.episodes, starts, not args.stochastic)
     if args.record:
         with closing(agent.environments(1, "rgb_array")) as env:

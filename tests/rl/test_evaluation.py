@@ -11,10 +11,12 @@ from agents import AGENTS
 from agents.recurrent_ppo import RecurrentPPOConfig
 from wnrl.rl.environments import vectorize, vectorize_for_evaluation
 from wnrl.rl.evaluation import Curve, _tell_cut, evaluate, evaluate_point
+from wnrl.rl.recording import film
 from wnrl.rl.run import BeforeRollouts
 from wnrl.sb3 import Diagnostics
 
 FACTORY = envs.factory("CartPoleNoVel-v1")
+PENDULUM = envs.factory("Pendulum-v1", max_episode_steps=9)
 CONFIG = RecurrentPPOConfig(
     n_envs=2, n_steps=16, batch_size=16, n_epochs=2, lstm_hidden_size=8, normalize="both"
 )
@@ -160,6 +162,45 @@ def test_an_evaluation_cuts_episodes_that_never_end_and_says_so_once(monkeypatch
         assert evaluate(model, evaluation, 3, seed=0) == ([5.0] * 3, [5] * 3)
     (told,) = capsys.readouterr().err.splitlines()
     assert re.match("evaluation: episodes were cut after 5 steps, .*--max-episode-st", told)
+
+
+def exploring(algo, every):
+    """An agent with state-dependent exploration, and what draws its noise."""
+    config = AGENTS[algo].config(n_envs=3, net_arch=(8,), use_sde=True, sde_sample_freq=every)
+    model = AGENTS[algo].build(config, vectorize(PENDULUM, 3, 0), "weight", 0, "cpu")
+    return model, getattr(model, "actor", None) or model.policy
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_drawn_actions_of_state_dependent_exploration_have_the_trained_spread(algo):
+    model, actor = exploring(algo, -1)
+    env = vectorize_for_evaluation(PENDULUM, 2, None)
+
+    def returns(seed):
+        torch.manual_seed(seed)
+        return evaluate(model, env, 2, 0, deterministic=False)[0]
+
+    assert returns(0) == returns(0) != returns(1)
+    torch.nn.init.constant_(actor.log_std, -30.0)
+    assert returns(1) == pytest.approx(evaluate(model, env, 2, 0)[0])
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+@pytest.mark.parametrize(("every", "times"), [(-1, 1), (4, 3)])
+def test_noise_of_state_dependent_exploration_is_drawn_as_often_as_in_training(
+    monkeypatch, algo, every, times
+):
+    model, actor = exploring(algo, every)
+    drawn = []
+    monkeypatch.setattr(actor, "reset_noise", drawn.append)
+    env = vectorize_for_evaluation(PENDULUM, 2, None)
+    evaluate(model, env, 2, 0)
+    assert drawn == []
+    evaluate(model, env, 2, 0, deterministic=False)
+    assert drawn == [2] * times
+    shown = envs.factory("Pendulum-v1", max_episode_steps=9, render_mode="rgb_array")
+    film(model, vectorize_for_evaluation(shown, 1, None), 0, deterministic=False)
+    assert drawn == [2] * times + [1] * times
 
 
 def test_an_evaluation_leaves_an_environments_own_limit_alone(monkeypatch, capsys):

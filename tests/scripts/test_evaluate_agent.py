@@ -18,10 +18,11 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image, ImageSequence
 from sb3_contrib import RecurrentPPO
-from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from agents import defaults
+from agents.run import load_run
 from agents.subject import told_of_pickles
 from scripts import _cli, train_agent
 from scripts.evaluate_agent import Args, evaluated, main
@@ -111,6 +112,33 @@ def test_drawn_actions_differ_from_the_most_likely_and_repeat_with_the_seed(zips
     assert one["returns"] != evaluated(dataclasses.replace(args, seed=1))["returns"]
 
 
+@pytest.mark.parametrize("algo", ["dqn", "qrdqn"])
+def test_the_drawn_actions_of_a_run_are_as_random_as_those_in_training_were(tmp_path, algo):
+    sizes = {"learning_starts": 8, "train_freq": 4, "gradient_steps": 1, "batch_size": 8}
+    share = {"exploration_fraction": 1.0, "exploration_final_eps": 0.5}
+    trained(tmp_path / "run", algo, total_timesteps=64, net_arch=(8,), **sizes, **share)
+    for which in ("last", "best"):
+        model = load_run(tmp_path / "run", which)[0]
+        assert model.exploration_rate == pytest.approx(1 - 0.5 * model.num_timesteps / 64)
+    args = Args(run_dir=tmp_path / "run", episodes=5, stochastic=True)
+    found, greedy = evaluated(args), evaluated(dataclasses.replace(args, stochastic=False))
+    assert found["returns"] != greedy["returns"]
+    saved = tmp_path / "run" / "model.zip"
+    of_zip = Args(model=saved, env_id="CartPole-v1", episodes=5, stochastic=True)
+    assert evaluated(of_zip)["returns"] == found["returns"]
+
+
+@pytest.mark.parametrize("algorithm", [TD3, DDPG])
+def test_an_agent_that_draws_no_actions_refuses_to(tmp_path, capsys, algorithm):
+    small = {"buffer_size": 100, "device": "cpu", "policy_kwargs": {"net_arch": [8]}}
+    algorithm("MlpPolicy", "Pendulum-v1", **small).save(tmp_path / "agent")
+    flags = ["--model", tmp_path / "agent.zip", "--env-id", "Pendulum-v1", "--episodes", 1]
+    assert leave(*flags) == 0
+    assert leave(*flags, "--stochastic") == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: TD3 and DDPG draw no actions")
+
+
 @pytest.mark.parametrize("name", ["ppo", "a2c", "dqn", "lstm", "wn", "sac"])
 def test_any_zip_of_sb3_is_evaluated_and_printed_as_one_line_of_json(zips, capsys, name):
     env_id = "Pendulum-v1" if name == "sac" else "CartPole-v1"
@@ -129,8 +157,10 @@ def test_our_own_statistics_beside_a_zip_are_used(recurrent, tmp_path):
     shutil.copy(folder / "vecnormalize.npz", tmp_path / "other.npz")
     alone = Args(model=tmp_path / "alone.zip", statistics=tmp_path / "other.npz", **args)
     assert evaluated(alone)["returns"] == result["eval_returns"]
-    without = evaluated(dataclasses.replace(alone, statistics=None))
-    assert without["statistics"] is None
+    without = dataclasses.replace(alone, statistics=None)
+    assert evaluated(without)["statistics"] is None
+    (tmp_path / "other.npz").rename(tmp_path / "vecnormalize.npz")
+    assert evaluated(without)["returns"] == result["eval_returns"]
 
 
 class Harmful:

@@ -12,12 +12,13 @@ import numpy as np
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable import evaluation as masked
 from sb3_contrib.common.maskable.utils import get_action_masks
+from stable_baselines3 import TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
-from wnrl.errors import NonFiniteError
+from wnrl.errors import NonFiniteError, UsageError
 from wnrl.rl.environments import LONGEST_EPISODE, Bounded
 from wnrl.sb3 import check_finite
 
@@ -64,16 +65,43 @@ def evaluate(
         Return and length of each episode, in the order in which they ended.
 
     Raises:
+        UsageError: Actions are to be drawn by an agent that draws none.
         NonFiniteError: The agent's distribution over actions is not finite, or what the environment
             gives is not.
     """
+    if isinstance(model, TD3) and not deterministic:  # DDPG is one
+        raise UsageError("TD3 and DDPG draw no actions: in training noise is added to them")
     env.seed(seed)
+    acting = acting_in(model, env, deterministic)
     with telling_non_finite(model):
         play: Any = masked.evaluate_policy if uses_masks(model, env) else evaluate_policy
-        returns, lengths = play(model, env, n_episodes, deterministic, return_episode_rewards=True)
+        returns, lengths = play(acting, env, n_episodes, deterministic, return_episode_rewards=True)
     if max(lengths) >= LONGEST_EPISODE and env.env_is_wrapped(Bounded)[0]:
         _tell_cut()
     return [*map(float, returns)], [*map(int, lengths)]
+
+
+class _Exploring:
+    """Predicts with noise of gSDE that is drawn as in a rollout of SB3's.
+
+    It holds for ``sde_sample_freq`` steps, and throughout where that is -1.
+    """
+
+    def __init__(self, model: BaseAlgorithm, n_envs: int) -> None:
+        self.model, self.n_envs, self.steps = model, n_envs, 0
+
+    def predict(self, *arguments: Any, **options: Any) -> Any:
+        every = self.model.sde_sample_freq
+        if self.steps % every == 0 if every > 0 else self.steps == 0:
+            actor: Any = getattr(self.model, "actor", None) or self.model.policy
+            actor.reset_noise(self.n_envs)
+        self.steps += 1
+        return self.model.predict(*arguments, **options)
+
+
+def acting_in(model: BaseAlgorithm, env: VecEnv, deterministic: bool) -> Any:
+    """Return what predicts an agent's actions in ``env``, from a reset on."""
+    return _Exploring(model, env.num_envs) if model.use_sde and not deterministic else model
 
 
 def uses_masks(model: BaseAlgorithm, env: VecEnv) -> bool:

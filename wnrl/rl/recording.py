@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from wnrl import tags
 from wnrl.errors import UsageError, as_usage_error, check_choice, printable
-from wnrl.rl.evaluation import mask_arguments
+from wnrl.rl.evaluation import acting_in, mask_arguments
 from wnrl.runs import EventFile, whole_file
 
 Frames = list[NDArray[np.uint8]]
@@ -56,13 +56,13 @@ def film(
     obs, state, starts = env.reset(), None, np.ones(1, bool)
     infos: list[dict[str, Any]] = [{}]
     frames: Frames = []
-    step = 0
+    step, acting = 0, acting_in(model, env, deterministic)
     while "episode" not in infos[0] and len(frames) < longest:
         if step % every == 0:
             frames.append(np.asarray(env.get_images()[0]))
         step += 1
         masks = mask_arguments(model, env)
-        actions, state = model.predict(obs, state, starts, deterministic, **masks)  # type: ignore[arg-type]
+        actions, state = acting.predict(obs, state, starts, deterministic, **masks)
         obs, _, starts, infos = env.step(actions)
     return frames
 
