@@ -6,7 +6,7 @@ from typing import Any
 
 from agents import AGENTS
 from agents.config_file import read_config_file
-from agents.settings import CHOSEN_AGAIN, Settings
+from agents.settings import Settings
 from wnrl.errors import UsageError, check_choice
 
 
@@ -51,8 +51,7 @@ def of_flags(
         return begun
     if config:
         raise UsageError(f"run_dir {folder} holds a run with its own config; leave --config")
-    told = {name: value for name, value in earlier.items() if name not in CHOSEN_AGAIN}
-    return Settings.from_json(told)
+    return Settings.from_json({**earlier, "device": "auto"})  # a run may go on elsewhere
 
 
 def preset_of(

@@ -14,7 +14,7 @@ from wnrl.limits import Limited, Seed, Threads, Whole
 ENVIRONMENT = ("env_id", "env_kwargs", "max_episode_steps", "frame_stack")
 """Settings that say what the environment of an agent is."""
 CHOSEN_AGAIN = ("device", "threads")
-"""Those that say where a run is: it may go on elsewhere, and another one be made like it."""
+"""Those that say where a run is: another one that is made like it may be elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)

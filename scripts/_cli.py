@@ -188,7 +188,8 @@ def parse(
 def scanned(argv: Sequence[str], names: Iterable[str]) -> Any:
     """Return the values of flags that decide what others mean, and of --help and --resume.
 
-    A flag that is not there is None, one without a value "", and nothing is refused.
+    A flag that is not there is None, one without a value "". Nothing is refused: tyro tells of a
+    value that --help or --resume has.
     """
     import argparse  # which takes time, in which Ctrl-C would be a traceback
 
@@ -197,7 +198,9 @@ def scanned(argv: Sequence[str], names: Iterable[str]) -> Any:
         scan.add_argument(f"--{name.replace('_', '-')}", f"--{name}", nargs="?", const="")
     scan.add_argument("--help", "-h", action="store_true")
     scan.add_argument("--resume", action=argparse.BooleanOptionalAction)
-    return scan.parse_known_args(argv)[0]
+    return scan.parse_known_args(
+        [word for word in argv if not re.match("--(help|(no-)?resume)=|-h.", word)]
+    )[0]
 
 
 def _taken(words: Sequence[str], flag: str) -> tuple[list[str], list[str]]:

@@ -5,7 +5,8 @@
 Hyperparameters come from the preset of the algorithm and environment; each is a flag as well.
 With ``--resume`` a run that was stopped goes on from its last checkpoint, on the CPU with the same
 result as if it had not been stopped, and a finished one goes on to a larger ``--total-timesteps``;
-``--run-dir <folder> --resume`` is enough, for what is not given is what the run has.
+``--run-dir <folder> --resume`` is enough, for what is not given, but for ``--device``, is what the
+run has.
 """
 
 import sys
@@ -39,7 +40,8 @@ class Args(Settings):
     """The run's folder; runs/single/<task>/<algo>/<norm>/seed<k> unless said otherwise."""
     resume: bool = False
     """Go on where the run in the folder was stopped, or to more steps; begins where it is empty, if
-    --algo or --env-id says with what. Flags that are not given mean what that run has."""
+    --algo or --env-id says with what. Flags that are not given, but for --device,
+    mean what that run has."""
     checkpoint_minutes: FromZero = 10.0
     """Time between the checkpoints for --resume; longer where they take long to write."""
     keep_checkpoint: bool = True

@@ -9,8 +9,8 @@ run folder gets ``config.json``, ``versions.json``, TensorBoard events, ``model.
 ``result.json``. With
 ``--resume`` a run that was stopped goes on from its last checkpoint, on the CPU with the same bits
 as if it had not been stopped, and a finished one goes on to more ``--epochs``; ``--run-dir <folder>
---resume`` is enough, for what is not given is what the run has. Called again with the same flags, a
-finished run shows its result.
+--resume`` is enough, for what is not given, but for ``--device``, is what the run has. Called again
+with the same flags, a finished run shows its result.
 """
 
 import sys
@@ -69,21 +69,28 @@ class Args:
 def preset_of(argv: Sequence[str]) -> Args:
     """Return what the flags that are not given mean: the preset for the model and data set.
 
-    With --resume and none of --model, --dataset and --preset it is what the run in the folder has.
+    With --resume and without --preset it is what the run in the folder has, if that is of the model
+    and data set that are given.
 
     Raises:
-        UsageError: There is no such model, data set or preset, or the folder has no such run.
+        UsageError: There is no such model, data set or preset, or the folder is another program's.
     """
-    given = _cli.scanned(argv, ("model", "dataset", "preset", "epochs", "n_steps", "run_dir"))
-    variant, compiles = given.preset or USUAL, False
+    names = ("model", "dataset", "preset", "norm", "seed", "epochs", "n_steps", "run_dir")
+    given = _cli.scanned(argv, names)
+    variant, machine = given.preset or USUAL, {}
     config = preset(given.model or "mlp", given.dataset or "digits", variant)
-    goes_on = given.resume and not (given.help or given.model or given.dataset or given.preset)
-    if goes_on and given.run_dir and (earlier := read_config(Path(given.run_dir), "dataset")):
-        with reading(Path(given.run_dir) / CONFIG):
-            config, compiles = VAEConfig.from_json(earlier), earlier["compile"]
+    if given.resume and not (given.help or given.preset):
+        seed = int(given.seed) if given.seed and given.seed.isdecimal() else config.seed
+        usual = Args(config=replace(config, norm=given.norm or config.norm, seed=seed)).folder
+        folder = Path(given.run_dir or usual)
+        earlier = read_config(folder, "model", "dataset")
+        if earlier and all(getattr(given, k) in (None, earlier[k]) for k in ("model", "dataset")):
+            with reading(folder / CONFIG):
+                config = VAEConfig.from_json(earlier)
+                machine = {name: earlier[name] for name in ("threads", "compile")}
     if given.n_steps is not None and given.epochs is None:  # they take the place of epochs
         config = replace(config, epochs=None, n_steps=1)
-    return Args(preset=variant, compile=compiles, config=config)
+    return Args(preset=variant, config=config, **machine)
 
 
 def main(args: Args) -> int:

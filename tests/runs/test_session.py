@@ -178,6 +178,7 @@ def test_a_finished_run_is_extended_and_says_so(tmp_path, capsys):
         run(tmp_path / "x", 15)
     assert numbers(run(tmp_path / "x", 15, resume=True)) == numbers(longer)
     assert read_config(tmp_path / "x")["extended_from"] == [10]
+    assert numbers(run(tmp_path / "x", 15)) == numbers(longer)
     assert "schedules are over all 15 steps, not over 10" in capsys.readouterr().err
 
 

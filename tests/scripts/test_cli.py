@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import pytest
 
 from agents import AGENTS
-from scripts import _cli
+from scripts import _cli, train_agent, train_vae
 from tests.tables import restored
 from wnrl import NORMS
 from wnrl.data import DATASETS, FORMS
@@ -79,6 +79,16 @@ def test_a_flag_that_nearly_exists_is_guessed(capsys, wrong, meant):
     assert f"did you mean {meant}?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("program", [train_agent, train_vae])
+@pytest.mark.parametrize("word", ["--resume=True", "--no-resume=1", "--help=all", "-hx"])
+def test_a_switch_with_a_value_is_one_line(capsys, program, word):
+    with pytest.raises(SystemExit) as left:
+        _cli.run(program.main, program.Args, default=program.preset_of, argv=[word])
+    told = capsys.readouterr().err
+    assert (left.value.code, told.count("\n")) == (2, 1)
+    assert told.startswith("error: ")
+
+
 @pytest.mark.parametrize(
     ("text", "number"), [("1e6", 10**6), ("2.5E3", 2500), ("-1", -1), ("10_000", 10_000)]
 )
@@ -135,7 +145,7 @@ PRINTING = """
 import sys
 sys.path.insert(0, {checkout!r})
 from dataclasses import make_dataclass
-from scripts import _cli
+from scripts import _cli, train_agent, train_vae
 from tests.tables import restored
 _cli.run(lambda args: {body}, make_dataclass("Args", []), argv={flags})
 """

@@ -684,12 +684,13 @@ def test_what_is_given_with_resume_has_to_be_what_the_run_has(stopped, capsys, f
 
 
 def test_resume_with_more_steps_extends_a_run_and_without_shows_it(tmp_path, capsys):
-    short = small(tmp_path / "run", "a2c", steps=64)
+    short = small(tmp_path / "run", "a2c", steps=64, threads=2)
     train(short)
     assert leave("--run-dir", str(short.folder), "--resume") == 0
     assert "has ended: nothing is trained" in capsys.readouterr().err
     assert leave("--run-dir", str(short.folder), "--resume", "--total-timesteps", "96") == 0
     assert "resumed at step 64 of 96" in capsys.readouterr().err
+    assert read_json(short.folder / "config.json")["threads"] == 2
 
 
 @pytest.mark.parametrize("where", [["--run-dir", "nothing"], []])

@@ -231,6 +231,22 @@ def test_what_is_not_given_with_resume_is_what_the_run_has(tmp_path, capsys):
     assert called(capsys, *words, "--norm", "rms")[0] == 2
 
 
+@pytest.mark.parametrize("named", [(), ("--model", "mlp", "--dataset", "digits")])
+def test_what_is_not_given_with_resume_is_what_the_run_in_the_usual_folder_has(
+    named, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    folder = vae_args(norm="layer", seed=3).folder
+    train(vae_args(norm="layer", seed=3, threads=2, **TINY))
+    capsys.readouterr()
+    words = (*named, "--norm", "layer", "--seed", "3", "--resume")
+    assert called(capsys, *words) == (0, f"run_dir {folder} has ended: nothing is trained\n")
+    assert called(capsys, *words, "--n-steps", "30")[0] == 0
+    assert (read_config(folder)["threads"], read_config(folder)["hidden"]) == (2, [12])
+    code, told = called(capsys, *words, "--preset", "default")  # which is another run
+    assert (code, "holds a run of another configuration" in told) == (2, True)
+
+
 def test_a_folder_of_another_program_is_not_resumed(tmp_path, capsys):
     write_json(tmp_path / "config.json", {"algo": "ppo"})
     code, told = called(capsys, "--run-dir", str(tmp_path), "--resume")

@@ -299,7 +299,7 @@ class _Attempt:
         self.saved = read_values(self.checkpoint, KIND)
         told = f"resumed at step {self.saved['step']} of {self.steps}"
         kinds = (ValueError, TypeError, RuntimeError, AttributeError, LookupError)
-        with as_usage_error(f"checkpoint {self.checkpoint} is of another model", *kinds):
+        with as_usage_error(f"checkpoint {self.checkpoint} does not fit", *kinds):
             clause = self.work.restore(self.saved.pop("work"))
         self.run.begin()
         folder.clear(self.path, self.files)
@@ -416,7 +416,7 @@ def carry_out(
     Args:
         path: The run's folder.
         settings: Every value that decides what the run does. Where ``device`` is ``auto`` or
-            ``threads`` None, nothing is said, and what the run had is meant.
+            ``threads`` None, nothing is said: a run that is there may have had any.
         build: Makes what is trained, and refuses what cannot be; nothing has been written then.
         meaning: What the settings say.
         files: Names that ``Work.measure`` writes.
@@ -477,8 +477,7 @@ def carry_out_batch(
     together: dict[int, list[int]] = {}
     for place, attempt in enumerate(attempts):
         if attempt.shows_result:
-            may_change = ("extended_from",) if options.resume else ()
-            with folder.open_run(attempt.path, attempt.settings, may_change=may_change):
+            with folder.open_run(attempt.path, attempt.settings, may_change=("extended_from",)):
                 accepted()
             print(f"run_dir {attempt.path} has ended: nothing is trained", file=sys.stderr)
         else:
