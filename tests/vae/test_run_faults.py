@@ -228,6 +228,7 @@ def test_a_trial_is_trained_as_its_settings_say_and_only_once(tmp_path):
         (trial(learning_rate=-1.0), "learning_rate must be above zero"),
         (trial(threads=0), "threads must be a whole number up to 1024, above zero"),
         (trial(compile=True, objective="dreg"), "compile is not for objective 'dreg'"),
+        (trial(task="mnist", data_dir="nowhere"), "data_dir must be a folder that is there, got"),
     ],
 )
 def test_a_trial_that_cannot_be_done_is_refused_before_anything_is_written(
@@ -237,3 +238,16 @@ def test_a_trial_that_cannot_be_done_is_refused_before_anything_is_written(
         with pytest.raises(UsageError, match=message):
             call(asked)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_models_of_a_study_are_built_once_for_all_seeds_and_rates(monkeypatch):
+    built, build = [], vae_run.build
+    monkeypatch.setattr(vae_run, "build", lambda config: built.append(config) or build(config))
+    vae_run._built.cache_clear()
+    for rate in (1e-3, 2e-3):
+        for seed in (1, 2):
+            asked = trial(learning_rate=rate)
+            vae_run.settings(SimpleNamespace(**{**vars(asked), "seed": seed}))
+    assert len(built) == 1
+    vae_run.settings(trial("layer"))
+    assert len(built) == 2

@@ -3,14 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wnrl import tags
-from wnrl.data import load
 from wnrl.diagnostics import to_floats
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.population.memory import bytes_of_vae, check_memory, members_that_fit
@@ -18,7 +16,6 @@ from wnrl.population.vae import Update, VAECohort, check
 from wnrl.runs import Batching, EventFile, Options, carry_out_batch, resolve_device
 from wnrl.vae import run as alone
 from wnrl.vae.config import SCHEDULES
-from wnrl.vae.construction import build
 from wnrl.vae.training import PARAMETERS, on_cpu
 
 
@@ -155,20 +152,14 @@ def batching(trial: Any) -> Batching:
         check(config)
         if machine.compile:
             raise UsageError("VAEs in a population have compile False alone, got True")
-        n_train = _n_train(config.dataset, data_dir)
-        each = bytes_of_vae(config, build(config), n_train, device)
+        n_train = alone.n_train(config.dataset, data_dir)
+        each = bytes_of_vae(config, alone.built(config), n_train, device)
         check_memory(1, each, 1, device)
     except UsageError as error:
         return Batching(refusal=str(error))
     if device.type == "cpu":
         return Batching(pays=False)
     return Batching(members=members_that_fit(each, None, device))
-
-
-@cache
-def _n_train(dataset: str, data_dir: Path | None) -> int:
-    """Return how many training images a data set has, which every trial of a study asks."""
-    return len(load(dataset, data_dir).train)
 
 
 def train_batch(

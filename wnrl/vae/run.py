@@ -1,9 +1,11 @@
 """The runner of VAEs: from settings to a finished run folder."""
 
+import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,29 @@ def meaning_of(images: Images) -> Meaning:
     return Meaning(("epochs", "n_steps"), steps, defaults)
 
 
+def built(config: VAEConfig) -> VAE:
+    """Return a model to look at, the same for all seeds and rates: a study asks for many of them.
+
+    Raises:
+        UsageError: The model cannot be built.
+    """
+    shared = {k: v for k, v in config.to_json().items() if k not in VAEConfig.members}
+    return _built(json.dumps(shared))
+
+
+@lru_cache(maxsize=64)
+def _built(config: str) -> VAE:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come when the model is built for the run
+        return build(VAEConfig.from_json(json.loads(config)))
+
+
+@cache
+def n_train(dataset: str, data_dir: Path | None) -> int:
+    """Return how many training images a data set has; it is fetched if it is not there yet."""
+    return len(data.load(dataset, data_dir).train)
+
+
 def settings_of(config: VAEConfig, machine: Machine) -> dict[str, Any]:
     """Return every value that decides what a run does.
 
@@ -133,9 +158,7 @@ def settings_of(config: VAEConfig, machine: Machine) -> dict[str, Any]:
     device = resolve_device(machine.device)
     if config.amp and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UsageError(f"amp needs bfloat16, which {device} has not")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they come when the model is built for the run
-        build(config)
+    built(config)
     named = {} if machine.device == "auto" else {"device": str(device)}
     return {**config.to_json(), **asdict(machine), **named}
 
@@ -150,8 +173,14 @@ def defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings(trial: Any) -> dict[str, Any]:
-    """Return what ``config.json`` of a trial's run will hold; see ``train``."""
-    return settings_of(*values_of(trial)[:2])
+    """Return what ``config.json`` of a trial's run will hold; see ``train``.
+
+    Raises:
+        UsageError: The run cannot be done, or there are no images for it.
+    """
+    config, machine, data_dir = values_of(trial)
+    n_train(config.dataset, data_dir)
+    return settings_of(config, machine)
 
 
 def train(
