@@ -10,6 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wnrl import data, vae
+from wnrl.errors import UsageError
 from wnrl.population import memory
 from wnrl.population.vae import VAECohort
 from wnrl.population.vae_run import batching, train_batch
@@ -180,6 +181,20 @@ def test_a_stopped_batch_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monke
         assert scalars(folder) == scalars(other)
         state, same = (vae.load(path).state_dict() for path in (folder, other))
         assert all(torch.equal(state[name], same[name]) for name in same)
+
+
+def test_a_stopped_batch_does_not_go_on_with_images_that_have_changed(tmp_path, monkeypatch):
+    planned = trials(n_seeds=1)
+    stop = lambda cohort, **how: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(VAECohort, "iterate", stop)
+        with pytest.raises(Stopped):
+            run(tmp_path, planned)
+    digits = data.load("digits")
+    digits.train[0] = 16 - digits.train[0]
+    monkeypatch.setattr("wnrl.vae.run.data.load", lambda *_: digits)
+    with pytest.raises(UsageError, match="dataset 'digits' has changed since the run began"):
+        run(tmp_path, planned)
 
 
 def test_an_executor_takes_vaes_as_populations():

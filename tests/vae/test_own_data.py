@@ -63,6 +63,28 @@ def test_a_test_split_of_one_image_is_refused_before_anything_is_trained(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("n_images", [40, 30])
+def test_a_run_does_not_go_on_with_images_that_have_changed(n_images, tmp_path, capsys):
+    def images(n, seed):
+        pixels = np.random.default_rng(seed).integers(0, 256, (n, 4, 5), np.uint8)
+        np.savez(tmp_path / "x.npz", pixels)
+
+    folder, name = tmp_path / "run", f"npz:{tmp_path / 'x.npz'}"
+    flags = ["--dataset", name, "--run-dir", folder, "--batch-size", 8, "--n-samples", 2]
+    images(40, seed=0)
+    assert run(train_vae, *flags, "--hidden", 5, "--latent-dim", 2, "--n-steps", 2) == 0
+    images(n_images, seed=1)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    longer = ("--run-dir", folder, "--resume", "--n-steps", 4)
+    assert run(train_vae, *longer) == 2
+    told = capsys.readouterr().err
+    assert f"does not fit: dataset {name!r} has changed since the run began\n" in told
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    images(40, seed=0)
+    assert run(train_vae, *longer) == 0
+
+
 def test_pictures_in_a_folder_are_trained_on_and_measured(trained, pictures, capsys):
     config = json.loads((trained / "config.json").read_text())
     assert (config["image_shape"], config["levels"]) == ([3, 8, 8], 256)

@@ -1,5 +1,6 @@
 """A data set in memory: three parts of uint8 pixels, small enough for the training device."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,6 +81,11 @@ class Images:
         """
         total = self.part("train").sum(0, dtype=torch.int64)
         return total / (len(self.train) * (self.levels - 1))
+
+    @cached_property
+    def crc32(self) -> str:
+        """Checksum of the training set, by which a run that goes on knows it."""
+        return f"{zlib.crc32(self.train.cpu().contiguous().numpy().data):08x}"
 
     def part(self, name: str) -> Tensor:
         """``train``, ``valid`` or ``test`` by its name.

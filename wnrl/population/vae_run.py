@@ -108,12 +108,14 @@ class VAECohortMember:
             "step": self.step,
             "last_log": run.last_log,
             "curve": self.curve,
+            "images_crc32": run.cohort.images.crc32,
             "seconds": run.seconds / len(run.members),  # they may go on in other company
         }
 
     def restore(self, state: Mapping[str, Any]) -> str:
         """Go to where ``state`` was taken, which was at one step for all members."""
         run = self.run
+        alone.check_unchanged(run.cohort.images, state)
         run.cohort.restore(state["networks"]["cohort"], self.rows)
         run.last_log, run.seconds = state["last_log"], state["seconds"] * len(run.members)
         self.curve = state["curve"]

@@ -115,6 +115,12 @@ def images_of(config: VAEConfig, data_dir: Path | None) -> Images:
     return images
 
 
+def check_unchanged(images: Images, state: Mapping[str, Any]) -> None:
+    """Raise UsageError if ``state`` is of other training images; that of earlier runs is of any."""
+    if state.get("images_crc32", images.crc32) != images.crc32:
+        raise UsageError(f"dataset {images.name!r} has changed since the run began")
+
+
 def meaning_of(images: Images) -> Meaning:
     """Return what settings of runs on a data set say to the run stack."""
 
@@ -326,10 +332,12 @@ class VAEWork:
     def state(self) -> dict[str, Any]:
         """Return what ``restore`` takes."""
         self.trainer.check()
-        return {"trainer": self.trainer.state(), "curve": self.curve}
+        crc32 = self.images.crc32
+        return {"trainer": self.trainer.state(), "curve": self.curve, "images_crc32": crc32}
 
     def restore(self, state: Mapping[str, Any]) -> str:
         """Go to where ``state`` was taken; return what is to be told of it."""
+        check_unchanged(self.images, state)
         self.curve = state["curve"]
         return self.trainer.restore(state["trainer"])
 
