@@ -165,7 +165,29 @@ class Counting(CartPoleEnv):
         self.count = lambda: steps.append(1)
 
 
-UNSAVABLE = [Rebuilt, Drawn, Windows, Counting]
+class Recursive(CartPoleEnv):
+    """Holds a function that holds itself."""
+
+    def __init__(self):
+        super().__init__()
+
+        def again():
+            return again
+
+        self.again = again
+
+
+class Emptied(CartPoleEnv):
+    """Holds a function of a variable that is gone."""
+
+    def __init__(self):
+        super().__init__()
+        goal = 0.0
+        self.distance = lambda: goal  # noqa: F821
+        del goal
+
+
+UNSAVABLE = [Rebuilt, Drawn, Windows, Counting, Recursive, Emptied]
 
 
 @pytest.mark.parametrize("kind", UNSAVABLE)
@@ -179,6 +201,41 @@ def test_environments_that_lose_their_state_are_not_saved_but_their_statistics_a
     assert not load_envs(other, saved)
     np.testing.assert_array_equal(other.obs_rms.mean, env.obs_rms.mean)
     np.testing.assert_array_equal(other.returns, env.returns)
+
+
+def marked(number):
+    def function():
+        return 0
+
+    function.number = number
+    return function
+
+
+MAKERS = {
+    "closure": lambda number: lambda: number,
+    "default": lambda number: lambda number=number: number,
+    "keyword": lambda number: lambda *, number=number: number,
+    "nested": lambda number: (lambda inner: lambda: inner)(lambda: number),
+    "chosen": lambda number: (lambda: 0) if number else (lambda: 1),
+    "attribute": marked,
+}
+
+
+class Holding(CartPoleEnv):
+    """Holds a function that was made with a number."""
+
+    def __init__(self, make, number):
+        super().__init__()
+        self.function = make(number)
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_episodes_go_on_where_functions_hold_the_same_and_begin_anew_elsewhere(
+    make, through_a_file
+):
+    saved = through_a_file(save_envs(stepped(vector(lambda: Holding(make, 0)))))
+    assert load_envs(vector(lambda: Holding(make, 0)), saved)
+    assert not load_envs(vector(lambda: Holding(make, 1)), saved)
 
 
 def test_environments_in_other_processes_are_not_saved():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from zlib import crc32
 
 import gymnasium as gym
 import numpy as np
@@ -456,11 +457,23 @@ def test_progress_rises_to_one(tmp_path):
     assert seen[0] >= 0.0
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_leaves_no_result(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "flags"),
+    [
+        (signal.SIGINT, []),
+        *(
+            (number, ["--subprocesses", "--n-envs", "2"])
+            for number in (signal.SIGINT, signal.SIGHUP)
+        ),
+    ],
+)
+def test_a_signal_of_a_terminal_saves_says_how_to_go_on_and_leaves_no_result(
+    tmp_path, number, flags
+):
     folder = tmp_path / "run"
-    command = [sys.executable, str(SCRIPT), "--run-dir", str(folder)]
+    command = [sys.executable, str(SCRIPT), "--run-dir", str(folder), *flags]
     child = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     for _ in range(600):
@@ -468,9 +481,9 @@ def test_ctrl_c_saves_says_how_to_go_on_and_leaves_no_result(tmp_path):
             break
         time.sleep(0.1)
     time.sleep(1.0)
-    child.send_signal(signal.SIGINT)
+    os.killpg(child.pid, number)  # environments in processes of their own get it too
     _, told = child.communicate(timeout=60)
-    assert child.returncode == 130
+    assert child.returncode == 128 + number, told
     assert re.search(r"stopped at step \d+ of 100000; --resume goes on from here\n$", told)
     assert (folder / "checkpoint.zip").exists()
     assert not (folder / "result.json").exists()
@@ -478,13 +491,15 @@ def test_ctrl_c_saves_says_how_to_go_on_and_leaves_no_result(tmp_path):
 
 
 def events_of(folder):
-    """Every scalar but times, as tag: [(step, value), ...], over all event files in order."""
+    """Every scalar but times and every film, as tag: [(step, value), ...]."""
     found = {}
     for path in sorted(folder.glob("events*")):
         events = EventAccumulator(str(path)).Reload()
         for tag in events.Tags()["scalars"]:
             if not tag.startswith("time/"):
                 found.setdefault(tag, []).extend((e.step, e.value) for e in events.Scalars(tag))
+        for tag in events.Tags()["images"]:
+            found[tag] = [(e.step, crc32(e.encoded_image_string)) for e in events.Images(tag)]
     return found
 
 
@@ -566,6 +581,15 @@ def test_a_resume_repeats_no_evaluation_where_updates_are_rarer_than_points(
             train(dataclasses.replace(two, resume=True), InterruptAt(fraction))
     train(dataclasses.replace(two, resume=True))
     assert_same_run(one.folder, two.folder)
+
+
+def test_no_curve_has_two_points_at_one_step(tmp_path):
+    args = dataclasses.replace(small(tmp_path / "run", "ppo"), eval_points=2)
+    train(args)
+    curves = events_of(args.folder)
+    assert {tags.TRAIN_LOSS, tags.EVAL_RETURN} <= curves.keys()
+    for tag, points in curves.items():
+        assert len(points) == len(dict(points)), tag
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -15,6 +15,7 @@ from contextlib import suppress
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from gymnasium import spaces
@@ -44,18 +45,26 @@ def _has_attributes_alone(value: Any) -> bool:
 
 
 def _stateless_name(value: Any) -> str:
-    """Return the name of a value that never changes; an empty string for all others."""
+    """Return the name of a value that never changes; an empty string for all others.
+
+    That of a function has its place in the source, and what it holds.
+    """
+    held: list[Any] = []
     if isinstance(value, FunctionType):
-        held = [cell.cell_contents for cell in value.__closure__ or ()]
-        held += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        fixed = all(type(part) in SCALARS or _stateless_name(part) for part in held)
+        parts = [cell.cell_contents for cell in value.__closure__ or ()]
+        parts += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        parts += vars(value).values()
+        held = [repr(part) if type(part) in SCALARS else _stateless_name(part) for part in parts]
+        fixed = all(held)
+        held.append(crc32(repr([*value.__code__.co_positions()]).encode()))
     elif isinstance(value, BuiltinFunctionType):
         fixed = isinstance(value.__self__, ModuleType | type(None))
     else:
         fixed = isinstance(value, STATELESS)
     words = (getattr(value, word, None) for word in ("__qualname__", "__name__", "id", "name"))
     name = next((word for word in words if isinstance(word, str)), "")
-    return f"{_class_name(value)} {getattr(value, '__module__', '')}.{name}" if fixed else ""
+    place = getattr(value, "__module__", "")
+    return f"{_class_name(value)} {place}.{name} {held or ''}".rstrip() if fixed else ""
 
 
 def _class_name(value: Any) -> str:
@@ -193,7 +202,7 @@ def save_envs(env: VecEnv) -> dict[str, Any]:
     *wrappers, inner = _layers(env)
     try:
         episodes = _Writer().write(inner.envs) if isinstance(inner, DummyVecEnv) else None
-    except UnsavableError:
+    except (ValueError, RecursionError):  # a function may hold a variable that is gone, or itself
         episodes = None
     return {"wrappers": _Writer().write([*map(_memory, wrappers)]), "episodes": episodes}
 

@@ -1,5 +1,6 @@
 """The environments of a run: how they step together, and the seeds that are theirs."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -108,9 +109,16 @@ def _side_by_side(
     """Return the environments with all that changes observations, but for running statistics."""
     check_positive(n_envs=n_envs, frame_stack=1 if frame_stack is None else frame_stack)
     kind = vec_env.SubprocVecEnv if subprocesses else vec_env.DummyVecEnv
+
+    def make() -> gym.Env[Any, Any]:
+        if subprocesses:  # which a terminal sends these too; the run still saves, and ends them
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+        return _prepared(Monitor(factory()))
+
     with _told("learned from"):
         try:
-            inner = kind([lambda: _prepared(Monitor(factory())) for _ in range(n_envs)])
+            inner = kind([make] * n_envs)
         except (NotImplementedError, TypeError):  # SB3's of a Dict in a Dict, of a Text
             with closing(factory()) as env:
                 check_observations(env.observation_space)

@@ -21,6 +21,7 @@ from wnrl import tags
 from wnrl.errors import NonFiniteError, UsageError
 from wnrl.rl.environments import LONGEST_EPISODE, Bounded
 from wnrl.sb3 import check_finite
+from wnrl.sb3.callbacks import write
 
 REFUSED = "to satisfy the constraint"  # of a ValueError of torch's distributions
 
@@ -176,7 +177,6 @@ def evaluate_point(
     check_finite(model)  # a greedy agent of NaN plays on, and could be the best so far
     returns, lengths = evaluate(model, env, n_episodes, seed)
     is_best = curve.add(step, float(np.mean(returns)))
-    model.logger.record(tags.EVAL_RETURN, curve.returns[-1])
-    model.logger.record(tags.EVAL_LENGTH, float(np.mean(lengths)))
-    model.logger.dump(step)
+    point = {tags.EVAL_RETURN: curve.returns[-1], tags.EVAL_LENGTH: float(np.mean(lengths))}
+    write(model.logger, point, step)
     return is_best

@@ -123,7 +123,7 @@ class AgentRun:
         Raises:
             NonFiniteError: Something became NaN or infinite.
         """
-        model, n_episodes = self.model, self.plan.eval_point_episodes
+        model, n_episodes, begun = self.model, self.plan.eval_point_episodes, self.step
         log_to(model, events)
         starts = first_env_seed(self.plan.seed) + CURVE_STARTS
         with (
@@ -154,7 +154,7 @@ class AgentRun:
             evaluate_here()
         self._restore_late()  # where no step was left
         self._in_rollout = False
-        if self.drawn is not None:
+        if self.drawn is not None and self.step > begun:  # else the film is there
             drawn = partial(self._environments, 1, model.env, self.drawn)
             recording.add_film(model, drawn, first_env_seed(self.plan.seed) + FINAL_STARTS, events)
 
