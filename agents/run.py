@@ -25,6 +25,7 @@ from wnrl.population.memory import members_that_fit
 from wnrl.population.run import CohortRun
 from wnrl.rl.environments import first_env_seed, vectorize
 from wnrl.rl.hardware import choose_device, choose_threads, is_small
+from wnrl.rl.models import set_step
 from wnrl.rl.run import AgentRun, Plan
 from wnrl.rl.snapshots import BEST, FILES, MODEL, STATISTICS, Model
 
@@ -209,10 +210,8 @@ def load_run(
         reason = first_line(error).partition(" In PyTorch")[0]  # which tells how to run its code
         raise UsageError(f"{path} holds another agent: {reason}") from error
     with runs.reading(folder / runs.RESULT):
-        model.num_timesteps = int(result["steps" if which == "last" else "best_step"])
-    if hasattr(model, "exploration_schedule"):  # of DQN and QR-DQN: learn alone sets the rate
-        remaining = 1 - model.num_timesteps / config.total_timesteps
-        model.exploration_rate = model.exploration_schedule(remaining)
+        step = int(result["steps" if which == "last" else "best_step"])
+    set_step(model, step, config.total_timesteps)
     return model, statistics, settings
 
 

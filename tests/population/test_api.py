@@ -138,6 +138,7 @@ def test_a_run_of_dqn_is_an_sb3_model_that_acts_alike_and_goes_on_learning(tmp_p
     member.to_sb3().save(tmp_path / "agent.zip")
     model = DQN.load(tmp_path / "agent.zip", env=make_vec_env("CartPole-v1"))
     assert model.predict(obs.numpy(), deterministic=True)[0].tolist() == expected[0].tolist()
+    assert model.exploration_rate == member.config.exploration_final_eps > 0
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
     model.learn(64)
     after = model.policy.state_dict()

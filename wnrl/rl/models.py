@@ -144,5 +144,13 @@ def to_sb3(
         **algorithm_arguments(algorithm, values),
     )
     model.policy.load_state_dict(state)
-    model.num_timesteps = values["total_timesteps"]
+    set_step(model, values["total_timesteps"], values["total_timesteps"])
     return model
+
+
+def set_step(model: BaseAlgorithm, step: int, total_timesteps: int) -> None:
+    """Say after how many of its steps of training a model is that was not trained itself."""
+    model.num_timesteps = step
+    schedule = getattr(model, "exploration_schedule", None)  # of random actions, in DQN and QR-DQN
+    if schedule is not None:
+        model.exploration_rate = schedule(1 - step / total_timesteps)  # type: ignore[attr-defined]
