@@ -15,6 +15,9 @@ from wnrl import NORMS, convert, data_init, fold
 from wnrl.optim import WNSGD, param_groups
 
 
+PAST_WARM_UP = {"warmup_steps": 0, "r_steps": 1, "d_steps": 1, "momentum": 0.5}
+
+
 def network(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(
@@ -92,6 +95,25 @@ def test_a_network_is_one_graph_for_torch_compile(key, training):
     out = compiled(images())
     torch.testing.assert_close(out, expected)
     out.sum().backward()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "aot_eager_decomp_partition"])
+@pytest.mark.parametrize("key", ["mean", "batch", "batch_renorm", "spectral"])
+def test_compiled_gradients_are_those_of_eager_mode_where_buffers_move(key, backend):
+    torch.compiler.reset()
+    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4))
+    convert(net, key, norm_kwargs=PAST_WARM_UP if key == "batch_renorm" else {})
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(16, 6) * 2 + 1)
+        for parameter in net.parameters():  # so that u and the statistics are far from what follows
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    twin, x = copy.deepcopy(net), torch.randn(16, 6)
+    for run in (net, torch.compile(twin, fullgraph=True, backend=backend)):
+        run(x).square().sum().backward()
+    for ours, theirs in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(theirs.grad, ours.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(twin.state_dict(), net.state_dict())
 
 
 @pytest.mark.parametrize("key", NORMS)

@@ -217,6 +217,25 @@ def in_backward() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
+@torch.library.custom_op("wnrl::hold", mutates_args=())
+def hold(t: Tensor) -> Tensor:
+    """Return a copy of ``t``, a constant, which compiled code keeps for its backward.
+
+    What is cheap it computes anew there, from buffers that the same forward has overwritten.
+    """
+    return t.clone()
+
+
+@hold.register_fake
+def _(t: Tensor) -> Tensor:
+    return torch.empty_like(t)
+
+
+@hold.register_vmap
+def _(_: Any, in_dims: tuple[int | None, ...], t: Tensor) -> tuple[Tensor, int | None]:
+    return hold(t), in_dims[0]
+
+
 def same_values(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors are equal, NaN to NaN, or have no values to compare.
 

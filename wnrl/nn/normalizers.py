@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from wnrl.arguments import checked
 from wnrl.errors import UsageError
 from wnrl.limits import Fraction, Positive, Whole
-from wnrl.nn.functional import in_backward, in_transform, refuse_script, wide, wide_dtype
+from wnrl.nn.functional import hold, in_backward, in_transform, refuse_script, wide, wide_dtype
 
 
 def along_channels(value: Tensor, x: Tensor) -> Tensor:
@@ -234,6 +234,8 @@ class BatchRenorm(BatchStatistics):
         r_limit, d_limit = self.limits(self.running_steps)
         r = (std / running_std).clamp(1 / r_limit, r_limit)
         d = ((mean - self.running_mean) / running_std).clamp(-d_limit, d_limit)
+        if torch.compiler.is_compiling():
+            r, d = hold(torch.stack([r, d])).unbind()
         share = self._share()
         self.running_mean += share * (mean - self.running_mean)
         self.running_var += share * (var - self.running_var)

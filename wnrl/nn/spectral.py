@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from wnrl.errors import UsageError
 from wnrl.nn.base import Counterpart
-from wnrl.nn.functional import check_real, in_backward, transposed_groups, wide
+from wnrl.nn.functional import check_real, hold, in_backward, transposed_groups, wide
 from wnrl.nn.layers import WNConvolution, WNConvTransposed, WNLinear
 from wnrl.nn.recurrence import Recurrent, States, lay_out, run_torch
 
@@ -23,7 +23,8 @@ from wnrl.nn.recurrence import Recurrent, States, lay_out, run_torch
 def power_iteration(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
     """One step of ``u`` towards the first left singular vector of ``weight``."""
     matrix = _matrix(_scaled(weight), dim)
-    return F.normalize(matrix @ (matrix.T @ u.to(matrix.dtype)), dim=0).to(u.dtype)
+    new = F.normalize(matrix @ (matrix.T @ u.to(matrix.dtype)), dim=0).to(u.dtype)
+    return hold(new) if torch.compiler.is_compiling() else new
 
 
 @torch.no_grad()
