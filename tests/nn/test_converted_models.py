@@ -14,7 +14,6 @@ from torch.func import functional_call, stack_module_state
 from wnrl import NORMS, convert, data_init, fold
 from wnrl.optim import WNSGD, param_groups
 
-
 PAST_WARM_UP = {"warmup_steps": 0, "r_steps": 1, "d_steps": 1, "momentum": 0.5}
 
 

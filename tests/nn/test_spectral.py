@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from tests.nn.cases import out
 from wnrl import convert, fold
 from wnrl.errors import UsageError
 from wnrl.nn.spectral import SPECTRAL, SpectralLinear, SpectralLSTM
@@ -67,6 +68,40 @@ def test_two_forwards_before_a_backward_give_finite_gradients():
     layer = SpectralLinear.from_plain(nn.Linear(6, 4))
     (layer(torch.randn(2, 6)) + layer(torch.randn(2, 6))).sum().backward()
     assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 4), nn.GRU(6, 4)])
+def test_a_backward_has_the_vector_of_its_forward_whatever_is_written_to_the_buffer(layer):
+    layer = SPECTRAL[type(layer)].from_plain(layer).eval()
+    x, twin = torch.randn(3, 2, 6), copy.deepcopy(layer)
+    losses = [out(part(x)).square().sum() for part in (twin, layer)]
+    layer.train()(x)
+    layer.load_state_dict(layer.state_dict())
+    for loss in losses:
+        loss.backward()
+    for ours, theirs in zip(layer.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_a_weight_without_direction_leaves_the_vector_for_the_next(value):
+    layer = SpectralLinear.from_plain(nn.Linear(6, 4))
+    weight, before = layer.weight.detach().clone(), layer.vector().clone()
+    nn.init.constant_(layer.weight, value)
+    layer(torch.randn(2, 6))
+    assert torch.equal(layer.vector(), before)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+    assert layer(torch.randn(2, 6)).isfinite().all()
+
+
+def test_vectors_that_are_found_anew_are_in_the_same_buffers():
+    layer = SpectralLinear.from_plain(nn.Linear(6, 4))
+    held = layer.vector()
+    nn.init.normal_(layer.weight)
+    layer.find_vectors()
+    assert layer.vector() is held
+    assert torch.linalg.matrix_norm(layer.compute_weight(), 2).item() == pytest.approx(1, rel=1e-6)
 
 
 @pytest.mark.parametrize("plain_class", [nn.LSTM, nn.GRU])

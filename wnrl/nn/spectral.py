@@ -23,7 +23,8 @@ from wnrl.nn.recurrence import Recurrent, States, lay_out, run_torch
 def power_iteration(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
     """One step of ``u`` towards the first left singular vector of ``weight``."""
     matrix = _matrix(_scaled(weight), dim)
-    new = F.normalize(matrix @ (matrix.T @ u.to(matrix.dtype)), dim=0).to(u.dtype)
+    new = F.normalize(matrix @ (matrix.T @ u.to(matrix.dtype)), dim=0)
+    new = torch.where(new.norm() > 0, new.to(u.dtype), u)  # zeros and NaN have no direction
     return hold(new) if torch.compiler.is_compiling() else new
 
 
@@ -99,7 +100,11 @@ class Spectral(Counterpart):
             narrow = matrix.T if tall else matrix
             u = torch.linalg.eigh(narrow @ narrow.T).eigenvectors[:, -1]
             u = F.normalize(matrix @ u, dim=0) if tall else u
-            self.register_buffer(f"running_u_{name}", u.to(weight.dtype))
+            buffer = self._buffers.get(f"running_u_{name}")
+            if buffer is not None and buffer.shape == u.shape:
+                buffer.copy_(u)  # which others may hold: stable-baselines3 for its targets
+            else:
+                self.register_buffer(f"running_u_{name}", u.to(weight.dtype))
 
     def vector(self, name: str = "weight") -> Tensor:
         """The vector u of the weight ``name``."""
@@ -113,12 +118,12 @@ class Spectral(Counterpart):
         that of the latest forward.
         """
         weight, buffer = getattr(self, name), self.vector(name)
-        u = buffer
+        u = buffer.clone()  # in the graph, where later writes to the buffer do not reach it
         with torch.autocast(weight.device.type, enabled=False):
             if learning and self.training and not in_backward():
                 u = power_iteration(weight, buffer, self.rows_dim)
                 with torch.no_grad():
-                    buffer.copy_(u)  # the graph keeps u: a second forward does not spoil it
+                    buffer.copy_(u)
             scaled = _scaled(weight)
             back = _matrix(scaled, self.rows_dim).T @ u.to(scaled.dtype)
             return (scaled / torch.linalg.vector_norm(back)).to(weight.dtype)
