@@ -8,7 +8,7 @@ from torch import nn
 from wnrl import convert, diagnostics
 from wnrl.diagnostics import effective_weights, relative_change, to_floats
 from wnrl.errors import UsageError
-from wnrl.nn import WNConvTranspose2d, WNLinear
+from wnrl.nn import MaskedLinear, WNConvTranspose2d, WNLinear
 
 
 def weight_lengths(network):
@@ -23,6 +23,13 @@ def test_lengths_of_a_fresh_conversion_are_those_of_the_plain_rows():
     assert set(lengths) == {f"norm/{kind}/{i}.weight" for kind in "gv" for i in (0, 2)}
     assert abs(lengths["norm/g/0.weight"] - rows) < 1e-6
     assert abs(lengths["norm/v/0.weight"] - rows) < 1e-6
+
+
+def test_the_effective_weight_of_a_masked_layer_is_under_its_mask():
+    mask = torch.tensor([[1.0, 0, 1], [0, 1, 1]])
+    layer = MaskedLinear(3, 2, mask)
+    nn.init.ones_(layer.weight)
+    assert torch.equal(effective_weights(nn.Sequential(layer))["0.weight"], mask)
 
 
 def test_lengths_of_a_layer_with_one_input_are_taken_unit_by_unit():

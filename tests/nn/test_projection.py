@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from wnrl import convert
+from wnrl.nn import MaskedLinear
 from wnrl.nn.projection import project_
 
 
@@ -36,6 +37,13 @@ def test_each_hidden_row_is_on_the_sphere_and_keeps_its_direction(layer, shape):
     layer.bias = before.bias = None
     scale = length_of_rows(before).view(-1, *[1] * (len(shape) - 2))
     torch.testing.assert_close(layer(x) * scale, before(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_is_what_its_mask_lets_through():
+    layer = MaskedLinear(3, 2, torch.tensor([[1, 0, 1], [0, 1, 1]]))
+    nn.init.ones_(layer.weight)
+    convert(nn.Sequential(layer, nn.ReLU(), nn.Linear(2, 1)), "projected")
+    torch.testing.assert_close((layer.weight * layer.mask).norm(dim=1), torch.ones(2))
 
 
 def test_output_layers_are_left_alone():

@@ -9,6 +9,7 @@ from wnrl import tags
 from wnrl.errors import UsageError
 from wnrl.nn.base import Counterpart, WeightNormed
 from wnrl.nn.functional import row_norm
+from wnrl.nn.layers import MaskedLinear
 from wnrl.nn.normalizers import Normalized
 
 
@@ -64,9 +65,9 @@ def effective_weights(
 ) -> dict[str, Tensor]:
     """Return a copy of every weight as the layer applies it: g v/‖v‖, W/σ(W), or the parameter.
 
-    Biases, scales of normalizers and whatever else has no ``weight`` of two axes or more are left
-    out; a layer that stands in several places is listed once. Nothing in ``module`` changes, the
-    vectors of spectral norm included.
+    A masked weight is that under its mask. Biases, scales of normalizers and whatever else has no
+    ``weight`` of two axes or more are left out; a layer that stands in several places is listed
+    once. Nothing in ``module`` changes, the vectors of spectral norm included.
 
     Args:
         module: a network.
@@ -83,7 +84,8 @@ def effective_weights(
         values = layer.plain_values() if isinstance(layer, Counterpart) else parameters
         for name, value in values.items():
             if name.startswith("weight") and value is not None and value.dim() > 1:
-                weights[joined(path, name)] = value.clone()
+                masked = value * layer.mask if isinstance(layer, MaskedLinear) else value.clone()
+                weights[joined(path, name)] = masked
     return weights
 
 

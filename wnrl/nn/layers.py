@@ -77,27 +77,28 @@ class MaskedLinear(nn.Linear):
         if not (mask.is_meta or ((mask == 0) | (mask == 1)).all()):
             raise UsageError("mask must be of zeros and ones, got other values")
         self.register_buffer("mask", mask.to(self.weight, copy=True))
-        self._mask_weight()
+        self.mask_weight()
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew, as the constructor does."""
         super().reset_parameters()
         if "mask" in self._buffers:  # not yet, when nn.Linear's constructor calls this
-            self._mask_weight()
+            self.mask_weight()
 
     @torch.no_grad()
-    def _mask_weight(self) -> None:
+    def mask_weight(self) -> None:
+        """Makes masked weights zero."""
         self.weight.mul_(self.mask)
 
     def apply(self, fn: Callable[[nn.Module], Any]) -> Self:
         """As every module's, with the mask over what ``fn`` writes."""
         super().apply(fn)
-        self._mask_weight()
+        self.mask_weight()
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._mask_weight()
+        self.mask_weight()
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., in_features) -> (..., out_features)``."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.nn.functional import transposed_groups, units_first
+from wnrl.nn.layers import MaskedLinear
 
 
 def mark_projected(layer: nn.Module) -> bool:
@@ -45,8 +46,11 @@ def project_(module: nn.Module) -> None:
     The layers are those that ``convert(module, "projected")`` marked: hidden ones, so that the
     scale of the outputs stays free. A row is what feeds one output unit or channel; a recurrent
     layer has one for each gate unit, in its input and in its recurrent weights. A row of zeros
-    stays as it is.
+    stays as it is. What a mask hides is no part of it, and becomes zero.
     """
+    for layer in module.modules():
+        if is_projected(layer) and isinstance(layer, MaskedLinear):
+            layer.mask_weight()
     for weight, groups in projected_weights(module):
         rows = units_first(weight, groups)
         to_length_one_(rows, list(range(2 if groups else 1, rows.dim())))
