@@ -12,6 +12,7 @@ from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
 
 import wnrl.sb3 as wn
 from tests.sb3.tasks import SPACES, VECTOR, RandomTask, outputs, sample
@@ -76,6 +77,24 @@ def test_paired_norms_start_as_the_same_function_as_stock_at_the_same_seed(name,
     obs = sample(SPACES[kind])
     for expected, actual in zip(outputs(stock, obs), outputs(ours, obs), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_activation_that_draws_numbers_leaves_the_start_as_stock_has_it():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Parameter(torch.rand(()))
+
+        def forward(self, x):
+            return torch.tanh(x) * self.gate
+
+    stock, ours = (
+        SAC(policy, "Pendulum-v1", seed=0, policy_kwargs={"net_arch": [8], "activation_fn": Gated})
+        for policy in ("MlpPolicy", "WNMlpPolicy")
+    )
+    obs, actions = torch.randn(4, 3), torch.rand(4, 1)
+    for theirs, mine in zip(stock.critic(obs, actions), ours.critic(obs, actions), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
@@ -131,7 +132,8 @@ class NormBase(FirstBatch):
 
     def _conversion(self) -> Conversion:
         """Return what gives networks the norm."""
-        kinds = (type(self.activation_fn()),)
+        with torch.random.fork_rng(devices=[]):  # one that draws: the critic starts as stock's
+            kinds = (type(self.activation_fn()),)
         return Conversion(self.norm, self.norm_kwargs, self.norm_heads, kinds, self.placement)
 
     def _prepare_optimizers(self) -> None:
