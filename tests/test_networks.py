@@ -67,6 +67,11 @@ def test_fans_count_what_one_unit_adds_up(layer, expected):
     assert fans(net[0]) == expected
 
 
+def test_what_has_no_weight_has_no_fans():
+    with pytest.raises(UsageError, match="must have a weight of two axes, got a ReLU"):
+        fans(nn.ReLU())
+
+
 def test_two_norms_start_from_the_same_draw_at_the_same_seed():
     torch.manual_seed(3)
     plain = mlp(5, (8,), 2, init="he")

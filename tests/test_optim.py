@@ -1,4 +1,5 @@
 import copy
+import math
 import pickle
 
 import pytest
@@ -652,10 +653,15 @@ def test_v_init_std_is_the_size_of_v_and_leaves_the_function():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"v_init_std": 0.0}, "v_init_std"), ({"lr": -1.0}, "learning rate")],
+    [
+        ({"v_init_std": 0.0}, "v_init_std"),
+        ({"lr": -1.0}, "^WNAdam: Invalid learning rate: -1.0$"),
+        ({"lr": "x"}, "^lr must be a number .*, got 'x'$"),
+        ({"betas": (0.9,)}, "^betas must be a tuple of 2, got"),
+    ],
 )
 def test_numbers_out_of_range_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError, match=message):
         WNAdam(mlp().parameters(), **arguments)
 
 
@@ -682,7 +688,13 @@ def test_stable_baselines3_trains_saves_and_resumes_with_it(algorithm, tmp_path)
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"lr": 0}, "lr"), ({"weight_decay": -1}, "weight_decay"), ({"g_lr_scale": 0}, "g_lr_scale")],
+    [
+        ({"lr": 0}, "lr"),
+        ({"weight_decay": -1}, "weight_decay"),
+        ({"weight_decay": math.nan}, "weight_decay must be .*, got nan"),
+        ({"weight_decay": math.inf}, "weight_decay must be .*, got inf"),
+        ({"g_lr_scale": 0}, "g_lr_scale"),
+    ],
 )
 def test_groups_refuse_numbers_out_of_range(arguments, message):
     with pytest.raises(UsageError, match=message):

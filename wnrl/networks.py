@@ -84,8 +84,13 @@ def fans(layer: nn.Module) -> tuple[int, int]:
 
     Strides are not counted. For transposed convolutions, the axes of whose weight are swapped,
     torch's own count takes the one for the other.
+
+    Raises:
+        UsageError: the layer has no weight of two axes or more.
     """
-    weight: Any = layer.weight
+    weight: Any = getattr(layer, "weight", None)
+    if weight is None or weight.dim() < 2:
+        raise UsageError(f"layer must have a weight of two axes, got a {type(layer).__name__}")
     first, second = weight.shape[0] // getattr(layer, "groups", 1), weight.shape[1]
     inputs, outputs = (first, second) if transposed_groups(layer) else (second, first)
     window = prod(weight.shape[2:])

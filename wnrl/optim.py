@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer, RMSprop
 
-from wnrl.arguments import checked, fault, shown
-from wnrl.errors import UsageError, check_positive
-from wnrl.limits import Positive
+from wnrl.arguments import check, checked, fault, shown
+from wnrl.errors import UsageError, check_positive, first_line
+from wnrl.limits import FromZero, Positive
 from wnrl.nn import functional, projection
 from wnrl.nn.functional import row_norm, split_weight, transposed_groups, units_first, wide_dtype
 from wnrl.nn.normed_lstm import NormedRecurrent
@@ -51,7 +51,7 @@ def layer_weights(layer: nn.Module) -> Iterator[nn.Parameter]:
 
 @checked
 def param_groups(
-    module: nn.Module, lr: Positive, weight_decay: float = 0.0, g_lr_scale: Positive = 1.0
+    module: nn.Module, lr: Positive, weight_decay: FromZero = 0.0, g_lr_scale: Positive = 1.0
 ) -> list[dict[str, Any]]:
     """Return parameter groups in which only plain weights decay, as ``layer_weights`` finds them.
 
@@ -70,10 +70,9 @@ def param_groups(
         Groups with each parameter of ``module`` once; groups without members are left out.
 
     Raises:
-        UsageError: ``lr`` or ``g_lr_scale`` is not above zero, or ``weight_decay`` is below.
+        UsageError: ``lr`` or ``g_lr_scale`` is not above zero, ``weight_decay`` is below, or one of
+            them is not finite.
     """
-    if weight_decay < 0:
-        raise UsageError(f"weight_decay must not be below zero, got {weight_decay!r}")
     groups: dict[int | str, dict[str, Any]] = {}
     seen: set[nn.Parameter] = set()
 
@@ -144,8 +143,14 @@ class WeightNormalized(Optimizer):
         options = {**shared, "v_init_std": v_init_std, "base": self.base.__name__}
         params = list(params)
         groups = params if params and isinstance(params[0], dict) else [{"params": params}]
+        check(self.base, (params, *args), kwargs)
         base_init: Any = super().__init__
-        base_init([{**options, **group} for group in groups], *args, **kwargs)
+        try:
+            base_init([{**options, **group} for group in groups], *args, **kwargs)
+        except UsageError:
+            raise
+        except ValueError as error:
+            raise UsageError(f"{type(self).__name__}: {first_line(error)}") from error
         self.defaults |= options
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -161,6 +161,8 @@ def test_two_forwards_before_a_backward_work():
     [
         ({"r_max": 0.5}, "r_max must be at least 1"),
         ({"d_max": -1}, "d_max 0"),
+        ({"r_max": float("inf")}, "both finite, got inf"),
+        ({"d_max": float("nan")}, "both finite, got 3.0 and nan"),
         ({"warmup_steps": 30_000}, "below r_steps and d_steps"),
         ({"momentum": 2}, "momentum"),
         ({"eps": 0}, "eps"),

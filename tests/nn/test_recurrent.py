@@ -215,6 +215,14 @@ def test_shapes_that_do_not_fit_are_refused(x, hx, message):
         wn.WNLSTM(3, 4)(torch.zeros(x), hx)
 
 
+def test_states_that_are_no_tensors_are_refused_in_a_line():
+    x, state = torch.zeros(5, 2, 3), torch.zeros(1, 2, 4)
+    with pytest.raises(UsageError, match=r"^hx must hold 2 tensors, got 3$"):
+        wn.WNLSTM(3, 4)(x, 3)
+    with pytest.raises(UsageError, match=r"^hx must have shape \(1, 2, 4\), got \(tensor.{1,80}$"):
+        wn.WNGRU(3, 4)(x, (state,))
+
+
 def test_shapes_that_do_not_fit_a_cell_are_refused():
     with pytest.raises(UsageError, match=r"input must have shape \(N, 3\), got \(2, 4\)"):
         wn.WNGRUCell(3, 4)(torch.zeros(2, 4))

@@ -145,7 +145,7 @@ def _cached_layers(module: nn.Module) -> list[Any]:
 
 
 class frozen(ContextDecorator):  # noqa: N801 - reads as what it does to a module
-    """Fold the weights of all layers in ``module``, for forwards without grad.
+    """Fold the weights of all weight-normalized layers in ``module``, for forwards without grad.
 
     Meant for rollouts and evaluation: within it, a forward where grad is off costs what the plain
     layer's costs. Forwards with grad compute their weights as ever, so no gradient is lost. Scopes

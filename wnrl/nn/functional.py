@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace as tracing
 
+from wnrl.arguments import shown
 from wnrl.errors import StateError, UsageError, is_real
 
 EPS = 1e-30
@@ -46,7 +47,7 @@ def check_deviation(v_init_std: float | None) -> None:
 
 def check_shape(name: str, value: object, wanted: Iterable[int]) -> None:
     """Raise UsageError unless ``value`` is a tensor of the wanted shape."""
-    got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+    got = tuple(value.shape) if isinstance(value, Tensor) else shown(value)
     if got != tuple(wanted):
         raise UsageError(f"{name} must have shape {tuple(wanted)}, got {got}")
 

@@ -1,5 +1,6 @@
 """Normalizers of activations that torch lacks, and the pair of a layer and its normalizer."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Self
@@ -196,8 +197,10 @@ class BatchRenorm(BatchStatistics):
         d_steps: int = 25_000,
     ) -> None:
         super().__init__(num_features, momentum, scaled=True)
-        if r_max < 1 or d_max < 0:
-            raise UsageError(f"r_max must be at least 1 and d_max 0, got {r_max!r} and {d_max!r}")
+        if not (1 <= r_max < math.inf and 0 <= d_max < math.inf):
+            raise UsageError(
+                f"r_max must be at least 1 and d_max 0, both finite, got {r_max!r} and {d_max!r}"
+            )
         if not 0 <= warmup_steps < min(r_steps, d_steps):
             raise UsageError(
                 "warmup_steps must be at least 0 and below r_steps and d_steps, "

@@ -1,6 +1,6 @@
 """Recurrences as functions: torch's own, Python loops over time, and cuDNN's buffer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch.backends.cudnn import rnn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from wnrl.arguments import shown
 from wnrl.errors import UsageError
 from wnrl.nn.functional import check_shape, in_transform
 
@@ -76,8 +77,9 @@ def _open_states(layer: Any, data: Tensor, given: States | None, n: int, batched
     widths += [layer.hidden_size] if layer.mode == "LSTM" else []
     if given is None:
         return tuple(data.new_zeros(rows, n, width) for width in widths)
-    if len(given) != len(widths):
-        raise UsageError(f"hx must hold {len(widths)} tensors, got {len(given)}")
+    held = len(given) if isinstance(given, Sized) else shown(given)
+    if held != len(widths):
+        raise UsageError(f"hx must hold {len(widths)} tensors, got {held}")
     for state, width in zip(given, widths, strict=True):
         check_shape("hx", state, (rows, n, width) if batched else (rows, width))
     return tuple(state if batched else state.unsqueeze(1) for state in given)
