@@ -406,9 +406,35 @@ def test_a_frozen_layer_is_left_alone_and_reported(norm):
     net[0].requires_grad_(False)
     before = [p.clone() for p in net[0].parameters()]
     report = data_init(net, torch.randn(20, 3))
-    assert report.skipped == {"0": "is frozen: none of its parameters requires grad"}
+    names = [name.removeprefix("layer.") for name, _ in net[0].named_parameters()]
+    assert report.skipped == {"0": f"is frozen: {', '.join(names)}"}
     assert report.initialised == ["2"]
     assert all(map(torch.equal, net[0].parameters(), before))
+
+
+@pytest.mark.parametrize(
+    ("norm", "frozen"),
+    [
+        ("none", ["weight"]),
+        ("none", ["bias"]),
+        ("weight", ["weight_g", "weight_v"]),
+        ("weight", ["weight_v"]),
+        ("batch", ["norm.weight", "norm.bias"]),
+        ("layer", ["norm.bias"]),
+        ("mean", ["layer.weight"]),
+    ],
+)
+def test_a_layer_of_which_a_part_is_frozen_is_left_alone_and_reported(norm, frozen):
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    convert(net, norm)
+    for name in frozen:
+        nn.init.constant_(net[0].get_parameter(name).requires_grad_(False), 0.5)
+    before = copy.deepcopy(net[0].state_dict())
+    report = data_init(net.eval(), torch.randn(20, 3))
+    names = [name.removeprefix("layer.") for name in frozen]
+    assert report.skipped == {"0": f"is frozen: {', '.join(names)}"}
+    assert report.initialised == ["2"]
+    torch.testing.assert_close(net[0].state_dict(), before, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{"g_rate": 3.0}, {"g_rate": 3.0, "scale": "exp"}])

@@ -247,8 +247,9 @@ def _targets(
             continue
         own = {parameter: key for key, parameter in part.named_parameters(recurse=False)}
         tied = [parameter for parameter in own if parameter in owners]
-        if not any(parameter.requires_grad for parameter in own):
-            report.skipped[name] = "is frozen: none of its parameters requires grad"
+        held = [*part.named_parameters(), *(norm.named_parameters("norm") if norm else ())]
+        if frozen := [key for key, parameter in held if not parameter.requires_grad]:
+            report.skipped[name] = f"is frozen: {', '.join(frozen)}"
             continue
         if tied:
             kind = own[tied[0]].removesuffix("_g").removesuffix("_v")
