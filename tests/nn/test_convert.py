@@ -726,13 +726,17 @@ def test_transformers_of_torch_compute_with_the_norm_in_evaluation_too(key):
         torch.testing.assert_close(net(x, src_key_padding_mask=mask)[real], learning[real])
 
 
-@pytest.mark.parametrize("key", ["batch_renorm", "mean", "weight_mean"])
-def test_a_picture_without_a_batch_is_refused_where_its_height_could_be_channels(key):
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(-3), nn.Linear(64, 2))
-    convert(net, key)
-    assert net(torch.randn(5, 3, 4, 4)).shape == (5, 2)
-    with pytest.raises(UsageError, match="of 4 axes with 4 channels in axis 1, got shape"):
-        net(torch.randn(3, 4, 4))
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("key", NORMS)
+def test_an_image_without_a_batch_is_a_batch_of_one(key, axes, placement):
+    """Also where its channels are as many as its rows, which no shape tells from a batch."""
+    plain = nn.Sequential(getattr(nn, f"Conv{axes}d")(4, 4, 1), nn.ReLU(), nn.Flatten(-axes))
+    convert(plain, key, placement=placement, hidden=["0"])
+    plain(torch.randn(5, *[4] * (axes + 1)))
+    for net in (plain.train(), plain.eval()):
+        twin, x = copy.deepcopy(net), torch.randn([4] * (axes + 1))
+        torch.testing.assert_close(net(x), twin(x[None])[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])

@@ -15,7 +15,7 @@ from wnrl.errors import UsageError, as_usage_error
 from wnrl.limits import Fraction, NormKey, Positive, one_of
 from wnrl.nn.base import Counterpart, WeightNormed, torch_parameters
 from wnrl.nn.functional import transposed_groups
-from wnrl.nn.normalizers import BatchStatistics, Normalized
+from wnrl.nn.normalizers import Normalized
 from wnrl.nn.norms import NORMS, Norm, origin
 from wnrl.nn.sites import RECURRENT, LayerSite, check_values, has_weight, layer_sites, n_spatial
 
@@ -164,7 +164,7 @@ def _hidden_sites(
     elsewhere = {id(site.layer) for site, place in rooms.items() if place is None}
     hidden = {s: p for s, p in rooms.items() if p is not None and id(s.layer) not in elsewhere}
     reached = {site.name for site in hidden if n_spatial(site.layer) is not None}
-    reached |= {site.name for site in found if hasattr(site.layer, "features_last")}
+    reached |= {site.name for site in found if isinstance(site.layer, Normalized)}
     if names is not None and not told <= reached:
         raise UsageError(
             f"hidden names {min(told - reached)!r}, which is no linear layer or convolution with "
@@ -421,10 +421,8 @@ def _normalized(
                 units = layer.out_channels if axes else layer.out_features
                 norm = choice.normalizers[axes](units, **options)
             weight = next(layer.parameters())
-            if axes and isinstance(norm, BatchStatistics):
-                norm.axes = axes + 2
             norm = norm.to(weight.device, weight.dtype).train(held.training)
-            both = Normalized(counterparts.get(held, held), norm, features_last=not axes)
+            both = Normalized(counterparts.get(held, held), norm, axes)
             both.training = held.training
             for name, value in vars(held).items():  # are found in this place, as before
                 if not hasattr(both, name):

@@ -32,8 +32,6 @@ class BatchStatistics(nn.Module, ABC):
         scaled: whether there are a scale and a running variance.
     """
 
-    axes: int | None = None
-    """Those of its inputs, where they are known."""
     weight: Any
     bias: Any
     running_mean: Any
@@ -62,10 +60,9 @@ class BatchStatistics(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …) -> (B, C, …)``."""
-        if x.dim() < 2 or x.dim() != (self.axes or x.dim()) or x.shape[1] != self.num_features:
-            axes = f"of {self.axes} axes " if self.axes else ""
+        if x.dim() < 2 or x.shape[1] != self.num_features:
             raise UsageError(
-                f"expected an input {axes}with {self.num_features} channels in axis 1, "
+                f"expected an input with {self.num_features} channels in axis 1, "
                 f"got shape {tuple(x.shape)}"
             )
         if not x.numel():  # with a gradient, of zero, for the parameters, as torch's batch norm has
@@ -260,24 +257,26 @@ class Normalized(nn.Module):
 
     It takes the site of what it holds, so the indices and names around it stay as they were.
     Normalizers of batch statistics want channels in axis 1; behind a linear layer, whose features
-    are last, all leading axes are one batch.
+    are last, all leading axes are one batch. An image without a batch is a batch of one.
 
     Args:
         layer: what was there.
         norm: what normalises its output.
-        features_last: whether the features of the output are in the last axis, not in axis 1.
+        n_spatial: the number of spatial axes behind axis 1, which has the channels; 0 where the
+            features are in the last axis.
     """
 
-    def __init__(self, layer: nn.Module, norm: nn.Module, features_last: bool) -> None:
+    def __init__(self, layer: nn.Module, norm: nn.Module, n_spatial: int) -> None:
         super().__init__()
         self.layer, self.norm = layer, norm
-        self.features_last = features_last
+        self.n_spatial = n_spatial
 
     def forward(self, input: Tensor) -> Tensor:
         """The normalised output of ``layer``."""
         t: Tensor = self.layer(input)
-        rows = t.reshape(-1, t.shape[-1]) if self.features_last and t.dim() != 2 else t
-        out: Tensor = self.norm(rows)
+        if t.dim() == (self.n_spatial + 2):
+            return self.norm(t)
+        out: Tensor = self.norm(t[None] if self.n_spatial else t.reshape(-1, t.shape[-1]))
         return out.reshape(t.shape)
 
 

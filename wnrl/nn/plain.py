@@ -13,6 +13,7 @@ from wnrl.limits import one_of
 from wnrl.nn import functional
 from wnrl.nn.base import WeightNormed, check_nothing_is_lost
 from wnrl.nn.functional import exchange_eps, may_fuse, row_norm, split_weight, weight_norm
+from wnrl.nn.normalizers import Normalized
 from wnrl.nn.sites import check_values
 
 
@@ -206,7 +207,7 @@ def _advice(module: nn.Module, left: Mapping[str, Any], missing: Sequence[str]) 
     if any(".parametrizations." in f".{key}" or key.endswith("_orig") for key in keys):
         told += ": remove torch's parametrization, norm or pruning before the state is taken"
     for path, part in module.named_modules():
-        made = hasattr(part, "features_last") or hasattr(type(part), "plain_type")
+        made = isinstance(part, Normalized) or hasattr(type(part), "plain_type")
         if made and any(key.startswith(f"{path}.") for key in missing):
             return f"{told}; a plain network's state is loaded into a plain network, before convert"
     return told
