@@ -42,10 +42,24 @@ def test_gradients_and_statistics_are_those_of_one_forward(norm, reentrant):
         assert all(map(torch.equal, one, other))
 
 
-def test_statistics_that_have_moved_since_are_an_error():
-    net = trained("batch_renorm")
+@pytest.mark.parametrize(
+    ("norm", "moved"),
+    [("batch_renorm", "statistics that have"), ("spectral", "a vector u that has")],
+)
+def test_what_has_moved_since_is_an_error(norm, moved):
+    net = trained(norm)
     x = torch.randn(50, 6, requires_grad=True)
     first = checkpoint(net, x, use_reentrant=False)
     net(x + 1)
-    with pytest.raises(UsageError, match="statistics that have moved"):
+    with pytest.raises(UsageError, match=f"{moved} moved"):
         first.sum().backward()
+
+
+def test_a_plain_forward_before_one_that_is_computed_anew_is_no_matter():
+    net = trained("spectral")
+    x = torch.randn(50, 6)
+    twin = copy.deepcopy(net)
+    expected = gradients(twin, lambda net, x: net(x) + net(x), x)
+    found = gradients(net, lambda net, x: net(x) + checkpoint(net, x, use_reentrant=False), x)
+    for one, other in zip(expected, found, strict=True):
+        assert all(map(torch.equal, one, other))

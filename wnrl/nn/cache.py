@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from wnrl.errors import UsageError
-from wnrl.nn.functional import in_transform, same_values
+from wnrl.nn.functional import is_traced, same_values
 
 Weights = tuple[Tensor | None, ...]
 EVERY = 0
@@ -100,8 +100,7 @@ class WeightCache:
 
     def weights(self, layer: Any) -> Weights:
         """Return the layer's weights: kept ones where they are right, else computed ones."""
-        traced = torch.compiler.is_compiling() or in_transform() or torch._C._get_tracing_state()
-        if traced:  # kept weights would be constants there
+        if is_traced():  # kept weights would be constants there
             return layer._compute()
         grad = torch.is_grad_enabled()
         key = threading.get_ident() if grad else EVERY

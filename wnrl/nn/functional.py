@@ -210,6 +210,12 @@ def in_transform() -> bool:
     return traced or torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_traced() -> bool:
+    """Return whether code is compiled, transformed or traced: what is kept is a constant there."""
+    transformed = torch.compiler.is_compiling() or in_transform()
+    return transformed or torch._C._get_tracing_state() is not None
+
+
 def in_backward() -> bool:
     """Return whether a backward is running: a forward in it is activation checkpointing's second.
 

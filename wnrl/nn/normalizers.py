@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from wnrl.arguments import checked
 from wnrl.errors import UsageError
 from wnrl.limits import Fraction, Positive, Whole
-from wnrl.nn.functional import hold, in_backward, in_transform, refuse_script, wide, wide_dtype
+from wnrl.nn.functional import hold, in_backward, is_traced, refuse_script, wide, wide_dtype
 
 
 def along_channels(value: Tensor, x: Tensor) -> Tensor:
@@ -125,8 +125,8 @@ class MeanOnlyBatchNorm(BatchStatistics):
 
     Raises:
         UsageError: ``num_features`` is not above zero, ``momentum`` is not in [0, 1], an input has
-            another number of axes or channels, or a batch that is averaged has one value for each
-            channel.
+            less than two axes or other channels, or a batch that is averaged has one value for
+            each channel.
     """
 
     def __init__(self, num_features: Whole, *, momentum: Fraction | None = 0.1) -> None:
@@ -173,7 +173,7 @@ class BatchRenorm(BatchStatistics):
         running_steps: ``()``, the training batches seen so far.
 
     Raises:
-        UsageError: a number outside of its range, an input with another number of axes or
+        UsageError: a number outside of its range, an input with less than two axes or other
             channels, or a batch with one value for each channel whose statistics are wanted.
     """
 
@@ -239,7 +239,7 @@ class BatchRenorm(BatchStatistics):
         share = self._share()
         self.running_mean += share * (mean - self.running_mean)
         self.running_var += share * (var - self.running_var)
-        if not (torch.compiler.is_compiling() or in_transform()):
+        if not is_traced():
             self._latest = mean.detach(), r, d
         return r, d
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from wnrl.errors import UsageError
 from wnrl.nn.base import Counterpart
-from wnrl.nn.functional import check_real, hold, in_backward, transposed_groups, wide
+from wnrl.nn.functional import check_real, hold, in_backward, is_traced, transposed_groups, wide
 from wnrl.nn.layers import WNConvolution, WNConvTransposed, WNLinear
 from wnrl.nn.recurrence import Recurrent, States, lay_out, run_torch
 
@@ -51,6 +51,35 @@ def _scaled(weight: Tensor) -> Tensor:
 
 def _matrix(weight: Tensor, dim: int) -> Tensor:
     return weight.movedim(dim, 0).flatten(1)
+
+
+class _SameVector(torch.autograd.Function):
+    """Return a weight as it is; in the backward, check that it was computed anew with the same u.
+
+    Activation checkpointing replaces what is saved for the backward, and no attribute.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, u: Tensor) -> Tensor:
+        ctx.u = u
+        ctx.save_for_backward(u)
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, by_weight: Tensor) -> tuple[Tensor, None]:
+        """Pass the gradient on; raise UsageError for another u."""
+        (u,) = ctx.saved_tensors
+        if u is not ctx.u and not torch.equal(u, ctx.u):
+            raise UsageError(
+                "activation checkpointing computes anew what a spectral layer did before its "
+                "latest forward, by a vector u that has moved: leave it out of that part"
+            )
+        return by_weight, None
+
+    @staticmethod
+    def jvp(_: Any, by_weight: Tensor, __: Any) -> Tensor:
+        """Pass the derivative on."""
+        return by_weight.view_as(by_weight)
 
 
 class Spectral(Counterpart):
@@ -115,7 +144,7 @@ class Spectral(Counterpart):
 
         The gradient of σ is ``u vᵀ`` with ``v = Wᵀu/‖Wᵀu‖``. Where the layer is ``learning`` and in
         training, u takes a step first; not where activation checkpointing computes anew: there u is
-        that of the latest forward.
+        that of the latest forward, and the backward of an earlier one raises UsageError.
         """
         weight, buffer = getattr(self, name), self.vector(name)
         u = buffer.clone()  # in the graph, where later writes to the buffer do not reach it
@@ -126,7 +155,9 @@ class Spectral(Counterpart):
                     buffer.copy_(u)
             scaled = _scaled(weight)
             back = _matrix(scaled, self.rows_dim).T @ u.to(scaled.dtype)
-            return (scaled / torch.linalg.vector_norm(back)).to(weight.dtype)
+            w = (scaled / torch.linalg.vector_norm(back)).to(weight.dtype)
+        watched = learning and w.requires_grad and not is_traced()
+        return _SameVector.apply(w, u) if watched else w  # type: ignore[no-untyped-call]
 
     def _weights(self) -> tuple[Any, ...]:
         """Return what a forward computes with, ordered as the plain layer's parameters."""
