@@ -43,6 +43,14 @@ def test_a_jit_trace_inside_a_scope_follows_v_and_g(scope):
     torch.testing.assert_close(traced(x), net(x))
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("key", NORMS)
+def test_a_jit_trace_of_any_norm_computes_the_same(key):
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(5, 3)
+    convert(net, key)
+    torch.testing.assert_close(torch.jit.trace(net.eval(), x)(x), net(x))
+
+
 def test_what_cannot_be_traced_is_an_error():
     with pytest.raises(UsageError, match="got Proxy"):
         torch.fx.symbolic_trace(WNLSTM(3, 4))

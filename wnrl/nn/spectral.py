@@ -23,8 +23,9 @@ from wnrl.nn.recurrence import Recurrent, States, lay_out, run_torch
 def power_iteration(weight: Tensor, u: Tensor, dim: int = 0) -> Tensor:
     """One step of ``u`` towards the first left singular vector of ``weight``."""
     matrix = _matrix(_scaled(weight), dim)
-    new = F.normalize(matrix @ (matrix.T @ u.to(matrix.dtype)), dim=0)
-    new = torch.where(new.norm() > 0, new.to(u.dtype), u)  # zeros and NaN have no direction
+    new = matrix @ (matrix.T @ u.to(matrix.dtype))
+    size = torch.linalg.vector_norm(new)
+    new = torch.where(size > 0, (new / size).to(u.dtype), u)  # zeros and NaN have no direction
     return hold(new) if torch.compiler.is_compiling() else new
 
 
@@ -147,17 +148,23 @@ class Spectral(Counterpart):
         that of the latest forward, and the backward of an earlier one raises UsageError.
         """
         weight, buffer = getattr(self, name), self.vector(name)
-        u = buffer.clone()  # in the graph, where later writes to the buffer do not reach it
         with torch.autocast(weight.device.type, enabled=False):
             if learning and self.training and not in_backward():
                 u = power_iteration(weight, buffer, self.rows_dim)
                 with torch.no_grad():
                     buffer.copy_(u)
+            else:
+                u = buffer.clone()  # in the graph, where later writes do not reach it
             scaled = _scaled(weight)
             back = _matrix(scaled, self.rows_dim).T @ u.to(scaled.dtype)
             w = (scaled / torch.linalg.vector_norm(back)).to(weight.dtype)
-        watched = learning and w.requires_grad and not is_traced()
-        return _SameVector.apply(w, u) if watched else w  # type: ignore[no-untyped-call]
+        if (
+            learning
+            and not is_traced()
+            and torch._C._autograd._top_saved_tensors_default_hooks(False)
+        ):
+            return _SameVector.apply(w, u)  # type: ignore[no-untyped-call]
+        return w
 
     def _weights(self) -> tuple[Any, ...]:
         """Return what a forward computes with, ordered as the plain layer's parameters."""
