@@ -138,11 +138,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_rendered(
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_a_file(clock, tmp_path, monkeypatch):
-    def full(file, **arrays):
+    def full(file, array, **how):
         file.write(b"half")
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(np, "savez_compressed", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(UsageError, match=r"cannot be kept in .*frames: No space left on device"):
         data.load("frames:Clock-v0", tmp_path)
     assert not [path for path in (tmp_path / "frames").iterdir() if path.stat().st_size]

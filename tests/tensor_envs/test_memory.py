@@ -178,6 +178,6 @@ def test_memory_earns_in_delayed_match_what_is_promised():
 )
 def test_a_memory_that_is_none_is_refused(env, wrong):
     with pytest.raises(
-        UsageError, match=rf"memory must be a whole number (above zero|from zero on), got {wrong}"
+        UsageError, match=rf"memory must be (above zero|a whole number from zero on), got {wrong}"
     ):
         env(memory=wrong)

@@ -17,7 +17,7 @@ from torch import nn
 from wnrl.data.files import cache_folder, folders
 from wnrl.data.images import PARTS, Images
 from wnrl.errors import UsageError, extra, first_line
-from wnrl.runs import locked, whole_file
+from wnrl.runs import locked, write_arrays
 
 SIDE = 64
 N_TRAIN, N_VALID, N_TEST = 8000, 1000, 1000
@@ -71,8 +71,7 @@ def _render_all(env_id: str, path: Path) -> None:
                 return
             with tqdm(total=n, desc=f"frames:{env_id}", mininterval=1.0) as bar:
                 frames = {part: _collect(env_id, *parts[part], bar.update) for part in PARTS}
-            with whole_file(path) as file:
-                np.savez_compressed(file, allow_pickle=False, **frames)
+            write_arrays(path, frames, compressed=True)
     except OSError as error:
         raise UsageError(
             f"frames cannot be kept in {path.parent}: {error.strerror}; say where they can with "

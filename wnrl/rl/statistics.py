@@ -12,7 +12,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from wnrl.errors import UsageError, as_usage_error
-from wnrl.runs import whole_file
+from wnrl.runs import write_arrays
 
 OPTIONS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon")
 KEYS = "norm_obs_keys"
@@ -66,8 +66,7 @@ def with_statistics(env: VecEnv, numbers: Mapping[str, Any]) -> VecNormalize:
 
 def save_statistics(path: Path, numbers: Mapping[str, Any]) -> None:
     """Write what ``statistics_of`` returned as an ``.npz`` file, whole or not at all."""
-    with whole_file(path) as file:
-        np.savez(file, **numbers)
+    write_arrays(path, numbers)
 
 
 def load_statistics(env: VecEnv, path: Path) -> VecNormalize:

@@ -7,6 +7,7 @@ from wnrl.runs.files import read_json as read_json
 from wnrl.runs.files import read_or_nothing as read_or_nothing
 from wnrl.runs.files import read_values as read_values
 from wnrl.runs.files import whole_file as whole_file
+from wnrl.runs.files import write_arrays as write_arrays
 from wnrl.runs.files import write_bytes as write_bytes
 from wnrl.runs.files import write_json as write_json
 from wnrl.runs.files import write_text as write_text

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -117,6 +118,26 @@ def _checksum_of(file: BinaryIO, n_bytes: float = math.inf) -> str:
     return f"{crc:08x}"
 
 
+def write_arrays(path: Path, arrays: Mapping[str, Any], compressed: bool = False) -> None:
+    """Write arrays by name as NumPy's ``.npz``, as ``whole_file`` does.
+
+    Raises:
+        OSError: As ``whole_file``.
+        ValueError: An array is of objects.
+    """
+    with whole_file(path) as file:
+        _save_arrays(file, arrays, compressed)
+
+
+def _save_arrays(file: BinaryIO, arrays: Mapping[str, Any], compressed: bool = False) -> None:
+    """As ``numpy.savez``, whose archive complains of a full disk when it is collected (NumPy 1)."""
+    how = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(file, "w", how) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+
+
 def write_values(path: Path, kind: str, values: Any) -> None:
     """Write numbers, names and arrays to one file, as ``whole_file`` does.
 
@@ -135,7 +156,9 @@ def write_values(path: Path, kind: str, values: Any) -> None:
     arrays: list[np.ndarray[Any, Any]] = []
     tree = {"kind": kind, "format": FORMAT, "values": _encode(values, arrays)}
     with whole_file(path) as file:
-        np.savez(file, *arrays, tree=np.bytes_(json.dumps(tree, allow_nan=False).encode()))
+        named: dict[str, Any] = {f"arr_{place}": array for place, array in enumerate(arrays)}
+        text = json.dumps(tree, allow_nan=False).encode()
+        _save_arrays(file, {**named, "tree": np.bytes_(text)})
         file.seek(0)
         file.write(_checksum_of(file).encode())  # behind all that was read for it
 

@@ -78,7 +78,7 @@ class Critic(Part):
     def _follow(self, obs: Observations, actions: Tensor) -> Any:
         """Return a target's values, by the statistics of the batch in an update."""
         (critic,) = self.online
-        learning = bool(self.norms) and critic.training
+        learning = len(self.norms) > 0 and critic.training
         critic.next_batch = (obs, actions) if learning else None
         running = [buffer for norm in self.norms for buffer in norm.buffers()] if learning else []
         before = [buffer.clone() for buffer in running]
