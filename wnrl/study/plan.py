@@ -300,6 +300,7 @@ class Study:
         check_positive(budget=self.budget)
         if min(self.seeds) < 0:
             raise UsageError(f"seeds must be zero or above, got {min(self.seeds)}")
+        grids = (self.axes, self.tuned, *(arm.tuned for arm in self.arms))
         for task in self.tasks:
             for name in task.arms:
                 check_choice(f"arms of {task.title}", name, names)
@@ -307,16 +308,12 @@ class Study:
                 continue
             if not isinstance(task.settings.get(task.length), int | float):
                 raise UsageError(f"{task.title} has no {task.length} that a budget could scale")
-            if task.length in {
-                *self.axes,
-                *self.tuned,
-                *(k for arm in self.arms for k in arm.tuned),
-            }:
+            if any(task.length in grid for grid in grids):
                 raise UsageError(f"{task.title} has its {task.length} varied: no budget scales it")
         for settings in self._all_settings():
             for name in {"seed", "norm"} & {*settings}:
                 raise UsageError(f"{name} is no setting: seeds and arms of a study say it")
-        for grid in (self.axes, self.tuned, *(arm.tuned for arm in self.arms)):
+        for grid in grids:
             for axis, values in grid.items():
                 _check_distinct(f"axis {axis}", [as_folder(str(value)) for value in values])
         for arm in self.arms:
