@@ -84,6 +84,8 @@ class Replayed:
         finally:
             if collects:
                 gc.enable()
+        # Before a recording torch sets the place in the random numbers to zero, on its stream.
+        torch.cuda.current_stream(self.device).wait_stream(self.stream)
 
         def replay() -> Any:
             graph.replay()

@@ -125,10 +125,13 @@ def test_a_number_that_python_keeps_is_found_by_the_emulation():
     assert outputs == [0, 1, 3, 5]  # and not 6
 
 
-def test_nothing_is_collected_while_a_graph_is_recorded(monkeypatch):
+def test_nothing_is_collected_while_a_graph_is_recorded_and_its_stream_is_waited_for(monkeypatch):
+    around = SimpleNamespace(wait_stream=(waited_for := []).append)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: around)
     replayed = Replayed(gc.isenabled, torch.device("cpu"))
-    replayed.stream = None
+    replayed.stream = "its own"
     assert replayed.record()() is False
     assert gc.isenabled()
+    assert waited_for == ["its own"]

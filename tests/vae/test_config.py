@@ -44,6 +44,7 @@ from wnrl.vae.models import MODELS
         ({"objective": "iwae", "free_bits": 0.1}, "free_bits is for objective 'elbo' alone"),
         ({"train_chunk": 2}, "train_chunk is for objective 'iwae' alone, got 'elbo'"),
         ({"objective": "iwae", "train_chunk": 2, "norm": "batch"}, "train_chunk is not for norm"),
+        ({"objective": "iwae", "train_chunk": 2, "norm": "spectral"}, "train_chunk is not for nor"),
         ({"objective": "dreg", "norm": "batch"}, "'dreg' is not for norm 'batch'"),
         ({"objective": "dreg", "model": "conv_iaf"}, "'dreg' needs a posterior with a density"),
         ({"epochs": -1}, "epochs must be above zero, got -1"),

@@ -31,6 +31,8 @@ class Norm:
     """Of its lines in figures, as matplotlib takes it: no two norms differ by colour alone."""
     batch_statistics: bool = False
     """Whether the output for an example depends on the other examples of a minibatch."""
+    steps_in_forward: bool = False
+    """Whether w takes a step in each forward in training, so that none can be computed again."""
     paired: bool = False
     """Whether a converted network is, at the start, the same function as the plain one."""
     layers: Mapping[type[nn.Module], Any] = field(default_factory=dict)
@@ -146,6 +148,7 @@ NORMS: dict[str, Norm] = {
         colour="#A6611A",
         dash=(0, (1, 3)),
         layers=SPECTRAL,
+        steps_in_forward=True,
         fixes_length=True,
         after_averaging=step_vectors,
     ),

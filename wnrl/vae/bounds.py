@@ -110,8 +110,9 @@ def iwae(
 
     With ``chunk``, samples go through the model in chunks whose activations are not kept: the
     backward pass computes them again from the same noise. Value and gradient are those of all
-    samples at once (but for norms with batch statistics in train mode, whose batch is a chunk, and
-    whose running statistics then move twice).
+    samples at once, but for norms with batch statistics in train mode, whose batch is a chunk.
+    What batch renormalisation and spectral norm did in training cannot be computed again: the
+    backward pass raises UsageError.
 
     Args:
         model: the VAE, or its compiled ``forward``.

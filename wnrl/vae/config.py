@@ -164,6 +164,8 @@ class VAEConfig(Limited):
              f"train_chunk is for objective 'iwae' alone, got {objective!r}"),
             (self.train_chunk is not None and batch,
              f"train_chunk is not for norm {norm!r}: its statistics would be of a chunk"),
+            (self.train_chunk is not None and NORMS[norm].steps_in_forward,
+             f"train_chunk is not for norm {norm!r}: its weights would be of a chunk"),
             (objective == "dreg" and batch,
              f"objective 'dreg' is not for norm {norm!r}: its samples see each other"),
             (objective == "dreg" and self.model in SAMPLES_ONLY,
