@@ -86,28 +86,27 @@ for norm in FEED_FORWARD:  # the first pays for what a process loads and records
                             **{**PPO, 'total_timesteps': 100_000}).members
     took, final = time.monotonic() - began, sum(run.final_return for run in runs) / len(runs)
     print(f'| {norm} | {len(runs)} | {took:.1f} | {len(runs) * 1e5 / took:,.0f} | {final:.1f} |')"
-step populations 9 $bench/population.py --device "$device" --members "$many" \
-  --norms none weight layer batch --ways auto eager --seconds 4
-step recurrent-populations 8 $bench/population.py --device "$device" --members "$many" \
-  --norms none weight --algo recurrent_ppo --ways auto eager --seconds 4
-step dqn-populations 4 $bench/population.py --device "$device" --members "$many" \
-  --norms none weight --algo dqn --ways auto --seconds 4
-step dqn-on-pictures 5 $bench/population.py --device "$device" --members "$many" \
-  --norms none weight --algo dqn --env-id MinAtarBreakout-v1 --ways auto --seconds 4
-step vae-populations 3 $bench/population.py --device "$device" --members "$many" \
-  --norms none weight --algo vae --ways auto eager --seconds 4
-step vae-mlp 4 $bench/vae.py --device "$device" --compile --steps 300 --rounds 3
-step layers 6 $bench/layers.py --device "$device" --seconds 1
-step agents 6 $bench/agents.py --device "$device" --compile --seconds 8 \
-  --algos ppo dqn sac recurrent_ppo
-step vae-conv 6 $bench/vae.py --device "$device" --compile --model conv --steps 100 --rounds 3
+step populations 7 $bench/population.py --device "$device" --members "$many" \
+  --norms none weight --ways auto eager --seconds 4
+step recurrent-populations 6 $bench/population.py --device "$device" --members "$many" \
+  --norms none weight --algo recurrent_ppo --seconds 4
+step dqn-populations 6 $bench/population.py --device "$device" --members "$many" \
+  --norms none weight --algo dqn --seconds 2
+step dqn-on-pictures 6 $bench/population.py --device "$device" --members "$many" \
+  --norms none weight --algo dqn --env-id MinAtarBreakout-v1 --seconds 2
+step vae-populations 6 $bench/population.py --device "$device" --members "$many" \
+  --norms none weight --algo vae --seconds 2
+step vae-mlp 7 $bench/vae.py --device "$device" --compile --steps 100 --rounds 3
+step vae-conv 5 $bench/vae.py --device "$device" --model conv --steps 30 --rounds 3
+step layers 5 $bench/layers.py --device "$device" --threads 1 --seconds 1 --only 3x256
+step agents 7 $bench/agents.py --device "$device" --compile --seconds 3 --algos sac --norms weight
 if [[ $device != cpu ]]; then
-  step layers-on-the-cpu 4 $bench/layers.py --seconds 0.5
-  step vae-mlp-on-the-cpu 4 $bench/vae.py --steps 30 --rounds 2
+  step layers-on-the-cpu 3 $bench/layers.py --threads 1 --seconds 1 --only 3x256
+  step vae-mlp-on-the-cpu 3 $bench/vae.py --steps 30 --rounds 2
 fi
-step study-of-a-vae 5 scripts/train_vae.py --dataset mnist --model conv --norm weight \
+step study-of-a-vae 4 scripts/train_vae.py --dataset mnist --model conv --norm weight \
   --device "$device" --epochs 2 --run-dir "$out/vae"
-step study-of-populations 6 scripts/compare.py noise --engine population --workers 4 --budget 0.1 \
+step study-of-populations 5 scripts/compare.py noise --engine population --workers 4 --budget 0.1 \
   --device "$device" --run-dir "$out/noise"
 
 echo >>"$results"
