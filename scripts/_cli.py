@@ -203,6 +203,13 @@ def scanned(argv: Sequence[str], names: Iterable[str]) -> Any:
     )[0]
 
 
+def scanned_number(text: str | None) -> int | None:
+    """Return the number that a scanned flag has, None where there is none: tyro tells of those."""
+    with contextlib.suppress(ValueError):
+        return whole_number(text or "")
+    return None
+
+
 def _taken(words: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
     """Return what stands behind ``flag``, wherever it is among ``words``, and the other words."""
     values, others, rest = [], [], iter(words)

@@ -106,7 +106,7 @@ def preset_of(argv: Sequence[str]) -> Args:
         env_id=words.env_id,
         variant=words.variant,
         norm=words.norm,
-        seed=int(words.seed) if words.seed and words.seed.isdecimal() else None,
+        seed=_cli.scanned_number(words.seed),
         run_dir=Path(words.run_dir) if words.run_dir else None,
         config=Path(words.config) if words.config else None,
         resume=bool(words.resume) and not words.help and words.run_dir != "",

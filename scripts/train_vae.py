@@ -80,7 +80,7 @@ def preset_of(argv: Sequence[str]) -> Args:
     variant, machine = given.preset or USUAL, {}
     config = preset(given.model or "mlp", given.dataset or "digits", variant)
     if given.resume and not (given.help or given.preset):
-        seed = int(given.seed) if given.seed and given.seed.isdecimal() else config.seed
+        seed = config.seed if given.seed is None else _cli.scanned_number(given.seed) or 0
         usual = Args(config=replace(config, norm=given.norm or config.norm, seed=seed)).folder
         folder = Path(given.run_dir or usual)
         earlier = read_config(folder, "model", "dataset")

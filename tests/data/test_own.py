@@ -198,6 +198,8 @@ def test_a_file_that_was_written_again_is_read_again(tmp_path):
     [
         ({"x": counting(20, 28, 28, 3)}, r"channels in front .*permute\(0, 3, 1, 2\)"),
         ({"x": counting(32, 32, 3, 50)}, r"channels in front .* \(3, 2, 0, 1\)"),  # as SVHN has it
+        ({"x": counting(28, 28, 100)}, r"28 images of 28 × 100 or 100 of 28 × 28: .*transpose\("),
+        ({p: counting(9, 9, 50) for p in ("train", "test")}, "9 images of 9 × 50 or 50 of 9 × 9"),
         ({"x": counting(20, 5, 5) / 255}, r"whole numbers from 0 to 255, .*\(255 \* x\).round\(\)"),
         ({"x": counting(20, 5, 5) - 300.0}, "whole numbers from 0 to 255"),
         ({"x": np.full((20, 5, 5), np.nan)}, "whole numbers from 0 to 255"),
@@ -232,6 +234,12 @@ def test_arrays_that_are_no_images_are_refused_in_a_line(tmp_path, arrays, messa
     with pytest.raises(UsageError, match=message) as refused:
         data.load(name)
     assert "\n" not in str(refused.value)
+
+
+def test_as_many_images_as_one_is_high_are_told_from_the_number_behind_by_a_channel(tmp_path):
+    assert data.load(saved(tmp_path, x=counting(28, 1, 28, 100))).shape == (1, 28, 100)
+    parts = {"train": counting(20, 5, 6), "valid": counting(5, 5, 6), "test": counting(5, 5, 6)}
+    assert data.load(saved(tmp_path, **parts)).shape == (1, 5, 6)
 
 
 def test_stacks_of_frames_and_planes_of_games_are_images(tmp_path):

@@ -191,7 +191,7 @@ def test_a_stopped_batch_does_not_go_on_with_images_that_have_changed(tmp_path, 
         with pytest.raises(Stopped):
             run(tmp_path, planned)
     digits = data.load("digits")
-    digits.train[0] = 16 - digits.train[0]
+    digits.test[0] = 16 - digits.test[0]
     monkeypatch.setattr("wnrl.vae.run.data.load", lambda *_: digits)
     with pytest.raises(UsageError, match="dataset 'digits' has changed since the run began"):
         run(tmp_path, planned)

@@ -685,9 +685,9 @@ def test_a_run_in_the_usual_folder_goes_on_with_its_own_settings(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Stopped):
-        train(small(None, "a2c", seed=3), InterruptAt(0.55))
-    assert leave("--algo", "a2c", "--seed", "3", "--resume") == 0
-    assert capsys.readouterr().out.startswith("runs/single/CartPole-v1/a2c/weight/seed3\n")
+        train(small(None, "a2c", seed=30), InterruptAt(0.55))
+    assert leave("--algo", "a2c", "--seed", "3e1", "--resume") == 0
+    assert capsys.readouterr().out.startswith("runs/single/CartPole-v1/a2c/weight/seed30\n")
 
 
 @pytest.mark.parametrize(

@@ -236,10 +236,10 @@ def test_what_is_not_given_with_resume_is_what_the_run_in_the_usual_folder_has(
     named, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    folder = vae_args(norm="layer", seed=3).folder
-    train(vae_args(norm="layer", seed=3, threads=2, **TINY))
+    folder = vae_args(norm="layer", seed=30).folder
+    train(vae_args(norm="layer", seed=30, threads=2, **TINY))
     capsys.readouterr()
-    words = (*named, "--norm", "layer", "--seed", "3", "--resume")
+    words = (*named, "--norm", "layer", "--seed", "3e1", "--resume")
     assert called(capsys, *words) == (0, f"run_dir {folder} has ended: nothing is trained\n")
     assert called(capsys, *words, "--n-steps", "30")[0] == 0
     assert (read_config(folder)["threads"], read_config(folder)["hidden"]) == (2, [12])

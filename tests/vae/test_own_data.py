@@ -63,17 +63,25 @@ def test_a_test_split_of_one_image_is_refused_before_anything_is_trained(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("n_images", [40, 30])
-def test_a_run_does_not_go_on_with_images_that_have_changed(n_images, tmp_path, capsys):
-    def images(n, seed):
-        pixels = np.random.default_rng(seed).integers(0, 256, (n, 4, 5), np.uint8)
-        np.savez(tmp_path / "x.npz", pixels)
+@pytest.mark.parametrize(
+    "changed",
+    [{"train": 1}, {"valid": 1}, {"test": 1}, {"n_train": 28}, {"n_train": 33}],
+    ids=["train", "valid", "test", "fewer", "another split"],
+)
+def test_a_run_does_not_go_on_with_images_that_have_changed(changed, tmp_path, capsys):
+    def images(train=0, valid=0, test=0, n_train=32):
+        def drawn(seed, n):
+            return np.random.default_rng(seed).integers(0, 256, (n, 4, 5), np.uint8)
+
+        both = np.concatenate([drawn(train, 32), drawn(valid, 4)])
+        parts = both[:n_train], both[max(n_train, 32) :], drawn(test, 4)
+        np.savez(tmp_path / "x.npz", train=parts[0], valid=parts[1], test=parts[2])
 
     folder, name = tmp_path / "run", f"npz:{tmp_path / 'x.npz'}"
     flags = ["--dataset", name, "--run-dir", folder, "--batch-size", 8, "--n-samples", 2]
-    images(40, seed=0)
+    images()
     assert run(train_vae, *flags, "--hidden", 5, "--latent-dim", 2, "--n-steps", 2) == 0
-    images(n_images, seed=1)
+    images(**changed)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     capsys.readouterr()
     longer = ("--run-dir", folder, "--resume", "--n-steps", 4)
@@ -81,7 +89,7 @@ def test_a_run_does_not_go_on_with_images_that_have_changed(n_images, tmp_path, 
     told = capsys.readouterr().err
     assert f"does not fit: dataset {name!r} has changed since the run began\n" in told
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    images(40, seed=0)
+    images()
     assert run(train_vae, *longer) == 0
 
 

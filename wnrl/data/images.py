@@ -84,8 +84,12 @@ class Images:
 
     @cached_property
     def crc32(self) -> str:
-        """Checksum of the training set, by which a run that goes on knows it."""
-        return f"{zlib.crc32(self.train.cpu().contiguous().numpy().data):08x}"
+        """Checksum of all parts and their sizes, by which a run that goes on knows them."""
+        crc = 0
+        for part in (self.train, self.valid, self.test):
+            crc = zlib.crc32(b"%d" % len(part), crc)
+            crc = zlib.crc32(part.cpu().contiguous().numpy().data, crc)
+        return f"{crc:08x}"
 
     def part(self, name: str) -> Tensor:
         """``train``, ``valid`` or ``test`` by its name.

@@ -133,7 +133,8 @@ def load_arrays(path: Path) -> Images:
     levels; a number ``levels`` in the file says that there are fewer levels than 256.
 
     Raises:
-        UsageError: there is no such file, it is damaged, or its arrays are no images.
+        UsageError: there is no such file, it is damaged, or its arrays are no images, or may have
+            their number last: three axes of which the first two alone are alike.
     """
     try:
         return _read_arrays(path, path.stat().st_mtime_ns)
@@ -157,6 +158,13 @@ def _read_arrays(path: Path, changed: int) -> Images:
     named = {name: _part_of(name.removeprefix("x_")) for name in arrays}  # Keras has an x there
     parts = {part: arrays[name] for name, part in named.items() if part in PARTS}
     images = [name for name, part in named.items() if part in parts or arrays[name].ndim > 2]
+    grey = [array.shape for array in arrays.values() if array.ndim == 3]
+    if grey and all(a == b != c for a, b, c in grey):
+        a, b, c = grey[0]
+        raise UsageError(
+            f"{path} has {a} images of {b} × {c} or {c} of {a} × {b}: write (N, 1, height, width), "
+            f"which transpose(2, 0, 1)[:, None] makes of the latter, got an array {grey[0]}"
+        )
     if not parts and len(arrays) == 1:
         rows = np.atleast_1d(*arrays.values())
         place = np.arange(len(rows)) % 10

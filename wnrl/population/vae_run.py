@@ -108,7 +108,7 @@ class VAECohortMember:
             "step": self.step,
             "last_log": run.last_log,
             "curve": self.curve,
-            "images_crc32": run.cohort.images.crc32,
+            "all_images_crc32": run.cohort.images.crc32,
             "seconds": run.seconds / len(run.members),  # they may go on in other company
         }
 

@@ -116,8 +116,8 @@ def images_of(config: VAEConfig, data_dir: Path | None) -> Images:
 
 
 def check_unchanged(images: Images, state: Mapping[str, Any]) -> None:
-    """Raise UsageError if ``state`` is of other training images; that of earlier runs is of any."""
-    if state.get("images_crc32", images.crc32) != images.crc32:
+    """Raise UsageError if ``state`` is of other images; that of earlier runs is of any."""
+    if state.get("all_images_crc32", images.crc32) != images.crc32:
         raise UsageError(f"dataset {images.name!r} has changed since the run began")
 
 
@@ -333,7 +333,7 @@ class VAEWork:
         """Return what ``restore`` takes."""
         self.trainer.check()
         crc32 = self.images.crc32
-        return {"trainer": self.trainer.state(), "curve": self.curve, "images_crc32": crc32}
+        return {"trainer": self.trainer.state(), "curve": self.curve, "all_images_crc32": crc32}
 
     def restore(self, state: Mapping[str, Any]) -> str:
         """Go to where ``state`` was taken; return what is to be told of it."""
