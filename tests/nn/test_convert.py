@@ -56,6 +56,16 @@ def test_a_norm_that_is_not_called_paired_changes_the_function(key):
     assert (net(images()) - conv_net()(images())).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_made_of_shared_parameters_is_shared_with_other_processes_too(key):
+    net = nn.ModuleList([conv_net(), nn.LSTM(2, 3)]).share_memory()
+    convert(net, key)
+    assert [name for name, value in net.state_dict().items() if not value.is_shared()] == []
+    net = nn.ModuleList([conv_net(), nn.LSTM(2, 3)])
+    convert(net, key)
+    assert [name for name, value in net.state_dict().items() if value.is_shared()] == []
+
+
 @pytest.mark.parametrize("placement", ["pre", "post"])
 @pytest.mark.parametrize("key", KEYS)
 def test_converting_again_changes_nothing(key, placement):

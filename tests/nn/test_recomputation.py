@@ -1,6 +1,7 @@
 """Activation checkpointing runs a forward twice, and the second time counts for nothing."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -63,3 +64,20 @@ def test_a_plain_forward_before_one_that_is_computed_anew_is_no_matter():
     found = gradients(net, lambda net, x: net(x) + checkpoint(net, x, use_reentrant=False), x)
     for one, other in zip(expected, found, strict=True):
         assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "outside"), [("batch_renorm", True), ("spectral", True), ("spectral", False)]
+)
+def test_compiled_code_that_is_computed_anew_is_an_error(norm, outside, reentrant):
+    torch.compiler.reset()
+    net = trained(norm)
+    again = partial(checkpoint, use_reentrant=reentrant)
+    if outside:
+        run = partial(again, torch.compile(net, backend="aot_eager"))
+    else:
+        run = torch.compile(partial(again, net), backend="aot_eager")
+    out = run(torch.randn(50, 6, requires_grad=True))
+    with pytest.raises(UsageError, match="or the checkpoint there"):
+        out.sum().backward()

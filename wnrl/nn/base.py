@@ -92,6 +92,12 @@ def check_nothing_is_lost(layer: nn.Module, label: str, step: str) -> None:
         raise UsageError(f"{label} has {', '.join(held)} that {step} would lose; remove them first")
 
 
+def share_as(source: nn.Module, made: nn.Module) -> None:
+    """Move ``made`` to memory shared with other processes if ``source`` has parameters there."""
+    if any(p.is_cpu and p.is_shared() for p in source.parameters()):
+        made.share_memory()
+
+
 class Counterpart(nn.Module):
     """A layer that takes the place of one of torch's, with its arguments and options of its own.
 
@@ -181,6 +187,7 @@ class Counterpart(nn.Module):
                 )
         layer = cls.__new__(cls)
         layer._replace(plain, options)
+        share_as(plain, layer)
         return layer
 
     def plain_values(self) -> dict[str, Tensor | None]:

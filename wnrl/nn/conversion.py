@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from wnrl.arguments import fault
 from wnrl.errors import UsageError, as_usage_error
 from wnrl.limits import Fraction, NormKey, Positive, one_of
-from wnrl.nn.base import Counterpart, WeightNormed, torch_parameters
+from wnrl.nn.base import Counterpart, WeightNormed, share_as, torch_parameters
 from wnrl.nn.functional import transposed_groups
 from wnrl.nn.normalizers import Normalized
 from wnrl.nn.norms import NORMS, Norm, origin
@@ -422,6 +422,7 @@ def _normalized(
                 norm = choice.normalizers[axes](units, **options)
             weight = next(layer.parameters())
             norm = norm.to(weight.device, weight.dtype).train(held.training)
+            share_as(layer, norm)
             both = Normalized(counterparts.get(held, held), norm, axes)
             both.training = held.training
             for name, value in vars(held).items():  # are found in this place, as before

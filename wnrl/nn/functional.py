@@ -229,7 +229,15 @@ def hold(t: Tensor) -> Tensor:
     """Return a copy of ``t``, a constant, which compiled code keeps for its backward.
 
     What is cheap it computes anew there, from buffers that the same forward has overwritten.
+
+    Raises:
+        UsageError: a backward is running: activation checkpointing computes it anew.
     """
+    if torch._C._current_graph_task_id() != -1:
+        raise UsageError(
+            "activation checkpointing of compiled code computes anew what batch renormalisation or "
+            "spectral norm did, by what has moved: leave out torch.compile or the checkpoint there"
+        )
     return t.clone()
 
 
