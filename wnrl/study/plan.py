@@ -4,20 +4,21 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 from wnrl import tags
-from wnrl.errors import UsageError, check_choice, check_positive
-from wnrl.limits import Share
+from wnrl.errors import UsageError, check_choice, check_from_zero
+from wnrl.limits import Positive, Share, limit
 from wnrl.norms import NORMS
 
 DASHES = ("-", "--", "-.", ":")
 # Settings in which the runs of one batch may differ.
 MEMBER_SCALARS = ("learning_rate", "clip_range", "ent_coef", "gamma", "gae_lambda", "beta")
+Finite = Annotated[float, limit(math.isfinite, "finite")]
 Point = tuple[tuple[str, Any], ...]
 """Names of settings and their values."""
 Grid = Mapping[str, Sequence[Any]]
@@ -90,17 +91,17 @@ class Task:
     """Names of the arms that it compares; empty for all of the study."""
     length: str = "total_timesteps"
     """The setting that says how long a run is, which a study's budget scales."""
-    floor: float | None = None
+    floor: Finite | None = None
     """Score of an agent that acts at random, or of a model that knows nothing.
 
     A failed run counts as it, or as the worst run of the task if that is worse; without a floor it
     is worse than any number.
     """
-    solved: float | None = None
+    solved: Finite | None = None
     """Score from which on the task counts as solved."""
     limits: tuple[float, float] | None = None
     """Lowest and highest score that there can be; no interval goes beyond them."""
-    margin: float | None = None
+    margin: Positive | None = None
     """A difference too small to matter; see ``negligible``."""
     dial: tuple[str, float] | None = None
     """Name and value of the one thing that it differs by from other tasks of the study with this
@@ -113,11 +114,6 @@ class Task:
         for name in ("also", "arms", "dial", "limits"):
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else tuple(value))
-        if self.margin is not None:
-            check_positive(margin=self.margin)
-        for name, value in (("floor", self.floor), ("solved", self.solved)):
-            if value is not None and not math.isfinite(value):
-                raise UsageError(f"{name} must be finite, got {value}")
         low, high = self.limits or (0, 1)
         if not -math.inf < low < high < math.inf:
             raise UsageError(f"limits must be two numbers in order, got {self.limits}")
@@ -284,7 +280,7 @@ class Study:
     """Seeds of the runs from which is chosen."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of all runs; those of a task and of an arm go before."""
-    budget: float = 1.0
+    budget: Positive = 1.0
     """Share of each task's steps."""
 
     def __post_init__(self) -> None:
@@ -297,9 +293,8 @@ class Study:
         _check_distinct("tasks", [str(task.folder) for task in self.tasks])
         _check_distinct("seeds", self.seeds)
         check_choice("baseline", self.baseline, names)
-        check_positive(budget=self.budget)
-        if min(self.seeds) < 0:
-            raise UsageError(f"seeds must be zero or above, got {min(self.seeds)}")
+        for seed in self.seeds:
+            check_from_zero(seeds=seed)
         grids = (self.axes, self.tuned, *(arm.tuned for arm in self.arms))
         for task in self.tasks:
             for name in task.arms:
@@ -310,9 +305,9 @@ class Study:
                 raise UsageError(f"{task.title} has no {task.length} that a budget could scale")
             if any(task.length in grid for grid in grids):
                 raise UsageError(f"{task.title} has its {task.length} varied: no budget scales it")
-        for settings in self._all_settings():
-            for name in {"seed", "norm"} & {*settings}:
-                raise UsageError(f"{name} is no setting: seeds and arms of a study say it")
+        settings = [task.settings for task in self.tasks] + [arm.settings for arm in self.arms]
+        for name in {"seed", "norm"} & {*itertools.chain(self.settings, *settings, *grids)}:
+            raise UsageError(f"{name} is no setting: seeds and arms of a study say it")
         for grid in grids:
             for axis, values in grid.items():
                 _check_distinct(f"axis {axis}", [as_folder(str(value)) for value in values])
@@ -322,16 +317,13 @@ class Study:
                 _check_distinct("axes and tuned", varied)
             for axis in {*varied} & {*arm.settings, *arm.norm_kwargs}:
                 raise UsageError(f"{axis} is an axis and a setting of arm {arm.name}")
-        if self.tuned or any(arm.tuned for arm in self.arms):
-            _check_distinct("seeds and tuning_seeds", [*self.seeds, *self.tuning_seeds])
-            if min(self.tuning_seeds) < 0:
-                raise UsageError(
-                    f"tuning_seeds must be zero or above, got {min(self.tuning_seeds)}"
-                )
-            for task in self.tasks:
+        for task in self.tasks:
+            if self.tuned or any(arm.tuned for arm in self._arms_of(task)):
+                _check_distinct("seeds and tuning_seeds", [*self.seeds, *self.tuning_seeds])
+                for seed in self.tuning_seeds:
+                    check_from_zero(tuning_seeds=seed)
                 seeds = _first(self.tuning_seeds, task.seed_share)
-                tuned = self.tuned or any(arm.tuned for arm in self._arms_of(task))
-                if tuned and len(seeds) < 3:
+                if len(seeds) < 3:
                     told = f"tuning_seeds must be 3 or more, got {[*seeds]}"
                     raise UsageError(f"{told} for {task.title}")
 
@@ -355,13 +347,6 @@ class Study:
             self.tuning_seeds,
             lambda cell: _points(grids.get(cell, self._grid(cell))) if self._grid(cell) else [],
         )
-
-    def _all_settings(self) -> Iterator[Mapping[str, Any]]:
-        """Yield everything that names settings."""
-        yield from (self.settings, self.axes, self.tuned)
-        yield from (task.settings for task in self.tasks)
-        for arm in self.arms:
-            yield from (arm.settings, arm.tuned)
 
     def _grid(self, cell: Cell) -> Grid:
         return {**self.tuned, **cell[1].tuned}
