@@ -1,15 +1,13 @@
 """Gymnasium's classic control as torch code, with its dynamics, rewards and limits."""
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from wnrl.tensor_envs.core import State
+from wnrl.tensor_envs.core import Fixed, State
 
 
 def _box(*high: float, low: tuple[float, ...] | None = None) -> spaces.Box:
@@ -17,17 +15,15 @@ def _box(*high: float, low: tuple[float, ...] | None = None) -> spaces.Box:
     return spaces.Box(-top if low is None else np.array(low, np.float32), top, dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class CartPole:
+class CartPole(Fixed):
     """``CartPole-v1``: a pole on a cart that is pushed left or right (Barto et al., 1983)."""
 
-    X_LIMIT: ClassVar[float] = 2.4
-    ANGLE_LIMIT: ClassVar[float] = 12 * 2 * math.pi / 360
-    observation_space: ClassVar[spaces.Box] = _box(2 * X_LIMIT, np.inf, 2 * ANGLE_LIMIT, np.inf)
-    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(2)
-    max_episode_steps: ClassVar[int] = 500
-    reset_draws: ClassVar[int] = 4
-    step_draws: ClassVar[int] = 0
+    X_LIMIT = 2.4
+    ANGLE_LIMIT = 12 * 2 * math.pi / 360
+    observation_space = _box(2 * X_LIMIT, np.inf, 2 * ANGLE_LIMIT, np.inf)
+    action_space = spaces.Discrete(2)
+    max_episode_steps = 500
+    reset_draws = 4
 
     def reset(self, u: Tensor) -> State:
         """Return positions, velocities, angles and angular velocities within 0.05 of zero."""
@@ -52,20 +48,18 @@ class CartPole:
         return {"x": x}, torch.ones_like(push), fallen | (x[..., 0].abs() > self.X_LIMIT)
 
 
-@dataclass(frozen=True)
-class Acrobot:
+class Acrobot(Fixed):
     """``Acrobot-v1``: two links, the joint between them driven (Sutton, 1996).
 
     The equations are those of Sutton & Barto's book with Gymnasium's lengths, masses and moments of
     inertia, all 1 or 0.5, put in; one fourth-order Runge-Kutta step is 0.2 s.
     """
 
-    MAX_SPIN: ClassVar[tuple[float, float]] = (4 * math.pi, 9 * math.pi)
-    observation_space: ClassVar[spaces.Box] = _box(1, 1, 1, 1, *MAX_SPIN)
-    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(3)
-    max_episode_steps: ClassVar[int] = 500
-    reset_draws: ClassVar[int] = 4
-    step_draws: ClassVar[int] = 0
+    MAX_SPIN = (4 * math.pi, 9 * math.pi)
+    observation_space = _box(1, 1, 1, 1, *MAX_SPIN)
+    action_space = spaces.Discrete(3)
+    max_episode_steps = 500
+    reset_draws = 4
 
     def reset(self, u: Tensor) -> State:
         """Return two angles and two angular velocities within 0.1 of zero: hanging at rest."""
@@ -114,15 +108,13 @@ def _wrapped(angle: Tensor) -> Tensor:
     return angle - (angle / (2 * math.pi)).round() * (2 * math.pi)
 
 
-@dataclass(frozen=True)
-class _Valley:
+class _Valley(Fixed):
     """A car between two hills: what both mountain cars share."""
 
-    LEFT_END: ClassVar[float] = -1.2
-    MAX_SPEED: ClassVar[float] = 0.07
-    observation_space: ClassVar[spaces.Box] = _box(0.6, MAX_SPEED, low=(LEFT_END, -MAX_SPEED))
-    reset_draws: ClassVar[int] = 1
-    step_draws: ClassVar[int] = 0
+    LEFT_END = -1.2
+    MAX_SPEED = 0.07
+    observation_space = _box(0.6, MAX_SPEED, low=(LEFT_END, -MAX_SPEED))
+    reset_draws = 1
 
     def reset(self, u: Tensor) -> State:
         """Return a place in the valley, between -0.6 and -0.4, at rest."""
@@ -146,8 +138,8 @@ class _Valley:
 class MountainCar(_Valley):
     """``MountainCar-v0``: too weak for the hill, it has to swing (Moore, 1990)."""
 
-    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(3)
-    max_episode_steps: ClassVar[int] = 200
+    action_space = spaces.Discrete(3)
+    max_episode_steps = 200
 
     def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         """Push left, not at all or right; the reward is -1."""
@@ -162,8 +154,8 @@ class MountainCarContinuous(_Valley):
     Gymnasium rounds its state to float32 after each step; here it has the precision of the draws.
     """
 
-    action_space: ClassVar[spaces.Box] = spaces.Box(-1.0, 1.0, (1,), np.float32)
-    max_episode_steps: ClassVar[int] = 999
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    max_episode_steps = 999
 
     def step(self, state: State, actions: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         """Push with at most 1; the reward is 100 at the goal less 0.1 force², clipped or not."""
@@ -172,17 +164,15 @@ class MountainCarContinuous(_Valley):
         return state, terminated * 100 - force.square() * 0.1, terminated
 
 
-@dataclass(frozen=True)
-class Pendulum:
+class Pendulum(Fixed):
     """``Pendulum-v1``: a pendulum that is to be swung up and held with a small torque."""
 
-    MAX_SPIN: ClassVar[float] = 8.0
-    MAX_TORQUE: ClassVar[float] = 2.0
-    observation_space: ClassVar[spaces.Box] = _box(1, 1, MAX_SPIN)
-    action_space: ClassVar[spaces.Box] = spaces.Box(-MAX_TORQUE, MAX_TORQUE, (1,), np.float32)
-    max_episode_steps: ClassVar[int] = 200
-    reset_draws: ClassVar[int] = 2
-    step_draws: ClassVar[int] = 0
+    MAX_SPIN = 8.0
+    MAX_TORQUE = 2.0
+    observation_space = _box(1, 1, MAX_SPIN)
+    action_space = spaces.Box(-MAX_TORQUE, MAX_TORQUE, (1,), np.float32)
+    max_episode_steps = 200
+    reset_draws = 2
 
     def reset(self, u: Tensor) -> State:
         """Return any angle, and an angular velocity within -1 and 1."""

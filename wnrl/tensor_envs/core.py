@@ -7,7 +7,8 @@ host, so that a loop of steps can be captured in a CUDA graph.
 """
 
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from gymnasium import spaces
@@ -63,6 +64,14 @@ class TensorEnv(Protocol):
             actions: ``(*B)`` in int64 where they are discrete, else ``(*B, *action_shape)``.
             u: uniforms in the open (0, 1), ``(*B, step_draws)``.
         """
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A base of environments without parameters: all of a class are equal."""
+
+    reset_draws: ClassVar[int] = 0
+    step_draws: ClassVar[int] = 0
 
 
 class Episodes(NamedTuple):

@@ -11,8 +11,6 @@ numbers of a state are whole too, in the uniforms' dtype.
 """
 
 import functools
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,17 +18,17 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
+from wnrl.tensor_envs.core import Fixed
+
 SIZE = 10
 FULL_ROW = 2**SIZE - 1
 STICKY = 0.1
 
 
-@dataclass(frozen=True)
-class Game:
-    """What all games have, but for the draws of a reset that some take."""
+class Game(Fixed):
+    """What all games have."""
 
-    max_episode_steps: ClassVar[int] = 5000
-    reset_draws: ClassVar[int] = 0
+    max_episode_steps = 5000
 
 
 def picture_space(n_channels: int) -> spaces.Box:
