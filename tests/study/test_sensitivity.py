@@ -119,6 +119,15 @@ def test_what_only_one_arm_chooses_is_left_as_it_chose(tmp_path):
     assert [each.settings for each in sensitivities(found)] == [("learning_rate", "gamma")] * 2
 
 
+@pytest.mark.parametrize("shared", [{"gamma": GRID["gamma"]}, {}])
+def test_a_setting_of_which_arms_have_no_value_in_common_does_not_count(tmp_path, shared):
+    rates = {"none": (1e-4, 1e-3), "layer": (1e-2, 1e-1)}
+    arms = [Arm(name, tuned={"learning_rate": tried}) for name, tried in rates.items()]
+    planned = replace(study(), arms=arms, tuned=shared)
+    found = rows(tmp_path, planned, lambda trial: dict(trial.choice)["learning_rate"])
+    assert [each.settings for each in sensitivities(found)] == [("gamma",)] * 2 * len(shared)
+
+
 def test_the_report_says_it(tmp_path):
     found = rows(tmp_path, study(), known)
     write_report(tmp_path / "report.html", Findings("s", "none", tmp_path, found))

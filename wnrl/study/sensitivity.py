@@ -50,18 +50,18 @@ class Sensitivity:
 def sensitivities(rows: Sequence[Row]) -> list[Sensitivity]:
     """Return the sensitivity of each arm to the settings that were chosen for all arms and tasks.
 
-    Of grids that were widened, the values count that all have in common. Nothing is returned for
-    fewer than two tasks or ``LEAST`` tuning seeds. Intervals are percentiles of a bootstrap that
-    draws those seeds anew, the same for all arms.
+    Of grids that differ, the values count that all have in common. Nothing is returned where there
+    are none, or for fewer than two tasks or ``LEAST`` tuning seeds. Intervals are percentiles of a
+    bootstrap that draws those seeds anew, the same for all arms.
     """
     tuned = [(row, row.choice) for row in rows if row.choice and row.confidence is not None]
     n_tasks = len({row.task for row, _ in tuned})
     arms = grouped((row.name, choice) for row, choice in tuned)
     arms = {name: choices for name, choices in arms.items() if len(choices) == n_tasks > 1}
     every = [choice for choices in arms.values() for choice in choices]
-    if not every or min(choice.scores.shape[-1] for choice in every) < LEAST:
+    grid = _common([choice.grid for choice in every]) if every else {}
+    if not grid or min(choice.scores.shape[-1] for choice in every) < LEAST:
         return []
-    grid = _common([choice.grid for choice in every])
     scores = _scaled(np.array([[c.scores_at(grid) for c in choices] for choices in arms.values()]))
     n = scores.shape[-1]
     drawn = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
@@ -112,11 +112,11 @@ def _best(scores: Floats, n_settings: int) -> Floats:
 
 
 def _common(grids: Sequence[Grid]) -> Grid:
-    names = [name for name in grids[0] if all(name in grid for grid in grids)]
-    return {
-        name: [value for value in grids[0][name] if all(value in grid[name] for grid in grids)]
-        for name in names
+    common = {
+        name: [value for value in values if all(value in grid.get(name, ()) for grid in grids)]
+        for name, values in grids[0].items()
     }
+    return {name: values for name, values in common.items() if values}
 
 
 def _scaled(scores: Floats) -> Floats:
