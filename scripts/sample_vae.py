@@ -14,7 +14,7 @@ from typing import Annotated
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts._cli import run
-from wnrl.errors import UsageError
+from wnrl.errors import UsageError, as_usage_error
 from wnrl.limits import Limited, one_of
 
 KINDS = ("samples", "reconstructions", "traversals", "canvas")
@@ -51,10 +51,9 @@ def main(args: Args) -> None:
     """Write the picture, and print where it is."""
     from wnrl.vae.pictures import draw, save
 
-    try:
+    what = f"out {args.path} cannot be written"
+    with as_usage_error(what, OSError, say=lambda error: str(error.strerror)):
         save(draw(args.kind, args.run_dir, args.weights, args.data_dir), args.path)
-    except OSError as error:
-        raise UsageError(f"out {args.path} cannot be written: {error.strerror}") from error
     print(args.path)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wnrl.errors import InUseError, UsageError, printable
+from wnrl.errors import InUseError, UsageError, as_usage_error, printable
 from wnrl.runs.events import EVENTS
 from wnrl.runs.files import SCRATCH, file_checksum, read_json, write_json
 from wnrl.runs.machine import versions
@@ -221,10 +221,8 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
 
 def make_folder(path: Path) -> None:
     """Make ``path`` a folder that can be written, or raise UsageError."""
-    try:
+    with as_usage_error(f"run_dir {path} cannot be made", OSError, say=lambda e: e.strerror):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"run_dir {path} cannot be made: {error.strerror}") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise UsageError(f"run_dir {path} cannot be written")
 

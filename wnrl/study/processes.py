@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -90,8 +90,14 @@ class _Worker:
         if self.process is None:
             self.conn, conn = SPAWN.Pipe()
             self.process = SPAWN.Process(target=_work, args=(conn, *self._arguments))
-            with _signals_held_back():
+            resource_tracker.ensure_running()  # its start, with the first child, would unblock them
+            # Signals stay blocked in a child, which they reach too where they are sent to a group
+            # of processes: its parent decides, and no second one disturbs it while it saves.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            try:
                 self.process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             conn.close()
         try:
             self.conn.send(job)
@@ -122,21 +128,6 @@ class _Worker:
         process.join()
         self.conn.close()
         return process.exitcode or 0
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Let a child start, and stay, with signals blocked.
-
-    They reach it too where they are sent to a group of processes; its parent decides, and no
-    second signal disturbs it while it writes its checkpoint.
-    """
-    resource_tracker.ensure_running()  # its start, with the first child, would let them through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(conn: "Connection[Any, Any]", root: Path, imports: Sequence[str], log: Path) -> None:
