@@ -57,6 +57,23 @@ def test_a_norm_that_is_not_called_paired_changes_the_function(key):
 
 
 @pytest.mark.parametrize("key", KEYS)
+def test_reset_parameters_leaves_nothing_of_what_was_trained(key):
+    nets = []
+    for trained in (0.5, 2.0):
+        net = nn.ModuleList([conv_net(), nn.LSTM(2, 3)])
+        convert(net, key)
+        with torch.no_grad():
+            for value in net.state_dict().values():
+                value.fill_(trained)
+        torch.manual_seed(3)
+        for part in net.modules():
+            if part._parameters:
+                part.reset_parameters()
+        nets.append(net)
+    assert all(map(torch.equal, *(net.state_dict().values() for net in nets)))
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_what_is_made_of_shared_parameters_is_shared_with_other_processes_too(key):
     net = nn.ModuleList([conv_net(), nn.LSTM(2, 3)]).share_memory()
     convert(net, key)

@@ -310,6 +310,10 @@ class ChannelRMSNorm(nn.Module):
         self.num_channels, self.eps = num_channels, eps
         self.weight = nn.Parameter(torch.ones(num_channels))
 
+    def reset_parameters(self) -> None:
+        """Sets the scale to one."""
+        nn.init.ones_(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …) -> (B, C, …)``."""
         t = wide(x)

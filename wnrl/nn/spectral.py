@@ -109,6 +109,11 @@ class Spectral(Counterpart):
             self._init_flat_weights()
         self.find_vectors()
 
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew, as the constructor does."""
+        super().reset_parameters()  # type: ignore[misc]
+        self.find_vectors()
+
     def find_vectors(self) -> None:
         """Sets the vectors u to those of the weights, exactly; for weights that were set anew.
 
