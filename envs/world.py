@@ -1,6 +1,7 @@
 """A world's dials around any Gymnasium environment; its id registers itself."""
 
 from collections import deque
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -48,7 +49,7 @@ class WorldWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorA
         if self.world.sticky:
             if self._last_action is not None and self._random.random() < self.world.sticky:
                 action = self._last_action
-            self._last_action = np.copy(action)  # which the caller may write into
+            self._last_action = deepcopy(action)  # which the caller may write into
         obs, reward, terminated, truncated, info = self.env.step(action)
         reward = float(reward)
         if self.world.reward_noise:
@@ -58,7 +59,7 @@ class WorldWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorA
     def _seen(self, obs: Any) -> Any:
         world = self.world
         if world.delay:
-            self._queue.append(obs)
+            self._queue.append(np.array(obs))  # which the environment may write into
             obs = self._queue.popleft() if len(self._queue) > world.delay else np.zeros_like(obs)
         if world.obs_noise:
             noise = world.obs_noise * self._random.standard_normal(obs.shape)

@@ -248,10 +248,33 @@ def test_environments_without_a_tensor_form_have_dials_too(world, base):
     assert env.observation_space == gym.make(base).observation_space
     env.reset(seed=0)
     env.action_space.seed(0)
-    for _ in range(3):
-        obs, *_ = env.step(env.action_space.sample())
+    for _ in range(20):
+        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
         assert env.observation_space.contains(obs)
+        if terminated or truncated:
+            env.reset()
     env.close()
+
+
+class _Counter(gym.Env):
+    """Counts its steps in the one array that it gives out."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.seen = np.ones(1, np.float32)
+        return self.seen, {}
+
+    def step(self, action):
+        self.seen += 1
+        return self.seen, 0.0, False, False, {}
+
+
+def test_what_an_environment_writes_into_is_seen_late_as_it_was():
+    env = WorldWrapper(_Counter(), World("Counter-v0", delay=2))
+    seen = [env.reset()[0], *(env.step(0)[0] for _ in range(4))]
+    assert [float(obs[0]) for obs in seen] == [0, 0, 1, 2, 3]
 
 
 def test_bounds_are_widened_for_zeros_and_lost_with_noise():

@@ -568,6 +568,44 @@ def test_an_interrupted_and_resumed_run_equals_the_uninterrupted_one(
     assert_same_run(one, two)
 
 
+class Watched(CartPoleEnv):
+    """Gives a picture with its channels last beside what CartPole gives."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        picture = gym.spaces.Box(0, 255, (40, 40, 3), np.uint8)
+        self.observation_space = gym.spaces.Dict({"x": self.observation_space, "p": picture})
+
+    def seen(self, x):
+        return {"x": x, "p": self.np_random.integers(0, 256, (40, 40, 3), np.uint8)}
+
+    def reset(self, **options):
+        x, info = super().reset(**options)
+        return self.seen(x), info
+
+    def step(self, action):
+        x, *others = super().step(action)
+        return self.seen(x), *others
+
+
+def test_a_run_with_scaled_vectors_beside_pictures_goes_on_with_the_same_bits(
+    tmp_path, every_progress, monkeypatch
+):
+    spec = EnvSpec("Watched-v0", Watched, max_episode_steps=30)
+    monkeypatch.setitem(gym.registry, "Watched-v0", spec)
+    one, two = (
+        small(tmp_path / name, "ppo", env_id="Watched-v0", norm="layer", steps=96, film=False)
+        for name in ("whole", "parts")
+    )
+    config = dataclasses.replace(one.config, normalize="both")
+    one, two = (dataclasses.replace(args, config=config) for args in (one, two))
+    train(one)
+    with pytest.raises(Stopped):
+        train(two, InterruptAt(0.3))
+    train(dataclasses.replace(two, resume=True))
+    assert_same_run(one.folder, two.folder)
+
+
 def test_a_resume_repeats_no_evaluation_where_updates_are_rarer_than_points(
     tmp_path, every_progress
 ):

@@ -10,7 +10,7 @@ begin anew.
 
 import copy
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from contextlib import suppress
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -23,7 +23,8 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 SCALARS = (type(None), bool, int, float, str, bytes)
-CONTAINERS: dict[str, Any] = {kind.__name__: kind for kind in (list, tuple, set, deque, dict)}
+DICTS = (dict, OrderedDict)
+CONTAINERS: dict[str, Any] = {kind.__name__: kind for kind in (list, tuple, set, deque, *DICTS)}
 BIT_GENERATORS = {kind.__name__: kind for kind in np.random.BitGenerator.__subclasses__()}
 RANDOM: dict[str, Any] = {kind.__name__: kind for kind in (random.Random, np.random.RandomState)}
 STATELESS = (ModuleType, type, EnvSpec, np.dtype, Enum)
@@ -89,8 +90,9 @@ class _Writer:
         self.written.append(value)
         if name := _stateless_name(value):
             return ["stateless", name]
-        if kind is dict:
-            return ["dict", *([self.write(key), self.write(part)] for key, part in value.items())]
+        if kind in DICTS:
+            pairs = ([self.write(key), self.write(part)] for key, part in value.items())
+            return [kind.__name__, *pairs]
         if kind in CONTAINERS.values():
             limit = value.maxlen if kind is deque else None
             return [kind.__name__, limit, *(self.write(part) for part in value)]
@@ -152,9 +154,9 @@ class _Reader:
                 made.__setstate__(state)
             case ["tuple", _, *parts]:
                 made = tuple(self._parts(parts, here, tuple))
-            case ["dict", *pairs]:
-                made = self.made[place] = {}  # before what is inside, which may hold it
-                inside = here if type(here) is dict else {}
+            case ["dict" | "OrderedDict" as word, *pairs]:
+                made = self.made[place] = CONTAINERS[word]()  # before what is inside of it
+                inside = here if type(here) in DICTS else {}
                 for key, part in pairs:
                     name = self.read(key, None)
                     made[name] = self.read(part, inside.get(name))

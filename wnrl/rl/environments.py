@@ -134,7 +134,7 @@ def _side_by_side(
         venv = vec_env.VecFrameStack(venv, frame_stack)
     images = [part for part in parts(venv.observation_space).values() if is_image_space(part)]
     if images and not any(is_image_space_channels_first(cast(Any, image)) for image in images):
-        venv = vec_env.VecTransposeImage(venv)  # here, because SB3 would do it behind VecNormalize
+        venv = ChannelsFirst(venv)  # here, because SB3 would do it behind VecNormalize
     return venv
 
 
@@ -145,6 +145,18 @@ def check_observations(space: spaces.Space[Any]) -> None:
             raise UsageError(f"observations must be Box or discrete, or a Dict of them, got {part}")
         if isinstance(part, spaces.Box) and (0 in part.shape or not part.shape):
             raise UsageError(f"observations must hold a number or more, got {part}")
+
+
+class ChannelsFirst(vec_env.VecTransposeImage):
+    """Give images in the order of their memory, as a run that goes on has the last ones.
+
+    A convolution of a transposed view rounds in another way.
+    """
+
+    @staticmethod
+    def transpose_image(image: np.ndarray) -> np.ndarray:
+        """Return images, ``(H, W, C)`` or several, with their channels in front."""
+        return np.ascontiguousarray(vec_env.VecTransposeImage.transpose_image(image))
 
 
 class Bounded(TimeLimit):
