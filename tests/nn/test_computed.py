@@ -174,6 +174,18 @@ def test_a_weight_cannot_be_taken_away(name):
     assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
 
 
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [lambda w, flag: w.requires_grad_(flag), lambda w, flag: setattr(w, "requires_grad", flag)],
+)
+def test_a_flag_that_would_be_gone_with_the_next_reading_is_refused(change, learns):
+    layer = wn.WNLSTM(3, 2).requires_grad_(learns)
+    with torch.no_grad(), pytest.raises(UsageError, match=r"of weight_hh_l0_v and weight_hh_l0_g"):
+        change(layer.weight_hh_l0, not learns)
+    change(layer.weight_hh_l0.detach(), True)  # a view may have one of its own
+
+
 @pytest.mark.parametrize("read", [lambda weight: weight, lambda weight: weight.detach()])
 def test_a_computed_weight_becomes_no_parameter(read):
     layer = wn.WNLinear(2, 3)

@@ -27,7 +27,9 @@ def read_computed(layer: Any, name: str) -> Tensor:
     # A tensor made in inference mode counts no writes.
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
         weight = layer.compute_weight(name)
-        return _Origin(layer, name, weight.detach()).guard(weight)
+        reading = _Origin(layer, name, weight.detach()).guard(weight)
+    reading._is_whole = True
+    return reading
 
 
 class _Origin:
@@ -52,6 +54,10 @@ class _Origin:
     def holds(self, tensor: Tensor) -> bool:
         """Return whether the values of ``tensor`` are in the memory of the weight."""
         return tensor.untyped_storage().data_ptr() == self.whole.untyped_storage().data_ptr()
+
+    def learns(self) -> bool:
+        """Return whether v or g requires a gradient."""
+        return any(part.requires_grad for part in self.layer.pair(self.name))
 
     def no_storage(self) -> UsageError:
         """Return the error for a write that would replace the memory of the weight."""
@@ -81,6 +87,10 @@ def read_from(weight: Tensor, layer: Any, name: str) -> list[Tensor] | None:
     return origin.read_from if same_values(weight.detach(), origin.whole) else None
 
 
+FLAGS: Any = (Tensor.requires_grad_, vars(torch._C.TensorBase)["requires_grad"].__set__)
+"""What sets ``requires_grad``, which would be gone with the next reading."""
+
+
 class _LikeAParameter(torch._C._TensorMeta):
     """Lets ``torch.testing.assert_close``, which asks how types are related, compare the two."""
 
@@ -96,6 +106,8 @@ class ComputedWeight(Tensor, metaclass=_LikeAParameter):
     """
 
     _origin: _Origin
+    _is_whole = False
+    """Whether it is what the layer gave out, and no view of it."""
 
     @property
     def _is_param(self) -> bool:
@@ -118,6 +130,11 @@ class ComputedWeight(Tensor, metaclass=_LikeAParameter):
             for tensor, origin, version in given:
                 if not origin.holds(tensor):
                     raise origin.no_storage()
+                if tensor._is_whole and func in FLAGS and tensor.requires_grad != origin.learns():
+                    raise UsageError(
+                        f"{origin} is computed from v and g at each reading: set requires_grad of "
+                        f"{origin.name}_v and {origin.name}_g"
+                    )
                 if tensor._version != version:
                     # Initialisers write without grad even where it is on.
                     by_initialiser = getattr(func, "__module__", None) == "torch.nn.init"
