@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from wnrl.norms import NORMS
+from wnrl.networks import ACTIVATIONS, linear_layers
 from wnrl.population.config import PPOConfig, RecurrentPPOConfig
-from wnrl.population.rows import Networks, head_with_norm, hidden_layers, with_norm
+from wnrl.population.rows import Networks
 
 CELLS: dict[str, tuple[Any, int]] = {"lstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}
 """Recurrent layers and their numbers of states."""
@@ -35,35 +35,36 @@ class ActorCritic(Networks):
         self, config: PPOConfig, shape: tuple[int, ...], n_outputs: int, continuous: bool
     ) -> None:
         super().__init__(shape)
-        recurrent = config if isinstance(config, RecurrentPPOConfig) else None
-        n_features = recurrent.lstm_hidden_size if recurrent else shape[0]
-        nets = {
-            name: nn.Sequential(*hidden_layers(config, n_features))
-            for name in ("policy_net", "value_net")
-        }
+        n_features = getattr(config, "lstm_hidden_size", shape[0])
+        act = ACTIVATIONS[config.activation_fn]
+        self.mlp_extractor = nn.ModuleDict(
+            {
+                name: nn.Sequential(*linear_layers(n_features, config.net_arch, None, act))
+                for name in ("policy_net", "value_net")
+            }
+        )
         width = (n_features, *config.net_arch)[-1]
-        action_net = nn.Linear(width, n_outputs)
+        self.action_net = nn.Linear(width, n_outputs)
         if continuous:
             self.log_std = nn.Parameter(torch.full((n_outputs,), config.log_std_init))
-        value_net = nn.Linear(width, 1)
+        self.value_net = nn.Linear(width, 1)
         if config.ortho_init:
-            for net in nets.values():
-                net.apply(partial(_orthogonal, gain=math.sqrt(2)))
-            _orthogonal(action_net, gain=0.01)
-            _orthogonal(value_net, gain=1.0)
-        if recurrent:
-            n_layers, n_states = recurrent.n_lstm_layers, CELLS[recurrent.cell][1]
-            self.memory = 2, n_layers, n_states, recurrent.lstm_hidden_size
-            self.lstm_actor, self.lstm_critic = _recurrent_layers(recurrent, shape[0])
-        self.mlp_extractor = nn.ModuleDict(
-            {name: with_norm(config, list(net)) for name, net in nets.items()}
-        )
-        self.action_net = head_with_norm(config, action_net)
-        self.value_net = head_with_norm(config, value_net)
+            self.mlp_extractor.apply(partial(_orthogonal, gain=math.sqrt(2)))
+            _orthogonal(self.action_net, gain=0.01)
+            _orthogonal(self.value_net, gain=1.0)
+        if isinstance(config, RecurrentPPOConfig):
+            sizes = shape[0], config.lstm_hidden_size, config.n_lstm_layers
+            # RecurrentPPO's policy draws LSTMs first, also where GRUs take their place.
+            for cell in dict.fromkeys(("lstm", config.cell)):
+                make, n_states = CELLS[cell]
+                self.lstm_actor, self.lstm_critic = make(*sizes), make(*sizes)
+            self.memory = 2, config.n_lstm_layers, n_states, config.lstm_hidden_size
+        self.take_norm(config)
 
     def networks(self) -> list[nn.Sequential]:
         """Return the actor and the critic, if they are recurrent as parts ``rnn`` and ``mlp``."""
-        pairs = zip(self.hidden().values(), (self.action_net, self.value_net), strict=True)
+        heads: tuple[nn.Module, ...] = (self.action_net, self.value_net)
+        pairs = zip(self.hidden().values(), heads, strict=True)
         mlps = [nn.Sequential(*hidden, head) for hidden, head in pairs]
         if not hasattr(self, "lstm_actor"):
             return mlps
@@ -80,21 +81,3 @@ def _orthogonal(module: nn.Module, gain: float) -> None:
     if isinstance(module, nn.Linear):
         nn.init.orthogonal_(module.weight, gain)
         module.bias.zero_()
-
-
-def _recurrent_layers(config: RecurrentPPOConfig, n_inputs: int) -> list[nn.Module]:
-    """Return a recurrent layer for each network, with the norm where it has a recurrent form."""
-    # RecurrentPPO's policy draws LSTMs first, also where GRUs take their place.
-    for cell in dict.fromkeys(("lstm", config.cell)):
-        make, _ = CELLS[cell]
-        sizes = n_inputs, config.lstm_hidden_size, config.n_lstm_layers
-        rnns = [make(*sizes) for _ in range(2)]
-    norm = NORMS[config.norm]
-    if (kind := norm.layers.get(type(rnns[0]))) is not None:
-        options = {k: v for k, v in config.norm_kwargs.items() if k in norm.layer_options}
-        return [kind.from_plain(rnn, **options) for rnn in rnns]
-    if norm.mark is not None and norm.after_step is not None:
-        for rnn in rnns:
-            norm.mark(rnn)
-            norm.after_step(rnn)
-    return rnns

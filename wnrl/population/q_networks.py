@@ -5,9 +5,9 @@ from typing import Any
 from torch import nn
 
 from wnrl.errors import UsageError
-from wnrl.networks import MINATAR, NATURE_SIDE, cnn
+from wnrl.networks import ACTIVATIONS, MINATAR, NATURE_SIDE, cnn, linear_layers
 from wnrl.population.config import MemberConfig
-from wnrl.population.rows import Networks, head_with_norm, hidden_layers, with_norm
+from wnrl.population.rows import Networks
 
 FEATURES = 128
 """Of a picture, as ``SmallCNN`` has them."""
@@ -38,15 +38,12 @@ class QNetwork(Networks):
         if continuous:
             raise UsageError(f"actions of {config.algorithm} must be Discrete, got a Box")
         features, width = _features(shape)
-        hidden = hidden_layers(config, width)
-        head = nn.Linear((width, *config.net_arch)[-1], n_outputs)
-        layers = [*with_norm(config, [*features, *hidden, head])]
         if features:
-            net = nn.Sequential(*layers[: len(features)])
-            self.features_extractor = nn.ModuleDict({"net": net})
-        self.q_net = nn.Sequential(*layers[len(features) :])
-        self.q_net[-1] = head_with_norm(config, head)
+            self.features_extractor = nn.ModuleDict({"net": nn.Sequential(*features)})
+        act = ACTIVATIONS[config.activation_fn]
+        self.q_net = nn.Sequential(*linear_layers(width, config.net_arch, n_outputs, act))
         self.heads = (f"q_net.{len(self.q_net) - 1}",)
+        self.take_norm(config)
 
     def networks(self) -> list[nn.Sequential]:
         """Return the network."""

@@ -17,8 +17,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, as_usage_error, first_line
-from wnrl.networks import ACTIVATIONS, normalized
-from wnrl.nn import data_init
+from wnrl.nn import convert, data_init
+from wnrl.nn.sites import n_spatial
 from wnrl.norms import NORMS
 from wnrl.population.config import MemberConfig
 
@@ -47,6 +47,23 @@ class Networks(nn.Module, ABC):
         super().__init__()
         self.shape = shape
 
+    def take_norm(self, config: MemberConfig) -> None:
+        """Give the layers the norm; heads have it where it reparametrises layers, if asked for.
+
+        Raises:
+            UsageError: the norm is for hidden layers, and there are none.
+        """
+        feed_forward = [name for name, part in self.named_modules() if n_spatial(part) is not None]
+        hidden = [name for name in feed_forward if name not in self.heads]
+        on_heads = config.norm_heads and NORMS[config.norm].reparametrizes
+        if not (hidden or on_heads or config.norm == "none"):
+            raise UsageError(
+                f"norm {config.norm!r} is for hidden layers, and the networks have none: "
+                "net_arch=()"
+            )
+        skip = () if on_heads else self.heads
+        convert(self, config.norm, skip=skip, norm_kwargs=config.norm_kwargs, hidden=hidden)
+
     @abstractmethod
     def networks(self) -> list[nn.Sequential]:
         """Return the networks with their heads, each ``(B, *shape) -> (B, n_outputs)``."""
@@ -54,44 +71,6 @@ class Networks(nn.Module, ABC):
     @abstractmethod
     def hidden(self) -> dict[str, nn.Module]:
         """Return what is initialised on data, by name."""
-
-
-def hidden_layers(config: MemberConfig, n_inputs: int) -> list[nn.Module]:
-    """Return the hidden layers of a network, plain ones, each with its nonlinearity."""
-    layers: list[nn.Module] = []
-    for width in config.net_arch:
-        layers += [nn.Linear(n_inputs, width), ACTIVATIONS[config.activation_fn]()]
-        n_inputs = width
-    return layers
-
-
-def with_norm(config: MemberConfig, layers: Sequence[nn.Module]) -> nn.Sequential:
-    """Return layers as a network whose hidden layers, all but the last module, have the norm.
-
-    Raises:
-        UsageError: the norm is for hidden layers, and there are none.
-    """
-    if len(layers) > 1:
-        return normalized(layers, config.norm, norm_kwargs=config.norm_kwargs)
-    if config.norm != "none" and not norm_on_heads(config):
-        raise UsageError(
-            f"norm {config.norm!r} is for hidden layers, and the networks have none: net_arch=()"
-        )
-    return nn.Sequential(*layers)
-
-
-def norm_on_heads(config: MemberConfig) -> bool:
-    """Return whether output layers have the norm."""
-    return config.norm_heads and NORMS[config.norm].reparametrizes
-
-
-def head_with_norm(config: MemberConfig, head: nn.Linear) -> nn.Module:
-    """Return an output layer with the norm, where output layers have it."""
-    if not norm_on_heads(config):
-        return head
-    norm = NORMS[config.norm]
-    options = {k: v for k, v in config.norm_kwargs.items() if k in norm.layer_options}
-    return norm.layers[nn.Linear].from_plain(head, **options)
 
 
 Shapes = dict[str, torch.Size]
