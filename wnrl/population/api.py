@@ -198,98 +198,83 @@ def train(
     place, threads = resolve_device(device), torch.get_num_threads()
     own = [{"learning_rate": rate, "seed": seed} for rate, seed in product(rates, seeds)]
     asked = [[{"norm": norm, **each, **hyperparameters} for each in own] for norm in norms]
-    cohorts: Any
-    if algo == VAES:
-        cohorts = _cohorts_of_vaes(env_id, total_timesteps, asked, place)
-    else:
-        cohorts = _cohorts_of_agents(algo, env_id, total_timesteps, asked, place)
+    cohorts = _cohorts(algo, env_id, total_timesteps, asked, place)
+    members: list[Any] = []
     if place.type == "cpu":
         torch.set_num_threads(1)
     try:
-        if algo == VAES:
-            return Runs(_trained_vaes(cohorts, progress))
-        return Runs(_trained(algo, cohorts, progress))
+        for done, cohort in enumerate(cohorts):
+
+            def tell(share: float, done: int = done) -> None:
+                progress((done + share) / len(cohorts))
+
+            members += _vaes(cohort, tell) if algo == VAES else _agents(algo, cohort, tell)
     finally:
         torch.set_num_threads(threads)
+    return Runs(members)
 
 
-Asked = Sequence[Sequence[Mapping[str, Any]]]
-"""The settings of each member of each cohort."""
-
-
-def _cohorts_of_agents(
-    algo: str, env_id: str | TensorEnv, steps: int | None, asked: Asked, device: torch.device
-) -> list[Cohort]:
-    if steps is None:
-        raise UsageError("total_timesteps must be a whole number above zero, got None")
-    kind, env = COHORTS[algo], make(env_id) if isinstance(env_id, str) else env_id
-    cohorts = []
-    for members in asked:
-        configs = [kind.member({"total_timesteps": steps, **each}) for each in members]
-        cohorts.append(kind(env, configs, device=device))
-    return cohorts
-
-
-def _cohorts_of_vaes(
-    dataset: str | TensorEnv, steps: int | None, asked: Asked, device: torch.device
-) -> list[VAECohort]:
-    """Return cohorts of members with these settings, which their preset completes."""
-    if steps is not None or not isinstance(dataset, str):
+def _cohorts(
+    algo: str,
+    env_id: str | TensorEnv,
+    steps: int | None,
+    asked: Sequence[Sequence[Mapping[str, Any]]],
+    device: torch.device,
+) -> list[Any]:
+    """Return cohorts of members with these settings, those of VAEs completed by their preset."""
+    if algo != VAES:
+        if steps is None:
+            raise UsageError("total_timesteps must be a whole number above zero, got None")
+        kind, env = COHORTS[algo], make(env_id) if isinstance(env_id, str) else env_id
+        usual: dict[str, Any] = {"total_timesteps": steps}
+        agents = [[kind.member({**usual, **own}) for own in each] for each in asked]
+        return [kind(env, members, device=device) for members in agents]
+    if steps is not None or not isinstance(env_id, str):
         raise UsageError(
             "VAEs take the name of a data set, and epochs or n_steps, "
-            f"got {shown(dataset)} with total_timesteps {steps}"
+            f"got {shown(env_id)} with total_timesteps {steps}"
         )
-    usual, images, cohorts = {"model": "mlp", "dataset_name": dataset}, load(dataset), []
-    for members in asked:
-        configs = [preset(**{**usual, **each}) for each in members]
-        cohorts.append(VAECohort(images, configs, device=device))
-    return cohorts
+    usual, images = {"model": "mlp", "dataset_name": env_id}, load(env_id)
+    vaes = [[preset(**{**usual, **own}) for own in each] for each in asked]
+    return [VAECohort(images, members, device=device) for members in vaes]
 
 
-def _trained_vaes(
-    cohorts: Sequence[VAECohort], progress: Callable[[float], None]
-) -> list[VAEMember]:
-    """Train cohorts one after the other, and measure their members."""
-    members: list[VAEMember] = []
-    for done, cohort in enumerate(cohorts):
-        bounds, images = [], cohort.images
-        while cohort.step < cohort.total_steps:
-            cohort.iterate()
-            if cohort.logs_at(cohort.step):
-                bounds.append(cohort.validate()[cohort.validation.criterion])
-            progress((done + cohort.step / cohort.total_steps) / len(cohorts))
-        curves, finite = torch.stack(bounds, 1).tolist(), cohort.finite().tolist()
-        for k, config in enumerate(cohort.members):
-            model, measured = cohort.vae(k), (math.nan, math.nan)
-            with suppress(NonFiniteError):
-                likelihood = nll(model, images, Protocol(images.name, n_samples=config.n_samples))
-                measured = likelihood.nll, likelihood.elbo
-            members.append(VAEMember(config, (*curves[k],), *measured, finite[k], on_cpu(model)))
+def _vaes(cohort: VAECohort, tell: Callable[[float], None]) -> list[VAEMember]:
+    """Train a cohort and measure its members; ``tell`` is told the share of steps that is done."""
+    bounds, images, members = [], cohort.images, []
+    while cohort.step < cohort.total_steps:
+        cohort.iterate()
+        if cohort.logs_at(cohort.step):
+            bounds.append(cohort.validate()[cohort.validation.criterion])
+        tell(cohort.step / cohort.total_steps)
+    curves, finite = torch.stack(bounds, 1).tolist(), cohort.finite().tolist()
+    for k, config in enumerate(cohort.members):
+        model, measured = cohort.vae(k), (math.nan, math.nan)
+        with suppress(NonFiniteError):
+            likelihood = nll(model, images, Protocol(images.name, n_samples=config.n_samples))
+            measured = likelihood.nll, likelihood.elbo
+        members.append(VAEMember(config, (*curves[k],), *measured, finite[k], on_cpu(model)))
     return members
 
 
-def _trained(
-    algo: str, cohorts: Sequence[Cohort], progress: Callable[[float], None]
-) -> list[Member]:
-    """Train cohorts one after the other, and return what became of their members."""
-    members: list[Member] = []
-    for done, cohort in enumerate(cohorts):
-        sums, counts = [], []  # of the episodes of each rollout
-        while cohort.iteration < cohort.config.iterations:
-            ended = cohort.iterate()
-            sums.append(ended.returns.double().nansum((1, 2)))
-            counts.append((ended.lengths > 0).sum((1, 2)))
-            progress((done + cohort.iteration / cohort.config.iterations) / len(cohorts))
-        total, number = torch.stack(sums, 1), torch.stack(counts, 1)  # (P, iterations)
-        tenth = slice(-max(1, len(sums) // 10), None)
-        curves = (total / number).tolist()
-        scores = (total[:, tenth].sum(1) / number[:, tenth].sum(1)).tolist()
-        final = cohort.evaluate(EVALUATION_EPISODES)[0].mean(1).tolist()
-        finite = cohort.finite().tolist()
-        for i, config in enumerate(cohort.members):
-            state, statistics = cohort.member_state(i), cohort.member_statistics(i)
-            numbers = (tuple(curves[i]), scores[i], final[i], finite[i])
-            members.append(Member(algo, config, cohort.env, *numbers, state, statistics))
+def _agents(algo: str, cohort: Cohort, tell: Callable[[float], None]) -> list[Member]:
+    """Train a cohort, and return what became of its members; ``tell`` as above."""
+    sums, counts, members = [], [], []  # of the episodes of each rollout
+    while cohort.iteration < cohort.config.iterations:
+        ended = cohort.iterate()
+        sums.append(ended.returns.double().nansum((1, 2)))
+        counts.append((ended.lengths > 0).sum((1, 2)))
+        tell(cohort.iteration / cohort.config.iterations)
+    total, number = torch.stack(sums, 1), torch.stack(counts, 1)  # (P, iterations)
+    tenth = slice(-max(1, len(sums) // 10), None)
+    curves = (total / number).tolist()
+    scores = (total[:, tenth].sum(1) / number[:, tenth].sum(1)).tolist()
+    final = cohort.evaluate(EVALUATION_EPISODES)[0].mean(1).tolist()
+    finite = cohort.finite().tolist()
+    for i, config in enumerate(cohort.members):
+        state, statistics = cohort.member_state(i), cohort.member_statistics(i)
+        numbers = (tuple(curves[i]), scores[i], final[i], finite[i])
+        members.append(Member(algo, config, cohort.env, *numbers, state, statistics))
     return members
 
 
