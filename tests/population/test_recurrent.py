@@ -19,7 +19,7 @@ from wnrl import population
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
 from wnrl.population.config import RecurrentPPOConfig
-from wnrl.population.recurrence import Memories
+from wnrl.population.recurrence import recurrent
 from wnrl.population.recurrent_ppo import RecurrentPPO, sequences
 from wnrl.population.rollout import Batch, Past
 from wnrl.tensor_envs import CartPole
@@ -98,7 +98,7 @@ def test_lstms_by_formula_have_torchs_outputs_and_gradients(n_layers):
     continues[:, 0] = 0.0
     memory = torch.randn(n, n_steps, n_seq, n_layers, 2, 4, dtype=torch.float64)
     given = memory * (1 - continues)[..., None, None]
-    out, finals = Memories(rnn, params, {}).run(x, given, continues)
+    out, finals = recurrent(rnn, params, {})(x, given, continues)
     weights = torch.randn_like(out)
     grads = torch.autograd.grad((out * weights).sum(), [*params.values()])
     for k in range(n):

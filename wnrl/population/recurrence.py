@@ -5,6 +5,8 @@ Time is the second axis, behind that of the networks. At each step the states ar
 and zero within one.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,87 +20,82 @@ from wnrl.nn.spectral import Spectral
 from wnrl.population.layers import tanh_
 from wnrl.population.rows import Tensors
 
+Run = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From inputs ``(n, T, N, F)``, what is added to the states of L layers before each step, ``(n, T,
+N, L, S, H)``, and what they are multiplied by before, ``(n, T, N, 1)``, zero at the first step, to
+the outputs ``(n, T, N, H)`` and the states at the end, ``(n, N, L, S, H)``."""
 
-class _Weights(nn.Module):
-    """Returns the weights that a recurrent layer computes with, in torch's order."""
 
-    def __init__(self, rnn: nn.Module) -> None:
+class _Called(nn.Module):
+    """A function of a recurrent layer, as ``functional_call`` takes it."""
+
+    def __init__(self, function: Callable[..., Any], rnn: nn.Module) -> None:
         super().__init__()
-        self.rnn = rnn
+        self.function, self.rnn = function, rnn
 
-    def forward(self) -> tuple[Tensor, ...]:
-        rnn: Any = self.rnn
-        if isinstance(self.rnn, WNRecurrent | Spectral):
-            return tuple(rnn._weights())
-        return tuple(getattr(rnn, name) for name in rnn._flat_weights_names)
+    def forward(self, *args: Tensor) -> Any:
+        return self.function(self.rnn, *args)
 
 
-class _Unrolled(_Weights):
-    """Steps a recurrent layer of any kind through time, from its own functions."""
-
-    def forward(self, x: Tensor, given: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        rnn: Any = self.rnn
-        if isinstance(rnn, NormedLSTM):
-            layers = [rnn.recurrence(suffix) for suffix in rnn.suffixes]
-        else:
-            layers = recurrences(rnn.mode, super().forward(), bias=True, projected=False)
-        finals = []
-        for k, layer in enumerate(layers):
-            prepared, outputs = layer.prepare(x), []
-            states = given[0, :, k].unbind(1)
-            for t in range(len(x)):
-                if t > 0:
-                    states = tuple(
-                        torch.addcmul(new, continues[t], old)
-                        for new, old in zip(given[t, :, k].unbind(1), states, strict=True)
-                    )
-                states = layer.step(prepared[t], states)
-                outputs.append(states[0])
-            x = torch.stack(outputs)
-            finals.append(torch.stack(states, 1))
-        return x, torch.stack(finals, 1)
-
-
-class Memories:
-    """The recurrent layers of networks that are alike.
+def recurrent(rnn: Any, params: Tensors, buffers: Tensors) -> Run:
+    """Return the recurrent layers of networks that are alike, as a function.
 
     Args:
         rnn: one of them, for its functions and its mode; its values mean nothing.
         params: its parameters, ``(n, *shape)`` by its names.
         buffers: the like.
     """
+    tensors = [{f"rnn.{name}": v for name, v in each.items()} for each in (params, buffers)]
 
-    def __init__(self, rnn: nn.Module, params: Tensors, buffers: Tensors) -> None:
-        self.rnn: Any = rnn
-        self.tensors = tuple(
-            {f"rnn.{name}": value for name, value in each.items()} for each in (params, buffers)
-        )
-        self.weights: list[tuple[Tensor, ...]] = []
-        if not isinstance(rnn, NormedLSTM) and self.rnn.mode == "LSTM":
-            module = _Weights(rnn)
-            flat = vmap(lambda *tensors: functional_call(module, tensors, ()))(*self.tensors)
-            self.weights = [tuple(flat[k : k + 4]) for k in range(0, len(flat), 4)]
+    def of_each(function: Callable[..., Any], *args: Tensor) -> Any:
+        module = _Called(function, rnn)
+        return vmap(lambda p, b, *args: functional_call(module, (p, b), args))(*tensors, *args)
 
-    def run(self, x: Tensor, given: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs ``(n, T, N, H)``, and the states at the end, ``(n, N, L, S, H)``.
+    if isinstance(rnn, NormedLSTM) or rnn.mode != "LSTM":
+        return partial(of_each, _unrolled)
+    flat = of_each(_weights)
 
-        Args:
-            x: inputs, ``(n, T, N, F)``.
-            given: what is added to the states of L layers before each step, ``(n, T, N, L, S, H)``.
-            continues: what they are multiplied by before, ``(n, T, N, 1)``, zero at the first step.
-        """
-        if not self.weights:
-            module = _Unrolled(self.rnn)
-            return vmap(
-                lambda params, buffers, *args: functional_call(module, (params, buffers), args)
-            )(*self.tensors, x, given, continues)
+    def run(x: Tensor, given: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
         finals = []
-        for k, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.weights):
+        for k in range(len(flat) // 4):
+            w_ih, w_hh, b_ih, b_hh = flat[4 * k : 4 * k + 4]
             gates = torch.baddbmm((b_ih + b_hh)[:, None], x.flatten(1, 2), w_ih.transpose(1, 2))
             h, c = given[:, :, :, k].unbind(3)
             x, final = _LSTM.apply(gates.unflatten(1, x.shape[1:3]), w_hh, h, c, continues)  # type: ignore[no-untyped-call]
             finals.append(final)
         return x, torch.stack(finals, 2)
+
+    return run
+
+
+def _weights(rnn: Any) -> tuple[Tensor, ...]:
+    """Return the weights that a recurrent layer computes with, in torch's order."""
+    if isinstance(rnn, WNRecurrent | Spectral):
+        return tuple(rnn._weights())
+    return tuple(getattr(rnn, name) for name in rnn._flat_weights_names)
+
+
+def _unrolled(rnn: Any, x: Tensor, given: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
+    """Step a recurrent layer of any kind through time, by its own functions."""
+    if isinstance(rnn, NormedLSTM):
+        layers = [rnn.recurrence(suffix) for suffix in rnn.suffixes]
+    else:
+        layers = recurrences(rnn.mode, _weights(rnn), bias=True, projected=False)
+    finals = []
+    for k, layer in enumerate(layers):
+        prepared, outputs = layer.prepare(x), []
+        states = given[0, :, k].unbind(1)
+        for t in range(len(x)):
+            if t > 0:
+                states = tuple(
+                    torch.addcmul(new, continues[t], old)
+                    for new, old in zip(given[t, :, k].unbind(1), states, strict=True)
+                )
+            states = layer.step(prepared[t], states)
+            outputs.append(states[0])
+        x = torch.stack(outputs)
+        finals.append(torch.stack(states, 1))
+    return x, torch.stack(finals, 1)
 
 
 class _LSTM(torch.autograd.Function):

@@ -6,7 +6,7 @@ are whole sequences of ``n_steps``, but for one that is cut where the minibatch 
 at the first step of a rollout, a sequence begins with the states that the rollout had.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from wnrl.population.config import RecurrentPPOConfig
 from wnrl.population.losses import Loss
 from wnrl.population.ppo import PPO
 from wnrl.population.random import Number, fork, uniform
-from wnrl.population.recurrence import Memories
+from wnrl.population.recurrence import Run, recurrent
 from wnrl.population.rollout import Act, Batch, Past, pick
 from wnrl.population.rows import LOG_STD, Tensors, below
 from wnrl.population.vmapped import Modules
@@ -71,19 +71,17 @@ class RecurrentNetworks(Modules):
         return dict(zip(leaves, computed, strict=True))
 
 
-def runner(
-    net: nn.Module, params: Tensors, buffers: Tensors
-) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return networks like ``net`` as a function of inputs and states, as ``Memories`` takes them.
+def runner(net: nn.Module, params: Tensors, buffers: Tensors) -> Run:
+    """Return networks like ``net`` as a function, as ``recurrent`` returns their memory.
 
     It gives the outputs ``(2P, T * N, A)`` and the states at the end.
     """
-    mlp = net.get_submodule("mlp")
-    memories = Memories(net.get_submodule("rnn"), below(params, "rnn."), below(buffers, "rnn."))
+    rnn, mlp = net.get_submodule("rnn"), net.get_submodule("mlp")
+    remember = recurrent(rnn, below(params, "rnn."), below(buffers, "rnn."))
     tensors = below(params, "mlp."), below(buffers, "mlp.")
 
     def run(x: Tensor, given: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
-        y, states = memories.run(x, given, continues)
+        y, states = remember(x, given, continues)
         outputs = vmap(lambda p, b, y: functional_call(mlp, (p, b), (y,)))(
             *tensors, y.flatten(1, 2)
         )
