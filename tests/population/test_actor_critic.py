@@ -83,10 +83,10 @@ def test_what_was_saved_into_rows_is_what_is_loaded(norm):
         [PPOConfig(norm=norm, seed=s) for s in (0, 1)], OBS, ACTIONS["box"], ActorCritic
     )
     params, buffers = params.uniform_(), buffers.fill_(3.0)
-    net = plan.load(params[1:], buffers[1:])
+    net = plan.load(params, buffers, 1)
     for name, value in net.state_dict().items():
         assert torch.equal(value, plan.by_sb3s_names(params, buffers)[name][1].to(value.dtype))
-    plan.save(net, params[:1], buffers[:1])
+    plan.save(net, params, buffers, 0)
     state = plan.by_sb3s_names(params, buffers)
     assert all(torch.equal(value[0], value[1]) for value in state.values())
 

@@ -173,7 +173,7 @@ def test_a_cohort_that_was_saved_goes_on_with_the_same_bits(variant, digits, tmp
 
 def test_a_member_that_becomes_nan_changes_no_bit_of_the_others(digits):
     good, bad = (VAECohort(digits, configs()) for _ in range(2))
-    bad.learning_rates[1] = torch.nan
+    bad.per_member["learning_rate"][1] = torch.nan
     for _ in range(3):
         good.iterate()
         bad.iterate()

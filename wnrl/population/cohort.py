@@ -17,7 +17,7 @@ from torch import Tensor
 from wnrl.diagnostics import recorded, to_floats, weight_lengths
 from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
-from wnrl.population.config import MemberConfig, shared
+from wnrl.population.config import MemberConfig, per_member, shared
 from wnrl.population.distributions import distribution
 from wnrl.population.hot import HotNetworks
 from wnrl.population.memory import CHUNK_ON_CPU, check_memory
@@ -103,8 +103,7 @@ class Cohort(ABC):
         self.optimizer = optimizer_of(self.config, self.plan, self.params)
         self.optimizer_state = self.optimizer.init(self.params)
         self.project_ = projection(self.config.norm, self.plan)
-        names = [name for name in self.config.members if name != "seed"]
-        self.per_member = {name: self._each(name) for name in names}
+        self.per_member = per_member(members, self.params)
         self.scaling = Scaling(self.config.normalize)
         self.graph = graph and self.params.is_cuda
         self._matches: dict[torch.Size, tuple[Match, Replayed]] = {}
@@ -130,9 +129,6 @@ class Cohort(ABC):
     @abstractmethod
     def observed(self, index: int) -> Tensor:
         """Return some observations of a member as its networks see them, ``(R, *shape)``."""
-
-    def _each(self, name: str) -> Tensor:
-        return torch.tensor([getattr(member, name) for member in self.members]).to(self.params)
 
     def start(self, episodes: Episodes) -> None:
         """Begin training with these episodes, ``(P, n_envs)``, copies of them."""
@@ -269,8 +265,7 @@ class Cohort(ABC):
         Args:
             index: of the member.
         """
-        rows = part((self.params, self.buffers), slice(index, index + 1))
-        net = self.plan.load(*rows).eval()
+        net = self.plan.load(self.params, self.buffers, index).eval()
         measures = weight_lengths(net)
         if not self.running.memory.shape[-1]:
             obs = self.observed(index).to(next(net.parameters()))
@@ -293,7 +288,7 @@ class Cohort(ABC):
         return state
 
     def _networks_of(self, index: int, agents: Agents) -> dict[str, Tensor]:
-        return self.plan.state(index, agents.params, agents.buffers)
+        return self.plan.state(agents.params, agents.buffers, index)
 
     def member_statistics(self, index: int, agents: Agents | None = None) -> dict[str, Any] | None:
         """Return what observations and rewards of one member are scaled by; None if nothing is.

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
+import torch
+from torch import Tensor
+
 from wnrl.errors import UsageError
 from wnrl.limits import (
     ActivationKey,
@@ -342,3 +345,9 @@ def shared(configs: Sequence[ConfigT]) -> ConfigT:
             f"got different {', '.join(differing)}"
         )
     return first
+
+
+def per_member(configs: Sequence[ConfigT], like: Tensor) -> dict[str, Tensor]:
+    """Return the numbers that may differ from member to member, by name, ``(P,)`` as ``like``."""
+    names = [name for name in configs[0].members if name != "seed"]
+    return {name: torch.tensor([getattr(c, name) for c in configs]).to(like) for name in names}

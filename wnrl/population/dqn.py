@@ -218,7 +218,7 @@ class DQN(Cohort):
         Of other agents than the present ones, the target network is a copy.
         """
         target = self.target if agents.params is self.params else agents[:2]
-        ours, theirs = (self.plan.state(index, *each) for each in (agents[:2], target))
+        ours, theirs = (self.plan.state(p, b, index) for p, b in (agents[:2], target))
         state = {f"q_net.{name}": value for name, value in ours.items()}
         state |= {f"q_net_target.{name}": value for name, value in theirs.items()}
         for name, value in theirs.items():

@@ -129,25 +129,25 @@ class Layout:
             for name, (place, side, shape) in self.places.items()
         }
 
-    def state(self, index: int, params: Tensor, buffers: Tensor) -> Tensors:
+    def state(self, params: Tensor, buffers: Tensor, index: int) -> Tensors:
         """Return what one of several members has, by SB3's names, a copy."""
         views = self.by_sb3s_names(params, buffers)
         return {name: view[index].clone() for name, view in views.items()}
 
     @torch.no_grad()
-    def load(self, params: Tensor, buffers: Tensor) -> Any:
-        """Return ``net`` with the numbers of one member, ``(1, D)`` and ``(1, D')``."""
+    def load(self, params: Tensor, buffers: Tensor, index: int) -> Any:
+        """Return ``net`` with the numbers of one of several members."""
         views, tensors = self.by_sb3s_names(params, buffers), _tensors(self.net)
         for name, tensor in tensors.items():
-            tensor.copy_(views[name][0])
+            tensor.copy_(views[name][index])
         return self.net
 
     @torch.no_grad()
-    def save(self, net: nn.Module, params: Tensor, buffers: Tensor) -> None:
+    def save(self, net: nn.Module, params: Tensor, buffers: Tensor, index: int) -> None:
         """Write the numbers of a network like ``net`` into the rows of one member."""
         views = self.by_sb3s_names(params, buffers)
         for name, tensor in _tensors(net).items():
-            views[name][0].copy_(tensor)
+            views[name][index].copy_(tensor)
 
     def _views(self, shapes: Shapes, rows: Tensor) -> Tensors:
         nets = rows.view(self.n_nets * len(rows), rows.shape[1] // self.n_nets)
@@ -211,7 +211,7 @@ def stacked(nets: Sequence[Any]) -> tuple[Layout, Tensor, Tensor]:
         for shapes in (plan.params, plan.buffers)
     )
     for k, net in enumerate(nets):
-        plan.save(net, params[k : k + 1], buffers[k : k + 1])
+        plan.save(net, params, buffers, k)
     return plan, params, buffers
 
 
@@ -235,12 +235,11 @@ def initialise(
         )
     told: set[str] = set()
     for k, batch in enumerate(obs):
-        rows = params[k : k + 1], buffers[k : k + 1]
-        net = plan.load(*rows).eval()
+        net = plan.load(params, buffers, k).eval()
         for side, hidden in net.hidden().items():
             report = data_init(hidden, batch.to("cpu"))
             told.update(f"{side}.{name}: {reason}" for name, reason in report.skipped.items())
-        plan.save(net, *rows)
+        plan.save(net, params, buffers, k)
     if told:
         layers = "; ".join(sorted(told))
         warnings.warn(f"data_init left layers as they were: {layers}", stacklevel=2)

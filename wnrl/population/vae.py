@@ -17,7 +17,7 @@ from wnrl.data import Images
 from wnrl.diagnostics import effective_weights, gradient_norms, weight_lengths
 from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
-from wnrl.population.config import shared
+from wnrl.population.config import per_member, shared
 from wnrl.population.memory import CHUNK_ON_CPU, bytes_of_vae, check_memory
 from wnrl.population.optim import (
     Adam,
@@ -155,10 +155,7 @@ class VAECohort:
         self.optimizer = OPTIMIZERS[config.optimizer]
         self.optimizer_state = self.optimizer.init(self.params)
         self.project_ = projection(config.norm, self.plan)
-        self.learning_rates, self.betas = (
-            torch.tensor([getattr(member, name) for member in members]).to(self.params)
-            for name in ("learning_rate", "beta")
-        )
+        self.per_member = per_member(members, self.params)
         self.step = 0
         self.sums: Tensor | None = None
         self.names: list[str] = []
@@ -231,8 +228,9 @@ class VAECohort:
         """
         config, plan, terms = self.config, self.plan, []
         gradients = vmap(grad(self._loss, has_aux=True))
-        whole = self.params, self.buffers, self.optimizer_state, self.learning_rates * factor
-        given = self.keys, self.betas * share, rows, u, noise, update
+        rates, betas = self.per_member["learning_rate"] * factor, self.per_member["beta"] * share
+        whole = self.params, self.buffers, self.optimizer_state, rates
+        given = self.keys, betas, rows, u, noise, update
         for first in range(0, len(self.params), self.chunk):
             members = slice(first, first + self.chunk)
             params, buffers, state, rate = part(whole, members)
@@ -305,8 +303,7 @@ class VAECohort:
             index: of the member.
             weights: of all members; None for the present ones.
         """
-        here = slice(index, index + 1)
-        net = self.plan.load(*part(weights or (self.params, self.buffers), here))
+        net = self.plan.load(*(weights or (self.params, self.buffers)), index)
         return copy.deepcopy(net.vae).to(self.params.device)
 
     def measures(self, index: int, update: Update) -> dict[str, Tensor]:
