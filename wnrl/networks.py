@@ -127,11 +127,11 @@ def mlp(
     Raises:
         UsageError: an unknown word or option, a size that is not above zero, or no layer at all.
     """
-    layers = linear_layers(in_features, hidden, out_features, ACTIVATIONS[activation])
+    layers = _linear(in_features, hidden, out_features, ACTIVATIONS[activation])
     return normalized(layers, norm, init=init, placement=placement, norm_kwargs=norm_kwargs)
 
 
-def linear_layers(
+def _linear(
     in_features: int, hidden: Sequence[int], out_features: int | None, act: type[nn.Module]
 ) -> list[nn.Module]:
     """Return linear layers, each but the output's followed by the nonlinearity."""
@@ -209,8 +209,7 @@ def cnn(
         conv = nn.Conv2d(channels, spec.channels, spec.kernel_size, spec.stride, spec.padding)
         layers += [conv, act()]
         channels = spec.channels
-    inputs = channels * height * width
-    layers += [nn.Flatten(), *linear_layers(inputs, hidden, out_features, act)]
+    layers += [nn.Flatten(), *_linear(channels * height * width, hidden, out_features, act)]
     return normalized(layers, norm, init=init, placement=placement, norm_kwargs=norm_kwargs)
 
 

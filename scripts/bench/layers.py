@@ -55,7 +55,7 @@ from wnrl.networks import cnn, mlp
 from wnrl.optim import WNAdam
 
 OBS, ACTIONS = 32, 8
-TITLES = {"forward": "Forward without grad", "train": "Train step"}
+TABLES = FORWARD, TRAIN, KEPT = "Forward without grad", "Train step", "Kept for the backward"
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class Alternative:
     change: Callable[[nn.Module], object] = lambda net: None
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     scope: Callable[[nn.Module], AbstractContextManager[None]] = lambda net: nullcontext()
-    forward: bool = True
-    train: bool = True
+    tables: tuple[str, ...] = TABLES
+    """Those that have the column."""
     fits: Callable[[tuple[int, ...]], bool] = lambda shape: True
 
 
@@ -133,15 +133,15 @@ def by_torch(register: Callable[..., nn.Module]) -> Callable[[nn.Module], None]:
 
 ALTERNATIVES = [
     Alternative("plain"),
-    Alternative("ours", lambda net: convert(net, "weight")),
-    Alternative("ours, frozen", lambda net: convert(net, "weight"), scope=frozen, train=False),
-    Alternative("ours, optimizer", optimizer=WNAdam, forward=False),
+    Alternative("ours", partial(convert, norm="weight")),
+    Alternative("ours, frozen", partial(convert, norm="weight"), scope=frozen, tables=(FORWARD,)),
+    Alternative("ours, optimizer", optimizer=WNAdam, tables=(TRAIN,)),
     Alternative("parametrization", by_torch(nn.utils.parametrizations.weight_norm)),
     Alternative("legacy hook", by_torch(nn.utils.weight_norm)),
-    Alternative("layer norm", lambda net: convert(net, "layer")),
+    Alternative("layer norm", partial(convert, norm="layer")),
     Alternative(
         "batch norm",
-        lambda net: convert(net, "batch"),
+        partial(convert, norm="batch"),
         fits=lambda shape: shape[0] > 1 and len(shape) != 3,  # no single example and no LSTM
     ),
 ]
@@ -170,7 +170,7 @@ class Candidate:
 
     def timed(self, mode: str, n_calls: int) -> float:
         """Return the seconds of a forward or of a train step, over several of them."""
-        training = mode == "train"
+        training = mode == TRAIN
         function = self.step if training else partial(self.call, self.net, self.x)
         self.net.train(training)
         scope = nullcontext() if training else self.scope(self.net)
@@ -195,28 +195,27 @@ class Candidate:
         return sum(kept.values())
 
 
-def measure(workload: Workload, args: Args, device: torch.device) -> list[dict[str, Any]]:
-    """Return the seconds of the two modes by round, and the bytes kept, by alternative."""
+def measure(workload: Workload, args: Args, device: torch.device) -> dict[str, dict[str, Any]]:
+    """Return what each table has: the seconds of a mode by round, or bytes, by alternative."""
     print(workload.name, file=sys.stderr)
     fitting = [chosen for chosen in ALTERNATIVES if chosen.fits(workload.shape)]
-    built = {chosen: Candidate(workload, chosen, args, device) for chosen in fitting}
-    results: list[dict[str, Any]] = []
-    for mode in TITLES:
-        plain = built[ALTERNATIVES[0]].timed(mode, 10)
+    built = [(chosen, Candidate(workload, chosen, args, device)) for chosen in fitting]
+    results: dict[str, dict[str, Any]] = {}
+    for title in TABLES:
+        columns = {chosen.name: each for chosen, each in built if title in chosen.tables}
+        if title == KEPT:
+            results[title] = {name: each.kept_bytes() for name, each in columns.items()}
+            continue
+        plain = columns["plain"].timed(title, 10)
         n_calls = max(1, round(2e-3 / plain))  # 2 ms: above the clock's grain
-        arms = {
-            chosen.name: partial(candidate.timed, mode, n_calls)
-            for chosen, candidate in built.items()
-            if getattr(chosen, mode)
-        }
-        results.append(interleaved(arms, rounds=9, warm_up=3, seconds=args.seconds))
-    both = {chosen.name: c for chosen, c in built.items() if chosen.train and chosen.forward}
-    return [*results, {name: c.kept_bytes() for name, c in both.items()}]
+        arms = {name: partial(each.timed, title, n_calls) for name, each in columns.items()}
+        results[title] = interleaved(arms, rounds=9, warm_up=3, seconds=args.seconds)
+    return results
 
 
 def show(mode: str, by_row: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Print the table of one mode, with geometric means at its end."""
-    names = [chosen.name for chosen in ALTERNATIVES[1:] if getattr(chosen, mode)]
+    names = [chosen.name for chosen in ALTERNATIVES[1:] if mode in chosen.tables]
 
     def mean(name: str) -> str:
         ratios = [ratio(t[name], t["plain"])[0] for t in by_row.values() if name in t]
@@ -231,7 +230,7 @@ def show(mode: str, by_row: Mapping[str, Mapping[str, np.ndarray]]) -> None:
 
 def show_kept(by_row: Mapping[str, Mapping[str, int]]) -> None:
     """Print the table of bytes."""
-    names = [chosen.name for chosen in ALTERNATIVES if chosen.train and chosen.forward]
+    names = [chosen.name for chosen in ALTERNATIVES if KEPT in chosen.tables]
     lines = (
         [row, *(f"{kept[n] / 1e3:.0f}" if n in kept else "–" for n in names)]
         for row, kept in by_row.items()
@@ -245,15 +244,13 @@ def main(args: Args) -> None:
     if not chosen:
         raise UsageError(f"only must be part of the name of a row, got {args.only!r}")
     device = prepare(args.device, args.threads)
-    measured = [measure(workload, args, device) for workload in chosen]
-    names = [workload.name for workload in chosen]
-    forward, train, kept = (dict(zip(names, m, strict=True)) for m in zip(*measured, strict=True))
-    for (mode, title), by_row in zip(TITLES.items(), (forward, train), strict=True):
-        print(f"{title}: time over plain, median ± half the quartile distance\n")
-        show(mode, by_row)
+    measured = {workload.name: measure(workload, args, device) for workload in chosen}
+    for mode in (FORWARD, TRAIN):
+        print(f"{mode}: time over plain, median ± half the quartile distance\n")
+        show(mode, {row: results[mode] for row, results in measured.items()})
         print()
-    print("Kept for the backward\n")
-    show_kept(kept)
+    print(f"{KEPT}\n")
+    show_kept({row: results[KEPT] for row, results in measured.items()})
 
 
 if __name__ == "__main__":

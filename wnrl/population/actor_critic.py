@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wnrl.networks import ACTIVATIONS, linear_layers
+from wnrl.networks import mlp
 from wnrl.population.config import PPOConfig, RecurrentPPOConfig
 from wnrl.population.rows import Networks
 
@@ -36,13 +36,12 @@ class ActorCritic(Networks):
     ) -> None:
         super().__init__(shape)
         n_features = getattr(config, "lstm_hidden_size", shape[0])
-        act = ACTIVATIONS[config.activation_fn]
-        self.mlp_extractor = nn.ModuleDict(
-            {
-                name: nn.Sequential(*linear_layers(n_features, config.net_arch, None, act))
-                for name in ("policy_net", "value_net")
-            }
-        )
+        self.mlp_extractor = nn.ModuleDict()
+        for name in ("policy_net", "value_net"):
+            net = nn.Sequential()
+            if config.net_arch:
+                net = mlp(n_features, config.net_arch, None, activation=config.activation_fn)
+            self.mlp_extractor[name] = net
         width = (n_features, *config.net_arch)[-1]
         self.action_net = nn.Linear(width, n_outputs)
         if continuous:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from wnrl.errors import UsageError
-from wnrl.networks import ACTIVATIONS, MINATAR, NATURE_SIDE, cnn, linear_layers
+from wnrl.networks import MINATAR, NATURE_SIDE, cnn, mlp
 from wnrl.population.config import MemberConfig
 from wnrl.population.rows import Networks
 
@@ -40,8 +40,7 @@ class QNetwork(Networks):
         features, width = _features(shape)
         if features:
             self.features_extractor = nn.ModuleDict({"net": nn.Sequential(*features)})
-        act = ACTIVATIONS[config.activation_fn]
-        self.q_net = nn.Sequential(*linear_layers(width, config.net_arch, n_outputs, act))
+        self.q_net = mlp(width, config.net_arch, n_outputs, activation=config.activation_fn)
         self.heads = (f"q_net.{len(self.q_net) - 1}",)
         self.take_norm(config)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.bench.layers import ALTERNATIVES, WORKLOADS, Args, Candidate, main, show
+from scripts.bench.layers import ALTERNATIVES, TRAIN, WORKLOADS, Args, Candidate, main, show
 from wnrl.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -19,13 +19,13 @@ def test_a_small_run_prints_every_table_with_plain_first(capsys, monkeypatch):
     for title in ("Forward without grad", "Train step", "Kept for the backward"):
         assert title in printed
     _, row, _ = re.findall(r"^\| MLP 3x64, batch 8 \| \d+ \| (.*) \|$", printed, re.M)
-    assert len(row.split(" | ")) == len([a for a in ALTERNATIVES if a.train]) - 1
+    assert len(row.split(" | ")) == len([a for a in ALTERNATIVES if TRAIN in a.tables]) - 1
     assert "–" not in row
 
 
 def test_the_table_shows_the_median_of_ratios_within_rounds(capsys):
     times = {"plain": np.array([1.0, 2.0, 4.0]), "ours": np.array([2.0, 4.0, 8.0])}
-    show("train", {"row": times})
+    show(TRAIN, {"row": times})
     lines = capsys.readouterr().out.splitlines()
     assert "| row | 2000000 | 2.00 ± 0.00 | – |" in lines[2]
     assert "| **geometric mean** |  | 2.000 | – |" in lines[-1]
