@@ -30,6 +30,7 @@ class ActorCritic(Networks):
     """
 
     heads = ("action_net", "value_net")
+    sides = ("policy_net", "value_net")
 
     def __init__(
         self, config: PPOConfig, shape: tuple[int, ...], n_outputs: int, continuous: bool
@@ -37,7 +38,7 @@ class ActorCritic(Networks):
         super().__init__(shape)
         n_features = getattr(config, "lstm_hidden_size", shape[0])
         self.mlp_extractor = nn.ModuleDict()
-        for name in ("policy_net", "value_net"):
+        for name in self.sides:
             net = nn.Sequential()
             if config.net_arch:
                 net = mlp(n_features, config.net_arch, None, activation=config.activation_fn)
@@ -62,17 +63,13 @@ class ActorCritic(Networks):
 
     def networks(self) -> list[nn.Sequential]:
         """Return the actor and the critic, if they are recurrent as parts ``rnn`` and ``mlp``."""
-        heads: tuple[nn.Module, ...] = (self.action_net, self.value_net)
-        pairs = zip(self.hidden().values(), heads, strict=True)
-        mlps = [nn.Sequential(*hidden, head) for hidden, head in pairs]
+        nets: Any = self.mlp_extractor.values()
+        heads = map(self.get_submodule, self.heads)
+        mlps = [nn.Sequential(*net, head) for net, head in zip(nets, heads, strict=True)]
         if not hasattr(self, "lstm_actor"):
             return mlps
         pairs = zip((self.lstm_actor, self.lstm_critic), mlps, strict=True)
         return [nn.Sequential(OrderedDict(rnn=rnn, mlp=mlp)) for rnn, mlp in pairs]
-
-    def hidden(self) -> dict[str, Any]:
-        """Return the hidden layers of both."""
-        return dict(self.mlp_extractor.items())
 
 
 @torch.no_grad()

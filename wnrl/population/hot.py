@@ -3,7 +3,6 @@
 Equal to ``torch.func`` over modules, and several times as fast on a CPU.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,13 +80,21 @@ class HotNetworks(Backend):
         log_std, by_log_std = weights[LOG_STD][::n_nets], by_weights[LOG_STD]
 
         def gradient_(samples: Any) -> None:
-            values = forward(layers, samples.obs)
+            values = [samples.obs]  # the inputs of each layer, and the outputs of the last
+            for layer in layers:
+                values.append(layer.forward(values[-1]))
             outputs = values[-1].unflatten(0, (-1, n_nets))
             by_outputs = layers[-1].room.get("d", outputs)
             by_deviation = loss.gradient(outputs, log_std, samples, by_outputs)
             if by_deviation is not None:
                 by_log_std.zero_()[::n_nets] = by_deviation  # critics have none
-            backward(layers, values, by_outputs.flatten(0, 1))
+            d = by_outputs.flatten(0, 1)
+            for k in reversed(range(len(layers))):
+                x, y, dx = values[k], values[k + 1], None
+                if k:  # y is not needed any more: the less memory is in use, the more is cached
+                    dx = y if x.shape == y.shape else layers[k].room.get("dx", x)
+                layers[k].backward(x, y, d, dx)
+                d = d if dx is None else dx
 
         return gradient_
 
@@ -113,32 +120,6 @@ class HotNetworks(Backend):
             )
             layers.append(replace(layer, params=weights, buffers=running, grads=by_weights))
         return layers
-
-
-def forward(layers: Sequence[Layer], x: Tensor) -> list[Tensor]:
-    """Return inputs ``(n, in, B)`` and the outputs of each layer behind them, while learning."""
-    values = [x]
-    for layer in layers:
-        values.append(layer.forward(values[-1]))
-    return values
-
-
-def backward(layers: Sequence[Layer], values: list[Tensor], d: Tensor) -> None:
-    """Write the gradients of the parameters.
-
-    Args:
-        layers: after ``forward``.
-        values: what it returned; overwritten.
-        d: the gradient of the last of them; overwritten.
-    """
-    for k in reversed(range(len(layers))):
-        x, y, layer = values[k], values[k + 1], layers[k]
-        dx = None
-        if k:  # y is not needed any more: the less memory is in use, the more is in the cache
-            dx = y if x.shape == y.shape else layer.room.get("dx", x)
-        layer.backward(x, y, d, dx)
-        if dx is not None:
-            d = dx
 
 
 def _layer(

@@ -61,8 +61,8 @@ class Adam:
     eps: float = 1e-8
     weight_decay: float = 0.0
     """Decoupled."""
-    decayed: Tensor | None = None
-    """The columns that decay, ``(D,)`` of zeros and ones; None: all."""
+    decayed: Tensor | float = 1.0
+    """One for the columns that decay, else zero, ``(D,)`` or of all."""
 
     def init(self, params: Tensor) -> State:
         """Return the state before the first step: of the gradients, and of their sizes."""
@@ -81,8 +81,7 @@ class Adam:
         mean, square, rate = state["mean"], state["size"], rate[:, None]
         first, second = BETAS
         if self.weight_decay:
-            share = rate * self.weight_decay
-            params.mul_(1 - (share if self.decayed is None else share * self.decayed))
+            params.mul_(1 - rate * self.weight_decay * self.decayed)
         mean.lerp_(grads, 1 - first)
         square.mul_(second).addcmul_(grads, grads, value=1 - second)
         # mean / seen₁ · rate / (√(square / seen₂) + eps), in few passes and without new memory.
@@ -133,7 +132,8 @@ def optimizer_of(config: MemberConfig, plan: Layout, like: Tensor) -> Adam:
         return RMSprop()
     if config.optimizer == "adam":
         return Adam(eps=config.adam_eps)
-    actor, decayed = plan.net.networks()[0], None
+    actor = plan.net.networks()[0]
+    decayed: Tensor | float = 1.0
     if any(name.endswith("weight_g") for name in plan.params) or projected_names(config.norm, plan):
         plain = {
             id(weight)
@@ -141,8 +141,8 @@ def optimizer_of(config: MemberConfig, plan: Layout, like: Tensor) -> Adam:
             if not is_projected(layer)
             for weight in layer_weights(layer)
         }
-        decayed = torch.zeros_like(like[:1])
-        for name, view in plan.views(decayed).items():
+        decayed = columns = torch.zeros_like(like[:1])
+        for name, view in plan.views(columns).items():
             view.fill_(name != LOG_STD and id(actor.get_parameter(name)) in plain)
     return Adam(weight_decay=config.weight_decay, decayed=decayed)
 

@@ -30,6 +30,7 @@ class QNetwork(Networks):
     """
 
     sees = (1, 3)
+    sides = ("q_net",)
 
     def __init__(
         self, config: MemberConfig, shape: tuple[int, ...], n_outputs: int, continuous: bool
@@ -50,10 +51,6 @@ class QNetwork(Networks):
             return [self.q_net]
         features: Any = self.features_extractor["net"]
         return [nn.Sequential(*features, *self.q_net)]
-
-    def hidden(self) -> dict[str, nn.Module]:
-        """Return its hidden layers."""
-        return {"q_net": self.networks()[0][:-1]}
 
 
 def _features(shape: tuple[int, ...]) -> tuple[list[nn.Module], int]:

@@ -24,7 +24,8 @@ def member_keys(seeds: Sequence[int], device: torch.device | str = "cpu") -> Ten
 
 def fork(keys: Tensor, stream: int) -> Tensor:
     """Return keys ``(P,)`` of other streams, one for each number ``stream`` from zero on."""
-    return _mix(keys ^ _signed(_FIRST * (2 * stream + 1)))
+    number = _FIRST * (2 * stream + 1)
+    return _mix(keys ^ ((number + 2**63) % 2**64 - 2**63))  # its lowest 64 bits, signed
 
 
 def bits(keys: Tensor, start: Number, n: int) -> Tensor:
@@ -61,8 +62,3 @@ def _mix(z: Tensor) -> Tensor:
 def _shifted(z: Tensor, n: int) -> Tensor:
     """Shift to the right as unsigned numbers: int64 is the only wide type with all operations."""
     return (z >> n) & ((1 << (64 - n)) - 1)
-
-
-def _signed(number: int) -> int:
-    """Return the int64 with the lowest 64 bits of ``number``."""
-    return (number + 2**63) % 2**64 - 2**63

@@ -40,6 +40,8 @@ class Networks(nn.Module, ABC):
     """How many axes an observation may have."""
     heads: tuple[str, ...]
     """Names of the output layers."""
+    sides: ClassVar[tuple[str, ...]]
+    """What the networks are called where their layers are."""
     memory: tuple[int, ...] = (0,)
     """The shape of what they remember of one environment: nothing."""
 
@@ -67,10 +69,6 @@ class Networks(nn.Module, ABC):
     @abstractmethod
     def networks(self) -> list[nn.Sequential]:
         """Return the networks with their heads, each ``(B, *shape) -> (B, n_outputs)``."""
-
-    @abstractmethod
-    def hidden(self) -> dict[str, nn.Module]:
-        """Return what is initialised on data, by name."""
 
 
 Shapes = dict[str, torch.Size]
@@ -236,8 +234,8 @@ def initialise(
     told: set[str] = set()
     for k, batch in enumerate(obs):
         net = plan.load(params, buffers, k).eval()
-        for side, hidden in net.hidden().items():
-            report = data_init(hidden, batch.to("cpu"))
+        for side, network in zip(net.sides, net.networks(), strict=True):
+            report = data_init(network[:-1], batch.to("cpu"))
             told.update(f"{side}.{name}: {reason}" for name, reason in report.skipped.items())
         plan.save(net, params, buffers, k)
     if told:

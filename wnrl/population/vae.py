@@ -227,7 +227,11 @@ class VAECohort:
             Bounds and terms, ``(P, n)``.
         """
         config, plan, terms = self.config, self.plan, []
-        gradients = vmap(grad(self._loss, has_aux=True))
+
+        def of_member(params: Any, buffers: Any, x: Tensor, z: Tensor, kl_weight: Tensor) -> Any:
+            return loss(self._model(params, buffers, z), x, None, config, kl_weight)
+
+        gradients = vmap(grad(of_member, has_aux=True))
         rates, betas = self.per_member["learning_rate"] * factor, self.per_member["beta"] * share
         whole = self.params, self.buffers, self.optimizer_state, rates
         given = self.keys, betas, rows, u, noise, update
@@ -249,12 +253,6 @@ class VAECohort:
             self.names = list(means)
             terms.append(torch.stack(list(means.values()), 1))
         return torch.cat(terms)
-
-    def _loss(
-        self, params: Tensors, buffers: Tensors, x: Tensor, noise: Tensor, kl_weight: Tensor
-    ) -> tuple[Tensor, Tensors]:
-        """Return the loss of one member, and bounds and terms by tag."""
-        return loss(self._model(params, buffers, noise), x, None, self.config, kl_weight)
 
     def _model(
         self, params: Tensors, buffers: Tensors, noise: Tensor | None = None
