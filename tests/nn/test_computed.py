@@ -181,9 +181,19 @@ def test_a_weight_cannot_be_taken_away(name):
 )
 def test_a_flag_that_would_be_gone_with_the_next_reading_is_refused(change, learns):
     layer = wn.WNLSTM(3, 2).requires_grad_(learns)
-    with torch.no_grad(), pytest.raises(UsageError, match=r"of weight_hh_l0_v and weight_hh_l0_g"):
+    with torch.no_grad(), pytest.raises(UsageError, match="it on weight_hh_l0_v and weight_hh_l0_g"):
         change(layer.weight_hh_l0, not learns)
     change(layer.weight_hh_l0.detach(), True)  # a view may have one of its own
+
+
+def test_a_hook_that_would_be_gone_with_the_next_reading_is_refused():
+    layer = wn.WNLinear(3, 2)
+    with pytest.raises(UsageError, match="set it on weight_v and weight_g"):
+        layer.weight.register_hook(torch.zeros_like)
+    weight = layer.compute_weight()
+    weight.register_hook(torch.zeros_like)
+    weight.sum().backward()
+    assert not layer.weight_v.grad.any()
 
 
 @pytest.mark.parametrize("read", [lambda weight: weight, lambda weight: weight.detach()])

@@ -5,7 +5,7 @@ and be lost without a word. ``ComputedWeight`` notices: whatever writes into it,
 it, is handed to the layer, which splits the new values into v and g. A weight that was read before
 v or g changed is refused there, since it would undo that change. numpy writes without telling: its
 arrays of it are read-only. What gets hold of the memory in another way (DLPack, an address) holds a
-copy. A hook on the weight sees the gradient of what is computed from that reading, not the layer's.
+copy.
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,9 +55,14 @@ class _Origin:
         """Return whether the values of ``tensor`` are in the memory of the weight."""
         return tensor.untyped_storage().data_ptr() == self.whole.untyped_storage().data_ptr()
 
-    def learns(self) -> bool:
-        """Return whether v or g requires a gradient."""
-        return any(part.requires_grad for part in self.layer.pair(self.name))
+    def check_flag(self, func: Any, reading: Tensor) -> None:
+        """Raise UsageError for a hook, or for a ``requires_grad`` that v and g do not have."""
+        learns = any(part.requires_grad for part in self.layer.pair(self.name))
+        if func == Tensor.register_hook or reading.requires_grad != learns:
+            raise UsageError(
+                f"{self} is computed at each reading, and this would be lost with it: set it on "
+                f"{self.name}_v and {self.name}_g"
+            )
 
     def no_storage(self) -> UsageError:
         """Return the error for a write that would replace the memory of the weight."""
@@ -87,8 +92,12 @@ def read_from(weight: Tensor, layer: Any, name: str) -> list[Tensor] | None:
     return origin.read_from if same_values(weight.detach(), origin.whole) else None
 
 
-FLAGS: Any = (Tensor.requires_grad_, vars(torch._C.TensorBase)["requires_grad"].__set__)
-"""What sets ``requires_grad``, which would be gone with the next reading."""
+SETTERS: Any = (
+    Tensor.register_hook,
+    Tensor.requires_grad_,
+    vars(torch._C.TensorBase)["requires_grad"].__set__,
+)
+"""What sets something of a tensor that would be gone with the next reading."""
 
 
 class _LikeAParameter(torch._C._TensorMeta):
@@ -130,11 +139,8 @@ class ComputedWeight(Tensor, metaclass=_LikeAParameter):
             for tensor, origin, version in given:
                 if not origin.holds(tensor):
                     raise origin.no_storage()
-                if tensor._is_whole and func in FLAGS and tensor.requires_grad != origin.learns():
-                    raise UsageError(
-                        f"{origin} is computed from v and g at each reading: set requires_grad of "
-                        f"{origin.name}_v and {origin.name}_g"
-                    )
+                if tensor._is_whole and func in SETTERS:
+                    origin.check_flag(func, tensor)
                 if tensor._version != version:
                     # Initialisers write without grad even where it is on.
                     by_initialiser = getattr(func, "__module__", None) == "torch.nn.init"
