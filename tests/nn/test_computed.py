@@ -181,7 +181,7 @@ def test_a_weight_cannot_be_taken_away(name):
 )
 def test_a_flag_that_would_be_gone_with_the_next_reading_is_refused(change, learns):
     layer = wn.WNLSTM(3, 2).requires_grad_(learns)
-    with torch.no_grad(), pytest.raises(UsageError, match="it on weight_hh_l0_v and weight_hh_l0_g"):
+    with torch.no_grad(), pytest.raises(UsageError, match="on weight_hh_l0_v and weight_hh_l0_g"):
         change(layer.weight_hh_l0, not learns)
     change(layer.weight_hh_l0.detach(), True)  # a view may have one of its own
 

@@ -394,6 +394,19 @@ def test_layers_that_were_frozen_stay_as_they_are_and_are_named(norm):
     assert any(not torch.equal(second.state_dict()[key], v) for key, v in before[1].items())
 
 
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_networks_that_were_trained_before_are_not_initialised(algorithm):
+    model = make(algorithm)
+    part = getattr(model.policy, "actor", model.policy)
+    loss = sum(parameter.square().sum() for parameter in part.parameters())
+    loss.backward()
+    with pytest.warns(UserWarning, match="data_init=32 is left out: the networks were trained"):
+        part.optimizer.step()
+    assert model.policy.data_initialised  # in what is saved, too
+    model.learn(64)
+    assert not hasattr(model.policy, "data_init_report")
+
+
 def test_too_few_observations_are_told_and_used():
     with pytest.warns(UserWarning, match=r"data_init=64, but the first training batch has 32 obs"):
         make(DQN, data_init=64).learn(44)

@@ -16,7 +16,8 @@ algorithm:
 Where there are fewer observations than asked for, these are used and a warning says so: a batch of
 a replay buffer has ``batch_size``. Critics of (s, a) see uniform actions, as the buffer has them at
 first. Output heads are left alone, since their gain was chosen, and so are layers that were frozen
-(``requires_grad_(False)``). Parameters are written in place, so that optimizers keep them, and
+(``requires_grad_(False)``). Networks that were trained before, by imitation say, are left as they
+are, with a warning. Parameters are written in place, so that optimizers keep them, and
 targets are loaded again. A buffer of the policy, ``data_initialised``, says that it is done; it is
 saved with the policy, and nothing is repeated after loading.
 """
@@ -107,6 +108,22 @@ class FirstBatch(Stepped, BasePolicy):
         if report.skipped:
             layers = "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items())
             warnings.warn(f"data_init left layers as they were: {layers}", stacklevel=2)
+
+    def after_step(self) -> None:
+        """As every module's; what was trained before is not initialised any more."""
+        super().after_step()
+        self.trained_before()
+
+    def trained_before(self) -> None:
+        """Warn at a gradient step ahead of the initialisation, which would undo it, and cancel."""
+        if self._pending:
+            self._pending = False
+            self.get_buffer("data_initialised").fill_(True)  # for those who load it
+            warnings.warn(
+                f"data_init={self.data_init} is left out: the networks were trained before "
+                f"{self.source} was seen",
+                stacklevel=2,
+            )
 
     @abstractmethod
     def _run_hidden(self, obs: Observations) -> None:

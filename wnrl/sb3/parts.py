@@ -164,6 +164,12 @@ class Part(Stepped):
         stock: dict[str, Any] = super()._get_constructor_parameters()  # type: ignore[misc]
         return {**stock, "conversion": self.conversion, "heads": self.heads}
 
+    def after_step(self) -> None:
+        """As every module's; the policy's initialisation on data comes too late behind it."""
+        super().after_step()
+        for policy in self.policy:
+            policy.trained_before()
+
     def prepare(self, obs: Observations) -> None:
         """Do what has to be done before a forward with ``obs``, as the policy is given them."""
         for vectors in self.vectors:
