@@ -190,12 +190,9 @@ SPECIAL = {
     ("Run", "config"): {"a": 1},
     ("open_run", "config"): {"a": 1},
     ("reopen_run", "config"): {"a": 1},
-    ("check_run_folder", "config"): {"a": 1},
-    ("plain_json", "config"): {"a": 1},
     ("preset", "model"): "mlp",
     ("check_finite", "model"): agent,
     ("cnn", "image_shape"): (1, 36, 36),
-    ("file_checksum", "path"): file,
     ("World", "base"): "CartPole-v1",
 }
 """And by the names of a function and its parameter."""

@@ -7,7 +7,8 @@ from agents import AGENTS
 from agents.run import load_run, settings, train
 from agents.settings import Settings
 from wnrl.errors import UsageError
-from wnrl.runs import file_checksum, read_config, read_json, write_json
+from wnrl.runs import read_config, read_json, write_json
+from wnrl.runs.files import file_checksum
 from wnrl.study.plan import RETURN, Arm, Study, Task
 
 SMALL = {"total_timesteps": 64, "n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 1,

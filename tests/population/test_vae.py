@@ -14,7 +14,7 @@ from wnrl.norms import NORMS
 from wnrl.population import memory
 from wnrl.population.states import part
 from wnrl.population.vae import Draws, VAECohort
-from wnrl.runs import read_values, write_values
+from wnrl.runs.files import read_values, write_values
 from wnrl.vae import Trainer, VAEConfig, build
 
 SMALL = VAEConfig(

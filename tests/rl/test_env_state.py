@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 import envs
 from wnrl.rl.env_state import UnsavableError, load_envs, save_envs
 from wnrl.rl.environments import vectorize
-from wnrl.runs import read_values, write_values
+from wnrl.runs.files import read_values, write_values
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from wnrl.rl.env_state import load_envs, save_envs
 from wnrl.rl.environments import vectorize
 from wnrl.rl.model_state import model_state, restore_late, restore_model
 from wnrl.rl.run import BeforeRollouts, learn
-from wnrl.runs import read_values, write_values
+from wnrl.runs.files import read_values, write_values
 
 OFF = {"buffer_size": 500, "learning_starts": 20, "batch_size": 16}
 NOISE = OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.3 * np.ones(1))

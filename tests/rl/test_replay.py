@@ -4,7 +4,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
 from wnrl.rl.model_state import arrays, replay_values, restore_replay
-from wnrl.runs import read_values, write_values
+from wnrl.runs.files import read_values, write_values
 
 PIXELS = spaces.Box(0, 255, (4, 20, 20), np.uint8)
 VECTOR = spaces.Box(-9, 9, (3,), np.float32)

@@ -13,10 +13,10 @@ from wnrl.runs import (
     read_result,
     resolve_device,
     seed_everything,
-    versions,
     write_json,
 )
 from wnrl.runs.files import SCRATCH
+from wnrl.runs.machine import versions
 
 CONFIG = {"norm": "weight", "seed": 0, "hidden": [64, 64]}
 

@@ -29,7 +29,8 @@ from scripts.evaluate_agent import Args, evaluated, main
 from tests.programs import agent_args
 from wnrl.errors import UsageError
 from wnrl.rl.recording import write_film
-from wnrl.runs import file_checksum, read_json, write_json
+from wnrl.runs import read_json, write_json
+from wnrl.runs.files import file_checksum
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate_agent.py"
 

@@ -18,7 +18,8 @@ from tests.programs import vae_args
 from tests.vae.written import train
 from wnrl import tags, vae
 from wnrl.errors import UsageError
-from wnrl.runs import Stopped, read_config, read_result, read_values, write_json, write_values
+from wnrl.runs import Stopped, read_config, read_result, write_json
+from wnrl.runs.files import read_values, write_values
 from wnrl.runs.session import KIND
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_vae.py"

@@ -10,7 +10,7 @@ import torch
 from wnrl import data, tags
 from wnrl.compiling import compiled
 from wnrl.errors import NonFiniteError, UsageError
-from wnrl.runs import read_values, write_values
+from wnrl.runs.files import read_values, write_values
 from wnrl.vae import Protocol, Trainer, VAEConfig, build, nll
 
 CONFIG = VAEConfig(

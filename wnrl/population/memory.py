@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from wnrl.errors import UsageError
 from wnrl.population.config import DQNConfig, PPOConfig
-from wnrl.runs import free_memory
+from wnrl.runs.machine import free_memory
 from wnrl.tensor_envs.core import TensorEnv
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.measure import IMAGES

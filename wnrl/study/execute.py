@@ -22,7 +22,7 @@ from typing import Any, Literal
 from wnrl import runs
 from wnrl.arguments import shown
 from wnrl.errors import UsageError, as_usage_error, check_choice, in_words, printable
-from wnrl.runs.folder import note_crash
+from wnrl.runs.folder import as_before, check_run_folder, note_crash, plain_json
 from wnrl.study.plan import Study, Trial, grouped
 
 ENGINES = ("auto", "population", "processes")
@@ -141,15 +141,11 @@ def jobs(trials: Sequence[Trial], engine: str, workers: int) -> list[Job]:
             planned += [Job((trial,)) for trial in group]
     idle = workers - len(planned) - sum(n_jobs for _, n_jobs in batches)
     for group, n_jobs in batches:
-        planned += _divided(group, n_jobs + max(0, -(-idle // len(batches))))
+        n_jobs = min(n_jobs + max(0, -(-idle // len(batches))), len(group))
+        ends = [round(len(group) * k / n_jobs) for k in range(n_jobs + 1)]
+        planned += [Job(tuple(group[a:b]), batch=True) for a, b in itertools.pairwise(ends)]
     first = {trial: place for place, trial in enumerate(trials)}
     return sorted(planned, key=lambda job: first[job.trials[0]])
-
-
-def _divided(group: Sequence[Trial], n_jobs: int) -> list[Job]:
-    n_jobs = min(n_jobs, len(group))
-    ends = [round(len(group) * k / n_jobs) for k in range(n_jobs + 1)]
-    return [Job(tuple(group[a:b]), batch=True) for a, b in itertools.pairwise(ends)]
 
 
 def imported(module_name: str, what: str) -> Any:
@@ -207,9 +203,9 @@ def check_trials(trials: Iterable[Trial], root: Path) -> None:
     for trial in trials:
         _, module = runner(trial.runner)
         with as_usage_error(trial.title, Exception, say=in_words):
-            config = runs.plain_json(module.settings(trial))
+            config = plain_json(module.settings(trial))
         folder = root / trial.folder
         if folder.exists():
             defaults: Any = getattr(module, "defaults", lambda settings: {})
-            config = runs.as_before(config, runs.read_config(folder), defaults(config))
-            runs.check_run_folder(folder, config, ("extended_from",))
+            config = as_before(config, runs.read_config(folder), defaults(config))
+            check_run_folder(folder, config, ("extended_from",))

@@ -11,6 +11,7 @@ from typing import Any
 
 from wnrl import runs
 from wnrl.errors import UsageError, as_usage_error
+from wnrl.runs.folder import check_run_folder, make_folder
 from wnrl.study import execute, figures, table, tensorboard
 from wnrl.study.plan import NOTHING, Arm, Metric, Study, Task, Trial
 from wnrl.study.report import Findings, write_report
@@ -98,12 +99,12 @@ def open_study(
     if (root / runs.CONFIG).is_file() and "study" not in runs.read_json(root / runs.CONFIG):
         raise UsageError(f"run_dir {root} holds a single run, no study; choose another folder")
     if root.exists():
-        runs.check_run_folder(root, config)
+        check_run_folder(root, config)
     execute.check_trials(trials, root)
-    runs.make_folder(root)
+    make_folder(root)
     with ExitStack() as stack:
         with runs.locked(root, seconds=PUBLISHING):
-            runs.check_run_folder(root, config)  # another process may have begun a study meanwhile
+            check_run_folder(root, config)  # another process may have begun a study meanwhile
             runs.write_json(root / runs.CONFIG, config)
             commands = [*(runs.read_or_nothing(root / STUDY).get("commands") or ()), command]
             plain = json.loads(json.dumps(study, default=_plain))
@@ -150,13 +151,12 @@ def findings(root: Path, study: Study, rows: Sequence[Row]) -> Findings:
     """Return what a report says of a study, from what its folder holds besides the runs."""
     saved = runs.read_or_nothing(root / STUDY)
     seconds = runs.read_or_nothing(root / DURATION).get("seconds")
-    device = runs.read_or_nothing(root / runs.CONFIG).get("device")
     notes = {
         "table": root / TABLE,
         "runs": root,
         "TensorBoard": f"tensorboard --logdir {shlex.quote(str(root))}",
         "commands": "; ".join(map(str, saved.get("commands") or ())),
-        "device": device,
+        "device": runs.read_or_nothing(root / runs.CONFIG).get("device"),
         "training": f"{seconds:.0f} s in all calls" if isinstance(seconds, int | float) else None,
     }
     said = {name: note for name, note in notes.items() if note}
