@@ -144,7 +144,13 @@ def parse(
 
     words = sys.argv[1:] if argv is None else list(argv)
     modules, words = _taken(words, "--import")
-    import_modules(modules)
+    if modules:
+        from wnrl.study.execute import imported
+
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+    for name in modules:
+        imported(name, f"--import {name!r}")
     lists, words = _taken(words, "--list")
     for what in lists:
         print(*_lists.listed(what), sep="\n")
@@ -225,22 +231,6 @@ def _taken(words: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
 def imports(argv: Sequence[str]) -> list[str]:
     """Return the modules that ``--import`` names, for processes that have to import them too."""
     return _taken(argv, "--import")[0]
-
-
-def import_modules(names: Sequence[str]) -> None:
-    """Import modules, which may stand in the current folder.
-
-    Raises:
-        UsageError: One cannot be imported.
-    """
-    if not names:
-        return
-    from wnrl.study.execute import imported
-
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    for name in names:
-        imported(name, f"--import {name!r}")
 
 
 def missing(error: ModuleNotFoundError) -> UsageError | None:

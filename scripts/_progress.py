@@ -81,11 +81,11 @@ def _outcome(event: execute.Event) -> str:
     return f"{metric.label} {outcome.scores[metric.key]:.2f}{shown}"
 
 
-def show_tables(rows: Sequence[Row], baseline: str) -> None:
+def show_tables(rows: Sequence[Row]) -> None:
     """Print a table for each task, the verdicts on it, and the runs that have no score."""
     console = Console(width=1000)  # wider than any table: a terminal may wrap, no cell is cut
     for task, of_task in by_task(rows).items():
-        console.print(as_table(task, of_task, baseline))
+        console.print(as_table(task, of_task))
         for row in of_task:
             if row.choice:
                 print(f"{row.name} has {row.choice}")
@@ -114,13 +114,13 @@ def show_places(root: Path, rows: Sequence[Row]) -> None:
     print(f"report:  {root / folder.REPORT}")
 
 
-def as_table(task: Task, rows: Sequence[Row], baseline: str) -> Table:
+def as_table(task: Task, rows: Sequence[Row]) -> Table:
     """Return a table of one task that fits a terminal of 80 columns."""
     better = "higher" if task.metric.higher_is_better else "lower"
     title = f"{task.title}: {task.metric.label}, {better} is better"
     shown = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for k, column in enumerate(table.columns(baseline)):
+    for k, column in enumerate(table.cells(rows[0])):
         shown.add_column(escape(column), justify="right" if k else "left", no_wrap=True)
     for row in rows:
-        shown.add_row(*map(escape, table.cells(row)))
+        shown.add_row(*map(escape, table.cells(row).values()))
     return shown

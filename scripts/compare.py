@@ -140,7 +140,7 @@ def compare(args: Args, limit: float | None) -> int:
             print(f"{runs}, {left[0].title} the first; when all have, the same command goes on")
         rows = folder.publish(root, study, trials, choices) if trials else []
     if not left:
-        show_tables(rows, study.baseline)
+        show_tables(rows)
     if rows:
         show_places(root, rows)
     return 1 if n_crashed or (not left and any(row.runs.missing for row in rows)) else 0

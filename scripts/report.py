@@ -50,7 +50,7 @@ def main(args: Args) -> None:
     page = (args.page or one / folder.REPORT).absolute()
     report.write_report(page, *studies)
     for part in studies:
-        show_tables(part.rows, part.baseline)
+        show_tables(part.rows)
         if part.pending:
             print(f"{part.name}: {part.pending}")
     print(f"report:  {page}")

@@ -27,7 +27,6 @@ import tyro
 from agents import defaults
 from agents.config import Config
 from agents.settings import Settings
-from wnrl.limits import FromZero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class Args(Settings):
     """Go on where the run in the folder was stopped, or to more steps; begins where it is empty, if
     --algo or --env-id says with what. Flags that are not given, but for --device,
     mean what that run has."""
-    checkpoint_minutes: FromZero = 10.0
+    checkpoint_minutes: float = 10.0
     """Time between the checkpoints for --resume; longer where they take long to write."""
     keep_checkpoint: bool = True
     """Leave one in a finished run too, which can then be extended; it has the replay buffer."""

@@ -158,7 +158,7 @@ def test_table_of_ordinary_numbers_fits_eighty_columns():
     better = Estimate(0.0, 0.0, 31.0)
     row = Row(task, Arm("weight"), (), "none", Runs(outcomes), wide, wide, better, better)
     console = Console(width=80, file=io.StringIO())
-    console.print(as_table(task, [row], "none"))
+    console.print(as_table(task, [row]))
     line = console.file.getvalue().splitlines()[-1]
     assert line.split("  ")[0].startswith("weight -252 [-348, -157] -252 [-348, -157]")
     assert line.rstrip().endswith("3,526   0/10")

@@ -10,22 +10,17 @@ from wnrl.study.stats import Estimate
 from wnrl.study.summary import Row
 
 
-def columns(baseline: str) -> tuple[str, ...]:
-    """Return the heads of a table's columns."""
-    return ("arm", "mean", f"minus {baseline}", "better %", "solved %", "steps/s", "failed")
-
-
-def cells(row: Row) -> tuple[str, ...]:
-    """Return the row as text, a cell a column; – where there is nothing to say."""
-    return (
-        row.name,
-        str(row.score or "–"),
-        str(row.difference or "–"),
-        _whole(row.better),
-        _whole(row.solved),
-        number(row.runs.cost("steps_per_second")),
-        f"{len(row.runs.failed)}/{len(row.runs.outcomes) + len(row.runs.failed)}",
-    )
+def cells(row: Row) -> dict[str, str]:
+    """Return the row as text by the heads of columns; – where there is nothing to say."""
+    return {
+        "arm": row.name,
+        "mean": str(row.score or "–"),
+        f"minus {row.baseline}": str(row.difference or "–"),
+        "better %": _whole(row.better),
+        "solved %": _whole(row.solved),
+        "steps/s": number(row.runs.cost("steps_per_second")),
+        "failed": f"{len(row.runs.failed)}/{len(row.runs.outcomes) + len(row.runs.failed)}",
+    }
 
 
 def cost_columns(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -43,10 +43,8 @@ class Choice:
 
     def means(self, name: str) -> list[float]:
         """Return, for each value of one setting, the best mean over tuning seeds with it."""
-        shape = [len(values) for values in self.grid.values()]
-        means = self.scores.mean(-1).reshape(shape)
-        others = tuple(k for k, axis in enumerate(self.grid) if axis != name)
-        return [float(mean) for mean in means.max(axis=others)]
+        means = self.scores.mean(-1).reshape(*map(len, self.grid.values()))
+        return means.max(axis=tuple(k for k, axis in enumerate(self.grid) if axis != name)).tolist()
 
     def scores_at(self, grid: Grid) -> Floats:
         """Return the scores at the values of ``grid``, ``(*values, n_tuning_seeds)``.

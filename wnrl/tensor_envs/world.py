@@ -92,10 +92,8 @@ class World(Limited):
     def id(self) -> str:
         """The dials that are not at zero, written into the base's id before its version."""
         name, _, version = _parts(self.base)
-        dials = (
-            (field.name, getattr(self, field.name), field.default) for field in fields(self)[1:]
-        )
-        texts = (f"-{word}{_text(value)}" for word, value, zero in dials if value != zero)
+        dials = [(field.name, getattr(self, field.name)) for field in fields(self)[1:]]
+        texts = [f"-{word}{_text(x)}" for word, x in dials if x != getattr(World, word)]
         return f"{name}{''.join(texts)}{version}"
 
     @classmethod
