@@ -139,15 +139,13 @@ class EventFile:
     def _write(self, event: Any) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
+        end = self.size
         try:
-            end = self.path.stat().st_size
-            try:
-                with self.path.open("ab") as file:
-                    RecordWriter(file).write(event.SerializeToString())
-            except OSError:
-                os.truncate(self.path, end)  # half a record would hide all that follow
-                raise
+            with self.path.open("r+b") as file:  # which makes none where it is gone
+                file.seek(end)
+                RecordWriter(file).write(event.SerializeToString())
         except OSError as error:
+            self.cut(end)  # half a record would hide all that follow
             if not self._told:
                 self._told = True
                 print(f"curves are lost from here on: {error}", file=sys.stderr)
