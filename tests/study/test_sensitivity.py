@@ -119,6 +119,19 @@ def test_what_only_one_arm_chooses_is_left_as_it_chose(tmp_path):
     assert [each.settings for each in sensitivities(found)] == [("learning_rate", "gamma")] * 2
 
 
+def test_arms_may_name_their_settings_in_any_order(tmp_path):
+    grid = {"learning_rate": (1e-3, 1e-2, 1e-1), "gamma": (0.9, 0.99)}
+    best = {"A-v0": (("gamma", 0.9), ("learning_rate", 1e-3)),
+            "B-v0": (("gamma", 0.99), ("learning_rate", 1e-2))}  # fmt: skip
+    arms = [Arm("none", tuned=grid), Arm("layer", tuned=dict(reversed(grid.items())))]
+
+    def score(trial):
+        return float(tuple(sorted(trial.choice)) == best[trial.task.name])
+
+    found = rows(tmp_path, replace(study(), arms=arms, tuned={}), score)
+    assert [each.dimensionality for each in sensitivities(found)] == [2, 2]
+
+
 @pytest.mark.parametrize("shared", [{"gamma": GRID["gamma"]}, {}])
 def test_a_setting_of_which_arms_have_no_value_in_common_does_not_count(tmp_path, shared):
     rates = {"none": (1e-4, 1e-3), "layer": (1e-2, 1e-1)}

@@ -345,7 +345,7 @@ class Study:
         """
         return self._trials(
             self.tuning_seeds,
-            lambda cell: _points(grids.get(cell, self._grid(cell))) if self._grid(cell) else [],
+            lambda cell: points(grids.get(cell, self._grid(cell))) if self._grid(cell) else [],
         )
 
     def _grid(self, cell: Cell) -> Grid:
@@ -359,7 +359,7 @@ class Study:
             self._trial(task, arm, point, choice, seed)
             for task in self.tasks
             for seed in _first(seeds, task.seed_share)
-            for point in _points(self.axes)
+            for point in points(self.axes)
             for arm in self._arms_of(task)
             for choice in choices((task, arm, point))
         ]
@@ -416,7 +416,8 @@ class Study:
         return [arm for arm in self.arms if not task.arms or arm.name in task.arms]
 
 
-def _points(grid: Grid) -> list[Point]:
+def points(grid: Grid) -> list[Point]:
+    """Return all combinations of a grid's values; the last setting's change first."""
     return [tuple(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 

@@ -12,7 +12,7 @@ from wnrl.runs import is_finished
 from wnrl.runs.folder import crashes
 from wnrl.study.execute import check_trials
 from wnrl.study.outcomes import Runs, Scale, read_runs
-from wnrl.study.plan import Cell, Grid, Point, Study, Trial, grouped
+from wnrl.study.plan import Cell, Grid, Point, Study, Trial, grouped, points
 from wnrl.study.stats import Floats
 
 Train = Callable[[Sequence[Trial]], object]
@@ -51,14 +51,10 @@ class Choice:
 
         A setting that it does not name is left as it was chosen.
         """
-        chosen = dict(self.settings)
-        places = [
-            [tuple(values).index(value) for value in grid.get(name, [chosen[name]])]
-            for name, values in self.grid.items()
-        ]
-        table = self.scores.reshape(*map(len, self.grid.values()), -1)
-        picked = table[np.ix_(*places, range(table.shape[-1]))]
-        return picked.reshape(*map(len, grid.values()), -1)
+        tried = [dict(point) for point in points(self.grid)]
+        asked = [{**dict(self.settings), **dict(point)} for point in points(grid)]
+        rows = [tried.index(settings) for settings in asked]
+        return self.scores[rows].reshape(*map(len, grid.values()), -1)
 
 
 Choices = Mapping[Cell, Choice]
