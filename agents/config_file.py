@@ -160,7 +160,7 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def _normalize(value: Any, further: Mapping[str, Any]) -> str:
-    if value is False:
+    if not value:
         return "none"
     asked = {} if value is True else _mapping("normalize", value)
     asked = {"norm_obs": True, "norm_reward": True, **asked, **further}
@@ -181,8 +181,9 @@ def _policy(policy: dict[str, Any]) -> dict[str, Any]:
     if isinstance(arch, list) and len(arch) == 1 and isinstance(arch[0], Mapping):
         arch = arch[0]  # as SB3 1 had it
     if isinstance(arch, Mapping):
-        told["net_arch"] = tuple(arch["pi"])
-        told["critic_arch"] = tuple(arch["vf"] if "vf" in arch else arch["qf"])
+        with as_usage_error("net_arch needs lists for pi and vf or qf", LookupError, TypeError):
+            told["net_arch"] = tuple(arch["pi"])
+            told["critic_arch"] = tuple(arch["vf"] if "vf" in arch else arch["qf"])
     activations = {kind.__name__: word for word, kind in ACTIVATIONS.items()}
     optimizers = {name.rpartition(":")[2]: word for word, name in OPTIMIZERS.items()}
     for name, word, words in (

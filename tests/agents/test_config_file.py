@@ -129,6 +129,7 @@ def test_a_policy_that_nobody_has_is_refused():
         ({"learning_rate": "1e-3"}, {"learning_rate": 1e-3}),
         ({"normalize": True, "normalize_kwargs": {"norm_reward": False}}, {"normalize": "obs"}),
         ({"normalize": False, "normalize_kwargs": {"norm_reward": False}}, {"normalize": "none"}),
+        ({"normalize": None}, {"normalize": "none"}),
         ({"policy_kwargs": "dict(net_arch=[dict(pi=[8], vf=[9])])"},
          {"net_arch": (8,), "critic_arch": (9,)}),  # as SB3 1 had it
         ({"env_wrapper": [], "callback": [], "monitor_kwargs": {}}, {}),
@@ -146,6 +147,8 @@ def test_other_ways_to_write_an_entry_are_understood(entry, told):
         ({"n_timesteps": "many"}, "total_timesteps .*'many'"),
         ({"n_timesteps": None}, "total_timesteps .*None"),
         ({"policy_kwargs": "dict(net_arch=-64)"}, "net_arch must be .*-64"),
+        ({"policy_kwargs": "dict(net_arch=dict(pi=[8]))"}, "net_arch needs .* pi and vf or qf"),
+        ({"policy_kwargs": "dict(net_arch=dict(pi=8, vf=8))"}, "net_arch needs lists"),
         ({"gamma": [1]}, "gamma must be a number, got"),
         ({"use_sde": "yes"}, "use_sde must be True or False, got 'yes'"),
         ({"n_epochs": True}, "n_epochs must be a whole number.*True"),

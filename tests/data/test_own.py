@@ -188,6 +188,12 @@ def test_truth_values_are_two_levels_and_a_number_says_others(tmp_path):
     assert data.load(saved(tmp_path, x=counting(20, 5, 5), levels=np.array(20))).levels == 20
 
 
+def test_what_is_written_into_images_of_a_file_is_in_none_that_are_read_later(tmp_path):
+    name = saved(tmp_path, x=counting(20, 5, 5))
+    data.load(name).train.zero_()
+    assert levels(data.load(name))["train"] == [k for k in range(20) if k % 10 < 8]
+
+
 def test_a_file_that_was_written_again_is_read_again(tmp_path):
     assert data.dataset(saved(tmp_path, x=counting(20, 5, 5))).shape == (1, 5, 5)
     assert data.dataset(saved(tmp_path, x=counting(30, 6, 7))).shape == (1, 6, 7)

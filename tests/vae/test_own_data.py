@@ -1,6 +1,8 @@
 """Models of data sets of one's own, and what is left of them where the data set is not known."""
 
+import copy
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +54,16 @@ def test_names_that_are_no_text_are_names_of_pictures_and_folders(pictures, monk
     flags = ["--dataset", f"folder:{no_text}", "--run-dir", "a run", "--n-steps", 1, "--hidden", 5]
     assert run(train_vae, *flags, "--latent-dim", 2, "--batch-size", 8, "--n-samples", 2) == 0
     assert run(evaluate_vae, "--run-dir", "a run", "--n-samples", 1) is None
+
+
+@pytest.mark.parametrize("form", ["folder", "npz"])
+def test_a_config_of_data_of_ones_own_is_copied_and_pickled(form, pictures):
+    path = pictures if form == "folder" else pictures.parent / "x.npz"
+    np.savez(pictures.parent / "x.npz", np.zeros((20, 4, 5), np.uint8))
+    config = vae.preset("mlp", f"{form}:{path}")
+    for copied in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config)):
+        assert copied == config
+        assert copied.images.read(None).shape == config.images.shape
 
 
 def test_a_test_split_of_one_image_is_refused_before_anything_is_trained(tmp_path, capsys):

@@ -55,9 +55,22 @@ def test_going_on_from_a_checkpoint_is_equal_bit_for_bit(variant, digits, tmp_pa
         assert all(torch.equal(value, ours[kind][name]) for name, value in weights.items())
 
 
+def test_a_state_stays_what_it_was_while_training_goes_on(digits):
+    trainer = made(digits, norm="weight", ema_epochs=0.5)
+    list(trainer.run(lambda: trainer.step == 13))
+    state = trainer.state()
+    list(trainer.run())
+    first = trainer.weights()
+    trainer.restore(state)
+    assert trainer.step == 13
+    list(trainer.run())
+    for kind, weights in trainer.weights().items():
+        assert all(torch.equal(value, first[kind][name]) for name, value in weights.items())
+
+
 def test_a_run_of_another_device_goes_on_with_noise_that_no_run_began_with(digits):
     trainer = made(digits, optimizer="adamax")
-    begun = copy.deepcopy(trainer.state())
+    begun = trainer.state()
     list(trainer.run(lambda: trainer.step == 13))
     state = trainer.state() | {"generator": torch.zeros(16, dtype=torch.uint8)}  # as a GPU's is
     state["optimizer"]["param_groups"][0]["capturable"] = True
@@ -208,7 +221,7 @@ def test_a_parameter_that_is_nan_from_the_start_is_named(digits):
     trainer = made(digits)
     with torch.no_grad():
         trainer.model.decoder[0].bias[3] = math.nan
-    trainer.good = copy.deepcopy(trainer.state())
+    trainer.good = trainer.state()
     with pytest.raises(NonFiniteError, match=r"not finite: parameter decoder.0.bias"):
         list(trainer.run())
 

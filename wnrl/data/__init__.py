@@ -60,10 +60,10 @@ def dataset(name: str) -> Dataset:
     if rest and f"{form}:" == FRAMES:
         return Dataset((3, frames.SIDE, frames.SIDE), 256, partial(frames.load_frames, rest))
     if rest and f"{form}:" == FOLDER:
-        return Dataset(own.look_at_pictures(path), own.LEVELS, lambda _: own.load_pictures(path))
+        return Dataset(own.look_at_pictures(path), own.LEVELS, partial(own.load_pictures, path))
     if rest and f"{form}:" == NPZ:
-        images = own.load_arrays(path)
-        return Dataset(images.shape, images.levels, lambda _: images)
+        images = own.look_at_arrays(path)
+        return Dataset(images.shape, images.levels, partial(own.load_arrays, path))
     return DATASETS[check_choice("dataset", name, [*DATASETS, *FORMS])]
 
 

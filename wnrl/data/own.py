@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,13 +35,17 @@ def look_at_pictures(folder: Path) -> tuple[int, int, int]:
         return 1 if picture.mode in GREY else 3, picture.height, picture.width
 
 
-def load_pictures(folder: Path) -> Images:
+def load_pictures(folder: Path, data_dir: Path | None = None) -> Images:
     """Return all pictures in a folder, in the order of their paths.
 
     Subfolders that are called as the parts, or as ``SYNONYMS`` says, are the three parts. Else the
     path of a picture below the folder decides, whatever other pictures there are: its SHA-256's
     first byte modulo ten is 0 for testing, 1 for validation, 2 to 9 for training. Where there are
     ``train`` and ``test`` alone, those of ``train`` with a 1 are for validation.
+
+    Args:
+        folder: where they are.
+        data_dir: unused; the path says all.
 
     Raises:
         UsageError: as ``look_at_pictures``; or there are pictures for validation or testing and no
@@ -123,8 +128,20 @@ def _pixels(path: Path, shape: tuple[int, int, int], first: Path) -> Tensor:
     return torch.from_numpy(pixels).reshape(height, width, channels).permute(2, 0, 1).contiguous()
 
 
-def load_arrays(path: Path) -> Images:
-    """Return the images of an ``.npz`` file.
+def look_at_arrays(path: Path) -> Images:
+    """Return the images of an ``.npz`` file, the same object at each call.
+
+    Raises:
+        UsageError: as ``load_arrays``.
+    """
+    try:
+        return _read_arrays(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise UsageError(f"dataset 'npz:{path}': no file {path.absolute()}") from error
+
+
+def load_arrays(path: Path, data_dir: Path | None = None) -> Images:
+    """Return the images of an ``.npz`` file, which nobody else has.
 
     Its arrays ``train``, ``valid`` (or ``val``) and ``test`` are the three parts; ``x_train`` and
     so on, as Keras calls them, will do, and there may be no other images. Without ``valid``, the
@@ -132,14 +149,15 @@ def load_arrays(path: Path) -> Images:
     ninth is for validation, the tenth for testing. Values are uint8, or truth values, which are two
     levels; a number ``levels`` in the file says that there are fewer levels than 256.
 
+    Args:
+        path: of the file.
+        data_dir: unused; the path says all.
+
     Raises:
         UsageError: there is no such file, it is damaged, or its arrays are no images, or may have
             their number last: three axes of which the first two alone are alike.
     """
-    try:
-        return _read_arrays(path, path.stat().st_mtime_ns)
-    except OSError as error:
-        raise UsageError(f"dataset 'npz:{path}': no file {path.absolute()}") from error
+    return deepcopy(look_at_arrays(path))
 
 
 @lru_cache(maxsize=1)  # a configuration looks at it several times before it is trained on

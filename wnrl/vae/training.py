@@ -111,7 +111,7 @@ class Trainer:
         self.step, self.last_log, self.seconds = 0, 0, 0.0
         self.names: list[str] = []
         self.sums: Tensor | None = None
-        self.good = copy.deepcopy(self.state())
+        self.good = self.state()
         self._recorded_step = self._replayed()
 
     def run(self, pause: Callable[[], bool | None] = lambda: False) -> Iterator[LogStep]:
@@ -235,7 +235,7 @@ class Trainer:
         self._check(scalars)
         del scalars[PARAMETERS]
         self.sums, self.last_log = None, self.step
-        self.good = copy.deepcopy(self.state())
+        self.good = self.state()
         return LogStep(self.step, self.total_steps, self.seconds, scalars)
 
     def measured_weights(self) -> AbstractContextManager[None]:
@@ -251,15 +251,16 @@ class Trainer:
         return kinds
 
     def state(self) -> dict[str, Any]:
-        """Return what ``restore`` takes: tensors, numbers and containers of them."""
-        return {
+        """Return what ``restore`` takes: copies of tensors, numbers and containers of them."""
+        state = {
             **{name: getattr(self, name) for name in COUNTERS},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "generator": self.generator.get_state(),
-            "batches": list(self.batches.left),
+            "batches": self.batches.left,
         }
+        return copy.deepcopy(state)
 
     def restore(self, state: Mapping[str, Any]) -> str:
         """Go back, or on, to where ``state`` was taken; return what is to be told of it."""
@@ -278,7 +279,7 @@ class Trainer:
         self.batches.left = [rows.to(self.device) for rows in state["batches"]]
         if self.sums is not None:
             self.sums = self.sums.to(self.device)
-        self.good = copy.deepcopy(self.state())
+        self.good = self.state()
         return "" if goes_on else "with other noise, since it was on another device"
 
     def check(self) -> None:
