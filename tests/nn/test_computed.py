@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 from tests.nn.cases import CASES
 from wnrl import nn as wn
@@ -184,6 +185,19 @@ def test_a_flag_that_would_be_gone_with_the_next_reading_is_refused(change, lear
     with torch.no_grad(), pytest.raises(UsageError, match="on weight_hh_l0_v and weight_hh_l0_g"):
         change(layer.weight_hh_l0, not learns)
     change(layer.weight_hh_l0.detach(), True)  # a view may have one of its own
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda *which: prune.l1_unstructured(*which, amount=2), parametrizations.orthogonal],
+)
+def test_a_weight_whose_v_is_computed_from_something_else_takes_no_values(change):
+    layer = wn.WNLinear(5, 7)
+    change(layer, "weight_v")
+    before = layer.weight_g.clone()
+    with pytest.raises(UsageError, match="is pruned or parametrized"):
+        nn.init.ones_(layer.weight)
+    assert torch.equal(layer.weight_g, before)
 
 
 def test_a_hook_that_would_be_gone_with_the_next_reading_is_refused():

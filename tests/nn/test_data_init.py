@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from wnrl import NORMS, convert, data_init
 from wnrl.errors import UsageError
@@ -213,6 +214,17 @@ def test_a_layer_without_a_bias_that_is_used_twice_has_both_reasons():
     shared = nn.Linear(6, 6, bias=False)
     report = data_init(nn.Sequential(shared, nn.Tanh(), shared), data(64, 6))
     assert report.incomplete["0"].startswith("it has no bias: only the deviation was set; used")
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_pruned_layer_of_which_nothing_can_be_set_is_left_alone_and_reported(name):
+    net = nn.Sequential(nn.Linear(3, 2), nn.ELU(), nn.Linear(2, 2))
+    prune.l1_unstructured(net[0], name, 1)
+    before = copy.deepcopy(net[0].state_dict())
+    report = data_init(net, data(64, 3))
+    assert report.initialised == ["2"]
+    assert report.skipped == {"0": f"is pruned or parametrized: {name}"}
+    assert all(map(torch.equal, net[0].state_dict().values(), before.values()))
 
 
 def test_what_the_inputs_do_not_reach_is_reported():

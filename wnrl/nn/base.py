@@ -367,10 +367,12 @@ class WeightNormed(Counterpart):
 
         Raises:
             UsageError: ``weight`` is no tensor, of another shape, or has a graph or a tie, which
-                would be lost; or ``scale="exp"`` and a row is zero.
+                would be lost; ``scale="exp"`` and a row is zero; or v or g is no parameter.
         """
         v, g = self.pair(name)
         label = f"{type(self).__name__}.{name}"
+        if not self._owns_parameters():
+            raise UsageError(f"{label} is pruned or parametrized, by v or g: remove that first")
         functional.check_shape(label, weight, v.shape)
         pair = read_from(weight, self, name)
         followed = weight.requires_grad and torch.is_grad_enabled()

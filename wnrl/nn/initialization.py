@@ -251,6 +251,10 @@ def _targets(
         if frozen := [key for key, parameter in held if not parameter.requires_grad]:
             report.skipped[name] = f"is frozen: {', '.join(frozen)}"
             continue
+        written = ("weight_g" if isinstance(part, WeightNormed) else "weight", "bias")
+        if lost := [k for k in written if k not in part._parameters and hasattr(part, k)]:
+            report.skipped[name] = f"is pruned or parametrized: {', '.join(lost)}"
+            continue
         if tied:
             kind = own[tied[0]].removesuffix("_g").removesuffix("_v")
             report.skipped[name] = f"shares its {kind} with {owners[tied[0]]}"

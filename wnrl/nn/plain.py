@@ -227,7 +227,7 @@ def _computed_weights(module: nn.Module) -> dict[str, tuple[WeightNormed, str]]:
             if not layer._owns_parameters():
                 raise UsageError(
                     f"{path or type(layer).__name__} is pruned or parametrized, and v or g is no "
-                    "parameter: remove that first, or take wnrl.fold(module).state_dict()"
+                    "parameter: remove that first"
                 )
             computed |= {f"{path}.{name}".lstrip("."): (layer, name) for name in layer.computed}
     return computed
