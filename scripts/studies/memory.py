@@ -1,4 +1,4 @@
-"""Return against the length of what has to be remembered: half an hour on two cores.
+"""Return against the length of what has to be remembered: an hour on two cores.
 
 The sign at the start of a T-maze is seen once; who has forgotten it at the junction can only guess.
 """
@@ -39,6 +39,6 @@ STUDY = Study(
     arms=list(map(Arm, FEED_FORWARD)),
     baseline="none",
     seeds=range(20),
-    tuned={"learning_rate": (3e-4, 1e-3, 3e-3)},
-    tuning_seeds=range(1000, 1005),
+    tuned={"learning_rate": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)},
+    tuning_seeds=range(1000, 1008),
 )
