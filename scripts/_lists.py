@@ -1,6 +1,6 @@
 """What programs know by a word, for ``--list``: the rows of tables, what was imported included."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from wnrl.errors import check_choice
@@ -21,24 +21,22 @@ def listed(what: str) -> list[str]:
     return [f"{word:{width}}{meaning}".rstrip() for word, meaning in rows]
 
 
-def studies() -> list[str]:
-    """Return the names of the studies that are shipped."""
-    return sorted(path.stem for path in STUDIES.glob("[!_]*.py"))
-
-
-def _norms() -> Rows:
+def norms() -> Rows:
+    """Return the norms."""
     from wnrl.norms import NORMS
 
     return [(word, norm.meaning) for word, norm in NORMS.items()]
 
 
-def _algos() -> Rows:
+def algos() -> Rows:
+    """Return the algorithms."""
     from agents import AGENTS
 
     return [(word, f"presets for {', '.join(row.presets)}") for word, row in AGENTS.items()]
 
 
-def _models() -> Rows:
+def models() -> Rows:
+    """Return the VAEs."""
     from wnrl.vae.models import MODELS
 
     for word, model in MODELS.items():
@@ -47,7 +45,8 @@ def _models() -> Rows:
         yield word, " ".join([meaning, *options])
 
 
-def _envs() -> Rows:
+def envs() -> Rows:
+    """Return the environments that Gymnasium knows."""
     import gymnasium
 
     import envs  # noqa: F401 (registers ours)
@@ -55,7 +54,8 @@ def _envs() -> Rows:
     return [(env_id, "") for env_id in sorted(gymnasium.registry)]
 
 
-def _datasets() -> Rows:
+def datasets() -> Rows:
+    """Return the data sets."""
     from wnrl.data import DATASETS, FORMS
 
     for word, row in DATASETS.items():
@@ -63,23 +63,16 @@ def _datasets() -> Rows:
     yield from FORMS.items()
 
 
-def _studies() -> Rows:
+def studies() -> Rows:
+    """Return the studies that are shipped, with the first lines of their docstrings."""
     import ast  # only here, since programs import this before Ctrl-C is taken care of
 
-    for word in studies():
-        text = (STUDIES / f"{word}.py").read_text(encoding="utf-8")
-        yield word, _first_line(ast.get_docstring(ast.parse(text)))
+    for path in sorted(STUDIES.glob("[!_]*.py")):
+        yield path.stem, _first_line(ast.get_docstring(ast.parse(path.read_text("utf-8"))))
 
 
 def _first_line(docstring: str | None) -> str:
     return (docstring or "").strip().partition("\n")[0]
 
 
-LISTS: dict[str, Callable[[], Rows]] = {
-    "norms": _norms,
-    "algos": _algos,
-    "models": _models,
-    "envs": _envs,
-    "datasets": _datasets,
-    "studies": _studies,
-}
+LISTS = {rows.__name__: rows for rows in (norms, algos, models, envs, datasets, studies)}

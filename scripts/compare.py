@@ -80,7 +80,7 @@ class Args(Limited):
 def main(args: Args) -> int:
     """Plan, run, summarise and report; 130 if interrupted, 1 if a run left no result."""
     if not args.study.endswith(".py"):
-        check_choice("study", args.study, [*studies(), "<path>.py"])
+        check_choice("study", args.study, [*dict(studies()), "<path>.py"])
     limit = None if args.time_limit is None else seconds(args.time_limit)
     if args.address is not None and (args.executor != "ray" or args.workers is not None):
         raise UsageError("address is for --executor ray, without --workers: it joins all nodes")

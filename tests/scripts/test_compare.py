@@ -182,7 +182,7 @@ def test_table_of_ordinary_numbers_fits_eighty_columns():
         (["quick", "--seeds", "abc"], "Error parsing --seeds"),
         (["quick", "--norm", "weight"], "did you mean --norms?"),
         (["quick", "--shard", "3/2"], "with i from 1 to n, such as 1/4, got '3/2'"),
-        ([], f"study must be one of {', '.join(studies())}, <path>.py, got ''"),
+        ([], f"study must be one of {', '.join(dict(studies()))}, <path>.py, got ''"),
         (["quick", "--executor", "slurm"], "invalid choice 'slurm'"),
         (["quick", "--address", "auto"], "address is for --executor ray"),
         (["quick", *RAY, "--address", "auto", "--workers", "2"], "without --workers"),

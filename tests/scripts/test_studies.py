@@ -11,7 +11,7 @@ from wnrl.study.execute import check_trials, study_of
 from wnrl.tensor_envs.memory import DOWN, FORWARD, UP
 
 
-@pytest.mark.parametrize("name", studies())
+@pytest.mark.parametrize("name", dict(studies()))
 def test_every_run_of_a_shipped_study_can_begin(name):
     study = study_of(f"scripts.studies.{name}")
     study = replace(study, seeds=range(1), tuning_seeds=study.tuning_seeds[:5])

@@ -279,8 +279,7 @@ class _Attempt:
         settings = {**self.settings, **work.machine}
         goes_on = bool(resume and self.earlier and self.checkpoint.is_file())
         if goes_on:
-            longer = (*self.length_keys, *folder.WHERE)
-            may_change = longer if self.steps >= self.ended else ()
+            may_change = (*self.length_keys, *folder.WHERE) if self.steps >= self.ended else ()
             if self.longer or "extended_from" in self.earlier:
                 with folder.reading(self.path / folder.CONFIG):
                     before = [*map(int, self.earlier.get("extended_from", []))]
@@ -472,8 +471,7 @@ def carry_out_batch(
         UsageError: A run cannot be done.
         Stopped: A signal came, as in ``carry_out``.
     """
-    pairs = zip(paths, settings, strict=True)
-    attempts = [_Attempt(*pair, meaning, options) for pair in pairs]
+    attempts = [_Attempt(*pair, meaning, options) for pair in zip(paths, settings, strict=True)]
     together: dict[int, list[int]] = {}
     for place, attempt in enumerate(attempts):
         if attempt.shows_result:

@@ -65,8 +65,7 @@ def noted(events: Iterable[Event], root: Path) -> Iterator[Event]:
         finished = runs.is_finished(folder)
         if event.kind == "ended" or (event.kind == "crashed" and finished):
             try:
-                result = runs.read_json(folder / runs.RESULT)
-                event = replace(event, kind="ended", result=result)
+                event = replace(event, kind="ended", result=runs.read_json(folder / runs.RESULT))
             except UsageError as error:
                 event = replace(event, kind="crashed", reason=printable(error))
         if event.kind in ("crashed", "lost") and not finished:

@@ -3,7 +3,8 @@
 import io
 import itertools
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -86,13 +87,13 @@ def learning_curves(rows: Sequence[Row], looks: Looks, over_time: bool = False) 
 
 
 @rc_context(STYLE)
-def final_scores(rows: Sequence[Row], looks: Looks, links: Mapping[Any, str]) -> str:
+def final_scores(rows: Sequence[Row], looks: Looks, address: Callable[[PurePath], str]) -> str:
     """Draw one line an arm: every run as a dot, their mean as a bar with its interval or range.
 
     Args:
         rows: Of one task.
         looks: Of the rows.
-        links: From the name of a row and a seed to where its dot leads.
+        address: From the folder of a run to where its dot leads.
     """
     figure, axes = _axes(rows[0].task.metric.label, height=0.9 + 0.65 * len(rows))
     for y, row in enumerate(reversed(rows)):
@@ -101,7 +102,7 @@ def final_scores(rows: Sequence[Row], looks: Looks, links: Mapping[Any, str]) ->
             _bar(axes, row.score, y, look)
         spread = np.zeros(1) if len(seeds) == 1 else np.linspace(0.3, -0.3, len(seeds))
         dots = axes.scatter(values, y + spread, 16, color=look["color"], marker=look["marker"])
-        dots.set_urls([links.get((row.name, seed), "") for seed in seeds])
+        dots.set_urls([address(row.runs.folders[seed]) for seed in seeds])
         for k, seed in enumerate(seeds if len(seeds) <= LABELLED else ()):
             away, side = ((4, "left"), (-4, "right"))[k % 2]
             small: Any = {"textcoords": "offset points", "va": "center", "fontsize": 6}

@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -96,12 +96,7 @@ class _Page:
 
     def figures(self, rows: Sequence[Row]) -> list[str]:
         """Return the figures of a task, or of a further number of the same runs."""
-        links = {
-            (row.name, seed): self.address(folder)
-            for row in rows
-            for seed, folder in row.runs.folders.items()
-        }
-        dots = figures.final_scores(rows, self.looks, links)
+        dots = figures.final_scores(rows, self.looks, self.address)
         if rows[0].confidence is None:
             return [dots]
         tuned = dict.fromkeys(name for row in rows if row.choice for name in row.choice.grid)
@@ -129,15 +124,13 @@ class _Page:
         said = grouped((key, as_text(value)) for file in files for key, value in file.items())
         return {key: " and ".join(sorted({*filter(None, all_of)})) for key, all_of in said.items()}
 
-    def pictures(self, rows: Sequence[Row]) -> list[tuple[Row, int, str]]:
-        """Return the picture that the first run of each arm left, with its seed, in base 64."""
-        first = [(row, *next(iter(row.runs.folders.items()))) for row in rows]
-        files = [(row, seed, self.root / folder / PICTURE) for row, seed, folder in first]
-        return [
-            (row, seed, base64.b64encode(file.read_bytes()).decode())
-            for row, seed, file in files
-            if file.is_file() and not file.is_symlink()
-        ]
+    def pictures(self, rows: Sequence[Row]) -> Iterator[tuple[Row, int, str]]:
+        """Yield the picture that the first run of each arm left, with its seed, in base 64."""
+        for row in rows:
+            seed, folder = next(iter(row.runs.folders.items()))
+            file = self.root / folder / PICTURE
+            if file.is_file() and not file.is_symlink():
+                yield row, seed, base64.b64encode(file.read_bytes()).decode()
 
     def facts(self) -> dict[str, Any]:
         """Return the study's notes, and the versions that its runs were made with."""

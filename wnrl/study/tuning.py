@@ -1,6 +1,7 @@
 """Settings that are chosen for each arm on seeds of their own, before the arms are compared."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -155,12 +156,10 @@ def _widened(study: Study, choices: Choices, root: Path, check: Check) -> dict[C
                 for trial in study.tuning_trials({cell: grid})
                 if trial.cell == cell and dict(trial.choice)[name] not in before[name]
             ]
-            try:
+            with suppress(UsageError):
                 check(new[:1], root)
-            except UsageError:
-                continue
-            if new:
-                grids[cell] = grid
+                if new:
+                    grids[cell] = grid
     return grids
 
 

@@ -4,7 +4,6 @@ Each has a field ``memory``, the number of steps for which something has to be r
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,10 +35,10 @@ class TMaze(Limited):
     memory: Whole = 8
     """Cells of the corridor, the first one included; the junction is behind them."""
 
-    observation_space: ClassVar[spaces.Box] = spaces.Box(0.0, 1.0, (3,), np.float32)
-    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(3)
-    reset_draws: ClassVar[int] = 1
-    step_draws: ClassVar[int] = 0
+    observation_space = spaces.Box(0.0, 1.0, (3,), np.float32)
+    action_space = spaces.Discrete(3)
+    reset_draws = 1
+    step_draws = 0
 
     @property
     def max_episode_steps(self) -> int:
@@ -86,10 +85,10 @@ class RepeatPrevious(Limited):
     memory: WholeFromZero = 3
     """How many cards ago; 0 is the one that is seen."""
 
-    observation_space: ClassVar[spaces.Box] = spaces.Box(0.0, 1.0, (4,), np.float32)
-    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(4)
-    reset_draws: ClassVar[int] = 1
-    step_draws: ClassVar[int] = 1
+    observation_space = spaces.Box(0.0, 1.0, (4,), np.float32)
+    action_space = spaces.Discrete(4)
+    reset_draws = 1
+    step_draws = 1
 
     @property
     def n_cards(self) -> int:
@@ -151,10 +150,10 @@ class DelayedMatch(Limited):
     memory: WholeFromZero = 8
     """Steps of the delay."""
 
-    observation_space: ClassVar[spaces.Box] = spaces.Box(0.0, 1.0, (3,), np.float32)
-    action_space: ClassVar[spaces.Discrete] = spaces.Discrete(3)
-    reset_draws: ClassVar[int] = 2
-    step_draws: ClassVar[int] = 0
+    observation_space = spaces.Box(0.0, 1.0, (3,), np.float32)
+    action_space = spaces.Discrete(3)
+    reset_draws = 2
+    step_draws = 0
 
     @property
     def max_episode_steps(self) -> int:

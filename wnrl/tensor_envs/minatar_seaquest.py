@@ -77,8 +77,7 @@ class Seaquest(board.Game):
         rows = torch.cat((torch.stack((y, y), -1), bullet_y, diver_y, diver_y), -1)
         bow_and_stern = torch.stack((x, x - facing), -1)
         columns = torch.cat((bow_and_stern, bullet_x, diver_x - direction, diver_x), -1)
-        places = board.place(rows, columns)
-        bow, stern, *pairs = places.unbind(-2)
+        bow, stern, *pairs = board.place(rows, columns).unbind(-2)
         bullets, wakes, divers = (pairs[k] | pairs[k + 1] for k in (0, 2, 4))
 
         fish, subs = _columns(state["enemies"][..., :2, :]).unbind(-2)
