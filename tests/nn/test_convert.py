@@ -1,6 +1,7 @@
 import copy
 import pickle
 from collections import OrderedDict, deque
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -691,6 +692,35 @@ def test_plain_parts_names_what_a_norm_could_not_reach():
     assert plain_parts(net, "none") == []
     convert(net, "weight")
     assert plain_parts(net, "weight") == parts[3:]
+
+
+class Listed(nn.Module):
+    """A network that also has its layers where torch does not look."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.net = mlp()
+        self.calls = wrap(self.net)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        list,
+        lambda net: {"first": net[0], "then": net[1]},
+        lambda net: [net[1].forward, net[0].forward],
+        lambda net: partial(nn.Module.__call__, net[0]),
+        lambda net: SimpleNamespace(layers=(*net,)),
+    ],
+)
+@pytest.mark.parametrize("key", sorted(set(NORMS) - {"none", "projected"}))
+def test_a_layer_that_would_stay_behind_in_a_list_is_refused(key, wrap):
+    net = Listed(wrap)
+    before = repr(net)
+    with pytest.raises(UsageError, match=r"^calls holds net\.0 outside of the modules"):
+        convert(net, key)
+    assert repr(net) == before
+    convert(net, "projected")  # in place
 
 
 class Trained(nn.Module):

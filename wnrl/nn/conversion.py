@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -70,10 +71,11 @@ def convert(
 
     Raises:
         UsageError: a word, a name or an option that does not exist; ``module`` is none, or itself
-            a layer, or has an optimizer of what would change; a layer has hooks, methods, buffers
-            or modules of its own that would be lost, other parameters than torch's, another norm
-            already or no values yet; a weight is tied to one that stays plain or has other output
-            units, or is one that the norm cannot take. ``module`` is as it was then.
+            a layer, or has an optimizer of what would change, or a list of it; a layer has hooks,
+            methods, buffers or modules of its own that would be lost, other parameters than
+            torch's, another norm already or no values yet; a weight is tied to one that stays plain
+            or has other output units, or is one that the norm cannot take. ``module`` is as it was
+            then.
 
     Warns:
         UserWarning: layers with a weight were left alone; it names them all. ``plain_parts`` does
@@ -113,7 +115,8 @@ def convert(
     normalized = _normalized(places, counterparts, choice, for_normalizers)
     replaced = [site for site in sites if site.layer in counterparts]
     changed = [site.layer for site in (*replaced, *normalized, *marked)]
-    _check_owners(module, choice, [*counterparts.values(), *normalized.values()], changed)
+    moved = {site.layer: site.name for site in (*replaced, *(places[s] for s in normalized))}
+    _check_owners(module, choice, [*counterparts.values(), *normalized.values()], changed, moved)
     done = {site.name.removesuffix(".layer") for site in (*replaced, *normalized)}
     for site in replaced:
         setattr(site.parent, site.key, counterparts[site.layer])
@@ -257,20 +260,24 @@ def _left_plain(sites: list[LayerSite], choice: Norm) -> list[LayerSite]:
 
 
 def _check_owners(
-    module: nn.Module, choice: Norm, made: list[nn.Module], changed: list[nn.Module]
+    module: nn.Module,
+    choice: Norm,
+    made: list[nn.Module],
+    changed: list[nn.Module],
+    moved: Mapping[Any, str],
 ) -> None:
-    """Refuse to leave a part of ``module`` with what was made of parameters that will be replaced.
+    """Refuse to leave a part of ``module`` with a layer, or an optimizer, of before.
 
     Args:
         module: before anything changes.
         choice: the norm.
         made: what will be added.
         changed: the layers that will be replaced, normalized or marked.
+        moved: names of the modules whose places will be taken.
     """
     new = set(nn.ModuleList(made).parameters()) - set(module.parameters())
-    if choice.after_step is None and not new:
-        return
-    touched = {parameter for layer in changed for parameter in layer.parameters()}
+    left = changed if new or choice.after_step is not None else []
+    touched = {parameter for layer in left for parameter in layer.parameters()}
     for path, part in module.named_modules():
         kind = type(part).__name__
         if kind in PARALLEL and touched & set(part.parameters()):
@@ -279,30 +286,41 @@ def _check_owners(
                 "conversion makes: convert before it is made"
             )
         for name, value in vars(part).items():
-            for optimizer in _optimizers(value, set()):
-                if touched & {p for group in optimizer.param_groups for p in group["params"]}:
+            where = f"{path}{'.' * bool(path)}{name}"
+            for held in _held(value, set()) if name != "_modules" else ():
+                if held in moved:
                     raise UsageError(
-                        f"module has an optimizer already ({path}{'.' * bool(path)}{name}), which "
-                        "would not train what conversion makes: convert before it is made. Under "
-                        "stable-baselines3 take a policy with a norm (WNMlpPolicy) and give it the "
-                        "weights with load_weights"
+                        f"{where} holds {moved[held]} outside of the modules, and would go on with "
+                        "what is not trained any more: make it an nn.ModuleList, or remove it"
+                    )
+                groups = held.param_groups if isinstance(held, Optimizer) else []
+                if touched & {p for group in groups for p in group["params"]}:
+                    raise UsageError(
+                        f"module has an optimizer already ({where}), which would not train what "
+                        "conversion makes: convert before it is made. Under stable-baselines3 take "
+                        "a policy with a norm (WNMlpPolicy) and give it the weights with "
+                        "load_weights"
                     )
 
 
-def _optimizers(value: Any, seen: set[int], depth: int = 5) -> Iterator[Optimizer]:
-    """Yield the optimizers in a value: in collections, objects and methods of any class."""
-    if id(value) in seen or not depth or isinstance(value, nn.Module | Tensor | ModuleType | type):
+def _held(value: Any, seen: set[int], depth: int = 5) -> Iterator[Optimizer | nn.Module]:
+    """Yield optimizers and modules in a value: in collections, objects and methods of any class."""
+    if id(value) in seen or not depth or isinstance(value, Tensor | ModuleType | type):
         return
     seen.add(id(value))
-    if isinstance(value, Optimizer):
+    if isinstance(value, Optimizer | nn.Module):
         yield value
+    if isinstance(value, nn.Module):
+        return
     parts = [getattr(value, "__self__", None), *getattr(value, "__dict__", {}).values()]
+    if isinstance(value, partial):
+        parts += [value.func, value.args]
     if isinstance(value, dict):
         parts += value.values()
     elif isinstance(value, list | tuple | set | frozenset | deque):
         parts += value
     for part in parts:
-        yield from _optimizers(part, seen, depth - 1)
+        yield from _held(part, seen, depth - 1)
 
 
 def check_options(norm: str, options: Mapping[str, Any]) -> None:
