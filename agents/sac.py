@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from agents.config import MUJOCO, Agent, ContinuousConfig, Imported
+from wnrl.errors import UsageError
 from wnrl.limits import Fraction, Whole, WholeOrMinusOne, limit
 
 
@@ -43,6 +44,11 @@ class MaximumEntropyConfig(ContinuousConfig):
     """State-dependent exploration, not uniform actions, before learning_starts as well."""
     log_std_init: float = -3.0
     """Initial log standard deviation of actions under use_sde."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target_entropy != "auto" and not str(self.ent_coef).startswith("auto"):
+            raise UsageError(f"target_entropy is for ent_coef auto, got {self.ent_coef!r}")
 
 
 @dataclass(frozen=True)

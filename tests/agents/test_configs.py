@@ -145,6 +145,11 @@ def test_each_algorithms_own_sizes_must_be_above_zero(config, name):
         (PPOConfig, {"learning_rate_schedule": "cosine"}, "learning_rate_schedule must be one of"),
         (PPOConfig, {"clip_range_schedule": "lin"}, "clip_range_schedule must be one of"),
         (PPOConfig, {"optimizer": "adamx"}, "optimizer must be one of .* did you mean 'adamax'"),
+        (
+            SACConfig,
+            {"ent_coef": 0.1, "target_entropy": -3.0},
+            "target_entropy is for ent_coef auto",
+        ),
         (PPOConfig, {"weight_decay": 0.1}, "weight_decay is for optimizer adamw, got 'adam'"),
         (PPOConfig, {"ent_coef": -1.0}, "ent_coef must be zero or above, got -1.0"),
         (PPOConfig, {"sde_sample_freq": 0}, "sde_sample_freq must be a whole number .* or -1"),

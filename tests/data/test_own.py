@@ -44,6 +44,17 @@ def test_pictures_of_a_folder_are_split_by_their_paths_into_every_one_once(folde
     assert images.split == f"{sizes} pictures, by the SHA-256 of their paths"
 
 
+def test_folders_that_are_links_are_looked_into(folder, tmp_path):
+    for part in PARTS:
+        picture(tmp_path / "mine" / part / "0.png", 1)
+    (tmp_path / "mine" / "train" / "more").symlink_to(folder)
+    (tmp_path / "mine" / "valid" / "more").symlink_to(folder / "more")
+    by_part = levels(data.load(f"folder:{tmp_path / 'mine'}"))
+    assert {name: len(values) for name, values in by_part.items()} == {
+        "train": 41, "valid": 21, "test": 1
+    }  # fmt: skip
+
+
 def test_a_picture_stays_in_its_part_when_others_come_and_the_folder_moves(folder, tmp_path):
     before = levels(data.load(f"folder:{folder}"))
     for k in range(100, 140):

@@ -92,7 +92,8 @@ def _part_of(name: str) -> str:
 def _picture_paths(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"dataset 'folder:{folder}' is not there: no folder {folder.absolute()}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    files = (Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names)
+    paths = sorted(path for path in files if path.suffix.lower() in ENDINGS)
     # Systems keep hidden files of their own.
     paths = [p for p in paths if not any(q.startswith(".") for q in p.relative_to(folder).parts)]
     if not paths:
