@@ -145,6 +145,13 @@ def test_a_folder_that_is_no_set_of_pictures_is_refused_in_a_line(folder, change
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("written", ["folder:pics/", "folder:./pics", "npz:./mine.npz"])
+def test_a_path_may_be_written_in_any_way(written, folder, tmp_path, monkeypatch):
+    saved(tmp_path, x=counting(20, 5, 5))
+    monkeypatch.chdir(tmp_path)
+    assert data.load(written).name == written
+
+
 @pytest.mark.parametrize("form", ["folder", "npz"])
 def test_a_path_that_is_not_there_is_an_error(form, tmp_path):
     with pytest.raises(UsageError, match=rf"dataset '{form}:.*nowhere'.*: no f"):

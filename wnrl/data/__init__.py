@@ -56,14 +56,13 @@ def dataset(name: str) -> Dataset:
         UsageError: there is no such data set.
     """
     form, _, rest = name.partition(":")
-    path = Path(rest)
     if rest and f"{form}:" == FRAMES:
         return Dataset((3, frames.SIDE, frames.SIDE), 256, partial(frames.load_frames, rest))
     if rest and f"{form}:" == FOLDER:
-        return Dataset(own.look_at_pictures(path), own.LEVELS, partial(own.load_pictures, path))
+        return Dataset(own.look_at_pictures(rest), own.LEVELS, partial(own.load_pictures, rest))
     if rest and f"{form}:" == NPZ:
-        images = own.look_at_arrays(path)
-        return Dataset(images.shape, images.levels, partial(own.load_arrays, path))
+        images = own.look_at_arrays(rest)
+        return Dataset(images.shape, images.levels, partial(own.load_arrays, rest))
     return DATASETS[check_choice("dataset", name, [*DATASETS, *FORMS])]
 
 

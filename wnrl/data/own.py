@@ -25,7 +25,7 @@ WIDE = ("I", "F")
 LEVELS = 256
 
 
-def look_at_pictures(folder: Path) -> tuple[int, int, int]:
+def look_at_pictures(folder: str) -> tuple[int, int, int]:
     """Return the shape of the pictures in a folder, that of the first one.
 
     Raises:
@@ -35,7 +35,7 @@ def look_at_pictures(folder: Path) -> tuple[int, int, int]:
         return 1 if picture.mode in GREY else 3, picture.height, picture.width
 
 
-def load_pictures(folder: Path, data_dir: Path | None = None) -> Images:
+def load_pictures(folder: str, data_dir: Path | None = None) -> Images:
     """Return all pictures in a folder, in the order of their paths.
 
     Subfolders that are called as the parts, or as ``SYNONYMS`` says, are the three parts. Else the
@@ -89,9 +89,9 @@ def _part_of(name: str) -> str:
     return SYNONYMS.get(name, name)
 
 
-def _picture_paths(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UsageError(f"dataset 'folder:{folder}' is not there: no folder {folder.absolute()}")
+def _picture_paths(folder: str) -> list[Path]:
+    if not (path := Path(folder)).is_dir():
+        raise UsageError(f"dataset 'folder:{folder}' is not there: no folder {path.absolute()}")
     files = (Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names)
     paths = sorted(path for path in files if path.suffix.lower() in ENDINGS)
     # Systems keep hidden files of their own.
@@ -129,19 +129,19 @@ def _pixels(path: Path, shape: tuple[int, int, int], first: Path) -> Tensor:
     return torch.from_numpy(pixels).reshape(height, width, channels).permute(2, 0, 1).contiguous()
 
 
-def look_at_arrays(path: Path) -> Images:
+def look_at_arrays(path: str) -> Images:
     """Return the images of an ``.npz`` file, the same object at each call.
 
     Raises:
         UsageError: as ``load_arrays``.
     """
     try:
-        return _read_arrays(path, path.stat().st_mtime_ns)
+        return _read_arrays(path, Path(path).stat().st_mtime_ns)
     except OSError as error:
-        raise UsageError(f"dataset 'npz:{path}': no file {path.absolute()}") from error
+        raise UsageError(f"dataset 'npz:{path}': no file {Path(path).absolute()}") from error
 
 
-def load_arrays(path: Path, data_dir: Path | None = None) -> Images:
+def load_arrays(path: str, data_dir: Path | None = None) -> Images:
     """Return the images of an ``.npz`` file, which nobody else has.
 
     Its arrays ``train``, ``valid`` (or ``val``) and ``test`` are the three parts; ``x_train`` and
@@ -162,9 +162,9 @@ def load_arrays(path: Path, data_dir: Path | None = None) -> Images:
 
 
 @lru_cache(maxsize=1)  # a configuration looks at it several times before it is trained on
-def _read_arrays(path: Path, changed: int) -> Images:
+def _read_arrays(path: str, changed: int) -> Images:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as saved:
             arrays = {name: saved[name] for name in saved if not name.startswith("y_")}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise TypeError("numpy gives what is in a zip of other files as bytes")
@@ -209,7 +209,7 @@ def _read_arrays(path: Path, changed: int) -> Images:
     return Images(f"npz:{path}", train, valid, test, int(levels), split)
 
 
-def _levels_of(path: Path, name: str, values: np.ndarray) -> Tensor:
+def _levels_of(path: str, name: str, values: np.ndarray) -> Tensor:
     """Return an array as grey levels, ``(N, C, height, width)``."""
     if values.ndim == 3:
         values = values[:, None]
