@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 from wnrl import NORMS, convert, data_init, fold
 from wnrl.errors import UsageError
-from wnrl.nn import plain_parts
+from wnrl.nn import WNLinear, plain_parts
 from wnrl.nn.normalizers import Normalized
 
 NORMALISERS = [key for key, norm in NORMS.items() if norm.normalizers]
@@ -721,6 +721,17 @@ def test_a_layer_that_would_stay_behind_in_a_list_is_refused(key, wrap):
         convert(net, key)
     assert repr(net) == before
     convert(net, "projected")  # in place
+
+
+def test_a_network_is_compiled_before_or_after_but_a_layer_of_it_after():
+    x = torch.randn(3, 6)
+    net = torch.compile(mlp(), backend="eager")
+    net(x)
+    convert(net)
+    torch.testing.assert_close(net(x), mlp()(x))
+    assert isinstance(net._orig_mod[0], WNLinear)
+    with pytest.raises(UsageError, match=r"0\.forward holds 0\._orig_mod .* convert before"):
+        convert(nn.Sequential(torch.compile(nn.Linear(6, 3), backend="eager")))
 
 
 class Trained(nn.Module):

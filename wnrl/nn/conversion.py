@@ -291,7 +291,7 @@ def _check_owners(
                 if held in moved:
                     raise UsageError(
                         f"{where} holds {moved[held]} outside of the modules, and would go on with "
-                        "what is not trained any more: make it an nn.ModuleList, or remove it"
+                        "what is not trained any more: convert before, or use an nn.ModuleList"
                     )
                 groups = held.param_groups if isinstance(held, Optimizer) else []
                 if touched & {p for group in groups for p in group["params"]}:
@@ -312,7 +312,9 @@ def _held(value: Any, seen: set[int], depth: int = 5) -> Iterator[Optimizer | nn
         yield value
     if isinstance(value, nn.Module):
         return
-    parts = [getattr(value, "__self__", None), *getattr(value, "__dict__", {}).values()]
+    held = {**getattr(value, "__dict__", {})}
+    held.pop("_modules", None)  # which torch.compile copies to a function
+    parts = [getattr(value, "__self__", None), *held.values()]
     if isinstance(value, partial):
         parts += [value.func, value.args]
     if isinstance(value, dict):
