@@ -21,10 +21,11 @@ from wnrl.population.config import MemberConfig, per_member, shared
 from wnrl.population.distributions import distribution
 from wnrl.population.hot import HotNetworks
 from wnrl.population.memory import CHUNK_ON_CPU, check_memory
+from wnrl.population.networks import Networks
 from wnrl.population.optim import optimizer_of, projection
 from wnrl.population.random import Number, fork, member_keys, uniform
 from wnrl.population.rollout import Ended, Match, Running
-from wnrl.population.rows import Networks, build
+from wnrl.population.rows import build
 from wnrl.population.states import ALL, Agents, clone, copy_, part, put_back_
 from wnrl.population.statistics import Scaling
 from wnrl.population.vmapped import Backend, Modules

@@ -216,7 +216,7 @@ class RecurrentPPOConfig(PPOConfig):
     """Steps of each environment between updates; the longest sequence to learn from."""
     batch_size: TwoOrMore = 128
     """Samples in a minibatch, a multiple of n_steps, or all."""
-    cell: Annotated[str, one_of("wnrl.population.actor_critic:CELLS")] = "lstm"
+    cell: Annotated[str, one_of("wnrl.population.networks:CELLS")] = "lstm"
     """lstm or gru; the next two fields are of either."""
     lstm_hidden_size: Whole = 256
     """Units of each recurrent layer."""

@@ -15,8 +15,8 @@ from wnrl.population.cohort import ACTIONS, EXPLORATION, OBSERVED, ORDERS, Cohor
 from wnrl.population.config import DQNConfig
 from wnrl.population.losses import HuberLoss, Targets
 from wnrl.population.memory import bytes_of_dqn
+from wnrl.population.networks import QNetwork
 from wnrl.population.optim import clip_, without_denormals
-from wnrl.population.q_networks import QNetwork
 from wnrl.population.random import Number, fork, integers
 from wnrl.population.rollout import Ended, Running, pick
 from wnrl.population.rows import initialise

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wnrl.population.actor_critic import ActorCritic
 from wnrl.population.cohort import ACTIONS, INIT, OBSERVED, ORDERS, Cohort
 from wnrl.population.config import PPOConfig
 from wnrl.population.losses import PPOLoss
 from wnrl.population.memory import bytes_of_ppo
+from wnrl.population.networks import ActorCritic
 from wnrl.population.optim import clip_, without_denormals
 from wnrl.population.random import Number, fork, permutation
 from wnrl.population.rollout import Act, Batch, Draws, Ended, Past, Running, minibatches, pick

@@ -7,68 +7,21 @@ product runs at once.
 """
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from wnrl.errors import UsageError, as_usage_error, first_line
-from wnrl.nn import convert, data_init
-from wnrl.nn.sites import n_spatial
-from wnrl.norms import NORMS
+from wnrl.nn import data_init
 from wnrl.population.config import MemberConfig
 
 Tensors = dict[str, Tensor]
 LOG_STD = "log_std"
 AXES = {1: "one axis", 3: "three axes"}
-
-
-class Networks(nn.Module, ABC):
-    """The networks of one member, under the names that SB3 has for them.
-
-    Drawn by torch's generator in SB3's order: the same seed gives the same networks.
-
-    Args:
-        shape: of an observation.
-    """
-
-    sees: ClassVar[tuple[int, ...]] = (1,)
-    """How many axes an observation may have."""
-    heads: tuple[str, ...]
-    """Names of the output layers."""
-    sides: ClassVar[tuple[str, ...]]
-    """What the networks are called where their layers are."""
-    memory: tuple[int, ...] = (0,)
-    """The shape of what they remember of one environment: nothing."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.shape = shape
-
-    def take_norm(self, config: MemberConfig) -> None:
-        """Give the layers the norm; heads have it where it reparametrises layers, if asked for.
-
-        Raises:
-            UsageError: the norm is for hidden layers, and there are none.
-        """
-        feed_forward = [name for name, part in self.named_modules() if n_spatial(part) is not None]
-        hidden = [name for name in feed_forward if name not in self.heads]
-        on_heads = config.norm_heads and NORMS[config.norm].reparametrizes
-        if not (hidden or on_heads or config.norm == "none"):
-            raise UsageError(
-                f"norm {config.norm!r} is for hidden layers, and the networks have none: "
-                "net_arch=()"
-            )
-        skip = () if on_heads else self.heads
-        convert(self, config.norm, skip=skip, norm_kwargs=config.norm_kwargs, hidden=hidden)
-
-    @abstractmethod
-    def networks(self) -> list[nn.Sequential]:
-        """Return the networks with their heads, each ``(B, *shape) -> (B, n_outputs)``."""
 
 
 Shapes = dict[str, torch.Size]

@@ -7,8 +7,8 @@ from gymnasium import spaces
 from tests.sb3.tasks import RandomTask
 from wnrl.networks import mlp
 from wnrl.norms import NORMS
-from wnrl.population.actor_critic import ActorCritic
 from wnrl.population.config import PPOConfig
+from wnrl.population.networks import ActorCritic
 from wnrl.population.rows import build
 
 OBS = spaces.Box(-1.0, 1.0, (5,))
