@@ -1,40 +1,12 @@
 """What members learn to make small, each as a value, for ``torch.func``, and by formula."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from wnrl.population.distributions import Distribution
 from wnrl.population.rollout import Batch
-
-
-class Loss(Protocol):
-    """A loss of the outputs of the networks, and of the deviation of actions if they have one."""
-
-    def value(self, outputs: Tensor, log_std: Tensor, samples: Any) -> Tensor:
-        """Return the loss of each member, ``(P,)``, or without the first axis that of one.
-
-        Args:
-            outputs: of each network, ``(P, n_nets, B, A)``.
-            log_std: ``(P, A)``.
-            samples: ``(P, B, ...)``.
-        """
-
-    def gradient(
-        self, outputs: Tensor, log_std: Tensor, samples: Any, by_outputs: Tensor
-    ) -> Tensor | None:
-        """Write the gradient of the sum of the losses by the outputs, and return that by log σ.
-
-        Args:
-            outputs: of each network with the axis of samples behind, ``(P, n_nets, A, B)``.
-            log_std: ``(P, A)``.
-            samples: the like, actions from ``Distribution.spread``.
-            by_outputs: where to write, like ``outputs``.
-
-        Returns:
-            ``(P, A)``; None where there is no deviation.
-        """
 
 
 class PPOLoss(NamedTuple):
@@ -51,7 +23,13 @@ class PPOLoss(NamedTuple):
     vf_coef: float
 
     def value(self, outputs: Tensor, log_std: Tensor, samples: Batch) -> Tensor:
-        """Return the loss of each member, as ``Loss`` has it."""
+        """Return the loss of each member, ``(P,)``, or without the first axis that of one.
+
+        Args:
+            outputs: of each network, ``(P, n_nets, B, A)``.
+            log_std: ``(P, A)``.
+            samples: ``(P, B, ...)``.
+        """
         head, values = outputs[..., 0, :, :], outputs[..., 1, :, 0]
         log_std, clip_range = log_std[..., None, :], self.clip_range[..., None]
         advantages = samples.advantages
@@ -66,7 +44,17 @@ class PPOLoss(NamedTuple):
     def gradient(
         self, outputs: Tensor, log_std: Tensor, samples: Batch, by_outputs: Tensor
     ) -> Tensor | None:
-        """Write the gradient by the outputs and return that by log σ, as ``Loss`` has it."""
+        """Write the gradient of the sum of the losses by the outputs, and return that by log σ.
+
+        Args:
+            outputs: of each network with the axis of samples behind, ``(P, n_nets, A, B)``.
+            log_std: ``(P, A)``.
+            samples: the like, actions from ``Distribution.spread``.
+            by_outputs: where to write, like ``outputs``.
+
+        Returns:
+            ``(P, A)``; None where there is no deviation.
+        """
         head, values, n_samples = outputs[:, 0], outputs[:, 1, 0], outputs.shape[-1]
         ent_coef, advantages = self.ent_coef[:, None], samples.advantages
         of = self.distribution.derivatives(head, log_std, samples.actions, self.entropy)
@@ -98,15 +86,18 @@ class Targets(NamedTuple):
 class HuberLoss(NamedTuple):
     """The mean Huber loss (Huber, 1964) of the values of actions, of which one network has all."""
 
-    def value(self, outputs: Tensor, log_std: Tensor, samples: Targets) -> Tensor:
-        """Return the loss of each member, as ``Loss`` has it."""
+    def value(self, outputs: Tensor, log_std: Tensor, samples: Any) -> Tensor:
+        """Return the loss of each member on ``Targets``, as that of PPO does."""
         values = outputs[..., 0, :, :].gather(-1, samples.actions[..., None])[..., 0]
         return nn.functional.smooth_l1_loss(values, samples.values, reduction="none").mean(-1)
 
     def gradient(
         self, outputs: Tensor, log_std: Tensor, samples: Targets, by_outputs: Tensor
     ) -> None:
-        """Write the gradient by the outputs, as ``Loss`` has it."""
+        """Write the gradient by the outputs, as that of PPO does; there is no deviation."""
         error = (outputs[:, 0] * samples.actions).sum(1) - samples.values
         by_value = error.clamp_(-1.0, 1.0).div_(error.shape[-1])
         torch.mul(samples.actions, by_value[:, None], out=by_outputs[:, 0])
+
+
+Loss = PPOLoss | HuberLoss

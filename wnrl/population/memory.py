@@ -103,11 +103,11 @@ def members_that_fit(each: tuple[int, int], chunk: int | None, device: torch.dev
         device: where they are trained.
     """
     kept, active = each
-    room = SHARE * free_memory(device)
-    n_together = int(min(room, 2.0**62) // (kept + active))
+    room = min(SHARE * free_memory(device), 2.0**62)  # a whole number, also where it is infinite
+    n_together = int(room // (kept + active))
     if chunk is None or n_together <= chunk:
         return n_together
-    return int((min(room, 2.0**62) - chunk * active) // kept)
+    return int((room - chunk * active) // kept)
 
 
 def check_memory(

@@ -239,7 +239,8 @@ class VAECohort:
             members = slice(first, first + self.chunk)
             params, buffers, state, rate = part(whole, members)
             keys, kl_weight, images, levels, z, measured = part(given, members)
-            x, z = self._inputs(keys, step, images, levels), self._noise(keys, step, z)
+            x = self._inputs(keys, step, images, levels)
+            z = self._noise(keys, step) if z is None else z
             grads, moved = torch.empty_like(params), clone(plan.buffer_views(buffers))
             computed, means = gradients(plan.views(params), moved, x, z, kl_weight)
             copy_(plan.views(grads), computed)
@@ -275,10 +276,8 @@ class VAECohort:
             u = uniform(fork(keys, PIXELS), step * n, n).view(pixels.shape)
         return binarised(pixels, levels, u)
 
-    def _noise(self, keys: Tensor, step: Number, noise: Tensor | None) -> Tensor:
+    def _noise(self, keys: Tensor, step: Number) -> Tensor:
         """Return the noise of the samples, ``(P, K, B, Z)``."""
-        if noise is not None:
-            return noise
         config = self.config
         shape = config.train_samples, config.batch_size, self.net.vae.latent_dim
         n = math.prod(shape)
