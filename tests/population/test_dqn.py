@@ -19,12 +19,11 @@ from tests.population.sb3_dqn import run_sb3
 from tests.population.sb3_draws import ShortCartPole
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
+from wnrl.population.backend import HotNetworks, Modules
 from wnrl.population.config import DQNConfig
 from wnrl.population.dqn import DQN, Choices, Transitions, store_, transitions_at
-from wnrl.population.hot import HotNetworks
 from wnrl.population.layers import HOT
 from wnrl.population.random import integers, member_keys
-from wnrl.population.vmapped import Modules
 from wnrl.tensor_envs import CartPole, Pendulum
 from wnrl.tensor_envs.core import begin
 

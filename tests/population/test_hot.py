@@ -9,11 +9,10 @@ import torch
 from gymnasium import spaces
 
 from wnrl.norms import NORMS
+from wnrl.population.backend import HotNetworks, Modules
 from wnrl.population.config import PPOConfig
-from wnrl.population.hot import HotNetworks
 from wnrl.population.layers import HOT
 from wnrl.population.ppo import PPO
-from wnrl.population.vmapped import Modules
 from wnrl.tensor_envs import CartPole
 
 SMALL = PPOConfig(

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck
 
 from wnrl.networks import mlp
-from wnrl.population.hot import _short
+from wnrl.population.backend import _short
 from wnrl.population.layers import ACTIVATIONS, HOT, Layer, tanh_
 
 N, IN, OUT, B = 3, 4, 5, 7

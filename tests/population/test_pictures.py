@@ -21,12 +21,11 @@ from tests.population.test_dqn import assert_member_is_sb3s
 from wnrl import population
 from wnrl.errors import UsageError
 from wnrl.norms import NORMS
+from wnrl.population.backend import HotNetworks, Modules
 from wnrl.population.config import DQNConfig
 from wnrl.population.dqn import DQN, transitions_at
-from wnrl.population.hot import HotNetworks
 from wnrl.population.layers import HOT
 from wnrl.population.losses import HuberLoss, Targets
-from wnrl.population.vmapped import Modules
 from wnrl.sb3.extractors import SmallCNN
 from wnrl.tensor_envs import make
 

@@ -13,7 +13,7 @@ from wnrl.diagnostics.hessian import curvature as curvature
 from wnrl.diagnostics.hessian import lanczos as lanczos
 from wnrl.diagnostics.hessian import ritz_values as ritz_values
 from wnrl.diagnostics.state import preserve_state as preserve_state
-from wnrl.diagnostics.transfer import to_floats as to_floats
+from wnrl.diagnostics.state import to_floats as to_floats
 from wnrl.diagnostics.updates import Step as Step
 from wnrl.diagnostics.updates import first_step as first_step
 from wnrl.diagnostics.updates import gradient_norms as gradient_norms

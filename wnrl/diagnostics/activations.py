@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wnrl import tags
-from wnrl.diagnostics.hooks import hooked
+from wnrl.diagnostics.state import hooked
 from wnrl.diagnostics.weights import named_layers
 from wnrl.errors import UsageError
 from wnrl.limits import Share, limit

@@ -1,12 +1,29 @@
-"""A look at a network without a trace in its training."""
+"""A look at a network that someone else trains, without a trace in its training."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+@contextmanager
+def hooked(kind: str, hooks: Mapping[Any, Callable[..., None]]) -> Iterator[None]:
+    """Have torch call functions inside, and never outside.
+
+    Args:
+        kind: of the hooks: ``"forward"``, ``"post_accumulate_grad"``, ``"step_post"``, ….
+        hooks: from modules, parameters or optimizers to what is called with them.
+    """
+    handles = [getattr(owner, f"register_{kind}_hook")(hook) for owner, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -40,3 +57,15 @@ def preserve_state(module: nn.Module) -> Iterator[None]:
                     owner[name] = buffer.copy_(value)  # the same tensor: targets share it
             for part, training in modes:
                 part.training = training
+
+
+def to_floats(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return numbers of all scalars, in one copy: a GPU is waited for once.
+
+    Args:
+        scalars: tensors of one element on one device; types may differ.
+    """
+    if not scalars:
+        return {}
+    stacked = torch.stack([value.detach().reshape(()) for value in scalars.values()])
+    return dict(zip(scalars, stacked.tolist(), strict=True))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wnrl.diagnostics.hooks import hooked
+from wnrl.diagnostics.state import hooked
 from wnrl.diagnostics.weights import effective_weights, named_layers, relative_change
 
 

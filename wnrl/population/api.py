@@ -14,6 +14,7 @@ from torch import Tensor
 from wnrl.arguments import shown
 from wnrl.data import load
 from wnrl.errors import NonFiniteError, UsageError, check_choice
+from wnrl.limits import some
 from wnrl.population.cohort import Cohort
 from wnrl.population.config import MemberConfig
 from wnrl.population.dqn import DQN
@@ -190,9 +191,7 @@ def train(
     """
     check_choice("algo of a population", algo, (*COHORTS, VAES))
     norms, rates, seeds = list(norms), list(learning_rates), list(seeds)
-    for name, values in (("norms", norms), ("learning_rates", rates), ("seeds", seeds)):
-        if not values or len({*values}) < len(values):
-            raise UsageError(f"{name} must be one or more different values, got {values}")
+    some.check(norms=norms, learning_rates=rates, seeds=seeds)
     for name in INSTEAD.keys() & hyperparameters.keys():
         raise UsageError(f"{name} is no hyperparameter here: give {INSTEAD[name]}")
     place, threads = resolve_device(device), torch.get_num_threads()

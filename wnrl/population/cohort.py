@@ -17,9 +17,9 @@ from torch import Tensor
 from wnrl.diagnostics import recorded, to_floats, weight_lengths
 from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
+from wnrl.population.backend import Backend, HotNetworks, Modules
 from wnrl.population.config import MemberConfig, per_member, shared
 from wnrl.population.distributions import distribution
-from wnrl.population.hot import HotNetworks
 from wnrl.population.memory import CHUNK_ON_CPU, check_memory
 from wnrl.population.networks import Networks
 from wnrl.population.optim import optimizer_of, projection
@@ -28,7 +28,6 @@ from wnrl.population.rollout import Ended, Match, Running
 from wnrl.population.rows import build
 from wnrl.population.states import ALL, Agents, clone, copy_, part, put_back_
 from wnrl.population.statistics import Scaling
-from wnrl.population.vmapped import Backend, Modules
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
 
 RESETS, ACTIONS, STEPS, ORDERS, INIT, EVALUATION, EXPLORATION = range(7)

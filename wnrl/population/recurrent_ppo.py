@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from wnrl.population.backend import Modules
 from wnrl.population.cohort import ORDERS
 from wnrl.population.config import RecurrentPPOConfig
 from wnrl.population.losses import Loss
@@ -21,7 +22,6 @@ from wnrl.population.random import Number, fork, uniform
 from wnrl.population.recurrence import Run, recurrent
 from wnrl.population.rollout import Act, Batch, Past, pick
 from wnrl.population.rows import LOG_STD, Tensors, below
-from wnrl.population.vmapped import Modules
 from wnrl.tensor_envs.core import beside
 
 

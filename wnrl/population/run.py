@@ -94,10 +94,9 @@ class CohortRun:
     def note_episodes(self) -> None:
         """Put what ended in the last rollouts behind each member's recent episodes."""
         for rollout in self._ended:
-            returns, lengths = (x.transpose(1, 2).flatten(1).cpu() for x in rollout)  # by time
+            returns, lengths = (x.transpose(1, 2).flatten(1).tolist() for x in rollout)  # by time
             for member, *each in zip(self.members, returns, lengths, strict=True):
-                pairs = [(r, n) for r, n in zip(*(x.tolist() for x in each), strict=True) if n > 0]
-                member.recent.extend(pairs)
+                member.recent.extend((r, n) for r, n in zip(*each, strict=True) if n > 0)
         self._ended.clear()
 
     def _add_point(self, events: Sequence[EventFile]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from wnrl.diagnostics.hooks import hooked
+from wnrl.diagnostics.state import hooked
 
 
 class Witness:
