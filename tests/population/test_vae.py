@@ -142,7 +142,7 @@ def test_members_see_other_images_and_noise_and_all_images_in_a_pass(digits):
         assert not torch.equal(whole[k, :32], again[k])
     assert not torch.equal(whole[0], whole[1])
     assert torch.equal(made.rows(0), whole[:, :16])
-    noise = torch.cat([made._noise(made.keys, step, None) for step in range(400)], 2)
+    noise = torch.cat([made._noise(made.keys, step) for step in range(400)], 2)
     assert noise.mean((1, 2, 3)).abs().max() < 0.02
     assert (noise.std((1, 2, 3)) - 1).abs().max() < 0.02
     assert len(noise.flatten().unique()) > 0.9 * noise.numel()

@@ -89,17 +89,17 @@ class DQN(Cohort):
 
     @torch.no_grad()
     @without_denormals()
-    def iterate(self, draws: tuple[Choices, Places | None] | None = None) -> Ended:
+    def iterate(self, draws: tuple[Choices, Any] | None = None) -> Ended:
         """Take ``train_freq`` steps and, once learning has begun, update the networks.
 
         Args:
-            draws: the random numbers; None makes them.
+            draws: the random numbers, with ``Places`` once learning has begun; None makes them.
 
         Returns:
             The episodes that ended.
         """
         iteration, config = self.iteration, self.config
-        choices, places = draws or (self._choices(iteration), None)
+        choices, places = draws or (self._choices(iteration), self._places(iteration))
         ended: Ended = self._explored(iteration, *choices)
         if share := config.target_share(iteration):
             self.target[0].lerp_(self.params, share)
@@ -107,8 +107,6 @@ class DQN(Cohort):
         self.iteration += 1
         if iteration < config.first_update:
             return ended
-        if places is None:
-            places = self._places(iteration)
         if config.data_init is not None and iteration == config.first_update:
             self._initialise(places, config.data_init)
         self._learned(iteration, self._left(self.steps), places)

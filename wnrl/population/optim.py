@@ -147,18 +147,15 @@ def optimizer_of(config: MemberConfig, plan: Layout, like: Tensor) -> Adam:
     return Adam(weight_decay=config.weight_decay, decayed=decayed)
 
 
-def check_after_step(norm: str) -> Callable[..., object] | None:
-    """Return what follows a step of the optimizer, nothing or projections, else UsageError."""
-    after_step = NORMS[norm].after_step
-    if after_step not in (None, project_):
+def check_after_step(norm: str) -> None:
+    """Raise UsageError if something other than projection follows a step of the optimizer."""
+    if NORMS[norm].after_step not in (None, project_):
         raise UsageError(f"norm {norm!r} has a step of its own, unknown to a population")
-    return after_step
 
 
 def projected_names(norm: str, plan: Layout) -> list[str]:
     """Return the names of the weights whose rows are put back on the sphere after each step."""
-    if check_after_step(norm) is None:
-        return []
+    check_after_step(norm)
     chosen = {id(weight) for weight, _ in projected_weights(plan.net)}
     return [name for name, p in plan.net.networks()[0].named_parameters() if id(p) in chosen]
 

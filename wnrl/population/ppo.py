@@ -94,8 +94,7 @@ class PPO(Cohort):
             draws: as ``iterate`` has them.
         """
         config, each = self.config, self.per_member
-        if draws is None:
-            draws = self._draws(iteration)
+        draws = draws or self._draws(iteration)
         samples, before, ended = self._rollout(draws)
         n_observed = self._seen.shape[1]
         self._seen.copy_(samples.obs[:, :: config.samples // n_observed][:, :n_observed])
