@@ -7,7 +7,6 @@ oracle.
 """
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -30,7 +29,7 @@ from wnrl.population.states import axes, clone, copy_
 Outputs = Callable[[Tensor], Tensor]
 """From observations ``(P, B, *shape)`` to the outputs of each network, ``(P, n_nets, B, A)``."""
 Learner = Callable[[Any], None]
-"""Writes the gradients on samples from ``Backend.laid_out``, and lets running statistics move."""
+"""Writes the gradients on samples from ``Modules.laid_out``, and lets running statistics move."""
 SHORT = {"norm.weight": "gain", "norm.bias": "shift"}
 """Names in a ``Layer`` for those in a module, where they are not their last part."""
 BY_TYPE = {nn.Linear: "none", nn.Conv2d: "none"} | {
@@ -39,14 +38,25 @@ BY_TYPE = {nn.Linear: "none", nn.Conv2d: "none"} | {
 """Keys of ``HOT`` by modules; any other has the norm of the network."""
 
 
-class Backend(ABC):
-    """How the networks of a cohort act and learn: by formula or not."""
+class Modules:
+    """Networks of a cohort as wnrl's own modules, which members' rows are put into.
 
-    @abstractmethod
+    Args:
+        plan: the layout of the members.
+    """
+
+    def __init__(self, plan: Layout) -> None:
+        self.plan = plan
+        self.learning: nn.Module = copy.deepcopy(plan.net.networks()[0]).train()
+        self.acting: nn.Module = copy.deepcopy(plan.net.networks()[0]).eval()
+
     def outputs(self, params: Tensor, buffers: Tensor, training: bool = False) -> Outputs:
         """Return the networks in evaluation mode, or in training mode: statistics move then."""
+        net = self.learning if training else self.acting
+        weights = self.by_member(self.plan.views(params))
+        running = self.by_member(self.plan.buffer_views(buffers))
+        return lambda obs: vmap(_run, in_dims=(None, 0, 0, 0))(net, weights, running, obs)
 
-    @abstractmethod
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, loss: Loss) -> Learner:
         """Return what computes gradients of some members.
 
@@ -56,6 +66,16 @@ class Backend(ABC):
             grads: where the gradients go, ``(P, D)``.
             loss: of these members.
         """
+        weights, running = self.plan.views(params), self.plan.buffer_views(buffers)
+        by_weights = self.plan.views(grads)
+
+        def gradient_(samples: Any) -> None:
+            # Under vmap, torch's batch norm writes statistics that are not contiguous into a copy.
+            moved = clone(running)
+            copy_(by_weights, self.gradients(weights, moved, samples, loss))
+            copy_(running, moved)
+
+        return gradient_
 
     def laid_out(self, samples: Any) -> Any:
         """Return samples ``(P, B, ...)`` to learn from, many times if need be: as they are."""
@@ -74,39 +94,6 @@ class Backend(ABC):
             return head, values, memory
 
         return act
-
-
-class Modules(Backend):
-    """Networks of a cohort as wnrl's own modules, which members' rows are put into.
-
-    Args:
-        plan: the layout of the members.
-    """
-
-    def __init__(self, plan: Layout) -> None:
-        self.plan = plan
-        self.learning: nn.Module = copy.deepcopy(plan.net.networks()[0]).train()
-        self.acting: nn.Module = copy.deepcopy(plan.net.networks()[0]).eval()
-
-    def outputs(self, params: Tensor, buffers: Tensor, training: bool = False) -> Outputs:
-        """Return the networks, as ``Backend`` has them."""
-        net = self.learning if training else self.acting
-        weights = self.by_member(self.plan.views(params))
-        running = self.by_member(self.plan.buffer_views(buffers))
-        return lambda obs: vmap(_run, in_dims=(None, 0, 0, 0))(net, weights, running, obs)
-
-    def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, loss: Loss) -> Learner:
-        """Return what computes gradients of some members, as ``Backend`` has it."""
-        weights, running = self.plan.views(params), self.plan.buffer_views(buffers)
-        by_weights = self.plan.views(grads)
-
-        def gradient_(samples: Any) -> None:
-            # Under vmap, torch's batch norm writes statistics that are not contiguous into a copy.
-            moved = clone(running)
-            copy_(by_weights, self.gradients(weights, moved, samples, loss))
-            copy_(running, moved)
-
-        return gradient_
 
     def gradients(self, params: Tensors, buffers: Tensors, samples: Any, loss: Loss) -> Tensors:
         """Return gradients by name; running statistics move in ``buffers``."""
@@ -137,8 +124,8 @@ def _run(net: nn.Module, params: Tensors, buffers: Tensors, obs: Tensor) -> Tens
     return each(*only)[None]
 
 
-class HotNetworks(Backend):
-    """Formulas for networks of a plain MLP's shape.
+class HotNetworks(Modules):
+    """The same by formula, of networks of a plain MLP's shape.
 
     Args:
         config: of the members.
@@ -150,7 +137,8 @@ class HotNetworks(Backend):
     def __init__(
         self, config: MemberConfig, plan: Layout, distribution: Distribution, dtype: torch.dtype
     ) -> None:
-        self.plan, self.distribution = plan, distribution
+        super().__init__(plan)
+        self.distribution = distribution
         parts = [*plan.net.networks()[0]]
         self.layers = {
             k: _layer(part, following, config.norm, plan.net.shape, dtype)
@@ -169,7 +157,7 @@ class HotNetworks(Backend):
         )
 
     def outputs(self, params: Tensor, buffers: Tensor, training: bool = False) -> Outputs:
-        """Return the networks, as ``Backend`` has them."""
+        """Return the networks, as ``Modules`` have them."""
         weights = self.plan.views(params)
         layers = self.bound(weights, self.plan.buffer_views(buffers), weights)
         steps = [layer.forward if training else layer.acting() for layer in layers]
@@ -183,7 +171,7 @@ class HotNetworks(Backend):
         return run
 
     def learner(self, params: Tensor, buffers: Tensor, grads: Tensor, loss: Loss) -> Learner:
-        """Return what computes gradients of some members, as ``Backend`` has it."""
+        """Return what computes gradients of some members, as ``Modules`` have it."""
         plan, n_nets = self.plan, self.plan.n_nets
         weights, by_weights = plan.views(params), plan.views(grads)
         layers = self.bound(weights, plan.buffer_views(buffers), by_weights)

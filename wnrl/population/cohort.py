@@ -17,7 +17,7 @@ from torch import Tensor
 from wnrl.diagnostics import recorded, to_floats, weight_lengths
 from wnrl.errors import UsageError
 from wnrl.graphs import Replayed
-from wnrl.population.backend import Backend, HotNetworks, Modules
+from wnrl.population.backend import HotNetworks, Modules
 from wnrl.population.config import MemberConfig, per_member, shared
 from wnrl.population.distributions import distribution
 from wnrl.population.memory import CHUNK_ON_CPU, check_memory
@@ -109,7 +109,7 @@ class Cohort(ABC):
         self._matches: dict[torch.Size, tuple[Match, Replayed]] = {}
         self.start(self._first_episodes(fork(self.keys, RESETS), 0, self.config.n_envs))
 
-    def _networks(self, formulas: bool) -> Backend:
+    def _networks(self, formulas: bool) -> Modules:
         """Return what computes the networks."""
         if formulas and HotNetworks.fit(self.config, self.plan):
             return HotNetworks(self.config, self.plan, self.distribution, self.params.dtype)
