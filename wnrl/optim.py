@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ WEIGHT_NAMES = re.compile(r"weight(_(ih|hh|hr)(_l\d+(_reverse)?)?)?|(in|q|k|v)_p
 """Names of the weights of these layers."""
 BASES = (SGD, Adam, AdamW, Adamax, RMSprop)
 """What ``weight_normalized`` takes."""
+Pair = tuple[Tensor, Tensor]
+"""The v and g that stand for a weight in a step."""
 
 
 project_ = checked(projection.project_)  # what the loop calls after each step
@@ -188,31 +190,32 @@ class WeightNormalized(Optimizer):
         """
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        outer_groups, opened, inner_groups = self.param_groups, [], []
+        outer_groups, inner_groups = self.param_groups, []
+        opened: dict[Tensor, Pair] = {}
         for group in outer_groups:
             weights = _weights(group)
-            pairs = [self._open(w, group) for w in weights if w.grad is not None]
-            inner_groups += _inner_groups(group, weights, pairs)
-            opened += pairs
+            pairs = {w: self._open(w, group) for w in weights if w.grad is not None}
+            inner_groups += _inner_groups(group, weights, [*pairs.values()])
+            opened |= pairs
         try:
-            for pair in opened:
-                state = self.state[pair.w]
-                self.state[pair.v], self.state[pair.g] = state["v_state"], state["g_state"]
+            for w, (v, g) in opened.items():
+                self.state[v], self.state[g] = self.state[w]["v_state"], self.state[w]["g_state"]
             self.param_groups = inner_groups
             base_step: Any = self.base.step
             # without torch's hooks, which are for the step that the user calls
             (base_step.__wrapped__ if hasattr(base_step, "hooked") else base_step)(self)
         finally:
             self.param_groups = outer_groups
-            for pair in opened:
-                self.state.pop(pair.v, None)
-                self.state.pop(pair.g, None)
-        for pair in opened:
-            target = units_first(pair.w, pair.transposed)
-            target.copy_(_compute(pair.v, pair.g, 0)[0].view(target.shape))
+            for v, g in opened.values():
+                self.state.pop(v, None)
+                self.state.pop(g, None)
+        for group in outer_groups:
+            for w in filter(opened.__contains__, group["params"]):
+                target = units_first(w, group["transposed"])
+                target.copy_(_compute(*opened[w], 0)[0].view(target.shape))
         return loss
 
-    def _open(self, w: Tensor, group: dict[str, Any]) -> "_Pair":
+    def _open(self, w: Tensor, group: dict[str, Any]) -> Pair:
         """Return v and g of ``w`` with their gradients; first they follow what was written to w."""
         assert w.grad is not None
         if w.grad.layout is not torch.strided:
@@ -237,7 +240,7 @@ class WeightNormalized(Optimizer):
             turned = (g == 0) & (size > 0) & size.isfinite()
             v.copy_(torch.where(turned, -grad * (norms / size), v))
         v.grad, g.grad = _gradients(grad, v, g, norms, 0)
-        return _Pair(w, v, g, group["transposed"])
+        return v, g
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume bit for bit, where the network is loaded as well (in either order).
@@ -283,15 +286,6 @@ class WeightNormalized(Optimizer):
         Optimizer.__setstate__(self, state)  # the base's looks for its own keys beside v and g
 
 
-class _Pair(NamedTuple):
-    """A weight in a step, and the (v, g) that stand for it."""
-
-    w: Tensor
-    v: Tensor
-    g: Tensor
-    transposed: int
-
-
 # Equations 2 and 3 by torch's kernels: g v/‖v‖ with the norms, and ∇v with ∇g. The norms of the
 # rows of v are those of a weight when it was split, or more: there is nothing to be told of zero.
 _compute: Any = torch._weight_norm_interface
@@ -312,7 +306,7 @@ def _weights(group: dict[str, Any]) -> list[Tensor]:
 
 
 def _inner_groups(
-    group: dict[str, Any], weights: list[Tensor], pairs: list[_Pair]
+    group: dict[str, Any], weights: list[Tensor], pairs: list[Pair]
 ) -> list[dict[str, Any]]:
     """Return what the base optimizer steps on for ``group``: plain parameters, v and g.
 
@@ -321,10 +315,10 @@ def _inner_groups(
     """
     held = set(weights)
     plain = [p for p in group["params"] if p not in held]
+    vs, gs = [v for v, _ in pairs], [g for _, g in pairs]
     options = dict(group)
     if "fused" in group and group["fused"] is group["foreach"] is None:
-        options["fused"] = all(map(_fits_fused, (*plain, *(pair.v for pair in pairs)))) or None
-    vs, gs = [pair.v for pair in pairs], [pair.g for pair in pairs]
+        options["fused"] = all(map(_fits_fused, (*plain, *vs))) or None
     if not group["weight_decay"] and group["g_lr_scale"] == 1:
         return [{**options, "params": [*plain, *vs, *gs]}]
     undecayed = {**options, "weight_decay": 0.0}

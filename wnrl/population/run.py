@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,30 +28,25 @@ CURVE_START, FINAL_START = 0, 1_000_000
 """Numbers of the first starts of the curve's evaluations and of those after training."""
 
 
+@dataclass(eq=False)
 class CohortRun:
-    """A cohort that is evaluated while it trains.
+    """A cohort that is evaluated while it trains."""
 
-    Args:
-        cohort: Members, not yet trained.
-        algo: Their algorithm, a key of ``wnrl.rl.models.MODELS``.
-        plan: How they are evaluated.
-        machine: ``device`` and ``threads`` as they were settled.
-        identity: What TensorBoard's HParams tab says of all of them besides their settings.
-    """
+    cohort: Cohort
+    """Members, not yet trained."""
+    algo: str
+    """Their algorithm, a key of ``wnrl.rl.models.MODELS``."""
+    plan: Plan
+    """How they are evaluated."""
+    machine: Mapping[str, Any]
+    """``device`` and ``threads`` as they were settled."""
+    identity: Mapping[str, Any]
+    """What TensorBoard's HParams tab says of all of them besides their settings."""
 
-    def __init__(
-        self,
-        cohort: Cohort,
-        algo: str,
-        plan: Plan,
-        machine: Mapping[str, Any],
-        identity: Mapping[str, Any],
-    ) -> None:
-        self.cohort, self.algo, self.plan = cohort, algo, plan
-        self.plain_parts = self.to_sb3(0, cohort.agents).policy.plain_parts
-        self.machine, self.identity = machine, identity
-        self.members = [CohortMember(self, place) for place in range(len(cohort.members))]
-        self.best = clone(cohort.agents)
+    def __post_init__(self) -> None:
+        self.plain_parts = self.to_sb3(0, self.cohort.agents).policy.plain_parts
+        self.members = [CohortMember(self, place) for place in range(len(self.cohort.members))]
+        self.best = clone(self.cohort.agents)
         self.points: list[int] = []  # steps of the curves
         self.seconds = 0.0  # of rollouts and updates
         self.waiting: list[Agents] = []  # those of the last points
