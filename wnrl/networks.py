@@ -197,19 +197,16 @@ def cnn(
         UsageError: an unknown word or option, or an image too small for the windows.
     """
     act = ACTIVATIONS[activation]
-    channels, height, width = image_shape
+    channels, *sides = image_shape
     layers: list[nn.Module] = []
     for spec in convs:
-        height, width = (
-            (size + 2 * spec.padding - spec.kernel_size) // spec.stride + 1
-            for size in (height, width)
-        )
-        if min(height, width) < 1:
+        sides = [(n + 2 * spec.padding - spec.kernel_size) // spec.stride + 1 for n in sides]
+        if min(sides) < 1:
             raise UsageError(f"image_shape {image_shape} is too small for the windows of {spec}")
         conv = nn.Conv2d(channels, spec.channels, spec.kernel_size, spec.stride, spec.padding)
         layers += [conv, act()]
         channels = spec.channels
-    layers += [nn.Flatten(), *_linear(channels * height * width, hidden, out_features, act)]
+    layers += [nn.Flatten(), *_linear(channels * prod(sides), hidden, out_features, act)]
     return normalized(layers, norm, init=init, placement=placement, norm_kwargs=norm_kwargs)
 
 

@@ -123,11 +123,10 @@ class ActorCritic(Networks):
         return [nn.Sequential(OrderedDict(rnn=rnn, mlp=mlp)) for rnn, mlp in pairs]
 
 
-@torch.no_grad()
 def _orthogonal(module: nn.Module, gain: float) -> None:
     if isinstance(module, nn.Linear):
         nn.init.orthogonal_(module.weight, gain)
-        module.bias.zero_()
+        nn.init.zeros_(module.bias)
 
 
 class QNetwork(Networks):

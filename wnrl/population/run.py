@@ -79,12 +79,11 @@ class CohortRun:
         return {"waiting": [[*agents] for agents in self.waiting], "best": [*self.best]}
 
     @cached_property
-    def returns(self) -> tuple[list[list[float]], list[list[float]]]:
+    def returns(self) -> list[list[list[float]]]:
         """The returns of the evaluation after training: of all last agents, and of all best."""
         agents = joined([self.cohort.agents, self.best])
         played, _ = self.cohort.evaluate(self.plan.eval_episodes, FINAL_START, agents)
-        last, best = played.unflatten(0, (2, -1)).tolist()
-        return last, best
+        return played.unflatten(0, (2, -1)).tolist()
 
     def note_episodes(self) -> None:
         """Put what ended in the last rollouts behind each member's recent episodes."""
