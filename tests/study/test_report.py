@@ -2,6 +2,7 @@ import re
 from dataclasses import replace
 from types import MappingProxyType
 
+import numpy as np
 import pytest
 
 from tests.study.test_summary import HIGH, finish, report, summary
@@ -170,6 +171,14 @@ def test_a_study_is_read_from_its_folder_as_it_was_written(tmp_path):
     again = read_study(tmp_path / "s")
     assert again.trials() == study.trials()
     assert again.tuning_trials() == study.tuning_trials()
+
+
+def test_numbers_of_a_study_may_be_of_numpy(tmp_path):
+    task, axes = Task("digits", "mlp", "a:b", NLL), {"batch_size": list(2 ** np.arange(5, 7))}
+    study = Study("s", [task], [Arm("none")], "none", seeds=list(np.arange(2)), axes=axes)
+    with open_study(tmp_path / "s", study, [], Shard()):
+        pass
+    assert read_study(tmp_path / "s").trials() == study.trials()
 
 
 def test_a_dash_and_words_in_lists_are_read_as_they_were_written(tmp_path):

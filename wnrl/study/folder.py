@@ -9,6 +9,8 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wnrl import runs
 from wnrl.errors import UsageError, as_usage_error
 from wnrl.runs.folder import check_run_folder, make_folder
@@ -117,7 +119,8 @@ def open_study(
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
-    return vars(value) if is_dataclass(value) else list(value)
+    # What else there is are ranges, and numbers of NumPy's.
+    return vars(value) if is_dataclass(value) else np.asarray(value).tolist()
 
 
 def read_study(root: Path) -> Study:
