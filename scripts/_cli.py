@@ -27,7 +27,7 @@ own, installed or in the current folder, that adds norms, algorithms, environmen
 and --list <what>, which shows its words: {", ".join(_lists.LISTS)}."""
 
 
-def told_at_import(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+def excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Tell of a package that is missing in a line; of anything else as Python does."""
     if isinstance(error, ModuleNotFoundError) and (told := missing(error)):
         sys.exit(refused(told))
@@ -79,10 +79,6 @@ def _exit_codes() -> Iterator[None]:
     except NonFiniteError as error:
         print(f"failed: {error}")
         sys.exit(1)
-    except ModuleNotFoundError as error:
-        if not (told := missing(error)):
-            raise
-        sys.exit(refused(told))
     except SystemExit as left:
         if message := getattr(left, "message", ""):  # of Stopped
             print(message, file=sys.stderr)
