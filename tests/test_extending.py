@@ -41,7 +41,7 @@ def done(added, tmp_path_factory):
     """Return the study's folder and its trials, each of which was trained."""
     root, trials = tmp_path_factory.mktemp("study"), added["STUDY"].trials()
     for trial in trials:
-        result = runner(trial.runner)[0](trial, root / trial.folder, lambda fraction: None)
+        result = runner(trial.task.runner)[0](trial, root / trial.folder, lambda fraction: None)
         assert result["status"] == "finished", trial.title
     return root, trials
 

@@ -502,5 +502,5 @@ def test_a_device_that_was_asked_for_is_named_in_full_and_another_stays_open(
     of, name = task
     study = replace(quick, tasks=[replace(quick.tasks[of], name=name)], settings={"device": asked})
     trial = study.trials()[0]
-    _, module = runner(trial.runner)
+    _, module = runner(trial.task.runner)
     assert module.settings(trial)["device"] == expected

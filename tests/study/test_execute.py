@@ -85,7 +85,7 @@ SIZED = replace(VAE, settings={"epochs": 1, "latent_dim": 16})
 @pytest.mark.parametrize("task", [WITHOUT_PRESET, SIZED], ids=["agent", "vae"])
 def test_a_folder_older_than_any_setting_that_has_its_default_is_gone_on_with(tmp_path, task):
     (trial,) = Study("s", [task], [Arm("weight")], "weight", seeds=[3]).trials()
-    settings = runner(trial.runner)[1].settings(trial)
+    settings = runner(trial.task.runner)[1].settings(trial)
     folder = tmp_path / trial.folder
     for older in settings.keys() - {"seed", "env_id", *trial.settings}:
         folder.mkdir(parents=True, exist_ok=True)

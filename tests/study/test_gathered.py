@@ -15,7 +15,7 @@ ARMS = [Arm("none"), Arm("weight")]
 
 def single(root, folder, score, task=CARTPOLE, **config):
     """A run of no study, finished where it has a score."""
-    trial = Trial("", task, Arm(config["norm"]), config["seed"], {}, place=root / folder)
+    trial = Trial(task, Arm(config["norm"]), config["seed"], {}, place=root / folder)
     names = ("dataset", "model") if task.metric == NLL else ("env_id", "algo")
     named = dict(zip(names, (task.name, task.algo), strict=True))
     if score is None:

@@ -140,7 +140,7 @@ def trained(job: Job, root: Path, progress: Progress) -> tuple[str, str]:
         if job.batch:
             batches_of(first).train_batch(job.trials, folders, progress)
         else:
-            train, _ = runner(first.runner)
+            train, _ = runner(first.task.runner)
             train(first, folders[0], progress)
     except InUseError as error:  # by what is about to end
         return "lost", printable(error)
@@ -150,7 +150,7 @@ def trained(job: Job, root: Path, progress: Progress) -> tuple[str, str]:
         traceback.print_exc()
         return "crashed", printable(f"{type(error).__name__}: {error}")
     if not all(map(is_finished, folders)):
-        return "crashed", f"{first.runner} returned and left no {RESULT}"
+        return "crashed", f"{first.task.runner} returned and left no {RESULT}"
     return "ended", ""
 
 

@@ -98,16 +98,16 @@ def batching(trial: Trial) -> runs.Batching:
     """
     module = batches_of(trial)
     if not hasattr(module, "batching"):
-        return runs.Batching(refusal=f"runner {trial.runner!r} trains one run at a time")
+        return runs.Batching(refusal=f"runner {trial.task.runner!r} trains one run at a time")
     with as_usage_error(trial.title, Exception, say=in_words):
         return module.batching(trial)
 
 
 def batches_of(trial: Trial) -> Any:
     """Return the module that may train a trial together with others."""
-    _, module = runner(trial.runner)
+    _, module = runner(trial.task.runner)
     name = getattr(module, "BATCHES", None)
-    return module if name is None else imported(name, f"BATCHES of runner {trial.runner!r}")
+    return module if name is None else imported(name, f"BATCHES of runner {trial.task.runner!r}")
 
 
 def jobs(trials: Sequence[Trial], engine: str, workers: int) -> list[Job]:
@@ -200,7 +200,7 @@ def check_trials(trials: Iterable[Trial], root: Path) -> None:
             something else: no table mixes them. Nothing has been trained or written then.
     """
     for trial in trials:
-        _, module = runner(trial.runner)
+        _, module = runner(trial.task.runner)
         with as_usage_error(trial.title, Exception, say=in_words):
             config = plain_json(module.settings(trial))
         folder = root / trial.folder

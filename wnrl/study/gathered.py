@@ -84,7 +84,7 @@ def _of_task(root: Path, task: Task, runs: Mapping[Path, Mapping[str, Any]]) -> 
         with reading(folder / CONFIG):
             arm, seed = Arm(str(settings["norm"])), int(settings["seed"])
         point = tuple((name, settings.get(name)) for name in axes)
-        trial = Trial("", task, arm, seed, settings, point=point, place=folder.relative_to(root))
+        trial = Trial(task, arm, seed, settings, point=point, place=folder.relative_to(root))
         other = trials.setdefault((trial.cell, trial.seed), trial)
         if other is not trial:
             both = f"{root / other.folder} and {folder}"

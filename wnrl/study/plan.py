@@ -205,8 +205,6 @@ class Arm:
 class Trial:
     """One run: a task with an arm, a seed and settings."""
 
-    runner: str
-    """The importable function that trains it, as ``module:function``."""
     task: Task
     arm: Arm
     seed: int
@@ -246,7 +244,7 @@ class Trial:
         Those differ in their seed and in scalars that each member of a batch may have for itself.
         """
         shared = {k: v for k, v in self.settings.items() if k not in MEMBER_SCALARS}
-        key = [self.runner, self.task.name, self.task.algo, self.arm.norm, self.norm_kwargs]
+        key = [self.task.runner, self.task.name, self.task.algo, self.arm.norm, self.norm_kwargs]
         return json.dumps([*key, shared], sort_keys=True, default=repr)
 
 
@@ -372,7 +370,7 @@ class Study:
         if self.budget != 1:
             settings[task.length] = max(1, round(settings[task.length] * self.budget))
         norm_kwargs = {**arm.norm_kwargs, **of_norm}
-        return Trial(task.runner, task, arm, seed, settings, norm_kwargs, point, choice)
+        return Trial(task, arm, seed, settings, norm_kwargs, point, choice)
 
     def with_seeds(self, n: int) -> "Study":
         """Return the study with ``n`` seeds: the first of its own, and then those that follow."""
