@@ -71,5 +71,5 @@ def check_spaces(config: Any, env: VecEnv) -> None:
         raise UsageError(f"actions must hold a number or more, got {acted}")
     masked = issubclass(config.algorithm, MaskablePPO) and not isinstance(acted, spaces.Box)
     if masked and not env.has_attr("action_masks"):
-        needed = 'a method action_masks, or info["action_mask"]'
+        needed = "a method action_masks, or action_mask, which is in its info too"
         raise UsageError(f"{config.algorithm.__name__} needs an environment with {needed}")

@@ -1,8 +1,8 @@
 """PPO that never takes an action which its environment rules out, sb3-contrib's, with a norm.
 
-The environment has a method ``action_masks`` (sb3-contrib's word), or ``info["action_mask"]`` as
-Gymnasium's Taxi has; a mask is true for the actions that can be taken (Huang & Ontañón, 2022,
-arXiv:2006.14171).
+The environment has a method ``action_masks`` (sb3-contrib's word), or, as Gymnasium's Taxi, one
+that is called ``action_mask`` and its masks in each ``info["action_mask"]``; a mask is true for the
+actions that can be taken (Huang & Ontañón, 2022, arXiv:2006.14171).
 """
 
 from dataclasses import dataclass
