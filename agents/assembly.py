@@ -69,6 +69,9 @@ def check_spaces(config: Any, env: VecEnv) -> None:
             raise UsageError(f"{word} must count from 0, got {space}: shift them in a wrapper")
     if isinstance(acted, spaces.Box) and 0 in acted.shape:
         raise UsageError(f"actions must hold a number or more, got {acted}")
+    scaled_later = "buffer_size" in vars(config) and config.normalize != "none"
+    if scaled_later and isinstance(seen, spaces.Discrete):
+        raise UsageError(f"normalize {config.normalize!r} with a replay buffer is not for {seen}")
     masked = issubclass(config.algorithm, MaskablePPO) and not isinstance(acted, spaces.Box)
     if masked and not env.has_attr("action_masks"):
         needed = "a method action_masks, or action_mask, which is in its info too"

@@ -335,6 +335,13 @@ class Masked(gym.Env):
         ("ppo", spaces.Dict(a=spaces.Discrete(3, start=1)), CHOICE, {}, "observations must count"),
         ("recurrent_ppo", BOX, BOX, {"shared_lstm": True}, "You must choose between shared LSTM"),
         ("dqn", BOX, CHOICE, {"optimize_memory_usage": True, "n_steps": 3}, "doesn't support"),
+        (
+            "dqn",
+            CHOICE,
+            CHOICE,
+            {"normalize": "reward"},
+            "'reward' with a replay buffer is not for D",
+        ),
         ("ppo", BOX, spaces.Discrete(2, start=1), {}, "actions must count from 0, got Discrete"),
         ("a2c", BOX, spaces.MultiDiscrete([2, 2], start=[0, -1]), {}, "actions must count from 0"),
         *((a, BOX, spaces.Dict({"a": CHOICE}), {}, "only supports .* as action") for a in AGENTS),
