@@ -6,7 +6,11 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from wnrl import NORMS, convert
 from wnrl.errors import UsageError
@@ -41,6 +45,22 @@ def test_gradients_and_statistics_are_those_of_one_forward(norm, reentrant):
     found = gradients(net, lambda net, x: checkpoint(net, x, use_reentrant=reentrant), x)
     for one, other in zip(expected, found, strict=True):
         assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("norm", sorted(set(NORMS) - {"batch_renorm", "spectral"}))
+def test_what_selective_checkpointing_saves_is_given_to_the_same_operation(norm):
+    def policy(context, op, *args, **kwargs):
+        saved = op in (torch.ops.aten.sub.Tensor, torch.ops.aten.mul.Tensor)
+        return CheckpointPolicy.MUST_SAVE if saved else CheckpointPolicy.PREFER_RECOMPUTE
+
+    def run(net, x):
+        contexts = partial(create_selective_checkpoint_contexts, policy)
+        return checkpoint(net, x, use_reentrant=False, context_fn=contexts)
+
+    x = torch.randn(50, 6, requires_grad=True)
+    expected, _ = gradients(trained(norm), lambda net, x: net(x), x)
+    found, _ = gradients(trained(norm), run, x)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,8 @@ class BatchStatistics(nn.Module, ABC):
         return ", ".join([str(self.num_features), *numbers])
 
     def _share(self) -> Tensor | float:
-        """Count a batch, and return its share in the running statistics."""
-        self.running_steps += 1
-        return 1 / self.running_steps if self.momentum is None else self.momentum
+        """Return the share of the next batch in the running statistics."""
+        return 1 / (self.running_steps + 1) if self.momentum is None else self.momentum
 
     def reset_running_stats(self) -> None:
         """Forgets all batches."""
@@ -134,9 +133,13 @@ class MeanOnlyBatchNorm(BatchStatistics):
 
     def _normalise(self, x: Tensor) -> Tensor:
         mean = x.mean([0, *range(2, x.dim())]) if self.training else self.running_mean
-        if self.training and not in_backward():
+        if self.training:
             with torch.no_grad():
-                self.running_mean += self._share() * (mean - self.running_mean)
+                # Computed anew too: selective checkpointing tells operations by their number.
+                step = self._share() * (mean - self.running_mean)
+                if not in_backward():
+                    self.running_mean += step
+                    self.running_steps += 1
         return x + along_channels(self.bias - mean, x)
 
 
@@ -239,6 +242,7 @@ class BatchRenorm(BatchStatistics):
         share = self._share()
         self.running_mean += share * (mean - self.running_mean)
         self.running_var += share * (var - self.running_var)
+        self.running_steps += 1
         if not is_traced():
             self._latest = mean.detach(), r, d
         return r, d
