@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
-Ends = tuple[Floats, Floats]
 
 LEAST = 8
 """Runs below which no interval is given: none covers what it says for returns of two kinds."""
@@ -27,7 +26,7 @@ def mean_interval(
     values: ArrayLike,
     confidence: float = CONFIDENCE,
     bounds: tuple[float, float] = ANYWHERE,
-) -> Ends:
+) -> tuple[Floats, Floats]:
     """Interval for the mean: at each end the wider of two.
 
     They are Student's t interval and the one by Hall's monotone transformation, which removes
