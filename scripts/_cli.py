@@ -145,8 +145,8 @@ def parse(
 
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
-    for name in modules:
-        imported(name, f"--import {name!r}")
+        for name in modules:
+            imported(name, f"--import {name!r}")
     lists, words = _taken(words, "--list")
     for what in lists:
         print(*_lists.listed(what), sep="\n")
