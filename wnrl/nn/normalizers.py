@@ -293,7 +293,7 @@ class FeatureRMSNorm(nn.RMSNorm):
 
 
 @checked
-class ChannelRMSNorm(nn.Module):
+class ChannelRMSNorm(nn.RMSNorm):
     """RMS norm (Zhang & Sennrich 2019, arXiv:1910.07467) of a feature map, one example at a time.
 
     ``x / sqrt(mean(x²) + eps) · weight``, the mean over channels and positions, as
@@ -307,23 +307,14 @@ class ChannelRMSNorm(nn.Module):
         ``(B, C, …)``, the same out.
     """
 
+    eps: Any
     __prepare_scriptable__ = refuse_script
 
     def __init__(self, num_channels: Whole, eps: Positive = 1e-5) -> None:
-        super().__init__()
-        self.num_channels, self.eps = num_channels, eps
-        self.weight = nn.Parameter(torch.ones(num_channels))
-
-    def reset_parameters(self) -> None:
-        """Sets the scale to one."""
-        nn.init.ones_(self.weight)
+        super().__init__(num_channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, …) -> (B, C, …)``."""
         t = wide(x)
         scale = (t.square().mean(list(range(1, x.dim())), keepdim=True) + self.eps).rsqrt()
         return (t * scale).to(x.dtype) * self.weight.view(-1, *[1] * (x.dim() - 2))
-
-    def extra_repr(self) -> str:
-        """The arguments, for ``repr``."""
-        return f"{self.num_channels}, eps={self.eps}"
