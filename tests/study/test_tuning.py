@@ -165,6 +165,13 @@ def test_only_numbers_above_zero_are_widened(tmp_path, grid, best, wider):
     assert [list(choice.grid[name]) for choice in choices.values()] == [wider, wider]
 
 
+@pytest.mark.parametrize("words", [("a", "b"), (False, True)])
+def test_words_have_no_edge(tmp_path, words):
+    train, _ = trainer(tmp_path, lambda trial: float(trial.settings["kind"] == words[1]))
+    _, choices, _ = conduct(replace(STUDY, tuned={"kind": words}), tmp_path, train)
+    assert {str(choice) for choice in choices.values()} == {f"kind={words[1]}"}
+
+
 def test_a_value_that_the_runner_refuses_widens_nothing(tmp_path, monkeypatch):
     def settings(trial):
         if trial.settings["gamma"] > 1:

@@ -33,9 +33,10 @@ class Choice:
 
     @property
     def edges(self) -> tuple[str, ...]:
-        """Names of the settings of which the first or the last value is the best."""
+        """Names of the numbers of which the first or the last value is the best."""
         ends = {name: (tried[0], tried[-1]) for name, tried in self.grid.items() if len(tried) > 1}
-        return tuple(name for name, value in self.settings if value in ends.get(name, ()))
+        numbers = {name: value for name, value in self.settings if is_real(value)}
+        return tuple(name for name, value in numbers.items() if value in ends.get(name, ()))
 
     def __str__(self) -> str:
         """Say what was chosen, and what of it stands at the edge of what was tried."""
