@@ -247,6 +247,7 @@ def test_a_file_that_was_written_again_is_read_again(tmp_path):
             {p: counting(20, 5, 5) for p in ("train", "x_train", "test")},
             "each once .* x_train, test",
         ),
+        ({"train": counting(20, 5, 5), "test": counting(20, 5, 5) > 3}, "truth values in all"),
         ({"x": np.zeros((20, 0, 5))}, r"images \(N, C, height, width\) or"),
         ({"train": counting(20, 5, 5), "test": counting(20, 5, 6)}, "height and width of train"),
         ({"x": np.array([None])}, "is damaged or no .npz file of arrays"),  # a pickle

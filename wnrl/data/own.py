@@ -201,6 +201,8 @@ def _read_arrays(path: str, changed: int) -> Images:
             f"images, or a single array, got {', '.join(arrays) or 'none'}"
         )
     train, valid, test = (_levels_of(path, name, parts[name]) for name in PARTS)
+    if len({parts[name].dtype for name in PARTS}) > 1:
+        raise UsageError(f"{path} must have uint8 in all parts, or truth values in all")
     if parts["train"].dtype == np.bool_ and not said:
         levels = np.array(2)
     elif levels == 256 and train.max() == 1:
