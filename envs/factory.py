@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from envs.world import register_world
+from envs.world import VIEW, register_world
 from wnrl.arguments import shown
 from wnrl.errors import UsageError, as_usage_error, check_choice, did_you_mean, first_line, in_words
 from wnrl.limits import Limited, Whole
@@ -56,6 +56,9 @@ class EnvFactory(Limited):
             raise UsageError(f"env_kwargs: {name} is set by its own name")
         self._register()
         check_choice("env_id", self._registered_id, gym.registry)
+        if self.env_kwargs and gym.spec(self._registered_id).entry_point == VIEW:
+            told = f"env_id {self.env_id!r} takes no env_kwargs, got {dict(self.env_kwargs)}"
+            raise UsageError(f"{told}: its dials stand in the id, as in TMaze-memory40-v0")
         with warnings.catch_warnings():  # Gymnasium's, of a newer version
             warnings.simplefilter("ignore", DeprecationWarning)
             env = self._make(None)

@@ -189,6 +189,12 @@ def test_a_module_that_raises_is_refused_in_one_line(tmp_path, monkeypatch, text
         factory("my_broken_tasks:Mine-v0")
 
 
+@pytest.mark.parametrize("env_id", ["TMaze-v0", "TMaze-memory40-v0", "TMazeLong-v0"])
+def test_arguments_that_the_id_of_a_tensor_environment_says_are_refused(env_id):
+    with pytest.raises(UsageError, match=r"takes no env_kwargs, got {'memory': 20}: .*memory40-v0"):
+        factory(env_id, env_kwargs={"memory": 20})
+
+
 @pytest.mark.parametrize(
     "given",
     [{"render_mode": "human"}, {"max_episode_steps": 3}],
