@@ -63,12 +63,13 @@ def test_what_selective_checkpointing_saves_is_given_to_the_same_operation(norm)
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize(
     ("norm", "moved"),
     [("batch_renorm", "statistics that have"), ("spectral", "a vector u that has")],
 )
-def test_what_has_moved_since_is_an_error(norm, moved):
-    net = trained(norm)
+def test_what_has_moved_since_is_an_error(norm, moved, learns):
+    net = trained(norm).requires_grad_(learns)
     x = torch.randn(50, 6, requires_grad=True)
     first = checkpoint(net, x, use_reentrant=False)
     net(x + 1)

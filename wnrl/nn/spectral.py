@@ -168,6 +168,7 @@ class Spectral(Counterpart):
             and not is_traced()
             and torch._C._autograd._top_saved_tensors_default_hooks(False)
         ):
+            w.requires_grad_()  # that of a frozen weight too, to come by here
             return _SameVector.apply(w, u)  # type: ignore[no-untyped-call]
         return w
 
