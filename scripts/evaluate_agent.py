@@ -81,7 +81,7 @@ import numpy as np
 import torch
 
 from agents.subject import Subject, told_of_pickles
-from wnrl.rl.environments import FINAL_STARTS, first_env_seed
+from wnrl.rl.environments import FINAL_STARTS, first_env_seed, told
 from wnrl.rl.evaluation import evaluate
 from wnrl.rl.hardware import choose_threads, has_images
 from wnrl.rl.recording import film, write_film
@@ -113,7 +113,7 @@ def evaluated(args: Args) -> dict[str, Any]:
         model.action_space.seed(args.seed)  # DQN draws random actions from it
         returns, lengths = evaluate(model, env, args.episodes, starts, not args.stochastic)
     if args.record:
-        with closing(agent.environments(1, "rgb_array")) as env:
+        with closing(agent.environments(1, "rgb_array")) as env, told("drawn"):
             frames = film(model, env, starts, not args.stochastic)
             fps: Any = env.unwrapped.metadata.get("render_fps")
             write_film(args.record, frames, fps or 30)

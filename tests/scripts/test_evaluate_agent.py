@@ -15,6 +15,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image, ImageSequence
 from sb3_contrib import RecurrentPPO
@@ -310,6 +311,35 @@ def test_an_mp4_has_each_frame_and_leaves_nothing_else_on_the_screen_or_disk(zip
     look = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(film)]
     assert " 600x400" in subprocess.run(look, capture_output=True, text=True, check=False).stderr
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+@pytest.mark.parametrize("frame", [None, np.zeros((4, 6, 3)), [np.zeros((4, 6, 3), np.uint8)]])
+def test_what_is_no_picture_is_told_in_a_line(zips, tmp_path, monkeypatch, frame):
+    monkeypatch.setattr(CartPoleEnv, "render", lambda self: frame)
+    args = Args(model=zips / "ppo.zip", env_id="CartPole-v1", episodes=1, record=tmp_path / "a.gif")
+    with (
+        pytest.warns(UserWarning, match="rendering should return"),
+        pytest.raises(
+            UsageError, match="environment cannot be drawn: TypeError: Cannot handle this data type"
+        ),
+    ):
+        evaluated(args)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 4)])
+@pytest.mark.parametrize("name", ["film.gif", "film.mp4"])
+@pytest.mark.filterwarnings("ignore:.*rendering should return")
+def test_pictures_in_grey_or_with_opacity_make_a_film(zips, tmp_path, monkeypatch, name, shape):
+    monkeypatch.setattr(CartPoleEnv, "render", lambda self: np.full(shape, 255, np.uint8))
+    path = tmp_path / name
+    args = Args(model=zips / "ppo.zip", env_id="CartPole-v1", episodes=1, record=path)
+    returns = evaluated(args)["returns"]
+    if name == "film.mp4":
+        assert imageio_ffmpeg.count_frames_and_secs(path)[0] == returns[0]
+    else:
+        with Image.open(path) as gif:
+            assert gif.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("name", ["film.gif", "film.mp4"])

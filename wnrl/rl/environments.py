@@ -116,7 +116,7 @@ def _side_by_side(
                 signal.signal(number, signal.SIG_IGN)
         return _prepared(Monitor(factory()))
 
-    with _told("learned from"):
+    with told("learned from"):
         try:
             inner = kind([make] * n_envs)
         except (NotImplementedError, TypeError):  # SB3's of a Dict in a Dict, of a Text
@@ -190,14 +190,14 @@ class Sound(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """Reset all environments."""
-        with _told("reset"):
+        with told("reset"):
             obs = self.venv.reset()
         self._check(obs)
         return obs
 
     def step_wait(self) -> VecEnvStepReturn:
         """Wait for the step taken with ``step_async``."""
-        with _told("stepped"):
+        with told("stepped"):
             obs, rewards, dones, infos = self.venv.step_wait()
         _check_finite("reward", rewards)
         for done, info in zip(dones, infos, strict=True):
@@ -228,7 +228,7 @@ class Sound(VecEnvWrapper):
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def told(what: str) -> Iterator[None]:
     """Raise UsageError for what the code of an environment raises, an exit of the process too."""
     try:
         yield

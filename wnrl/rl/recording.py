@@ -50,7 +50,15 @@ def film(
         deterministic: whether the most likely actions are taken.
         every: steps from frame to frame.
         longest: frames; the episode is not played on behind them.
+
+    Returns:
+        Frames, each ``(height, width, 3)``.
+
+    Raises:
+        TypeError: the environment gives something else than pictures of uint8.
     """
+    from PIL import Image
+
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame asks for a display, and complains
     env.seed(seed)
     obs, state, starts = env.reset(), None, np.ones(1, bool)
@@ -59,7 +67,8 @@ def film(
     step, acting = 0, acting_in(model, env, deterministic)
     while "episode" not in infos[0] and len(frames) < longest:
         if step % every == 0:
-            frames.append(np.asarray(env.get_images()[0]))
+            drawn = Image.fromarray(np.asarray(env.get_images()[0]))
+            frames.append(np.asarray(drawn.convert("RGB")))
         step += 1
         masks = mask_arguments(model, env)
         actions, state = acting.predict(obs, state, starts, deterministic, **masks)
