@@ -64,6 +64,6 @@ def preset_of(
     """
     algo = algo or "ppo"
     row = AGENTS[check_choice("algo", algo, AGENTS)]
-    env_id = env_id or next(iter(row.presets))
+    env_id = env_id or next(iter(row.presets), Settings.env_id)
     config = row.preset(env_id, variant)
     return Settings(algo=algo, env_id=env_id, variant=variant, config=config)

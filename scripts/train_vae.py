@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 
 import tyro
 
+from wnrl.errors import UsageError
 from wnrl.runs import CONFIG, RESULT, Options, read_config, reading
 from wnrl.vae.config import VAEConfig
 from wnrl.vae.presets import USUAL, preset
@@ -48,7 +49,8 @@ class Args:
     data_dir: Path | None = None
     """The folder with the files of data sets that are not embedded in a package."""
     resume: bool = False
-    """Go on where the run in the folder was stopped, or to more epochs; begins an empty one."""
+    """Go on where the run in the folder was stopped, or to more epochs; begins where it is empty,
+    if --model or --dataset says with what."""
     checkpoint_minutes: float = 10.0
     """Time between the checkpoints for --resume."""
     keep_checkpoint: bool = True
@@ -73,7 +75,8 @@ def preset_of(argv: Sequence[str]) -> Args:
     and data set that are given.
 
     Raises:
-        UsageError: There is no such model, data set or preset, or the folder is another program's.
+        UsageError: There is no such model, data set or preset, or the folder is another program's,
+            or holds no run, and nothing says which one to begin.
     """
     names = ("model", "dataset", "preset", "norm", "seed", "epochs", "n_steps", "run_dir")
     given = _cli.scanned(argv, names)
@@ -84,6 +87,9 @@ def preset_of(argv: Sequence[str]) -> Args:
         usual = Args(config=replace(config, norm=given.norm or config.norm, seed=seed)).folder
         folder = Path(given.run_dir or usual)
         earlier = read_config(folder, "model", "dataset")
+        if not (earlier or given.model or given.dataset):
+            lacks = f"run_dir {folder} holds no run to go on with"
+            raise UsageError(f"{lacks}; to begin one there, say which: --model or --dataset")
         if earlier and all(getattr(given, k) in (None, earlier[k]) for k in ("model", "dataset")):
             with reading(folder / CONFIG):
                 config = VAEConfig.from_json(earlier)

@@ -14,15 +14,17 @@ import pytest
 import tyro
 
 import envs  # noqa: F401 (registers the masked tasks)
-from agents import AGENTS
+from agents import AGENTS, Agent
 from agents.a2c import A2CConfig
 from agents.config import OffPolicyConfig
 from agents.crossq import CrossQConfig
+from agents.defaults import preset_of
 from agents.dqn import DQNConfig
 from agents.ppo import PPOConfig
 from agents.qrdqn import QRDQNConfig
 from agents.recurrent_ppo import RecurrentPPOConfig
 from agents.sac import SACConfig
+from agents.settings import Settings
 from agents.td3 import NOISES, TD3Config
 from agents.tqc import TQCConfig
 from agents.trpo import TRPOConfig
@@ -283,6 +285,11 @@ def test_a_configuration_survives_json(algo):
     for config in (*AGENTS[algo].presets.values(), CONFIGS[algo](net_arch=[8, 8])):
         assert CONFIGS[algo](**json.loads(json.dumps(dataclasses.asdict(config)))) == config
         assert isinstance(hash(config), int)
+
+
+def test_an_algorithm_without_presets_is_for_cartpole_where_no_environment_is_named(monkeypatch):
+    monkeypatch.setitem(AGENTS, "mine", Agent(DQNConfig, {}))
+    assert preset_of("mine") == Settings(algo="mine", env_id="CartPole-v1", config=DQNConfig())
 
 
 @pytest.mark.parametrize("algo", AGENTS)

@@ -247,6 +247,18 @@ def test_what_is_not_given_with_resume_is_what_the_run_in_the_usual_folder_has(
     assert (code, "holds a run of another configuration" in told) == (2, True)
 
 
+@pytest.mark.parametrize("where", [["--run-dir", "nothing"], []])
+def test_a_resume_that_names_no_run_and_finds_none_is_refused(where, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = where[1] if where else "runs/single/digits/mlp/weight/seed0"
+    assert called(capsys, *where, "--resume") == (
+        2,
+        f"error: run_dir {folder} holds no run to go on with; "
+        "to begin one there, say which: --model or --dataset\n",
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_of_another_program_is_not_resumed(tmp_path, capsys):
     write_json(tmp_path / "config.json", {"algo": "ppo"})
     code, told = called(capsys, "--run-dir", str(tmp_path), "--resume")
