@@ -198,9 +198,8 @@ def values_at_limits(
         ``(P, N, T)``.
     """
     parts = []
-    for obs, remembered, cut in zip(
-        final_obs.split(limit, 2), memory.split(limit, 2), truncated.split(limit, 2), strict=True
-    ):
+    pieces = (value.split(limit, 2) for value in (final_obs, memory, truncated))
+    for obs, remembered, cut in zip(*pieces, strict=True):
         where = cut.long().argmax(2, keepdim=True)
         seen, before = (
             torch.take_along_dim(x, beside(where, x), 2)[:, :, 0] for x in (obs, remembered)

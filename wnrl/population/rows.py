@@ -119,7 +119,7 @@ def below(tensors: Tensors, prefix: str) -> Tensors:
 def build(
     configs: Sequence[MemberConfig],
     observations: spaces.Space[Any],
-    actions: spaces.Space[Any],
+    actions: Any,
     kind: Any,
 ) -> tuple[Layout, Tensor, Tensor]:
     """Return a layout, and the initial parameters ``(P, D)`` and buffers of the members.
@@ -137,13 +137,11 @@ def build(
     if not isinstance(observations, spaces.Box) or len(observations.shape) not in kind.sees:
         axes = " or ".join(AXES[number] for number in kind.sees)
         raise UsageError(f"observations must be a Box with {axes}, got {observations}")
-    if isinstance(actions, spaces.Discrete):
-        n_outputs = int(actions.n)
-    elif isinstance(actions, spaces.Box) and len(actions.shape) == 1 and actions.is_bounded():
-        n_outputs = actions.shape[0]
-    else:
-        raise UsageError(f"actions must be Discrete or a bounded Box of one axis, got {actions}")
     continuous = isinstance(actions, spaces.Box)
+    bounded = continuous and len(actions.shape) == 1 and actions.is_bounded()
+    if not (bounded or isinstance(actions, spaces.Discrete)):
+        raise UsageError(f"actions must be Discrete or a bounded Box of one axis, got {actions}")
+    n_outputs = actions.shape[0] if continuous else int(actions.n)
     nets = []
     with torch.random.fork_rng(devices=[]):
         for config in configs:

@@ -323,8 +323,7 @@ class VAECohort:
 
     def state(self, members: slice = ALL) -> dict[str, Any]:
         """Return everything that training goes on from, as tensors and numbers, copies."""
-        kept = {"step": self.step, "sums": self.sums, **self._kept()}
-        return clone(part(kept, members))
+        return clone(part({"step": self.step, "sums": self.sums, **self._kept()}, members))
 
     def restore(self, state: Mapping[str, Any], members: slice = ALL) -> None:
         """Go on from what ``state`` returned of these members; UsageError if of other ones."""
