@@ -7,7 +7,7 @@ a vector by other functions, and sums of a product depend on where in memory its
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -22,10 +22,10 @@ from wnrl.population.config import MemberConfig, per_member, shared
 from wnrl.population.distributions import distribution
 from wnrl.population.memory import CHUNK_ON_CPU, check_memory
 from wnrl.population.networks import Networks
-from wnrl.population.optim import optimizer_of, projection
+from wnrl.population.optim import Adam, clip_, optimizer_of, projection
 from wnrl.population.random import Number, fork, member_keys, uniform
 from wnrl.population.rollout import Ended, Match, Running
-from wnrl.population.rows import build
+from wnrl.population.rows import Layout, build
 from wnrl.population.states import ALL, Agents, clone, copy_, part, put_back_
 from wnrl.population.statistics import Scaling
 from wnrl.tensor_envs.core import Episodes, TensorEnv, advance, begin
@@ -43,7 +43,55 @@ def steps_of_a_part(limit: int) -> int:
     return math.ceil(limit / math.ceil(limit / LOOK_EVERY))
 
 
-class Cohort(ABC):
+class Members:
+    """Members of one norm and shape: rows of numbers, which one optimizer steps chunk by chunk.
+
+    Attributes:
+        members: their configurations.
+        config: what they have in common.
+        plan: their layout.
+        params: parameters, ``(P, D)``.
+        buffers: running statistics, ``(P, D')``.
+        chunk: how many are updated together.
+        graph: whether what is called again and again is replayed as a CUDA graph.
+    """
+
+    members: tuple[Any, ...]
+    config: Any
+    chunk: int
+    optimizer: Adam
+
+    def _take(self, rows: tuple[Layout, Tensor, Tensor], graph: bool, *place: Any) -> None:
+        """Begin with the rows of ``stacked``, at a place: a device, and a dtype if not float32."""
+        self.plan, params, buffers = rows
+        self.params, self.buffers = params.to(*place), buffers.to(*place)
+        self.keys = member_keys([member.seed for member in self.members], place[0])
+        self.per_member = per_member(self.members, self.params)
+        self.project_ = projection(self.config.norm, self.plan)
+        self.graph = graph and self.params.is_cuda
+
+    def _graphed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function as it is to be called again and again."""
+        return Replayed(function, self.params.device) if self.graph else function
+
+    def _chunks(self) -> Iterator[slice]:
+        """Return the places of members that are updated together, chunk by chunk."""
+        starts = range(0, len(self.params), self.chunk)
+        return (slice(start, start + self.chunk) for start in starts)
+
+    def _update_(self, params: Tensor, grads: Tensor, *given: Any) -> None:
+        """Clip gradients and make a step, given what else ``Adam.step_`` takes; project."""
+        if self.config.max_grad_norm is not None:
+            clip_(grads, self.config.max_grad_norm)
+        self.optimizer.step_(params, grads, *given)
+        self.project_(params)
+
+    def finite(self) -> Tensor:
+        """Return which members have finite parameters alone, ``(P,)`` bool."""
+        return self.params.isfinite().all(1)
+
+
+class Cohort(Members, ABC):
     """A cohort: members of one norm and shape, trained as one batch.
 
     Args:
@@ -57,8 +105,6 @@ class Cohort(ABC):
         graph: replay iterations as CUDA graphs, on a GPU.
 
     Attributes:
-        params: parameters, ``(P, D)``.
-        buffers: running statistics, ``(P, D')``.
         statistics: those of observations and returns, see ``Scaling``.
         iteration: how many rollouts, with their updates, are done.
         bytes: of a member, about, as ``memory`` has them.
@@ -95,17 +141,12 @@ class Cohort(ABC):
         width = build(self.members[:1], *spaces, self.kind)[1].shape[1]
         self.bytes = self.bytes_of(self.config, env, width, dtype.itemsize)
         check_memory(len(members), self.bytes, self.chunk, device)
-        self.plan, params, buffers = build(members, *spaces, self.kind)
-        self.params, self.buffers = params.to(device, dtype), buffers.to(device, dtype)
-        self.keys = member_keys([member.seed for member in members], device)
+        self._take(build(members, *spaces, self.kind), graph, device, dtype)
         self.distribution = distribution(env.action_space, self.params)
         self.networks = self._networks(formulas)
         self.optimizer = optimizer_of(self.config, self.plan, self.params)
         self.optimizer_state = self.optimizer.init(self.params)
-        self.project_ = projection(self.config.norm, self.plan)
-        self.per_member = per_member(members, self.params)
         self.scaling = Scaling(self.config.normalize)
-        self.graph = graph and self.params.is_cuda
         self._matches: dict[torch.Size, tuple[Match, Replayed]] = {}
         self.start(self._first_episodes(fork(self.keys, RESETS), 0, self.config.n_envs))
 
@@ -135,10 +176,6 @@ class Cohort(ABC):
         self.running = self._running(episodes)
         self.statistics = self.scaling.init(episodes.obs)
         self.iteration = 0
-
-    def _graphed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function as it is to be called again and again."""
-        return Replayed(function, self.params.device) if self.graph else function
 
     def _first_episodes(self, streams: Tensor, start: int, n_envs: int) -> Episodes:
         """Return environments at the start of an episode, ``(P, n_envs)``.
@@ -250,10 +287,6 @@ class Cohort(ABC):
             match.lengths.add_(match.alive)
             match.alive.logical_and_(~(step.terminated | step.truncated))
         copy_(match.running, Running(episodes, returns, memory))
-
-    def finite(self) -> Tensor:
-        """Return which members have finite parameters alone, ``(P,)`` bool."""
-        return self.params.isfinite().all(1)
 
     def diagnostics(self, index: int) -> dict[str, float]:
         """Return how the layers of one member fare, by TensorBoard's tags.

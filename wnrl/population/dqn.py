@@ -16,7 +16,7 @@ from wnrl.population.config import DQNConfig
 from wnrl.population.losses import HuberLoss, Targets
 from wnrl.population.memory import bytes_of_dqn
 from wnrl.population.networks import QNetwork
-from wnrl.population.optim import clip_, without_denormals
+from wnrl.population.optim import without_denormals
 from wnrl.population.random import Number, fork, integers
 from wnrl.population.rollout import Ended, Running, pick
 from wnrl.population.rows import initialise
@@ -191,8 +191,7 @@ class DQN(Cohort):
         moves = any(VECTOR in name for name in self.plan.buffers)
         whole = self.params, self.buffers, self.target, self.optimizer_state, self._rates(left)
         given = self.replay, places.flatten(1), self.per_member["gamma"][:, None]
-        for first in range(0, len(self.params), self.chunk):
-            members = slice(first, first + self.chunk)
+        for members in self._chunks():
             params, buffers, target, state, rate = part(whole, members)
             replay, rows, gamma = part(given, members)
             seen = transitions_at(replay, rows)
@@ -206,9 +205,7 @@ class DQN(Cohort):
                 following = values(batch.next_obs)[:, 0].amax(-1).masked_fill(batch.terminated, 0.0)
                 targets = Targets(batch.obs, batch.actions, batch.rewards + gamma * following)
                 gradient_(self.networks.laid_out(targets))
-                clip_(grads, config.max_grad_norm)
-                self.optimizer.step_(params, grads, state, t, rate)
-                self.project_(params)
+                self._update_(params, grads, state, t, rate)
 
     def _networks_of(self, index: int, agents: Agents) -> dict[str, Tensor]:
         """Return the state of both networks of one member.

@@ -15,7 +15,7 @@ from wnrl.population.config import PPOConfig
 from wnrl.population.losses import PPOLoss
 from wnrl.population.memory import bytes_of_ppo
 from wnrl.population.networks import ActorCritic
-from wnrl.population.optim import clip_, without_denormals
+from wnrl.population.optim import without_denormals
 from wnrl.population.random import Number, fork, permutation
 from wnrl.population.rollout import Act, Batch, Draws, Ended, Past, Running, minibatches, pick
 from wnrl.population.rows import initialise
@@ -105,8 +105,7 @@ class PPO(Cohort):
             clip_range = clip_range * left
         losses = PPOLoss(self.distribution, clip_range, each["ent_coef"], entropy, config.vf_coef)
         whole = self.params, self.buffers, self.optimizer_state, self._rates(left), losses
-        for first in range(0, len(self.params), self.chunk):
-            members = slice(first, first + self.chunk)
+        for members in self._chunks():
             params, buffers, state, rate, loss = part(whole, members)
             batch, past = part((samples, before), members)
             grads = torch.zeros_like(params)
@@ -120,9 +119,7 @@ class PPO(Cohort):
                 for minibatch in prepared:
                     t += 1
                     gradient_(minibatch)
-                    clip_(grads, config.max_grad_norm)
-                    self.optimizer.step_(params, grads, state, t, rate)
-                    self.project_(params)
+                    self._update_(params, grads, state, t, rate)
         return ended
 
     def _rollout(self, draws: Draws) -> tuple[Batch, Past, Ended]:

@@ -16,18 +16,11 @@ from torch.func import functional_call, grad, vmap
 from wnrl.data import Images
 from wnrl.diagnostics import effective_weights, gradient_norms, weight_lengths
 from wnrl.errors import UsageError
-from wnrl.graphs import Replayed
-from wnrl.population.config import per_member, shared
+from wnrl.population.cohort import Members
+from wnrl.population.config import shared
 from wnrl.population.memory import CHUNK_ON_CPU, bytes_of_vae, check_memory
-from wnrl.population.optim import (
-    Adam,
-    Adamax,
-    check_after_step,
-    clip_,
-    projection,
-    without_denormals,
-)
-from wnrl.population.random import Number, fork, member_keys, permutation, uniform
+from wnrl.population.optim import Adam, Adamax, check_after_step, without_denormals
+from wnrl.population.random import Number, fork, permutation, uniform
 from wnrl.population.rows import Tensors, below, stacked
 from wnrl.population.states import ALL, clone, copy_, part, put_back_
 from wnrl.vae.config import SCHEDULES, VAEConfig
@@ -103,7 +96,7 @@ class WithNoise(nn.Module):
         return self.vae.terms(x, q, q.at(noise))
 
 
-class VAECohort:
+class VAECohort(Members):
     """A cohort of VAEs, which begin as ``wnrl.vae.build`` makes them.
 
     Args:
@@ -114,8 +107,6 @@ class VAECohort:
         graph: replay gradient steps as CUDA graphs, on a GPU.
 
     Attributes:
-        params: parameters, ``(P, D)``.
-        buffers: running statistics of the norms, ``(P, D')``.
         step: gradient steps done.
         total_steps: of the whole run.
         names: tags of what ``sums`` adds up, once a step was done.
@@ -146,22 +137,17 @@ class VAECohort:
         self.bytes = bytes_of_vae(config, build(config), len(images.train), device)
         check_memory(len(members), self.bytes, self.chunk, device)
         models = [WithNoise(build(member, images)) for member in members]
-        self.plan, params, buffers = stacked(models)
-        self.params, self.buffers = params.to(device), buffers.to(device)
+        self._take(stacked(models), graph, device)
         self.net = copy.deepcopy(models[0]).to(device).train()
         self.validation = Validation(self.net.vae, images, config)
         self.pixels = images.train.to(device)
-        self.keys = member_keys([member.seed for member in members], device)
         self.optimizer = OPTIMIZERS[config.optimizer]
         self.optimizer_state = self.optimizer.init(self.params)
-        self.project_ = projection(config.norm, self.plan)
-        self.per_member = per_member(members, self.params)
         self.step = 0
         self.sums: Tensor | None = None
         self.names: list[str] = []
         self._order: tuple[int, Tensor] = (-1, self.keys)
-        graph = graph and self.params.is_cuda
-        self._stepped = Replayed(self._step, device) if graph else self._step
+        self._stepped = self._graphed(self._step)
 
     @without_denormals()
     @torch.no_grad()
@@ -235,8 +221,7 @@ class VAECohort:
         rates, betas = self.per_member["learning_rate"] * factor, self.per_member["beta"] * share
         whole = self.params, self.buffers, self.optimizer_state, rates
         given = self.keys, betas, rows, u, noise, update
-        for first in range(0, len(self.params), self.chunk):
-            members = slice(first, first + self.chunk)
+        for members in self._chunks():
             params, buffers, state, rate = part(whole, members)
             keys, kl_weight, images, levels, z, measured = part(given, members)
             x = self._inputs(keys, step, images, levels)
@@ -247,10 +232,7 @@ class VAECohort:
             copy_(plan.buffer_views(buffers), moved)
             if measured is not None:
                 measured.gradients.copy_(grads)
-            if config.max_grad_norm is not None:
-                clip_(grads, config.max_grad_norm)
-            self.optimizer.step_(params, grads, state, step + 1, rate)
-            self.project_(params)
+            self._update_(params, grads, state, step + 1, rate)
             self.names = list(means)
             terms.append(torch.stack(list(means.values()), 1))
         return torch.cat(terms)
@@ -312,10 +294,6 @@ class VAECohort:
         lengths = gradient_norms(after)
         moved = measures_of(lengths, effective_weights(before), effective_weights(after))
         return weight_lengths(after) | moved
-
-    def finite(self) -> Tensor:
-        """Return which members have finite parameters alone, ``(P,)`` bool."""
-        return self.params.isfinite().all(1)
 
     def _kept(self) -> dict[str, Any]:
         """Return the tensors that training goes on from, but for ``sums``."""
