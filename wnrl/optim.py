@@ -258,8 +258,7 @@ class WeightNormalized(Optimizer):
         state_dict = copy.deepcopy(state_dict)  # torch would go on sharing its tensors
         exact = {}
         for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
-            base = saved.get("base", own["base"])
-            if base != own["base"]:
+            if (base := saved.get("base", own["base"])) != own["base"]:
                 raise UsageError(
                     f"the state was saved by WN{base}, and this is {type(self).__name__}"
                 )

@@ -228,16 +228,6 @@ def show(mode: str, by_row: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     table(("", "plain, µs", *names), [*lines, ["**geometric mean**", "", *map(mean, names)]])
 
 
-def show_kept(by_row: Mapping[str, Mapping[str, int]]) -> None:
-    """Print the table of bytes."""
-    names = [chosen.name for chosen in ALTERNATIVES if KEPT in chosen.tables]
-    lines = (
-        [row, *(f"{kept[n] / 1e3:.0f}" if n in kept else "–" for n in names)]
-        for row, kept in by_row.items()
-    )
-    table(("kB kept", *names), lines)
-
-
 def main(args: Args) -> None:
     """Measure every row, then print the tables."""
     chosen = [workload for workload in WORKLOADS if args.only in workload.name]
@@ -250,7 +240,13 @@ def main(args: Args) -> None:
         show(mode, {row: results[mode] for row, results in measured.items()})
         print()
     print(f"{KEPT}\n")
-    show_kept({row: results[KEPT] for row, results in measured.items()})
+    names = [column.name for column in ALTERNATIVES if KEPT in column.tables]
+    kept = {row: results[KEPT] for row, results in measured.items()}
+    lines = (
+        [row, *(f"{each[name] / 1e3:.0f}" if name in each else "–" for name in names)]
+        for row, each in kept.items()
+    )
+    table(("kB kept", *names), lines)
 
 
 if __name__ == "__main__":

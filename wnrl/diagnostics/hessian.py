@@ -74,9 +74,7 @@ def curvature(
                 "loss must be a scalar that depends on the parameters, "
                 f"got shape {tuple(value.shape)}, requires_grad={value.requires_grad}"
             )
-        grads = torch.autograd.grad(
-            value, trained, create_graph=True, allow_unused=True, materialize_grads=True
-        )
+        grads = torch.autograd.grad(value, trained, create_graph=True, materialize_grads=True)
         flat = torch.cat([grad.flatten() for grad in grads])
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(flat.shape, generator=generator, dtype=flat.dtype).to(flat.device)
@@ -100,9 +98,8 @@ def _products(gradient: Tensor, parameters: list[nn.Parameter]) -> Matvec:
             return torch.zeros_like(vector)
         try:
             parts = torch.autograd.grad(
-                gradient, parameters, vector,
-                retain_graph=True, allow_unused=True, materialize_grads=True,
-            )  # fmt: skip
+                gradient, parameters, vector, retain_graph=True, materialize_grads=True
+            )
         except (NotImplementedError, RuntimeError) as error:
             if not any(word in str(error) for word in ("derivative", "differentiate")):
                 raise

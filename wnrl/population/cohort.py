@@ -22,7 +22,7 @@ from wnrl.population.config import MemberConfig, per_member, shared
 from wnrl.population.distributions import distribution
 from wnrl.population.memory import CHUNK_ON_CPU, check_memory
 from wnrl.population.networks import Networks
-from wnrl.population.optim import Adam, clip_, optimizer_of, projection
+from wnrl.population.optim import clip_, optimizer_of, projection
 from wnrl.population.random import Number, fork, member_keys, uniform
 from wnrl.population.rollout import Ended, Match, Running
 from wnrl.population.rows import Layout, build
@@ -59,7 +59,6 @@ class Members:
     members: tuple[Any, ...]
     config: Any
     chunk: int
-    optimizer: Adam
 
     def _take(self, rows: tuple[Layout, Tensor, Tensor], graph: bool, *place: Any) -> None:
         """Begin with the rows of ``stacked``, at a place: a device, and a dtype if not float32."""
@@ -67,6 +66,8 @@ class Members:
         self.params, self.buffers = params.to(*place), buffers.to(*place)
         self.keys = member_keys([member.seed for member in self.members], place[0])
         self.per_member = per_member(self.members, self.params)
+        self.optimizer = optimizer_of(self.config, self.plan, self.params)
+        self.optimizer_state = self.optimizer.init(self.params)
         self.project_ = projection(self.config.norm, self.plan)
         self.graph = graph and self.params.is_cuda
 
@@ -144,10 +145,8 @@ class Cohort(Members, ABC):
         self._take(build(members, *spaces, self.kind), graph, device, dtype)
         self.distribution = distribution(env.action_space, self.params)
         self.networks = self._networks(formulas)
-        self.optimizer = optimizer_of(self.config, self.plan, self.params)
-        self.optimizer_state = self.optimizer.init(self.params)
         self.scaling = Scaling(self.config.normalize)
-        self._matches: dict[torch.Size, tuple[Match, Replayed]] = {}
+        self._matches: dict[tuple[int, int], tuple[Match, Callable[[int], None]]] = {}
         self.start(self._first_episodes(fork(self.keys, RESETS), 0, self.config.n_envs))
 
     def _networks(self, formulas: bool) -> Modules:
@@ -252,25 +251,19 @@ class Cohort(Members, ABC):
         streams = fork(self.keys.repeat(shape[0] // len(self.keys)), EVALUATION)
         running = self._running(self._first_episodes(streams, start, n_episodes))
         alive = torch.ones(shape, dtype=torch.bool, device=self.params.device)
-        match, play = self._begun(
-            Match(agents, fork(streams, start), running, alive.long().zero_(), alive)
-        )
+        match = Match(agents, fork(streams, start), running, alive.long().zero_(), alive)
+        play: Callable[[int], None] = partial(self._play, match)
+        if self.graph:  # a recording plays where it was made
+            if shape not in self._matches:
+                place = clone(match)
+                self._matches[shape] = place, self._graphed(partial(self._play, place))
+            copy_(self._matches[shape][0], match)
+            match, play = self._matches[shape]
         for k in range(math.ceil(limit / steps_of_a_part(limit))):
             play(k)
             if not match.alive.any():
                 break
         return clone((match.running.rewards, match.lengths))
-
-    def _begun(self, match: Match) -> tuple[Match, Callable[[int], None]]:
-        """Return a match as it is to be played, and what plays a part of it, by its number."""
-        if not self.graph:
-            return match, partial(self._play, match)
-        shape = match.alive.shape
-        if shape not in self._matches:
-            place = clone(match)
-            self._matches[shape] = place, Replayed(partial(self._play, place), self.params.device)
-        copy_(self._matches[shape][0], match)
-        return self._matches[shape]
 
     def _play(self, match: Match, k: Number) -> None:
         """Play part ``k`` of a match, in place."""

@@ -19,7 +19,6 @@ from wnrl.errors import UsageError
 from wnrl.nn.projection import is_projected, project_, projected_weights, to_length_one_
 from wnrl.norms import NORMS
 from wnrl.optim import layer_weights
-from wnrl.population.config import MemberConfig
 from wnrl.population.random import Number
 from wnrl.population.rows import LOG_STD, Layout
 
@@ -118,20 +117,22 @@ class RMSprop(Adam):
         params.addcdiv_(grads.mul_(rate[:, None]), divisor, value=-1)
 
 
+OTHERS = {"adamax": Adamax, "rmsprop": RMSprop}
+"""What is not Adam, by the words that configurations have."""
+
+
 def _seen(beta: float, t: Number) -> Any:
     """Return 1 − βᵗ, the weight that a running mean has given to what it has seen."""
     # In float32 the difference of 1 and 0.999 has four digits.
     return 1 - beta ** (t.double() if isinstance(t, Tensor) else t)
 
 
-def optimizer_of(config: MemberConfig, plan: Layout, like: Tensor) -> Adam:
-    """Return the optimizer with the options that SB3's policy gives it."""
-    if config.optimizer == "adamax":
-        return Adamax()
-    if config.optimizer == "rmsprop":
-        return RMSprop()
+def optimizer_of(config: Any, plan: Layout, like: Tensor) -> Adam:
+    """Return the optimizer of members with the options that SB3's policy, or a VAE, gives it."""
+    if config.optimizer in OTHERS:
+        return OTHERS[config.optimizer]()
     if config.optimizer == "adam":
-        return Adam(eps=config.adam_eps)
+        return Adam(eps=getattr(config, "adam_eps", Adam.eps))
     actor = plan.net.networks()[0]
     decayed: Tensor | float = 1.0
     if any(name.endswith("weight_g") for name in plan.params) or projected_names(config.norm, plan):

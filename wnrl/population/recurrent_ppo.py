@@ -7,7 +7,7 @@ at the first step of a rollout, a sequence begins with the states that the rollo
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -106,8 +106,7 @@ class RecurrentPPO(PPO):
         u = uniform(fork(self.keys, ORDERS), start, config.n_epochs, torch.float64)
         return (u * config.samples).long().T
 
-    def _minibatches(self, batch: Batch, past: Past, order: Tensor | None) -> Sequence[Sequences]:
-        assert order is not None
+    def _minibatches(self, batch: Batch, past: Past, order: Any) -> Sequence[Sequences]:
         pieces = sequences(batch, past, order, self.config.n_steps, self.config.batch_size)
         return [piece._replace(batch=self._standardised(piece.batch)) for piece in pieces]
 

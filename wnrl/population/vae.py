@@ -19,7 +19,7 @@ from wnrl.errors import UsageError
 from wnrl.population.cohort import Members
 from wnrl.population.config import shared
 from wnrl.population.memory import CHUNK_ON_CPU, bytes_of_vae, check_memory
-from wnrl.population.optim import Adam, Adamax, check_after_step, without_denormals
+from wnrl.population.optim import check_after_step, without_denormals
 from wnrl.population.random import Number, fork, permutation, uniform
 from wnrl.population.rows import Tensors, below, stacked
 from wnrl.population.states import ALL, clone, copy_, part, put_back_
@@ -41,7 +41,6 @@ HAS: Mapping[str, tuple[Any, ...]] = {
     "amp": (False,),
 }
 """The settings of which a population has some values alone."""
-OPTIMIZERS = {"adam": Adam(), "adamax": Adamax()}
 BY_THEMSELVES = ("batch", "spectral")
 """Norms whose members it updates one by one: torch's kernels for several round differently."""
 VALIDATED = 2**17
@@ -141,8 +140,6 @@ class VAECohort(Members):
         self.net = copy.deepcopy(models[0]).to(device).train()
         self.validation = Validation(self.net.vae, images, config)
         self.pixels = images.train.to(device)
-        self.optimizer = OPTIMIZERS[config.optimizer]
-        self.optimizer_state = self.optimizer.init(self.params)
         self.step = 0
         self.sums: Tensor | None = None
         self.names: list[str] = []
