@@ -212,11 +212,7 @@ def train(
 
 
 def _cohorts(
-    algo: str,
-    env_id: str | TensorEnv,
-    steps: int | None,
-    asked: Sequence[Sequence[Mapping[str, Any]]],
-    device: torch.device,
+    algo: str, env_id: str | TensorEnv, steps: int | None, asked: list[Any], device: torch.device
 ) -> list[Any]:
     """Return cohorts of members with these settings, those of VAEs completed by their preset."""
     if algo != VAES:

@@ -21,7 +21,7 @@ from wnrl.population.random import Number, fork, integers
 from wnrl.population.rollout import Ended, Running, pick
 from wnrl.population.rows import initialise
 from wnrl.population.states import Agents, clone, copy_, part
-from wnrl.tensor_envs.core import Episodes, TensorEnv, advance
+from wnrl.tensor_envs.core import Episodes, advance
 
 VECTOR = "running_u_"
 """How the names of spectral norm's vectors begin."""
@@ -74,8 +74,12 @@ class DQN(Cohort):
         """Begin training with these episodes, ``(P, n_envs)``, copies of them."""
         super().start(episodes)
         self.target = clone((self.params, self.buffers))
-        config = self.config
-        self.replay = empty_replay(self.env, config.rows, config.n_envs, self.params)
+        shape = len(self.params), self.config.rows, self.config.n_envs
+        inputs, zeros = self.env.observation_space.shape, partial(self.params.new_zeros, shape)
+        kept = torch.uint8 if len(inputs) == 3 else self.params.dtype  # pictures from 0 to 1
+        obs, after = (self.params.new_zeros(*shape, *inputs, dtype=kept) for _ in range(2))
+        actions, terminated = zeros(dtype=torch.int64), zeros(dtype=torch.bool)
+        self.replay = Transitions(obs, actions, zeros(), after, terminated)
         self._explored = self._graphed(self._explore)
         self._learned = self._graphed(self._learn)
 
@@ -225,24 +229,6 @@ class DQN(Cohort):
     def _kept(self) -> dict[str, Any]:
         """Return the tensors that training goes on from."""
         return {**super()._kept(), "target": [*self.target], "replay": self.replay._asdict()}
-
-
-def empty_replay(env: TensorEnv, n_rows: int, n_envs: int, like: Tensor) -> Transitions:
-    """Return room for ``n_rows`` steps of each environment, ``(P, n_rows, n_envs, ...)``.
-
-    Pictures, with numbers from 0 to 1, are kept in bytes.
-
-    Args:
-        env: the environment, whose actions are discrete.
-        n_rows: steps.
-        n_envs: environments of a member.
-        like: has P rows, the dtype and the device.
-    """
-    shape, inputs = (len(like), n_rows, n_envs), env.observation_space.shape
-    zeros = partial(like.new_zeros, shape)
-    dtype = torch.uint8 if len(inputs) == 3 else like.dtype
-    seen, after = (like.new_zeros(*shape, *inputs, dtype=dtype) for _ in range(2))
-    return Transitions(seen, zeros(dtype=torch.int64), zeros(), after, zeros(dtype=torch.bool))
 
 
 def store_(replay: Transitions, steps: Transitions, start: Number) -> None:
