@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -104,14 +104,16 @@ class VAEMember:
         return model.eval()
 
 
+MemberT = TypeVar("MemberT", Member, VAEMember)
+
+
 @dataclass(frozen=True)
-class Runs:
+class Runs(Generic[MemberT]):
     """The runs of a population."""
 
-    members: Sequence[Any]
-    """Each a ``Member``, or a ``VAEMember``."""
+    members: Sequence[MemberT]
 
-    def member(self, norm: str, learning_rate: float, seed: int) -> Any:
+    def member(self, norm: str, learning_rate: float, seed: int) -> MemberT:
         """Return one run.
 
         Raises:
@@ -131,7 +133,7 @@ class Runs:
         Behind a mean stands how many runs it is of, where some have no such number: a run without
         an episode that ended in the last tenth of training has no score.
         """
-        groups: dict[tuple[str, float], list[Any]] = {}
+        groups: dict[tuple[str, float], list[MemberT]] = {}
         for member in self.members:
             key = (member.config.norm, member.config.learning_rate)
             groups.setdefault(key, []).append(member)
@@ -164,7 +166,7 @@ def train(
     device: str = "auto",
     progress: Callable[[float], None] = lambda fraction: None,
     **hyperparameters: Any,
-) -> Runs:
+) -> Runs[Any]:
     """Train every norm at every learning rate with every seed.
 
     The runs of one norm are one batch. A run's numbers do not depend on which others there are. On

@@ -76,10 +76,11 @@ class DQN(Cohort):
         self.target = clone((self.params, self.buffers))
         shape = len(self.params), self.config.rows, self.config.n_envs
         inputs, zeros = self.env.observation_space.shape, partial(self.params.new_zeros, shape)
-        kept = torch.uint8 if len(inputs) == 3 else self.params.dtype  # pictures from 0 to 1
-        obs, after = (self.params.new_zeros(*shape, *inputs, dtype=kept) for _ in range(2))
-        actions, terminated = zeros(dtype=torch.int64), zeros(dtype=torch.bool)
-        self.replay = Transitions(obs, actions, zeros(), after, terminated)
+        # Pictures, with numbers from 0 to 1, are kept in bytes.
+        dtype = torch.uint8 if len(inputs) == 3 else self.params.dtype
+        obs, after = (self.params.new_zeros(*shape, *inputs, dtype=dtype) for _ in range(2))
+        actions, ended = zeros(dtype=torch.int64), zeros(dtype=torch.bool)
+        self.replay = Transitions(obs, actions, zeros(), after, ended)
         self._explored = self._graphed(self._explore)
         self._learned = self._graphed(self._learn)
 
