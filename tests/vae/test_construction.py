@@ -1,14 +1,16 @@
 import resource
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from tests.vae.written import finish, write_run
 from wnrl import NORMS, data, fold
 from wnrl.errors import UsageError
 from wnrl.runs import write_json
-from wnrl.vae import Protocol, VAEConfig, build, load, nll
+from wnrl.vae import VAE, Protocol, VAEConfig, build, load, nll
 from wnrl.vae.construction import save_weights
 from wnrl.vae.inputs import binarise
 from wnrl.vae.likelihoods import LIKELIHOODS
@@ -208,3 +210,44 @@ def test_options_of_the_norm_reach_it_and_wrong_ones_are_refused(digits):
 def test_images_of_another_data_set_are_refused(digits):
     with pytest.raises(UsageError, match=r"images must have shape \(1, 28, 28\), got \(1, 8, 8\)"):
         build(VAEConfig(dataset="mnist"), digits)
+
+
+class Own(VAE):
+    """A VAE of a user's."""
+
+    def __init__(self, image_shape, latent_dim, bias=True, *, likelihood=None):
+        super().__init__(image_shape, latent_dim, likelihood)
+        n = image_shape[1] * image_shape[2]
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(n, 2 * latent_dim))
+        self.decoder = nn.Linear(latent_dim, n, bias)
+
+
+def broken(image_shape, latent_dim=3, *, likelihood=None):
+    return {}["a layer"]
+
+
+def test_a_model_of_ones_own_may_leave_sizes_to_the_run(monkeypatch, digits):
+    monkeypatch.setitem(MODELS, "own", Own)
+    with pytest.raises(UsageError, match=r"model own cannot be built: TypeError: .*'latent_dim'"):
+        build(VAEConfig("own"), digits)
+    assert build(VAEConfig("own", latent_dim=3), digits).latent_dim == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (broken, r"model own cannot be built: KeyError: 'a layer' \(test_construction.py, line"),
+        (
+            lambda image_shape: None,
+            "model own cannot be built: TypeError: .* argument 'likelihood'",
+        ),
+        (partial(Own, latent_dim=3, bias=False), "decoder, the last layer, must have a bias"),
+    ],
+    ids=["broken", "without a likelihood", "without a bias"],
+)
+def test_a_model_of_ones_own_that_cannot_be_built_is_told_in_a_line(
+    monkeypatch, digits, model, message
+):
+    monkeypatch.setitem(MODELS, "own", model)
+    with pytest.raises(UsageError, match=message):
+        build(VAEConfig("own"), digits)

@@ -142,8 +142,10 @@ class VAEConfig(Limited):
             if name not in arguments:
                 if value is not None:
                     raise UsageError(f"{name} is no setting of model {self.model!r}, got {value!r}")
-            elif value is None:
-                object.__setattr__(self, name, arguments[name].default)
+            elif (
+                value is None and (usual := arguments[name].default) is not inspect.Parameter.empty
+            ):
+                object.__setattr__(self, name, usual)
 
     def _check_together(self) -> None:
         """Refuse settings that do not go together, or that would be ignored."""

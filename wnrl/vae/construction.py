@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wnrl.data import Images
-from wnrl.errors import UsageError, as_usage_error, check_choice, first_line, printable
+from wnrl.errors import UsageError, as_usage_error, check_choice, first_line, in_words, printable
 from wnrl.nn import convert
 from wnrl.runs import CONFIG, checked_file, is_finished, read_config, write_bytes
 from wnrl.vae.config import SIZES, VAEConfig
@@ -49,7 +49,8 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
         shape, levels = config.images.shape, config.images.levels
         likelihood = LIKELIHOODS[str(config.likelihood)](shape[0], levels)
         what = f"model {config.model} cannot be built"
-        with as_usage_error(what, RuntimeError, say=first_line):  # more memory than there is
+        kinds = RuntimeError, TypeError, LookupError, AttributeError  # memory, or others' code
+        with as_usage_error(what, *kinds, say=in_words):
             model = MODELS[config.model](shape, likelihood=likelihood, **sizes)
         if images is not None:
             if images.shape != shape:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wnrl.data.images import check_channels_first
-from wnrl.errors import UsageError, check_positive
+from wnrl.errors import UsageError, as_usage_error, check_positive
 from wnrl.limits import Whole
 from wnrl.nn import data_init
 from wnrl.nn.base import WeightNormed
@@ -252,7 +252,9 @@ class VAE(nn.Module):
 
     def output_bias(self) -> Tensor:
         """Return what is added to the decoder's output last: P · H · W values, or P, by map."""
-        return self.get_parameter(f"{self.output_layers()[-1]}.bias")
+        name = self.output_layers()[-1]
+        with as_usage_error(f"{name}, the last layer, must have a bias", AttributeError):
+            return self.get_parameter(f"{name}.bias")
 
     @torch.no_grad()
     def start_at(self, pixel_means: Tensor) -> None:
