@@ -336,6 +336,25 @@ def test_the_rate_of_g_leaves_what_is_written_and_read_as_it_is(layout, scale, g
     torch.testing.assert_close(outputs(back), outputs(plain))
 
 
+@pytest.mark.parametrize("options", [{"scale": "exp"}, {"g_rate": 8.0}, {"eps": 0.1}])
+def test_a_state_says_what_its_g_and_v_stand_for(options, tmp_path):
+    layers = WNLinear(3, 2, **options), WNLinear(3, 2, **options), WNLinear(3, 2), nn.Linear(3, 2)
+    net, same, other, plain = map(nn.Sequential, layers)
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    state, x = torch.load(tmp_path / "net.pt", weights_only=True), torch.randn(4, 3)
+    same.load_state_dict(state)
+    assert torch.equal(same(x), net(x))
+    with pytest.raises(RuntimeError, match="0 is of a layer with"):
+        other.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="0 is of a layer with"):
+        net.load_state_dict(other.state_dict())
+    for target in (other, plain):
+        with pytest.raises(UsageError, match="0 is of a layer whose g is no length, or with an"):
+            load_weights(target, state, "weight_norm")
+        load_weights(target, state_dict_as(net, "weight_norm"))
+        torch.testing.assert_close(target(x), net(x))
+
+
 def test_a_g_that_may_be_a_length_or_a_part_of_one_is_refused():
     net = nn.Sequential(WNLinear(3, 2, g_rate=8))
     with pytest.raises(UsageError, match="g_rate=8 say: give layout='weight_norm'"):

@@ -439,15 +439,33 @@ class WeightNormed(Counterpart):
                 getattr(self, name).copy_(value)
         self._draw_directions()
 
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """Return the options that say what v and g stand for, as a state dict's metadata has it."""
+        return {name: getattr(self, name) for name in ("scale", "g_rate", "eps")}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if prefix[:-1] in getattr(destination, "_metadata", {}):
+            destination._metadata[prefix[:-1]] |= self.meaning
+
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        *args: Any,
     ) -> None:
+        told = {name: local_metadata.get(name, own) for name, own in self.meaning.items()}
+        if told != self.meaning:
+            args[-1].append(f"{prefix[:-1]} is of a layer with {told}, not {self.meaning}.")
+            return
         for name in self.computed:
             v, own = state_dict.get(f"{prefix}{name}_v"), self.pair(name)[0]
             if v is not None and v.shape == own.shape:
                 visible = self._visible(v, state_dict.get(f"{prefix}mask"))
                 functional.check_directions(visible, f"{prefix}{name}_v", *self.unit_axis)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is in no scope, and a pickle holds no kept weight.

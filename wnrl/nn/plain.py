@@ -151,7 +151,7 @@ def load_weights(
         UsageError: an unknown layout; a layer is lazy, pruned or on the meta device; a key is
             missing, has no place or another shape; a value is no dense tensor of real numbers; a
             row of v is zero; with ``scale="exp"``, the length of a row is zero; a g may be a length
-            or not. The message names it.
+            or not, or is none, as ``module.state_dict()`` tells. The message names it.
     """
     check_values(module)
     current = module.state_dict()
@@ -170,6 +170,13 @@ def load_weights(
                 f"{stem}_g is a length, or stands for one as scale={layer.scale!r} and g_rate="
                 f"{layer.g_rate} say: give layout='weight_norm' for what torch wrote, and use "
                 "load_state_dict for what this layer wrote"
+            )
+    for path, told in getattr(state_dict, "_metadata", {}).items():
+        lengths = (told.get("scale", "linear"), told.get("g_rate", 1)) == ("linear", 1)
+        if not lengths or told.get("eps", 0) > functional.EPS:
+            raise UsageError(
+                f"{path} is of a layer whose g is no length, or with an eps, that torch does not "
+                "have: take wnrl.state_dict_as(network, 'weight_norm') of its network"
             )
     halves = {f"{stem}{end}" for stem in computed for end in ("_v", "_g")}
     loaded: dict[str, Any] = {}
