@@ -450,11 +450,7 @@ class WeightNormed(Counterpart):
             destination._metadata[prefix[:-1]] |= self.meaning
 
     def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        *args: Any,
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, *args: Any
     ) -> None:
         told = {name: local_metadata.get(name, own) for name, own in self.meaning.items()}
         if told != self.meaning:

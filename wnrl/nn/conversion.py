@@ -312,12 +312,11 @@ def _held(value: Any, seen: set[int], depth: int = 5) -> Iterator[Optimizer | nn
         yield value
     if isinstance(value, nn.Module):
         return
-    held = {**getattr(value, "__dict__", {})}
-    held.pop("_modules", None)  # which torch.compile copies to a function
+    held = {**getattr(value, "__dict__", {}), "_modules": None}  # torch.compile's functions have it
     parts = [getattr(value, "__self__", None), *held.values()]
     if isinstance(value, partial):
         parts += [value.func, value.args]
-    if isinstance(value, dict):
+    elif isinstance(value, dict):
         parts += value.values()
     elif isinstance(value, list | tuple | set | frozenset | deque):
         parts += value
