@@ -202,3 +202,10 @@ def test_a_row_that_says_other_images_than_are_read_is_refused(digits, monkeypat
         UsageError, match=r"must be read as name, shape and levels .*, got \('digits'"
     ):
         data.load(name)
+
+
+@pytest.mark.parametrize("read", [lambda: None, lambda folder: {}["x"], lambda folder: None])
+def test_what_reads_a_row_of_ones_own_is_told_in_a_line_where_it_stumbles(monkeypatch, read):
+    monkeypatch.setitem(data.DATASETS, "mine", data.Dataset((1, 8, 8), 2, read))
+    with pytest.raises(UsageError, match=r"dataset 'mine' cannot be read: \w+Error: .* line \d+\)"):
+        data.load("mine")

@@ -9,6 +9,7 @@ from torch import nn
 from tests.vae.written import finish, write_run
 from wnrl import NORMS, data, fold
 from wnrl.errors import UsageError
+from wnrl.norms import Norm
 from wnrl.runs import write_json
 from wnrl.vae import VAE, Protocol, VAEConfig, build, load, nll
 from wnrl.vae.construction import save_weights
@@ -251,3 +252,11 @@ def test_a_model_of_ones_own_that_cannot_be_built_is_told_in_a_line(
     monkeypatch.setitem(MODELS, "own", model)
     with pytest.raises(UsageError, match=message):
         build(VAEConfig("own"), digits)
+
+
+def test_a_norm_of_ones_own_that_does_not_take_a_layer_is_told_in_a_line(monkeypatch, digits):
+    normalizers = tuple(partial(nn.GroupNorm, 2) for _ in range(4))
+    norm = Norm("group norm", colour="#117733", dash="--", normalizers=normalizers)
+    monkeypatch.setitem(NORMS, "groups", norm)
+    with pytest.raises(UsageError, match="model mlp cannot be built: ValueError: num_channels"):
+        build(VAEConfig(norm="groups", hidden=(5,)), digits)

@@ -8,7 +8,7 @@ from pathlib import Path
 from wnrl.arguments import guard
 from wnrl.data import frames, own, sets
 from wnrl.data.images import Images
-from wnrl.errors import UsageError, check_choice
+from wnrl.errors import UsageError, as_usage_error, check_choice, in_words
 
 __all__ = ["DATASETS", "Dataset", "Images", "dataset", "load"]
 
@@ -82,8 +82,11 @@ def load(name: str, data_dir: str | Path | None = None) -> Images:
     folder = None if data_dir is None else Path(data_dir)
     if folder is not None and not folder.is_dir():
         raise UsageError(f"data_dir must be a folder that is there, got {str(folder)!r}")
-    images = known.read(folder)
-    told, came = (name, known.shape, known.levels), (images.name, images.shape, images.levels)
+    kinds = LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError
+    with as_usage_error(f"dataset {name!r} cannot be read", *kinds, say=in_words):  # others' code
+        images = known.read(folder)
+        came = images.name, images.shape, images.levels
+    told = name, known.shape, known.levels
     if came != told:
         raise UsageError(
             f"dataset {name!r} must be read as name, shape and levels {told}, got {came}"

@@ -48,18 +48,21 @@ def build(config: VAEConfig, images: Images | None = None) -> VAE:
         torch.manual_seed(config.seed)
         shape, levels = config.images.shape, config.images.levels
         likelihood = LIKELIHOODS[str(config.likelihood)](shape[0], levels)
-        what = f"model {config.model} cannot be built"
-        kinds = RuntimeError, TypeError, LookupError, AttributeError  # memory, or others' code
-        with as_usage_error(what, *kinds, say=in_words):
+        try:
             model = MODELS[config.model](shape, likelihood=likelihood, **sizes)
-        if images is not None:
-            if images.shape != shape:
-                raise UsageError(f"images must have shape {shape}, got {images.shape}")
-            check_levels(likelihood, images)
-            model.start_at(images.pixel_means)
-        plain = () if config.norm_heads else model.output_layers()
-        hidden = model.hidden_layers() or None
-        convert(model, config.norm, skip=plain, norm_kwargs=config.norm_kwargs, hidden=hidden)
+            if images is not None:
+                if images.shape != shape:
+                    raise UsageError(f"images must have shape {shape}, got {images.shape}")
+                check_levels(likelihood, images)
+                model.start_at(images.pixel_means)
+            plain = () if config.norm_heads else model.output_layers()
+            hidden = model.hidden_layers() or None
+            convert(model, config.norm, skip=plain, norm_kwargs=config.norm_kwargs, hidden=hidden)
+        except (UsageError, Warning):
+            raise
+        except Exception as error:  # more memory than there is, or others' code
+            told = f"model {config.model} cannot be built: {in_words(error)}"
+            raise UsageError(told) from error
         if images is not None and config.data_init:
             generator = torch.Generator().manual_seed(config.seed)
             chosen = torch.randperm(len(images.train), generator=generator)[: config.data_init]
