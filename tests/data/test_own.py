@@ -55,6 +55,13 @@ def test_folders_that_are_links_are_looked_into(folder, tmp_path):
     }  # fmt: skip
 
 
+def test_a_link_to_a_folder_above_it_adds_no_picture(folder):
+    (folder / "more" / "again").symlink_to(folder)
+    (folder / "more" / "itself").symlink_to(".")
+    by_part = levels(data.load(f"folder:{folder}"))
+    assert sorted(chain(*by_part.values())) == list(range(40))
+
+
 def test_a_picture_stays_in_its_part_when_others_come_and_the_folder_moves(folder, tmp_path):
     before = levels(data.load(f"folder:{folder}"))
     for k in range(100, 140):

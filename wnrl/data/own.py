@@ -92,8 +92,12 @@ def _part_of(name: str) -> str:
 def _picture_paths(folder: str) -> list[Path]:
     if not (path := Path(folder)).is_dir():
         raise UsageError(f"dataset 'folder:{folder}' is not there: no folder {path.absolute()}")
-    files = (Path(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names)
-    paths = sorted(path for path in files if path.suffix.lower() in ENDINGS)
+    paths = []
+    for at, folders, names in os.walk(folder, followlinks=True):
+        above = {os.path.realpath(each) for each in (Path(at), *Path(at).parents)}
+        folders[:] = [name for name in folders if os.path.realpath(Path(at, name)) not in above]
+        paths += [Path(at, name) for name in names if Path(name).suffix.lower() in ENDINGS]
+    paths.sort()
     # Systems keep hidden files of their own.
     paths = [p for p in paths if not any(q.startswith(".") for q in p.relative_to(folder).parts)]
     if not paths:
