@@ -1,4 +1,4 @@
-"""Likelihoods of real images: a day on two cores; ``--algos mlp`` is minutes on a GPU."""
+"""Likelihoods of real images: days on two cores; ``--algos mlp`` is minutes on a GPU."""
 
 import math
 from functools import partial
